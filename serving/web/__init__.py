@@ -1,0 +1,1 @@
+"""The page people use: a poster goes in, its genres are shown as bars."""

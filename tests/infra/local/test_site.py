@@ -1,0 +1,301 @@
+"""The small site: titles, posters, pages as the project's own parser reads them, and the server."""
+
+import http.client
+import io
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from infra.errors import StackError
+from infra.local.site.pages import detail_page, not_found_page, poster_path, season_page
+from infra.local.site.posters import poster_jpeg
+from infra.local.site.server import small_site
+from infra.local.site.titles import EXPLICIT_GENRE, SEASONS, InventedTitle, PosterState, invented_titles
+from tasks.errors import PageLayoutError
+from tasks.myanimelist.pages import AnimeRecord, Related, parse_detail_page, parse_season_page
+
+BASE_URL = "http://127.0.0.1:8764"
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def titles() -> list[InventedTitle]:
+    return invented_titles(600, seed=0)
+
+
+@pytest.fixture(scope="module")
+def base_url() -> Iterator[str]:
+    with small_site(titles=60, seed=3) as address:
+        yield address
+
+
+def labels(record: AnimeRecord) -> dict[str, object]:
+    return {
+        "mal_id": record.mal_id,
+        "title": record.title,
+        "type": record.type,
+        "source": record.source,
+        "start_date": record.start_date,
+        "episodes": record.episodes,
+        "score": record.score,
+        "members": record.members,
+        "genres": record.genres,
+        "genre_ids": record.genre_ids,
+        "themes": record.themes,
+        "demographics": record.demographics,
+        "studios": record.studios,
+        "poster_url": record.poster_url,
+    }
+
+
+def expected(title: InventedTitle) -> dict[str, object]:
+    without_poster = title.poster is PosterState.PLACEHOLDER
+    return {
+        "mal_id": title.mal_id,
+        "title": title.title,
+        "type": title.type,
+        "source": title.source,
+        "start_date": title.start_date,
+        "episodes": title.episodes,
+        "score": title.score,
+        "members": title.members,
+        "genres": [genre.name for genre in title.genres],
+        "genre_ids": [genre.id for genre in title.genres],
+        "themes": [theme.name for theme in title.themes],
+        "demographics": [demographic.name for demographic in title.demographics],
+        "studios": [studio.name for studio in title.studios],
+        "poster_url": None if without_poster else BASE_URL + poster_path(title),
+    }
+
+
+# --- titles
+
+
+def test_the_same_seed_invents_the_same_titles_and_another_seed_others() -> None:
+    assert invented_titles(40, seed=5) == invented_titles(40, seed=5)
+    assert invented_titles(40, seed=5) != invented_titles(40, seed=6)
+
+
+def test_ids_and_names_are_unique(titles: list[InventedTitle]) -> None:
+    assert len({title.mal_id for title in titles}) == len({title.title for title in titles}) == 600
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_eight_genres_can_be_learned_and_the_rare_ones_can_not(seed: int) -> None:
+    counts = Counter(
+        genre.name
+        for title in invented_titles(600, seed)
+        for genre in title.genres
+        if title.poster is PosterState.DRAWN and genre != EXPLICIT_GENRE
+    )
+    assert sum(count >= 60 for count in counts.values()) == 8
+    assert sum(count < 50 for count in counts.values()) == 5
+
+
+def test_related_titles_point_at_each_other_within_a_franchise(titles: list[InventedTitle]) -> None:
+    by_id = {title.mal_id: title for title in titles}
+    related = [title for title in titles if title.related]
+    assert 150 <= len(related) <= 330
+    for title in related:
+        for relation in title.related:
+            other = by_id[relation.mal_id]
+            assert other.franchise == title.franchise
+            assert title.mal_id in {back.mal_id for back in other.related}
+            assert (other.title, other.type) == (relation.title, relation.type)
+
+
+def test_sequels_never_begin_before_what_they_continue(titles: list[InventedTitle]) -> None:
+    for earlier, later in pairwise(titles):
+        if earlier.franchise == later.franchise:
+            assert SEASONS.index(earlier.season) <= SEASONS.index(later.season)
+
+
+@pytest.mark.parametrize("count", [20, 600])
+def test_every_oddity_of_the_real_site_is_there(count: int) -> None:
+    titles = invented_titles(count)
+    assert {title.poster for title in titles} == set(PosterState)
+    assert any(title.genres == (EXPLICIT_GENRE,) for title in titles)
+    assert any(title.genres == () for title in titles)
+
+
+def test_too_few_titles_are_refused_in_a_sentence() -> None:
+    with pytest.raises(ValueError, match="at least 20 titles, not 3"):
+        invented_titles(3)
+
+
+# --- posters
+
+
+def test_a_poster_is_a_jpeg_of_the_site_s_size_and_always_the_same(titles: list[InventedTitle]) -> None:
+    jpeg = poster_jpeg(titles[0], seed=0)
+    assert jpeg == poster_jpeg(titles[0], seed=0)
+    assert jpeg != poster_jpeg(titles[0], seed=1)
+    with Image.open(io.BytesIO(jpeg)) as image:
+        assert (image.format, image.size, image.mode) == ("JPEG", (225, 318), "RGB")
+
+
+def test_genres_show_in_posters_but_imperfectly(titles: list[InventedTitle]) -> None:
+    """A linear model on thumbnails of 16 x 16 pixels ranks unseen posters above chance, not perfectly."""
+    drawn = [title for title in titles if title.poster is PosterState.DRAWN][:360]
+    thumbnails = []
+    for title in drawn:
+        with Image.open(io.BytesIO(poster_jpeg(title))) as image:
+            thumbnails.append(np.asarray(image.resize((16, 16)), dtype=np.float64).ravel() / 255)
+    features = np.asarray(thumbnails) - np.mean(thumbnails, axis=0)
+    rankings = []
+    for name in ("Action", "Comedy", "Fantasy", "Romance", "Horror"):
+        present = np.array([name in {genre.name for genre in title.genres} for title in drawn])
+        # Franchises stay together in the list, so that cutting it splits one of them at most.
+        seen, unseen = slice(0, 260), slice(260, None)
+        gram = features[seen] @ features[seen].T + 30 * np.eye(260)
+        scores = features[unseen] @ features[seen].T @ np.linalg.solve(gram, present[seen] - present[seen].mean())
+        positive, negative = scores[present[unseen]], scores[~present[unseen]]
+        rankings.append(np.mean(positive[:, None] > negative[None, :]))  # area under the ROC curve
+    assert 0.6 < np.mean(rankings) < 0.95
+
+
+# --- pages, read by the project's own parser
+
+
+def test_every_season_page_reads_back_as_what_was_invented(titles: list[InventedTitle]) -> None:
+    for season in SEASONS:
+        records = parse_season_page(season_page(titles, season, BASE_URL))
+        listed = {title.mal_id: title for title in titles if season in title.pages}
+        assert {record.mal_id for record in records} == set(listed)
+        assert len(records) == len(listed)
+        for record in records:
+            title = listed[record.mal_id]
+            assert labels(record) == expected(title)
+            assert (record.season, record.continuing) == (season, title.season != season)
+
+
+def test_every_kind_of_detail_page_reads_back_as_what_was_invented(titles: list[InventedTitle]) -> None:
+    franchises = Counter(title.franchise for title in titles)
+    chosen = [title for title in titles if franchises[title.franchise] > 2 or title.genres in ((), (EXPLICIT_GENRE,))]
+    assert len(chosen) > 50
+    for title in [*chosen, *titles[:50]]:
+        record = parse_detail_page(detail_page(title, BASE_URL))
+        assert labels(record) == expected(title)
+        assert (record.rating, record.aired_to) == (title.rating, title.aired_to)
+        assert record.season == (title.season if title.type == "TV" else None)
+        assert record.related == [Related(r.kind, r.mal_id, r.title) for r in title.related]
+
+
+def test_the_page_of_an_unknown_address_is_no_season_page() -> None:
+    with pytest.raises(PageLayoutError):
+        parse_season_page(not_found_page(BASE_URL))
+
+
+# --- server
+
+
+def test_a_season_page_leads_to_its_posters(base_url: str) -> None:
+    known = {title.mal_id: title for title in invented_titles(60, seed=3)}
+    season = next(title.season for title in known.values() if title.poster is PosterState.DRAWN)
+    with urlopen(f"{base_url}/anime/season/{season.replace('-', '/')}") as answer:
+        records = parse_season_page(answer.read())
+    posters = 0
+    for record in records:
+        if known[record.mal_id].poster is PosterState.DRAWN:
+            assert record.poster_url is not None
+            with urlopen(record.poster_url) as answer:
+                assert answer.headers["Content-Type"] == "image/jpeg"
+                assert answer.read() == poster_jpeg(known[record.mal_id], seed=3)
+            posters += 1
+    assert posters > 0
+
+
+def test_a_detail_page_is_served_with_and_without_its_name(base_url: str) -> None:
+    title = invented_titles(60, seed=3)[0]
+    for path in (f"/anime/{title.mal_id}", f"/anime/{title.mal_id}/any_name"):
+        with urlopen(base_url + path) as answer:
+            assert parse_detail_page(answer.read()).title == title.title
+
+
+@pytest.mark.parametrize(
+    "path", ["/anime/season/1931/spring", "/anime/season/2016/monsoon", "/anime/1", "/images/x.jpg", "/"]
+)
+def test_what_is_not_there_is_404(base_url: str, path: str) -> None:
+    with pytest.raises(HTTPError) as caught:
+        urlopen(base_url + path)
+    with caught.value as answer:
+        assert answer.code == 404
+
+
+def test_a_missing_poster_is_404_and_a_broken_one_ends_too_early(base_url: str) -> None:
+    by_state = {title.poster: title for title in invented_titles(60, seed=3)}
+    with pytest.raises(HTTPError) as caught:
+        urlopen(base_url + poster_path(by_state[PosterState.MISSING]))
+    with caught.value as answer:
+        assert answer.code == 404
+    with urlopen(base_url + poster_path(by_state[PosterState.BROKEN])) as answer:
+        broken = answer.read()
+    with Image.open(io.BytesIO(broken)) as image, pytest.raises(OSError, match="truncated"):
+        image.load()
+
+
+def test_one_connection_carries_many_requests_and_an_etag_saves_the_body(base_url: str) -> None:
+    connection = http.client.HTTPConnection(urlsplit(base_url).netloc)
+    try:
+        connection.request("GET", "/robots.txt")
+        first = connection.getresponse()
+        assert first.read().startswith(b"User-agent")
+        kept = connection.sock
+        connection.request("GET", "/robots.txt", headers={"If-None-Match": first.headers["ETag"]})
+        second = connection.getresponse()
+        assert (second.status, second.read()) == (304, b"")
+        connection.request("HEAD", "/images/qm_50.gif")
+        third = connection.getresponse()
+        assert (third.status, third.headers["Content-Type"], third.read()) == (200, "image/gif", b"")
+        assert connection.sock is kept
+    finally:
+        connection.close()
+
+
+def test_a_client_that_hangs_up_leaves_no_traceback(base_url: str, capfd: pytest.CaptureFixture[str]) -> None:
+    address = urlsplit(base_url)
+    for _ in range(5):
+        with socket.create_connection((address.hostname or "", address.port or 0)) as client:
+            # A reset instead of a farewell: the server finds out while it writes.
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+            client.sendall(b"GET /anime/season/2016/spring HTTP/1.1\r\nHost: x\r\n\r\n")
+    with urlopen(Request(f"{base_url}/robots.txt")) as answer:
+        assert answer.status == 200
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_taken_port_is_named_in_one_sentence() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(StackError, match=f"127.0.0.1:{port} .*choose another port"),
+            small_site(20, port=port),
+        ):
+            pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_prints_its_address_and_ends_quietly(number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "infra.local.site", "--port", "0", "--titles", "20"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        with urlopen(f"{address}/robots.txt") as answer:
+            assert answer.status == 200
+        process.send_signal(number)
+        rest, errors = process.communicate(timeout=10)
+    assert (process.returncode, rest, errors) == (0, "", "")
