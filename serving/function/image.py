@@ -1,0 +1,125 @@
+"""A poster becomes pixels: bytes of an image file in, uint8 [3, size, size] out.
+
+The one decoder of the project: training, scoring, the command line and the deployed function all see a poster
+through `decode`, so that no skew between them is possible.
+"""
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from .errors import PosterError, PosterFormatError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF")
+# Pillow itself refuses only above 179 Mpx. At 16 Mpx decoding peaks at +320 MB (WebP with alpha), +250 (AVIF), +190
+# (PNG) and +5 (JPEG, which is scaled down while it is decoded): one such image fits an instance of 1 GiB.
+MAX_PIXELS = 16_000_000
+
+_filters = threading.Lock()
+
+# What each EXIF orientation asks for (Exif 2.32, section 4.6.4); 1 and unknown values ask for nothing.
+_ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(data: bytes, size: int) -> NDArray[np.uint8]:
+    """Decode an image file to RGB pixels, uint8 [3, size, size].
+
+    EXIF orientation is applied, transparency is laid on white, 16-bit samples keep their high byte, an
+    animation gives its first frame. The picture is squashed to a square with Pillow's antialiased bilinear
+    filter.
+
+    Raises PosterFormatError for what is no JPEG, PNG, WebP, AVIF or GIF, and PosterError for an empty,
+    truncated or damaged image or one of more than MAX_PIXELS pixels.
+    """
+    if not data:
+        raise PosterError("The image is empty (0 bytes).")
+    with _open(data) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise _too_many_pixels()
+        try:
+            # A JPEG at least twice the size is scaled down while it is decoded: less time, less memory.
+            image.draft(None, (size, size))
+            image.load()
+            # Resized before it is turned and laid on white, which gives the same picture and copies less.
+            square = _samples(image).resize((size, size), Image.Resampling.BILINEAR)
+            orientation = _orientation(image)
+        except Exception as error:  # Pillow raises whatever damaged data leads it to, SyntaxError included
+            raise PosterError(f"The image is damaged or cut short: {_reason(error)}.") from error
+    if orientation in _ORIENTATIONS:
+        square = square.transpose(_ORIENTATIONS[orientation])
+    pixels = np.asarray(_on_white(square), dtype=np.uint8)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _open(data: bytes) -> Image.Image:
+    """Read an image's header."""
+    try:
+        with _without_warnings():
+            return Image.open(BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise PosterFormatError("This is not a JPEG, PNG, WebP, AVIF or GIF image.") from error
+    except Image.DecompressionBombError as error:
+        raise _too_many_pixels() from error
+    except Exception as error:
+        raise PosterError(f"The image's header is damaged: {_reason(error)}.") from error
+
+
+def _too_many_pixels() -> PosterError:
+    return PosterError(f"The image is too large: more than {MAX_PIXELS / 1e6:.0f} million pixels.")
+
+
+def _samples(image: Image.Image) -> Image.Image:
+    """The picture in a mode that can be resized: L, RGB or RGBA."""
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's versions convert to 8 bits differently
+        wide = np.asarray(image).astype(np.int64)
+        return Image.fromarray((wide.clip(0, 65535) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    return image if image.mode == "L" else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 where there is none or only the EXIF block is damaged."""
+    try:
+        with _without_warnings():
+            return cast(int, image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        return 1
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep Pillow's warnings about metadata to ourselves: they say nothing about the pixels.
+
+    The filters belong to the whole process, so one thread at a time; only headers are read meanwhile.
+    """
+    with _filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).strip().rstrip(".") or type(error).__name__

@@ -1,0 +1,115 @@
+"""A bundle small enough to be made in a test, and the bucket it lies in."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud.storage import Bucket, Client
+from onnx import TensorProto, helper, numpy_helper
+
+from infra.local.processes import Processes, free_port
+
+SIZE = 16
+GENRES = [
+    {"id": 1, "name": "Action", "threshold": 0.5},
+    {"id": None, "name": "Sea & Sky", "threshold": 0.25},
+    {"id": 8, "name": "Drama", "threshold": 0.9},
+]
+
+
+def mean_colour_network(outputs: int = 3, input_name: str = "images") -> bytes:
+    """A network whose probabilities are sigmoid(8 * (mean of a channel - 0.5)): red, green, blue."""
+    constants = {
+        "axes": np.array([2, 3], np.int64),
+        "full": np.array(255, np.float32),
+        "half": np.array(0.5, np.float32),
+        "slope": np.array(8, np.float32),
+    }
+    nodes = [
+        helper.make_node("Cast", [input_name], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Div", ["mean", "full"], ["share"]),
+        helper.make_node("Sub", ["share", "half"], ["centred"]),
+        helper.make_node("Mul", ["centred", "slope"], ["logits"]),
+        helper.make_node("Sigmoid", ["logits"], ["probabilities"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "mean colour",
+        [helper.make_tensor_value_info(input_name, TensorProto.UINT8, ["N", 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", outputs])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)])
+    data: bytes = onnx.ModelProto.SerializeToString(model)
+    return data
+
+
+def manifest_of(network: bytes) -> dict[str, object]:
+    """A valid manifest of a bundle with this network."""
+    return {
+        "format": 1,
+        "genres": GENRES,
+        "preprocessing": {
+            "size": SIZE,
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
+            "resize": "squash-bilinear",
+            "version": 1,
+        },
+        "network": {"name": "scratch", "backbone": None, "weights_sha256": None, "parameters": {}},
+        "dataset_key": "d" * 64,
+        "files": {"model.onnx": hashlib.sha256(network).hexdigest(), "weights.safetensors": "0" * 64},
+    }
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A bundle's folder, for a test to change."""
+    return write_bundle(tmp_path / "bundle")
+
+
+def write_bundle(folder: Path) -> Path:
+    """Write a valid bundle."""
+    folder.mkdir()
+    network = mean_colour_network()
+    (folder / "model.onnx").write_bytes(network)
+    (folder / "manifest.json").write_text(json.dumps(manifest_of(network), sort_keys=True, indent=2) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def storage_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a storage emulator with the bucket "posters-bucket"."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    folder = tmp_path_factory.mktemp("storage")
+    command = [sys.executable, "-m", "infra.local.storage", "--port", str(port)]
+    command += ["--folder", str(folder / "data"), "--bucket", "posters-bucket"]
+    with Processes(folder) as processes:
+        processes.start("Storage", command, {}, f"{url}/storage/v1/b")
+        processes.wait_ready()
+        yield url
+
+
+@pytest.fixture(scope="session")
+def bucket(storage_url: str) -> Bucket:
+    """The bucket, by Google's own client."""
+    client = Client(project="test", credentials=AnonymousCredentials(), client_options={"api_endpoint": storage_url})
+    return client.bucket("posters-bucket")
+
+
+@pytest.fixture(scope="session")
+def uploaded_bundle(bucket: Bucket, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The sha256 of a bundle that lies in the bucket."""
+    folder = write_bundle(tmp_path_factory.mktemp("upload") / "bundle")
+    sha256 = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    for path in folder.iterdir():
+        bucket.blob(f"bundles/{sha256}/{path.name}").upload_from_filename(str(path))
+    return sha256

@@ -1,0 +1,159 @@
+"""A bundle is checked before it answers, and answers in the manifest's order with its thresholds."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serving.function.errors import BundleError, PosterError
+from serving.function.model import Manifest, Model
+
+SIZE = 16
+
+
+def poster(red: int, green: int, blue: int) -> bytes:
+    """A poster of one colour."""
+    buffer = BytesIO()
+    Image.new("RGB", (30, 40), (red, green, blue)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def probability(value: int) -> float:
+    """What the test network says of a channel of this value."""
+    return 1 / (1 + math.exp(-8 * (value / 255 - 0.5)))
+
+
+def change_manifest(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Edit manifest.json in place."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    change(manifest)
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_predictions_come_in_the_manifests_order_with_thresholds_applied(bundle: Path) -> None:
+    model = Model.load(bundle)
+    [first, second] = model.predict([poster(255, 100, 0), poster(0, 255, 255)])
+    assert [genre.name for genre in first] == ["Action", "Sea & Sky", "Drama"]
+    assert [genre.id for genre in first] == [1, None, 8]
+    assert [genre.probability for genre in first] == pytest.approx(
+        [probability(255), probability(100), probability(0)], abs=1e-5
+    )
+    assert [genre.predicted for genre in first] == [True, True, False]
+    assert [genre.predicted for genre in second] == [False, True, True]
+    assert [genre.threshold for genre in second] == [0.5, 0.25, 0.9]
+
+
+def test_a_probability_equal_to_its_threshold_is_predicted(bundle: Path) -> None:
+    said = Model.load(bundle).predict([poster(100, 100, 100)])[0][0].probability
+    change_manifest(bundle, lambda manifest: manifest["genres"][0].update(threshold=said))
+    assert Model.load(bundle).predict([poster(100, 100, 100)])[0][0].predicted
+
+
+def test_a_batch_answers_as_its_images_alone(bundle: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (70, 3, SIZE, SIZE), dtype=np.uint8)
+    model = Model.load(bundle)
+    together = model.probabilities(images)
+    assert together.shape == (70, 3)
+    assert together.dtype == np.float32
+    alone = np.concatenate([model.probabilities(images[row : row + 1]) for row in range(70)])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_no_posters_give_no_answers(bundle: Path) -> None:
+    model = Model.load(bundle)
+    assert model.predict([]) == []
+    assert model.probabilities(np.empty((0, 3, SIZE, SIZE), np.uint8)).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [np.zeros((1, 3, 8, 8), np.uint8), np.zeros((1, SIZE, SIZE, 3), np.uint8), np.zeros((1, 3, SIZE, SIZE))],
+)
+def test_an_array_of_another_shape_or_type_is_refused(bundle: Path, images: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"uint8 \[N, 3, 16, 16\]"):
+        Model.load(bundle).probabilities(images)
+
+
+def test_a_poster_that_cannot_be_read_is_a_poster_error(bundle: Path) -> None:
+    with pytest.raises(PosterError):
+        Model.load(bundle).predict([poster(1, 2, 3), b"no image"])
+
+
+def test_the_bundles_hash_is_that_of_its_manifest(bundle: Path) -> None:
+    sha256 = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
+    assert Model.load(bundle).sha256 == sha256
+    assert Model.load(bundle, sha256).sha256 == sha256
+
+
+def test_another_manifest_than_expected_is_refused_and_both_hashes_named(bundle: Path) -> None:
+    with pytest.raises(BundleError, match=rf"manifest.json has sha256 [0-9a-f]{{64}}, but {'1' * 64}"):
+        Model.load(bundle, "1" * 64)
+
+
+def test_another_network_than_the_manifest_says_is_refused(bundle: Path) -> None:
+    with (bundle / "model.onnx").open("ab") as file:
+        file.write(b"\x00")
+    with pytest.raises(BundleError, match=r"model.onnx has sha256"):
+        Model.load(bundle)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx"])
+def test_a_missing_file_is_named(bundle: Path, name: str) -> None:
+    (bundle / name).unlink()
+    with pytest.raises(BundleError, match=rf"no readable {name}: No such file"):
+        Model.load(bundle)
+
+
+def test_a_network_that_is_no_onnx_is_refused(bundle: Path) -> None:
+    (bundle / "model.onnx").write_bytes(b"garbage")
+    digest = hashlib.sha256(b"garbage").hexdigest()
+    change_manifest(bundle, lambda manifest: manifest["files"].update({"model.onnx": digest}))
+    with pytest.raises(BundleError, match="ONNX Runtime cannot load"):
+        Model.load(bundle)
+
+
+def test_a_network_with_another_number_of_genres_than_the_manifest_is_refused(bundle: Path) -> None:
+    change_manifest(bundle, lambda manifest: manifest["genres"].pop())
+    with pytest.raises(BundleError, match=r"'probabilities' .* asks for tensor\(float\) \['N', 2\]"):
+        Model.load(bundle)
+
+
+def test_a_network_for_another_image_size_is_refused(bundle: Path) -> None:
+    change_manifest(bundle, lambda manifest: manifest["preprocessing"].update(size=SIZE * 2))
+    with pytest.raises(BundleError, match=r"'images' .* asks for tensor\(uint8\) \['N', 3, 32, 32\]"):
+        Model.load(bundle)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda manifest: manifest.pop("genres"), "manifest.json has no 'genres'"),
+        (lambda manifest: manifest.update(format=2), "has format 2; this program reads format 1"),
+        (lambda manifest: manifest.update(genres=[]), "lists no genres"),
+        (lambda manifest: manifest["genres"][1].pop("threshold"), "genre 2 has no 'threshold'"),
+        (lambda manifest: manifest["genres"][0].update(threshold=1.5), "1.5 is not between 0 and 1"),
+        (lambda manifest: manifest["genres"][0].update(id="1"), "'id' cannot be \"1\""),
+        (lambda manifest: manifest["genres"][0].update(id=True), "'id' cannot be true"),
+        (lambda manifest: manifest["preprocessing"].update(size=0), "size 0 is not positive"),
+        (lambda manifest: manifest["preprocessing"].update(mean=[0.5]), "'mean' is not three numbers"),
+        (lambda manifest: manifest["preprocessing"].update(resize="crop"), "resized by 'crop'"),
+        (lambda manifest: manifest["files"].pop("model.onnx"), "gives no sha256 of model.onnx"),
+    ],
+)
+def test_a_wrong_manifest_says_what_is_wrong(bundle: Path, change: Callable[[dict[str, Any]], None], says: str) -> None:
+    change_manifest(bundle, change)
+    with pytest.raises(BundleError, match=says):
+        Model.load(bundle)
+
+
+@pytest.mark.parametrize("data", [b"{", b"", b"\xff\xfe\x00", b"[1, 2]", b'"text"', b"NaN"])
+def test_a_manifest_that_is_no_json_object_is_refused(data: bytes) -> None:
+    with pytest.raises(BundleError, match=r"manifest\.json"):
+        Manifest.parse(data)
