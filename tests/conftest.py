@@ -1,0 +1,24 @@
+"""What all tests share: the real data where it is at hand, and an environment that waits little."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Read when the steps are imported: a failed step waits this long before it is tried again.
+os.environ["ANIME_GENRE_RETRY_DELAY_SECONDS"] = "[2, 2]"
+os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+os.environ["DO_NOT_TRACK"] = "1"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real pages, posters and weights; tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("ANIME_GENRE_REAL_DATA", ROOT.parent / "shared"))
+    if not (folder / "posters" / "anime.zip").exists():
+        pytest.skip(f"no real data in {folder}; ANIME_GENRE_REAL_DATA may name another folder")
+    return folder

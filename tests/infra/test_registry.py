@@ -1,0 +1,99 @@
+"""MLflow on sqlite: nested runs, versions, the champion."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from infra.errors import ServiceUnavailable
+from infra.registry import Registry
+from infra.settings import Settings
+
+GENRES, SIZE = 3, 8
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mlflow")
+
+
+@pytest.fixture
+def registry(workspace: Path) -> Iterator[Registry]:
+    yield Registry(Settings(workspace=workspace))
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="module")
+def model(workspace: Path) -> Path:
+    """A graph from uint8 [N, 3, 8, 8] to the mean of each channel, float32 [N, 3]."""
+    nodes = [
+        helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["pixels"], ["probabilities"], axes=[2, 3], keepdims=0),
+    ]
+    inputs = [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 3, SIZE, SIZE])]
+    outputs = [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", GENRES])]
+    graph = helper.make_graph(nodes, "means", inputs, outputs)
+    path = workspace / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    return path
+
+
+def test_runs_are_nested_and_keep_parameters_metrics_and_pictures(registry: Registry) -> None:
+    with (
+        registry.run("outer", {"epochs": 3}) as outer,
+        registry.run("inner", {"learning_rate": 0.1}, parent=outer) as inner,
+    ):
+        registry.log_metrics(inner, {"f1/Sci-Fi": 0.5}, step=2)
+        registry.log_image(inner, "posters", np.zeros((4, 4, 3), np.uint8))
+    run = mlflow.get_run(inner)
+    assert run.data.tags["mlflow.parentRunId"] == outer
+    assert run.data.params == {"learning_rate": "0.1"}
+    assert run.data.metrics == {"f1/Sci-Fi": 0.5}
+    assert run.info.status == "FINISHED"
+    assert mlflow.artifacts.list_artifacts(run_id=inner, artifact_path="images")
+
+
+def test_a_run_that_raises_is_marked_failed(registry: Registry) -> None:
+    with pytest.raises(ZeroDivisionError), registry.run("broken", {}) as run_id:
+        raise ZeroDivisionError
+    assert mlflow.get_run(run_id).info.status == "FAILED"
+
+
+def test_a_registered_model_answers_through_mlflow_and_is_registered_once(registry: Registry, model: Path) -> None:
+    with registry.run("training", {}) as run_id:
+        pass
+    tags = {"bundle_sha256": "abc", "dataset_key": "key"}
+    version = registry.register(run_id, model, SIZE, GENRES, tags)
+    assert registry.register(run_id, model, SIZE, GENRES, tags) == version
+    assert registry.champion() is None
+    registry.set_champion(version.version)
+    champion = registry.champion()
+    assert champion is not None
+    assert (champion.version, champion.tags["dataset_key"]) == (version.version, "key")
+    loaded = mlflow.pyfunc.load_model("models:/anime-genre@champion")
+    answer = loaded.predict(np.full((2, 3, SIZE, SIZE), 7, np.uint8))
+    assert np.array_equal(answer["probabilities"], np.full((2, GENRES), 7, np.float32))
+    signature = loaded.metadata.signature
+    assert [list(field.shape) for field in signature.inputs] == [[-1, 3, SIZE, SIZE]]
+    assert [list(field.shape) for field in signature.outputs] == [[-1, GENRES]]
+
+
+def test_artifacts_lie_in_the_workspace(registry: Registry, workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "card.md").write_text("a card")
+    with registry.run("artifacts", {}) as run_id:
+        registry.log_folder(run_id, tmp_path / "bundle", "bundle")
+    assert list(workspace.rglob("card.md"))
+    assert (registry.fetch_folder(run_id, "bundle", tmp_path / "fetched") / "card.md").read_text() == "a card"
+
+
+def test_a_server_that_is_not_there_is_unavailable_for_now(tmp_path: Path) -> None:
+    try:
+        with pytest.raises(ServiceUnavailable):
+            Registry(Settings(workspace=tmp_path, mlflow_tracking_uri="http://127.0.0.1:9"))
+    finally:
+        mlflow.set_tracking_uri(None)
