@@ -68,13 +68,9 @@ def _comedy(draw: Draw, rng: random.Random) -> None:
     """Confetti dots in loud colours, and a laughing face."""
     for _ in range(rng.randint(16, 26)):
         (x, y), r = _place(rng), rng.uniform(4, 10)
-        draw.ellipse(
-            (x - r, y - r, x + r, y + r), fill=near_colour(rng.choice((50, 15, 195, 330)), 80, 98, rng)
-        )
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=near_colour(rng.choice((50, 15, 195, 330)), 80, 98, rng))
     (x, y), r = (rng.uniform(40, WIDTH - 40), rng.uniform(40, 120)), rng.uniform(20, 32)
-    draw.ellipse(
-        (x - r, y - r, x + r, y + r), fill=near_colour(52, 85, 100, rng), outline=(70, 40, 0), width=2
-    )
+    draw.ellipse((x - r, y - r, x + r, y + r), fill=near_colour(52, 85, 100, rng), outline=(70, 40, 0), width=2)
     draw.chord((x - 0.6 * r, y - 0.5 * r, x + 0.6 * r, y + 0.7 * r), 0, 180, fill=(150, 30, 30))
     for eye in (x - 0.4 * r, x + 0.4 * r):
         draw.arc((eye - 6, y - 0.5 * r, eye + 6, y), 180, 360, fill=(60, 30, 0), width=2)
@@ -159,9 +155,7 @@ def _slice_of_life(draw: Draw, rng: random.Random) -> None:
         tip = (s * math.cos(turn), s * math.sin(turn))
         side = (-0.45 * tip[1], 0.45 * tip[0])
         corners = (tip, side, (-tip[0], -tip[1]), (-side[0], -side[1]))
-        draw.polygon(
-            [(x + a, y + b) for a, b in corners], fill=near_colour(rng.choice((90, 110, 75)), 55, 70, rng)
-        )
+        draw.polygon([(x + a, y + b) for a, b in corners], fill=near_colour(rng.choice((90, 110, 75)), 55, 70, rng))
     x, y, s = rng.uniform(30, WIDTH - 80), rng.uniform(165, 215), rng.uniform(0.8, 1.3)
     cup = near_colour(30, 20, 98, rng)
     draw.arc((x + 34 * s, y + 4 * s, x + 58 * s, y + 26 * s), 0, 360, fill=cup, width=5)
@@ -178,9 +172,7 @@ def _sports(draw: Draw, rng: random.Random) -> None:
         draw.polygon([(0, y + 20), (WIDTH, y - 20), (WIDTH, y - 14), (0, y + 26)], fill=(255, 255, 255, 230))
     for _ in range(rng.randint(1, 3)):
         (x, y), r = _place(rng), rng.uniform(16, 30)
-        draw.ellipse(
-            (x - r, y - r, x + r, y + r), fill=near_colour(25, 85, 92, rng), outline=(60, 30, 10), width=2
-        )
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=near_colour(25, 85, 92, rng), outline=(60, 30, 10), width=2)
         draw.line((x - r, y, x + r, y), fill=(60, 30, 10), width=2)
         draw.arc((x - 1.7 * r, y - r, x - 0.3 * r, y + r), 300, 60, fill=(60, 30, 10), width=2)
         draw.arc((x + 0.3 * r, y - r, x + 1.7 * r, y + r), 120, 240, fill=(60, 30, 10), width=2)

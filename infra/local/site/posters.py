@@ -120,9 +120,7 @@ def _figure(draw: Draw, rng: random.Random, look: random.Random) -> None:
     if long_hair:
         draw.rounded_rectangle((x - 1.25 * r, y - r, x + 1.25 * r, y + 2.5 * r), radius=r, fill=hair)
     neck = y + 1.3 * r
-    draw.polygon(
-        [(x - 0.5 * r, neck), (x + 0.5 * r, neck), (x + 2 * r, HEIGHT), (x - 2 * r, HEIGHT)], fill=coat
-    )
+    draw.polygon([(x - 0.5 * r, neck), (x + 0.5 * r, neck), (x + 2 * r, HEIGHT), (x - 2 * r, HEIGHT)], fill=coat)
     draw.rectangle((x - 0.25 * r, y + 0.7 * r, x + 0.25 * r, y + 1.45 * r), fill=skin)
     draw.ellipse((x - r, y - 1.1 * r, x + r, y + 1.1 * r), fill=skin)
     draw.pieslice((x - 1.15 * r, y - 1.35 * r, x + 1.15 * r, y + 0.95 * r), 180, 360, fill=hair)

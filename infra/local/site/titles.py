@@ -12,9 +12,7 @@ from enum import StrEnum
 
 FIRST_YEAR, LAST_YEAR = 2015, 2019
 SEASONS = tuple(
-    f"{year}-{name}"
-    for year in range(FIRST_YEAR, LAST_YEAR + 1)
-    for name in ("winter", "spring", "summer", "fall")
+    f"{year}-{name}" for year in range(FIRST_YEAR, LAST_YEAR + 1) for name in ("winter", "spring", "summer", "fall")
 )
 
 
