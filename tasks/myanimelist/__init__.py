@@ -1,0 +1,1 @@
+"""Reading MyAnimeList: its pages, the catalogue made of them, and its posters."""

@@ -1,0 +1,126 @@
+"""How the site writes what both kinds of pages hold: a page's end, dates, numbers, genres and posters."""
+
+import re
+
+from bs4 import Tag
+
+from tasks.errors import PageCutError, PageLayoutError
+
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+# Room for what a browser's extensions or a proxy write behind a saved page.
+_AFTER_THE_END = 1024
+
+
+def whole_page(html: str | bytes) -> str:
+    """The text of a page that is there to its end.
+
+    A connection can end early without an error, and a parser then reads half of the titles without a word;
+    but each of the site's pages, whatever its layout, ends with `</html>`.
+
+    Raises:
+        PageLayoutError: the page is empty.
+        PageCutError: its end is missing.
+    """
+    page = html if isinstance(html, str) else html.decode("utf-8", errors="replace")
+    if not page.strip():
+        raise PageLayoutError("The page is empty.")
+    if "</html" not in page[-_AFTER_THE_END:].lower():
+        raise PageCutError("The page was cut short: its end, </html>, is missing.")
+    return page
+
+
+def text_of(tag: Tag | None) -> str | None:
+    """The text of an element with each run of white space as one blank; None where there is none."""
+    return " ".join(tag.get_text().split()) or None if tag else None
+
+
+def title_of(tag: Tag | None) -> str | None:
+    """A title as the site has it, double blanks and all; None where there is none."""
+    return tag.get_text().strip() or None if tag else None
+
+
+def known(text: str | None) -> str | None:
+    """A field's text, None where the site only says that it does not know."""
+    return None if text is None or text.lower() in {"", "unknown", "none", "n/a", "-", "?"} else text
+
+
+def number_in(text: str | None) -> int | None:
+    """The first whole number in a text, with or without thousands' commas ("1,234,567")."""
+    match = re.search(r"\d[\d,]*", text or "")
+    return int(match[0].replace(",", "")) if match else None
+
+
+def score_in(text: str | None) -> float | None:
+    """A score from 1 to 10; the site writes "N/A" or 0 where there is none."""
+    match = re.search(r"\d+(?:\.\d+)?", text or "")
+    return float(match[0]) or None if match else None
+
+
+def date_in(text: str | None) -> str | None:
+    """The ISO form of "20101003", "20101000", "Oct 3, 2010", "Oct 2010" or "2010", as exact as that is."""
+    compact = re.fullmatch(r"\s*(\d{4})(\d\d)?(\d\d)?\s*", text or "")
+    words = re.search(r"(?:([A-Za-z]{3})[a-z]*\.?,? +)?(?:(\d{1,2}), +)?(\d{4})\b", text or "")
+    if compact:
+        year, month, day = (int(part or 0) for part in compact.groups())
+    elif words:
+        name = (words[1] or "").lower()
+        year, day = int(words[3]), int(words[2] or 0)
+        month = _MONTHS.index(name) + 1 if name in _MONTHS else 0
+    else:
+        return None
+    if not year:
+        return None
+    if not 1 <= month <= 12:
+        return f"{year:04}"
+    return f"{year:04}-{month:02}-{day:02}" if 1 <= day <= 31 else f"{year:04}-{month:02}"
+
+
+def season_in(text: str | None) -> str | None:
+    """The season in a text such as "Fall 2010", as "2010-fall"."""
+    match = re.search(r"\b(winter|spring|summer|fall) (\d{4})\b", text or "", re.IGNORECASE)
+    return f"{match[2]}-{match[1].lower()}" if match else None
+
+
+def anime_id(address: str) -> int | None:
+    """The id in the address of an anime's own page; None for any other address."""
+    match = re.search(r"/anime/(\d+)(?:/[^/]*)?$", address)
+    return int(match[1]) if match else None
+
+
+def attribute(tag: Tag, name: str) -> str:
+    """An attribute as the page writes it, "" where the element does not have it."""
+    value = tag.get(name) or ""
+    return value if isinstance(value, str) else " ".join(value)
+
+
+def genre_links(tag: Tag) -> list[tuple[int, str]]:
+    """Id and name of each genre, theme or demographic that an element links to, in the page's order."""
+    found = []
+    for link in tag.find_all("a"):
+        match = re.search(r"/anime/genre/(\d+)", attribute(link, "href"))
+        name = text_of(link)
+        if match and name:
+            found.append((int(match[1]), name))
+    return found
+
+
+def producer_names(tag: Tag) -> list[str]:
+    """The names of the companies that an element links to."""
+    links = (link for link in tag.find_all("a") if "/anime/producer/" in attribute(link, "href"))
+    return [name for link in links if (name := text_of(link))]
+
+
+def poster_address(tag: Tag | None) -> str | None:
+    """The address of a poster in its full size; None for a placeholder (a question mark, the site's icon).
+
+    Images that load lazily have their address in `data-src`, those for small screens in `content`. That of a
+    thumbnail (`/r/167x242/images/anime/...jpg?s=...`) tells the original's.
+    """
+    if tag is None:
+        return None
+    for name in ("data-src", "src", "data-srcset", "srcset", "data-image", "content"):
+        address = attribute(tag, name).strip().split(" ")[0].rstrip(",")
+        if "/images/anime/" in address:  # everything else that stands there is a placeholder
+            address = re.sub(r"/r/\d+x\d+/", "/", address).partition("?")[0]
+            return f"https:{address}" if address.startswith("//") else address
+    return None

@@ -1,0 +1,279 @@
+"""Titles' own pages: invented ones in the site's layouts, one peculiarity at a time."""
+
+import pytest
+
+from tasks.errors import PageCutError, PageLayoutError
+from tasks.myanimelist.pages import AnimeRecord, Related, is_explicit, parse_detail_page
+
+HEAD = """<!DOCTYPE html><html><head><title>Lanterns - MyAnimeList.net</title>
+<meta property="og:image" content="https://cdn.myanimelist.net/img/sp/icon/twitter-card.png">
+<meta property="og:url" content="https://myanimelist.net/anime/369/Lanterns"></head><body>
+"""
+
+LARGE = (
+    HEAD
+    + """<div class="h1-title"><div itemprop="name"><h1
+  class="title-name h1_bold_none"><strong>Lanterns</strong></h1></div></div>
+<table><tr><td class="borderClass" width="225"><div class="leftside">
+<img class="lazyload" data-src="https://cdn.myanimelist.net/images/anime/5/41117.jpg"
+  alt="Lanterns" itemprop="image">
+<div class="spaceit_pad"><span class="dark_text">Synonyms:</span> Lamps</div>
+<div class="spaceit_pad"><span class="dark_text">Type:</span> <a
+  href="https://myanimelist.net/topanime.php?type=tv">TV</a></div>
+<div class="spaceit_pad"><span class="dark_text">Episodes:</span>
+  13
+  </div>
+<div class="spaceit_pad"><span class="dark_text">Aired:</span>
+  Apr 4, 2011 to Jun 26, 2011
+  </div>
+<div class="spaceit_pad"><span class="dark_text">Premiered:</span> <a
+  href="/anime/season/2011/spring">Spring 2011</a></div>
+<div class="spaceit_pad"><span class="dark_text">Producers:</span> <a
+  href="/anime/producer/9/Purse">Purse</a></div>
+<div class="spaceit_pad"><span class="dark_text">Studios:</span>
+  <a href="/anime/producer/318/WAO_World">WAO World</a>, <a href="/anime/producer/4/Bones">Bones</a></div>
+<div class="spaceit_pad"><span class="dark_text">Source:</span>
+  Light novel
+  </div>
+<div class="spaceit_pad"><span class="dark_text">Genres:</span>
+  <span itemprop="genre" style="display: none">Drama</span><a href="/anime/genre/8/Drama">Drama</a>,
+  <span itemprop="genre" style="display: none">Horror</span><a href="/anime/genre/14/Horror">Horror</a></div>
+<div class="spaceit_pad"><span class="dark_text">Theme:</span>
+  <span itemprop="genre" style="display: none">Historical</span><a
+  href="/anime/genre/13/Historical">Historical</a></div>
+<div class="spaceit_pad"><span class="dark_text">Demographic:</span>
+  <span itemprop="genre" style="display: none">Seinen</span><a href="/anime/genre/42/Seinen">Seinen</a></div>
+<div class="spaceit_pad"><span class="dark_text">Rating:</span>
+  R - 17+ (violence &amp; profanity)
+  </div>
+<div itemprop="aggregateRating" class="spaceit_pad po-r js-statistics-info"><span
+  class="dark_text">Score:</span>
+  <span itemprop="ratingValue"
+  class="score-label score-6">6.84</span><sup>1</sup> (scored by 1,536 users)</div>
+<div class="spaceit_pad"><span class="dark_text">Members:</span>
+    1,234,567
+</div>
+</div></td><td>
+<div class="related-entries"><div class="entries-tile">
+  <div class="entry borderClass"><div class="content">
+    <div class="relation">
+      Adaptation
+      (Manga)
+    </div><div class="title"><a
+  href="https://myanimelist.net/manga/25/Lanterns">Lanterns</a></div></div></div>
+  <div class="entry borderClass">
+    <div class="image"><a href="https://myanimelist.net/anime/970/Wicks"><img alt="Wicks"></a></div><div
+  class="content">
+    <div class="relation">
+      Prequel
+      (OVA)
+    </div><div class="title"><a href="https://myanimelist.net/anime/970/Wicks">
+      Wicks &amp; Wax
+    </a></div></div></div>
+  <div class="entry borderClass">&nbsp;</div></div>
+<table class="entries-table"><tr><td class="ar">
+      Side Story:
+    </td><td><ul class="entries">
+      <li><a href="https://myanimelist.net/anime/971/Oil">Oil</a> (OVA)</li>
+      <li><a
+  href="https://myanimelist.net/anime/972/Fat">Fat (Movie)</a> (Movie)</li></ul></td></tr></table></div>
+<div class="spaceit_pad"><small>Main</small></div>
+</td></tr></table></body>
+</html>
+"""
+)
+
+SMALL = (
+    HEAD
+    + """<div class="page-title" itemprop="name"><a class="title"><h1
+  class="title-name">Lanterns</h1></a></div>
+<div class="icon-thumb" itemprop="image" content="https://cdn.myanimelist.net/images/anime/5/41117.jpg"></div>
+<div class="slider-outer entries-tile"><div class="slider-container">
+  <div class="slider anime-detail-related-entries"><div class="image"><a class="icon-watch-status"
+      href="https://myanimelist.net/login.php?from=%2Fanime%2F369"></a><span class="users">TV</span>
+    <a href="https://myanimelist.net/anime/970/Wicks" class="thumb lazyload"><img alt="Wicks"></a></div>
+    <div class="text">Prequel</div></div></div></div>
+<table class="entries-table mt8"><tr class="hide-entry"><td class="pr8">
+      Other
+    </td><td><ul class="entries"><li><a
+  href="https://myanimelist.net/anime/971/Oil">Oil</a> (CM)</li></ul></td></tr></table>
+<div id="statistics"><table class="table-list mt12"><tr><td>Score</td><td><span itemprop="ratingValue"><span
+      class="score-label score-7">
+      7.15
+    </span></span><sup>*</sup></td><meta itemprop="bestRating" content="10"></tr></table></div>
+<table class="table-list">
+<tr><td class="list-title">Type</td><td><a href="/topanime.php?type=tv">TV</a></td></tr>
+<tr><td class="list-title">Episodes</td><td><a href="/anime/369/Lanterns/episode">12</a></td></tr>
+<tr><td class="list-title">Aired</td><td>Jan 5, 2000 to Mar 22, 2000</td></tr>
+<tr><td class="list-title">Premiered</td><td><a href="/anime/season/2000/winter">Winter 2000</a></td></tr>
+<tr><td class="list-title">Studios</td><td><a href="/anime/producer/11/Madhouse">Madhouse</a></td></tr>
+<tr><td class="list-title">Source</td><td>Manga</td></tr>
+<tr><td class="list-title">Genre</td><td><span itemprop="genre" style="display: none">Horror</span><a
+  href="/anime/genre/14/Horror">Horror</a></td></tr>
+<tr><td class="list-title">Themes</td><td><a href="/anime/genre/40/Psychological">Psychological</a></td></tr>
+<tr><td class="list-title">Rating</td><td>R+ - Mild Nudity</td></tr>
+</table></body>
+</html>
+"""
+)
+
+
+def read(*changes: tuple[str, str]) -> AnimeRecord:
+    """The record of the large page above after some changes to it."""
+    html = LARGE
+    for old, new in changes:
+        assert old in html
+        html = html.replace(old, new)
+    return parse_detail_page(html)
+
+
+def test_every_field_of_a_page_for_large_screens_is_read() -> None:
+    assert parse_detail_page(LARGE) == AnimeRecord(
+        mal_id=369,
+        title="Lanterns",
+        type="TV",
+        source="Light novel",
+        start_date="2011-04-04",
+        episodes=13,
+        score=6.84,
+        members=1234567,
+        genres=["Drama", "Horror"],
+        genre_ids=[8, 14],
+        themes=["Historical"],
+        demographics=["Seinen"],
+        studios=["WAO World", "Bones"],
+        poster_url="https://cdn.myanimelist.net/images/anime/5/41117.jpg",
+        season="2011-spring",
+        rating="R - 17+ (violence & profanity)",
+        aired_to="2011-06-26",
+        related=[
+            Related("Prequel", 970, "Wicks & Wax"),
+            Related("Side Story", 971, "Oil"),
+            Related("Side Story", 972, "Fat (Movie)"),
+        ],
+    )
+
+
+def test_every_field_of_a_page_for_small_screens_is_read() -> None:
+    assert parse_detail_page(SMALL.encode()) == AnimeRecord(
+        mal_id=369,
+        title="Lanterns",
+        type="TV",
+        source="Manga",
+        start_date="2000-01-05",
+        episodes=12,
+        score=7.15,
+        genres=["Horror"],
+        genre_ids=[14],
+        themes=["Psychological"],
+        studios=["Madhouse"],
+        poster_url="https://cdn.myanimelist.net/images/anime/5/41117.jpg",
+        season="2000-winter",
+        rating="R+ - Mild Nudity",
+        aired_to="2000-03-22",
+        related=[Related("Prequel", 970, "Wicks"), Related("Other", 971, "Oil")],
+    )
+
+
+def test_the_table_of_related_titles_of_2021_is_read() -> None:
+    table = """<table class="anime_detail_related_anime"><tbody>
+      <tr><td class="ar">Adaptation:</td><td><a
+  href="https://myanimelist.net/manga/25/Lanterns">Lanterns</a></td></tr>
+      <tr><td class="ar">Side story:</td><td><a href="https://myanimelist.net/anime/6421/Oil">Oil</a>,
+        <a href="https://myanimelist.net/anime/9135/Fat">Fat</a></td></tr></tbody></table>"""
+    start, end = LARGE.index('<div class="related-entries">'), LARGE.index('<div class="spaceit_pad"><small>')
+    record = read((LARGE[start:end], table))
+    assert record.related == [Related("Side story", 6421, "Oil"), Related("Side story", 9135, "Fat")]
+
+
+def test_what_the_site_does_not_know_is_none_or_empty() -> None:
+    none_found = 'None found, <a href="https://myanimelist.net/dbchanges.php?aid=369&amp;t=producers">add some</a>'
+    record = read(
+        ('class="score-label score-6">6.84<', 'class="score-label score-na">N/A<'),
+        ("\n  13\n", "\n  Unknown\n"),
+        ("Apr 4, 2011 to Jun 26, 2011", "Not available"),
+        ("Spring 2011", "?"),
+        ('<a href="/anime/producer/318/WAO_World">WAO World</a>, ', ""),
+        ('<a href="/anime/producer/4/Bones">Bones</a>', none_found),
+        ("\n  Light novel\n", "\n  Unknown\n"),
+        ("R - 17+ (violence &amp; profanity)", "None"),
+        ("images/anime/5/41117.jpg", "images/qm_50.gif"),
+    )
+    assert (record.score, record.episodes, record.source, record.rating) == (None, None, None, None)
+    assert (record.start_date, record.aired_to, record.season) == (None, None, None)
+    assert (record.poster_url, record.studios) == (None, [])
+
+
+def test_a_page_without_genres_themes_and_related_titles_has_empty_lists() -> None:
+    start, end = (
+        LARGE.index('<div class="spaceit_pad"><span class="dark_text">Genres'),
+        LARGE.index('<div class="spaceit_pad"><span class="dark_text">Rating'),
+    )
+    record = read(
+        (LARGE[start:end], ""),
+        (
+            LARGE[LARGE.index('<div class="related-entries">') : LARGE.index('<div class="spaceit_pad"><small>')],
+            "",
+        ),
+    )
+    assert (record.genres, record.genre_ids, record.themes, record.demographics, record.related) == (
+        [],
+        [],
+        [],
+        [],
+        [],
+    )
+
+
+@pytest.mark.parametrize(
+    ("aired", "first", "last"),
+    [
+        ("Oct 20, 1999 to ?", "1999-10-20", None),
+        ("Jul 21, 2001", "2001-07-21", None),
+        ("1979 to Mar 1980", "1979", "1980-03"),
+        ("Oct 2024 to ?", "2024-10", None),
+    ],
+)
+def test_the_days_on_air_may_be_open_or_inexact(aired: str, first: str, last: str | None) -> None:
+    record = read(("Apr 4, 2011 to Jun 26, 2011", aired))
+    assert (record.start_date, record.aired_to) == (first, last)
+
+
+def test_explicit_titles_are_known_by_rating_or_genre() -> None:
+    assert is_explicit(read(("R - 17+ (violence &amp; profanity)", "Rx - Hentai")))
+    record = read(("Theme:", "Explicit Genres:"), ("/anime/genre/13/Historical", "/anime/genre/49/Erotica"))
+    assert record.genre_ids == [8, 14, 49]
+    assert is_explicit(record)
+    assert not is_explicit(read())
+
+
+def test_the_poster_is_told_from_the_head_where_the_body_has_none() -> None:
+    record = read(
+        ('itemprop="image"', ""),
+        ("img/sp/icon/twitter-card.png", "images/anime/5/41117.jpg"),
+    )
+    assert record.poster_url == "https://cdn.myanimelist.net/images/anime/5/41117.jpg"
+
+
+@pytest.mark.parametrize(
+    ("html", "missing"),
+    [
+        ("", "empty"),
+        ("bla\n", "</html>"),
+        ("<html><body><h1>404 Not Found</h1></body></html>", "heading with the title"),
+        (LARGE.replace("title-name h1_bold_none", "h1"), "heading with the title"),
+        (LARGE.replace("og:url", "og:site"), "address with the title's id"),
+        (LARGE.replace("369/Lanterns", "369/Lanterns/characters"), "address with the title's id"),
+        (LARGE.replace("Aired:", "Shown:"), 'no field "Aired"'),
+        (SMALL.replace("table-list", "list"), 'no field "Type"'),
+    ],
+)
+def test_a_page_that_is_no_titles_page_says_what_is_missing(html: str, missing: str) -> None:
+    with pytest.raises(PageLayoutError, match=missing):
+        parse_detail_page(html)
+
+
+@pytest.mark.parametrize("html", [LARGE, SMALL], ids=["large", "small"])
+def test_a_page_that_ends_too_early_is_noticed(html: str) -> None:
+    with pytest.raises(PageCutError):
+        parse_detail_page(html[: len(html) // 2])

@@ -1,0 +1,95 @@
+"""Dates, numbers and addresses as the site writes them."""
+
+import pytest
+from bs4 import BeautifulSoup
+
+from tasks.errors import PageCutError, PageLayoutError
+from tasks.myanimelist.fields import (
+    anime_id,
+    date_in,
+    number_in,
+    poster_address,
+    score_in,
+    season_in,
+    whole_page,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "date"),
+    [
+        ("20101003", "2010-10-03"),
+        ("20241000", "2024-10"),
+        ("20240000", "2024"),
+        ("2024", "2024"),
+        ("00000000", None),
+        ("0", None),
+        ("?", None),
+        ("", None),
+        (None, None),
+        ("Oct 3, 2010", "2010-10-03"),
+        ("Oct 2010", "2010-10"),
+        ("Oct, 2010", "2010-10"),
+        ("1979", "1979"),
+        ("Not available", None),
+    ],
+)
+def test_a_date_is_as_exact_as_the_site_has_it(text: str | None, date: str | None) -> None:
+    assert date_in(text) == date
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("1,234,567", 1234567), ("762", 762), ("Unknown", None), ("", None), (None, None)]
+)
+def test_a_number_may_have_commas_or_be_absent(text: str | None, number: int | None) -> None:
+    assert number_in(text) == number
+
+
+@pytest.mark.parametrize(("text", "score"), [("7.15", 7.15), ("8", 8.0), ("0", None), ("N/A", None), (None, None)])
+def test_no_score_is_none_and_not_zero(text: str | None, score: float | None) -> None:
+    assert score_in(text) == score
+
+
+def test_a_season_is_found_in_a_title() -> None:
+    assert season_in("Fall 2010 - Anime - MyAnimeList.net") == "2010-fall"
+    assert season_in("Later - Anime - MyAnimeList.net") is None
+
+
+def test_only_an_animes_own_page_has_its_id() -> None:
+    assert anime_id("https://myanimelist.net/anime/10014/Shouwa_Monogatari") == 10014
+    assert anime_id("https://myanimelist.net/anime/10014") == 10014
+    assert anime_id("https://myanimelist.net/anime/10014/Shouwa_Monogatari/characters") is None
+    assert anime_id("https://myanimelist.net/anime/season/2010/fall") is None
+    assert anime_id("https://myanimelist.net/manga/25/Fullmetal_Alchemist") is None
+
+
+POSTER = "https://cdn.myanimelist.net/images/anime/4/19644.jpg"
+
+
+@pytest.mark.parametrize(
+    ("image", "address"),
+    [
+        (f'<img src="{POSTER}">', POSTER),
+        (f'<img src="https://cdn.myanimelist.net/images/spacer.gif" data-src="{POSTER}">', POSTER),
+        ('<img data-src="https://cdn.myanimelist.net/r/167x242/images/anime/4/19644.jpg?s=0c1f">', POSTER),
+        (f'<img srcset="{POSTER} 1x, {POSTER} 2x">', POSTER),
+        (f'<img data-srcset="{POSTER}, {POSTER} 2x">', POSTER),
+        (f'<div data-image="{POSTER}"></div>', POSTER),
+        ('<img src="//cdn.myanimelist.net/images/anime/4/19644.jpg">', POSTER),
+        ('<img src="./Cowboy Bebop_files/19644.jpg">', None),
+        ('<img data-src="https://cdn.myanimelist.net/images/qm_50.gif">', None),
+        ('<img src="https://cdn.myanimelist.net/r/50x70/images/questionmark_50.gif?s=8e04">', None),
+        ('<img src="https://cdn.myanimelist.net/img/sp/icon/apple-touch-icon-256.png">', None),
+        ("<img>", None),
+    ],
+)  # fmt: skip
+def test_a_posters_address_is_the_full_size_ones_and_a_placeholder_is_none(image: str, address: str | None) -> None:
+    assert poster_address(BeautifulSoup(image, "lxml").find(["img", "div"])) == address
+
+
+def test_a_page_is_whole_if_it_ends_as_pages_end() -> None:
+    assert whole_page("<html>é</HTML >\n".encode()) == "<html>é</HTML >\n"
+    with pytest.raises(PageCutError, match="</html>, is missing"):
+        whole_page("<html><body><p>half of")
+    with pytest.raises(PageLayoutError, match="empty"):
+        whole_page(b" \n")

@@ -1,0 +1,201 @@
+"""Season pages: invented ones in the site's layout, one peculiarity at a time."""
+
+import pytest
+
+from tasks.errors import PageCutError, PageLayoutError
+from tasks.myanimelist.pages import AnimeRecord, is_explicit, parse_season_page
+
+CARD = """
+<div class="js-anime-category-producer seasonal-anime js-seasonal-anime js-anime-type-all js-anime-type-1"
+     data-genre="4,22,69,27">
+  <div>
+    <div class="title"><div class="title-text">
+      <h2 class="h2_anime_title"><a href="https://myanimelist.net/anime/8769/Lanterns"
+  class="link-title">Lanterns</a></h2>
+      </div>
+      <span style="display: none;" class="js-members">690123</span>
+      <span style="display: none;" class="js-score">6.94</span>
+      <span style="display: none;" class="js-start_date">20101003</span>
+      <span style="display: none;" class="js-title">Lanterns</span>
+    </div>
+    <div class="prodsrc">
+      <div class="info"><span class="item">Oct 3, 2010</span><span class="item">
+          <span>12 eps</span>, <span>24 min </span></span>
+      </div>
+    </div>
+    <div class="genres js-genre" id="8769">
+      <div class="genres-inner js-genre-inner"><span class="genre">
+          <a href="/anime/genre/4/Comedy" title="Comedy">Comedy</a></span><span class="genre">
+          <a href="/anime/genre/22/Romance" title="Romance">Romance</a></span></div>
+    </div>
+  </div>
+  <div class="image"><a href="https://myanimelist.net/anime/8769/Lanterns"><img
+    src="https://cdn.myanimelist.net/images/anime/1508/129576.jpg" width="167" alt="Lanterns"></a></div>
+  <div class="synopsis js-synopsis">
+    <p class="preline">Two sisters sell lanterns, 3 eps of their lives at a time.</p>
+    <div class="properties">
+      <div class="property"><span class="caption">Studio</span><span class="item"><a
+        href="/anime/producer/436/AIC_Build" title="AIC Build">AIC Build</a></span></div>
+      <div class="property"><span class="caption">Source</span><span class="item">Light novel</span></div>
+      <div class="property"><span class="caption">Theme</span><span class="item"><a
+        href="/anime/genre/69/Otaku_Culture" title="Otaku Culture">Otaku Culture</a></span></div>
+      <div class="property"><span class="caption">Demographic</span><span class="item"><a
+        href="/anime/genre/27/Shounen" title="Shounen">Shounen</a></span></div>
+    </div>
+  </div>
+  <div class="information"><div class="scormem-item member" title="Members">690K</div></div>
+</div>"""
+
+
+def page(*cards: str, continuing: str = "") -> str:
+    """A season's page with some cards under "TV (New)" and others under "TV (Continuing)"."""
+    return f"""<!DOCTYPE html><html><head><title>
+Fall 2010 - Anime - MyAnimeList.net
+</title></head><body><div class="js-categories-seasonal">
+<div class="seasonal-anime-list js-seasonal-anime-list js-seasonal-anime-list-key-1">
+  <div class="anime-header">TV (New)</div>{"".join(cards)}</div>
+<div class="seasonal-anime-list js-seasonal-anime-list js-seasonal-anime-list-key-1">
+  <div class="anime-header">TV (Continuing)</div>{continuing}</div></div></body>
+</html>
+"""
+
+
+def read(*changes: tuple[str, str]) -> AnimeRecord:
+    """The record of the one card above after some changes to it."""
+    card = CARD
+    for old, new in changes:
+        assert old in card
+        card = card.replace(old, new)
+    (record,) = parse_season_page(page(card))
+    return record
+
+
+def test_every_field_of_a_card_is_read() -> None:
+    assert read() == AnimeRecord(
+        mal_id=8769,
+        title="Lanterns",
+        type="TV",
+        source="Light novel",
+        start_date="2010-10-03",
+        episodes=12,
+        score=6.94,
+        members=690123,
+        genres=["Comedy", "Romance"],
+        genre_ids=[4, 22],
+        themes=["Otaku Culture"],
+        demographics=["Shounen"],
+        studios=["AIC Build"],
+        poster_url="https://cdn.myanimelist.net/images/anime/1508/129576.jpg",
+        season="2010-fall",
+    )
+
+
+def test_bytes_are_read_as_text_is() -> None:
+    assert parse_season_page(page(CARD).encode()) == parse_season_page(page(CARD))
+
+
+def test_what_the_site_does_not_know_is_none_or_empty() -> None:
+    genres = CARD[CARD.index('<span class="genre">') : CARD.index("</div>", CARD.index("Romance</a>"))]
+    studio = CARD[
+        CARD.index('<span class="item"><a\n        href="/anime/producer') : CARD.index("</div>", CARD.index("AIC_"))
+    ]
+    record = read(
+        (">6.94<", ">0<"),
+        (">690123<", "><"),
+        (">20101003<", ">00000000<"),
+        ("12 eps", "? eps"),
+        (genres, ""),
+        (studio, '<span class="item nodata">Unknown</span>'),
+        ('<span class="item">Light novel</span>', '<span class="item"></span>'),
+        ("images/anime/1508/129576.jpg", "images/qm_50.gif"),
+        ("js-anime-type-1", "js-anime-type-0"),
+    )
+    assert record == AnimeRecord(
+        8769, "Lanterns", themes=["Otaku Culture"], demographics=["Shounen"], season="2010-fall"
+    )
+
+
+def test_a_card_without_image_and_hidden_figures_is_read() -> None:
+    hidden = CARD[
+        CARD.index('<span style="display: none;" class="js-members">') : CARD.index(
+            '<span style="display: none;" class="js-title">'
+        )
+    ]
+    record = read((hidden, ""), (CARD[CARD.index("<img") : CARD.index('</a></div>\n  <div class="synopsis')], ""))
+    assert (record.members, record.score, record.start_date, record.poster_url) == (None, None, None, None)
+
+
+def test_entities_and_quotes_in_a_title_are_what_they_stand_for() -> None:
+    record = read((">Lanterns</a>", '>&quot;Lamp&quot; &amp; Wind&#039;s &lt;3 "Tale"</a>'))
+    assert record.title == """"Lamp" & Wind's <3 "Tale\""""
+
+
+def test_several_studios_and_themes_keep_their_order() -> None:
+    record = read(
+        (">Studio<", ">Studios<"),
+        (
+            "AIC Build</a></span>",
+            'AIC Build</a></span><span class="item"><a href="/anime/producer/2/B&amp;W">B&amp;W</a></span>',
+        ),
+        (">Theme<", ">Themes<"),
+        (
+            "Otaku Culture</a></span>",
+            'Otaku Culture</a></span><span class="item"><a href="/anime/genre/23/School">School</a></span>',
+        ),
+    )
+    assert record.studios == ["AIC Build", "B&W"]
+    assert record.themes == ["Otaku Culture", "School"]
+
+
+def test_an_explicit_title_is_known_by_its_genre() -> None:
+    record = read(
+        (
+            '<a href="/anime/genre/22/Romance" title="Romance">Romance</a>',
+            '<a href="/anime/genre/12/Hentai">Hentai</a>',
+        )
+    )
+    assert record.genre_ids == [4, 12]
+    assert is_explicit(record)
+    assert not is_explicit(read())
+
+
+@pytest.mark.parametrize(("number", "kind"), [(3, "Movie"), (9, "TV Special"), (6, "Music"), (77, None)])
+def test_the_type_is_the_cards_and_not_its_lists(number: int, kind: str | None) -> None:
+    assert read(("js-anime-type-1", f"js-anime-type-{number}")).type == kind
+
+
+def test_a_title_stands_once_however_often_the_page_shows_it() -> None:
+    other = CARD.replace("8769", "5").replace("Lanterns", "Bells")
+    records = parse_season_page(page(CARD, CARD, continuing=CARD + other))
+    assert [(record.mal_id, record.continuing) for record in records] == [(8769, False), (5, True)]
+    assert {record.season for record in records} == {"2010-fall"}
+
+
+def test_a_season_in_which_nothing_began_is_an_empty_list() -> None:
+    assert parse_season_page(page()) == []
+
+
+@pytest.mark.parametrize(
+    ("html", "missing"),
+    [
+        ("", "empty"),
+        ("bla\n", "</html>"),
+        ("<html><body><h1>404 Not Found</h1></body></html>", "no list of titles"),
+        ("<html><body><form action='/login.php'></form></body></html>", "no list of titles"),
+        (page(CARD).replace("Fall 2010", "Later"), "title names no season"),
+        (page(CARD.replace("link-title", "link")), "no title with its address"),
+        (page(CARD.replace("/anime/8769/", "/manga/8769/")), "no title with its address"),
+        (page(CARD.replace('class="genres js-genre"', "")), "no place for genres"),
+    ],
+)  # fmt: skip
+def test_a_page_that_is_no_seasons_page_says_what_is_missing(html: str, missing: str) -> None:
+    with pytest.raises(PageLayoutError, match=missing):
+        parse_season_page(html)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9, 0.99])
+def test_a_page_that_ends_too_early_is_noticed(share: float) -> None:
+    whole = page(CARD)
+    with pytest.raises(PageCutError) as caught:
+        parse_season_page(whole[: int(len(whole) * share)])
+    assert caught.value.retryable
