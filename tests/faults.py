@@ -1,6 +1,7 @@
 """A reverse proxy that makes faults: what a service does not answer, a step has to survive."""
 
 import http.client
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ from urllib.parse import urlsplit
 
 @dataclass
 class Fault:
-    """Requests whose line contains `matching` fail with 503 for `seconds` after the first of them."""
+    """Requests whose line contains `matching` are answered `status`: so many of them, for so long from the first."""
 
     matching: str
-    seconds: float
+    seconds: float = math.inf
+    times: float = math.inf
+    status: int = 503
     began: float | None = None
     met: int = 0
 
@@ -27,15 +30,15 @@ class FaultProxy:
     url: str
     faults: list[Fault] = field(default_factory=list)
 
-    def strikes(self, request_line: str) -> bool:
-        """Whether a request meets a fault."""
+    def strikes(self, request_line: str) -> Fault | None:
+        """The fault that a request meets."""
         for fault in self.faults:
             if fault.matching in request_line:
                 fault.began = fault.began or time.monotonic()
-                if time.monotonic() - fault.began < fault.seconds:
+                if fault.met < fault.times and time.monotonic() - fault.began < fault.seconds:
                     fault.met += 1
-                    return True
-        return False
+                    return fault
+        return None
 
 
 @contextmanager
@@ -69,8 +72,8 @@ def _handler(target: str) -> type[BaseHTTPRequestHandler]:
         def _forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             assert isinstance(self.server, _Server)
-            if self.server.proxy.strikes(f"{self.command} {self.path}"):
-                self._answer(503, [("Content-Type", "text/plain")], b"fault")
+            if fault := self.server.proxy.strikes(f"{self.command} {self.path}"):
+                self._answer(fault.status, [("Content-Type", "text/plain")], b"fault")
                 return
             connection = http.client.HTTPConnection(urlsplit(target).netloc, timeout=60)
             kept = {k: v for k, v in self.headers.items() if k.lower() not in {"connection", "transfer-encoding"}}

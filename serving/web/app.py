@@ -104,9 +104,7 @@ def _page() -> str:
 def _predict() -> Response:
     poster, name, content_type = _poster()
     if current_app.config["FUNCTION_URL"] is None:
-        raise FunctionError(
-            503, "no_function", "This page does not know its function; FUNCTION_URL is not set."
-        )
+        raise FunctionError(503, "no_function", "This page does not know its function; FUNCTION_URL is not set.")
     answer = ask(
         current_app.config["FUNCTION_URL"],
         poster,

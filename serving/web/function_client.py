@@ -114,9 +114,7 @@ def _answer(body: Any) -> Answer:
 def _without_words(status: int) -> FunctionError:
     """What a status means that does not come from the function itself but from what stands before it."""
     if status == 404:
-        return FunctionError(
-            503, "no_model", "No model has been deployed yet. Come back after the first training."
-        )
+        return FunctionError(503, "no_model", "No model has been deployed yet. Come back after the first training.")
     if status in (401, 403):
         return FunctionError(
             502,
@@ -127,9 +125,7 @@ def _without_words(status: int) -> FunctionError:
         return FunctionError(
             503, "waking", "The function is waking up or busy, and did not answer. Try again in a moment."
         )
-    return FunctionError(
-        502, "unreadable_answer", f"The function answered with status {status} and no words."
-    )
+    return FunctionError(502, "unreadable_answer", f"The function answered with status {status} and no words.")
 
 
 def _id_token(audience: str) -> str:
@@ -139,7 +135,7 @@ def _id_token(audience: str) -> str:
     from google.oauth2 import id_token
 
     try:
-        token: str = id_token.fetch_id_token(Request(), audience)  # type: ignore[no-untyped-call]
+        token: str = id_token.fetch_id_token(Request(), audience)
     except exceptions.GoogleAuthError as error:
         raise FunctionError(
             502,

@@ -1,8 +1,11 @@
 """Polite HTTP: one request a second to the site, retries with patience, and errors that say what happened."""
 
 import asyncio
+import http.client
 import ipaddress
 import logging
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -144,6 +147,21 @@ class SiteClient:
         if status != 200:
             raise SiteError(f"{answered}, which was not expected.")
         return body
+
+
+def check_reachable(site_url: str, timeout_seconds: float = 10) -> None:
+    """Ask a site once whether it is there; whatever it answers, it is.
+
+    Raises:
+        SiteUnavailable: nobody answers at this address.
+    """
+    request = urllib.request.Request(urljoin(site_url, "/robots.txt"), headers={"User-Agent": user_agent()})
+    try:
+        urllib.request.urlopen(request, timeout=timeout_seconds).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+    except (OSError, http.client.HTTPException) as error:
+        raise SiteUnavailable(f"The site {site_url} cannot be reached: {getattr(error, 'reason', error)}.") from error
 
 
 def user_agent() -> str:

@@ -1,7 +1,8 @@
-"""The site's seasons: four a year, written "1998-spring", ranges "2015-winter..2019-fall"."""
+"""The site's seasons: four a year, written "1998-spring", ranges "2015-winter..2019-fall" or "2015-winter..now"."""
 
 import re
 from dataclasses import dataclass
+from datetime import date
 
 from tasks.errors import SeasonError
 
@@ -46,20 +47,27 @@ def parse_season(text: str) -> Season:
 
 
 def parse_seasons(text: str) -> list[Season]:
-    """Read a range of seasons, both ends included, or a single season.
+    """Read a range of seasons, both ends included, or a single season; "now" is the season of today.
 
     Raises:
         SeasonError: an end is no season, or the last comes before the first.
     """
     first_text, _, last_text = text.partition("..")
-    first = parse_season(first_text)
-    last = parse_season(last_text) if ".." in text else first
+    first = _season_or_now(first_text)
+    last = _season_or_now(last_text) if ".." in text else first
     if last < first:
         raise SeasonError(f"The seasons {text.strip()} end before they begin: did you mean {last}..{first}?")
     seasons = [first]
     while seasons[-1] < last:
         seasons.append(seasons[-1].following())
     return seasons
+
+
+def _season_or_now(text: str) -> Season:
+    if text.strip().lower() != "now":
+        return parse_season(text)
+    today = date.today()
+    return Season(today.year, (today.month - 1) // 3)
 
 
 def season_of_date(date: str | None) -> Season | None:

@@ -27,7 +27,10 @@ def test_a_process_answers_while_the_block_lasts_and_is_gone_after_it(tmp_path: 
 
 def test_children_that_ignore_the_end_of_their_parent_are_killed(tmp_path: Path) -> None:
     stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-    parent = f"import subprocess, sys, time; print(subprocess.Popen([sys.executable, '-c', {stubborn!r}]).pid, flush=True); time.sleep(600)"
+    parent = (
+        "import subprocess, sys, time; "
+        f"print(subprocess.Popen([sys.executable, '-c', {stubborn!r}]).pid, flush=True); time.sleep(600)"
+    )
     with Processes(tmp_path, ending_seconds=1) as processes:
         processes.start("Parent", [sys.executable, "-c", parent], {})
         while not (child := processes.log("Parent").read_text().strip()):

@@ -135,18 +135,14 @@ def test_programs_get_the_function_s_answer_as_json(client: FlaskClient, functio
     assert answer == function.body
 
 
-def test_genres_are_shown_most_probable_first_whatever_their_order(
-    client: FlaskClient, function: Any
-) -> None:
+def test_genres_are_shown_most_probable_first_whatever_their_order(client: FlaskClient, function: Any) -> None:
     function.body = {**function.body, "genres": function.body["genres"][::-1]}
     names = [genre["name"] for genre in upload(client, headers=JSON).json["genres"]]
     assert names == ["Action", "Sci-Fi", "Adventure", "Slice of Life"]
 
 
 @pytest.mark.parametrize("sample", SAMPLES)
-def test_a_drawn_sample_is_asked_about_like_an_upload(
-    sample: str, client: FlaskClient, function: Any
-) -> None:
+def test_a_drawn_sample_is_asked_about_like_an_upload(sample: str, client: FlaskClient, function: Any) -> None:
     response = client.post("/anime", data={"sample": sample})
     assert response.status_code == 200
     with Image.open(io.BytesIO(function.posters[0])) as image:
@@ -222,9 +218,7 @@ def test_an_address_that_is_none_is_refused_at_the_start(address: str) -> None:
         create_app(address)
 
 
-@pytest.mark.parametrize(
-    "form", [{}, {"poster": ""}, {"poster": (io.BytesIO(b""), "")}, {"sample": "../app"}]
-)
+@pytest.mark.parametrize("form", [{}, {"poster": ""}, {"poster": (io.BytesIO(b""), "")}, {"sample": "../app"}])
 def test_a_form_without_a_poster_is_told_to_choose_one(form: dict[str, Any], client: FlaskClient) -> None:
     response = client.post("/anime", data=form, headers=JSON)
     assert error_of(response) == (400, "no_poster", "No poster was chosen; choose an image first.")
@@ -251,9 +245,7 @@ def test_the_sender_of_a_large_body_reads_the_refusal(function: Any) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
     try:
         body = bytes(40 * 2**20)
-        connection.request(
-            "POST", "/anime", body, {"Content-Type": "multipart/form-data; boundary=x", **JSON}
-        )
+        connection.request("POST", "/anime", body, {"Content-Type": "multipart/form-data; boundary=x", **JSON})
         response = connection.getresponse()
         assert response.status == 413
         assert json.load(response)["error"]["code"] == "too_large"

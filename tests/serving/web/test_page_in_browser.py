@@ -62,9 +62,7 @@ def page(browser: Browser, page_url: str) -> Iterator[Page]:
         "console",
         lambda message: complaints.append(message.text) if "status of" not in message.text else None,
     )
-    opened.on(
-        "request", lambda request: complaints.append(request.url) if not own(request.url, page_url) else None
-    )
+    opened.on("request", lambda request: complaints.append(request.url) if not own(request.url, page_url) else None)
     opened.goto(page_url)
     yield opened
     context.close()
@@ -82,9 +80,7 @@ def poster(tmp_path: Path) -> Path:
     return file
 
 
-def test_an_uploaded_poster_is_shown_and_its_genres_appear_as_bars(
-    page: Page, poster: Path, function: Any
-) -> None:
+def test_an_uploaded_poster_is_shown_and_its_genres_appear_as_bars(page: Page, poster: Path, function: Any) -> None:
     page.set_input_files("#poster", poster)
     expect(page.get_by_role("heading", name="Action, Sci-Fi")).to_be_visible()
     assert function.posters == [poster.read_bytes()]
@@ -92,16 +88,12 @@ def test_an_uploaded_poster_is_shown_and_its_genres_appear_as_bars(
     rows = page.locator(".genres > li:visible")
     assert rows.locator(".name").all_inner_texts() == ["Action", "Sci-Fi", "Adventure"]
     assert rows.locator(".word").all_inner_texts() == ["likely", "likely", "maybe"]
-    for row, (probability, threshold) in zip(
-        rows.all(), [(0.83, 0.4), (0.61, 0.45), (0.34, 0.36)], strict=True
-    ):
+    for row, (probability, threshold) in zip(rows.all(), [(0.83, 0.4), (0.61, 0.45), (0.34, 0.36)], strict=True):
         track, fill, mark = (row.locator(part).bounding_box() for part in (".track", ".fill", ".threshold"))
         assert track and fill and mark
         assert fill["width"] == pytest.approx(probability * track["width"], abs=1)
         assert mark["x"] - track["x"] == pytest.approx(threshold * track["width"], abs=1)
-    expect(page.locator(".model")).to_contain_text(
-        "version 3, 9f86d081884c, trained on the catalogue of 23 November"
-    )
+    expect(page.locator(".model")).to_contain_text("version 3, 9f86d081884c, trained on the catalogue of 23 November")
     page.get_by_text("1 unlikely genre").click()
     expect(page.get_by_text("Slice of Life")).to_be_visible()
     expect(page.get_by_role("status")).to_have_text("Likely: Action, Sci-Fi.")
@@ -153,9 +145,7 @@ def test_the_keyboard_is_enough(key: str, page: Page, poster: Path) -> None:
     expect(page.get_by_text("Slice of Life")).to_be_visible()
 
 
-def test_an_error_is_an_alert_and_the_next_poster_replaces_it(
-    page: Page, poster: Path, function: Any
-) -> None:
+def test_an_error_is_an_alert_and_the_next_poster_replaces_it(page: Page, poster: Path, function: Any) -> None:
     good = function.body
     function.status = 415
     function.body = {"error": {"code": "unsupported_format", "message": "This is no image."}}
@@ -169,9 +159,7 @@ def test_an_error_is_an_alert_and_the_next_poster_replaces_it(
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
-def test_a_poster_that_is_too_large_is_refused_before_it_is_sent(
-    page: Page, tmp_path: Path, function: Any
-) -> None:
+def test_a_poster_that_is_too_large_is_refused_before_it_is_sent(page: Page, tmp_path: Path, function: Any) -> None:
     large = tmp_path / "large.jpg"
     with large.open("wb") as file:
         file.truncate(MAX_POSTER_BYTES + 1)
@@ -241,9 +229,7 @@ CONTRAST = """() => {
 }"""
 
 
-def test_without_javascript_the_form_answers_with_the_page(
-    browser: Browser, page_url: str, poster: Path
-) -> None:
+def test_without_javascript_the_form_answers_with_the_page(browser: Browser, page_url: str, poster: Path) -> None:
     context = browser.new_context(java_script_enabled=False, viewport={"width": 360, "height": 740})
     page = context.new_page()
     page.goto(page_url)

@@ -1,5 +1,7 @@
 """Seasons and ranges of them."""
 
+from datetime import date
+
 import pytest
 
 from tasks.errors import SeasonError
@@ -61,3 +63,9 @@ def test_a_range_that_ends_before_it_begins_is_refused_with_the_one_meant() -> N
 def test_the_season_of_a_date_is_known_from_its_month(date: str | None, season: str | None) -> None:
     found = season_of_date(date)
     assert (str(found) if found else None) == season
+
+
+def test_a_range_to_now_ends_with_the_season_of_today() -> None:
+    today = date.today()
+    last = parse_seasons("2015-winter..now")[-1]
+    assert (last.year, last.quarter) == (today.year, (today.month - 1) // 3)

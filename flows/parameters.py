@@ -1,0 +1,25 @@
+"""What a person may set for a run: these models are the form in the Prefect UI and the command's options."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ml.configuration import PreprocessConfig, TrainConfig
+
+LIVE_SITE = "https://myanimelist.net"
+
+
+class RetrainParameters(BaseModel):
+    """One run from the site's pages to the deployed function."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    site_url: str = Field(
+        LIVE_SITE, pattern=r"^https?://[^/\s]+$", description="The site that is read, without a path."
+    )
+    seasons: str = Field(
+        "2015-winter..now", description="The seasons that are read: '2015-winter..2019-fall', or '..now' as end."
+    )
+    requests_per_second: float | None = Field(
+        1, gt=0, description="Page requests a second at most; no limit applies on this machine's own addresses."
+    )
+    preprocess: PreprocessConfig = Field(PreprocessConfig(), description="How posters become a dataset.")
+    train: TrainConfig = Field(TrainConfig(), description="How the networks are trained and compared.")

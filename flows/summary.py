@@ -1,0 +1,102 @@
+"""A run of the flow as people read it: a table of steps, one of scores, and a JSON file of both."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from rich.console import Console
+from rich.table import Table
+
+from flows.parameters import RetrainParameters
+from flows.retrain import retrain
+from infra.files import write_bytes
+from tasks.records import RetrainRecord
+
+_RECORDING_SECONDS = 15
+
+
+@dataclass(frozen=True)
+class Step:
+    """One task of a run: its seconds of work, how often it was started, and the state it ended in."""
+
+    name: str
+    seconds: float
+    tries: int
+    state: str
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What one run of the flow did."""
+
+    steps: list[Step]
+    message: str
+    record: RetrainRecord
+
+
+def run_retrain(parameters: RetrainParameters) -> RunSummary:
+    """Run the flow here and now.
+
+    Raises:
+        AnimeGenreError: the one that ended the run.
+    """
+    state: Any = retrain(parameters, return_state=True)
+    record = state.result()  # raises what the flow raised
+    return RunSummary(recorded_steps(state.state_details.flow_run_id), state.message or "", record)
+
+
+def recorded_steps(flow_run_id: UUID) -> list[Step]:
+    """The steps as the server recorded them, which happens some seconds after they ended."""
+    wanted = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
+    deadline = time.monotonic() + _RECORDING_SECONDS
+    with get_client(sync_client=True) as client:
+        runs = client.read_task_runs(flow_run_filter=wanted)
+        while not all(run.state and run.state.is_final() for run in runs) and time.monotonic() < deadline:
+            time.sleep(0.5)
+            runs = client.read_task_runs(flow_run_filter=wanted)
+    return [
+        Step(run.name.rsplit("-", 1)[0], run.total_run_time.total_seconds(), run.run_count, run.state_name or "")
+        for run in sorted(runs, key=lambda run: str(run.start_time))
+    ]
+
+
+def show(summary: RunSummary, console: Console) -> None:
+    """Print the steps with their seconds, and the networks and baselines with their scores."""
+    record = summary.record
+    steps = Table("step", "seconds", "tries", "state", title="Steps")
+    for step in summary.steps:
+        steps.add_row(step.name, f"{step.seconds:.1f}", str(step.tries), step.state)
+    console.print(steps)
+    networks = Table("network", "weighted F1", "mAP", "pretrained", "seconds", title="Networks, validation part")
+    for network in record.training.networks:
+        chosen = " (chosen)" if network.name == record.training.chosen else ""
+        networks.add_row(
+            network.name + chosen,
+            f"{network.weighted_f1:.3f}",
+            f"{network.mean_average_precision:.3f}",
+            "yes" if network.pretrained else "no",
+            f"{network.seconds:.0f}",
+        )
+    console.print(networks)
+    scores = Table("on the test part", "weighted F1", "macro F1", "micro F1", "mAP", title="Scores, test part")
+    for score in record.evaluation.scores:
+        figures = (score.weighted_f1, score.macro_f1, score.micro_f1, score.mean_average_precision)
+        scores.add_row(score.name, *(f"{figure:.3f}" for figure in figures))
+    console.print(scores)
+    console.print(summary.message[:1].upper() + summary.message[1:])
+
+
+def write_summary(summary: RunSummary, path: Path, **more: object) -> None:
+    """Write all figures of a run as JSON."""
+    content = {
+        "message": summary.message,
+        "steps": [vars(step) for step in summary.steps],
+        "record": summary.record.model_dump(mode="json"),
+        **more,
+    }
+    write_bytes(path, json.dumps(content, indent=2).encode())

@@ -1,0 +1,71 @@
+"""The stack that stays: deployment with its schedule, TensorBoard and the page, beside the stand-ins."""
+
+import sys
+import time
+from pathlib import Path
+
+from flows.parameters import RetrainParameters
+from infra.errors import StackError
+from infra.local.processes import claim_port
+from infra.local.stack import Stack
+
+_POLL_SECONDS = 1
+
+
+def keep_up(
+    stack: Stack,
+    workspace: Path,
+    parameters: RetrainParameters,
+    tensorboard_port: int,
+    page_port: int,
+    schedule: list[str],
+) -> None:
+    """Add what people open to a running stack, print the addresses, and stay until Ctrl-C.
+
+    Raises:
+        StackError: a port is taken, or a process ended by itself.
+    """
+    tensorboard_port = claim_port(tensorboard_port, "TensorBoard", "--tensorboard-port")
+    page_port = claim_port(page_port, "the page", "--page-port")
+    logs = workspace / "tensorboard"
+    logs.mkdir(exist_ok=True)
+    python, loopback = sys.executable, "127.0.0.1"
+    start = stack.processes.start
+    start(
+        "TensorBoard",
+        [
+            *(python, "-m", "tensorboard.main", "--logdir", str(logs), "--reload_multifile", "true"),
+            *("--host", loopback, "--port", str(tensorboard_port)),
+        ],
+        stack.environment,
+        f"http://{loopback}:{tensorboard_port}/",
+    )
+    start(
+        "Page",
+        [
+            *(python, "-m", "gunicorn", "--bind", f"{loopback}:{page_port}", "--threads", "4", "--no-control-socket"),
+            "serving.web.app:create_app()",
+        ],
+        {"FUNCTION_URL": stack.function_url},
+        f"http://{loopback}:{page_port}/healthz",
+    )
+    start(
+        "Deployment",
+        [python, "-m", "flows.deployments", "--parameters", parameters.model_dump_json(), *schedule],
+        stack.environment,
+        f"{stack.environment['PREFECT_API_URL']}/deployments/name/retrain/retrain",
+    )
+    stack.processes.wait_ready()
+    print(
+        f"Everything is up; it lies in {workspace}.\n"
+        f"  Prefect      {stack.prefect_url}   (Deployments, retrain: Run, or wait for its schedule)\n"
+        f"  MLflow       {stack.mlflow_url}\n"
+        f"  TensorBoard  http://{loopback}:{tensorboard_port}\n"
+        f"  Function     {stack.function_url}   (answers once a model is live)\n"
+        f"  Page         http://{loopback}:{page_port}/anime\n"
+        f"The deployment reads {parameters.site_url}. Ctrl-C ends all.",
+        flush=True,
+    )
+    while (ended := stack.processes.ended()) is None:
+        time.sleep(_POLL_SECONDS)
+    raise StackError(f"{ended} ended by itself; see {stack.processes.log(ended)}.")

@@ -1,0 +1,139 @@
+"""What the steps hand to each other: store keys, hashes and figures; never tensors, bytes or local paths."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    """A small immutable record, kept as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CatalogueRecord(Record):
+    """The summary table of one scrape: `catalogues/{sha256}.csv`."""
+
+    key: str
+    sha256: str
+    site_url: str
+    seasons: str
+    titles: int
+    snapshot_date: str
+
+
+class PosterSetRecord(Record):
+    """Which posters there are: `poster-sets/{sha256}.json`; counts by status."""
+
+    key: str
+    sha256: str
+    posters: int
+    new: int
+    missing: int
+    broken: int
+    explicit: int
+    without_address: int
+
+
+class DatasetRecord(Record):
+    """Decoded posters and labels: the objects below `datasets/{dataset_key}/`."""
+
+    key: str
+    dataset_key: str
+    snapshot_date: str
+    image_size: int
+    posters: int
+    parts: dict[str, int]
+    genres: list[str]
+
+
+class NetworkRecord(Record):
+    """How one network did on the validation part."""
+
+    name: str
+    backbone: str | None
+    pretrained: bool
+    trained: str
+    weighted_f1: float
+    mean_average_precision: float
+    seconds: float
+    images_per_second: float
+
+
+class TrainingRecord(Record):
+    """The trained networks and the bundle of the chosen one, kept with its MLflow run."""
+
+    run_id: str
+    bundle_sha256: str
+    chosen: str
+    networks: list[NetworkRecord]
+    device: str
+    precision: str
+
+
+class ScoreRecord(Record):
+    """Scores on the test part."""
+
+    name: str
+    weighted_f1: float
+    macro_f1: float
+    micro_f1: float
+    mean_average_precision: float
+
+
+class EvaluationRecord(Record):
+    """The chosen network on the test part (first of the scores), beside the baselines and the champion.
+
+    The two weighted F1 of challenger and champion are over the genres that both know.
+    """
+
+    scores: list[ScoreRecord]
+    champion_version: str | None
+    champion_weighted_f1: float | None
+    challenger_weighted_f1: float | None
+    better: bool
+    reason: str
+
+
+class ModelRecord(Record):
+    """A version in MLflow's registry."""
+
+    version: str
+    run_id: str
+    bundle_sha256: str
+
+
+class BundleRecord(Record):
+    """A bundle in the bucket: the objects below `bundles/{sha256}/`."""
+
+    uri: str
+    sha256: str
+
+
+class AnswerRecord(Record):
+    """What the deployed function said of one poster."""
+
+    poster: str
+    title: str
+    predicted: list[str]
+    expected: list[str]
+
+
+class DeploymentRecord(Record):
+    """What is live now."""
+
+    url: str
+    revision: str
+    version: str
+    bundle_sha256: str
+    answers: list[AnswerRecord]
+
+
+class RetrainRecord(Record):
+    """Everything that one run of the flow handed from step to step."""
+
+    catalogue: CatalogueRecord
+    posters: PosterSetRecord
+    dataset: DatasetRecord
+    training: TrainingRecord
+    evaluation: EvaluationRecord
+    model: ModelRecord
+    deployment: DeploymentRecord | None

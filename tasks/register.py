@@ -1,0 +1,65 @@
+"""Step 6: the trained network becomes a version in MLflow's registry."""
+
+import subprocess
+from pathlib import Path
+
+from prefect.artifacts import create_link_artifact
+
+from infra.registry import Registry
+from infra.settings import read_settings
+from serving.function.model import MODEL
+from tasks.bundles import check_bundle, fetch_bundle
+from tasks.records import DatasetRecord, EvaluationRecord, ModelRecord, TrainingRecord
+from tasks.step import reused, step
+
+
+@step("register")
+def register(dataset: DatasetRecord, training: TrainingRecord, evaluation: EvaluationRecord) -> ModelRecord:
+    """Register the chosen network with its scores, the dataset's hash and the code's commit.
+
+    Raises:
+        ServiceUnavailable: MLflow does not answer (retryable).
+        BundleError: the bundle is not what its hash says.
+    """
+    settings = read_settings()
+    registry = Registry(settings)
+    known = registry.version_of(training.bundle_sha256)
+    if known is not None:
+        record = ModelRecord(version=known.version, run_id=known.run_id, bundle_sha256=training.bundle_sha256)
+        return reused(record, f"version {known.version} holds this bundle")
+    folder = fetch_bundle(registry, settings.workspace, training.run_id, training.bundle_sha256)
+    manifest = check_bundle(folder, training.bundle_sha256)
+    scores = evaluation.scores[0]
+    tags = {
+        "bundle_sha256": training.bundle_sha256,
+        "dataset_key": dataset.dataset_key,
+        "dataset_date": dataset.snapshot_date,
+        "git_commit": git_commit(),
+        "network": training.chosen,
+        "weighted_f1": f"{scores.weighted_f1:.4f}",
+        "mean_average_precision": f"{scores.mean_average_precision:.4f}",
+        "better_than_champion": str(evaluation.better).lower(),
+    }
+    version = registry.register(
+        training.run_id, folder / MODEL, manifest.preprocessing.size, len(manifest.genres), tags
+    )
+    if settings.tracking_uri.startswith("http"):
+        link = f"{settings.tracking_uri}/#/models/{settings.model_name}/versions/{version.version}"
+        create_link_artifact(link, key="model-version", description=f"Version {version.version}")
+    return ModelRecord(version=version.version, run_id=training.run_id, bundle_sha256=training.bundle_sha256)
+
+
+def git_commit() -> str:
+    """The commit of the running code, "unknown" where it is no checkout."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return found.stdout.strip()

@@ -1,0 +1,65 @@
+"""Where a step's progress and a training's figures go: the log (terminal and Prefect UI alike) and MLflow."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.registry import Registry
+from ml.reporting import NullReporter, Reporter
+
+logger = logging.getLogger("tasks")
+
+
+class ProgressLog(NullReporter):
+    """Says in the log how far a step is, at most every few seconds, with rate and time left."""
+
+    def __init__(self, every_seconds: float = 5) -> None:
+        self._every_seconds = every_seconds
+        self._started: dict[str, float] = {}
+        self._told: dict[str, float] = {}
+
+    @contextmanager
+    def run(self, name: str, parameters: Mapping[str, object]) -> Iterator[Reporter]:
+        settings = ", ".join(f"{key} {_short(value)}" for key, value in parameters.items())
+        logger.info("%s%s", name, f": {settings}" if settings else "")
+        yield ProgressLog(self._every_seconds)
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        now = time.monotonic()
+        if done == 0 or what not in self._started:
+            self._started[what] = self._told[what] = now
+        seconds = now - self._started[what]
+        if done < total and now - self._told[what] < self._every_seconds:
+            return
+        self._told[what] = now
+        rate = done / seconds if seconds > 0 else 0.0
+        left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
+        logger.info("%s: %d of %d (%.1f a second%s)", what, done, total, rate, left)
+
+
+class MlflowReporter(NullReporter):
+    """Runs become nested MLflow runs, with their parameters, curves and pictures."""
+
+    def __init__(self, registry: Registry, run_id: str) -> None:
+        self._registry = registry
+        self._run_id = run_id
+
+    @contextmanager
+    def run(self, name: str, parameters: Mapping[str, object]) -> Iterator[Reporter]:
+        with self._registry.run(name, parameters, parent=self._run_id) as run_id:
+            yield MlflowReporter(self._registry, run_id)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        self._registry.log_metrics(self._run_id, values, step)
+
+    def images(self, name: str, images: NDArray[np.uint8], captions: Sequence[str] = ()) -> None:
+        strip = np.concatenate(list(images), axis=2).transpose(1, 2, 0)  # side by side, uint8 [H, N * W, 3]
+        self._registry.log_image(self._run_id, name, strip)
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

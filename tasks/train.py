@@ -1,0 +1,134 @@
+"""Step 4: both networks are trained and compared; the better one becomes a bundle, kept with its MLflow run."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from prefect.artifacts import create_markdown_artifact
+
+from infra.errors import NotFound
+from infra.files import sha256_of
+from infra.registry import Registry
+from infra.settings import Settings, read_settings
+from infra.store import Store
+from ml.bundle import write_bundle
+from ml.card import model_card
+from ml.configuration import TrainConfig
+from ml.reporting import Reporters, TensorBoardReporter
+from ml.search import NetworkOutcome, train_networks
+from ml.weights import read_weights
+from tasks.bundles import bundle_key, log_bundle
+from tasks.preprocess import fetch_dataset
+from tasks.records import DatasetRecord, NetworkRecord, TrainingRecord
+from tasks.reporters import MlflowReporter, ProgressLog
+from tasks.step import reused, step
+
+# To be raised whenever the same data and settings would give other networks than before.
+TRAINING_VERSION = 1
+
+
+@step("train")
+def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
+    """Search both networks' hyperparameters on the dataset and keep the better network as a bundle.
+
+    Raises:
+        WeightsError: the given weights cannot be read or do not fit the backbone.
+        TrainingError: no trial could be trained.
+        ServiceUnavailable: the store or MLflow does not answer (retryable).
+    """
+    settings = read_settings()
+    store, workspace = Store(settings), settings.workspace
+    config = replace(config, weights=_local_weights(config.weights, settings))
+    weights = read_weights(config.weights, config.backbone, workspace / "weights")
+    key = _training_key(dataset, config, weights.sha256 if weights else None)
+    if (done := _done(store, key)) is not None:
+        return reused(done, f"bundle {done.bundle_sha256[:12]} was trained on this dataset with these settings")
+
+    data = fetch_dataset(store, workspace, dataset.dataset_key)
+    registry = Registry(settings)
+    parameters = {"dataset_key": dataset.dataset_key, "posters": dataset.posters, **asdict(config)}
+    with registry.run("retrain", parameters) as run_id:
+        board = TensorBoardReporter(workspace / "tensorboard" / run_id)
+        try:
+            reporter = Reporters(ProgressLog(), board, MlflowReporter(registry, run_id))
+            outcome = train_networks(data, config, reporter, workspace / "weights")
+        finally:
+            board.close()
+        beside = workspace / "bundles" / f"{run_id}.new"
+        bundle = write_bundle(beside, outcome.chosen, config, data, model_card(outcome, data))
+        log_bundle(registry, run_id, beside)
+        registry.log_metrics(run_id, {f"validation/{k}": v for k, v in outcome.chosen.validation.scalars().items()})
+    folder = workspace / bundle_key(bundle.sha256)
+    if not folder.exists():
+        beside.replace(folder)
+    record = TrainingRecord(
+        run_id=run_id,
+        bundle_sha256=bundle.sha256,
+        chosen=outcome.chosen.name,
+        networks=[_network(network) for network in outcome.networks],
+        device=outcome.chosen.device,
+        precision=outcome.chosen.precision,
+    )
+    store.write(_manifest_key(key), record.model_dump_json().encode())
+    create_markdown_artifact(_report(record), key="training")
+    return record
+
+
+def _local_weights(spec: str, settings: Settings) -> str:
+    """The weights' setting with a gs:// address fetched to a file of this machine."""
+    address = urlsplit(spec)
+    if address.scheme != "gs":
+        return spec
+    key = address.path.lstrip("/")
+    path = settings.workspace / "weights" / sha256_of(spec.encode())[:16] / Path(key).name
+    store = Store(settings.model_copy(update={"bucket": address.netloc}))
+    return str(store.fetch(key, path))
+
+
+def _training_key(dataset: DatasetRecord, config: TrainConfig, weights_sha256: str | None) -> str:
+    """The hash of everything that decides which network comes out; weights by content, not by address."""
+    content = {
+        "version": TRAINING_VERSION,
+        "dataset": dataset.dataset_key,
+        "config": {**asdict(config), "weights": weights_sha256},
+    }
+    return sha256_of(json.dumps(content, sort_keys=True).encode())
+
+
+def _manifest_key(key: str) -> str:
+    return f"trainings/{key}.json"
+
+
+def _done(store: Store, key: str) -> TrainingRecord | None:
+    """What an earlier run with the same data and settings left, if there was one."""
+    try:
+        return TrainingRecord.model_validate_json(store.read(_manifest_key(key)))
+    except NotFound:
+        return None
+
+
+def _network(network: NetworkOutcome) -> NetworkRecord:
+    return NetworkRecord(
+        name=network.name,
+        backbone=network.backbone,
+        pretrained=network.weights_sha256 is not None,
+        trained=network.trained,
+        weighted_f1=network.validation.weighted_f1,
+        mean_average_precision=network.validation.mean_average_precision,
+        seconds=network.seconds,
+        images_per_second=network.images_per_second,
+    )
+
+
+def _report(record: TrainingRecord) -> str:
+    rows = "\n".join(
+        f"| {n.name}{' (chosen)' if n.name == record.chosen else ''} | {n.backbone or ''} | {n.trained} | "
+        f"{n.weighted_f1:.3f} | {n.mean_average_precision:.3f} | {n.seconds:.0f} |"
+        for n in record.networks
+    )
+    return (
+        f"Trained on {record.device}, {record.precision}.\n\n"
+        "| network | backbone | trained | weighted F1 (validation) | mAP | seconds |\n"
+        f"| --- | --- | --- | --- | --- | --- |\n{rows}"
+    )

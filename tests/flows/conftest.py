@@ -1,0 +1,46 @@
+"""One running stack for all tests of flows, and the small site beside it."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_EXTRA_LOGGERS, temporary_settings
+
+from flows.parameters import RetrainParameters
+from infra.local.site.server import small_site
+from infra.local.stack import Stack, local_stack
+from ml.configuration import PreprocessConfig, TrainConfig
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Prefect, MLflow, storage and Cloud Run stand-ins of a workspace; this process is led to them."""
+    before = dict(os.environ)
+    with local_stack(tmp_path_factory.mktemp("workspace")) as running:
+        os.environ.update(running.environment)
+        settings = {
+            PREFECT_API_URL: running.environment["PREFECT_API_URL"],
+            PREFECT_LOGGING_EXTRA_LOGGERS: running.environment["PREFECT_LOGGING_EXTRA_LOGGERS"],
+        }
+        with temporary_settings(settings):
+            yield running
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def site_url() -> Iterator[str]:
+    """The built-in site with fewer titles."""
+    with small_site(titles=300) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def parameters(site_url: str) -> RetrainParameters:
+    """A run of seconds: small posters, one trial, two epochs."""
+    return RetrainParameters(
+        site_url=site_url,
+        seasons="2015-winter..2019-fall",
+        preprocess=PreprocessConfig(image_size=32, min_posters=15, min_posters_per_part=2),
+        train=TrainConfig(trials=1, epochs=6, backbone="squeezenet1_1", weights="none"),
+    )

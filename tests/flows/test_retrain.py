@@ -1,0 +1,136 @@
+"""The flow on a running stack: faults, reuse, permanent errors, the schedule."""
+
+import json
+import sys
+import time
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun
+
+from flows.parameters import RetrainParameters
+from flows.retrain import retrain
+from flows.summary import RunSummary, recorded_steps, run_retrain
+from infra.endpoint import ask
+from infra.local.processes import Processes
+from infra.local.stack import Stack
+from infra.registry import Registry
+from infra.settings import read_settings
+from tasks.errors import SeasonError
+from tests.faults import Fault, fault_proxy
+
+STEPS = ["scrape", "download posters", "preprocess", "train", "evaluate", "register", "upload", "redeploy"]
+# A client tries for a second, a failed step waits two: what fails this long fails the step exactly once.
+FAULT_SECONDS = 1.5
+SITE_ATTEMPTS = 4  # of the site's client, before a page has failed
+
+
+@pytest.fixture(scope="module")
+def first_run(stack: Stack, parameters: RetrainParameters) -> tuple[RunSummary, list[Fault]]:
+    """A run in which each step meets a service that fails for a while."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANIME_GENRE_SERVICE_TIMEOUT_SECONDS", "1")
+        in_site = [Fault("/anime/season/2016/winter", times=SITE_ATTEMPTS)]
+        in_storage = [Fault(name, FAULT_SECONDS) for name in ("poster-sets", "parts.csv", "trainings", "bundles")]
+        in_mlflow = [Fault("model-versions/create", FAULT_SECONDS)]
+        in_cloud_run = [Fault("GET /v2/", FAULT_SECONDS, status=500), Fault("builds:submit", FAULT_SECONDS)]
+        with (
+            fault_proxy(parameters.site_url, *in_site) as site,
+            fault_proxy(stack.storage_url, *in_storage) as storage,
+            fault_proxy(stack.mlflow_url, *in_mlflow) as mlflow,
+            fault_proxy(stack.cloud_run_url, *in_cloud_run) as cloud_run,
+        ):
+            patch.setenv("STORAGE_EMULATOR_HOST", storage.url)
+            patch.setenv("MLFLOW_TRACKING_URI", mlflow.url)
+            patch.setenv("ANIME_GENRE_CLOUD_RUN_ENDPOINT", cloud_run.url)
+            summary = run_retrain(parameters.model_copy(update={"site_url": site.url}))
+    return summary, [*in_site, *in_storage, *in_mlflow, *in_cloud_run]
+
+
+def test_each_step_that_fails_once_is_tried_again_and_the_run_completes(first_run) -> None:
+    summary, faults = first_run
+    assert [fault.matching for fault in faults if fault.met == 0] == []
+    assert [(step.name, step.tries, step.state) for step in summary.steps] == [(n, 2, "Completed") for n in STEPS]
+    assert "is live" in summary.message
+
+
+def test_the_deployed_function_answers_and_the_alias_champion_follows_the_traffic(first_run) -> None:
+    record = first_run[0].record
+    answer = ask(record.deployment.url, record.deployment.answers[0].poster)
+    assert answer["model"]["sha256"] == record.training.bundle_sha256
+    assert {genre["name"] for genre in answer["genres"]} == set(record.dataset.genres)
+    champion = Registry(read_settings()).champion()
+    assert champion is not None
+    assert champion.version == answer["model"]["version"]
+    assert champion.tags["bundle_sha256"] == record.training.bundle_sha256
+    assert champion.tags["bundle_uri"].endswith(record.training.bundle_sha256)
+
+
+def test_every_title_of_the_site_is_in_the_catalogue_and_posters_lie_in_the_bucket(first_run, stack: Stack) -> None:
+    record = first_run[0].record
+    assert record.catalogue.titles == 300
+    workspace = read_settings().workspace
+    posters = list((workspace / "posters").glob("*.jpg"))
+    assert len(posters) == record.posters.posters > 250
+    answer = ask(record.deployment.url, f"posters/{posters[0].name}")
+    assert answer["genres"]
+
+
+def test_a_second_run_over_an_unchanged_site_reuses_what_was_done_and_keeps_the_champion(
+    first_run, parameters: RetrainParameters
+) -> None:
+    summary = run_retrain(parameters)
+    record = summary.record
+    assert summary.message.startswith("champion kept")
+    assert [(step.name, step.state) for step in summary.steps] == [
+        *(("scrape", "Completed"), ("download posters", "Completed"), ("preprocess", "Reused")),
+        *(("train", "Reused"), ("evaluate", "Completed"), ("register", "Reused")),
+    ]
+    assert record.dataset.dataset_key == first_run[0].record.dataset.dataset_key
+    assert record.posters.sha256 == first_run[0].record.posters.sha256
+    assert record.posters.new == 0
+
+
+def test_a_worker_with_an_empty_disk_takes_every_step_from_the_bucket(
+    first_run, parameters: RetrainParameters, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANIME_GENRE_WORKSPACE", str(tmp_path))
+    summary = run_retrain(parameters)
+    record = summary.record
+    assert summary.message.startswith("champion kept")
+    assert record.posters.new == 0
+    assert record.dataset.dataset_key == first_run[0].record.dataset.dataset_key
+    assert record.training == first_run[0].record.training
+
+
+def test_a_permanent_error_is_not_retried_and_names_itself(stack: Stack, parameters: RetrainParameters) -> None:
+    state = retrain(parameters.model_copy(update={"seasons": "1850-winter"}), return_state=True)
+    assert state.is_failed()
+    assert "SeasonError" in state.message and "1850" in state.message
+    assert [(step.name, step.tries) for step in recorded_steps(state.state_details.flow_run_id)] == [("scrape", 1)]
+    with pytest.raises(SeasonError):
+        state.result()
+
+
+def test_a_deployment_with_a_short_interval_starts_a_run_by_itself(
+    first_run, stack: Stack, parameters: RetrainParameters, tmp_path
+) -> None:
+    command = [sys.executable, "-m", "flows.deployments", "--interval-seconds", "5"]
+    command += ["--parameters", parameters.model_dump_json()]
+    with Processes(tmp_path) as processes, get_client(sync_client=True) as client:
+        processes.start("Deployment", command, stack.environment)
+        scheduled = wait_for_scheduled_run(client)
+        assert scheduled.state_type.value == "COMPLETED", processes.log("Deployment").read_text()
+        assert json.dumps(scheduled.parameters).count(parameters.site_url) == 1
+
+
+def wait_for_scheduled_run(client: SyncPrefectClient, timeout_seconds: float = 90) -> FlowRun:
+    """The first run that a schedule started, once it has ended."""
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        ended = [run for run in client.read_flow_runs() if run.auto_scheduled and run.state.is_final()]
+        begun = [run for run in ended if run.state_name != "Cancelled"]
+        if begun:
+            return begun[0]
+        time.sleep(1)
+    pytest.fail("no scheduled run ended in time")
