@@ -1,0 +1,32 @@
+"""Learning without an orchestrator: `python -m ml train --help`, `python -m ml predict --help`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ml.commands import add_predict, add_train
+from serving.function.errors import AnimeGenreError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; gives the exit code, 0 where all went well."""
+    parser = argparse.ArgumentParser(prog="python -m ml", description="An anime's genres from its poster.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_train(commands.add_parser("train", help="train on a table and a folder of posters"))
+    add_predict(commands.add_parser("predict", help="the genres of posters, by a trained model"))
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except AnimeGenreError as error:
+        print(f"Error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    except OSError as error:  # a full disk, a folder that is read-only
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"Error: {error.strerror or error}{where}.", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

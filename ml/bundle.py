@@ -1,0 +1,152 @@
+"""A model on disk, as it is served: model.onnx, weights.safetensors, manifest.json, card.md.
+
+The graph holds everything from uint8 pixels to probabilities, so that decoding and resizing are all that is
+left to those who serve it. The manifest is written last; the hash of its bytes names the bundle, and the same
+network gives the same bytes in any folder.
+"""
+
+import importlib
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ml.configuration import TrainConfig
+from ml.dataset import Dataset
+from ml.errors import TrainingError, needs_package
+from ml.networks import GenreNetwork
+from ml.posters import file_sha256
+from ml.search import NetworkOutcome
+from ml.splits import VALIDATION
+from serving.function.model import FORMAT, INPUT, MANIFEST, MODEL, OUTPUT, Model
+
+if TYPE_CHECKING:
+    import onnx
+
+WEIGHTS, CARD = "weights.safetensors", "card.md"
+_OPSET = 18
+_PROBES = 8
+TOLERANCE = 1e-4
+"""How far ONNX Runtime's probabilities may lie from PyTorch's."""
+
+
+def check_packages() -> None:
+    """Whether all that training and writing a bundle import late is there; MissingPackageError names what is not."""
+    for package in ("optuna", "onnx", "onnxscript", "onnxruntime", "safetensors"):
+        with needs_package("Training a model"):
+            importlib.import_module(package)
+
+
+def write_bundle(folder: Path, outcome: NetworkOutcome, config: TrainConfig, dataset: Dataset, card: str) -> Model:
+    """Write a trained network as a bundle into `folder`, and give it as it is going to be served.
+
+    Before the files are moved in, the graph's probabilities of a few validation posters are checked against
+    the network's: TrainingError where they differ.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    network = outcome.network
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as beside:
+        new = Path(beside)
+        (new / MODEL).write_bytes(export_onnx(network, dataset.preprocessing.size))
+        (new / WEIGHTS).write_bytes(_safetensors(network))
+        (new / CARD).write_text(card, encoding="utf-8")
+        manifest = {
+            "format": FORMAT,
+            "genres": [
+                {**asdict(genre), "threshold": round(float(threshold), 6)}
+                for genre, threshold in zip(dataset.genres, outcome.thresholds, strict=True)
+            ],
+            "preprocessing": asdict(dataset.preprocessing),
+            "network": _record(outcome, config),
+            "dataset_key": dataset.key,
+            "files": {name: file_sha256(new / name) for name in (MODEL, WEIGHTS)},
+        }
+        (new / MANIFEST).write_text(json.dumps(manifest, sort_keys=True, indent=2) + "\n", encoding="utf-8")
+        _check(Model.load(new), network, dataset.images[dataset.rows(VALIDATION)[:_PROBES]])
+        (folder / MANIFEST).unlink(missing_ok=True)
+        for name in (MODEL, WEIGHTS, CARD, MANIFEST):
+            (new / name).replace(folder / name)
+    return Model.load(folder)
+
+
+def _record(outcome: NetworkOutcome, config: TrainConfig) -> dict[str, object]:
+    """How the network was made; nothing that differs between two runs on the same data has a place here."""
+    return {
+        "name": outcome.name,
+        "backbone": outcome.backbone,
+        "weights_sha256": outcome.weights_sha256,
+        "parameters": {
+            **asdict(outcome.best.hyperparameters),
+            "trained": outcome.trained,
+            "epochs": config.epochs,
+            "best_epoch": outcome.best.fit.best_epoch,
+            "batch_size": config.batch_size,
+            "seed": config.seed,
+        },
+    }
+
+
+class _Served(nn.Module):
+    """What the graph computes: posters, uint8 [N, 3, S, S], to probabilities, float32 [N, G]."""
+
+    def __init__(self, network: GenreNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.sigmoid(self.network(images))
+
+
+def export_onnx(network: GenreNetwork, size: int) -> bytes:
+    """The network as an ONNX graph with a free batch size; the same bytes for the same weights."""
+    with needs_package("Exporting a model"):
+        import onnx
+    # Two examples: PyTorch's exporter takes a batch of one for a constant.
+    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    program = torch.onnx.export(
+        _Served(network).eval(),
+        (example,),
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+        opset_version=_OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    _strip(model)
+    onnx.checker.check_model(model)
+    graph: bytes = model.SerializeToString(deterministic=True)
+    return graph
+
+
+def _strip(model: "onnx.ModelProto") -> None:
+    """Take out what the exporter notes beside the graph, among it source lines with paths of this machine."""
+    graph = model.graph
+    del model.metadata_props[:]
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.ClearField("doc_string")
+        del part.metadata_props[:]
+
+
+def _safetensors(network: GenreNetwork) -> bytes:
+    with needs_package("Writing weights"):
+        from safetensors.torch import save
+    return save({name: value.contiguous() for name, value in network.state_dict().items()})
+
+
+def _check(model: Model, network: GenreNetwork, probe: NDArray[np.uint8]) -> None:
+    with torch.no_grad():
+        expected = network(torch.from_numpy(np.array(probe))).sigmoid().numpy()
+    difference = float(np.abs(model.probabilities(probe) - expected).max(initial=0))
+    if not difference <= TOLERANCE:
+        raise TrainingError(
+            f"The exported graph's probabilities differ from the network's by {difference:.2g}, more than {TOLERANCE}."
+        )

@@ -1,0 +1,130 @@
+"""The commands `train` and `predict`: their options, and what they do.
+
+Each setting of `ml.configuration` is an option of its own name.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ml.configuration import PreprocessConfig, TrainConfig
+from serving.function.errors import AnimeGenreError
+
+_Config = TypeVar("_Config", PreprocessConfig, TrainConfig)
+
+
+def add_train(parser: argparse.ArgumentParser) -> None:
+    """The options of `train`; what they ask for is done by the function in the namespace's `run`."""
+    parser.add_argument(
+        "--catalogue",
+        type=Path,
+        required=True,
+        metavar="CSV",
+        help="Table with columns file, genres (joined by |) and an id; title, franchise, genre_ids help.",
+    )
+    parser.add_argument("--posters", type=Path, required=True, metavar="DIR", help="Folder of the files.")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="BUNDLE_DIR", help="Where the model and report.json go."
+    )
+    parser.add_argument(
+        "--workspace",
+        type=Path,
+        default=Path("workspace"),
+        metavar="DIR",
+        help="Keeps datasets, downloaded weights and TensorBoard's curves. Default: %(default)s.",
+    )
+    add_settings(parser, PreprocessConfig)
+    add_settings(parser, TrainConfig)
+    parser.set_defaults(run=_train)
+
+
+def add_settings(parser: argparse.ArgumentParser, config: type[PreprocessConfig | TrainConfig]) -> None:
+    """An option for each field of a configuration; the field's sentence is its help."""
+    for entry in fields(config):
+        parser.add_argument(
+            f"--{entry.name.replace('_', '-')}",
+            type=type(entry.default),
+            default=entry.default,
+            metavar="N" if isinstance(entry.default, int) else "NAME",
+            help=f"{entry.metadata['description']} Default: %(default)s.",
+        )
+
+
+def add_predict(parser: argparse.ArgumentParser) -> None:
+    """The options of `predict`, likewise."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE_DIR", help="Folder that `train` wrote.")
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="Posters.")
+    parser.add_argument("--json", action="store_true", help="Print a list, an object a file.")
+    parser.set_defaults(run=_predict)
+
+
+def settings(options: argparse.Namespace, config: type[_Config]) -> _Config:
+    """The configuration that the options of `add_settings` ask for; SettingError where that cannot be."""
+    return config(**{entry.name: getattr(options, entry.name) for entry in fields(config)})
+
+
+def _train(options: argparse.Namespace) -> int:
+    # Imported here so that --help and predict need not wait for torch.
+    from ml.progress import TerminalReporter
+    from ml.reporting import Reporters, TensorBoardReporter
+    from ml.standalone import train_from_table
+
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("ml").setLevel(logging.INFO)
+    preprocess, train = settings(options, PreprocessConfig), settings(options, TrainConfig)
+    curves = TensorBoardReporter(options.workspace / "tensorboard" / options.output.name)
+    try:
+        run = train_from_table(
+            options.catalogue,
+            options.posters,
+            options.output,
+            options.workspace,
+            preprocess,
+            train,
+            Reporters(TerminalReporter(), curves),
+        )
+    finally:
+        curves.close()
+    print(run.summary())
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from serving.function.model import Model
+
+    model = Model.load(options.bundle)
+    answers: list[dict[str, Any]] = []
+    for file in options.files:
+        try:
+            (predictions,) = model.predict([file.read_bytes()])
+        except AnimeGenreError as error:
+            answers.append({"file": str(file), "error": str(error)})
+        except OSError as error:
+            answers.append({"file": str(file), "error": f"The file cannot be read: {error.strerror}."})
+        else:
+            keep = ("name", "probability", "threshold", "predicted")
+            genres = [{name: asdict(entry)[name] for name in keep} for entry in predictions]
+            answers.append({"file": str(file), "genres": genres})
+    if options.json:
+        print(json.dumps(answers, indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(_line(answer) for answer in answers))
+    failed = [answer for answer in answers if "error" in answer]
+    for answer in failed:
+        print(f"Error: {answer['file']}: {answer['error']}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _line(answer: dict[str, Any]) -> str:
+    """One file's answer for a person: predicted genres, the most probable first."""
+    if "error" in answer:
+        return f"{answer['file']}: could not be read"
+    predicted = sorted(
+        (genre for genre in answer["genres"] if genre["predicted"]), key=lambda genre: -genre["probability"]
+    )
+    named = ", ".join(f"{genre['name']} {genre['probability']:.2f}" for genre in predicted)
+    return f"{answer['file']}: {named or 'no genre reaches its threshold'}"

@@ -1,0 +1,108 @@
+"""Is the challenger better than the champion?
+
+Both answer about the same test posters, over the genres that both know; the interval of the difference is a
+paired bootstrap over franchises (Efron and Tibshirani 1993, chapter 13), because posters of one franchise are
+not independent of each other.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.dataset import Dataset
+from ml.errors import DatasetError
+from ml.evaluation import ReadPoster, genres_of, predict
+from ml.metrics import Decisions, Labels, f1, weighted_f1
+from ml.splits import TEST
+from serving.function.model import Model
+
+_RESAMPLES = 2000
+EVERY_GENRE = "the baseline 'every genre'"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether the challenger takes the champion's place, and the figures behind it.
+
+    `interval` holds the 2.5 and 97.5 percentiles of the difference, challenger minus champion.
+    """
+
+    promote: bool
+    opponent: str
+    challenger_weighted_f1: float
+    opponent_weighted_f1: float
+    difference: float
+    interval: tuple[float, float]
+    genres: tuple[str, ...]
+    posters: int
+    sentence: str
+
+
+def decide(
+    challenger: Model,
+    champion: Model | None,
+    dataset: Dataset,
+    read_poster: ReadPoster | None = None,
+    seed: int = 0,
+) -> Decision:
+    """Compare on the dataset's test part; a first model is compared with predicting every genre.
+
+    The challenger wins with a higher weighted F1. `read_poster` gives posters to a champion of another image
+    size. Raises DatasetError where the two models share no genre.
+    """
+    rows = dataset.rows(TEST)
+    own_columns = {genre.key: column for column, genre in enumerate(genres_of(challenger))}
+    _, own = predict(challenger, dataset, TEST)
+    if champion is None:
+        names, labels, others = dataset.genre_names, dataset.labels[rows], np.ones_like(own)
+        opponent = EVERY_GENRE
+    else:
+        shared = {genre.key: column for column, genre in enumerate(genres_of(champion)) if genre.key in own_columns}
+        if not shared:
+            raise DatasetError("The challenger and the champion share no genre, so they cannot be compared.")
+        columns = [own_columns[key] for key in shared]
+        names = tuple(dataset.genre_names[column] for column in columns)
+        labels, own = dataset.labels[rows][:, columns], own[:, columns]
+        others = predict(champion, dataset, TEST, read_poster)[1][:, list(shared.values())]
+        opponent = "the champion"
+    scores = weighted_f1(own, labels), weighted_f1(others, labels)
+    difference = scores[0] - scores[1]
+    interval = paired_interval(own, others, labels, dataset.franchises[rows], seed)
+    promote = difference > 0
+    sentence = (
+        f"The challenger's weighted F1 is {scores[0]:.3f} and that of {opponent} {scores[1]:.3f} on "
+        f"{len(rows)} test posters over {len(names)} genres (difference {difference:+.3f}, 95 % interval "
+        f"{interval[0]:+.3f} to {interval[1]:+.3f}): "
+        f"{'the challenger is promoted' if promote else 'it is not promoted'}."
+    )
+    return Decision(promote, opponent, *scores, difference, interval, names, len(rows), sentence)
+
+
+def paired_interval(
+    ours: Decisions, theirs: Decisions, labels: Labels, franchises: NDArray[np.str_], seed: int
+) -> tuple[float, float]:
+    """The 95 % interval of the difference in weighted F1, ours minus theirs, over resampled franchises.
+
+    Decisions and labels are [N, G], franchises [N].
+    """
+    names, franchise = np.unique(franchises, return_inverse=True)
+    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=_RESAMPLES)
+
+    def resampled(counts: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Counts a genre in each resample, [resamples, G], from what is counted of each poster, [N, G]."""
+        by_franchise = np.zeros((len(names), counts.shape[1]), np.int64)
+        np.add.at(by_franchise, franchise, counts)
+        total: NDArray[np.int64] = draws @ by_franchise
+        return total
+
+    truth = labels == 1
+    support = resampled(truth)
+
+    def scores(decisions: Decisions) -> NDArray[np.float64]:
+        each = f1(resampled(decisions & truth), resampled(decisions), support)
+        weighted: NDArray[np.float64] = (each * support).sum(1) / np.maximum(support.sum(1), 1)
+        return weighted
+
+    low, high = np.quantile(scores(ours) - scores(theirs), [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,67 @@
+"""Posters become pixels: many image files, decoded side by side into one array."""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.genres import Genre
+from ml.reporting import Reporter
+from serving.function.errors import PosterError
+from serving.function.image import decode
+from serving.function.model import available_cpus
+
+
+@dataclass(frozen=True)
+class Poster:
+    """A title's poster on disk, and what is known about the title.
+
+    `part` is train, validation, test or left_out; `sha256` is that of the file.
+    """
+
+    id: str
+    title: str
+    genres: tuple[Genre, ...]
+    franchise: str
+    part: str
+    file: Path
+    sha256: str
+
+
+def file_sha256(file: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def decode_posters(posters: Sequence[Poster], images: NDArray[np.uint8], reporter: Reporter) -> dict[str, str]:
+    """Decode each poster into its row of `images`, uint8 [N, 3, size, size].
+
+    Gives the reason why a poster could not be used by its id; the pixels of such a row mean nothing. Pillow
+    lets go of the interpreter's lock while it decodes and resizes, so threads are as fast as processes.
+    """
+    broken: dict[str, str] = {}
+
+    def decode_row(row: int) -> str | None:
+        poster = posters[row]
+        try:
+            data = poster.file.read_bytes()
+            if hashlib.sha256(data).hexdigest() != poster.sha256:
+                return "The file is not the one whose sha256 was recorded."
+            images[row] = decode(data, images.shape[-1])
+        except PosterError as error:
+            return str(error)
+        except OSError as error:
+            return f"The file cannot be read: {error.strerror}."
+        return None
+
+    with ThreadPoolExecutor(available_cpus()) as pool:
+        for row, reason in enumerate(pool.map(decode_row, range(len(posters)))):
+            if reason is not None:
+                broken[posters[row].id] = reason
+            reporter.progress(row + 1, len(posters), "decoding posters")
+    return broken

@@ -1,0 +1,72 @@
+"""Thresholds a genre: fitted for F1, shrunk for rare genres, cross-fitted where candidates are compared."""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.metrics import Decisions, Labels, Probabilities, f1
+
+PRIOR_POSTERS = 40.0
+"""Weight of the common threshold, in posters that have the genre: at 40 of them it counts half."""
+FOLDS = 5
+_COMMON_CANDIDATES = 100
+
+
+def fit_thresholds(probabilities: Probabilities, labels: Labels) -> NDArray[np.float64]:
+    """The threshold of each genre, float [G], from probabilities and labels [N, G].
+
+    A genre's own F1-optimal threshold is drawn towards the common one that is best for all genres together,
+    the more so the fewer posters have the genre: on few posters the optimum is mostly chance.
+    """
+    common = common_threshold(probabilities, labels)
+    support = labels.sum(0, dtype=np.int64)
+    own = np.array([best_threshold(probabilities[:, g], labels[:, g]) for g in range(labels.shape[1])])
+    shrunk: NDArray[np.float64] = (support * own + PRIOR_POSTERS * common) / (support + PRIOR_POSTERS)
+    return shrunk
+
+
+def best_threshold(probabilities: NDArray[np.floating], labels: Labels) -> float:
+    """The threshold of one genre, [N] each, with the highest F1, halfway to the next lower probability."""
+    order = np.argsort(-probabilities, kind="stable")
+    ranked = probabilities[order].astype(np.float64)
+    true_positives = labels[order].cumsum(dtype=np.int64)
+    scores = f1(true_positives, np.arange(1, len(ranked) + 1), true_positives[-1:])
+    # A threshold cannot part posters of one probability.
+    scores[:-1][ranked[:-1] == ranked[1:]] = -1
+    best = int(scores.argmax())
+    return float((ranked[best] + (ranked[best + 1] if best + 1 < len(ranked) else 0)) / 2)
+
+
+def common_threshold(probabilities: Probabilities, labels: Labels) -> float:
+    """The one threshold for all genres with the highest weighted F1."""
+    support = labels.sum(0, dtype=np.int64)
+    candidates = np.unique(np.quantile(probabilities, np.linspace(0, 1, _COMMON_CANDIDATES)))
+    positive = labels == 1
+    scores = []
+    for candidate in candidates:
+        decisions = probabilities >= candidate
+        scores.append((f1((decisions & positive).sum(0), decisions.sum(0), support) * support).sum())
+    return float(candidates[int(np.argmax(scores))])
+
+
+def folds_by_franchise(franchises: NDArray[np.str_], folds: int = FOLDS) -> NDArray[np.int64]:
+    """A fold a poster, [N]; posters of a franchise share one. Fewer folds where franchises are few."""
+    hashed = {name: hashlib.sha256(name.encode()).digest() for name in set(franchises.tolist())}
+    count = max(min(folds, len(hashed)), 1)
+    fold = {name: index % count for index, name in enumerate(sorted(hashed, key=hashed.__getitem__))}
+    return np.array([fold[name] for name in franchises.tolist()], np.int64)
+
+
+def cross_fitted_decisions(probabilities: Probabilities, labels: Labels, folds: NDArray[np.int64]) -> Decisions:
+    """Decisions [N, G], each by thresholds that were fitted on the other folds.
+
+    Fitting and scoring on the same posters flatters, the more so the more genres and the fewer posters. A
+    single fold leaves no others, and is fitted on itself.
+    """
+    decisions = np.zeros(labels.shape, np.bool_)
+    for fold in np.unique(folds):
+        inside = folds == fold
+        others = inside if inside.all() else ~inside
+        decisions[inside] = probabilities[inside] >= fit_thresholds(probabilities[others], labels[others])
+    return decisions

@@ -1,0 +1,110 @@
+"""Posters that show their genres plainly, small enough that a test trains on them in seconds."""
+
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ml.bundle import write_bundle
+from ml.card import model_card
+from ml.configuration import PreprocessConfig, TrainConfig
+from ml.dataset import Dataset, build_dataset
+from ml.genres import Genre
+from ml.posters import Poster
+from ml.reporting import NullReporter
+from ml.search import TrainingOutcome, train_networks
+from ml.splits import draw_part
+from serving.function.model import Model
+
+GENRES = (Genre(1, "Action"), Genre(4, "Comedy"), Genre(8, "Drama"))
+_COLOURS = ((220, 30, 30), (30, 200, 30), (30, 30, 220))
+
+
+def draw_poster(genres: Sequence[Genre], seed: int) -> bytes:
+    """A JPEG of 48 x 64 pixels: noise, and a band of its own colour and place for each genre."""
+    pixels = np.random.default_rng(seed).integers(60, 200, (64, 48, 3)).astype(np.uint8)
+    for place, (genre, colour) in enumerate(zip(GENRES, _COLOURS, strict=True)):
+        if genre in genres:
+            pixels[place * 20 : place * 20 + 16] = colour
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=90)
+    return stream.getvalue()
+
+
+def make_posters(folder: Path, count: int) -> list[Poster]:
+    """Posters with one or two genres, each its own franchise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    posters = []
+    for number in range(count):
+        genres = tuple(dict.fromkeys([GENRES[number % 3], GENRES[number // 3 % 3]]))
+        data = draw_poster(genres, number)
+        file = folder / f"{number}.jpg"
+        file.write_bytes(data)
+        franchise = f"series {number}"
+        sha256 = hashlib.sha256(data).hexdigest()
+        posters.append(Poster(str(number), f"Series {number}", genres, franchise, draw_part(franchise), file, sha256))
+    return posters
+
+
+@pytest.fixture(scope="session")
+def small() -> PreprocessConfig:
+    return PreprocessConfig(image_size=32, min_posters=10, min_posters_per_part=2)
+
+
+@pytest.fixture(scope="session")
+def posters(tmp_path_factory: pytest.TempPathFactory) -> list[Poster]:
+    return make_posters(tmp_path_factory.mktemp("posters"), 120)
+
+
+@pytest.fixture(scope="session")
+def dataset(posters: list[Poster], small: PreprocessConfig, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return build_dataset(posters, tmp_path_factory.mktemp("datasets"), small, NullReporter())
+
+
+@pytest.fixture(scope="session")
+def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state dict of SqueezeNet's features, as the weights of a pretrained network come."""
+    import torchvision
+
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        state = torchvision.models.squeezenet1_1().state_dict()
+    file = tmp_path_factory.mktemp("weights") / "squeezenet1_1.pth"
+    torch.save({key: value for key, value in state.items() if key.startswith("features.")}, file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def quick(weights_file: Path) -> TrainConfig:
+    return TrainConfig(
+        backbone="squeezenet1_1", weights=str(weights_file), trials=2, epochs=4, batch_size=16, device="cpu"
+    )
+
+
+@pytest.fixture(scope="session")
+def outcome(dataset: Dataset, quick: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> TrainingOutcome:
+    return train_networks(dataset, quick, NullReporter(), tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def model(
+    outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Model:
+    """The chosen network as a served bundle."""
+    folder = tmp_path_factory.mktemp("bundle")
+    return write_bundle(folder, outcome.chosen, quick, dataset, model_card(outcome, dataset))
+
+
+@pytest.fixture
+def draw() -> Callable[[Sequence[Genre], int], bytes]:
+    return draw_poster
+
+
+@pytest.fixture
+def make() -> Callable[[Path, int], list[Poster]]:
+    return make_posters

@@ -1,0 +1,90 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ml.bundle import TOLERANCE, write_bundle
+from ml.card import model_card
+from ml.configuration import PreprocessConfig, TrainConfig
+from ml.dataset import Dataset, build_dataset
+from ml.errors import TrainingError
+from ml.posters import Poster, file_sha256
+from ml.reporting import NullReporter
+from ml.search import TrainingOutcome, train_networks
+from serving.function.model import Model
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_bundle_answers_as_the_network_does_for_any_number_of_posters(
+    index: int, outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
+) -> None:
+    network = outcome.networks[index]
+    model = write_bundle(tmp_path, network, quick, dataset, "")
+    for count in (1, 3, 50):
+        images = np.array(dataset.images[:count])
+        with torch.no_grad():
+            expected = network.network(torch.from_numpy(images)).sigmoid().numpy()
+        assert np.abs(model.probabilities(images) - expected).max() < TOLERANCE
+
+
+def test_the_manifest_holds_genres_thresholds_and_hashes(
+    outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
+) -> None:
+    model = write_bundle(tmp_path, outcome.chosen, quick, dataset, model_card(outcome, dataset))
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "model.onnx",
+        "weights.safetensors",
+        "manifest.json",
+        "card.md",
+    }
+    manifest = json.loads((tmp_path / "manifest.json").read_bytes())
+    assert [genre["name"] for genre in manifest["genres"]] == ["Action", "Comedy", "Drama"]
+    assert [genre["id"] for genre in manifest["genres"]] == [1, 4, 8]
+    assert manifest["preprocessing"]["mean"] == manifest["preprocessing"]["std"] == [0.5, 0.5, 0.5]
+    assert manifest["dataset_key"] == dataset.key
+    assert manifest["files"] == {name: file_sha256(tmp_path / name) for name in ("model.onnx", "weights.safetensors")}
+    assert model.sha256 == file_sha256(tmp_path / "manifest.json")
+    state = load_file(tmp_path / "weights.safetensors")
+    assert state.keys() == outcome.chosen.network.state_dict().keys()
+    assert "| Comedy |" in (tmp_path / "card.md").read_text()
+
+
+def test_the_same_data_and_seed_give_the_same_bundle_from_two_folders_without_a_path_in_it(
+    posters: list[Poster], small: PreprocessConfig, quick: TrainConfig, tmp_path: Path
+) -> None:
+    hashes = []
+    for name in ("one", "another"):
+        folder = tmp_path / name
+        dataset = build_dataset(posters, folder / "datasets", small, NullReporter())
+        outcome = train_networks(dataset, quick, NullReporter(), folder / "weights")
+        hashes.append(
+            write_bundle(folder / "bundle", outcome.chosen, quick, dataset, model_card(outcome, dataset)).sha256
+        )
+        for file in (folder / "bundle").iterdir():
+            data = file.read_bytes()
+            for path in (tmp_path, Path(torch.__file__).parent, Path(__file__).parents[2], Path.home()):
+                assert str(path).encode() not in data, file.name
+    assert hashes[0] == hashes[1]
+
+
+def test_a_bundle_that_answers_otherwise_is_not_written(
+    outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ml.bundle.TOLERANCE", -1.0)
+    with pytest.raises(TrainingError, match="probabilities differ from the network's"):
+        write_bundle(tmp_path, outcome.chosen, quick, dataset, "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_written_over_another_is_whole(
+    outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
+) -> None:
+    first = write_bundle(tmp_path, outcome.networks[0], quick, dataset, "")
+    second = write_bundle(tmp_path, outcome.networks[1], quick, dataset, "")
+    assert first.sha256 != second.sha256
+    assert Model.load(tmp_path).sha256 == second.sha256
+    assert replace(second.manifest) == Model.load(tmp_path).manifest

@@ -1,0 +1,127 @@
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from ml.__main__ import main
+from ml.configuration import PreprocessConfig, TrainConfig
+from ml.posters import Poster
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def table(posters: list[Poster], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of the posters: an id, a file, genres, nothing else."""
+    file = tmp_path_factory.mktemp("table") / "posters.csv"
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["imdb_id", "genres", "file"])
+        writer.writerows([p.id, "|".join(g.name for g in p.genres), p.file.name] for p in posters)
+    return file
+
+
+def arguments(table: Path, posters: list[Poster], output: Path, *more: str) -> list[str]:
+    return [
+        "train",
+        *("--catalogue", str(table), "--posters", str(posters[0].file.parent), "--output", str(output)),
+        *("--workspace", str(output.parent / "workspace"), "--image-size", "32", "--min-posters", "10"),
+        *("--trials", "1", "--epochs", "2", "--batch-size", "16", "--backbone", "squeezenet1_1", *more),
+    ]
+
+
+def test_a_table_becomes_a_bundle_that_predicts(
+    table: Path,
+    posters: list[Poster],
+    weights_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bundle = tmp_path / "bundle"
+    more = ["--min-posters-per-part", "2", "--weights", str(weights_file)]
+    assert main(arguments(table, posters, bundle, *more)) == 0
+    assert "every genre (test)" in capsys.readouterr().out
+    assert "each row is its own group" in caplog.text
+    report = json.loads((bundle / "report.json").read_text())
+    assert [network["name"] for network in report["networks"]] == ["scratch", "transfer"]
+    assert set(report["baselines"]) == {"every genre", "genre frequencies"}
+    assert set(report["seconds"]) == {"preprocess", "train", "evaluate"}
+    assert str(tmp_path) not in json.dumps(report)
+
+    text = tmp_path / "text.jpg"
+    text.write_text("no picture")
+    files = [str(posters[0].file), str(text), str(tmp_path / "absent.jpg")]
+    assert main(["predict", str(bundle), files[0], "--json"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert answer["file"] == files[0]
+    assert [set(genre) for genre in answer["genres"]] == [{"name", "probability", "threshold", "predicted"}] * 3
+    assert all(g["predicted"] == (g["probability"] >= g["threshold"]) for g in answer["genres"])
+
+    assert main(["predict", str(bundle), *files, "--json"]) == 1
+    captured = capsys.readouterr()
+    good, *bad = json.loads(captured.out)
+    assert "genres" in good
+    assert [set(entry) for entry in bad] == [{"file", "error"}] * 2
+    assert len(captured.err.splitlines()) == 2
+    assert main(["predict", str(bundle), files[0]]) == 0
+    assert capsys.readouterr().out.startswith(f"{files[0]}: ")
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--catalogue", "absent.csv"], "The table absent.csv cannot be read"),
+        (["--posters", "absent"], "None of the 120 files"),
+        (["--min-posters", "500"], "120 posters leave 0 genres to learn"),
+        (["--weights", "absent.pth"], "The weights absent.pth cannot be read"),
+        (["--weights", __file__], "is no file of weights"),
+        (["--backbone", "resnet19"], "torchvision has no backbone named 'resnet19'"),
+        (["--device", "cuda:77"], "this machine has no such GPU"),
+        (["--image-size", "8"], "image_size must be at least 32"),
+        (["--output", __file__], "exists and is no bundle"),
+        (["--workspace", __file__], "Not a directory"),
+    ],
+)
+def test_bad_input_ends_with_one_sentence_and_no_traceback(
+    more: list[str],
+    sentence: str,
+    table: Path,
+    posters: list[Poster],
+    weights_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    weights = ["--min-posters-per-part", "2", "--weights", str(weights_file)]
+    assert main(arguments(table, posters, tmp_path / "bundle", *weights, *more)) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error: ")]
+    assert sentence in line
+    assert not (tmp_path / "bundle" / "manifest.json").exists()
+
+
+def test_a_folder_that_is_no_bundle_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(tmp_path), "poster.jpg"]) == 1
+    assert "has no readable manifest.json" in capsys.readouterr().err
+
+
+def test_every_setting_is_an_option_whose_help_is_its_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--help"])
+    assert stopped.value.code == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for entry in (*fields(PreprocessConfig), *fields(TrainConfig)):
+        assert f"--{entry.name.replace('_', '-')}" in told
+        assert entry.metadata["description"] in told
+
+
+def test_help_needs_neither_torch_nor_anything_above_learning() -> None:
+    code = (
+        "import sys; from ml.commands import add_train; "
+        "print([name for name in ('torch', 'prefect', 'mlflow', 'aiohttp', 'flask') if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"

@@ -1,0 +1,118 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ml.configuration import PreprocessConfig
+from ml.dataset import Dataset, build_dataset, dataset_key
+from ml.errors import DatasetError
+from ml.posters import Poster, file_sha256
+from ml.reporting import NullReporter
+from serving.function.image import decode
+
+Make = Callable[[Path, int], list[Poster]]
+
+
+def test_pixels_are_those_that_serving_decodes_and_rows_stay_together(dataset: Dataset, posters: list[Poster]) -> None:
+    by_id = {poster.id: poster for poster in posters}
+    for row in (0, 17, len(dataset.ids) - 1):
+        poster = by_id[dataset.ids[row]]
+        assert np.array_equal(dataset.images[row], decode(poster.file.read_bytes(), 32))
+        assert dataset.parts[row] == poster.part
+        assert dataset.titles[row] == poster.title
+        named = [genre.name for genre, has in zip(dataset.genres, dataset.labels[row], strict=True) if has]
+        assert set(named) == {genre.name for genre in poster.genres}
+    assert dataset.images.shape == (120, 3, 32, 32)
+    assert sum(len(dataset.rows(part)) for part in ("train", "validation", "test")) == 120
+
+
+def test_writing_to_loaded_pixels_does_not_reach_the_file(dataset: Dataset) -> None:
+    loaded = Dataset.load(dataset.folder)
+    loaded.images[0] = 0
+    assert Dataset.load(dataset.folder).images[0].any()
+
+
+def test_the_key_holds_genres_posters_parts_and_preprocessing_and_no_titles(
+    posters: list[Poster], small: PreprocessConfig
+) -> None:
+    key = dataset_key(posters, small)
+    assert dataset_key(posters[::-1], small) == key
+    first, *others = posters
+    assert dataset_key([replace(first, title="Renamed", franchise="other"), *others], small) == key
+    for changed in (
+        replace(first, genres=first.genres[:0]),
+        replace(first, sha256="0" * 64),
+        replace(first, part="left_out"),
+    ):
+        assert dataset_key([changed, *others], small) != key
+    assert dataset_key(posters, replace(small, image_size=64)) != key
+    assert dataset_key(posters, replace(small, min_posters=11)) != key
+
+
+def test_a_dataset_that_is_there_is_not_built_again(
+    posters: list[Poster], dataset: Dataset, small: PreprocessConfig
+) -> None:
+    gone = [replace(poster, file=Path("nowhere.jpg")) for poster in posters]
+    assert build_dataset(gone, dataset.folder.parent, small, NullReporter()).key == dataset.key
+
+
+def test_broken_posters_are_recorded_and_left_out(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
+    posters = make(tmp_path / "posters", 60)
+    cut, swapped, missing, text = posters[3], posters[10], posters[20], posters[59]
+    cut_data = cut.file.read_bytes()[:300]
+    cut.file.write_bytes(cut_data)
+    swapped.file.write_bytes(posters[11].file.read_bytes())
+    missing.file.unlink()
+    text.file.write_text("<html>")
+    posters[3], posters[59] = _with_own_sha256(cut), _with_own_sha256(text)
+    dataset = build_dataset(posters, tmp_path / "datasets", small, NullReporter())
+    assert set(dataset.broken) == {"3", "10", "20", "59"}
+    assert "sha256" in dataset.broken["10"]
+    assert "No such file" in dataset.broken["20"]
+    assert len(dataset.images) == len(dataset.labels) == len(dataset.ids) == 56
+    row = dataset.ids.index("58")
+    assert np.array_equal(dataset.images[row], decode(posters[58].file.read_bytes(), 32))
+
+
+def test_titles_without_genres_do_not_enter(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
+    posters = make(tmp_path / "posters", 60)
+    posters[5] = replace(posters[5], genres=())
+    assert "5" not in build_dataset(posters, tmp_path / "datasets", small, NullReporter()).ids
+
+
+def test_a_build_that_was_killed_leaves_nothing_that_counts_as_done(
+    tmp_path: Path, make: Make, small: PreprocessConfig
+) -> None:
+    class Killed(NullReporter):
+        def progress(self, done: int, total: int, what: str) -> None:
+            if done == 30:
+                raise KeyboardInterrupt
+
+    posters = make(tmp_path / "posters", 60)
+    with pytest.raises(KeyboardInterrupt):
+        build_dataset(posters, tmp_path / "datasets", small, Killed())
+    assert not (tmp_path / "datasets" / dataset_key(posters, small)).exists()
+    assert len(build_dataset(posters, tmp_path / "datasets", small, NullReporter()).ids) == 60
+    assert [path.name for path in (tmp_path / "datasets").iterdir()] == [dataset_key(posters, small)]
+
+
+def test_a_damaged_dataset_is_built_anew(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
+    posters = make(tmp_path / "posters", 60)
+    folder = build_dataset(posters, tmp_path / "datasets", small, NullReporter()).folder
+    (folder / "images.npy").write_bytes(b"")
+    with pytest.raises(DatasetError, match="no complete dataset"):
+        Dataset.load(folder)
+    assert len(build_dataset(posters, tmp_path / "datasets", small, NullReporter()).images) == 60
+
+
+def test_too_few_posters_are_told_before_any_is_decoded(tmp_path: Path, posters: list[Poster]) -> None:
+    gone = [replace(poster, file=Path("nowhere.jpg")) for poster in posters]
+    with pytest.raises(DatasetError, match="120 posters leave 0 genres to learn"):
+        build_dataset(gone, tmp_path, PreprocessConfig(min_posters=500), NullReporter())
+    assert not list(tmp_path.iterdir())
+
+
+def _with_own_sha256(poster: Poster) -> Poster:
+    return replace(poster, sha256=file_sha256(poster.file))

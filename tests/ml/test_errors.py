@@ -1,0 +1,36 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ml.errors import MissingPackageError, MLError, WeightsError, WeightsUnavailable, needs_package
+from serving.function.errors import AnimeGenreError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_only_a_download_is_worth_another_try() -> None:
+    assert WeightsUnavailable.retryable
+    assert not any(kind.retryable for kind in (AnimeGenreError, MLError, WeightsError, MissingPackageError))
+
+
+def test_a_package_that_is_not_there_is_named_with_what_needs_it() -> None:
+    sentence = "The search needs the package 'no_such_package': install it"
+    with pytest.raises(MissingPackageError, match=sentence), needs_package("The search"):
+        import no_such_package.part  # type: ignore[import-not-found]  # noqa: F401
+
+
+def test_a_missing_package_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    """A module of None in sys.modules is how Python is told that there is no such module."""
+    code = "import sys; sys.modules['optuna'] = None; from ml.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    run = subprocess.run(
+        [sys.executable, "-c", code, "train", "--catalogue", "a.csv", "--posters", "b", "--output", "absent/c"],
+        cwd=tmp_path,
+        env={"PATH": "", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1
+    assert "needs the package 'optuna'" in run.stderr
+    assert "Traceback" not in run.stderr

@@ -1,0 +1,42 @@
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ml.__main__ import main
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("anime", ["--image-size", "96", "--epochs", "6"]),
+        ("movies", ["--image-size", "32", "--epochs", "2"]),
+    ],
+)
+def test_real_posters_become_a_bundle_that_beats_the_baselines(
+    name: str, more: list[str], real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with zipfile.ZipFile(real_data / "posters" / f"{name}.zip") as archive:
+        archive.extractall(tmp_path)
+    catalogue = next(tmp_path.rglob(f"{name}.csv"))
+    weights = real_data / "weights" / "squeezenet1_1-imagenet-features.pth"
+    bundle = tmp_path / "bundle"
+    code = main(
+        [
+            "train",
+            *("--catalogue", str(catalogue), "--posters", str(catalogue.parent / "posters"), "--output", str(bundle)),
+            *("--workspace", str(tmp_path / "workspace"), "--trials", "1", "--device", "cpu"),
+            *("--backbone", "squeezenet1_1", "--weights", str(weights), *more),
+        ]
+    )
+    assert code == 0, capsys.readouterr().err
+    report = json.loads((bundle / "report.json").read_text())
+    baseline = report["baselines"]["every genre"]
+    assert report["test"]["weighted_f1"] > baseline["weighted_f1"] + 0.02
+    assert report["test"]["mean_average_precision"] > baseline["mean_average_precision"] + 0.04
+    poster = next((catalogue.parent / "posters").glob("*.jpg"))
+    capsys.readouterr()
+    assert main(["predict", str(bundle), str(poster), "--json"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert len(answer["genres"]) == len(report["dataset"]["genres"])
