@@ -3,41 +3,25 @@
 Needs Chromium or Chrome. Where there is none the tests skip, unless ANIME_GENRE_REQUIRE_BROWSER=1 forbids it.
 """
 
-import os
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from werkzeug.serving import make_server
 
 from infra.local.site.posters import poster_jpeg
 from infra.local.site.titles import invented_titles
 from serving.web.app import MAX_POSTER_BYTES, create_app
-
-
-def chromium() -> str | None:
-    """Debian's Chromium, or another Chromium or Chrome on the path."""
-    names = ("/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome")
-    return next((found for name in names if (found := shutil.which(name))), None)
+from tests.browser import chromium_browser
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    executable = chromium()
-    if executable is None:
-        message = "No Chromium or Chrome is installed, so the page was not tried in a browser."
-        if os.environ.get("ANIME_GENRE_REQUIRE_BROWSER") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
-    with sync_playwright() as playwright:
-        # Root may not use Chromium's sandbox; nothing but this page is opened.
-        running = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+    with chromium_browser() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture

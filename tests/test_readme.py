@@ -1,0 +1,48 @@
+"""What the README says is so: its commands exist, and its settings are all there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from flows.cli import parser
+from infra.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.strip().removesuffix("\\")
+    for block in re.findall(r"```(?:bash|sh)\n(.*?)```", README, re.DOTALL)
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.strip()
+]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("anime-genre ")])
+def test_a_command_of_the_readme_is_understood(command: str) -> None:
+    parser().parse_args(shlex.split(command, comments=True)[1:])
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
+def test_a_target_of_the_readme_is_in_the_makefile(command: str) -> None:
+    target = shlex.split(command, comments=True)[1]
+    assert re.search(rf"^{target}:.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_the_readme_has_commands_of_both_kinds() -> None:
+    assert {command.split()[0] for command in COMMANDS} >= {"make", "anime-genre"}
+
+
+def test_every_setting_of_the_environment_is_documented() -> None:
+    for name, field in Settings.model_fields.items():
+        alias = field.validation_alias
+        variable = alias.choices[0] if alias else f"ANIME_GENRE_{name.upper()}"  # type: ignore[union-attr]
+        assert f"`{variable}`" in README, variable
+        assert field.description
+
+
+def test_every_option_of_the_command_has_a_help() -> None:
+    (commands,) = [action for action in parser()._actions if action.choices]
+    for name, command in commands.choices.items():
+        assert [a.dest for a in command._actions if not a.help] == [], name
