@@ -11,7 +11,7 @@ from ml.compute import choose_compute
 from ml.configuration import TrainConfig
 from ml.networks import backbone, load_backbone, scratch_body
 from ml.training import Hyperparameters
-from ml.weights import is_file, load_state, read_weights
+from ml.weights import Weights, is_file, load_state
 
 SCRATCH, TRANSFER = "scratch", "transfer"
 
@@ -74,15 +74,12 @@ def scratch(size: int) -> Candidate:
     return Candidate(SCRATCH, None, None, "whole", SCRATCH_SPACE, lambda: scratch_body(size))
 
 
-def transfer(config: TrainConfig, weights_cache: Path) -> Candidate:
+def transfer(name: str, weights: Weights | None) -> Candidate:
     """The pretrained backbone with a new head; trained whole where there are no weights for it.
 
-    Raises SettingError for an unknown backbone, and WeightsError for weights that cannot be read or do not
-    fit.
+    Raises SettingError for an unknown backbone, and WeightsError for weights that do not fit.
     """
-    name = config.backbone
     pretrained = backbone(name)
-    weights = read_weights(config.weights, name, weights_cache)
     if weights is None:
         return Candidate(TRANSFER, name, None, "whole", WHOLE_SPACE, lambda: backbone(name).body)
     load_backbone(pretrained, weights.state)

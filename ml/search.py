@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -24,6 +23,7 @@ from ml.reporting import Reporter
 from ml.splits import TRAIN, VALIDATION
 from ml.thresholds import cross_fitted_decisions, fit_thresholds, folds_by_franchise
 from ml.training import Fit, Hyperparameters, Schedule, TrainingData, fit, predict_probabilities
+from ml.weights import Weights
 
 if TYPE_CHECKING:
     import optuna
@@ -99,17 +99,20 @@ class TrainingOutcome:
     chosen: NetworkOutcome
 
 
-def train_networks(dataset: Dataset, config: TrainConfig, reporter: Reporter, weights_cache: Path) -> TrainingOutcome:
+def train_networks(
+    dataset: Dataset, config: TrainConfig, weights: Weights | None, reporter: Reporter
+) -> TrainingOutcome:
     """Train the network from scratch and the one that transfers, and choose between them.
 
-    Downloaded weights are kept in `weights_cache`. Raises SettingError, WeightsError and TrainingError.
+    `weights` are the backbone's; without them its network is trained whole. Raises SettingError, WeightsError and
+    TrainingError.
     """
     compute = choose_compute(config.device)
     samples = dataset.rows(TRAIN)[:_SAMPLES]
     reporter.images("posters", dataset.images[samples], [dataset.titles[row] for row in samples])
     # Seeds are set on the way; the caller's random state is to be as it was.
     with torch.random.fork_rng(devices=[compute.device] if compute.device.type == "cuda" else []):
-        candidates = (scratch(dataset.preprocessing.size), transfer(config, weights_cache))
+        candidates = (scratch(dataset.preprocessing.size), transfer(config.backbone, weights))
         outcomes = tuple(_search(candidate, dataset, config, compute, reporter) for candidate in candidates)
     chosen = max(outcomes, key=lambda outcome: outcome.validation.weighted_f1)
     logger.info("Chosen on the validation part: the network '%s'.", chosen.name)

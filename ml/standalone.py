@@ -17,6 +17,7 @@ from ml.metrics import Scores
 from ml.reporting import Reporter
 from ml.search import TrainingOutcome, train_networks
 from ml.table import read_table
+from ml.weights import read_weights
 from serving.function.model import MANIFEST
 
 logger = logging.getLogger(__name__)
@@ -87,9 +88,10 @@ def train_from_table(
     table = read_table(catalogue, posters)
     for notice in table.notices:
         logger.warning("%s", notice)
+    weights = read_weights(train.weights, train.backbone, workspace / "weights")
     dataset = build_dataset(table.posters, workspace / "datasets", preprocess, reporter)
     preprocessed = time.perf_counter()
-    outcome = train_networks(dataset, train, reporter, workspace / "weights")
+    outcome = train_networks(dataset, train, weights, reporter)
     model = write_bundle(output, outcome.chosen, train, dataset, model_card(outcome, dataset))
     trained = time.perf_counter()
     scores = evaluate(model, dataset)

@@ -52,7 +52,7 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
         board = TensorBoardReporter(workspace / "tensorboard" / run_id)
         try:
             reporter = Reporters(ProgressLog(), board, MlflowReporter(registry, run_id))
-            outcome = train_networks(data, config, reporter, workspace / "weights")
+            outcome = train_networks(data, config, weights, reporter)
         finally:
             board.close()
         beside = workspace / "bundles" / f"{run_id}.new"

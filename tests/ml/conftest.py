@@ -19,6 +19,7 @@ from ml.posters import Poster
 from ml.reporting import NullReporter
 from ml.search import TrainingOutcome, train_networks
 from ml.splits import draw_part
+from ml.weights import Weights, load_state
 from serving.function.model import Model
 
 GENRES = (Genre(1, "Action"), Genre(4, "Comedy"), Genre(8, "Drama"))
@@ -87,8 +88,13 @@ def quick(weights_file: Path) -> TrainConfig:
 
 
 @pytest.fixture(scope="session")
-def outcome(dataset: Dataset, quick: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> TrainingOutcome:
-    return train_networks(dataset, quick, NullReporter(), tmp_path_factory.mktemp("cache"))
+def weights(weights_file: Path) -> Weights:
+    return load_state(weights_file)
+
+
+@pytest.fixture(scope="session")
+def outcome(dataset: Dataset, quick: TrainConfig, weights: Weights) -> TrainingOutcome:
+    return train_networks(dataset, quick, weights, NullReporter())
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from ml.errors import TrainingError
 from ml.posters import Poster, file_sha256
 from ml.reporting import NullReporter
 from ml.search import TrainingOutcome, train_networks
+from ml.weights import Weights
 from serving.function.model import Model
 
 
@@ -54,13 +55,13 @@ def test_the_manifest_holds_genres_thresholds_and_hashes(
 
 
 def test_the_same_data_and_seed_give_the_same_bundle_from_two_folders_without_a_path_in_it(
-    posters: list[Poster], small: PreprocessConfig, quick: TrainConfig, tmp_path: Path
+    posters: list[Poster], small: PreprocessConfig, quick: TrainConfig, weights: Weights, tmp_path: Path
 ) -> None:
     hashes = []
     for name in ("one", "another"):
         folder = tmp_path / name
         dataset = build_dataset(posters, folder / "datasets", small, NullReporter())
-        outcome = train_networks(dataset, quick, NullReporter(), folder / "weights")
+        outcome = train_networks(dataset, quick, weights, NullReporter())
         hashes.append(
             write_bundle(folder / "bundle", outcome.chosen, quick, dataset, model_card(outcome, dataset)).sha256
         )

@@ -13,6 +13,7 @@ from ml.gate import EVERY_GENRE, decide, paired_interval
 from ml.posters import Poster
 from ml.reporting import NullReporter
 from ml.search import TrainingOutcome, train_networks
+from ml.weights import Weights
 from serving.function.model import Model
 
 
@@ -60,11 +61,11 @@ def test_models_are_compared_over_the_genres_that_both_know(model: Model, datase
 
 
 def test_a_champion_of_another_image_size_sees_the_same_posters_in_its_own(
-    model: Model, posters: list[Poster], small: PreprocessConfig, quick: TrainConfig, tmp_path: Path
+    model: Model, posters: list[Poster], small: PreprocessConfig, quick: TrainConfig, weights: Weights, tmp_path: Path
 ) -> None:
     larger = build_dataset(posters, tmp_path / "datasets", replace(small, image_size=40), NullReporter())
     config = replace(quick, trials=1)
-    outcome = train_networks(larger, config, NullReporter(), tmp_path)
+    outcome = train_networks(larger, config, weights, NullReporter())
     challenger = write_bundle(tmp_path / "bundle", outcome.chosen, config, larger, "")
     files = {poster.id: poster.file for poster in posters}
     decision = decide(challenger, model, larger, lambda id: files[id].read_bytes())

@@ -14,6 +14,7 @@ from ml.errors import SettingError, TrainingError, WeightsError
 from ml.networks import backbone
 from ml.reporting import NullReporter, Reporter
 from ml.search import TrainingOutcome, train_networks
+from ml.weights import Weights
 
 
 def test_both_networks_are_trained_and_the_better_one_is_chosen(outcome: TrainingOutcome) -> None:
@@ -34,20 +35,19 @@ def test_a_frozen_backbone_is_byte_identical_after_training(outcome: TrainingOut
     assert all(trained[key].numpy().tobytes() == given[key].numpy().tobytes() for key in given)
 
 
-def test_batch_normalisation_of_a_frozen_backbone_keeps_its_statistics(
-    dataset: Dataset, quick: TrainConfig, tmp_path: Path
-) -> None:
+def test_batch_normalisation_of_a_frozen_backbone_keeps_its_statistics(dataset: Dataset, quick: TrainConfig) -> None:
     given = backbone("resnet18").body.state_dict()
-    torch.save(given, tmp_path / "resnet18.pth")
-    config = replace(quick, backbone="resnet18", weights=str(tmp_path / "resnet18.pth"), trials=1, epochs=2)
-    trained = train_networks(dataset, config, NullReporter(), tmp_path).networks[1].network.body.state_dict()
+    config = replace(quick, backbone="resnet18", trials=1, epochs=2)
+    trained = (
+        train_networks(dataset, config, Weights(given, "sha256"), NullReporter()).networks[1].network.body.state_dict()
+    )
     assert sum("running_mean" in key for key in given) == 20
     assert all(trained[key].numpy().tobytes() == given[key].numpy().tobytes() for key in given)
 
 
-def test_without_weights_the_network_is_trained_whole(dataset: Dataset, quick: TrainConfig, tmp_path: Path) -> None:
-    config = replace(quick, weights="none", trials=1, epochs=1)
-    transfer = train_networks(dataset, config, NullReporter(), tmp_path).networks[1]
+def test_without_weights_the_network_is_trained_whole(dataset: Dataset, quick: TrainConfig) -> None:
+    config = replace(quick, trials=1, epochs=1)
+    transfer = train_networks(dataset, config, None, NullReporter()).networks[1]
     assert (transfer.trained, transfer.weights_sha256) == ("whole", None)
     torch.manual_seed(config.seed)
     fresh = backbone("squeezenet1_1").body.state_dict()
@@ -55,12 +55,12 @@ def test_without_weights_the_network_is_trained_whole(dataset: Dataset, quick: T
     assert not any(torch.equal(fresh[key], trained[key]) for key in fresh if key.endswith("weight"))
 
 
-def test_the_test_part_is_not_looked_at(dataset: Dataset, quick: TrainConfig, tmp_path: Path) -> None:
+def test_the_test_part_is_not_looked_at(dataset: Dataset, quick: TrainConfig, weights: Weights) -> None:
     config = replace(quick, trials=1, epochs=1)
     labels = dataset.labels.copy()
     labels[dataset.rows("test")] = 1 - labels[dataset.rows("test")]
     first, second = (
-        train_networks(data, config, NullReporter(), tmp_path) for data in (dataset, replace(dataset, labels=labels))
+        train_networks(data, config, weights, NullReporter()) for data in (dataset, replace(dataset, labels=labels))
     )
     for one, other in zip(first.networks, second.networks, strict=True):
         assert one.validation == other.validation
@@ -68,10 +68,10 @@ def test_the_test_part_is_not_looked_at(dataset: Dataset, quick: TrainConfig, tm
 
 
 def test_training_leaves_the_random_state_and_the_threads_alone(
-    dataset: Dataset, quick: TrainConfig, tmp_path: Path
+    dataset: Dataset, quick: TrainConfig, weights: Weights
 ) -> None:
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    train_networks(dataset, replace(quick, trials=1, epochs=1), NullReporter(), tmp_path)
+    train_networks(dataset, replace(quick, trials=1, epochs=1), weights, NullReporter())
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
 
@@ -99,10 +99,10 @@ class Runs(NullReporter):
 
 
 def test_trials_are_nested_runs_with_curves_and_networks_have_scores_a_genre(
-    dataset: Dataset, quick: TrainConfig, tmp_path: Path
+    dataset: Dataset, quick: TrainConfig, weights: Weights
 ) -> None:
     runs = Runs()
-    train_networks(dataset, replace(quick, epochs=1), runs, tmp_path)
+    train_networks(dataset, replace(quick, epochs=1), weights, runs)
     told = {run.name: run.told for run in runs.all if run.name}
     assert set(told) == {"/scratch", "/scratch/trial-1", "/scratch/trial-2"} | {
         "/transfer",
@@ -114,14 +114,10 @@ def test_trials_are_nested_runs_with_curves_and_networks_have_scores_a_genre(
     assert next(run for run in runs.all if run.name == "/scratch").steps == [(1, 2), (2, 2)]
 
 
-def test_networks_that_all_diverge_end_with_the_reason(
-    dataset: Dataset, quick: TrainConfig, tmp_path: Path, weights_file: Path
-) -> None:
-    state = torch.load(weights_file, weights_only=True)
-    state["features.0.bias"] += float("nan")
-    torch.save(state, tmp_path / "nan.pth")
+def test_networks_that_all_diverge_end_with_the_reason(dataset: Dataset, quick: TrainConfig, weights: Weights) -> None:
+    state = {**weights.state, "features.0.bias": weights.state["features.0.bias"] * float("nan")}
     with pytest.raises(TrainingError, match="no number any more"):
-        train_networks(dataset, replace(quick, weights=str(tmp_path / "nan.pth")), NullReporter(), tmp_path)
+        train_networks(dataset, quick, Weights(state, "sha256"), NullReporter())
 
 
 def test_settings_are_checked_before_anything_starts(tmp_path: Path, weights_file: Path) -> None:
