@@ -88,6 +88,7 @@ def train_from_table(
     table = read_table(catalogue, posters)
     for notice in table.notices:
         logger.warning("%s", notice)
+    output.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is known before the work, not after
     weights = read_weights(train.weights, train.backbone, workspace / "weights")
     dataset = build_dataset(table.posters, workspace / "datasets", preprocess, reporter)
     preprocessed = time.perf_counter()

@@ -8,6 +8,7 @@ Everything they keep lies in the workspace, so that the next stack there goes on
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -36,6 +37,7 @@ _PREFECT_ON_SQLITE = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
 }
 LOGGED_PACKAGES = "flows,tasks,ml,infra"
+LEAST_FREE_BYTES = 500_000_000  # the databases of Prefect and MLflow, a small dataset, some bundles
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def local_stack(workspace: Path, ports: Ports | None = None) -> Iterator[Stack]:
     except Timeout:
         raise StackError(f"Another stack is running in {workspace}; end it, or use another workspace.") from None
     try:
-        _end_leftovers(workspace)
+        end_leftovers(workspace)
         with Processes(workspace / "logs") as processes:
             stack = _start(workspace, ports, processes)
             _remember(workspace, stack)
@@ -98,18 +100,24 @@ def running_stack_environment(workspace: Path) -> dict[str, str] | None:
 
 
 def prepare_workspace(workspace: Path) -> Path:
-    """The workspace as an absolute, existing and writable folder.
+    """The workspace as an absolute, existing and writable folder with room for a small run.
 
     Raises:
-        ConfigurationError: it cannot be made, or nothing can be written there.
+        ConfigurationError: it cannot be made, nothing can be written there, or the disk is as good as full.
     """
     workspace = workspace.absolute()
     try:
         workspace.mkdir(parents=True, exist_ok=True)
-        write_bytes(workspace / ".writable", b"x" * 65536)  # one byte may fit where the next file does not
+        write_bytes(workspace / ".writable", b"")
         (workspace / ".writable").unlink()
+        free_bytes = shutil.disk_usage(workspace).free
     except OSError as error:
         raise ConfigurationError(f"The workspace {workspace} cannot be written: {error.strerror}.") from None
+    if free_bytes < LEAST_FREE_BYTES:
+        raise ConfigurationError(
+            f"The workspace {workspace} is on a disk with {free_bytes / 1e6:.0f} MB left; a run needs "
+            f"{LEAST_FREE_BYTES / 1e6:.0f} MB at least."
+        )
     return workspace
 
 
@@ -189,7 +197,7 @@ def _remember(workspace: Path, stack: Stack) -> None:
     write_bytes(workspace / "stack.json", json.dumps(note, indent=2).encode())
 
 
-def _end_leftovers(workspace: Path) -> None:
+def end_leftovers(workspace: Path) -> None:
     """End what a killed stack left running: the lock is ours, so nobody else owns these processes."""
     with suppress(OSError, ValueError, KeyError):
         note = json.loads((workspace / "stack.json").read_text())

@@ -7,9 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.errors import ConfigurationError, StackError
+from infra.errors import StackError
 from infra.local.processes import Processes, claim_port, free_port
-from infra.local.stack import prepare_workspace
 
 SERVER = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1"]
 
@@ -55,9 +54,3 @@ def test_a_taken_port_is_named_with_the_option_that_gives_another() -> None:
         with pytest.raises(StackError, match=f"Port {port} for the Prefect UI is taken.*--prefect-port"):
             claim_port(port, "the Prefect UI", "--prefect-port")
     assert claim_port(port, "the Prefect UI", "--prefect-port") == port
-
-
-def test_a_workspace_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("no folder")
-    with pytest.raises(ConfigurationError, match=r"The workspace .*/file/workspace cannot be written"):
-        prepare_workspace(tmp_path / "file" / "workspace")
