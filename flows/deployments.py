@@ -5,6 +5,7 @@ python -m flows.deployments --cron "0 4 * * 1"      serves it until Ctrl-C
 
 import argparse
 
+from prefect import serve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
 
@@ -39,8 +40,6 @@ def main() -> None:
     parser.add_argument("--cron", default=WEEKLY, help="when runs start by themselves (default: Mondays at 4)")
     parser.add_argument("--interval-seconds", type=float, help="start a run this often instead")
     args = parser.parse_args()
-    from prefect import serve
-
     parameters = RetrainParameters.model_validate_json(args.parameters)
     serve(deployment(parameters, args.cron, args.interval_seconds), pause_on_shutdown=False)
 

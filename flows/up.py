@@ -4,6 +4,11 @@ import sys
 import time
 from pathlib import Path
 
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.objects import State, StateType
+from prefect.states import Crashed
+
 from flows.parameters import RetrainParameters
 from infra.errors import StackError
 from infra.local.processes import claim_port
@@ -55,6 +60,7 @@ def keep_up(
         stack.environment,
         f"{stack.environment['PREFECT_API_URL']}/deployments/name/retrain/retrain",
     )
+    mark_interrupted_runs_crashed()
     stack.processes.wait_ready()
     print(
         f"Everything is up; it lies in {workspace}.\n"
@@ -69,3 +75,17 @@ def keep_up(
     while (ended := stack.processes.ended()) is None:
         time.sleep(_POLL_SECONDS)
     raise StackError(f"{ended} ended by itself; see {stack.processes.log(ended)}.")
+
+
+def mark_interrupted_runs_crashed() -> int:
+    """Mark the runs that a killed stack left "Running", and return how many there were.
+
+    Nothing can be running yet in a stack that has just started, but the server does not know that.
+    """
+    running = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])))
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(flow_run_filter=running)
+        for run in runs:
+            ended: State[None] = Crashed(message="The stack was ended while this ran; the next run goes on from what it did.")
+            client.set_flow_run_state(run.id, ended, force=True)
+    return len(runs)

@@ -7,10 +7,12 @@ import time
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
+from prefect.states import Running
 
 from flows.parameters import RetrainParameters
 from flows.retrain import retrain
 from flows.summary import RunSummary, recorded_steps, run_retrain
+from flows.up import mark_interrupted_runs_crashed
 from infra.endpoint import ask
 from infra.local.processes import Processes
 from infra.local.stack import Stack
@@ -134,3 +136,11 @@ def wait_for_scheduled_run(client: SyncPrefectClient, timeout_seconds: float = 9
             return begun[0]
         time.sleep(1)
     pytest.fail("no scheduled run ended in time")
+
+
+def test_a_run_that_a_kill_left_running_is_marked_crashed_at_the_next_start(stack: Stack) -> None:
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(retrain, state=Running())
+        assert mark_interrupted_runs_crashed() == 1
+        assert client.read_flow_run(run.id).state.is_crashed()
+    assert mark_interrupted_runs_crashed() == 0
