@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from infra.errors import ConfigurationError
-from infra.local.processes import Processes, free_port
+from infra.local.processes import Processes, answers, free_port
 from infra.local.stack import Ports, Stack, local_stack, prepare_workspace, running_stack_environment
 from serving.function.errors import AnimeGenreError
 
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from flows.parameters import RetrainParameters
 
 _DEMO_WORKSPACE = Path("workspace/demo")
-_LIVE_WORKSPACE = Path("workspace/live")
 _DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; errors become one sentence on stderr and a non-zero exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    for name in ("NO_PROXY", "no_proxy"):  # nothing on this machine is reached through a proxy
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
     args = parser().parse_args(arguments)
     try:
         code: int | None = args.run(args)
@@ -34,8 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AnimeGenreError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        print("\nStopped. What was done is kept; the same command goes on from there.", file=sys.stderr)
+        print("\nStopped. Steps that were done are not done again.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `| head` has read enough; Python would complain once more when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
@@ -70,11 +74,12 @@ def parser() -> argparse.ArgumentParser:
     for name, port in (("prefect", 4200), ("mlflow", 5000), ("tensorboard", 6006), ("function", 8080), ("page", 8000)):
         up.add_argument(f"--{name}-port", type=int, default=port, metavar="PORT", help="default: %(default)s; 0: any")
     up.add_argument("--cron", help="when the deployment runs by itself (default: Mondays at 4)")
-    up.add_argument("--interval-seconds", type=float, help="run the deployment this often instead")
+    up.add_argument("--interval-seconds", type=_positive, help="run the deployment this often instead")
     up.set_defaults(run=_up)
 
     retrain = commands.add_parser("retrain", help="run the flow once, from the site's pages to the function")
-    retrain.add_argument("--workspace", type=Path, default=_LIVE_WORKSPACE, help="default: %(default)s")
+    workspace = os.environ.get("ANIME_GENRE_WORKSPACE", "workspace/live")
+    retrain.add_argument("--workspace", type=Path, default=workspace, help="default: %(default)s")
     _add_retrain_parameters(retrain)
     add_settings(retrain, PreprocessConfig)
     add_settings(retrain, TrainConfig)
@@ -83,6 +88,12 @@ def parser() -> argparse.ArgumentParser:
     add_train(commands.add_parser("train", help="train on a table and a folder of posters"))
     add_predict(commands.add_parser("predict", help="the genres of posters, by a trained model"))
     return whole
+
+
+def _positive(text: str) -> float:
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return float(text)
 
 
 def _add_retrain_parameters(parser: argparse.ArgumentParser) -> None:
@@ -99,6 +110,8 @@ def _services(workspace: Path) -> Iterator[None]:
     """
     if "PREFECT_API_URL" in os.environ:
         os.environ["ANIME_GENRE_WORKSPACE"] = str(prepare_workspace(workspace))
+        if not answers(f"{os.environ['PREFECT_API_URL']}/health"):
+            raise ConfigurationError(f"No Prefect server answers at PREFECT_API_URL={os.environ['PREFECT_API_URL']}.")
         yield
     elif environment := running_stack_environment(workspace):
         os.environ.update(environment)
@@ -134,17 +147,13 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _up(args: argparse.Namespace) -> None:
+    given = _parameters(site_url=args.site_url) if args.site_url else None
     ports = Ports(prefect=args.prefect_port, mlflow=args.mlflow_port, function=args.function_port)
     with _started(args.workspace, ports) as stack:
         from flows.demo import demo_parameters
-        from flows.parameters import RetrainParameters
         from flows.up import keep_up
 
-        parameters = (
-            RetrainParameters(site_url=args.site_url)
-            if args.site_url
-            else demo_parameters(_start_built_in_site(stack.processes))
-        )
+        parameters = given or demo_parameters(_start_built_in_site(stack.processes))
         schedule = ["--cron", args.cron] if args.cron else []
         schedule += ["--interval-seconds", str(args.interval_seconds)] if args.interval_seconds else []
         keep_up(stack, args.workspace.absolute(), parameters, args.tensorboard_port, args.page_port, schedule)
@@ -155,18 +164,17 @@ def _retrain(args: argparse.Namespace) -> None:
     with _services(args.workspace):
         from rich.console import Console
 
-        from flows.summary import run_retrain, show, write_summary
+        from flows.summary import run_retrain, show, show_answers, write_summary
 
+        console = Console()
         summary = run_retrain(parameters)
-        show(summary, Console())
+        show(summary, console)
         write_summary(summary, args.workspace / "summary.json")
+        show_answers(summary, console)
 
 
 def _checked_parameters(args: argparse.Namespace) -> "RetrainParameters":
     """The run's parameters, with all that can be known to be wrong found before anything is started."""
-    from pydantic import ValidationError
-
-    from flows.parameters import RetrainParameters
     from ml.candidates import check_settings
     from ml.commands import settings
     from ml.configuration import PreprocessConfig, TrainConfig
@@ -174,20 +182,29 @@ def _checked_parameters(args: argparse.Namespace) -> "RetrainParameters":
     from tasks.myanimelist.seasons import parse_seasons
 
     given = {name: getattr(args, name) for name in ("site_url", "seasons", "requests_per_second")}
-    try:
-        parameters = RetrainParameters(
-            preprocess=settings(args, PreprocessConfig),
-            train=settings(args, TrainConfig),
-            **{name: value for name, value in given.items() if value is not None},
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = str(first["loc"][0]).replace("_", "-")
-        raise ConfigurationError(f"--{option} cannot be {first['input']!r}: {first['msg']}.") from None
+    parameters = _parameters(
+        preprocess=settings(args, PreprocessConfig),
+        train=settings(args, TrainConfig),
+        **{name: value for name, value in given.items() if value is not None},
+    )
     parse_seasons(parameters.seasons)
     check_settings(parameters.train)
     check_reachable(parameters.site_url)
     return parameters
+
+
+def _parameters(**given: Any) -> "RetrainParameters":
+    """The parameters of a run; ConfigurationError names the option whose value cannot be."""
+    from pydantic import ValidationError
+
+    from flows.parameters import RetrainParameters
+
+    try:
+        return RetrainParameters(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0]).replace("_", "-")
+        raise ConfigurationError(f"--{option} cannot be {first['input']!r}: {first['msg']}.") from None
 
 
 if __name__ == "__main__":

@@ -3,12 +3,9 @@
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from flows.parameters import RetrainParameters
-from flows.summary import run_retrain, show, write_summary
-from infra.endpoint import ask
-from infra.errors import DeploymentError
+from flows.summary import run_retrain, show, show_answers, write_summary
 from infra.local.site.titles import SEASONS
 from ml.configuration import PreprocessConfig, TrainConfig
 
@@ -28,22 +25,12 @@ def run_demo(workspace: Path, site_url: str) -> None:
 
     Raises:
         AnimeGenreError: the one that ended the run.
-        DeploymentError: no model went live.
+        NotFound: no model is live.
     """
     console = Console()
     summary = run_retrain(demo_parameters(site_url))
-    deployment = summary.record.deployment
-    if deployment is None:
-        raise DeploymentError(f"No model went live: {summary.message}.")
     show(summary, console)
-    answers = []
-    table = Table("poster", "title", "it is", "the function says", title="Posters it has not trained on")
-    for known in deployment.answers:
-        answer = ask(deployment.url, known.poster)
-        answers.append({"name": known.poster, "title": known.title, "genres": known.expected, "answer": answer})
-        said = (f"{g['name']} {g['probability']:.2f}" for g in answer["genres"] if g["predicted"])
-        table.add_row(known.poster, known.title, ", ".join(known.expected), ", ".join(said) or "none of its genres")
-    console.print(table)
+    answers = show_answers(summary, console)
     path = workspace / "summary.json"
     write_summary(summary, path, answers=answers)
     console.print(f"Everything lies in {workspace}; the figures are in {path}.")

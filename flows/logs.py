@@ -18,7 +18,7 @@ def speak_clearly(flow: "Flow[..., object]", flow_run: FlowRun, state: State) ->
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """The message of the project's own errors is made to be enough; a traceback would bury it."""
-    if record.exc_info and isinstance(record.exc_info[1], AnimeGenreError):
+    """The message of the project's own errors, and of a full disk, is enough; a traceback would bury it."""
+    if record.exc_info and isinstance(record.exc_info[1], AnimeGenreError | OSError):
         record.exc_info = None
     return True

@@ -6,6 +6,8 @@ from prefect.states import Completed
 
 from flows.logs import speak_clearly
 from flows.parameters import RetrainParameters
+from infra.files import alone
+from infra.settings import read_settings
 from tasks.evaluate import evaluate
 from tasks.posters import download_posters
 from tasks.preprocess import preprocess
@@ -20,13 +22,14 @@ from tasks.upload import upload
 @flow(name="retrain", persist_result=False, on_running=[speak_clearly])
 def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
     """Scrape, train, and put the new model before users if it is better than the present one."""
-    catalogue = scrape(parameters.site_url, parameters.seasons, parameters.requests_per_second)
-    posters = download_posters(catalogue)
-    dataset = preprocess(catalogue, posters, parameters.preprocess)
-    training = train(dataset, parameters.train)
-    evaluation = evaluate(dataset, training)
-    model = register(dataset, training, evaluation)
-    deployment = redeploy(dataset, model, upload(model)) if evaluation.better else None
+    with alone(read_settings().workspace):
+        catalogue = scrape(parameters.site_url, parameters.seasons, parameters.requests_per_second)
+        posters = download_posters(catalogue)
+        dataset = preprocess(catalogue, posters, parameters.preprocess)
+        training = train(dataset, parameters.train)
+        evaluation = evaluate(dataset, training)
+        model = register(dataset, training, evaluation)
+        deployment = redeploy(dataset, evaluation, model, upload(model)) if evaluation.better else None
     record = RetrainRecord(
         catalogue=catalogue,
         posters=posters,

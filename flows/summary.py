@@ -9,15 +9,21 @@ from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import TaskRun
 from rich.console import Console
 from rich.table import Table
 
 from flows.parameters import RetrainParameters
 from flows.retrain import retrain
+from infra.endpoint import ask
+from infra.errors import NotFound
 from infra.files import write_bytes
+from infra.functions import CloudRun
+from infra.settings import read_settings
 from tasks.records import RetrainRecord
 
-_RECORDING_SECONDS = 15
+_FLUSHING_SECONDS = 1.5  # the server writes task runs once a second
+_RECORDING_SECONDS = 20
 
 
 @dataclass(frozen=True)
@@ -54,10 +60,15 @@ def recorded_steps(flow_run_id: UUID) -> list[Step]:
     """The steps as the server recorded them, which happens some seconds after they ended."""
     wanted = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
     deadline = time.monotonic() + _RECORDING_SECONDS
+    runs: list[TaskRun] = []
+    before = -1
     with get_client(sync_client=True) as client:
-        runs = client.read_task_runs(flow_run_filter=wanted)
-        while not all(run.state and run.state.is_final() for run in runs) and time.monotonic() < deadline:
-            time.sleep(0.5)
+        # All are recorded once each has ended and no further one has come in the meantime.
+        while len(runs) != before or not all(run.state and run.state.is_final() for run in runs):
+            if time.monotonic() > deadline:
+                break
+            before = len(runs)
+            time.sleep(_FLUSHING_SECONDS)
             runs = client.read_task_runs(flow_run_filter=wanted)
     return [
         Step(run.name.rsplit("-", 1)[0], run.total_run_time.total_seconds(), run.run_count, run.state_name or "")
@@ -89,6 +100,27 @@ def show(summary: RunSummary, console: Console) -> None:
         scores.add_row(score.name, *(f"{figure:.3f}" for figure in figures))
     console.print(scores)
     console.print(summary.message[:1].upper() + summary.message[1:])
+
+
+def show_answers(summary: RunSummary, console: Console) -> list[dict[str, Any]]:
+    """Ask the live function about posters that no model trained on, and print and return what it says.
+
+    Raises:
+        NotFound: no function is live.
+    """
+    settings = read_settings()
+    live = CloudRun(settings).live(settings.service)
+    if live is None:
+        raise NotFound(f"No model is live: {summary.message}")
+    table = Table("poster", "title", "it is", "the function says", title="Posters it has not trained on")
+    answers = []
+    for poster in summary.record.evaluation.known_posters:
+        answer = ask(str(live.url), poster.name)
+        said = (f"{g['name']} {g['probability']:.2f}" for g in answer["genres"] if g["predicted"])
+        table.add_row(poster.name, poster.title, ", ".join(poster.genres), ", ".join(said) or "none of its genres")
+        answers.append({**poster.model_dump(), "answer": answer})
+    console.print(table)
+    return answers
 
 
 def write_summary(summary: RunSummary, path: Path, **more: object) -> None:

@@ -10,7 +10,6 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.states import Crashed
 
 from flows.parameters import RetrainParameters
-from infra.errors import StackError
 from infra.local.processes import claim_port
 from infra.local.stack import Stack
 
@@ -72,9 +71,9 @@ def keep_up(
         f"The deployment reads {parameters.site_url}. Ctrl-C ends all.",
         flush=True,
     )
-    while (ended := stack.processes.ended()) is None:
+    while True:
+        stack.processes.check()
         time.sleep(_POLL_SECONDS)
-    raise StackError(f"{ended} ended by itself; see {stack.processes.log(ended)}.")
 
 
 def mark_interrupted_runs_crashed() -> int:
@@ -86,6 +85,8 @@ def mark_interrupted_runs_crashed() -> int:
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(flow_run_filter=running)
         for run in runs:
-            ended: State[None] = Crashed(message="The stack was ended while this ran; the next run goes on from what it did.")
+            ended: State[None] = Crashed(
+                message="The stack was ended while this ran; the next run goes on from what it did."
+            )
             client.set_flow_run_state(run.id, ended, force=True)
     return len(runs)

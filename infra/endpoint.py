@@ -24,21 +24,11 @@ def ask(url: str, poster_name: str, wake_seconds: float = WAKE_SECONDS) -> dict[
     `wake_seconds`, ConfigurationError where this identity may not call it, and DeploymentError for what the
     function itself refuses, with its own sentence.
     """
-    return _post(url, wake_seconds, json={"name": poster_name})
-
-
-def ask_bytes(url: str, poster: bytes, wake_seconds: float = WAKE_SECONDS) -> dict[str, Any]:
-    """The function's answer about the bytes of an image file; raises as `ask` does."""
-    headers = {"Content-Type": "application/octet-stream"}
-    return _post(url, wake_seconds, data=poster, headers=headers)
-
-
-def _post(url: str, wake_seconds: float, headers: dict[str, str] | None = None, **body: Any) -> dict[str, Any]:
-    headers = {**(headers or {}), **_authorization(url)}
+    headers = _authorization(url)
     deadline = time.monotonic() + wake_seconds
     while True:
         try:
-            response = requests.post(url, headers=headers, timeout=REQUEST_TIMEOUT_SECONDS, **body)
+            response = requests.post(url, json={"name": poster_name}, headers=headers, timeout=REQUEST_TIMEOUT_SECONDS)
         except (requests.ConnectionError, requests.Timeout) as error:
             reason = f"it does not answer ({type(error).__name__})"
         else:

@@ -5,6 +5,7 @@ InfraError                  a service, a process or a setting outside this proce
 ├── ConfigurationError          a setting or a permission is missing or wrong
 ├── StackError                  a local process: its port is taken, or it did not start
 ├── DeploymentError             a build or a revision that did not become ready
+├── BusyError                   another run is working in the same workspace
 └── NotFound                    an object, a service or a revision that is not there
 """
 
@@ -37,3 +38,7 @@ class DeploymentError(InfraError):
 
 class NotFound(InfraError):
     """An object, a service or a revision is not there."""
+
+
+class BusyError(InfraError):
+    """Another run is working in the same workspace."""

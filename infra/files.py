@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from infra.errors import BusyError
+
 
 def sha256_of(data: bytes) -> str:
     """The sha256 of some bytes, as 64 hexadecimal digits."""
@@ -34,3 +38,19 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees all of it or none."""
     with moved_in(path) as beside:
         beside.write_bytes(data)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder for the length of the block, against other processes.
+
+    Raises:
+        BusyError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / "run.lock", timeout=0).acquire()
+    except Timeout:
+        raise BusyError(f"Another run is working in {folder}; wait for its end, or use another workspace.") from None
+    with lock:
+        yield

@@ -36,6 +36,7 @@ FUNCTION_TARGET = "predict"
 CANDIDATE = "candidate"
 REPOSITORY = "cloud-run-source-deploy"  # of Artifact Registry; the one `gcloud run deploy --source` uses
 SOURCE_SHA256 = "source-sha256"  # the annotation of a revision that says what its image was built from
+CHECKED_REVISION = "checked-revision"  # the annotation of a service that names the revision that passed its check
 
 BUILD_TIMEOUT_SECONDS = 900.0
 DEPLOY_TIMEOUT_SECONDS = 300.0
@@ -162,8 +163,9 @@ class CloudRun:
     ) -> Revision:
         """A ready revision without traffic but with an address of its own, `https://TAG---SERVICE...`.
 
-        A service that is not there yet is made, and its first revision has all the traffic. A ready revision
-        of the same image and environment is used again.
+        A service that is not there yet is made, and its first revision has all the traffic, unchecked as it is:
+        Cloud Run does not know a service without. It counts as live, nonetheless, only after `send_traffic`.
+        A ready revision of the same image and environment is used again.
         """
         template = _template(image, source_sha256, environment)
         content = run_v2.RevisionTemplate.pb(template).SerializeToString(deterministic=True)
@@ -181,8 +183,8 @@ class CloudRun:
             template.revision = name
             current.template = template
             paths.append("template")
-        live = _live_name(current) or name
-        targets = [_target(live, percent=100), *_tagged(current, except_tag=tag), _target(name, tag=tag)]
+        served = _served_name(current) or name
+        targets = [_target(served, percent=100), *_tagged(current, except_tag=tag), _target(name, tag=tag)]
         current.traffic = targets
         with _deployment_errors(f"Deploying {name}"):
             deployed = self._apply(service, current, paths)
@@ -190,18 +192,30 @@ class CloudRun:
         return self._revision(service, name, url)
 
     def send_traffic(self, service: str, revision: str) -> Revision:
-        """Send all traffic to a revision, forward or back; the candidate's own address goes."""
+        """Send all traffic to a checked revision, forward or back; the candidate's own address goes.
+
+        The same update notes the revision's name at the service: only what was sent traffic here is `live`.
+        """
         current = self._existing(service)
+        current.annotations[CHECKED_REVISION] = revision
         current.traffic = [_target(revision, percent=100), *_tagged(current, except_tag=CANDIDATE)]
         with _deployment_errors(f"Sending the traffic of {service} to {revision}"):
-            deployed = self._apply(service, current, ["traffic"])
+            deployed = self._apply(service, current, ["traffic", "annotations"])
         return self._revision(service, revision, deployed.uri)
 
     def live(self, service: str) -> Revision | None:
-        """The revision that has the traffic, with the service's address; None where there is none yet."""
+        """The checked revision that has the traffic, with the service's address.
+
+        None where there is none yet, or where the traffic goes to a revision that `send_traffic` did not send it
+        to: a first one whose check failed, or one that another tool chose.
+        """
         current = self._service(service)
-        name = current and _live_name(current)
-        return self._revision(service, name, current.uri) if current and name else None
+        if current is None:
+            return None
+        name = _served_name(current)
+        if name is None or name != current.annotations.get(CHECKED_REVISION):
+            return None
+        return self._revision(service, name, current.uri)
 
     def revisions(self, service: str) -> list[Revision]:
         """All revisions of a service, newest first; none where there is no such service."""
@@ -305,7 +319,7 @@ def _tagged(service: run_v2.Service, except_tag: str) -> list[run_v2.TrafficTarg
     ]
 
 
-def _live_name(service: run_v2.Service) -> str | None:
+def _served_name(service: run_v2.Service) -> str | None:
     served = [status for status in service.traffic_statuses if status.percent]
     if not served:
         return None

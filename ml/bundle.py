@@ -7,6 +7,7 @@ network gives the same bytes in any folder.
 
 import importlib
 import json
+import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +39,7 @@ TOLERANCE = 1e-4
 
 def check_packages() -> None:
     """Whether all that training and writing a bundle import late is there; MissingPackageError names what is not."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when ONNX Runtime is imported
     for package in ("optuna", "onnx", "onnxscript", "onnxruntime", "safetensors"):
         with needs_package("Training a model"):
             importlib.import_module(package)

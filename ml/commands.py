@@ -7,12 +7,18 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
+from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ml.configuration import PreprocessConfig, TrainConfig
 from serving.function.errors import AnimeGenreError
+
+if TYPE_CHECKING:
+    from ml.reporting import Reporter
 
 _Config = TypeVar("_Config", PreprocessConfig, TrainConfig)
 
@@ -69,28 +75,36 @@ def settings(options: argparse.Namespace, config: type[_Config]) -> _Config:
 
 def _train(options: argparse.Namespace) -> int:
     # Imported here so that --help and predict need not wait for torch.
-    from ml.progress import TerminalReporter
-    from ml.reporting import Reporters, TensorBoardReporter
     from ml.standalone import train_from_table
 
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("ml").setLevel(logging.INFO)
     preprocess, train = settings(options, PreprocessConfig), settings(options, TrainConfig)
-    curves = TensorBoardReporter(options.workspace / "tensorboard" / options.output.name)
-    try:
-        run = train_from_table(
-            options.catalogue,
-            options.posters,
-            options.output,
-            options.workspace,
-            preprocess,
-            train,
-            Reporters(TerminalReporter(), curves),
-        )
-    finally:
-        curves.close()
+    name = f"{options.output.resolve().name}_{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    run = train_from_table(
+        options.catalogue,
+        options.posters,
+        options.output,
+        options.workspace,
+        preprocess,
+        train,
+        _reporting(options.workspace / "tensorboard" / name),
+    )
     print(run.summary())
     return 0
+
+
+@contextmanager
+def _reporting(folder: Path) -> Iterator["Reporter"]:
+    """Tell the terminal, and TensorBoard in this folder."""
+    from ml.progress import TerminalReporter
+    from ml.reporting import Reporters, TensorBoardReporter
+
+    curves = TensorBoardReporter(folder)
+    try:
+        yield Reporters(TerminalReporter(), curves)
+    finally:
+        curves.close()
 
 
 def _predict(options: argparse.Namespace) -> int:

@@ -41,7 +41,9 @@ class TrainConfig(_Checked):
 
     backbone: str = setting("resnet18", "Any torchvision network by name: the one that transfers.")
     weights: str = setting(
-        "imagenet", "The backbone's weights: 'imagenet' (torchvision's), a state-dict file, or 'none'."
+        "imagenet",
+        "The backbone's weights: 'imagenet' (torchvision's), a state-dict file (in the flow also a gs:// address), "
+        "or 'none'.",
     )
     trials: int = setting(5, "Hyperparameter settings that are tried for each network.", 1)
     epochs: int = setting(12, "Times that a network sees the training part in a trial.", 1)

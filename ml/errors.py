@@ -9,12 +9,11 @@
         ├── TrainingError           training that cannot start or has diverged
         └── MissingPackageError     a package that only this step needs is not installed
 
-The message is one sentence for a person. Whether trying again may help is the class attribute `retryable`.
+The message is one sentence for a person.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
 
 from serving.function.errors import AnimeGenreError
 
@@ -37,8 +36,6 @@ class WeightsError(MLError):
 
 class WeightsUnavailable(WeightsError):
     """Weights that could not be downloaded."""
-
-    retryable: ClassVar[bool] = True
 
 
 class TrainingError(MLError):

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.dataset import Dataset
-from ml.errors import DatasetError
 from ml.evaluation import ReadPoster, genres_of, predict
 from ml.metrics import Decisions, Labels, f1, weighted_f1
 from ml.splits import TEST
@@ -48,19 +47,19 @@ def decide(
 ) -> Decision:
     """Compare on the dataset's test part; a first model is compared with predicting every genre.
 
-    The challenger wins with a higher weighted F1. `read_poster` gives posters to a champion of another image
-    size. Raises DatasetError where the two models share no genre.
+    So is one that shares no genre with the champion: that champion could never be replaced otherwise. The
+    challenger wins with a higher weighted F1. `read_poster` gives posters to a champion of another image size;
+    raises DatasetError where it is missing then.
     """
     rows = dataset.rows(TEST)
     own_columns = {genre.key: column for column, genre in enumerate(genres_of(challenger))}
     _, own = predict(challenger, dataset, TEST)
-    if champion is None:
+    known = enumerate(genres_of(champion)) if champion else ()
+    shared = {genre.key: column for column, genre in known if genre.key in own_columns}
+    if champion is None or not shared:
         names, labels, others = dataset.genre_names, dataset.labels[rows], np.ones_like(own)
         opponent = EVERY_GENRE
     else:
-        shared = {genre.key: column for column, genre in enumerate(genres_of(champion)) if genre.key in own_columns}
-        if not shared:
-            raise DatasetError("The challenger and the champion share no genre, so they cannot be compared.")
         columns = [own_columns[key] for key in shared]
         names = tuple(dataset.genre_names[column] for column in columns)
         labels, own = dataset.labels[rows][:, columns], own[:, columns]
@@ -70,7 +69,8 @@ def decide(
     difference = scores[0] - scores[1]
     interval = paired_interval(own, others, labels, dataset.franchises[rows], seed)
     promote = difference > 0
-    sentence = (
+    sentence = "The champion shares no genre with the challenger. " if champion and not shared else ""
+    sentence += (
         f"The challenger's weighted F1 is {scores[0]:.3f} and that of {opponent} {scores[1]:.3f} on "
         f"{len(rows)} test posters over {len(names)} genres (difference {difference:+.3f}, 95 % interval "
         f"{interval[0]:+.3f} to {interval[1]:+.3f}): "

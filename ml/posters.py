@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ml.errors import DatasetError
 from ml.genres import Genre
 from ml.reporting import Reporter
 from serving.function.errors import PosterError
@@ -41,22 +42,18 @@ def file_sha256(file: Path) -> str:
 def decode_posters(posters: Sequence[Poster], images: NDArray[np.uint8], reporter: Reporter) -> dict[str, str]:
     """Decode each poster into its row of `images`, uint8 [N, 3, size, size].
 
-    Gives the reason why a poster could not be used by its id; the pixels of such a row mean nothing. Pillow
-    lets go of the interpreter's lock while it decodes and resizes, so threads are as fast as processes.
+    Gives the reason why a poster could not be used by its id; the pixels of such a row mean nothing. Raises
+    DatasetError for a file that is not there or not the one that was recorded. Pillow lets go of the
+    interpreter's lock while it decodes and resizes, so threads are as fast as processes.
     """
     broken: dict[str, str] = {}
 
     def decode_row(row: int) -> str | None:
-        poster = posters[row]
+        data = _read(posters[row])
         try:
-            data = poster.file.read_bytes()
-            if hashlib.sha256(data).hexdigest() != poster.sha256:
-                return "The file is not the one whose sha256 was recorded."
             images[row] = decode(data, images.shape[-1])
         except PosterError as error:
             return str(error)
-        except OSError as error:
-            return f"The file cannot be read: {error.strerror}."
         return None
 
     with ThreadPoolExecutor(available_cpus()) as pool:
@@ -65,3 +62,14 @@ def decode_posters(posters: Sequence[Poster], images: NDArray[np.uint8], reporte
                 broken[posters[row].id] = reason
             reporter.progress(row + 1, len(posters), "decoding posters")
     return broken
+
+
+def _read(poster: Poster) -> bytes:
+    """The poster's file, whose sha256 has to be the recorded one: that of the dataset's key."""
+    try:
+        data = poster.file.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{poster.file} cannot be read ({error.strerror}): fetch it again.") from error
+    if hashlib.sha256(data).hexdigest() != poster.sha256:
+        raise DatasetError(f"{poster.file} is not the file whose sha256 was recorded: fetch it again.")
+    return data

@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from io import StringIO
-from pathlib import Path
 from typing import Self
 
 from ml.errors import DatasetError
@@ -107,11 +106,6 @@ class PartTable:
             rows[row["id"]] = row["franchise"], row["part"]
         return cls(rows)
 
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read the table from a file, empty where there is none; DatasetError where it is damaged."""
-        return cls.parse(path.read_text(encoding="utf-8")) if path.exists() else cls()
-
     def text(self) -> str:
         """The table as csv, in the order in which its rows were added."""
         out = StringIO()
@@ -119,13 +113,6 @@ class PartTable:
         writer.writerow(_COLUMNS)
         writer.writerows((id, *row) for id, row in self.rows.items())
         return out.getvalue()
-
-    def save(self, path: Path) -> None:
-        """Write the table beside its place and move it in."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(path.name + ".new")
-        beside.write_text(self.text(), encoding="utf-8")
-        beside.replace(path)
 
     def assign(self, franchise_of: Mapping[str, str]) -> Assignment:
         """The part of each title of `franchise_of` (id to franchise key); titles new to the table join it.

@@ -4,10 +4,12 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ml.bundle import check_packages, write_bundle
+from ml.candidates import check_settings
 from ml.card import model_card
 from ml.configuration import PreprocessConfig, TrainConfig
 from ml.dataset import Dataset, build_dataset
@@ -73,26 +75,29 @@ def train_from_table(
     workspace: Path,
     preprocess: PreprocessConfig,
     train: TrainConfig,
-    reporter: Reporter,
+    reporting: AbstractContextManager[Reporter],
 ) -> TableRun:
     """Train on a table (see `ml.table.read_table`) and write a bundle and report.json into `output`.
 
-    `workspace` keeps datasets, which are used again, and downloaded weights. Raises MLError, which says in a
-    sentence what is wrong with the input; DatasetError, too, where `output` holds something else than a
-    bundle.
+    `workspace` keeps datasets, which are used again, and downloaded weights. `reporting` is entered once the
+    settings and the table were found to be good, so that it leaves nothing where they are not. Raises MLError, which
+    says in a sentence what is wrong with the input; DatasetError, too, where `output` holds something else than
+    a bundle.
     """
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / MANIFEST).exists()):
         raise DatasetError(f"{output} exists and is no bundle: give another folder, or empty this one.")
     check_packages()
+    check_settings(train)
     start = time.perf_counter()
     table = read_table(catalogue, posters)
     for notice in table.notices:
         logger.warning("%s", notice)
     output.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is known before the work, not after
     weights = read_weights(train.weights, train.backbone, workspace / "weights")
-    dataset = build_dataset(table.posters, workspace / "datasets", preprocess, reporter)
-    preprocessed = time.perf_counter()
-    outcome = train_networks(dataset, train, weights, reporter)
+    with reporting as reporter:
+        dataset = build_dataset(table.posters, workspace / "datasets", preprocess, reporter)
+        preprocessed = time.perf_counter()
+        outcome = train_networks(dataset, train, weights, reporter)
     model = write_bundle(output, outcome.chosen, train, dataset, model_card(outcome, dataset))
     trained = time.perf_counter()
     scores = evaluate(model, dataset)

@@ -29,13 +29,15 @@ def read_table(catalogue: Path, folder: Path) -> Table:
 
     Columns: `file` and `genres` (joined by "|"); an id, which is `id` or else a column ending in `_id`, else
     the file's stem; and, if they are there, `title`, `franchise` and `genre_ids` (parallel to `genres`).
-    Raises DatasetError where the table cannot be read, misses columns, or none of its files is there.
+    Raises DatasetError where the table cannot be read, misses columns, has no rows, or none of its files is there.
     """
     rows, columns = _read(catalogue)
     missing = " and ".join(f"'{name}'" for name in ("file", "genres") if name not in columns)
     if missing:
         found = ", ".join(columns) or "none"
         raise DatasetError(f"The table {catalogue} lacks the columns {missing}; its columns are {found}.")
+    if not rows:
+        raise DatasetError(f"The table {catalogue} has no rows.")
     id_column = _id_column(columns)
     ids = [row[id_column] if id_column else Path(row["file"]).stem for row in rows]
     twice = [id for id, count in Counter(ids).items() if count > 1]

@@ -15,7 +15,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from ml.errors import WeightsError, WeightsUnavailable
+from ml.errors import SettingError, WeightsError, WeightsUnavailable
 from ml.posters import file_sha256
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,8 @@ def read_weights(spec: str, backbone: str, cache: Path) -> Weights | None:
     """The weights that `spec` asks for: 'imagenet', the path of a state-dict file, or 'none'.
 
     None with 'none', and, after a loud warning, where ImageNet's weights cannot be had: the network is then
-    trained whole. Raises WeightsError for a file that is no state dict.
+    trained whole. Raises WeightsError for a file that is no state dict, and SettingError where torchvision has no
+    ImageNet weights for the backbone.
     """
     if spec == NONE:
         return None
@@ -60,8 +61,13 @@ def is_file(spec: str) -> bool:
 
 
 def imagenet_url(backbone: str) -> str:
-    """Where torchvision keeps a backbone's best ImageNet weights."""
-    return str(torchvision.models.get_model_weights(backbone).DEFAULT.url)
+    """Where torchvision keeps a backbone's best ImageNet weights; SettingError where it has none."""
+    try:
+        return str(torchvision.models.get_model_weights(backbone).DEFAULT.url)
+    except ValueError as error:
+        raise SettingError(
+            f"torchvision has no ImageNet weights for '{backbone}': give a state-dict file, or 'none', as weights."
+        ) from error
 
 
 def download(url: str, cache: Path, timeout_seconds: float = DOWNLOAD_TIMEOUT_SECONDS) -> Path:

@@ -1,5 +1,6 @@
 """Where a bundle is: with its MLflow run from training on, and in the bucket once it is uploaded."""
 
+import shutil
 from pathlib import Path
 
 from infra.registry import Registry
@@ -29,9 +30,7 @@ def fetch_bundle(registry: Registry, workspace: Path, run_id: str, sha256: str) 
     """
     folder = workspace / bundle_key(sha256)
     if not (folder / MANIFEST).exists():
-        fetched = registry.fetch_folder(run_id, _ARTIFACTS, workspace / "fetched" / run_id)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        fetched.replace(folder)
+        move_bundle(registry.fetch_folder(run_id, _ARTIFACTS, workspace / "bundles" / f"{run_id}.part"), folder)
     check_bundle(folder, sha256)
     return folder
 
@@ -44,10 +43,19 @@ def fetch_uploaded_bundle(store: Store, workspace: Path, sha256: str) -> Path:
         BundleError: a file is not what its sha256 says.
     """
     folder = workspace / bundle_key(sha256)
-    for name in (MODEL, WEIGHTS, CARD, MANIFEST):
-        store.fetch(f"{bundle_key(sha256)}/{name}", folder / name)
+    if not (folder / MANIFEST).exists():
+        beside = folder.with_name(f"{sha256}.part")
+        store.download({f"{bundle_key(sha256)}/{name}": beside / name for name in (MODEL, WEIGHTS, CARD, MANIFEST)})
+        move_bundle(beside, folder)
     check_bundle(folder, sha256)
     return folder
+
+
+def move_bundle(beside: Path, folder: Path) -> None:
+    """Move a whole bundle to its place, over what may lie there of an interrupted download."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside.replace(folder)
 
 
 def upload_bundle(store: Store, folder: Path, sha256: str) -> None:

@@ -11,6 +11,7 @@ SiteError                   a site or its answer; also an answer that nobody exp
 ├── SeasonError                 a season that does not exist, or that the site does not have
 └── EmptyCatalogueError         season pages without a single title
 CatalogueError              a catalogue.csv that cannot be read
+StalePosterError            posters that another run replaced in the meantime
 """
 
 from typing import ClassVar
@@ -73,3 +74,7 @@ class EmptyCatalogueError(SiteError):
 
 class CatalogueError(AnimeGenreError):
     """A catalogue.csv that cannot be read."""
+
+
+class StalePosterError(AnimeGenreError):
+    """Posters that another run replaced in the meantime."""

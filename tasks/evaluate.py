@@ -1,5 +1,6 @@
 """Step 5: the chosen network on the test part, once, beside the baselines and the present champion."""
 
+import random
 from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact
@@ -8,15 +9,19 @@ from infra.registry import Registry
 from infra.settings import read_settings
 from infra.store import Store
 from ml import evaluation
-from ml.gate import Decision, decide
+from ml.dataset import Dataset
+from ml.gate import EVERY_GENRE, Decision, decide
 from ml.metrics import Scores
+from ml.splits import TEST
 from serving.function.model import Model
 from tasks.bundles import fetch_bundle, fetch_uploaded_bundle
 from tasks.champion import Champion, present_champion
 from tasks.posters import poster_key
 from tasks.preprocess import fetch_dataset
-from tasks.records import DatasetRecord, EvaluationRecord, ScoreRecord, TrainingRecord
+from tasks.records import DatasetRecord, EvaluationRecord, KnownPoster, ScoreRecord, TrainingRecord
 from tasks.step import step
+
+_KNOWN_POSTERS = 3
 
 
 @step("evaluate")
@@ -35,10 +40,10 @@ def evaluate(dataset: DatasetRecord, training: TrainingRecord) -> EvaluationReco
     scores = {training.chosen: evaluation.evaluate(challenger, data), **evaluation.baselines(data)}
 
     if champion is not None and champion.bundle_sha256 == training.bundle_sha256:
-        record = _record(scores, champion, None, f"version {champion.version} is this very model")
+        record = _record(scores, champion, None, f"version {champion.version} is this very model", data)
     else:
-        decision = decide(challenger, _model(champion, store, workspace), data, lambda i: _poster(store, workspace, i))
-        record = _record(scores, champion, decision, decision.sentence)
+        decision = decide(challenger, _model(champion, store, workspace), data, lambda i: store.read(poster_key(i)))
+        record = _record(scores, champion, decision, decision.sentence, data)
     chosen = scores[training.chosen]
     registry.log_metrics(training.run_id, _metrics(chosen))
     create_markdown_artifact(_report(record, chosen), key="evaluation")
@@ -51,21 +56,33 @@ def _model(champion: Champion | None, store: Store, workspace: Path) -> Model | 
     return Model.load(fetch_uploaded_bundle(store, workspace, champion.bundle_sha256))
 
 
-def _poster(store: Store, workspace: Path, title_id: str) -> bytes:
-    return store.fetch(poster_key(title_id), workspace / poster_key(title_id)).read_bytes()
-
-
 def _record(
-    scores: dict[str, Scores], champion: Champion | None, decision: Decision | None, reason: str
+    scores: dict[str, Scores], champion: Champion | None, decision: Decision | None, reason: str, data: Dataset
 ) -> EvaluationRecord:
+    # Over the genres that both know; where there are none, or no champion, the opponent was the baseline.
+    compared = decision if decision is not None and decision.opponent != EVERY_GENRE else None
     return EvaluationRecord(
         scores=[ScoreRecord(name=name, **each.scalars()) for name, each in scores.items()],
         champion_version=champion.version if champion else None,
-        champion_weighted_f1=decision.opponent_weighted_f1 if champion and decision else None,
-        challenger_weighted_f1=decision.challenger_weighted_f1 if champion and decision else None,
+        champion_weighted_f1=compared.opponent_weighted_f1 if compared else None,
+        challenger_weighted_f1=compared.challenger_weighted_f1 if compared else None,
         better=decision is not None and decision.promote,
         reason=reason,
+        known_posters=_known_posters(data),
     )
+
+
+def _known_posters(data: Dataset) -> list[KnownPoster]:
+    """Some posters of the test part, the same ones for the same dataset."""
+    test = [int(row) for row in data.rows(TEST)]
+    return [
+        KnownPoster(
+            name=poster_key(data.ids[row]),
+            title=data.titles[row],
+            genres=[genre.name for genre, has in zip(data.genres, data.labels[row], strict=True) if has],
+        )
+        for row in random.Random(data.key).sample(test, min(_KNOWN_POSTERS, len(test)))
+    ]
 
 
 def _metrics(scores: Scores) -> dict[str, float]:

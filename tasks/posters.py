@@ -3,15 +3,17 @@
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from prefect.artifacts import create_table_artifact
 
 from infra.errors import NotFound
-from infra.files import sha256_of
+from infra.files import sha256_of, sha256_of_file
 from infra.settings import read_settings
 from infra.store import Store
+from tasks.errors import StalePosterError
 from tasks.myanimelist import posters as site_posters
 from tasks.myanimelist.catalogue import read_catalogue
 from tasks.myanimelist.posters import PosterOutcome, read_outcomes, write_outcomes
@@ -46,11 +48,11 @@ def download_posters(catalogue: CatalogueRecord) -> PosterSetRecord:
     have = {o.mal_id: o for o in outcomes if o.sha256}
     before = {o.mal_id: o.sha256 for o in kept}
     store.upload({poster_key(i): folder / f"{i}.jpg" for i, outcome in have.items() if before.get(i) != outcome.sha256})
-    content = json.dumps([asdict(o) | {"status": _lasting(o)} for o in outcomes]).encode()
+    content = _content(outcomes)
     sha256 = sha256_of(content)
     key = f"poster-sets/{sha256}.json"
     store.write(key, content)
-    store.write(_LATEST, content)
+    store.write(_LATEST, _content({**{o.mal_id: o for o in kept}, **{o.mal_id: o for o in outcomes}}.values()))
     counts = Counter(o.status for o in outcomes)
     create_table_artifact(
         [{"mal_id": o.mal_id, "status": o.status, "reason": o.reason} for o in outcomes if not o.sha256][:1000],
@@ -92,6 +94,30 @@ def _restore(store: Store, kept: list[PosterOutcome], folder: Path) -> None:
     if kept and not read_outcomes(folder):
         store.download({poster_key(o.mal_id): folder / f"{o.mal_id}.jpg" for o in kept if o.sha256})
         write_outcomes(kept, folder)
+
+
+def fetch_posters(store: Store, folder: Path, sha256_of_title: Mapping[int, str]) -> None:
+    """Make the posters in the folder those of the hashes: what is absent or another one comes from the bucket.
+
+    Raises:
+        StalePosterError: the bucket has another poster by now, too.
+    """
+
+    def differs(mal_id: int) -> bool:
+        path = folder / f"{mal_id}.jpg"
+        return not path.exists() or sha256_of_file(path) != sha256_of_title[mal_id]
+
+    wrong = [mal_id for mal_id in sha256_of_title if differs(mal_id)]
+    store.download({poster_key(mal_id): folder / f"{mal_id}.jpg" for mal_id in wrong})
+    if stale := [mal_id for mal_id in wrong if differs(mal_id)]:
+        raise StalePosterError(
+            f"{len(stale)} posters in the bucket are not those of this run any more, {poster_key(stale[0])} for one: "
+            "another run replaced them. Start the run again."
+        )
+
+
+def _content(outcomes: Iterable[PosterOutcome]) -> bytes:
+    return json.dumps([asdict(o) | {"status": _lasting(o)} for o in outcomes]).encode()
 
 
 def _lasting(outcome: PosterOutcome) -> str:

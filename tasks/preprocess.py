@@ -15,7 +15,7 @@ from ml.posters import Poster
 from ml.splits import PARTS, PartTable, franchises
 from tasks.myanimelist.catalogue import read_catalogue
 from tasks.myanimelist.records import AnimeRecord, is_explicit
-from tasks.posters import poster_key, read_poster_set
+from tasks.posters import fetch_posters, read_poster_set
 from tasks.records import CatalogueRecord, DatasetRecord, PosterSetRecord
 from tasks.reporters import ProgressLog
 from tasks.step import reused, step
@@ -54,7 +54,7 @@ def preprocess(catalogue: CatalogueRecord, posters: PosterSetRecord, config: Pre
     key = dataset_key(rows, config)
     if store.exists(f"{_folder(key)}/manifest.json"):
         return reused(_record(fetch_dataset(store, workspace, key), catalogue), f"dataset {key[:12]}")
-    store.download({poster_key(row.id): row.file for row in rows if not row.file.exists()})
+    fetch_posters(store, workspace / "posters", {title.mal_id: str(sha256[title.mal_id]) for title in usable})
     dataset = build_dataset(rows, workspace / "datasets", config, ProgressLog())
     for name in _FILES:  # in this order: the manifest says that all is there
         store.upload({f"{_folder(key)}/{name}": dataset.folder / name})
@@ -82,8 +82,7 @@ def _parts(store: Store, titles: list[AnimeRecord]) -> Mapping[str, tuple[str, s
     except NotFound:
         table = PartTable()
     known = len(table.rows)
-    related = {str(t.mal_id): [str(other.mal_id) for other in t.related] for t in titles if t.related}
-    franchise_of = franchises({str(t.mal_id): t.title for t in titles}, related)
+    franchise_of = franchises({str(t.mal_id): t.title for t in titles})
     parts = table.assign(franchise_of).parts
     if len(table.rows) > known:
         store.write(_PARTS_KEY, table.text().encode())

@@ -79,6 +79,14 @@ class ScoreRecord(Record):
     mean_average_precision: float
 
 
+class KnownPoster(Record):
+    """A poster of the test part: its object in the bucket, and the genres its title has of those that are learned."""
+
+    name: str
+    title: str
+    genres: list[str]
+
+
 class EvaluationRecord(Record):
     """The chosen network on the test part (first of the scores), beside the baselines and the champion.
 
@@ -91,6 +99,7 @@ class EvaluationRecord(Record):
     challenger_weighted_f1: float | None
     better: bool
     reason: str
+    known_posters: list[KnownPoster]
 
 
 class ModelRecord(Record):
@@ -108,15 +117,6 @@ class BundleRecord(Record):
     sha256: str
 
 
-class AnswerRecord(Record):
-    """What the deployed function said of one poster."""
-
-    poster: str
-    title: str
-    predicted: list[str]
-    expected: list[str]
-
-
 class DeploymentRecord(Record):
     """What is live now."""
 
@@ -124,7 +124,6 @@ class DeploymentRecord(Record):
     revision: str
     version: str
     bundle_sha256: str
-    answers: list[AnswerRecord]
 
 
 class RetrainRecord(Record):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,7 +19,7 @@ from ml.configuration import TrainConfig
 from ml.reporting import Reporters, TensorBoardReporter
 from ml.search import NetworkOutcome, train_networks
 from ml.weights import read_weights
-from tasks.bundles import bundle_key, log_bundle
+from tasks.bundles import bundle_key, log_bundle, move_bundle
 from tasks.preprocess import fetch_dataset
 from tasks.records import DatasetRecord, NetworkRecord, TrainingRecord
 from tasks.reporters import MlflowReporter, ProgressLog
@@ -42,14 +43,16 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
     config = replace(config, weights=_local_weights(config.weights, settings))
     weights = read_weights(config.weights, config.backbone, workspace / "weights")
     key = _training_key(dataset, config, weights.sha256 if weights else None)
-    if (done := _done(store, key)) is not None:
+    registry = Registry(settings)
+    done = _done(store, key)
+    if done is not None and registry.has_run(done.run_id):
         return reused(done, f"bundle {done.bundle_sha256[:12]} was trained on this dataset with these settings")
 
     data = fetch_dataset(store, workspace, dataset.dataset_key)
-    registry = Registry(settings)
     parameters = {"dataset_key": dataset.dataset_key, "posters": dataset.posters, **asdict(config)}
     with registry.run("retrain", parameters) as run_id:
-        board = TensorBoardReporter(workspace / "tensorboard" / run_id)
+        started = datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S")
+        board = TensorBoardReporter(workspace / "tensorboard" / f"{started}_{run_id[:6]}")
         try:
             reporter = Reporters(ProgressLog(), board, MlflowReporter(registry, run_id))
             outcome = train_networks(data, config, weights, reporter)
@@ -59,9 +62,7 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
         bundle = write_bundle(beside, outcome.chosen, config, data, model_card(outcome, data))
         log_bundle(registry, run_id, beside)
         registry.log_metrics(run_id, {f"validation/{k}": v for k, v in outcome.chosen.validation.scalars().items()})
-    folder = workspace / bundle_key(bundle.sha256)
-    if not folder.exists():
-        beside.replace(folder)
+    move_bundle(beside, workspace / bundle_key(bundle.sha256))
     record = TrainingRecord(
         run_id=run_id,
         bundle_sha256=bundle.sha256,

@@ -20,9 +20,9 @@ def upload(model: ModelRecord) -> BundleRecord:
     settings = read_settings()
     store, registry = Store(settings), Registry(settings)
     record = BundleRecord(uri=store.uri(bundle_key(model.bundle_sha256)), sha256=model.bundle_sha256)
+    registry.tag_version(model.version, {"bundle_uri": record.uri})
     if store.exists(f"{bundle_key(model.bundle_sha256)}/{MANIFEST}"):
         return reused(record, f"{record.uri} is there")
     folder = fetch_bundle(registry, settings.workspace, model.run_id, model.bundle_sha256)
     upload_bundle(store, folder, model.bundle_sha256)
-    registry.tag_version(model.version, {"bundle_uri": record.uri})
     return record

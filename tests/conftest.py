@@ -1,15 +1,18 @@
 """What all tests share: the real data where it is at hand, and an environment that waits little."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 # Read when the steps are imported: a failed step waits this long before it is tried again.
 os.environ["ANIME_GENRE_RETRY_DELAY_SECONDS"] = "[2, 2]"
+os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-")
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
 
 ROOT = Path(__file__).parent.parent

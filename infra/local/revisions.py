@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -49,6 +50,7 @@ class RevisionProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._lock = asyncio.Lock()
         self._port = 0
+        self._runtime: tempfile.TemporaryDirectory[str] | None = None
 
     async def port(self) -> int:
         """The port it answers on; started if it does not run (yet, or any more). Raises RevisionFailed."""
@@ -68,9 +70,14 @@ class RevisionProcess:
                 await asyncio.wait_for(process.wait(), STOP_TIMEOUT_SECONDS)
             _signal_group(process.pid, signal.SIGKILL)
             await process.wait()
+            if self._runtime is not None:
+                self._runtime.cleanup()
+                self._runtime = None
 
     async def _start(self) -> None:
         self._port = free_port()
+        if self._runtime is None:
+            self._runtime = tempfile.TemporaryDirectory(prefix="revision-")
         command = [sys.executable, "-m", "functions_framework", "--target", self._target]
         command += [
             "--source",
@@ -80,11 +87,15 @@ class RevisionProcess:
             "--port",
             str(self._port),
         ]
+        environment = {**os.environ, **self._environment, "K_REVISION": self.name, "PORT": str(self._port)}
+        # gunicorn puts a control socket there, else into the user's home; functions-framework cannot turn that off.
+        # Not in the stand-in's own folder, because a socket's path has to be shorter than 108 characters.
+        environment["XDG_RUNTIME_DIR"] = self._runtime.name
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *command,
                 cwd=self._source,
-                env={**os.environ, **self._environment, "K_REVISION": self.name, "PORT": str(self._port)},
+                env=environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -7,21 +7,19 @@ Everything they keep lies in the workspace, so that the next stack there goes on
 """
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 from filelock import FileLock, Timeout
 
 from infra.errors import ConfigurationError, StackError
 from infra.files import write_bytes
-from infra.local.processes import Processes, answers, claim_port, terminate_tree
-from infra.settings import Settings
+from infra.local.processes import Processes, answers, claim_port
+from infra.settings import read_settings
 
 _QUIET = {
     "DO_NOT_TRACK": "1",
@@ -29,6 +27,7 @@ _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "ORT_DISABLE_TELEMETRY": "1",
 }
 # Without these, sqlite is "database is locked" for seconds after a few hundred task runs.
 _PREFECT_ON_SQLITE = {
@@ -36,6 +35,7 @@ _PREFECT_ON_SQLITE = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
 }
+_NOTE = "stack.json"  # the environment of the running stack, for other commands to join it
 LOGGED_PACKAGES = "flows,tasks,ml,infra"
 LEAST_FREE_BYTES = 500_000_000  # the databases of Prefect and MLflow, a small dataset, some bundles
 
@@ -78,24 +78,22 @@ def local_stack(workspace: Path, ports: Ports | None = None) -> Iterator[Stack]:
     except Timeout:
         raise StackError(f"Another stack is running in {workspace}; end it, or use another workspace.") from None
     try:
-        end_leftovers(workspace)
         with Processes(workspace / "logs") as processes:
             stack = _start(workspace, ports, processes)
-            _remember(workspace, stack)
             processes.wait_ready()
+            write_bytes(workspace / _NOTE, json.dumps(dict(stack.environment)).encode())
             yield stack
     finally:
-        (workspace / "stack.json").unlink(missing_ok=True)
+        (workspace / _NOTE).unlink(missing_ok=True)
         lock.release()
 
 
 def running_stack_environment(workspace: Path) -> dict[str, str] | None:
     """The environment of the stack that another process runs in this workspace, if one answers."""
     try:
-        remembered = json.loads((workspace / "stack.json").read_text())
+        environment: dict[str, str] = json.loads((workspace / _NOTE).read_text())
     except (OSError, ValueError):
         return None
-    environment: dict[str, str] = remembered["environment"]
     return environment if answers(f"{environment['PREFECT_API_URL']}/health") else None
 
 
@@ -122,7 +120,7 @@ def prepare_workspace(workspace: Path) -> Path:
 
 
 def _start(workspace: Path, ports: Ports, processes: Processes) -> Stack:
-    settings = Settings(workspace=workspace)
+    settings = read_settings()
     prefect_port = claim_port(ports.prefect, "the Prefect UI", "--prefect-port")
     mlflow_port = claim_port(ports.mlflow, "the MLflow UI", "--mlflow-port")
     function_port = claim_port(ports.function, "the function", "--function-port")
@@ -188,20 +186,3 @@ def _start(workspace: Path, ports: Ports, processes: Processes) -> Stack:
         environment=environment,
         processes=processes,
     )
-
-
-def _remember(workspace: Path, stack: Stack) -> None:
-    """Note who runs here: for other commands to join, and for the next start to clean up after a kill."""
-    started = {str(pid): psutil.Process(pid).create_time() for pid in stack.processes.pids}
-    note = {"environment": dict(stack.environment), "started": started, "owner": os.getpid()}
-    write_bytes(workspace / "stack.json", json.dumps(note, indent=2).encode())
-
-
-def end_leftovers(workspace: Path) -> None:
-    """End what a killed stack left running: the lock is ours, so nobody else owns these processes."""
-    with suppress(OSError, ValueError, KeyError):
-        note = json.loads((workspace / "stack.json").read_text())
-        for pid, created in note["started"].items():
-            with suppress(psutil.NoSuchProcess):
-                if abs(psutil.Process(int(pid)).create_time() - created) < 1:
-                    terminate_tree(int(pid), timeout_seconds=10)

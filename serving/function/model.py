@@ -169,7 +169,9 @@ def _read(folder: Path, name: str) -> bytes:
 
 
 def _session(graph: bytes) -> "InferenceSession":
-    # Imported here because manifests are read, too, where there is no ONNX Runtime.
+    # Imported here because manifests are read, too, where there is no ONNX Runtime. The import itself would
+    # report to Microsoft and leave a folder in the user's cache.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     from onnxruntime import InferenceSession, SessionOptions
 
     options = SessionOptions()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli import main
+from infra.local.site.server import small_site
 
 
 def fails_with(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -54,6 +55,32 @@ def test_a_taken_port_is_named_with_its_option(tmp_path: Path, capsys: pytest.Ca
         arguments = ["up", "--prefect-port", str(port), "--workspace", str(tmp_path)]
         assert f"Port {port}" in (error := fails_with(arguments, capsys))
         assert "--prefect-port" in error
+
+
+def test_a_port_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Port 99999" in fails_with(["up", "--mlflow-port", "99999", "--workspace", str(tmp_path)], capsys)
+
+
+def test_an_address_for_the_stack_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--site-url" in fails_with(["up", "--site-url", "myanimelist.net", "--workspace", str(tmp_path)], capsys)
+
+
+def test_a_variable_that_cannot_be_used_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANIME_GENRE_SERVICE_TIMEOUT_SECONDS", "soon")
+    assert "ANIME_GENRE_SERVICE_TIMEOUT_SECONDS" in fails_with(["demo", "--workspace", str(tmp_path)], capsys)
+    monkeypatch.setenv("ANIME_GENRE_RETRY_DELAY_SECONDS", "10,60")
+    assert "retry_delay_seconds" in fails_with(["demo", "--workspace", str(tmp_path)], capsys)
+
+
+def test_a_prefect_server_that_does_not_answer_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    with small_site(titles=20) as site_url:
+        arguments = ["retrain", "--site-url", site_url, "--weights", "none", "--workspace", str(tmp_path)]
+        assert "PREFECT_API_URL=http://127.0.0.1:9/api" in fails_with(arguments, capsys)
 
 
 def test_a_workspace_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,22 +3,33 @@
 import json
 import sys
 import time
+from io import StringIO
 
 import pytest
+from mlflow.tracking import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Running
+from rich.console import Console
 
 from flows.parameters import RetrainParameters
 from flows.retrain import retrain
-from flows.summary import RunSummary, recorded_steps, run_retrain
+from flows.summary import RunSummary, recorded_steps, run_retrain, show_answers
 from flows.up import mark_interrupted_runs_crashed
 from infra.endpoint import ask
+from infra.errors import DeploymentError
+from infra.files import sha256_of
+from infra.functions import CloudRun
 from infra.local.processes import Processes
 from infra.local.stack import Stack
 from infra.registry import Registry
 from infra.settings import read_settings
-from tasks.errors import SeasonError
+from infra.store import Store
+from tasks.champion import Champion, present_champion
+from tasks.errors import SeasonError, StalePosterError
+from tasks.posters import fetch_posters
+from tasks.records import BundleRecord
+from tasks.redeploy import redeploy
 from tests.faults import Fault, fault_proxy
 
 STEPS = ["scrape", "download posters", "preprocess", "train", "evaluate", "register", "upload", "redeploy"]
@@ -58,7 +69,7 @@ def test_each_step_that_fails_once_is_tried_again_and_the_run_completes(first_ru
 
 def test_the_deployed_function_answers_and_the_alias_champion_follows_the_traffic(first_run) -> None:
     record = first_run[0].record
-    answer = ask(record.deployment.url, record.deployment.answers[0].poster)
+    answer = ask(record.deployment.url, record.evaluation.known_posters[0].name)
     assert answer["model"]["sha256"] == record.training.bundle_sha256
     assert {genre["name"] for genre in answer["genres"]} == set(record.dataset.genres)
     champion = Registry(read_settings()).champion()
@@ -91,18 +102,65 @@ def test_a_second_run_over_an_unchanged_site_reuses_what_was_done_and_keeps_the_
     assert record.dataset.dataset_key == first_run[0].record.dataset.dataset_key
     assert record.posters.sha256 == first_run[0].record.posters.sha256
     assert record.posters.new == 0
+    answers = show_answers(summary, Console(file=StringIO()))
+    assert [answer["answer"]["model"]["version"] for answer in answers] == ["1", "1", "1"]
 
 
 def test_a_worker_with_an_empty_disk_takes_every_step_from_the_bucket(
     first_run, parameters: RetrainParameters, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANIME_GENRE_WORKSPACE", str(tmp_path))
+    interrupted = tmp_path / "bundles" / first_run[0].record.training.bundle_sha256
+    interrupted.mkdir(parents=True)
+    (interrupted / "model.onnx").write_bytes(b"half of it")
     summary = run_retrain(parameters)
     record = summary.record
     assert summary.message.startswith("champion kept")
     assert record.posters.new == 0
     assert record.dataset.dataset_key == first_run[0].record.dataset.dataset_key
     assert record.training == first_run[0].record.training
+
+
+def test_the_alias_champion_is_repaired_from_the_traffic(first_run) -> None:
+    settings = read_settings()
+    registry = Registry(settings)
+    MlflowClient().delete_registered_model_alias(settings.model_name, "champion")
+    assert registry.champion() is None
+    champion = present_champion(settings, registry)
+    assert champion == Champion("1", first_run[0].record.training.bundle_sha256)
+    assert registry.champion().version == "1"
+
+
+def test_a_revision_that_answers_other_than_its_bundle_does_not_go_live(first_run) -> None:
+    settings = read_settings()
+    store, record = Store(settings), first_run[0].record
+    sha256 = record.training.bundle_sha256
+    manifest = json.loads(store.read(f"bundles/{sha256}/manifest.json"))
+    manifest["genres"][0]["threshold"] = 0.999
+    changed = json.dumps(manifest).encode()
+    other = BundleRecord(uri=store.uri(f"bundles/{sha256_of(changed)}"), sha256=sha256_of(changed))
+    store.write(f"bundles/{other.sha256}/manifest.json", changed)
+    store.write(f"bundles/{other.sha256}/model.onnx", store.read(f"bundles/{sha256}/model.onnx"))
+    with pytest.raises(DeploymentError, match="it does not go live"):
+        redeploy.__wrapped__(record.dataset, record.evaluation, record.model, other)
+    assert CloudRun(settings).live(settings.service).environment["BUNDLE_SHA256"] == sha256
+    assert Registry(settings).champion().version == record.model.version
+
+
+def test_a_poster_on_disk_that_is_another_one_is_fetched_again(first_run, tmp_path) -> None:
+    store = Store(read_settings())
+    name = first_run[0].record.evaluation.known_posters[0].name
+    mal_id = int(name.removeprefix("posters/").removesuffix(".jpg"))
+    (tmp_path / f"{mal_id}.jpg").write_bytes(b"an older poster")
+    fetch_posters(store, tmp_path, {mal_id: sha256_of(store.read(name))})
+    assert (tmp_path / f"{mal_id}.jpg").read_bytes() == store.read(name)
+    with pytest.raises(StalePosterError, match=name):
+        fetch_posters(store, tmp_path, {mal_id: sha256_of(b"a poster of long ago")})
+
+
+def test_mlflow_knows_the_runs_it_has_and_no_others(first_run) -> None:
+    assert Registry(read_settings()).has_run(first_run[0].record.training.run_id)
+    assert not Registry(read_settings()).has_run("0" * 32)
 
 
 def test_a_permanent_error_is_not_retried_and_names_itself(stack: Stack, parameters: RetrainParameters) -> None:

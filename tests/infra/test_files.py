@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.files import moved_in, sha256_of, sha256_of_file, write_bytes
+from infra.errors import BusyError
+from infra.files import alone, moved_in, sha256_of, sha256_of_file, write_bytes
 
 
 def test_a_file_appears_when_its_block_ends_well(tmp_path: Path) -> None:
@@ -25,3 +26,10 @@ def test_a_block_that_raises_leaves_the_old_file_and_nothing_beside_it(tmp_path:
 def test_a_file_hashes_as_its_bytes_do(tmp_path: Path) -> None:
     write_bytes(tmp_path / "file", b"content")
     assert sha256_of_file(tmp_path / "file") == sha256_of(b"content")
+
+
+def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    with alone(tmp_path), pytest.raises(BusyError, match="Another run is working"), alone(tmp_path):
+        pass
+    with alone(tmp_path):
+        pass

@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -108,9 +109,12 @@ def test_a_service_goes_from_its_first_revision_to_the_next_and_back(client: Clo
     assert client.built_image("round-trip", "5" * 64) is None
 
     first = client.deploy_candidate("round-trip", image, "5" * 64, {"BUNDLE_SHA256": "one"})
-    live = client.live("round-trip")
-    assert live is not None and live.name == first.name
-    assert bundle_at(live.url) == bundle_at(first.url) == "one"
+    assert bundle_at(first.url) == "one"
+    assert client.live("round-trip") is None, "nobody has checked it yet"
+    live = client.send_traffic("round-trip", first.name)
+    assert client.live("round-trip") == live
+    assert live.name == first.name
+    assert bundle_at(live.url) == "one"
     assert client.built_image("round-trip", "5" * 64) == image
 
     second = client.deploy_candidate("round-trip", image, "5" * 64, {"BUNDLE_SHA256": "two"})
@@ -118,6 +122,7 @@ def test_a_service_goes_from_its_first_revision_to_the_next_and_back(client: Clo
     assert second.ready
     assert bundle_at(second.url) == "two"
     assert bundle_at(live.url) == "one", "a candidate has no traffic"
+    assert client.live("round-trip") == live
 
     now_live = client.send_traffic("round-trip", second.name)
     assert now_live.url == live.url, "the service's address is stable"
@@ -128,6 +133,36 @@ def test_a_service_goes_from_its_first_revision_to_the_next_and_back(client: Clo
     assert client.send_traffic("round-trip", first.name).name == first.name
     assert bundle_at(live.url) == "one", "rollback is a traffic change"
     assert client.live("round-trip") == client.send_traffic("round-trip", first.name)
+
+
+def test_a_first_revision_whose_check_failed_keeps_the_traffic_and_is_not_live(client: CloudRun, image: str) -> None:
+    unchecked = client.deploy_candidate("unchecked", image, "5" * 64, {"BUNDLE_SHA256": "one"})
+    second = client.deploy_candidate("unchecked", image, "5" * 64, {"BUNDLE_SHA256": "two"})
+    assert client.live("unchecked") is None
+    live = client.send_traffic("unchecked", second.name)
+    assert (client.live("unchecked"), bundle_at(live.url)) == (live, "two")
+    assert client.deploy_candidate("unchecked", image, "5" * 64, {"BUNDLE_SHA256": "one"}).name == unchecked.name
+    assert client.live("unchecked") == live
+
+
+def test_traffic_that_another_tool_moved_is_not_taken_for_checked(
+    client: CloudRun, image: str, patient_settings: Settings
+) -> None:
+    first = client.deploy_candidate("moved", image, "5" * 64, {"BUNDLE_SHA256": "one"})
+    client.send_traffic("moved", first.name)
+    second = client.deploy_candidate("moved", image, "5" * 64, {"BUNDLE_SHA256": "two"})
+    place = f"projects/{patient_settings.google_project}/locations/{patient_settings.google_region}/services/moved"
+    kind = "TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION"
+    answer = requests.patch(
+        f"{patient_settings.cloud_run_endpoint}/v2/{place}?updateMask=traffic",
+        json={"traffic": [{"type": kind, "revision": second.name, "percent": 100}]},
+        timeout=30,
+    )
+    assert answer.status_code == 200
+    deadline = time.monotonic() + 30
+    while client.live("moved") is not None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert client.live("moved") is None
 
 
 def test_the_same_content_is_not_deployed_twice(client: CloudRun, image: str) -> None:
@@ -141,14 +176,14 @@ def test_the_same_content_is_not_deployed_twice(client: CloudRun, image: str) ->
 
 
 def test_a_revision_that_does_not_start_is_named_and_the_traffic_stays(client: CloudRun, image: str) -> None:
-    client.deploy_candidate("stays", image, "5" * 64, {"BUNDLE_SHA256": "good"})
-    live = client.live("stays")
+    good = client.deploy_candidate("stays", image, "5" * 64, {"BUNDLE_SHA256": "good"})
+    live = client.send_traffic("stays", good.name)
     broken = {"BUNDLE_SHA256": "bad", "BROKEN": "yes"}
     for attempt in (1, 2):
         with pytest.raises(DeploymentError, match=rf"-{attempt}' is not ready .* this revision is broken"):
             client.deploy_candidate("stays", image, "5" * 64, broken)
     assert client.live("stays") == live
-    assert live is not None and bundle_at(live.url) == "good"
+    assert bundle_at(live.url) == "good"
     assert [revision.ready for revision in client.revisions("stays")] == [False, False, True]
     better = client.deploy_candidate("stays", image, "5" * 64, {"BUNDLE_SHA256": "better"})
     assert bundle_at(better.url) == "better"
@@ -158,9 +193,9 @@ def test_a_first_revision_that_does_not_start_leaves_nothing_live(client: CloudR
     with pytest.raises(DeploymentError, match="this revision is broken"):
         client.deploy_candidate("stillborn", image, "5" * 64, {"BROKEN": "yes"})
     assert client.live("stillborn") is None
-    client.deploy_candidate("stillborn", image, "5" * 64, {"BUNDLE_SHA256": "good"})
-    live = client.live("stillborn")
-    assert live is not None and bundle_at(live.url) == "good"
+    good = client.deploy_candidate("stillborn", image, "5" * 64, {"BUNDLE_SHA256": "good"})
+    live = client.send_traffic("stillborn", good.name)
+    assert (client.live("stillborn"), bundle_at(live.url)) == (live, "good")
 
 
 def test_what_is_not_there_is_named(client: CloudRun, image: str, patient_settings: Settings) -> None:

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -52,6 +53,9 @@ def test_a_table_becomes_a_bundle_that_predicts(
     assert set(report["baselines"]) == {"every genre", "genre frequencies"}
     assert set(report["seconds"]) == {"preprocess", "train", "evaluate"}
     assert str(tmp_path) not in json.dumps(report)
+    (curves,) = (tmp_path / "workspace" / "tensorboard").iterdir()
+    assert re.fullmatch(r"bundle_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", curves.name)
+    assert {"scratch", "transfer"} <= {path.name for path in curves.iterdir()}
 
     text = tmp_path / "text.jpg"
     text.write_text("no picture")
@@ -80,7 +84,7 @@ def test_a_table_becomes_a_bundle_that_predicts(
         (["--min-posters", "500"], "120 posters leave 0 genres to learn"),
         (["--weights", "absent.pth"], "The weights absent.pth cannot be read"),
         (["--weights", __file__], "is no file of weights"),
-        (["--backbone", "resnet19"], "torchvision has no backbone named 'resnet19'"),
+        (["--backbone", "resnet19", "--weights", "imagenet"], "torchvision has no backbone named 'resnet19'"),
         (["--device", "cuda:77"], "this machine has no such GPU"),
         (["--image-size", "8"], "image_size must be at least 32"),
         (["--output", __file__], "exists and is no bundle"),
@@ -101,6 +105,14 @@ def test_bad_input_ends_with_one_sentence_and_no_traceback(
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error: ")]
     assert sentence in line
     assert not (tmp_path / "bundle" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("wrong", [["--catalogue", "absent.csv"], ["--backbone", "resnet19"], ["--posters", "absent"]])
+def test_input_that_is_refused_leaves_no_folders(
+    wrong: list[str], table: Path, posters: list[Poster], tmp_path: Path
+) -> None:
+    assert main(arguments(table, posters, tmp_path / "bundle", *wrong)) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_no_bundle_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,21 +4,24 @@ from pathlib import Path
 
 import pytest
 
-from ml.errors import MissingPackageError, MLError, WeightsError, WeightsUnavailable, needs_package
-from serving.function.errors import AnimeGenreError
+from ml.errors import MissingPackageError, needs_package
 
 ROOT = Path(__file__).parents[2]
-
-
-def test_only_a_download_is_worth_another_try() -> None:
-    assert WeightsUnavailable.retryable
-    assert not any(kind.retryable for kind in (AnimeGenreError, MLError, WeightsError, MissingPackageError))
 
 
 def test_a_package_that_is_not_there_is_named_with_what_needs_it() -> None:
     sentence = "The search needs the package 'no_such_package': install it"
     with pytest.raises(MissingPackageError, match=sentence), needs_package("The search"):
         import no_such_package.part  # type: ignore[import-not-found]  # noqa: F401
+
+
+def test_looking_for_the_packages_leaves_nothing_in_the_users_home(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-c", "from ml.bundle import check_packages; check_packages()"],
+        env={"PATH": "", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        check=True,
+    )
+    assert not list(tmp_path.rglob("*"))
 
 
 def test_a_missing_package_is_told_before_anything_is_trained(tmp_path: Path) -> None:

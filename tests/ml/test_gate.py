@@ -56,8 +56,17 @@ def test_models_are_compared_over_the_genres_that_both_know(model: Model, datase
     champion = _knowing(model, dataset, ["4", "99", "8"])
     decision = decide(model, champion, dataset)
     assert decision.genres == ("Comedy", "Drama")
-    with pytest.raises(DatasetError, match="share no genre"):
-        decide(model, _knowing(model, dataset, ["97", "98", "99"]), dataset)
+
+
+def test_a_champion_that_shares_no_genre_does_not_block_the_challenger(
+    model: Model, worse: Model, dataset: Dataset
+) -> None:
+    champion = _knowing(model, dataset, ["97", "98", "99"])
+    decision = decide(model, champion, dataset)
+    first = decide(model, None, dataset)
+    assert (decision.promote, decision.opponent, decision.interval) == (True, EVERY_GENRE, first.interval)
+    assert decision.sentence == f"The champion shares no genre with the challenger. {first.sentence}"
+    assert not decide(worse, champion, dataset).promote
 
 
 def test_a_champion_of_another_image_size_sees_the_same_posters_in_its_own(

@@ -77,6 +77,9 @@ def test_what_is_wrong_with_a_table_is_said_in_a_sentence(folder: Path, tmp_path
         read_table(tmp_path / "absent.csv", folder)
     with pytest.raises(DatasetError, match=r"lacks the columns 'file' and 'genres'; its columns are a, b\."):
         read_table(write(folder, [{"a": "1", "b": "2"}]), folder)
+    (tmp_path / "empty.csv").write_text("file,genres\n")
+    with pytest.raises(DatasetError, match=r"The table .*empty\.csv has no rows\.$"):
+        read_table(tmp_path / "empty.csv", folder)
     with pytest.raises(DatasetError, match="None of the 1 files"):
         read_table(write(folder, [{"genres": "Action", "file": "9.jpg"}]), folder)
     with pytest.raises(DatasetError, match="the id '1' more than once"):

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
-from ml.errors import WeightsError, WeightsUnavailable
+from ml.errors import SettingError, WeightsError, WeightsUnavailable
 from ml.weights import download, imagenet_url, load_state, read_weights
 
 
@@ -93,6 +94,13 @@ def test_imagenet_weights_that_cannot_be_had_are_announced_loudly(
 
 def test_torchvisions_addresses_hold_a_hash() -> None:
     assert imagenet_url("resnet18").endswith("/resnet18-f37072fd.pth")
+
+
+def test_a_backbone_without_imagenet_weights_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(torchvision.models._api.BUILTIN_MODELS, "weightless", torch.nn.Identity)
+    for name in ("resnet19", "weightless"):
+        with pytest.raises(SettingError, match=f"no ImageNet weights for '{name}'"):
+            read_weights("imagenet", name, tmp_path)
 
 
 def test_none_asks_for_no_weights(tmp_path: Path) -> None:

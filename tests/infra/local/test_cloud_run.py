@@ -149,9 +149,8 @@ def test_traffic_is_shared_by_percent(stand_in: StandIn) -> None:
         {"type": kind, "revision": second.name, "percent": 30},
     ]
     assert requests.patch(f"{service}?updateMask=traffic", json={"traffic": traffic}).status_code == 200
-    live = stand_in.client.live("shared")
-    assert live is not None and live.name == first.name
-    said = Counter(requests.get(str(live.url), timeout=30).json()["bundle"] for _ in range(150))
+    url = requests.get(service).json()["uri"]
+    said = Counter(requests.get(url, timeout=30).json()["bundle"] for _ in range(150))
     assert 15 < said["two"] < 80 < said["one"]
 
 
@@ -227,11 +226,9 @@ def test_only_revisions_with_traffic_or_a_tag_run(start: Start, tmp_path: Path) 
 
 def test_a_restart_brings_services_back_at_the_same_address(start: Start, tmp_path: Path) -> None:
     with start(tmp_path / "state") as stand_in:
-        stand_in.deploy("lasting", BUNDLE="one")
+        live = stand_in.client.send_traffic("lasting", stand_in.deploy("lasting", BUNDLE="one").name)
         candidate = stand_in.deploy("lasting", BUNDLE="two")
-        live = stand_in.client.live("lasting")
         revisions = stand_in.client.revisions("lasting")
-        assert live is not None
     with pytest.raises(requests.ConnectionError):
         requests.get(str(live.url))
     with start(tmp_path / "state") as stand_in:
@@ -240,6 +237,26 @@ def test_a_restart_brings_services_back_at_the_same_address(start: Start, tmp_pa
         assert requests.get(str(live.url), timeout=30).json()["bundle"] == "one"
         assert requests.get(str(candidate.url), timeout=30).json()["bundle"] == "two"
         assert stand_in.client.send_traffic("lasting", candidate.name).url == live.url
+
+
+def test_revisions_write_nothing_into_the_users_home(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    with start(tmp_path / "state") as stand_in:
+        stand_in.deploy("tidy", BUNDLE="one")
+        stand_in.deploy("tidy", BUNDLE="two")
+        folders = {Path(child.environ()["XDG_RUNTIME_DIR"]) for child in stand_in.process.children()}
+        assert len(folders) == 2
+        deadline = time.monotonic() + 15
+        while not all((folder / "gunicorn.ctl").exists() for folder in folders) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert all((folder / "gunicorn.ctl").is_socket() for folder in folders)
+    assert not any(folder.exists() for folder in folders)
+    assert not list(home.rglob("*"))
 
 
 def test_a_service_can_be_given_its_port_and_an_interrupt_leaves_nothing(start: Start, tmp_path: Path) -> None:

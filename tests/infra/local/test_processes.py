@@ -1,7 +1,13 @@
 """Processes end with their block, children included."""
 
+import json
+import os
+import signal
 import socket
+import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -18,7 +24,7 @@ def test_a_process_answers_while_the_block_lasts_and_is_gone_after_it(tmp_path: 
     with Processes(tmp_path) as processes:
         processes.start("Server", [*SERVER, str(port)], {}, f"http://127.0.0.1:{port}/")
         processes.wait_ready()
-        (pid,) = processes.pids
+        (pid,) = map(int, json.loads((tmp_path / "running.json").read_text()))
         assert psutil.pid_exists(pid)
     assert not psutil.pid_exists(pid)
     assert processes.log("Server").exists()
@@ -40,7 +46,7 @@ def test_children_that_ignore_the_end_of_their_parent_are_killed(tmp_path: Path)
 def test_a_process_that_ends_before_it_answers_is_named_with_its_log(tmp_path: Path) -> None:
     with (
         Processes(tmp_path) as processes,
-        pytest.raises(StackError, match=r"Broken ended with code 3; see .*broken\.log"),
+        pytest.raises(StackError, match=r"Broken ended with code 3 \(it wrote nothing\); see .*broken\.log"),
     ):
         processes.start("Broken", [sys.executable, "-c", "raise SystemExit(3)"], {}, "http://127.0.0.1:9/")
         processes.wait_ready()
@@ -54,3 +60,40 @@ def test_a_taken_port_is_named_with_the_option_that_gives_another() -> None:
         with pytest.raises(StackError, match=f"Port {port} for the Prefect UI is taken.*--prefect-port"):
             claim_port(port, "the Prefect UI", "--prefect-port")
     assert claim_port(port, "the Prefect UI", "--prefect-port") == port
+
+
+def test_a_process_that_ends_by_itself_is_named_with_its_last_words(tmp_path: Path) -> None:
+    with Processes(tmp_path) as processes:
+        processes.start("Brief", [sys.executable, "-c", "print('that was it')"], {})
+        deadline = time.monotonic() + 10
+        with pytest.raises(StackError, match=r"Brief ended with code 0 \(that was it\); see .*brief\.log"):
+            while time.monotonic() < deadline:
+                processes.check()
+
+
+def test_what_a_killed_program_left_running_is_ended_by_the_next_one_and_nobody_else(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    left, other = subprocess.Popen(command), subprocess.Popen(command)
+    started = {left.pid: psutil.Process(left.pid).create_time(), other.pid: 1.0, os.getpid(): 1.0}
+    (tmp_path / "running.json").write_text(json.dumps(started))
+    try:
+        with Processes(tmp_path):
+            left.wait(timeout=10)
+            assert not psutil.pid_exists(left.pid)
+            assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_a_second_interrupt_does_not_leave_processes_running(tmp_path: Path) -> None:
+    ignoring = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    stubborn = f"{ignoring}; print('up', flush=True); time.sleep(600)"
+    with Processes(tmp_path, ending_seconds=1) as processes:
+        processes.start("Stubborn", [sys.executable, "-c", stubborn], {})
+        while "up" not in processes.log("Stubborn").read_text():
+            time.sleep(0.01)
+        (pid,) = map(int, json.loads((tmp_path / "running.json").read_text()))
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    assert not psutil.pid_exists(pid)
+    assert not (tmp_path / "running.json").exists()

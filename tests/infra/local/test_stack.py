@@ -1,12 +1,8 @@
 """The workspace a stack lives in, and who else lives there. The stack itself is tried by the flows' tests."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-import psutil
 import pytest
 from filelock import FileLock
 
@@ -40,21 +36,5 @@ def test_two_stacks_do_not_share_a_workspace(tmp_path: Path) -> None:
 
 def test_a_stack_that_does_not_answer_is_not_joined(tmp_path: Path) -> None:
     assert running_stack_environment(tmp_path) is None
-    note = {"environment": {"PREFECT_API_URL": "http://127.0.0.1:9/api"}, "started": {}}
-    (tmp_path / "stack.json").write_text(json.dumps(note))
+    (tmp_path / "stack.json").write_text(json.dumps({"PREFECT_API_URL": "http://127.0.0.1:9/api"}))
     assert running_stack_environment(tmp_path) is None
-
-
-def test_what_a_killed_stack_left_running_is_ended_and_nobody_else(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "import time; time.sleep(600)"]
-    left, other = subprocess.Popen(command), subprocess.Popen(command)
-    started = {left.pid: psutil.Process(left.pid).create_time(), other.pid: 1.0, os.getpid(): 1.0}
-    (tmp_path / "stack.json").write_text(json.dumps({"environment": {}, "started": started}))
-    try:
-        stack.end_leftovers(tmp_path)
-        left.wait(timeout=10)
-        assert not psutil.pid_exists(left.pid)
-        assert other.poll() is None
-    finally:
-        other.kill()
-        other.wait()

@@ -3,6 +3,9 @@
 import hashlib
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +18,7 @@ from PIL import Image
 from serving.function.errors import BundleError, PosterError
 from serving.function.model import Manifest, Model
 
+ROOT = Path(__file__).parents[3]
 SIZE = 16
 
 
@@ -64,6 +68,20 @@ def test_a_batch_answers_as_its_images_alone(bundle: Path) -> None:
     assert together.dtype == np.float32
     alone = np.concatenate([model.probabilities(images[row : row + 1]) for row in range(70)])
     np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_loading_a_model_leaves_nothing_in_the_users_home(bundle: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+    program = "import sys, pathlib; from serving.function.model import Model; Model.load(pathlib.Path(sys.argv[1]))"
+    subprocess.run(
+        [sys.executable, "-c", program, str(bundle)],
+        cwd=ROOT,
+        env=environment | {"HOME": str(home)},
+        check=True,
+    )
+    assert not list(home.rglob("*"))
 
 
 def test_no_posters_give_no_answers(bundle: Path) -> None:
