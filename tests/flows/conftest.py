@@ -1,6 +1,5 @@
 """One running stack for all tests of flows, and the small site beside it."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -13,19 +12,23 @@ from ml.configuration import PreprocessConfig, TrainConfig
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Prefect, MLflow, storage and Cloud Run stand-ins of a workspace; this process is led to them."""
-    before = dict(os.environ)
+def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Prefect, MLflow, storage and Cloud Run stand-ins of a workspace."""
     with local_stack(tmp_path_factory.mktemp("workspace")) as running:
-        os.environ.update(running.environment)
-        settings = {
-            PREFECT_API_URL: running.environment["PREFECT_API_URL"],
-            PREFECT_LOGGING_EXTRA_LOGGERS: running.environment["PREFECT_LOGGING_EXTRA_LOGGERS"],
-        }
-        with temporary_settings(settings):
-            yield running
-    os.environ.clear()
-    os.environ.update(before)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def stack(running_stack: Stack) -> Iterator[Stack]:
+    """The running stack, with this process led to it as long as a module's tests last."""
+    settings = {
+        PREFECT_API_URL: running_stack.environment["PREFECT_API_URL"],
+        PREFECT_LOGGING_EXTRA_LOGGERS: running_stack.environment["PREFECT_LOGGING_EXTRA_LOGGERS"],
+    }
+    with pytest.MonkeyPatch.context() as patch, temporary_settings(settings):
+        for name, value in running_stack.environment.items():
+            patch.setenv(name, value)
+        yield running_stack
 
 
 @pytest.fixture(scope="session")

@@ -111,6 +111,8 @@ def test_a_drawn_sample_needs_one_click(page: Page, function: Any) -> None:
 
 @pytest.mark.parametrize("key", ["Space", "Enter"])
 def test_the_keyboard_is_enough(key: str, page: Page, poster: Path) -> None:
+    # The first listener makes the browser hand choosers over, which takes it a moment: before the key is pressed.
+    page.on("filechooser", lambda chooser: None)
     page.keyboard.press("Tab")
     expect(page.locator("#poster")).to_be_focused()
     outline = "input => getComputedStyle(input.nextElementSibling).outlineStyle"
