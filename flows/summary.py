@@ -10,8 +10,9 @@ from uuid import UUID
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import TaskRun
+from prefect.logging.handlers import APILogHandler
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from flows.parameters import RetrainParameters
 from flows.retrain import retrain
@@ -52,6 +53,7 @@ def run_retrain(parameters: RetrainParameters) -> RunSummary:
         AnimeGenreError: the one that ended the run.
     """
     state: Any = retrain(parameters, return_state=True)
+    APILogHandler().flush()  # the log is written before the server may be ended
     record = state.result()  # raises what the flow raised
     return RunSummary(recorded_steps(state.state_details.flow_run_id), state.message or "", record)
 
@@ -112,7 +114,8 @@ def show_answers(summary: RunSummary, console: Console) -> list[dict[str, Any]]:
     live = CloudRun(settings).live(settings.service)
     if live is None:
         raise NotFound(f"No model is live: {summary.message}")
-    table = Table("poster", "title", "it is", "the function says", title="Posters it has not trained on")
+    poster_column = Column("poster", no_wrap=True)
+    table = Table(poster_column, "title", "it is", "the function says", title="Posters it has not trained on")
     answers = []
     for poster in summary.record.evaluation.known_posters:
         answer = ask(str(live.url), poster.name)
