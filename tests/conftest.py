@@ -8,8 +8,9 @@ import pytest
 
 # Read when the steps are imported: a failed step waits this long before it is tried again.
 os.environ["ANIME_GENRE_RETRY_DELAY_SECONDS"] = "[2, 2]"
-os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-")
-os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="run-")  # where gunicorn keeps its control socket
+_home = tempfile.TemporaryDirectory()  # gone when the tests are
+os.environ["PREFECT_HOME"] = _home.name
+os.environ["XDG_RUNTIME_DIR"] = _home.name  # where gunicorn keeps its control socket
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"

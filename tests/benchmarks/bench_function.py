@@ -96,6 +96,7 @@ def running_function(bundle: Path, folder: Path) -> Iterator[tuple[str, float]]:
         "STORAGE_EMULATOR_HOST": storage_url,
         "BUNDLE_URI": f"gs://{BUCKET}/{sha256}",
         "BUNDLE_SHA256": sha256,
+        "XDG_RUNTIME_DIR": str(folder),  # where gunicorn keeps its control socket, else in the home folder
     }
     python = sys.executable
     storage = [python, "-m", "infra.local.storage", "--port", str(storage_port), "--bucket", BUCKET]
