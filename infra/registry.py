@@ -24,7 +24,6 @@ from infra.settings import Settings
 
 _EXPERIMENT = "anime-genre"
 _CHAMPION = "champion"
-_KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs instead of on traces
 _REQUIREMENTS = ["onnxruntime", "numpy"]  # given, since inferring them takes seconds
 
 
@@ -54,8 +53,7 @@ class Registry:
         known = self._client.get_experiment_by_name(_EXPERIMENT)
         if known is not None:
             return str(known.experiment_id)
-        made = self._client.create_experiment(_EXPERIMENT, artifact_location=artifact_location, tags=_KIND)
-        return str(made)
+        return str(self._client.create_experiment(_EXPERIMENT, artifact_location=artifact_location))
 
     @contextmanager
     def run(self, name: str, parameters: Mapping[str, object], parent: str | None = None) -> Iterator[str]:
