@@ -1,13 +1,12 @@
-"""A storage emulator of its own for the tests of clients."""
+"""Settings that lead the tests of clients to a storage emulator."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from infra.local.processes import Processes, free_port
 from infra.settings import Settings
+from tests.storage import storage_emulator
 
 BUCKET = "test-bucket"
 
@@ -15,14 +14,7 @@ BUCKET = "test-bucket"
 @pytest.fixture(scope="session")
 def storage_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a storage emulator with one empty bucket."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    folder = tmp_path_factory.mktemp("storage")
-    command = [sys.executable, "-m", "infra.local.storage", "--port", str(port)]
-    command += ["--folder", str(folder / "data"), "--bucket", BUCKET]
-    with Processes(folder) as processes:
-        processes.start("Storage", command, {}, f"{url}/storage/v1/b")
-        processes.wait_ready()
+    with storage_emulator(tmp_path_factory.mktemp("storage"), BUCKET) as url:
         yield url
 
 

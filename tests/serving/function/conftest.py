@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Bucket, Client
 from onnx import TensorProto, helper, numpy_helper
 
-from infra.local.processes import Processes, free_port
+from tests.storage import storage_emulator
 
 SIZE = 16
 GENRES = [
@@ -87,14 +86,7 @@ def write_bundle(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def storage_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a storage emulator with the bucket "posters-bucket"."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    folder = tmp_path_factory.mktemp("storage")
-    command = [sys.executable, "-m", "infra.local.storage", "--port", str(port)]
-    command += ["--folder", str(folder / "data"), "--bucket", "posters-bucket"]
-    with Processes(folder) as processes:
-        processes.start("Storage", command, {}, f"{url}/storage/v1/b")
-        processes.wait_ready()
+    with storage_emulator(tmp_path_factory.mktemp("storage"), "posters-bucket") as url:
         yield url
 
 
