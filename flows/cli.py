@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's options; those of learning are made from its configuration."""
     from ml.commands import add_predict, add_settings, add_train
     from ml.configuration import PreprocessConfig, TrainConfig
+    from tasks.myanimelist.configuration import CollectConfig
 
     whole = argparse.ArgumentParser(prog="anime-genre", description="An anime's genres from its poster.")
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
@@ -78,12 +79,21 @@ def parser() -> argparse.ArgumentParser:
     up.set_defaults(run=_up)
 
     retrain = commands.add_parser("retrain", help="run the flow once, from the site's pages to the function")
-    workspace = os.environ.get("ANIME_GENRE_WORKSPACE", "workspace/live")
-    retrain.add_argument("--workspace", type=Path, default=workspace, help="default: %(default)s")
-    _add_retrain_parameters(retrain)
+    _add_site(retrain)
+    add_settings(retrain, CollectConfig)
     add_settings(retrain, PreprocessConfig)
     add_settings(retrain, TrainConfig)
     retrain.set_defaults(run=_retrain)
+
+    collect = commands.add_parser("collect", help="read the site and its posters into the workspace, and no more")
+    _add_site(collect)
+    add_settings(collect, CollectConfig)
+    collect.set_defaults(run=_collect)
+
+    reparse = commands.add_parser("reparse", help="make the catalogue anew from the kept pages, without a request")
+    _add_workspace(reparse)
+    add_settings(reparse, CollectConfig)
+    reparse.set_defaults(run=_reparse)
 
     add_train(commands.add_parser("train", help="train on a table and a folder of posters"))
     add_predict(commands.add_parser("predict", help="the genres of posters, by a trained model"))
@@ -96,10 +106,15 @@ def _positive(text: str) -> float:
     return float(text)
 
 
-def _add_retrain_parameters(parser: argparse.ArgumentParser) -> None:
+def _add_site(parser: argparse.ArgumentParser) -> None:
+    _add_workspace(parser)
     parser.add_argument("--site-url", help="the site that is read; default: the live one")
     parser.add_argument("--seasons", help="'2015-winter..2019-fall'; '2015-winter..now' is the default")
-    parser.add_argument("--requests-per-second", type=float, help="page requests a second at most; default: 1")
+
+
+def _add_workspace(parser: argparse.ArgumentParser) -> None:
+    workspace = os.environ.get("ANIME_GENRE_WORKSPACE", "workspace/live")
+    parser.add_argument("--workspace", type=Path, default=workspace, help="default: %(default)s")
 
 
 @contextmanager
@@ -173,22 +188,43 @@ def _retrain(args: argparse.Namespace) -> None:
         show_answers(summary, console)
 
 
+def _collect(args: argparse.Namespace) -> None:
+    from flows.collect import run_collect
+
+    run_collect(prepare_workspace(args.workspace), _site_parameters(args))
+
+
+def _reparse(args: argparse.Namespace) -> None:
+    from flows.collect import run_reparse
+    from ml.commands import settings
+    from tasks.myanimelist.configuration import CollectConfig
+
+    run_reparse(args.workspace, settings(args, CollectConfig))
+
+
 def _checked_parameters(args: argparse.Namespace) -> "RetrainParameters":
     """The run's parameters, with all that can be known to be wrong found before anything is started."""
     from ml.candidates import check_settings
     from ml.commands import settings
     from ml.configuration import PreprocessConfig, TrainConfig
-    from tasks.myanimelist.client import check_reachable
+
+    train = settings(args, TrainConfig)
+    check_settings(train)
+    return _site_parameters(args, preprocess=settings(args, PreprocessConfig), train=train)
+
+
+def _site_parameters(args: argparse.Namespace, **others: Any) -> "RetrainParameters":
+    """The parameters, of a site that can be read as far as can be known without asking it."""
+    from infra.settings import read_settings
+    from ml.commands import settings
+    from tasks.myanimelist.client import check_contact, check_reachable
+    from tasks.myanimelist.configuration import CollectConfig
     from tasks.myanimelist.seasons import parse_seasons
 
-    given = {name: getattr(args, name) for name in ("site_url", "seasons", "requests_per_second")}
-    parameters = _parameters(
-        preprocess=settings(args, PreprocessConfig),
-        train=settings(args, TrainConfig),
-        **{name: value for name, value in given.items() if value is not None},
-    )
+    given = {name: value for name in ("site_url", "seasons") if (value := getattr(args, name)) is not None}
+    parameters = _parameters(collect=settings(args, CollectConfig), **given, **others)
     parse_seasons(parameters.seasons)
-    check_settings(parameters.train)
+    check_contact(parameters.site_url, read_settings().contact)
     check_reachable(parameters.site_url)
     return parameters
 

@@ -3,6 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field
 
 from ml.configuration import PreprocessConfig, TrainConfig
+from tasks.myanimelist.configuration import CollectConfig
 
 LIVE_SITE = "https://myanimelist.net"
 
@@ -18,8 +19,6 @@ class RetrainParameters(BaseModel):
     seasons: str = Field(
         "2015-winter..now", description="The seasons that are read: '2015-winter..2019-fall', or '..now' as end."
     )
-    requests_per_second: float | None = Field(
-        1, gt=0, description="Page requests a second at most; no limit applies on this machine's own addresses."
-    )
+    collect: CollectConfig = Field(CollectConfig(), description="How the site is read, and when a change is too much.")
     preprocess: PreprocessConfig = Field(PreprocessConfig(), description="How posters become a dataset.")
     train: TrainConfig = Field(TrainConfig(), description="How the networks are trained and compared.")

@@ -23,8 +23,8 @@ from tasks.upload import upload
 def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
     """Scrape, train, and put the new model before users if it is better than the present one."""
     with alone(read_settings().workspace):
-        catalogue = scrape(parameters.site_url, parameters.seasons, parameters.requests_per_second)
-        posters = download_posters(catalogue)
+        catalogue = scrape(parameters.site_url, parameters.seasons, parameters.collect)
+        posters = download_posters(catalogue, parameters.collect)
         dataset = preprocess(catalogue, posters, parameters.preprocess)
         training = train(dataset, parameters.train)
         evaluation = evaluate(dataset, training)

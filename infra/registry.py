@@ -99,6 +99,11 @@ class Registry:
         with _mlflow_errors("Logging artifacts to MLflow"):
             self._client.log_artifacts(run_id, str(folder), artifact_path=name)
 
+    def log_file(self, run_id: str, file: Path) -> None:
+        """Keep a file with the run, under its own name."""
+        with _mlflow_errors(f"Logging {file.name}"):
+            self._client.log_artifact(run_id, str(file))
+
     def fetch_folder(self, run_id: str, name: str, into: Path) -> Path:
         """Download a run's artifacts below `name` to `into/name`."""
         with _mlflow_errors("Downloading artifacts from MLflow"):

@@ -18,6 +18,12 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ANIME_GENRE_", populate_by_name=True, frozen=True)
 
     workspace: Path = Field(Path("workspace/live"), description="Folder for everything that is kept on this machine.")
+    contact: str | None = Field(
+        None,
+        pattern=r"^[^\s@()]+@[^\s@()]+$|^https?://[^\s()]+$",
+        description="Your e-mail address or a page of yours, told to the sites that are read; only this machine's own "
+        "addresses are read without.",
+    )
     bucket: str = Field("anime-genre", description="Bucket of catalogue, posters, datasets and bundles.")
     google_project: str = Field("anime-genre", description="Google Cloud project of bucket and function.")
     google_region: str = Field("europe-west1", description="Region the function runs in.")

@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
-from ml.configuration import PreprocessConfig, TrainConfig
+from ml.configuration import Checked, PreprocessConfig, TrainConfig
 from serving.function.errors import AnimeGenreError
 
 if TYPE_CHECKING:
     from ml.reporting import Reporter
 
-_Config = TypeVar("_Config", PreprocessConfig, TrainConfig)
+_Config = TypeVar("_Config", bound=Checked)
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
@@ -48,15 +48,22 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_train)
 
 
-def add_settings(parser: argparse.ArgumentParser, config: type[PreprocessConfig | TrainConfig]) -> None:
+def add_settings(parser: argparse.ArgumentParser, config: type[Checked]) -> None:
     """An option for each field of a configuration; the field's sentence is its help."""
-    for entry in fields(config):
+    kinds = get_type_hints(config)
+    for entry in fields(config):  # type: ignore[arg-type]
+        kind = next(kind for kind in (*get_args(kinds[entry.name]), kinds[entry.name]) if kind is not type(None))
+        options: dict[str, Any] = {"type": kind, "metavar": "NAME" if kind is str else "N"}
+        if kind is bool:
+            options = {"action": "store_true"}
+        elif entry.metadata["given"] is not None:
+            options |= {"nargs": "?", "const": entry.metadata["given"]}
+        default = "" if entry.default in (None, False) else " Default: %(default)s."
         parser.add_argument(
             f"--{entry.name.replace('_', '-')}",
-            type=type(entry.default),
             default=entry.default,
-            metavar="N" if isinstance(entry.default, int) else "NAME",
-            help=f"{entry.metadata['description']} Default: %(default)s.",
+            help=f"{entry.metadata['description']}{default}",
+            **options,
         )
 
 
@@ -70,7 +77,7 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
 
 def settings(options: argparse.Namespace, config: type[_Config]) -> _Config:
     """The configuration that the options of `add_settings` ask for; SettingError where that cannot be."""
-    return config(**{entry.name: getattr(options, entry.name) for entry in fields(config)})
+    return config(**{entry.name: getattr(options, entry.name) for entry in fields(config)})  # type: ignore[arg-type]
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """What a person may set about learning; the command line's help and the forms are made from it.
 
-Every field has a `description`, one sentence, and where it makes sense a `minimum`, in its metadata.
+Every field has a `description`, one sentence, and where it makes sense a `minimum`, in its metadata. So have those of
+other packages' configurations that are made with `setting` and `Checked`.
 """
 
 from dataclasses import dataclass, field, fields
@@ -9,23 +10,24 @@ from typing import Any
 from ml.errors import SettingError
 
 
-def setting(default: Any, description: str, minimum: int | None = None) -> Any:
-    """A field of a configuration: its default, one sentence about it, and the least value it may have."""
-    return field(default=default, metadata={"description": description, "minimum": minimum})
+def setting(default: Any, description: str, minimum: float | None = None, given: Any = None) -> Any:
+    """A field of a configuration: its default, one sentence about it, the least value it may have, and the value of
+    an option that is given without one."""
+    return field(default=default, metadata={"description": description, "minimum": minimum, "given": given})
 
 
-class _Checked:
+class Checked:
     """Checks each field against its minimum."""
 
     def __post_init__(self) -> None:
         for entry in fields(self):  # type: ignore[arg-type]
             minimum, value = entry.metadata["minimum"], getattr(self, entry.name)
-            if minimum is not None and value < minimum:
+            if None not in (minimum, value) and value < minimum:
                 raise SettingError(f"{entry.name} must be at least {minimum}, not {value}.")
 
 
 @dataclass(frozen=True)
-class PreprocessConfig(_Checked):
+class PreprocessConfig(Checked):
     """How a dataset is made of posters."""
 
     image_size: int = setting(256, "Width and height, in pixels, to which posters are squashed.", 32)
@@ -36,7 +38,7 @@ class PreprocessConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class TrainConfig(_Checked):
+class TrainConfig(Checked):
     """How networks are trained and compared."""
 
     backbone: str = setting("resnet18", "Any torchvision network by name: the one that transfers.")

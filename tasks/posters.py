@@ -3,72 +3,91 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from infra.errors import NotFound
-from infra.files import sha256_of, sha256_of_file
+from infra.files import sha256_of, sha256_of_file, write_bytes
 from infra.settings import read_settings
 from infra.store import Store
+from tasks.crawling import crawl
 from tasks.errors import StalePosterError
-from tasks.myanimelist import posters as site_posters
 from tasks.myanimelist.catalogue import read_catalogue
-from tasks.myanimelist.posters import PosterOutcome, read_outcomes, write_outcomes
+from tasks.myanimelist.collector import Collector
+from tasks.myanimelist.configuration import CollectConfig
+from tasks.myanimelist.ledger import PosterVisit
+from tasks.myanimelist.posters import PosterOutcome
+from tasks.myanimelist.report import dataset_report, dataset_summary
 from tasks.records import CatalogueRecord, PosterSetRecord
-from tasks.reporters import ProgressLog
 from tasks.step import step
 
-_LATEST = "poster-sets/latest.json"
-_CONCURRENCY = 8
+_VISITS = "poster-visits.json"
 
 
 @step("download posters")
-def download_posters(catalogue: CatalogueRecord) -> PosterSetRecord:
+def download_posters(catalogue: CatalogueRecord, config: CollectConfig) -> PosterSetRecord:
     """Download the posters of a catalogue that are not here yet; what is missing or broken is recorded.
 
     Raises:
-        SiteUnavailable: the posters' host does not answer (retryable).
+        SiteUnavailable, SiteBusy: the posters' host does not answer, or another run is asking it (retryable).
         SiteBlocked: the posters' host refuses us.
     """
     settings = read_settings()
     store = Store(settings)
-    folder = settings.workspace / "posters"
     titles = read_catalogue(store.fetch(catalogue.key, settings.workspace / catalogue.key))
-    kept = _kept(store)
-    _restore(store, kept, folder)
-    progress = ProgressLog()
-    outcomes = asyncio.run(
-        site_posters.download_posters(
-            titles, folder, _CONCURRENCY, lambda done, total: progress.progress(done, total, "Posters")
-        )
-    )
-    have = {o.mal_id: o for o in outcomes if o.sha256}
-    before = {o.mal_id: o.sha256 for o in kept}
-    store.upload({poster_key(i): folder / f"{i}.jpg" for i, outcome in have.items() if before.get(i) != outcome.sha256})
+    with crawl(catalogue.site_url, config) as collector, _posters_in_the_store(store, collector):
+        outcomes = asyncio.run(collector.download_posters(titles))
     content = _content(outcomes)
     sha256 = sha256_of(content)
     key = f"poster-sets/{sha256}.json"
     store.write(key, content)
-    store.write(_LATEST, _content({**{o.mal_id: o for o in kept}, **{o.mal_id: o for o in outcomes}}.values()))
-    counts = Counter(o.status for o in outcomes)
+    counts = Counter(outcome.status for outcome in outcomes)
+    report = dataset_report(titles, outcomes, settings.workspace / "posters", catalogue.snapshot_date).encode()
+    report_key = f"reports/{sha256_of(report)}/report.html"
+    store.write(report_key, report)
+    write_bytes(settings.workspace / "report.html", report)
+    create_markdown_artifact(dataset_summary(titles, outcomes), key="dataset-report", description=store.uri(report_key))
     create_table_artifact(
-        [{"mal_id": o.mal_id, "status": o.status, "reason": o.reason} for o in outcomes if not o.sha256][:1000],
+        [{"mal_id": o.mal_id, "status": o.status, "reason": o.reason} for o in outcomes if not o.usable][:1000],
         key="posters-without-a-file",
         description=", ".join(f"{count} {status}" for status, count in counts.items()),
     )
     return PosterSetRecord(
         key=key,
         sha256=sha256,
-        posters=len(have),
-        new=counts["new"],
-        missing=counts["missing"],
-        broken=counts["broken"],
-        explicit=counts["explicit"],
-        without_address=counts["no_address"],
+        posters=counts["new"] + counts["present"],
+        new=counts.pop("new", 0),
+        report_key=report_key,
+        without={status: count for status, count in counts.items() if status != "present"},
     )
+
+
+@contextmanager
+def _posters_in_the_store(store: Store, collector: Collector) -> Iterator[None]:
+    """What the bucket keeps of posters is here before the block, and what is new is there after it, also where the
+    crawl is stopped: a worker with an empty disk asks for no poster twice."""
+    try:
+        known = {entry["mal_id"]: PosterVisit(**entry) for entry in json.loads(store.read(_VISITS))}
+    except NotFound:
+        known = {}
+
+    def path(mal_id: int) -> Path:
+        return collector.posters / f"{mal_id}.jpg"
+
+    collector.ledger.posters.adopt(known)
+    there = {mal_id: visit.sha256 for mal_id, visit in known.items() if visit.sha256}
+    store.download({poster_key(mal_id): path(mal_id) for mal_id in there if not path(mal_id).exists()})
+    try:
+        yield
+    finally:
+        visits = collector.ledger.posters.all()
+        new = [mal_id for mal_id, visit in visits.items() if visit.sha256 and visit.sha256 != there.get(mal_id)]
+        store.upload({poster_key(mal_id): path(mal_id) for mal_id in new if path(mal_id).exists()})
+        store.write(_VISITS, json.dumps([asdict(visit) for visit in visits.values()]).encode())
 
 
 def poster_key(mal_id: int | str) -> str:
@@ -79,21 +98,6 @@ def poster_key(mal_id: int | str) -> str:
 def read_poster_set(store: Store, key: str) -> list[PosterOutcome]:
     """The outcomes that a poster set holds."""
     return [PosterOutcome(**entry) for entry in json.loads(store.read(key))]
-
-
-def _kept(store: Store) -> list[PosterOutcome]:
-    """What the bucket holds of earlier runs."""
-    try:
-        return read_poster_set(store, _LATEST)
-    except NotFound:
-        return []
-
-
-def _restore(store: Store, kept: list[PosterOutcome], folder: Path) -> None:
-    """Give a worker with an empty disk the posters of the bucket, so that the site is not asked again."""
-    if kept and not read_outcomes(folder):
-        store.download({poster_key(o.mal_id): folder / f"{o.mal_id}.jpg" for o in kept if o.sha256})
-        write_outcomes(kept, folder)
 
 
 def fetch_posters(store: Store, folder: Path, sha256_of_title: Mapping[int, str]) -> None:
@@ -117,9 +121,4 @@ def fetch_posters(store: Store, folder: Path, sha256_of_title: Mapping[int, str]
 
 
 def _content(outcomes: Iterable[PosterOutcome]) -> bytes:
-    return json.dumps([asdict(o) | {"status": _lasting(o)} for o in outcomes]).encode()
-
-
-def _lasting(outcome: PosterOutcome) -> str:
-    """The status, with no difference between a poster fetched now and one that was here."""
-    return "present" if outcome.sha256 else outcome.status
+    return json.dumps([asdict(o) | {"status": "present" if o.usable else o.status} for o in outcomes]).encode()

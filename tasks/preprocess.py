@@ -1,6 +1,6 @@
 """Step 3: posters and genres become a dataset of pixels and labels, split by franchise."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact
@@ -14,7 +14,7 @@ from ml.genres import Genre
 from ml.posters import Poster
 from ml.splits import PARTS, PartTable, franchises
 from tasks.myanimelist.catalogue import read_catalogue
-from tasks.myanimelist.records import AnimeRecord, is_explicit
+from tasks.myanimelist.records import CROSSOVERS, AnimeRecord, is_explicit
 from tasks.posters import fetch_posters, read_poster_set
 from tasks.records import CatalogueRecord, DatasetRecord, PosterSetRecord
 from tasks.reporters import ProgressLog
@@ -36,31 +36,42 @@ def preprocess(catalogue: CatalogueRecord, posters: PosterSetRecord, config: Pre
     store = Store(settings)
     workspace = settings.workspace
     titles = read_catalogue(store.fetch(catalogue.key, workspace / catalogue.key))
-    sha256 = {o.mal_id: o.sha256 for o in read_poster_set(store, posters.key) if o.sha256}
-    usable = [title for title in titles if title.mal_id in sha256 and title.genres and not is_explicit(title)]
-    parts = _parts(store, usable)
-    rows = [
+    sha256 = {o.mal_id: str(o.sha256) for o in read_poster_set(store, posters.key) if o.usable}
+    usable = usable_titles(titles, sha256)
+    rows = dataset_rows(usable, sha256, _parts(store, usable), workspace / "posters")
+    key = dataset_key(rows, config)
+    if store.exists(f"{_folder(key)}/manifest.json"):
+        return reused(_record(fetch_dataset(store, workspace, key), catalogue, posters), f"dataset {key[:12]}")
+    fetch_posters(store, workspace / "posters", {title.mal_id: sha256[title.mal_id] for title in usable})
+    dataset = build_dataset(rows, workspace / "datasets", config, ProgressLog())
+    for name in _FILES:  # in this order: the manifest says that all is there
+        store.upload({f"{_folder(key)}/{name}": dataset.folder / name})
+    record = _record(dataset, catalogue, posters)
+    create_markdown_artifact(_report(dataset, record), key="dataset")
+    return record
+
+
+def usable_titles(titles: Iterable[AnimeRecord], sha256_of: Mapping[int, str]) -> list[AnimeRecord]:
+    """The titles that can be learned from: with genres and a poster (its hash by the title's id), not explicit."""
+    return [title for title in titles if title.mal_id in sha256_of and title.genres and not is_explicit(title)]
+
+
+def dataset_rows(
+    titles: Iterable[AnimeRecord], sha256_of: Mapping[int, str], parts: Mapping[str, tuple[str, str]], folder: Path
+) -> list[Poster]:
+    """The dataset's rows, of titles with franchise and part by their ids and posters in the folder."""
+    return [
         Poster(
             id=str(title.mal_id),
             title=title.title,
             genres=tuple(Genre(i, name) for i, name in zip(title.genre_ids, title.genres, strict=True)),
             franchise=parts[str(title.mal_id)][0],
             part=parts[str(title.mal_id)][1],
-            file=workspace / "posters" / f"{title.mal_id}.jpg",
-            sha256=str(sha256[title.mal_id]),
+            file=folder / f"{title.mal_id}.jpg",
+            sha256=sha256_of[title.mal_id],
         )
-        for title in usable
+        for title in titles
     ]
-    key = dataset_key(rows, config)
-    if store.exists(f"{_folder(key)}/manifest.json"):
-        return reused(_record(fetch_dataset(store, workspace, key), catalogue), f"dataset {key[:12]}")
-    fetch_posters(store, workspace / "posters", {title.mal_id: str(sha256[title.mal_id]) for title in usable})
-    dataset = build_dataset(rows, workspace / "datasets", config, ProgressLog())
-    for name in _FILES:  # in this order: the manifest says that all is there
-        store.upload({f"{_folder(key)}/{name}": dataset.folder / name})
-    record = _record(dataset, catalogue)
-    create_markdown_artifact(_report(dataset, record), key="dataset")
-    return record
 
 
 def fetch_dataset(store: Store, workspace: Path, key: str) -> Dataset:
@@ -82,14 +93,17 @@ def _parts(store: Store, titles: list[AnimeRecord]) -> Mapping[str, tuple[str, s
     except NotFound:
         table = PartTable()
     known = len(table.rows)
-    franchise_of = franchises({str(t.mal_id): t.title for t in titles})
+    franchise_of = franchises(
+        {str(t.mal_id): t.title for t in titles},
+        {str(t.mal_id): [str(r.mal_id) for r in t.related if r.relation not in CROSSOVERS] for t in titles},
+    )
     parts = table.assign(franchise_of).parts
     if len(table.rows) > known:
         store.write(_PARTS_KEY, table.text().encode())
     return {i: (franchise_of[i], parts[i]) for i in franchise_of}
 
 
-def _record(dataset: Dataset, catalogue: CatalogueRecord) -> DatasetRecord:
+def _record(dataset: Dataset, catalogue: CatalogueRecord, posters: PosterSetRecord) -> DatasetRecord:
     return DatasetRecord(
         key=_folder(dataset.key),
         dataset_key=dataset.key,
@@ -98,6 +112,7 @@ def _record(dataset: Dataset, catalogue: CatalogueRecord) -> DatasetRecord:
         posters=len(dataset.ids),
         parts={part: len(dataset.rows(part)) for part in PARTS},
         genres=[genre.name for genre in dataset.genres],
+        report_key=posters.report_key,
     )
 
 

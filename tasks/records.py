@@ -10,31 +10,34 @@ class Record(BaseModel):
 
 
 class CatalogueRecord(Record):
-    """The summary table of one scrape: `catalogues/{sha256}.csv`."""
+    """The summary table of one scrape: `catalogues/{sha256}.csv`; `changes` are those of titles since the last one."""
 
     key: str
     sha256: str
     site_url: str
     seasons: str
     titles: int
+    changes: int
     snapshot_date: str
 
 
 class PosterSetRecord(Record):
-    """Which posters there are: `poster-sets/{sha256}.json`; counts by status."""
+    """Which posters there are: `poster-sets/{sha256}.json`.
+
+    `posters` can be learned from, `new` of them were downloaded in this run; `without` counts the other titles by
+    what became of their posters ("missing", "explicit", ...); `report_key` is a page that shows them all.
+    """
 
     key: str
     sha256: str
     posters: int
     new: int
-    missing: int
-    broken: int
-    explicit: int
-    without_address: int
+    without: dict[str, int]
+    report_key: str
 
 
 class DatasetRecord(Record):
-    """Decoded posters and labels: the objects below `datasets/{dataset_key}/`."""
+    """Decoded posters and labels: the objects below `datasets/{dataset_key}/`; `report_key` is a page about them."""
 
     key: str
     dataset_key: str
@@ -43,6 +46,7 @@ class DatasetRecord(Record):
     posters: int
     parts: dict[str, int]
     genres: list[str]
+    report_key: str
 
 
 class NetworkRecord(Record):

@@ -1,56 +1,101 @@
-"""Step 1: the site's season pages become the summary table `catalogue.csv`."""
+"""Step 1: the site's season pages become the summary table `catalogue.csv`, if they are as they always were."""
 
 import asyncio
 import json
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from infra.files import sha256_of_file
+from infra.errors import NotFound
+from infra.files import write_bytes
 from infra.settings import read_settings
 from infra.store import Store
-from tasks.myanimelist.catalogue import write_catalogue
-from tasks.myanimelist.scraping import scrape_seasons
+from tasks.crawling import crawl
+from tasks.myanimelist.collector import Collector
+from tasks.myanimelist.configuration import CollectConfig
+from tasks.myanimelist.drift import Measure
+from tasks.myanimelist.last_good import ABOUT, HISTORY, about_last_good
+from tasks.myanimelist.ledger import PageVisit
 from tasks.myanimelist.seasons import parse_seasons
 from tasks.records import CatalogueRecord
-from tasks.reporters import ProgressLog
 from tasks.step import step
+
+_LATEST = "catalogues/latest.json"
+_VISITS = "page-visits.json"
 
 
 @step("scrape")
-def scrape(site_url: str, seasons: str, requests_per_second: float | None) -> CatalogueRecord:
+def scrape(site_url: str, seasons: str, config: CollectConfig) -> CatalogueRecord:
     """Read the season pages of a range (`2015-winter..2019-fall`) and keep the catalogue in the store.
 
     Raises:
         SeasonError: a season that does not exist, or none that the site has.
-        SiteUnavailable: the site does not answer (retryable).
+        SiteUnavailable, SiteBusy: the site does not answer, or another run is asking it (retryable).
         SiteBlocked: the site refuses us.
         PageLayoutError: a page is not what it should be.
         EmptyCatalogueError: no title on any page.
+        DriftError: the catalogue is too different from the last good one, which stays.
     """
     settings = read_settings()
+    store, folder = Store(settings), settings.workspace
     wanted = parse_seasons(seasons)
-    progress = ProgressLog()
-    records = asyncio.run(
-        scrape_seasons(
-            site_url, wanted, requests_per_second, lambda done, total: progress.progress(done, total, "Season pages")
-        )
-    )
-    path = settings.workspace / "catalogue.csv"
-    write_catalogue(records, path)
-    sha256 = sha256_of_file(path)
-    record = CatalogueRecord(
-        key=f"catalogues/{sha256}.csv",
-        sha256=sha256,
-        site_url=site_url,
-        seasons=seasons,
-        titles=len(records),
-        snapshot_date=datetime.now(UTC).date().isoformat(),
-    )
-    store = Store(settings)
-    store.upload({record.key: path})
-    store.write(f"catalogues/{sha256}.json", json.dumps(record.model_dump()).encode())
+    with crawl(site_url, config) as collector:
+        with _pages_in_the_store(store, collector):
+            records = asyncio.run(collector.read_catalogue(wanted))
+        _fetch_last_good(store, folder)
+        record = collector.replace_last_good(seasons, records, _show_drift)
+    store.upload({record.key: folder / record.key, HISTORY: folder / HISTORY})
+    store.upload({_LATEST: folder / ABOUT})
     create_markdown_artifact(
-        f"{record.titles} titles of {len(wanted)} seasons ({seasons}) from {site_url}.", key="catalogue"
+        f"{record.titles} titles of {len(wanted)} seasons ({seasons}) from {site_url}; "
+        f"{record.changes} changes since the last catalogue.",
+        key="catalogue",
     )
     return record
+
+
+def _show_drift(measures: Sequence[Measure]) -> None:
+    create_table_artifact(
+        [measure.row() for measure in measures], key="drift", description="Changes since the last good catalogue"
+    )
+
+
+@contextmanager
+def _pages_in_the_store(store: Store, collector: Collector) -> Iterator[None]:
+    """What the bucket knows and keeps of pages is here before the block, and what is new is there after it, also
+    where the crawl is stopped: a worker with an empty disk asks for no page twice."""
+    try:
+        known = {entry["url"]: PageVisit(**entry) for entry in json.loads(store.read(_VISITS))}
+    except NotFound:
+        known = {}
+    path = collector.kept.path
+    collector.ledger.pages.adopt(known)
+    there = {visit.sha256: path(visit.sha256) for visit in known.values() if visit.sha256}
+    store.download({_page_key(sha256): file for sha256, file in there.items() if not file.exists()})
+    try:
+        yield
+    finally:
+        visits = list(collector.ledger.pages.all().values())
+        here = {visit.sha256: path(visit.sha256) for visit in visits if visit.sha256 and visit.sha256 not in there}
+        store.upload({_page_key(sha256): file for sha256, file in here.items() if file.exists()})
+        store.write(_VISITS, json.dumps([asdict(visit) for visit in visits]).encode())
+
+
+def _page_key(sha256: str) -> str:
+    return f"pages/{sha256}.html.gz"
+
+
+def _fetch_last_good(store: Store, folder: Path) -> None:
+    """Make the workspace's last good catalogue the bucket's, whose home that is."""
+    try:
+        about = store.read(_LATEST)
+    except NotFound:
+        return
+    record = CatalogueRecord.model_validate_json(about)
+    here = about_last_good(folder)
+    if here is None or here.sha256 != record.sha256:
+        store.download({record.key: folder / record.key, HISTORY: folder / HISTORY})
+        write_bytes(folder / ABOUT, about)

@@ -61,6 +61,7 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
         beside = workspace / "bundles" / f"{run_id}.new"
         bundle = write_bundle(beside, outcome.chosen, config, data, model_card(outcome, data))
         log_bundle(registry, run_id, beside)
+        registry.log_file(run_id, store.fetch(dataset.report_key, workspace / dataset.report_key))
         registry.log_metrics(run_id, {f"validation/{k}": v for k, v in outcome.chosen.validation.scalars().items()})
     move_bundle(beside, workspace / bundle_key(bundle.sha256))
     record = TrainingRecord(

@@ -53,6 +53,6 @@ def test_errors_are_defined_in_the_error_modules_alone() -> None:
 def test_whether_an_error_is_retryable_is_said_by_its_type() -> None:
     retryable = {kind.__name__ for kind in all_subclasses(AnimeGenreError) if kind.retryable}
     assert retryable == {
-        *("ServiceUnavailable", "SiteUnavailable"),
+        *("ServiceUnavailable", "SiteUnavailable", "SiteBusy"),
         *("BrokenImageError", "PageCutError"),
     }

@@ -67,6 +67,12 @@ def decode(data: bytes, size: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
+def image_size(data: bytes) -> tuple[int, int]:
+    """Width and height in pixels, from the header alone; raises as `decode` where that cannot be read."""
+    with _open(data) as image:
+        return image.size
+
+
 def _open(data: bytes) -> Image.Image:
     """Read an image's header."""
     try:

@@ -1,6 +1,7 @@
 """The summary table: records of many pages become one row a title, in catalogue.csv and back."""
 
 import csv
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import Any
 
 from infra.files import moved_in
 from tasks.errors import CatalogueError
-from tasks.myanimelist.records import AnimeRecord
+from tasks.myanimelist.records import AnimeRecord, Related
 from tasks.myanimelist.seasons import parse_season, season_of_date
 
-COLUMNS = tuple(field.name for field in fields(AnimeRecord))[:15]
+COLUMNS = tuple(field.name for field in fields(AnimeRecord))[:-1]
+# From titles' own pages, which not every run reads.
+_OPTIONAL = {"rating", "aired_to", "related"}
 LIST_SEPARATOR = "|"
 
 
@@ -41,7 +44,10 @@ def _in_its_own_season(record: AnimeRecord) -> AnimeRecord:
 
 
 def write_catalogue(records: Sequence[AnimeRecord], path: Path) -> None:
-    """Write the table, whole or not at all: UTF-8, lists joined by "|", empty cells for what is unknown."""
+    """Write the table, whole or not at all: UTF-8, lists joined by "|", empty cells for what is unknown.
+
+    Related titles are written as relation and id ("Sequel 5114"), without their names.
+    """
     with moved_in(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -50,9 +56,12 @@ def write_catalogue(records: Sequence[AnimeRecord], path: Path) -> None:
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, Related):
+        return f"{value.relation} {value.mal_id}"
     if isinstance(value, list):
-        return LIST_SEPARATOR.join(str(item) for item in value)
-    return "" if value is None else str(value)
+        return LIST_SEPARATOR.join(map(_cell, value))
+    # A lone return is not quoted by the csv module, nor can it read one.
+    return "" if value is None else re.sub(r"\r(?!\n)", " ", str(value))
 
 
 _READ: dict[str, Callable[[str], Any]] = {
@@ -63,12 +72,20 @@ _READ: dict[str, Callable[[str], Any]] = {
     "members": lambda cell: int(cell) if cell else None,
     "genre_ids": lambda cell: [int(item) for item in _items(cell)],
     **dict.fromkeys(("genres", "themes", "demographics", "studios"), lambda cell: _items(cell)),
-    **dict.fromkeys(("type", "source", "start_date", "poster_url", "season"), lambda cell: cell or None),
+    "related": lambda cell: [_related(item) for item in _items(cell)],
+    **dict.fromkeys(
+        ("type", "source", "start_date", "poster_url", "season", "rating", "aired_to"), lambda cell: cell or None
+    ),
 }
 
 
 def _items(cell: str) -> list[str]:
     return cell.split(LIST_SEPARATOR) if cell else []
+
+
+def _related(item: str) -> Related:
+    relation, _, mal_id = item.rpartition(" ")
+    return Related(relation, int(mal_id))
 
 
 def read_catalogue(path: Path) -> list[AnimeRecord]:
@@ -80,7 +97,8 @@ def read_catalogue(path: Path) -> list[AnimeRecord]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, strict=True)
-            missing = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
+            there = rows.fieldnames or ()
+            missing = [column for column in COLUMNS if column not in there and column not in _OPTIONAL]
             if missing:
                 raise CatalogueError(f"The catalogue {path} has no column {', '.join(missing)}.")
             return [_record(row, f"{path}, line {rows.line_num}") for row in rows]
@@ -91,6 +109,8 @@ def read_catalogue(path: Path) -> list[AnimeRecord]:
 def _record(row: dict[str, str | None], where: str) -> AnimeRecord:
     values: dict[str, Any] = {}
     for column in COLUMNS:
+        if column in _OPTIONAL and column not in row:
+            continue
         cell = row[column]
         try:
             if cell is None:

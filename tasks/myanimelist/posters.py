@@ -1,24 +1,41 @@
 """Posters, a file a title: `posters/{mal_id}.jpg`, and beside them `posters.csv`, what became of each."""
 
+import asyncio
 import csv
-from collections.abc import Callable, Iterable, Sequence
+import re
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from infra.files import moved_in, sha256_of, sha256_of_file, write_bytes
 from serving.function.errors import PosterError
-from serving.function.image import decode
-from tasks.errors import BrokenImageError, NotOnSite, SiteError
+from serving.function.image import MAX_PIXELS, decode, image_size
+from tasks.errors import (
+    BrokenImageError,
+    DisallowedByRobots,
+    NotOnSite,
+    SiteBlocked,
+    SiteError,
+    SiteUnavailable,
+    UnusableImageError,
+)
 from tasks.myanimelist.client import SiteClient
-from tasks.myanimelist.concurrency import for_each
+from tasks.myanimelist.ledger import Ledger, PosterVisit
 from tasks.myanimelist.records import AnimeRecord, is_explicit
-from tasks.myanimelist.scraping import no_progress
+from tasks.myanimelist.revisits import poster_is_due
+from tasks.myanimelist.traffic import Traffic
+from tasks.myanimelist.workers import for_each
 
 # One poster that cannot be had is no matter; so many without one between them are a host that is down.
 _FAILURES_IN_A_ROW = 20
-# What a killed run may have to download again.
-_SAVE_EVERY = 500
 _CHECK_SIZE = 64  # pixels; any size decodes the whole file
+_SMALLEST_SIDE, _LONGEST_RATIO = 32, 5  # pixels, and long side by short side: no poster is beyond these
+# The site's question mark and its icon, where they stand in a poster's place.
+_PLACEHOLDER_ADDRESS = re.compile(r"/(?:qm_\d+|questionmark_\d+|apple-touch-icon[^/]*|na|no_?image)\.\w+$")
+# Two or three titles share a poster now and then; an image of so many is no poster.
+_PLACEHOLDER_TITLES = 5
 _COLUMNS = ("mal_id", "url", "sha256", "status", "reason")
 
 
@@ -26,9 +43,10 @@ _COLUMNS = ("mal_id", "url", "sha256", "status", "reason")
 class PosterOutcome:
     """What became of a title's poster.
 
-    `status` is "new" (downloaded now), "present" (downloaded before), "missing" (404), "broken" (no whole
-    image, or not to be had), "explicit" (never asked for) or "no_address". `sha256` is the file's, None where
-    there is no file; `reason` says why there is none.
+    `status` is "new" (downloaded now), "present" (downloaded before), "missing" (404), "broken" (no whole image,
+    or none of a poster's size), "failed" (the host did not answer as it should), "refused" (it refused us),
+    "placeholder", "duplicate" (another title has the same image), "explicit" (never asked for) or "no_address".
+    `sha256` is the file's, None where there is no file; `reason` says what is the matter.
     """
 
     mal_id: int
@@ -37,77 +55,130 @@ class PosterOutcome:
     sha256: str | None = None
     url: str | None = None
 
+    @property
+    def usable(self) -> bool:
+        """Whether there is a poster to learn from."""
+        return self.status in ("new", "present")
+
 
 async def download_posters(
     records: Sequence[AnimeRecord],
     folder: Path,
-    concurrency: int = 8,
-    on_progress: Callable[[int, int], None] = no_progress,
+    client: SiteClient,
+    ledger: Ledger,
+    started: float,
+    traffic: Traffic,
+    concurrency: int = 4,
 ) -> list[PosterOutcome]:
     """Download the posters of some titles that are not in `folder` yet; one outcome a record, in their order.
 
-    A file that is there from the same address is not asked for again. What is done is written down beside the
-    folder even where the work ends early. A file stands in the folder only under an outcome with its sha256.
+    A file that is there from the same address is never asked for again; what could not be had is, where it is due
+    in the crawl that began at `started`. Each poster is in the ledger as soon as its file is in its place.
 
     Raises:
-        SiteUnavailable, SiteBlocked, SiteError: many posters in a row could not be had.
+        SiteBlocked, DisallowedByRobots: the host refuses us.
+        SiteUnavailable, SiteError: many posters in a row could not be had.
     """
-    before = {outcome.mal_id: outcome for outcome in read_outcomes(folder)}
-    outcomes: dict[int, PosterOutcome] = {}
+    visits = ledger.posters.all()
+    outcomes = await asyncio.to_thread(_without_asking, records, folder, visits, started)
+    asked = [record for record in records if record.mal_id not in outcomes]
+    traffic.expect(len(asked))
+    for outcome in outcomes.values():
+        traffic.note("unchanged" if outcome.usable else outcome.status, _short(outcome.reason))
     failures_in_a_row = 0
 
     async def settle(record: AnimeRecord) -> None:
         nonlocal failures_in_a_row
-        path = folder / f"{record.mal_id}.jpg"
-        outcome = _without_asking(record, path, before.get(record.mal_id))
-        if outcome is None:
-            try:
-                outcome = await _download(client, record, path)
-                failures_in_a_row = 0
-            except SiteError as error:
-                failures_in_a_row += 1
-                if failures_in_a_row == _FAILURES_IN_A_ROW:
-                    raise
-                outcome = PosterOutcome(record.mal_id, "broken", str(error), url=record.poster_url)
-        if not outcome.sha256:
+        path, url = folder / f"{record.mal_id}.jpg", record.poster_url or ""
+        visit = PosterVisit(record.mal_id, url, 0, "failed")
+        try:
+            fetched = await client.fetch(url, _whole_image)
+        except NotOnSite as error:
+            visit = replace(visit, status="missing", reason=str(error))
+        except (BrokenImageError, UnusableImageError) as error:
+            visit = replace(visit, status="broken", reason=str(error))
+        except DisallowedByRobots:
+            raise
+        except SiteBlocked as error:
+            if error.address:  # so that one poster that is refused for ever does not end each run
+                ledger.posters.put(replace(visit, status="refused", reason=str(error), checked=time.time()))
+            raise
+        except SiteError as error:
+            failures_in_a_row += 1
+            if failures_in_a_row == _FAILURES_IN_A_ROW:
+                raise
+            why = error.why if isinstance(error, SiteUnavailable) else str(error)
+            visit = replace(visit, reason=f"{url} could not be had: {why}")
+        else:
+            assert fetched is not None  # nothing was known that could have stayed the same
+            write_bytes(path, fetched.content)
+            visit = replace(visit, status="here", sha256=sha256_of(fetched.content))
+        failures_in_a_row = failures_in_a_row if visit.status == "failed" else 0
+        if visit.sha256 is None:
             path.unlink(missing_ok=True)
-        outcomes[record.mal_id] = outcome
-        if len(outcomes) % _SAVE_EVERY == 0:
-            write_outcomes((before | outcomes).values(), folder)
-        on_progress(len(outcomes), len(records))
+        ledger.posters.put(replace(visit, checked=time.time()))
+        outcomes[record.mal_id] = _outcome(visit, "new")
+        traffic.settle(outcomes[record.mal_id].status, _short(visit.reason))
 
-    try:
-        async with SiteClient(concurrency=concurrency) as client:
-            await for_each(records, settle, concurrency)
-    finally:
-        write_outcomes((before | outcomes).values(), folder)
-    return [outcomes[record.mal_id] for record in records]
+    await for_each(asked, settle, concurrency)
+    judged = _judged([outcomes[record.mal_id] for record in records])
+    for outcome in judged:
+        if outcome.status != outcomes[outcome.mal_id].status:
+            traffic.note(outcome.status, "other titles have the same image")
+    return judged
 
 
-def _without_asking(record: AnimeRecord, path: Path, before: PosterOutcome | None) -> PosterOutcome | None:
-    """What becomes of a poster that need not be downloaded, None where it must be."""
+def _without_asking(
+    records: Sequence[AnimeRecord], folder: Path, visits: dict[int, PosterVisit], started: float
+) -> dict[int, PosterOutcome]:
+    """What became of the posters that need not be downloaded, by id."""
+    outcomes: dict[int, PosterOutcome] = {}
+    for record in records:
+        path, visit = folder / f"{record.mal_id}.jpg", visits.get(record.mal_id)
+        if unwanted := _unwanted(record):
+            outcomes[record.mal_id] = unwanted
+            path.unlink(missing_ok=True)
+        elif visit and visit.url == record.poster_url:
+            here = path.is_file() and sha256_of_file(path) == visit.sha256
+            if here if visit.status == "here" else not poster_is_due(visit, started):
+                outcomes[record.mal_id] = _outcome(visit, "present")
+    return outcomes
+
+
+def _unwanted(record: AnimeRecord) -> PosterOutcome | None:
+    """The outcome of a poster that is never asked for."""
+    url = record.poster_url
     if is_explicit(record):
-        reason = "posters of explicit titles are not downloaded"
-        return PosterOutcome(record.mal_id, "explicit", reason, url=record.poster_url)
-    if record.poster_url is None:
-        return PosterOutcome(record.mal_id, "no_address", "the site has no poster of it")
-    here = before and before.sha256 and before.url == record.poster_url and path.is_file()
-    if before and here and sha256_of_file(path) == before.sha256:
-        return replace(before, status="present")
+        return PosterOutcome(record.mal_id, "explicit", "posters of explicit titles are not downloaded", url=url)
+    if url is None:
+        return PosterOutcome(record.mal_id, "no_address", "the site shows a placeholder, or no image")
+    if _PLACEHOLDER_ADDRESS.search(url):
+        return PosterOutcome(record.mal_id, "placeholder", f"{url} is the site's placeholder", url=url)
     return None
 
 
-async def _download(client: SiteClient, record: AnimeRecord, path: Path) -> PosterOutcome:
-    """Download one poster; raises SiteError where the host does not answer as it should."""
-    url = record.poster_url or ""
-    try:
-        data = await client.fetch(url, _whole_image)
-    except NotOnSite as error:
-        return PosterOutcome(record.mal_id, "missing", str(error), url=url)
-    except BrokenImageError as error:
-        return PosterOutcome(record.mal_id, "broken", str(error), url=url)
-    write_bytes(path, data)
-    return PosterOutcome(record.mal_id, "new", sha256=sha256_of(data), url=url)
+def _outcome(visit: PosterVisit, here: str) -> PosterOutcome:
+    status = here if visit.status == "here" else visit.status
+    return PosterOutcome(visit.mal_id, status, visit.reason, visit.sha256, visit.url)
+
+
+def _judged(outcomes: Sequence[PosterOutcome]) -> list[PosterOutcome]:
+    """The outcomes, with images that several titles have told apart: the title of the lowest id keeps a poster that
+    it shares with a few, nobody one that many have."""
+    sharing: defaultdict[str, list[int]] = defaultdict(list)
+    for outcome in outcomes:
+        if outcome.usable:
+            sharing[str(outcome.sha256)].append(outcome.mal_id)
+
+    def judge(outcome: PosterOutcome) -> PosterOutcome:
+        titles = sharing.get(outcome.sha256 or "", [])
+        if len(titles) >= _PLACEHOLDER_TITLES:
+            return replace(outcome, status="placeholder", reason=f"{len(titles)} titles have this very image")
+        if len(titles) > 1 and outcome.mal_id != min(titles):
+            return replace(outcome, status="duplicate", reason=f"the same image as that of {min(titles)}")
+        return outcome
+
+    return [judge(outcome) for outcome in outcomes]
 
 
 def _whole_image(data: bytes) -> bytes:
@@ -115,38 +186,30 @@ def _whole_image(data: bytes) -> bytes:
 
     Raises:
         BrokenImageError: it does not; half of it may have come, with no error on the way.
+        UnusableImageError: it is of a size that no poster has.
     """
     try:
+        width, height = image_size(data)
+        short, long = sorted((width, height))
+        if short < _SMALLEST_SIDE or long > _LONGEST_RATIO * short or width * height > MAX_PIXELS:
+            raise UnusableImageError(f"The image has {width} x {height} pixels, which is no poster's size.")
         decode(data, _CHECK_SIZE)
     except PosterError as error:
         raise BrokenImageError(str(error)) from error
     return data
 
 
+def _short(reason: str | None) -> str | None:
+    """A reason without the address that differs from title to title."""
+    return re.sub(r"https?://\S+", "the address", reason) if reason else None
+
+
 def write_outcomes(outcomes: Iterable[PosterOutcome], folder: Path) -> None:
-    """Write down what became of each poster, in `posters.csv` beside the folder `posters`."""
-    with moved_in(_table(folder)) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+    """Write down what became of each poster, for people: `posters.csv` beside the folder `posters`."""
+    with (
+        moved_in(folder.with_name(f"{folder.name}.csv")) as beside,
+        beside.open("w", encoding="utf-8", newline="") as file,
+    ):
         writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(outcome) for outcome in sorted(outcomes, key=lambda outcome: outcome.mal_id))
-
-
-def read_outcomes(folder: Path) -> list[PosterOutcome]:
-    """What became of each poster in earlier runs, sorted by id; nothing where no run has written it down."""
-    if not _table(folder).is_file():
-        return []
-    with _table(folder).open(encoding="utf-8", newline="") as file:
-        return [
-            PosterOutcome(
-                mal_id=int(row["mal_id"]),
-                status=row["status"],
-                reason=row["reason"] or None,
-                sha256=row["sha256"] or None,
-                url=row["url"] or None,
-            )
-            for row in csv.DictReader(file)
-        ]
-
-
-def _table(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.csv")

@@ -4,6 +4,11 @@ from dataclasses import dataclass, field
 
 # Hentai and Erotica: titles whose posters are never downloaded.
 EXPLICIT_GENRE_IDS = frozenset({12, 49})
+# The site's 21 genres since 2022; themes and demographics are counted apart.
+GENRE_IDS = EXPLICIT_GENRE_IDS | {1, 2, 4, 5, 7, 8, 9, 10, 14, 22, 24, 26, 28, 30, 36, 37, 41, 46, 47}
+
+# Titles that only share a character are no franchise: one crossover would make one of dozens.
+CROSSOVERS = frozenset({"Character"})
 
 
 @dataclass(frozen=True)
@@ -12,12 +17,12 @@ class Related:
 
     relation: str
     mal_id: int
-    title: str
+    title: str = ""
 
 
 @dataclass(frozen=True)
 class AnimeRecord:
-    """One title. The first fifteen fields are the columns of catalogue.csv, in its order.
+    """One title. The fields are the columns of catalogue.csv, in its order, but for the last one.
 
     None and empty lists are what the site does not say; in particular a title without genres is of unknown
     genre, not of none. Dates are ISO and as exact as the site's: "1998-04-03", "1998-04" or "1998".

@@ -1,56 +1,59 @@
 """From the site's season pages to the catalogue's records."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from tasks.errors import EmptyCatalogueError, NotOnSite, PageError, SeasonError
+from tasks.errors import EmptyCatalogueError, PageError, SeasonError
 from tasks.myanimelist.catalogue import merge
-from tasks.myanimelist.client import REQUESTS_PER_SECOND, SiteClient
-from tasks.myanimelist.concurrency import for_each
+from tasks.myanimelist.ledger import Ledger
+from tasks.myanimelist.page_reader import PageReader
 from tasks.myanimelist.pages import AnimeRecord, parse_season_page
+from tasks.myanimelist.revisits import season_is_due
 from tasks.myanimelist.seasons import Season
-
-# A page a second is the pace; a few at a time keep it up where one page takes longer than that.
-_CONCURRENCY = 4
+from tasks.myanimelist.traffic import Traffic
 
 logger = logging.getLogger(__name__)
 
 
-def no_progress(done: int, total: int) -> None:
-    """Says nothing."""
-
-
-async def scrape_seasons(
+async def read_seasons(
     site_url: str,
     seasons: Sequence[Season],
-    requests_per_second: float | None = REQUESTS_PER_SECOND,
-    on_progress: Callable[[int, int], None] = no_progress,
+    reader: PageReader,
+    ledger: Ledger,
+    started: float,
+    traffic: Traffic,
+    refresh: bool = False,
 ) -> list[AnimeRecord]:
     """Every title of some seasons, each once and sorted by id.
 
-    A season that the site does not have (one to come, mostly) is left out with a warning. `on_progress` is
-    told how many pages are read, and of how many.
+    Asked for are the pages that are due in the crawl that began at `started` (with `refresh`: all that were not asked
+    for since), all others are read as they were kept. A season that the site does not have (one to come, mostly) is
+    left out with a warning.
 
     Raises:
         SeasonError: the site has none of the seasons.
         EmptyCatalogueError: the pages hold no title.
         PageLayoutError: a page is not what it should be.
+        KeptPageError: as `PageReader.read`.
         SiteUnavailable, SiteBlocked, SiteError: as `SiteClient.fetch`.
     """
     pages: dict[Season, list[AnimeRecord]] = {}
     unknown: list[Season] = []
+    urls = {season: site_url + season.path for season in seasons}
+    visits = {season: ledger.pages.get(url) for season, url in urls.items()}
+    due = {season for season, visit in visits.items() if season_is_due(visit, season, started, refresh)}
+    traffic.expect(len(due))
+    traffic.outcomes["not due"] = len(seasons) - len(due)
 
-    async def read(season: Season) -> None:
+    for season in seasons:  # one after the other: a kill costs one page, and at the site's pace nothing is gained
         try:
-            pages[season] = await client.fetch(season.path, parse_season_page)
-        except NotOnSite:
-            unknown.append(season)
+            page = await reader.read(urls[season], parse_season_page, season in due)
         except PageError as error:
             raise type(error)(f"The page of {season}: {error}") from error
-        on_progress(len(pages) + len(unknown), len(seasons))
-
-    async with SiteClient(site_url, requests_per_second=requests_per_second, concurrency=_CONCURRENCY) as client:
-        await for_each(seasons, read, _CONCURRENCY)
+        if page is None:
+            unknown.append(season)
+        else:
+            pages[season] = page
 
     names = ", ".join(str(season) for season in sorted(unknown))
     if not pages:

@@ -1,0 +1,89 @@
+"""What both collecting steps do it with: the collector in the workspace, one crawl at a time, and its progress."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.concurrency.sync import concurrency
+
+from infra.settings import read_settings
+from tasks.errors import SiteBusy
+from tasks.myanimelist.client import host_of
+from tasks.myanimelist.collector import Collector
+from tasks.myanimelist.configuration import CollectConfig
+from tasks.myanimelist.traffic import Traffic
+
+# A run that was killed keeps its slot until its lease is over; only so much longer another one is worth waiting for.
+_LEASE_SECONDS, _WAIT_SECONDS = 60, 75
+
+logger = logging.getLogger("tasks")
+
+
+@contextmanager
+def crawl(site_url: str, config: CollectConfig) -> Iterator[Collector]:
+    """The collector of the workspace, for the only run that asks the site now; a table of what was asked is left as
+    an artifact, also where the crawl fails.
+
+    Raises:
+        SiteBusy: another run is asking the site (retryable).
+        ConfigurationError: the site is asked only with a contact, and none is set.
+    """
+    settings = read_settings()
+    with _only_run(site_url):
+        collector = Collector(settings.workspace, site_url, config, settings.contact, TrafficReport())
+        with collector:
+            try:
+                yield collector
+            finally:
+                rows = [row for traffic in collector.traffics for row in traffic.rows() if row["count"]]
+                create_table_artifact(rows or [{"what": "nothing was asked"}], key="crawl", description=site_url)
+
+
+@contextmanager
+def _only_run(site_url: str) -> Iterator[None]:
+    """Hold the one slot of a Prefect concurrency limit, which all machines with the same server share."""
+    host = host_of(site_url)
+    name = f"crawl {host}"
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(name, 1)
+    with ExitStack() as slot:
+        try:
+            slot.enter_context(
+                concurrency(
+                    name,
+                    timeout_seconds=_WAIT_SECONDS,
+                    lease_duration=_LEASE_SECONDS,
+                    strict=True,
+                    raise_on_lease_renewal_failure=False,  # a server that is away for a moment ends no crawl
+                )
+            )
+        except TimeoutError:
+            raise SiteBusy(f"Another run is asking {host}, and one at a time is enough.") from None
+        yield
+
+
+class TrafficReport:
+    """Says in the log (terminal and Prefect UI alike), and as a progress artifact for each kind of thing that is
+    asked for, how far a crawl is."""
+
+    def __init__(self) -> None:
+        self._artifacts: dict[str, UUID] = {}
+
+    def __call__(self, traffic: Traffic) -> None:
+        if not traffic.total:
+            return
+        logger.info("%s", traffic.sentence())
+        percent = 100 * traffic.done / traffic.total
+        try:
+            if traffic.what in self._artifacts:
+                update_progress_artifact(self._artifacts[traffic.what], percent, traffic.sentence())
+            else:
+                key = traffic.what.lower().replace(" ", "-")
+                made = create_progress_artifact(percent, key, traffic.sentence())
+                assert isinstance(made, UUID)  # Prefect gives a coroutine instead only where a loop runs
+                self._artifacts[traffic.what] = made
+        except Exception as error:  # whatever keeps progress from being shown is no reason to end the crawl
+            logger.debug("The progress could not be shown: %s.", error)

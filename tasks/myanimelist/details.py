@@ -1,0 +1,91 @@
+"""Titles' own pages, the most popular titles first: what they alone know joins the catalogue's records."""
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tasks.errors import PageError
+from tasks.myanimelist.ledger import Ledger, PageVisit
+from tasks.myanimelist.page_reader import PageReader
+from tasks.myanimelist.pages import AnimeRecord, parse_detail_page
+from tasks.myanimelist.revisits import season_is_due
+from tasks.myanimelist.seasons import FIRST_YEAR, Season, parse_season
+from tasks.myanimelist.traffic import Traffic
+
+# A page or two in a layout of their own are no matter; so many between good ones are a site that changed.
+_FAILURES_IN_A_ROW = 10
+_OLDEST = Season(FIRST_YEAR, 0)
+
+
+async def add_details(
+    site_url: str,
+    records: Sequence[AnimeRecord],
+    pages: int,
+    reader: PageReader,
+    ledger: Ledger,
+    started: float,
+    traffic: Traffic,
+) -> list[AnimeRecord]:
+    """The records, with rating, last day on air and related titles of those whose own page was ever read.
+
+    At most `pages` are asked for in the crawl that began at `started`: first of titles whose page was never
+    read, then of those where it is due again.
+
+    Raises:
+        PageLayoutError: many pages in a row are not what they should be.
+        KeptPageError, SiteUnavailable, SiteBlocked, SiteError: as `PageReader.read`.
+    """
+    urls = {record.mal_id: f"{site_url}/anime/{record.mal_id}" for record in records}
+    visits = {record.mal_id: ledger.pages.get(urls[record.mal_id]) for record in records}
+    asked = _to_ask(records, visits, pages, started)
+    traffic.expect(len(asked))
+    details: dict[int, AnimeRecord] = {}
+    failures_in_a_row = 0
+
+    as_kept = [record for record in records if visits[record.mal_id] and record.mal_id not in asked]
+    for record in (*asked.values(), *as_kept):
+        url = urls[record.mal_id]
+        try:
+            detail = await reader.read(url, parse_detail_page, record.mal_id in asked)
+        except PageError as error:
+            failures_in_a_row += 1
+            if failures_in_a_row == _FAILURES_IN_A_ROW:
+                raise type(error)(f"The page {url}, as many before it: {error}") from error
+            ledger.pages.put(PageVisit(url, time.time()))
+            traffic.settle("broken", re.sub(r"'.*' \(\d+\)| It is kept as .*", "", str(error)))
+        else:
+            failures_in_a_row = 0
+            if detail is not None:
+                details[record.mal_id] = detail
+
+    return [_with(record, details.get(record.mal_id)) for record in records]
+
+
+def _to_ask(
+    records: Sequence[AnimeRecord], visits: dict[int, PageVisit | None], pages: int, started: float
+) -> dict[int, AnimeRecord]:
+    """The titles whose pages are asked for, in this order; those asked for since `started` count among `pages`."""
+    already = sum(visit is not None and visit.checked >= started for visit in visits.values())
+
+    def order(record: AnimeRecord) -> tuple[bool, int]:
+        return visits[record.mal_id] is not None, -(record.members or 0)
+
+    def is_due(record: AnimeRecord) -> bool:
+        season = parse_season(record.season) if record.season else _OLDEST
+        return season_is_due(visits[record.mal_id], season, started)
+
+    due = sorted(filter(is_due, records), key=order)
+    return {record.mal_id: record for record in due[: max(0, pages - already)]}
+
+
+def _with(record: AnimeRecord, detail: AnimeRecord | None) -> AnimeRecord:
+    if detail is None:
+        return record
+    return replace(
+        record,
+        start_date=max((record.start_date, detail.start_date), key=lambda date: len(date or "")),
+        rating=detail.rating,
+        aired_to=detail.aired_to,
+        related=detail.related,
+    )

@@ -1,0 +1,64 @@
+"""How titles change over the years: `history.csv`, a row for each field of a title that became another one."""
+
+import csv
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from io import StringIO
+
+from tasks.myanimelist.catalogue import LIST_SEPARATOR
+from tasks.myanimelist.records import AnimeRecord
+
+# Not score, members and episodes, which change all the time, nor dates, which become more exact.
+_TRACKED = ("title", "type", "source", "genres", "themes", "demographics", "studios", "rating", "poster_url")
+GONE = "(gone)"
+
+
+@dataclass(frozen=True)
+class Change:
+    """On that day (ISO) a title's field was found to be another one; the field `GONE` is the title itself."""
+
+    date: str
+    mal_id: int
+    title: str
+    field: str
+    before: str
+    after: str
+
+
+def changes(
+    before: Iterable[AnimeRecord], now: Iterable[AnimeRecord], seasons: Collection[str], date: str
+) -> list[Change]:
+    """What changed between two catalogues, for the titles of the earlier one; gone are only those of `seasons`,
+    which both catalogues are made of."""
+    new_of = {record.mal_id: record for record in now}
+    found = []
+    for record in before:
+        new = new_of.get(record.mal_id)
+        if new is None:
+            if record.season in seasons:
+                found.append(Change(date, record.mal_id, record.title, GONE, "", ""))
+            continue
+        for name in _TRACKED:
+            old_text, new_text = _text(getattr(record, name)), _text(getattr(new, name))
+            told = name != "rating" or (old_text and new_text)  # only titles' own pages tell the rating
+            if old_text != new_text and told:
+                found.append(Change(date, record.mal_id, new.title, name, old_text, new_text))
+    return found
+
+
+def extended(history: str, found: Sequence[Change]) -> str:
+    """The csv text with rows for these changes; those that it has already are not written twice."""
+    known = {tuple(row) for row in csv.reader(StringIO(history, newline=""))}
+    out = StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    if not history:
+        writer.writerow(field.name for field in fields(Change))
+    for change in found:
+        row = tuple(str(value).replace("\r", " ") for value in astuple(change))
+        if row not in known:
+            writer.writerow(row)
+    return history + out.getvalue()
+
+
+def _text(value: object) -> str:
+    return LIST_SEPARATOR.join(value) if isinstance(value, list) else str(value or "")
