@@ -1,0 +1,342 @@
+"""The collector over the replayed site, with faults, limits, kills and changes: does it lose nothing, and hold back?
+
+    python tests/soak/soak_collector.py [--data FOLDER] [--only faults kills ...] [--seed 0]
+
+The site is `replay/serve.py` in FOLDER (`../shared`, or where ANIME_GENRE_REAL_DATA points). Each part prints what it
+measured; the exit code is 1 where something did not hold. All in all it takes some fifteen minutes.
+"""
+
+import argparse
+import asyncio
+import gzip
+import hashlib
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.files import sha256_of_file
+from infra.local.processes import free_port
+from ml.configuration import PreprocessConfig
+from ml.dataset import dataset_key
+from ml.splits import PartTable, franchises
+from serving.function.errors import AnimeGenreError
+from tasks.myanimelist.catalogue import read_catalogue
+from tasks.myanimelist.collector import Collector
+from tasks.myanimelist.configuration import CollectConfig
+from tasks.myanimelist.posters import PosterOutcome
+from tasks.myanimelist.seasons import parse_seasons
+from tasks.preprocess import dataset_rows, usable_titles
+
+SEASONS = "1974-winter..2024-fall"
+LIMIT = 20  # requests a second
+FAULTS = 0.1
+KILLS = 20
+IN_FLIGHT = 4  # the connections to the posters' host; to the site there is one
+
+failures: list[str] = []
+
+
+def holds(condition: bool, what: str) -> None:
+    """Say whether something holds."""
+    print(f"  {'holds' if condition else 'FAILS'}: {what}", flush=True)
+    if not condition:
+        failures.append(what)
+
+
+@dataclass
+class Replay:
+    """A replayed site: its address, and the log of the requests that it got."""
+
+    url: str
+    log: Path
+
+    def requests(self) -> list[dict]:
+        """Every request so far, whole lines only."""
+        return [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+@contextmanager
+def replayed(data: Path, folder: Path, port: int = 0, **options: object) -> Iterator[Replay]:
+    """The replayed site, as long as the block runs."""
+    port = port or free_port()
+    log = folder / f"requests-{time.monotonic_ns()}.jsonl"
+    log.touch()
+    given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    command = [sys.executable, str(data / "replay" / "serve.py"), "--port", str(port), "--log", str(log), *given]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        for _ in range(200):
+            try:
+                urllib.request.urlopen(f"{url}/anime/season/1900/fall", timeout=5).close()
+            except urllib.error.HTTPError:
+                break
+            except OSError:
+                time.sleep(0.05)
+        log.write_text("")  # the question above is not the collector's
+        yield Replay(url, log)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@dataclass
+class Collected:
+    """What a run of the collector gave, and how long its parts took."""
+
+    posters: dict[int, str]
+    records: int
+    titles: str
+    pages_seconds: float
+    posters_seconds: float
+    poster_requests: int
+    outcomes: list[PosterOutcome]
+
+
+def collect(folder: Path, url: str, seasons: str = SEASONS, **settings: object) -> Collected:
+    """One run of the collector, here and now."""
+    config = CollectConfig(**settings)  # type: ignore[arg-type]
+    with Collector(folder, url, config) as collector:
+        began = time.monotonic()
+        records = asyncio.run(collector.read_catalogue(parse_seasons(seasons)))
+        collector.replace_last_good(seasons, records)
+        read = time.monotonic()
+        outcomes = asyncio.run(collector.download_posters(records))
+        ended = time.monotonic()
+    for outcome in outcomes:
+        if outcome.sha256:
+            assert sha256_of_file(folder / "posters" / f"{outcome.mal_id}.jpg") == outcome.sha256
+    return Collected(
+        posters={outcome.mal_id: outcome.sha256 for outcome in outcomes if outcome.sha256},
+        records=len(records),
+        titles=titles(folder, url),
+        pages_seconds=read - began,
+        posters_seconds=ended - read,
+        poster_requests=collector.traffics[-1].requests,
+        outcomes=outcomes,
+    )
+
+
+def titles(folder: Path, url: str) -> str:
+    """The catalogue's hash, without the port that the site happened to have."""
+    return hashlib.sha256((folder / "catalogue.csv").read_text().replace(url, "").encode()).hexdigest()
+
+
+def key_of(folder: Path, outcomes: list[PosterOutcome]) -> str:
+    """The dataset's key, as the step preprocess makes it."""
+    sha256 = {outcome.mal_id: str(outcome.sha256) for outcome in outcomes if outcome.usable}
+    usable = usable_titles(read_catalogue(folder / "catalogue.csv"), sha256)
+    franchise_of = franchises({str(title.mal_id): title.title for title in usable})
+    parts = PartTable().assign(franchise_of).parts
+    rows = dataset_rows(usable, sha256, {i: (franchise_of[i], parts[i]) for i in franchise_of}, folder / "posters")
+    return dataset_key(rows, PreprocessConfig())
+
+
+def busiest_second(moments: list[float]) -> int:
+    """The most requests in any one second, wherever it begins."""
+    most, first = 0, 0
+    for last, moment in enumerate(moments):
+        while moment - moments[first] >= 1:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+def is_faulty(path: str) -> bool:
+    """Whether the replayed site answers the first two requests for a path with a fault."""
+    return int(hashlib.sha256(path.encode()).hexdigest()[:8], 16) / 0xFFFFFFFF < FAULTS
+
+
+def check_faults(data: Path, folder: Path, seed: int) -> None:
+    """Faults and a limit that the site enforces change nothing but the time it takes."""
+    with replayed(data, folder) as site:
+        clean = collect(folder / "clean", site.url)
+    print(f"  without faults: {clean.records} titles, {len(clean.posters)} posters")
+    for name, pace in (("learns the limit", None), ("is told the limit", LIMIT)):
+        with replayed(data, folder, rate=LIMIT, faults=FAULTS) as site:
+            began = time.monotonic()
+            got = collect(
+                folder / name.replace(" ", "-"),
+                site.url,
+                timeout_seconds=3,
+                requests_per_second=pace,
+                poster_requests_per_second=pace,
+            )
+            seconds = time.monotonic() - began
+            time.sleep(20)  # until requests that were left hanging are in the log, too
+            requests = site.requests()
+        refused = [request for request in requests if request["status"] == 429]
+        # Those under way when the site first said so are past help.
+        told = min((request["time"] for request in refused), default=requests[0]["time"])
+        later = sorted(r["time"] for r in requests if r["time"] > told + (0.2 if refused else 0) and not late(r))
+        asked, refusals = Counter(r["path"] for r in requests), Counter(r["path"] for r in refused)
+        too_often = [
+            path
+            for path, times in asked.items()
+            if times > 1 + 2 * is_faulty(path) + refusals[path] + (path == "/robots.txt")
+        ]
+        print(
+            f"  {name}: {len(requests)} requests in {seconds:.0f} s, {len(refused)} answered 429, busiest second "
+            f"afterwards {busiest_second(later)}, {sum(map(is_faulty, asked))} of {len(asked)} addresses faulty"
+        )
+        holds(got.titles == clean.titles, f"{name}: the catalogue is that without faults")
+        holds(got.posters == clean.posters, f"{name}: so are the hashes of {len(got.posters)} posters")
+        holds(busiest_second(later) <= LIMIT, f"{name}: no second has more than {LIMIT} requests, once it was told so")
+        holds(not too_often, f"{name}: no address is asked for more often than its faults explain {too_often[:3]}")
+
+
+def late(request: dict) -> bool:
+    """Whether the log has a request by the end of its answer, 20 seconds after it came (the fault "hang")."""
+    draw = int(hashlib.sha256(request["path"].encode()).hexdigest()[:8], 16) / 0xFFFFFFFF
+    return draw < FAULTS and int(draw / FAULTS * 5) == 2
+
+
+def check_kills(data: Path, folder: Path, seed: int) -> None:
+    """Killed at any request, the next run goes on where it was."""
+    with replayed(data, folder) as site:
+        clean = collect(folder / "clean-again", site.url)
+        expected = len(site.requests())
+    rng = random.Random(seed)
+    moments = sorted(rng.sample(range(1, expected), KILLS))
+    with replayed(data, folder) as site:
+        workspace = folder / "killed"
+        command = [
+            *(sys.executable, "-m", "flows.cli", "collect", "--site-url", site.url, "--seasons", SEASONS),
+            *("--workspace", str(workspace)),
+        ]
+        for moment in moments:
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            while process.poll() is None and site.log.read_bytes().count(b"\n") < moment:
+                time.sleep(0.002)
+            process.kill()
+            process.wait()
+        killed_at = site.log.read_bytes().count(b"\n")
+        half = [path.name for path in workspace.glob("pages/*.gz") if not is_whole(path)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        requests = site.requests()
+        got = collect(workspace, site.url)
+        after = len(site.requests())
+    extra = len(requests) - expected
+    print(
+        f"  {KILLS} kills over {killed_at} requests, then a full run: {len(requests)} requests, {expected} without "
+        f"kills, {extra} more ({extra / KILLS:.2f} a kill)"
+    )
+    holds(got.titles == clean.titles and got.posters == clean.posters, "catalogue and posters are those without kills")
+    holds(extra <= KILLS * (IN_FLIGHT + 1), f"at most {IN_FLIGHT} requests in flight and one more a kill")
+    holds(not half, "no kept page is half-written")
+    holds(after == len(requests), "one run more asks for nothing")
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a kept page is what its name says."""
+    return hashlib.sha256(gzip.decompress(path.read_bytes())).hexdigest() == path.name.removesuffix(".html.gz")
+
+
+def check_second_run(data: Path, folder: Path, seed: int) -> None:
+    """A second run asks for nothing, takes no time, and gives the same dataset."""
+    pace = {"requests_per_second": LIMIT, "poster_requests_per_second": LIMIT}
+    with replayed(data, folder) as site:
+        first = collect(folder / "twice", site.url, **pace)
+        pages = len([r for r in site.requests() if r["path"].startswith("/anime/")])
+        requests = len(site.requests())
+        second = collect(folder / "twice", site.url, **pace)
+        again = len(site.requests()) - requests
+    seconds = [run.pages_seconds + run.posters_seconds for run in (first, second)]
+    ratio = seconds[1] / seconds[0]
+    keys = [key_of(folder / "twice", run.outcomes) for run in (first, second)]
+    print(f"  at {LIMIT} requests a second: first run {seconds[0]:.1f} s, second {seconds[1]:.2f} s ({ratio:.3f})")
+    print(
+        f"  {pages} pages in {first.pages_seconds:.2f} s, "
+        f"{first.poster_requests} posters in {first.posters_seconds:.2f} s"
+    )
+    holds(again == 0, f"the second run makes no request ({again})")
+    holds(second.poster_requests == 0, "none for a poster")
+    holds(keys[0] == keys[1], f"the dataset's key is the same ({keys[0][:12]})")
+    holds(ratio < 0.1, "it takes less than a tenth of the time")
+    allowed = 1.05 * first.poster_requests / LIMIT
+    holds(first.posters_seconds <= allowed, f"{first.poster_requests} requests take at most {allowed:.2f} s")
+
+
+def check_drift(data: Path, folder: Path, seed: int) -> None:
+    """A site that changed is noticed before the catalogue is spoiled; a new season is nothing of that kind."""
+    port = free_port()
+    workspace = folder / "drift"
+    with replayed(data, folder, port) as site:
+        collect(workspace, site.url, "1974-winter..2024-summer")
+        before = (workspace / "catalogue.csv").read_bytes()
+    changes: dict[str, Callable[[str], str]] = {
+        "a renamed CSS class": lambda page: page.replace("seasonal-anime js-seasonal-anime", "season-card"),
+        "another renamed CSS class": lambda page: page.replace("js-score", "js-rating"),
+        "genres gone": lambda page: re.sub(r'<span class="genre">.*?</span>', "", page, flags=re.DOTALL),
+        "half of the cards gone": half_of_the_cards,
+        "a login page": lambda page: "<html><head><title>Login</title></head><body><form></form></body></html>",
+    }
+    for name, change in changes.items():
+        pages = folder / "changed.zip"
+        changed_pages(data, pages, change)
+        with replayed(data, folder, port, pages=pages) as site:
+            try:
+                collect(workspace, site.url, "1974-winter..2024-summer", refresh=True)
+                outcome = "it went through"
+            except AnimeGenreError as error:
+                outcome = f"{type(error).__name__}: {str(error).splitlines()[0][:150]}"
+        print(f"  {name}: {outcome}")
+        holds("it went through" not in outcome, f"{name} stops the run")
+        holds((workspace / "catalogue.csv").read_bytes() == before, "and the last good catalogue stays")
+    with replayed(data, folder, port) as site:
+        got = collect(workspace, site.url, SEASONS)
+    holds(True, f"a new season passes: {got.records} titles")
+
+
+def half_of_the_cards(page: str) -> str:
+    """A season's page without every other card."""
+    parts = re.split(r'(?=<div class="js-anime-category-producer seasonal-anime)', page)
+    return parts[0] + "".join(parts[1:-1:2]) + (parts[-1] if len(parts) > 1 else "")
+
+
+def changed_pages(data: Path, into: Path, change: Callable[[str], str]) -> None:
+    """The archive of season pages, with each page changed."""
+    with (
+        zipfile.ZipFile(data / "myanimelist" / "replay.zip") as pages,
+        zipfile.ZipFile(into, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as changed,
+    ):
+        for name in pages.namelist():
+            changed.writestr(name, change(pages.read(name).decode("utf-8")))
+
+
+CHECKS = {"faults": check_faults, "kills": check_kills, "second run": check_second_run, "drift": check_drift}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("ANIME_GENRE_REAL_DATA", "../shared"))
+    parser.add_argument("--only", nargs="+", choices=CHECKS, default=list(CHECKS))
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    data = Path(arguments.data).absolute()
+    if not (data / "replay" / "serve.py").exists():
+        parser.error(f"there is no replay/serve.py in {data}; --data names the folder of the real data")
+    for name in arguments.only:
+        print(f"{name}: {CHECKS[name].__doc__}", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            CHECKS[name](data, Path(folder), arguments.seed)
+    if failures:
+        sys.exit(f"{len(failures)} things did not hold.")
+    print("All of it holds.")
+
+
+if __name__ == "__main__":
+    main()
