@@ -163,6 +163,8 @@ def _demo(args: argparse.Namespace) -> None:
 
 def _up(args: argparse.Namespace) -> None:
     given = _parameters(site_url=args.site_url) if args.site_url else None
+    if given:
+        _check_contact(given.site_url)
     ports = Ports(prefect=args.prefect_port, mlflow=args.mlflow_port, function=args.function_port)
     with _started(args.workspace, ports) as stack:
         from flows.demo import demo_parameters
@@ -191,7 +193,8 @@ def _retrain(args: argparse.Namespace) -> None:
 def _collect(args: argparse.Namespace) -> None:
     from flows.collect import run_collect
 
-    run_collect(prepare_workspace(args.workspace), _site_parameters(args))
+    parameters = _site_parameters(args)
+    run_collect(prepare_workspace(args.workspace), parameters)
 
 
 def _reparse(args: argparse.Namespace) -> None:
@@ -215,18 +218,24 @@ def _checked_parameters(args: argparse.Namespace) -> "RetrainParameters":
 
 def _site_parameters(args: argparse.Namespace, **others: Any) -> "RetrainParameters":
     """The parameters, of a site that can be read as far as can be known without asking it."""
-    from infra.settings import read_settings
     from ml.commands import settings
-    from tasks.myanimelist.client import check_contact, check_reachable
+    from tasks.myanimelist.client import check_reachable
     from tasks.myanimelist.configuration import CollectConfig
     from tasks.myanimelist.seasons import parse_seasons
 
     given = {name: value for name in ("site_url", "seasons") if (value := getattr(args, name)) is not None}
     parameters = _parameters(collect=settings(args, CollectConfig), **given, **others)
     parse_seasons(parameters.seasons)
-    check_contact(parameters.site_url, read_settings().contact)
+    _check_contact(parameters.site_url)
     check_reachable(parameters.site_url)
     return parameters
+
+
+def _check_contact(site_url: str) -> None:
+    from infra.settings import read_settings
+    from tasks.myanimelist.client import check_contact
+
+    check_contact(site_url, read_settings().contact)
 
 
 def _parameters(**given: Any) -> "RetrainParameters":

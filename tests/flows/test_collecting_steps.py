@@ -1,0 +1,124 @@
+"""The steps scrape and download posters on a running stack: what stops them, and what is seen of them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.objects import Artifact
+from prefect.concurrency.sync import concurrency
+
+from flows.logs import speak_clearly
+from flows.summary import recorded_steps
+from infra.local.site.titles import SEASONS
+from infra.local.stack import Stack
+from infra.settings import read_settings
+from infra.store import Store
+from tasks import crawling
+from tasks.errors import DriftError, SiteBlocked, SiteBusy
+from tasks.myanimelist.configuration import CollectConfig
+from tasks.posters import download_posters
+from tasks.scrape import scrape
+from tests.faulty_site import FaultySite, faulty_site
+
+RANGE = f"{SEASONS[0]}..{SEASONS[-1]}"
+
+
+@pytest.fixture
+def site(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultySite]:
+    """A site of its own, with an empty workspace and an empty bucket."""
+    bucket = tmp_path.name.replace("_", "-")[:60]
+    client = storage.Client(
+        project="tests", credentials=AnonymousCredentials(), client_options={"api_endpoint": stack.storage_url}
+    )
+    client.create_bucket(bucket)
+    monkeypatch.setenv("ANIME_GENRE_BUCKET", bucket)
+    monkeypatch.setenv("ANIME_GENRE_WORKSPACE", str(tmp_path / "workspace"))
+    with faulty_site(titles=36) as site:
+        yield site
+
+
+@flow(name="collect only", on_running=[speak_clearly])
+def collect(site_url: str, refresh: bool = False) -> tuple[str, str]:
+    """The flow's first two lines."""
+    config = CollectConfig(refresh=refresh)
+    catalogue = scrape(site_url, RANGE, config)
+    posters = download_posters(catalogue, config)
+    return catalogue.sha256, posters.sha256
+
+
+def artifacts(state) -> dict[str, Artifact]:
+    """The artifacts of a flow run by key."""
+    of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id]))
+    with get_client(sync_client=True) as client:
+        return {artifact.key: artifact for artifact in client.read_artifacts(artifact_filter=of_run)}
+
+
+def test_a_site_that_changed_fails_the_flow_with_a_table_and_nothing_downstream_runs(site: FaultySite) -> None:
+    first = collect(site.url)
+    store = Store(read_settings())
+    latest = store.read("catalogues/latest.json")
+    site.change = lambda page: page.replace("js-score", "js-rating")
+    state = collect(site.url, refresh=True, return_state=True)
+    with pytest.raises(DriftError, match=r"lost their score .*STOP"):
+        state.result()
+    steps = recorded_steps(state.state_details.flow_run_id)
+    assert [(step.name, step.tries, step.state) for step in steps] == [("scrape", 1, "Failed")]
+    assert '"verdict": "STOP"' in str(artifacts(state)["drift"].data)
+    assert store.read("catalogues/latest.json") == latest
+    site.change = str
+    assert collect(site.url) == first
+
+
+def test_what_was_asked_is_seen_as_artifacts(site: FaultySite) -> None:
+    state = collect(site.url, return_state=True)
+    seen = artifacts(state)
+    assert {"crawl", "drift", "catalogue", "dataset-report", "season-pages", "posters"} <= set(seen)
+    assert (seen["posters"].type, seen["posters"].data) == ("progress", 100.0)
+    assert "Posters: " in (seen["posters"].description or "")
+    assert '"outcome": "requested"' in str(seen["crawl"].data)
+    store = Store(read_settings())
+    assert f"gs://{store.name}/reports/" in (seen["dataset-report"].description or "")
+
+
+def test_a_worker_with_an_empty_disk_asks_the_site_for_nothing_it_has_in_the_bucket(
+    site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = collect(site.url)
+    monkeypatch.setenv("ANIME_GENRE_WORKSPACE", str(tmp_path / "another"))
+    asked = len(site.requests)
+    assert collect(site.url) == first
+    assert site.requests[asked:] == []
+
+
+def test_a_site_that_refuses_us_is_permanent_for_prefect(site: FaultySite) -> None:
+    site.change = lambda page: "<html><head><title>Human Verification</title></head></html>"
+    for _ in range(2):
+        state = collect(site.url, return_state=True)
+        with pytest.raises(SiteBlocked, match="captcha"):
+            state.result()
+        assert [step.tries for step in recorded_steps(state.state_details.flow_run_id)] == [1]
+    first = f"/anime/season/{SEASONS[0].replace('-', '/')}"
+    assert [request.path for request in site.requests] == ["/robots.txt", first]
+
+
+def test_a_run_waits_for_another_one_that_asks_the_site_and_says_so(
+    site: FaultySite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crawling, "_WAIT_SECONDS", 2)
+    name = f"crawl {site.url.removeprefix('http://')}"
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(name, 1)
+    with (
+        concurrency(name, strict=True),
+        pytest.raises(SiteBusy, match="Another run is asking"),
+        crawling.crawl(site.url, CollectConfig()),
+    ):
+        pass
+    assert not site.requests
+    collect(site.url)
+    assert site.requests
