@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's options; those of learning are made from its configuration."""
     from ml.commands import add_predict, add_settings, add_train
     from ml.configuration import PreprocessConfig, TrainConfig
-    from tasks.myanimelist.configuration import CollectConfig
+    from tasks.myanimelist.configuration import CollectConfig, DriftLimits
 
     whole = argparse.ArgumentParser(prog="anime-genre", description="An anime's genres from its poster.")
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
@@ -92,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
 
     reparse = commands.add_parser("reparse", help="make the catalogue anew from the kept pages, without a request")
     _add_workspace(reparse)
-    add_settings(reparse, CollectConfig)
+    add_settings(reparse, DriftLimits)
     reparse.set_defaults(run=_reparse)
 
     add_train(commands.add_parser("train", help="train on a table and a folder of posters"))
@@ -200,9 +200,9 @@ def _collect(args: argparse.Namespace) -> None:
 def _reparse(args: argparse.Namespace) -> None:
     from flows.collect import run_reparse
     from ml.commands import settings
-    from tasks.myanimelist.configuration import CollectConfig
+    from tasks.myanimelist.configuration import DriftLimits
 
-    run_reparse(args.workspace, settings(args, CollectConfig))
+    run_reparse(args.workspace, settings(args, DriftLimits))
 
 
 def _checked_parameters(args: argparse.Namespace) -> "RetrainParameters":
@@ -219,7 +219,7 @@ def _checked_parameters(args: argparse.Namespace) -> "RetrainParameters":
 def _site_parameters(args: argparse.Namespace, **others: Any) -> "RetrainParameters":
     """The parameters, of a site that can be read as far as can be known without asking it."""
     from ml.commands import settings
-    from tasks.myanimelist.client import check_reachable
+    from tasks.myanimelist.addresses import check_reachable
     from tasks.myanimelist.configuration import CollectConfig
     from tasks.myanimelist.seasons import parse_seasons
 
@@ -233,7 +233,7 @@ def _site_parameters(args: argparse.Namespace, **others: Any) -> "RetrainParamet
 
 def _check_contact(site_url: str) -> None:
     from infra.settings import read_settings
-    from tasks.myanimelist.client import check_contact
+    from tasks.myanimelist.addresses import check_contact
 
     check_contact(site_url, read_settings().contact)
 

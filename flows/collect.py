@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from infra.files import alone, write_bytes
 from infra.settings import read_settings
 from tasks.errors import CatalogueError
 from tasks.myanimelist.collector import Collector
-from tasks.myanimelist.configuration import CollectConfig
+from tasks.myanimelist.configuration import CollectConfig, DriftLimits
 from tasks.myanimelist.last_good import about_last_good
 from tasks.myanimelist.posters import PosterOutcome
 from tasks.myanimelist.records import AnimeRecord
@@ -44,7 +45,7 @@ def run_collect(workspace: Path, parameters: RetrainParameters) -> None:
         _report(workspace, records, outcomes, about, console)
 
 
-def run_reparse(workspace: Path, config: CollectConfig) -> None:
+def run_reparse(workspace: Path, limits: DriftLimits) -> None:
     """Make the workspace's catalogue anew from the pages as they were kept.
 
     Raises:
@@ -56,7 +57,7 @@ def run_reparse(workspace: Path, config: CollectConfig) -> None:
     if about is None:
         raise CatalogueError(f"Nothing was collected in {workspace} yet: there are no kept pages to read.")
     console = _console()
-    with alone(workspace), Collector(workspace, about.site_url, config) as collector:
+    with alone(workspace), Collector(workspace, about.site_url, CollectConfig(**asdict(limits))) as collector:
         records = asyncio.run(collector.reread_catalogue(parse_seasons(about.seasons)))
         made = collector.replace_last_good(about.seasons, records)
     console.print(f"{made.titles} titles from the kept pages, {made.changes} changes; no request was made.")

@@ -3,9 +3,8 @@
 from pydantic import BaseModel, ConfigDict, Field
 
 from ml.configuration import PreprocessConfig, TrainConfig
+from tasks.myanimelist.addresses import SITE_URL
 from tasks.myanimelist.configuration import CollectConfig
-
-LIVE_SITE = "https://myanimelist.net"
 
 
 class RetrainParameters(BaseModel):
@@ -14,7 +13,7 @@ class RetrainParameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     site_url: str = Field(
-        LIVE_SITE, pattern=r"^https?://[^/\s]+/?$", description="The site that is read, without a path."
+        SITE_URL, pattern=r"^https?://[^/\s]+/?$", description="The site that is read, without a path."
     )
     seasons: str = Field(
         "2015-winter..now", description="The seasons that are read: '2015-winter..2019-fall', or '..now' as end."

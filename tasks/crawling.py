@@ -11,7 +11,7 @@ from prefect.concurrency.sync import concurrency
 
 from infra.settings import read_settings
 from tasks.errors import SiteBusy
-from tasks.myanimelist.client import host_of
+from tasks.myanimelist.addresses import host_of
 from tasks.myanimelist.collector import Collector
 from tasks.myanimelist.configuration import CollectConfig
 from tasks.myanimelist.traffic import Traffic
@@ -57,7 +57,7 @@ def _only_run(site_url: str) -> Iterator[None]:
                     timeout_seconds=_WAIT_SECONDS,
                     lease_duration=_LEASE_SECONDS,
                     strict=True,
-                    raise_on_lease_renewal_failure=False,  # a server that is away for a moment ends no crawl
+                    raise_on_lease_renewal_failure=False,  # a server that is away ends no crawl of hours
                 )
             )
         except TimeoutError:

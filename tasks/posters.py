@@ -78,16 +78,23 @@ def _posters_in_the_store(store: Store, collector: Collector) -> Iterator[None]:
     def path(mal_id: int) -> Path:
         return collector.posters / f"{mal_id}.jpg"
 
+    def is_here(mal_id: int, sha256: str) -> bool:
+        return path(mal_id).exists() and sha256_of_file(path(mal_id)) == sha256
+
     collector.ledger.posters.adopt(known)
+    mine = collector.ledger.posters.all()
     there = {mal_id: visit.sha256 for mal_id, visit in known.items() if visit.sha256}
-    store.download({poster_key(mal_id): path(mal_id) for mal_id in there if not path(mal_id).exists()})
+    wanted = [i for i, sha256 in there.items() if mine[i].sha256 == sha256 and not is_here(i, sha256)]
+    store.download({poster_key(mal_id): path(mal_id) for mal_id in wanted})
     try:
         yield
     finally:
         visits = collector.ledger.posters.all()
-        new = [mal_id for mal_id, visit in visits.items() if visit.sha256 and visit.sha256 != there.get(mal_id)]
-        store.upload({poster_key(mal_id): path(mal_id) for mal_id in new if path(mal_id).exists()})
-        store.write(_VISITS, json.dumps([asdict(visit) for visit in visits.values()]).encode())
+        new = [i for i, v in visits.items() if v.sha256 and v.sha256 != there.get(i) and is_here(i, v.sha256)]
+        store.upload({poster_key(mal_id): path(mal_id) for mal_id in new})
+        # Only of what is in the bucket it says so: a poster that has gone since, of an explicit title, say, is not.
+        kept = [v for i, v in visits.items() if not v.sha256 or v.sha256 == there.get(i) or i in new]
+        store.write(_VISITS, json.dumps([asdict(visit) for visit in kept]).encode())
 
 
 def poster_key(mal_id: int | str) -> str:

@@ -10,7 +10,8 @@ class Record(BaseModel):
 
 
 class CatalogueRecord(Record):
-    """The summary table of one scrape: `catalogues/{sha256}.csv`; `changes` are those of titles since the last one."""
+    """The summary table of one scrape: `catalogues/{sha256}.csv`; `changes` are those of titles since the last one, and
+    it was `accepted` as good at that moment, in seconds since 1970."""
 
     key: str
     sha256: str
@@ -19,6 +20,7 @@ class CatalogueRecord(Record):
     titles: int
     changes: int
     snapshot_date: str
+    accepted: float = 0
 
 
 class PosterSetRecord(Record):

@@ -17,7 +17,7 @@ from tasks.crawling import crawl
 from tasks.myanimelist.collector import Collector
 from tasks.myanimelist.configuration import CollectConfig
 from tasks.myanimelist.drift import Measure
-from tasks.myanimelist.last_good import ABOUT, HISTORY, about_last_good
+from tasks.myanimelist.last_good import ABOUT, HISTORY, about_last_good, known_key
 from tasks.myanimelist.ledger import PageVisit
 from tasks.myanimelist.seasons import parse_seasons
 from tasks.records import CatalogueRecord
@@ -42,12 +42,12 @@ def scrape(site_url: str, seasons: str, config: CollectConfig) -> CatalogueRecor
     settings = read_settings()
     store, folder = Store(settings), settings.workspace
     wanted = parse_seasons(seasons)
-    with crawl(site_url, config) as collector:
-        with _pages_in_the_store(store, collector):
-            records = asyncio.run(collector.read_catalogue(wanted))
-        _fetch_last_good(store, folder)
+    with crawl(site_url, config) as collector, _pages_in_the_store(store, collector):
+        _fetch_last_good(store, folder, site_url)
+        records = asyncio.run(collector.read_catalogue(wanted))
         record = collector.replace_last_good(seasons, records, _show_drift)
-    store.upload({record.key: folder / record.key, HISTORY: folder / HISTORY})
+    known = known_key(site_url)
+    store.upload({key: folder / key for key in (record.key, HISTORY, known)})
     store.upload({_LATEST: folder / ABOUT})
     create_markdown_artifact(
         f"{record.titles} titles of {len(wanted)} seasons ({seasons}) from {site_url}; "
@@ -78,24 +78,28 @@ def _pages_in_the_store(store: Store, collector: Collector) -> Iterator[None]:
     try:
         yield
     finally:
-        visits = list(collector.ledger.pages.all().values())
-        here = {visit.sha256: path(visit.sha256) for visit in visits if visit.sha256 and visit.sha256 not in there}
-        store.upload({_page_key(sha256): file for sha256, file in here.items() if file.exists()})
-        store.write(_VISITS, json.dumps([asdict(visit) for visit in visits]).encode())
+        visits = collector.ledger.pages.all().values()
+        new = {
+            v.sha256: path(v.sha256) for v in visits if v.sha256 and v.sha256 not in there and path(v.sha256).exists()
+        }
+        store.upload({_page_key(sha256): file for sha256, file in new.items()})
+        kept = [visit for visit in visits if not visit.sha256 or visit.sha256 in there or visit.sha256 in new]
+        store.write(_VISITS, json.dumps([asdict(visit) for visit in kept]).encode())
 
 
 def _page_key(sha256: str) -> str:
     return f"pages/{sha256}.html.gz"
 
 
-def _fetch_last_good(store: Store, folder: Path) -> None:
-    """Make the workspace's last good catalogue the bucket's, whose home that is."""
+def _fetch_last_good(store: Store, folder: Path, site_url: str) -> None:
+    """Make the workspace's last good catalogue and its history the bucket's, whose home that is."""
     try:
-        about = store.read(_LATEST)
+        latest = store.read(_LATEST)
     except NotFound:
         return
-    record = CatalogueRecord.model_validate_json(about)
     here = about_last_good(folder)
-    if here is None or here.sha256 != record.sha256:
-        store.download({record.key: folder / record.key, HISTORY: folder / HISTORY})
-        write_bytes(folder / ABOUT, about)
+    if here is None or here.sha256 != CatalogueRecord.model_validate_json(latest).sha256:
+        store.download({HISTORY: folder / HISTORY})
+        if store.exists(known_key(site_url)):
+            store.download({known_key(site_url): folder / known_key(site_url)})
+        write_bytes(folder / ABOUT, latest)

@@ -29,11 +29,13 @@ _QUIET = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "ORT_DISABLE_TELEMETRY": "1",
 }
-# Without these, sqlite is "database is locked" for seconds after a few hundred task runs.
+# Without the last one the slots that a killed server had given out are taken for ever; without the others sqlite is
+# "database is locked" for seconds after a few hundred task runs.
 _PREFECT_ON_SQLITE = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 _NOTE = "stack.json"  # the environment of the running stack, for other commands to join it
 LOGGED_PACKAGES = "flows,tasks,ml,infra"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from infra.files import sha256_of
 from tasks.errors import SiteBusy
-from tasks.myanimelist.client import host_of
+from tasks.myanimelist.addresses import host_of
 
 
 @contextmanager

@@ -1,9 +1,7 @@
 """Polite HTTP: robots.txt, a name and a contact, an even pace that gives way, and errors that say what happened."""
 
 import asyncio
-import ipaddress
 import logging
-import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +17,6 @@ import aiohttp
 import tenacity
 from protego import Protego
 
-from infra.errors import ConfigurationError
 from serving.function.errors import AnimeGenreError
 from tasks.errors import (
     BrokenImageError,
@@ -30,19 +27,21 @@ from tasks.errors import (
     SiteError,
     SiteUnavailable,
 )
+from tasks.myanimelist.addresses import check_contact, host_of, is_loopback
 from tasks.myanimelist.challenges import names_a_challenge, shows_a_challenge
 from tasks.myanimelist.ledger import HostMemory, Ledger
 from tasks.myanimelist.pace import Pace, remembered
 from tasks.myanimelist.traffic import Traffic
 
-SITE_URL = "https://myanimelist.net"
 # The pace that the site tolerates; people who went faster were blocked for hours.
 REQUESTS_PER_SECOND = 1.0
 NAME = "anime-genre"
+_ROBOTS = "/robots.txt"
 
 # Beyond this a wait is not for us to sit out: the crawl stops, and goes on in a later run.
 _LONGEST_WAIT_SECONDS = 120.0
 _BLOCK_SECONDS = 6 * 3600.0  # blocks are said to last some hours
+_LONGEST_BLOCK_SECONDS = 7 * 86_400.0  # whatever a Retry-After says
 _LARGEST_BYTES = 20_000_000  # of an answer; the largest season page has 1.5 MB
 _REDIRECTS = 3
 _MOVED = {301, 302, 303, 307, 308}
@@ -126,7 +125,7 @@ class SiteClient:
             multiplier=first_wait_seconds, max=_LONGEST_WAIT_SECONDS
         ) + tenacity.wait_random(0, first_wait_seconds)
         self._ledger = ledger or Ledger()
-        self._traffic = traffic or Traffic("Requests")
+        self.traffic = traffic or Traffic("Requests")
         self._hosts: dict[str, _Host] = {}
         # One thread: more would only wait for each other, since a page is parsed without giving up the interpreter.
         self._reading = ThreadPoolExecutor(1, "reading")
@@ -162,13 +161,10 @@ class SiteClient:
             ConfigurationError: the host is not on this machine, and there is no contact.
             AnimeGenreError: what `read` raises.
         """
-        host = self._host(url)
-        if not (await self._robots(host, url)).can_fetch(url, NAME):
-            raise DisallowedByRobots(f"The robots.txt of {host_of(url)} asks that {url} be not read.")
-        return await self._fetch(host, url, read, validators)
+        return await self._fetch(url, read, validators)
 
     async def _fetch(
-        self, host: _Host, url: str, read: Callable[[bytes], Content], validators: Validators = NOTHING_KNOWN
+        self, url: str, read: Callable[[bytes], Content], validators: Validators, obeying: bool = True
     ) -> Fetched[Content] | None:
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, AnimeGenreError) and error.retryable),
@@ -180,14 +176,14 @@ class SiteClient:
         loop = asyncio.get_running_loop()
         async for attempt in retrying:
             with attempt:
-                answer = await self._ask(host, url, validators)
+                answer = await self._ask(url, validators, obeying)
                 if answer is None:
                     return None
                 try:
                     return Fetched(await loop.run_in_executor(self._reading, read, answer.content), answer.validators)
                 except (PageError, BrokenImageError):
                     if shows_a_challenge(answer.content):
-                        self._stop(host, url, f"{url} answered with a captcha", _BLOCK_SECONDS)
+                        self._stop(self._host(url), f"{url} answered with a captcha", _BLOCK_SECONDS)
                     raise
         raise AssertionError("tenacity either returns or raises")
 
@@ -201,7 +197,9 @@ class SiteClient:
             limit = self._requests_per_second
             if limit is None and not is_loopback(url):
                 limit = self._default_requests_per_second
-            self._hosts[name] = _Host(memory, Pace(limit, ceiling), asyncio.Semaphore(self._connections))
+            pace = Pace(limit, ceiling)
+            pace.hold(min(memory.held_until - time.time(), _LONGEST_WAIT_SECONDS))  # as an earlier answer asked
+            self._hosts[name] = _Host(memory, pace, asyncio.Semaphore(self._connections))
         host = self._hosts[name]
         if host.memory.not_before > time.time():
             raise SiteBlocked(_blocked(host.memory))
@@ -212,7 +210,7 @@ class SiteClient:
         async with host.reading_robots:
             if host.robots is None:
                 try:
-                    fetched = await self._fetch(host, urljoin(url, "/robots.txt"), _text)
+                    fetched = await self._fetch(urljoin(url, _ROBOTS), _text, NOTHING_KNOWN, obeying=False)
                 except NotOnSite:
                     fetched = None
                 host.robots = Protego.parse(fetched.content if fetched else "")
@@ -221,15 +219,17 @@ class SiteClient:
                     host.pace.limit(1 / delay_seconds)
         return host.robots
 
-    async def _ask(self, host: _Host, url: str, validators: Validators) -> Fetched[bytes] | None:
-        """One attempt; where the address has moved, the new one is asked."""
+    async def _ask(self, url: str, validators: Validators, obeying: bool) -> Fetched[bytes] | None:
+        """One attempt, obeying robots.txt; where the address has moved, the new one is asked."""
         address = url
         for _ in range(1 + _REDIRECTS):
+            host = self._host(address)
+            if obeying and not (await self._robots(host, address)).can_fetch(address, NAME):
+                raise DisallowedByRobots(f"The robots.txt of {host_of(address)} asks that {address} be not read.")
             answer = await self._ask_once(host, address, validators)
             if not isinstance(answer, str):
                 return answer
             address = urljoin(address, answer)
-            host = self._host(address)
         raise SiteError(f"{url} leads to another address more than {_REDIRECTS} times.")
 
     async def _ask_once(self, host: _Host, address: str, validators: Validators) -> Fetched[bytes] | str | None:
@@ -237,7 +237,7 @@ class SiteClient:
         async with host.slots:
             asked_at = await host.pace.wait()
             self._host(address)  # which may have refused somebody else meanwhile
-            self._traffic.requests += 1
+            self.traffic.requests += 1
             try:
                 async with self._session.get(address, headers=validators.headers(), allow_redirects=False) as response:
                     body = await _body(response)
@@ -253,21 +253,21 @@ class SiteClient:
                 ) from error
         retry_after_seconds = _retry_after_seconds(headers.get("Retry-After"))
         passing = status in _PASSING or status >= 500
+        if names_a_challenge(headers) or (status != 200 and shows_a_challenge(body)):
+            self._stop(host, f"{answered}, with a captcha", _BLOCK_SECONDS)
+        if status in _GONE or (400 <= status < 500 and not passing and urlsplit(address).path == _ROBOTS):
+            host.pace.speed_up()
+            raise NotOnSite(f"{answered}: the site has nothing there.")  # so says RFC 9309 of any 4xx for robots.txt
         if status == 403:
-            self._stop(host, address, answered, max(retry_after_seconds or 0, _BLOCK_SECONDS))
-        if names_a_challenge(headers) or (passing and shows_a_challenge(body)):
-            self._stop(host, address, f"{answered}, with a captcha", _BLOCK_SECONDS)
+            self._stop(host, answered, max(retry_after_seconds or 0, _BLOCK_SECONDS), address)
         if passing and retry_after_seconds and retry_after_seconds > _LONGEST_WAIT_SECONDS:
-            self._stop(host, address, answered, retry_after_seconds)
+            self._stop(host, answered, retry_after_seconds)
         if status in (429, 503):
             self._slow_down(host, asked_at, status == 429, retry_after_seconds)
         if passing:
             raise SiteUnavailable(f"{answered}.", f"{status} {response.reason}", retry_after_seconds)
         if status in _MOVED and "Location" in headers:
             return str(headers["Location"])
-        if status in _GONE:
-            host.pace.speed_up()
-            raise NotOnSite(f"{answered}: the site has nothing there.")
         if status != 200 and not (status == 304 and validators != NOTHING_KNOWN):
             raise SiteError(f"{answered}, which was not expected.")
         host.pace.speed_up()
@@ -278,7 +278,9 @@ class SiteClient:
     def _slow_down(self, host: _Host, asked_at: float, too_fast: bool, retry_after_seconds: float | None) -> None:
         held_seconds, ceiling = host.pace.held_seconds, host.pace.ceiling
         host.pace.slow_down(asked_at, max(retry_after_seconds or 0, self._first_wait_seconds), too_fast)
-        self._traffic.held_seconds += host.pace.held_seconds - held_seconds
+        self.traffic.held_seconds += host.pace.held_seconds - held_seconds
+        if retry_after_seconds:
+            self._remember(host, replace(host.memory, held_until=time.time() + retry_after_seconds))
         if host.pace.ceiling < ceiling:
             self._remember(host, replace(host.memory, ceiling=host.pace.ceiling, learnt=time.time()))
             logger.info(
@@ -287,8 +289,8 @@ class SiteClient:
                 host.pace.ceiling,
             )
 
-    def _stop(self, host: _Host, address: str, answered: str, seconds: float) -> NoReturn:
-        """The host does not want us: nothing is asked of it for a while, in this run and the next ones."""
+    def _stop(self, host: _Host, answered: str, seconds: float, address: str | None = None) -> NoReturn:
+        """The host does not want us (at `address`): nothing is asked of it for a while, in this run and the next."""
         self._remember(host, replace(host.memory, not_before=time.time() + seconds, reason=answered))
         raise SiteBlocked(_blocked(host.memory), address)
 
@@ -303,37 +305,8 @@ class SiteClient:
 
     def _say_why(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        self._traffic.retries[error.why if isinstance(error, SiteUnavailable) else "came damaged or by half"] += 1
+        self.traffic.retries[error.why if isinstance(error, SiteUnavailable) else "came damaged or by half"] += 1
         logger.debug("%s Trying again in %.1f s.", error, state.upcoming_sleep)
-
-
-def check_reachable(site_url: str, timeout_seconds: float = 10) -> None:
-    """Knock at a site's door, without asking for anything.
-
-    Raises:
-        SiteError: `site_url` is no address on the web.
-        SiteUnavailable: nobody answers there.
-    """
-    host_of(site_url)
-    parts = urlsplit(site_url)
-    try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        socket.create_connection((str(parts.hostname), port), timeout_seconds).close()
-    except (OSError, ValueError, UnicodeError) as error:
-        raise SiteUnavailable(f"The site {site_url} cannot be reached: {error}.", "not reachable") from error
-
-
-def check_contact(url: str, contact: str | None) -> None:
-    """See to it that a site on the net is asked only by those who say who they are.
-
-    Raises:
-        ConfigurationError: there is no contact.
-    """
-    if not contact and not is_loopback(url):
-        raise ConfigurationError(
-            f"{host_of(url)} is only asked with a contact, so that its owner can reach you: set ANIME_GENRE_CONTACT "
-            "to an e-mail address or the address of a page of yours."
-        )
 
 
 def user_agent(contact: str | None = None) -> str:
@@ -343,26 +316,6 @@ def user_agent(contact: str | None = None) -> str:
     except PackageNotFoundError:  # run from its folder, not installed
         name = NAME
     return f"{name} (+{contact})" if contact else name
-
-
-def is_loopback(url: str) -> bool:
-    """Whether an address is on this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
-def host_of(url: str) -> str:
-    """Host and port of an address, in small letters; raises SiteError for what is none."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # an unfinished IPv6 address
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SiteError(f"{url!r} is no address on the web: write one such as {SITE_URL}.")
-    return parts.netloc.lower()
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
@@ -389,12 +342,14 @@ def _blocked(memory: HostMemory) -> str:
 
 
 def _retry_after_seconds(header: str | None) -> float | None:
-    """What a Retry-After header asks for: seconds, or a date (RFC 9110, section 10.2.3)."""
+    """What a Retry-After header asks for: seconds, or a date (RFC 9110, section 10.2.3); a week at most."""
     if header is None:
         return None
     if header.strip().isdecimal():
-        return float(header)
-    try:
-        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):  # no date, or one without a time zone
-        return None
+        seconds = float(header)
+    else:
+        try:
+            seconds = (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):  # no date, or one without a time zone
+            return None
+    return min(max(0.0, seconds), _LONGEST_BLOCK_SECONDS)

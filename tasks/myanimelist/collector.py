@@ -26,7 +26,7 @@ from tasks.myanimelist.configuration import CollectConfig
 from tasks.myanimelist.details import add_details
 from tasks.myanimelist.drift import Measure
 from tasks.myanimelist.kept_pages import KeptPages
-from tasks.myanimelist.last_good import read_last_good, replace_last_good
+from tasks.myanimelist.last_good import about_last_good, read_last_good, replace_last_good
 from tasks.myanimelist.ledger import FILE, Crawl, Ledger
 from tasks.myanimelist.page_reader import PageReader
 from tasks.myanimelist.posters import PosterOutcome, download_posters, write_outcomes
@@ -89,20 +89,21 @@ class Collector:
         """The titles of the seasons, with what their own pages tell; raises as `read_seasons` and `add_details`."""
         with asking_alone(self._site_url):
             started = self._begin()
-            async with self._asking("Season pages", self._config.requests_per_second) as (client, traffic):
-                reader = PageReader(self.ledger, self.kept, client, traffic)
-                try:
-                    records = await read_seasons(
-                        self._site_url, seasons, reader, self.ledger, started, traffic, self._config.refresh
+            async with self._client(self._config.requests_per_second, REQUESTS_PER_SECOND, 1) as client:
+                async with self._counted("Season pages", client) as traffic:
+                    reader = PageReader(self.ledger, self.kept, client, traffic)
+                    try:
+                        records = await read_seasons(
+                            self._site_url, seasons, reader, self.ledger, started, traffic, self._config.refresh
+                        )
+                    except EmptyCatalogueError:
+                        self._doubt()
+                        raise
+                async with self._counted("Detail pages", client) as traffic:
+                    reader = PageReader(self.ledger, self.kept, client, traffic)
+                    return await add_details(
+                        self._site_url, records, self._config.details, reader, self.ledger, started, traffic
                     )
-                except EmptyCatalogueError:
-                    self._doubt()
-                    raise
-            async with self._asking("Detail pages", self._config.requests_per_second) as (client, traffic):
-                reader = PageReader(self.ledger, self.kept, client, traffic)
-                return await add_details(
-                    self._site_url, records, self._config.details, reader, self.ledger, started, traffic
-                )
 
     async def reread_catalogue(self, seasons: Sequence[Season]) -> list[AnimeRecord]:
         """The same from the pages as they were kept, without a request; raises as `read_catalogue`."""
@@ -119,7 +120,10 @@ class Collector:
         with asking_alone(self._site_url):
             started = self._begin()
             pace = self._config.poster_requests_per_second
-            async with self._asking("Posters", pace, POSTERS_PER_SECOND, _POSTER_CONNECTIONS) as (client, traffic):
+            async with (
+                self._client(pace, POSTERS_PER_SECOND, _POSTER_CONNECTIONS) as client,
+                self._counted("Posters", client) as traffic,
+            ):
                 outcomes = await download_posters(
                     records, self.posters, client, self.ledger, started, traffic, _POSTER_CONNECTIONS
                 )
@@ -148,7 +152,7 @@ class Collector:
             self._doubt()
             raise
         about = replace_last_good(self._folder, self._site_url, seasons, records, last)
-        self.ledger.crawls.put(replace(self._crawl(), accepted=time.time()))
+        self.kept.remove_all_but({page.sha256 for page in self.ledger.pages.all().values()})
         return about
 
     def _crawl(self) -> Crawl:
@@ -167,27 +171,27 @@ class Collector:
 
     def _doubt(self) -> None:
         """Have the pages that were read since the last good catalogue asked for again in the next crawl."""
-        accepted = self._crawl().accepted
-        pages = self.ledger.pages.all().values()
+        about = about_last_good(self._folder)
+        accepted = about.accepted if about and about.site_url == self._site_url else 0
+        pages = [page for page in self.ledger.pages.all().values() if page.url.startswith(f"{self._site_url}/")]
         self.ledger.pages.put(*(replace(page, doubtful=True) for page in pages if page.checked >= accepted))
         self._finish()
 
-    @asynccontextmanager
-    async def _asking(
-        self, what: str, pace: float | None, polite_pace: float = REQUESTS_PER_SECOND, connections: int = 1
-    ) -> AsyncIterator[tuple[SiteClient, Traffic]]:
-        """A client whose requests are counted and shown."""
-        traffic = Traffic(what)
-        self.traffics.append(traffic)
-        client = SiteClient(
+    def _client(self, pace: float | None, polite_pace: float, connections: int) -> SiteClient:
+        return SiteClient(
             contact=self._contact,
             requests_per_second=pace,
             default_requests_per_second=polite_pace,
             connections=connections,
             timeout_seconds=self._config.timeout_seconds,
             ledger=self.ledger,
-            traffic=traffic,
         )
+
+    @asynccontextmanager
+    async def _counted(self, what: str, client: SiteClient) -> AsyncIterator[Traffic]:
+        """A count of what the client does in the block, shown every few seconds and at the end."""
+        traffic = client.traffic = Traffic(what)
+        self.traffics.append(traffic)
 
         async def keep_showing() -> None:
             while True:
@@ -196,8 +200,7 @@ class Collector:
 
         showing = asyncio.create_task(keep_showing())
         try:
-            async with client:
-                yield client, traffic
+            yield traffic
         finally:
             showing.cancel()
             await asyncio.gather(showing, return_exceptions=True)

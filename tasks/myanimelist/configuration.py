@@ -6,7 +6,18 @@ from ml.configuration import Checked, setting
 
 
 @dataclass(frozen=True)
-class CollectConfig(Checked):
+class DriftLimits(Checked):
+    """How different a new catalogue may be from the last good one."""
+
+    max_lost_titles: float = setting(0.05, "Share of the last catalogue's titles that may be gone.", 0)
+    max_lost_genres: float = setting(0.05, "Share of its titles that may have lost their genres.", 0)
+    max_lost_posters: float = setting(0.05, "Share of its titles that may have lost their poster's address.", 0)
+    max_emptied: float = setting(0.2, "Share of its titles that may have lost any other field.", 0)
+    max_unknown_genres: float = setting(0.05, "Share of titles that may have genres nobody has seen before.", 0)
+
+
+@dataclass(frozen=True)
+class CollectConfig(DriftLimits):
     """How the site is read, and how different a new catalogue may be from the last good one."""
 
     requests_per_second: float | None = setting(
@@ -26,8 +37,3 @@ class CollectConfig(Checked):
         given=1000,
     )
     refresh: bool = setting(False, "Ask for all season pages, also those whose time has not come.")
-    max_lost_titles: float = setting(0.05, "Share of the last catalogue's titles that may be gone.", 0)
-    max_lost_genres: float = setting(0.05, "Share of its titles that may have lost their genres.", 0)
-    max_lost_posters: float = setting(0.05, "Share of its titles that may have lost their poster's address.", 0)
-    max_emptied: float = setting(0.2, "Share of its titles that may have lost any other field.", 0)
-    max_unknown_genres: float = setting(0.05, "Share of titles that may have genres nobody has seen before.", 0)

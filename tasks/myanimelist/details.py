@@ -1,11 +1,11 @@
 """Titles' own pages, the most popular titles first: what they alone know joins the catalogue's records."""
 
-import re
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tasks.errors import PageError
+from tasks.errors import SiteBlocked, SiteError
 from tasks.myanimelist.ledger import Ledger, PageVisit
 from tasks.myanimelist.page_reader import PageReader
 from tasks.myanimelist.pages import AnimeRecord, parse_detail_page
@@ -15,6 +15,7 @@ from tasks.myanimelist.traffic import Traffic
 
 # A page or two in a layout of their own are no matter; so many between good ones are a site that changed.
 _FAILURES_IN_A_ROW = 10
+logger = logging.getLogger(__name__)
 _OLDEST = Season(FIRST_YEAR, 0)
 
 
@@ -33,8 +34,9 @@ async def add_details(
     read, then of those where it is due again.
 
     Raises:
-        PageLayoutError: many pages in a row are not what they should be.
-        KeptPageError, SiteUnavailable, SiteBlocked, SiteError: as `PageReader.read`.
+        SiteBlocked: the site refuses us.
+        SiteError: many pages in a row could not be had, or are not what they should be.
+        KeptPageError: as `PageReader.read`.
     """
     urls = {record.mal_id: f"{site_url}/anime/{record.mal_id}" for record in records}
     visits = {record.mal_id: ledger.pages.get(urls[record.mal_id]) for record in records}
@@ -48,12 +50,17 @@ async def add_details(
         url = urls[record.mal_id]
         try:
             detail = await reader.read(url, parse_detail_page, record.mal_id in asked)
-        except PageError as error:
+        except SiteBlocked:
+            raise
+        except SiteError as error:
             failures_in_a_row += 1
             if failures_in_a_row == _FAILURES_IN_A_ROW:
-                raise type(error)(f"The page {url}, as many before it: {error}") from error
-            ledger.pages.put(PageVisit(url, time.time()))
-            traffic.settle("broken", re.sub(r"'.*' \(\d+\)| It is kept as .*", "", str(error)))
+                raise
+            logger.info("The page of %s is left out: %s", record.title, error)
+            if record.mal_id in asked:  # not again in this crawl; what was kept of it stays
+                visit = visits[record.mal_id] or PageVisit(url, 0)
+                ledger.pages.put(replace(visit, checked=time.time(), doubtful=True))
+                traffic.settle("broken", type(error).__name__)
         else:
             failures_in_a_row = 0
             if detail is not None:

@@ -1,16 +1,19 @@
 """Has the site changed so that the new catalogue would spoil the old one? Two catalogues in, a table out."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from tasks.errors import DriftError
-from tasks.myanimelist.configuration import CollectConfig
+from tasks.myanimelist.configuration import DriftLimits
 from tasks.myanimelist.records import GENRE_IDS, AnimeRecord
 
 # Fewer titles than these are chance, whatever share they are.
 _FEWEST = 3
 # Of titles that are new, so many share no genres, or no poster, only where the pages are not read as they are meant.
 _LARGEST_SHARE_OF_NEW, _FEWEST_NEW = 0.9, 20
+# Of one season's titles; a page that is gone, or another season's in its place, is few titles of all.
+_OF_A_SEASON = 0.5
 _FIELDS = ("type", "source", "start_date", "episodes", "score", "members", "themes", "demographics", "studios")
 
 
@@ -48,7 +51,7 @@ class Measure:
 
 
 def compare(
-    before: Sequence[AnimeRecord], now: Sequence[AnimeRecord], seasons: Collection[str], config: CollectConfig
+    before: Sequence[AnimeRecord], now: Sequence[AnimeRecord], seasons: Collection[str], limits: DriftLimits
 ) -> list[Measure]:
     """How the new catalogue (`now`) differs from the last good one (`before`, empty for the first).
 
@@ -77,12 +80,15 @@ def compare(
     def lacking(name: str, what: str) -> Measure:
         return Measure(what, sum(not getattr(new, name) for new in large), len(large), _LARGEST_SHARE_OF_NEW)
 
+    gone_of: Counter[str | None] = Counter(record.season for record in old if record.mal_id not in new_of)
+    worst = max(gone_of, key=lambda season: (gone_of[season], str(season)), default=None)
     return [
-        Measure("titles lost", len(old) - len(both), len(old), config.max_lost_titles),
-        emptied("genres", "lost their genres", config.max_lost_genres),
-        emptied("poster_url", "lost their poster", config.max_lost_posters),
-        *(emptied(name, f"lost their {name.replace('_', ' ')}", config.max_emptied) for name in _FIELDS),
-        Measure("have an unknown genre", len(unknown), len(changed), config.max_unknown_genres),
+        Measure("titles lost", len(old) - len(both), len(old), limits.max_lost_titles),
+        Measure(f"lost of {worst or 'a season'}", gone_of[worst], sum(r.season == worst for r in old), _OF_A_SEASON),
+        emptied("genres", "lost their genres", limits.max_lost_genres),
+        emptied("poster_url", "lost their poster", limits.max_lost_posters),
+        *(emptied(name, f"lost their {name.replace('_', ' ')}", limits.max_emptied) for name in _FIELDS),
+        Measure("have an unknown genre", len(unknown), len(changed), limits.max_unknown_genres),
         lacking("genres", "new, without genres"),
         lacking("poster_url", "new, without poster"),
     ]

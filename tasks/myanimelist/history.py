@@ -25,6 +25,9 @@ class Change:
     after: str
 
 
+_COLUMNS = tuple(field.name for field in fields(Change))
+
+
 def changes(
     before: Iterable[AnimeRecord], now: Iterable[AnimeRecord], seasons: Collection[str], date: str
 ) -> list[Change]:
@@ -47,15 +50,15 @@ def changes(
 
 
 def extended(history: str, found: Sequence[Change]) -> str:
-    """The csv text with rows for these changes; those that it has already are not written twice."""
-    known = {tuple(row) for row in csv.reader(StringIO(history, newline=""))}
+    """The csv text with rows for these changes; what a field's last row says already is not written twice."""
+    last = {(row[1], row[3]): row[4:] for row in csv.reader(StringIO(history, newline="")) if len(row) == len(_COLUMNS)}
     out = StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     if not history:
-        writer.writerow(field.name for field in fields(Change))
+        writer.writerow(_COLUMNS)
     for change in found:
-        row = tuple(str(value).replace("\r", " ") for value in astuple(change))
-        if row not in known:
+        row = [str(value).replace("\r", " ") for value in astuple(change)]
+        if last.get((row[1], row[3])) != row[4:]:
             writer.writerow(row)
     return history + out.getvalue()
 

@@ -5,6 +5,7 @@ What is made of a page can be made anew at any time, without asking the site.
 
 import gzip
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 
 from infra.files import sha256_of, write_bytes
@@ -29,6 +30,12 @@ class KeptPages:
         if not self.has(sha256):
             write_bytes(self.path(sha256), gzip.compress(body, _LEVEL, mtime=0))
         return sha256
+
+    def remove_all_but(self, wanted: Collection[str | None]) -> None:
+        """Remove the pages that others have taken the place of."""
+        for path in self.folder.glob("*.html.gz"):
+            if path.name.removesuffix(".html.gz") not in wanted:
+                path.unlink(missing_ok=True)
 
     def has(self, sha256: str) -> bool:
         """Whether a page is here, and whole."""

@@ -53,24 +53,25 @@ class PosterVisit:
 
 @dataclass(frozen=True)
 class HostMemory:
-    """What a host taught us: the pace that it does not mind, learnt at some moment, and when it may be asked again."""
+    """What a host taught us: the pace that it does not mind, learnt at some moment; when it may be asked again, if it
+    refused us for a `reason`; and until when it asked to be left alone for a while."""
 
     host: str
     ceiling: float = math.inf
     learnt: float = 0
     not_before: float = 0
     reason: str = ""
+    held_until: float = 0
 
 
 @dataclass(frozen=True)
 class Crawl:
     """The last reading of a site, from its first page to its last poster. `finished` is None while it goes on, or
-    where it was killed; `accepted` is when a catalogue of the site was last found good."""
+    where it was killed."""
 
     site: str
     started: float
     finished: float | None = None
-    accepted: float = 0
 
 
 Entry = TypeVar("Entry", bound="PageVisit | PosterVisit | HostMemory | Crawl")
@@ -99,12 +100,14 @@ class Table(Generic[Entry]):
         return {getattr(entry, self._names[0]): entry for entry in self._select("")}
 
     def put(self, *entries: Entry) -> None:
-        """Write entries down, each in the place of the one with its key."""
+        """Write entries down, each in the place of the one with its key; raises LedgerError where that fails."""
         marks = ", ".join("?" * len(self._names))
-        with self._database:
-            self._database.executemany(
-                f"INSERT OR REPLACE INTO {self._kind.__name__} VALUES ({marks})", [astuple(entry) for entry in entries]
-            )
+        insert = f"INSERT OR REPLACE INTO {self._kind.__name__} VALUES ({marks})"
+        try:
+            with self._database:
+                self._database.executemany(insert, [astuple(entry) for entry in entries])
+        except sqlite3.Error as error:
+            raise LedgerError(f"The ledger cannot be written: {error}. Is the disk full?") from error
 
     def _select(self, where: str, *values: object) -> list[Entry]:
         columns = ", ".join(self._names)
@@ -118,9 +121,16 @@ class Visits(Table[Visit]):
     """Visits of pages or of posters."""
 
     def adopt(self, visits: Mapping[Any, Visit]) -> None:
-        """Take over what another ledger knows: visits later than one's own of the same key, or of keys one has not."""
+        """Take over what another ledger knows: visits later than one's own of the same key, or of keys one has not,
+        and the doubt about what both know."""
         mine = self.all()
-        self.put(*(visit for key, visit in visits.items() if key not in mine or mine[key].checked < visit.checked))
+
+        def knows_better(key: object, visit: Visit) -> bool:
+            own = mine.get(key)
+            doubts = getattr(visit, "doubtful", False)
+            return own is None or own.checked < visit.checked or (own.checked == visit.checked and doubts)
+
+        self.put(*(visit for key, visit in visits.items() if knows_better(key, visit)))
 
 
 class Ledger:

@@ -17,7 +17,7 @@ _SLOWDOWN, _RECOVERY, _EXPLORING = 0.5, 1.1, 1.05
 _TROUBLE = 1 / 8
 # A host that says "too often" may have let a burst of a second's worth through before it said so.
 _CEILING = 0.5
-# What it said is forgotten by and by: after an hour twice the pace is tried again.
+# What it said holds as long as the run, and is forgotten by and by afterwards: after an hour twice the pace is tried.
 _FORGETTING_SECONDS = 3600
 _SLOWEST = 1 / 60  # requests a second
 _UNLIMITED = 10.0  # what a host without a limit is thought to stand at least
@@ -38,18 +38,13 @@ class Pace:
     def __init__(self, limit: float | None = None, ceiling: float = math.inf) -> None:
         self.held_seconds = 0.0
         self._limit = limit or math.inf
-        self._ceiling, self._learnt = max(_SLOWEST, ceiling), math.inf  # until the first request
-        self.requests_per_second = min(self._limit, self._ceiling)
+        self.ceiling = max(_SLOWEST, ceiling)
+        self.requests_per_second = min(self._limit, self.ceiling)
         self._stood = self.requests_per_second  # what the host is known to stand
         self._waits = False  # whether the pace holds requests back at all, or they are slower by themselves
         self._answered: deque[float] = deque()  # moments of the last second; on the event loop's clock, as all below
         self._next = self._slowed = self._sped = -math.inf
         self._turn = asyncio.Lock()
-
-    @property
-    def ceiling(self) -> float:
-        """The pace that is not exceeded because the host said that it is too much."""
-        return remembered(self._ceiling, _now() - self._learnt) if self._ceiling < math.inf else math.inf
 
     def limit(self, requests_per_second: float) -> None:
         """Lower the limit, because the host's robots.txt asks for it."""
@@ -65,7 +60,6 @@ class Pace:
             while (seconds := self._next - _now()) > 0:
                 await asyncio.sleep(seconds)
             now = _now()
-            self._learnt = min(self._learnt, now)
             late_seconds = min(now - self._next, _LATE_SECONDS) if self._waits else 0.0
             self._next = now - late_seconds + _MARGIN / self.requests_per_second
             return now
@@ -84,6 +78,13 @@ class Pace:
             self.requests_per_second = min(self._limit, self.ceiling, faster)
             self._sped = now
 
+    def hold(self, seconds: float) -> None:
+        """Nobody asks for so long."""
+        now = _now()
+        if now + seconds > max(now, self._next):
+            self.held_seconds += now + seconds - max(now, self._next)
+            self._next = now + seconds
+
     def slow_down(self, asked_at: float, hold_seconds: float, too_fast: bool) -> None:
         """The host objected to a request of that moment (`wait` returned it): nobody asks for `hold_seconds`, and
         then half as often as before. `too_fast`: it said that we ask too often (429).
@@ -91,17 +92,14 @@ class Pace:
         What was asked before the pace was last lowered says nothing about the present one.
         """
         now = _now()
-        if now + hold_seconds > self._next:
-            self.held_seconds += now + hold_seconds - max(now, self._next)
-            self._next = now + hold_seconds
+        self.hold(hold_seconds)
         if asked_at <= self._slowed:
             return
         self._slowed = now
         was = self._present()
         slowest = min(_SLOWEST, self._limit)
         if too_fast:
-            self._ceiling, self._learnt = max(slowest, _CEILING * was), now
-            was = self._stood = self._ceiling
+            was = self._stood = self.ceiling = max(slowest, _CEILING * was)
         elif math.isinf(self._stood) or self._stood < was:
             self._stood = was
         self.requests_per_second = max(slowest, _SLOWDOWN * was, 0 if too_fast else _TROUBLE * self._stood)

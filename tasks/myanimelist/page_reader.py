@@ -1,6 +1,7 @@
 """Pages by address: asked for where they are due, else read from what was kept."""
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,8 @@ from tasks.myanimelist.ledger import Ledger, PageVisit
 from tasks.myanimelist.traffic import Traffic
 
 Content = TypeVar("Content")
+# In the head of each page, and another one each time: without it, a page that did not change has the same hash.
+_TOKEN = re.compile(rb"<meta name=['\"]csrf_token['\"][^>]*>")
 
 
 class PageReader:
@@ -57,9 +60,13 @@ class PageReader:
         try:
             fetched = await client.fetch(url, lambda body: self._parse_new(body, parse), validators)
         except NotOnSite:
-            self._ledger.pages.put(PageVisit(url, time.time()))
             self._traffic.settle("missing", "the site has no such page")
-            return None
+            if visit is None or before is None or not here:
+                self._ledger.pages.put(PageVisit(url, time.time()))
+                return None
+            # What was there once is not forgotten for one such answer, and is asked for again in the next crawl.
+            self._ledger.pages.put(replace(visit, checked=time.time(), doubtful=True))
+            return await asyncio.to_thread(self._parse_kept, before, parse)
         if fetched is None:
             assert visit is not None and before is not None  # only then there were validators
             self._ledger.pages.put(replace(visit, checked=time.time(), doubtful=False))
@@ -72,6 +79,7 @@ class PageReader:
         return content
 
     def _parse_new(self, body: bytes, parse: Callable[[bytes], Content]) -> tuple[str, Content]:
+        body = _TOKEN.sub(b"", body)
         try:
             content = parse(body)
         except PageCutError:

@@ -14,7 +14,6 @@ from serving.function.errors import PosterError
 from serving.function.image import MAX_PIXELS, decode, image_size
 from tasks.errors import (
     BrokenImageError,
-    DisallowedByRobots,
     NotOnSite,
     SiteBlocked,
     SiteError,
@@ -76,7 +75,7 @@ async def download_posters(
     in the crawl that began at `started`. Each poster is in the ledger as soon as its file is in its place.
 
     Raises:
-        SiteBlocked, DisallowedByRobots: the host refuses us.
+        SiteBlocked: the host refuses us.
         SiteUnavailable, SiteError: many posters in a row could not be had.
     """
     visits = ledger.posters.all()
@@ -97,8 +96,6 @@ async def download_posters(
             visit = replace(visit, status="missing", reason=str(error))
         except (BrokenImageError, UnusableImageError) as error:
             visit = replace(visit, status="broken", reason=str(error))
-        except DisallowedByRobots:
-            raise
         except SiteBlocked as error:
             if error.address:  # so that one poster that is refused for ever does not end each run
                 ledger.posters.put(replace(visit, status="refused", reason=str(error), checked=time.time()))
@@ -107,18 +104,25 @@ async def download_posters(
             failures_in_a_row += 1
             if failures_in_a_row == _FAILURES_IN_A_ROW:
                 raise
-            why = error.why if isinstance(error, SiteUnavailable) else str(error)
-            visit = replace(visit, reason=f"{url} could not be had: {why}")
+            if isinstance(error, SiteUnavailable):
+                visit = replace(visit, reason=f"{url} could not be had: {error.why}")
+            else:  # an answer that will be the same tomorrow
+                visit = replace(visit, status="refused", reason=str(error))
         else:
             assert fetched is not None  # nothing was known that could have stayed the same
             write_bytes(path, fetched.content)
             visit = replace(visit, status="here", sha256=sha256_of(fetched.content))
-        failures_in_a_row = failures_in_a_row if visit.status == "failed" else 0
-        if visit.sha256 is None:
-            path.unlink(missing_ok=True)
-        ledger.posters.put(replace(visit, checked=time.time()))
-        outcomes[record.mal_id] = _outcome(visit, "new")
-        traffic.settle(outcomes[record.mal_id].status, _short(visit.reason))
+        failures_in_a_row = failures_in_a_row if visit.status in ("failed", "refused") else 0
+        outcome = _outcome(visit, "new")
+        older = visits.get(record.mal_id)
+        if visit.status == "failed" and older and _is_here(older, path):
+            outcome = _outcome(older, "present")  # a poster of an older address is better than none, for now
+        else:
+            if visit.sha256 is None:
+                path.unlink(missing_ok=True)
+            ledger.posters.put(replace(visit, checked=time.time()))
+        outcomes[record.mal_id] = outcome
+        traffic.settle(visit.status if visit.status != "here" else "new", _short(visit.reason))
 
     await for_each(asked, settle, concurrency)
     judged = _judged([outcomes[record.mal_id] for record in records])
@@ -138,11 +142,17 @@ def _without_asking(
         if unwanted := _unwanted(record):
             outcomes[record.mal_id] = unwanted
             path.unlink(missing_ok=True)
-        elif visit and visit.url == record.poster_url:
-            here = path.is_file() and sha256_of_file(path) == visit.sha256
-            if here if visit.status == "here" else not poster_is_due(visit, started):
-                outcomes[record.mal_id] = _outcome(visit, "present")
+        elif visit and visit.url == record.poster_url and _is_settled(visit, path, started):
+            outcomes[record.mal_id] = _outcome(visit, "present")
     return outcomes
+
+
+def _is_settled(visit: PosterVisit, path: Path, started: float) -> bool:
+    return _is_here(visit, path) if visit.status == "here" else not poster_is_due(visit, started)
+
+
+def _is_here(visit: PosterVisit, path: Path) -> bool:
+    return visit.status == "here" and path.is_file() and sha256_of_file(path) == visit.sha256
 
 
 def _unwanted(record: AnimeRecord) -> PosterOutcome | None:

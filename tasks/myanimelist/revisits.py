@@ -10,7 +10,7 @@ _DAY_SECONDS = 86_400
 # A page that was read a year after its season is read again after some four months, one of ten years ago after a year.
 _SHARE_OF_AGE, _LONGEST_DAYS = 0.25, 365.0
 # What was asked for in vain; a poster that "failed", because its host did not answer as it should, is always due.
-_POSTER_DAYS = {"missing": 30.0, "refused": 30.0, "broken": 7.0}
+_POSTER_DAYS = {"missing": 30.0, "refused": 365.0, "broken": 7.0}
 
 
 def season_is_due(visit: PageVisit | None, season: Season, now: float, refresh: bool = False) -> bool:
@@ -19,10 +19,12 @@ def season_is_due(visit: PageVisit | None, season: Season, now: float, refresh: 
     Once a crawl; those of running and coming seasons in every crawl, with `refresh` all. `visit` is what is known
     of the page.
     """
-    if visit is None or visit.doubtful:
+    if visit is None:
         return True
     if visit.checked >= now:
         return False
+    if visit.doubtful:
+        return True
     if refresh:
         return True
     over_days = (datetime.fromtimestamp(now, UTC).date() - _first_day(season.following())).days

@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 
-from tasks.errors import EmptyCatalogueError, PageError, SeasonError
+from tasks.errors import EmptyCatalogueError, PageError, PageLayoutError, SeasonError
 from tasks.myanimelist.catalogue import merge
 from tasks.myanimelist.ledger import Ledger
 from tasks.myanimelist.page_reader import PageReader
@@ -47,7 +48,7 @@ async def read_seasons(
 
     for season in seasons:  # one after the other: a kill costs one page, and at the site's pace nothing is gained
         try:
-            page = await reader.read(urls[season], parse_season_page, season in due)
+            page = await reader.read(urls[season], partial(_parse, season), season in due)
         except PageError as error:
             raise type(error)(f"The page of {season}: {error}") from error
         if page is None:
@@ -63,4 +64,12 @@ async def read_seasons(
     records = merge(pages[season] for season in sorted(pages))
     if not records:
         raise EmptyCatalogueError(f"The season pages of {site_url} hold no title ({len(pages)} pages read).")
+    return records
+
+
+def _parse(season: Season, body: bytes) -> list[AnimeRecord]:
+    """The titles of a season's page, if it is that season's."""
+    records = parse_season_page(body)
+    if records and records[0].season != str(season):
+        raise PageLayoutError(f"This is the page of another season, {records[0].season}.")
     return records

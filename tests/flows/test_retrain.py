@@ -89,6 +89,14 @@ def test_every_title_of_the_site_is_in_the_catalogue_and_posters_lie_in_the_buck
     assert answer["genres"]
 
 
+def test_the_report_about_the_dataset_is_with_the_training_in_mlflow_and_in_the_bucket(first_run) -> None:
+    record = first_run[0].record
+    client = MlflowClient()
+    assert "report.html" in [entry.path for entry in client.list_artifacts(record.training.run_id)]
+    page = Store(read_settings()).read(record.dataset.report_key).decode()
+    assert page.lstrip().startswith("<!doctype html>") and f"{record.catalogue.titles}" in page
+
+
 def test_a_second_run_over_an_unchanged_site_reuses_what_was_done_and_keeps_the_champion(
     first_run, parameters: RetrainParameters
 ) -> None:

@@ -22,7 +22,8 @@ from tasks.errors import (
     SiteError,
     SiteUnavailable,
 )
-from tasks.myanimelist.client import SiteClient, Validators, check_contact, check_reachable, user_agent
+from tasks.myanimelist.addresses import check_contact, check_reachable
+from tasks.myanimelist.client import SiteClient, Validators, user_agent
 from tasks.myanimelist.ledger import Ledger
 from tasks.myanimelist.traffic import Traffic
 
@@ -108,6 +109,31 @@ async def test_what_robots_txt_disallows_is_not_asked_for() -> None:
             await site.text("/anime/season/2010/fall")
     assert asked == ["/anime/season/2010/spring"]
     assert not caught.value.retryable
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_a_robots_txt_that_cannot_be_had_forbids_nothing(status: int) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(status=status if request.path == "/robots.txt" else 200, text="fine")
+
+    application = web.Application()
+    application.router.add_get("/{path:.*}", answer)
+    async with TestServer(application) as server, client() as asking:
+        fetched = await asking.fetch(str(server.make_url("/anime/1")), bytes.decode)
+    assert fetched is not None and fetched.content == "fine"
+
+
+async def test_an_address_that_moved_to_a_disallowed_one_is_not_followed() -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.Response(status=302, headers={"Location": "/private/x"})
+
+    async with site_of(answer, "User-agent: *\nDisallow: /private/\n") as site:
+        with pytest.raises(DisallowedByRobots, match="/private/x"):
+            await site.text("/a")
+    assert asked == ["/a"]
 
 
 async def test_robots_txt_is_read_once_and_its_delay_is_kept() -> None:
@@ -242,6 +268,27 @@ async def test_a_wait_of_hours_ends_the_crawl_and_is_remembered(status: int) -> 
     assert 7100 < memory.not_before - time.time() < 7200
     assert not caught.value.retryable
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("header", ["1764000000000", "9" * 40, "Tue, 24 Nov 2099 10:00:00 GMT"])
+async def test_a_wait_of_years_is_cut_to_a_week(header: str) -> None:
+    ledger = Ledger()
+    async with site_of(answers(503, **{"Retry-After": header}), ledger=ledger) as site:
+        with pytest.raises(SiteBlocked):
+            await site.text()
+    (memory,) = ledger.hosts.all().values()
+    assert 6.9 < (memory.not_before - time.time()) / 86_400 < 7.1
+
+
+async def test_a_short_wait_is_kept_by_the_next_client_too() -> None:
+    ledger = Ledger()
+    async with site_of(answers(503, 200, **{"Retry-After": "1"}), ledger=ledger, attempts=1) as site:
+        with pytest.raises(SiteUnavailable):
+            await site.text()
+        began = time.monotonic()
+        async with client(ledger=ledger) as next_client:
+            await next_client.fetch(site.url, bytes.decode)
+    assert time.monotonic() - began >= 0.8
 
 
 async def test_a_pace_that_was_too_fast_is_remembered_for_the_next_run() -> None:

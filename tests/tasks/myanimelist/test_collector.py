@@ -1,6 +1,7 @@
 """The collector over a small site: faults, limits, kills, second runs, and sites that change."""
 
 import asyncio
+import dataclasses
 import re
 import signal
 import subprocess
@@ -53,7 +54,7 @@ def collect(folder: Path, url: str, seasons: str = RANGE, **settings: object) ->
         return Result(records, outcomes, collector.traffics)
 
 
-def reparse(folder: Path, url: str, seasons: str = RANGE) -> list[AnimeRecord]:
+def reparsed(folder: Path, url: str, seasons: str = RANGE) -> list[AnimeRecord]:
     """The catalogue from the kept pages."""
     with Collector(folder, url, CollectConfig()) as collector:
         return asyncio.run(collector.reread_catalogue(parse_seasons(seasons)))
@@ -131,6 +132,8 @@ def test_killed_at_any_request_the_next_run_goes_on_where_it_was(site: FaultySit
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
+    pages = Counter(request.path for request in site.requests if "/season/" in request.path)
+    assert sum(times - 1 for times in pages.values()) <= len(moments)  # one page is under way at a time
     result = collect(tmp_path / "killed", site.url)
     assert result.content(site.url) == clean
     assert len(site.requests) - expected <= len(moments) * (4 + 1)  # in flight, and robots.txt
@@ -201,11 +204,56 @@ def test_what_changes_about_a_title_is_in_the_history(site: FaultySite, tmp_path
 def test_kept_pages_are_parsed_anew_without_a_request(site: FaultySite, tmp_path: Path) -> None:
     records = collect(tmp_path, site.url, details=20).records
     asked = len(site.requests)
-    assert reparse(tmp_path, site.url) == records
+    assert reparsed(tmp_path, site.url) == records
     assert len(site.requests) == asked
     next((tmp_path / "pages").glob("*.gz")).write_bytes(b"damaged")
     with pytest.raises(KeptPageError, match=r"\.html\.gz"):
-        reparse(tmp_path, site.url)
+        reparsed(tmp_path, site.url)
+
+
+def test_a_season_page_that_is_gone_for_a_day_loses_no_title(site: FaultySite, tmp_path: Path) -> None:
+    first = collect(tmp_path, site.url)
+    gone = next(iter(sorted(site.site.seasons)))
+    site.site.seasons.remove(gone)
+    again = collect(tmp_path, site.url, refresh=True)
+    assert again.content(site.url) == first.content(site.url)
+    assert again.traffics[0].outcomes["missing"] == len(SEASONS) - len(site.site.seasons)
+    site.site.seasons.add(gone)
+    asked = len(site.requests)
+    collect(tmp_path, site.url)
+    assert f"/anime/season/{gone.replace('-', '/')}" in [request.path for request in site.requests[asked:]]
+
+
+def test_a_page_of_another_season_stops_the_run(site: FaultySite, tmp_path: Path) -> None:
+    collect(tmp_path, site.url)
+    other = sorted(site.site.seasons)[1]
+    page = site.site.answer(f"/anime/season/{other.replace('-', '/')}")[2].decode()
+    site.change = lambda whole: page
+    with pytest.raises(PageLayoutError, match=f"another season, {other}"):
+        collect(tmp_path, site.url, refresh=True)
+
+
+def test_a_token_that_changes_each_time_is_no_change_of_the_page(site: FaultySite, tmp_path: Path) -> None:
+    tokens = iter(range(1000))
+    site.change = lambda page: page.replace("<head>", f"<head><meta name='csrf_token' content='{next(tokens)}'>")
+    collect(tmp_path, site.url)
+    again = collect(tmp_path, site.url, refresh=True)
+    assert again.traffics[0].outcomes["unchanged"] == len(site.site.seasons)
+    assert again.traffics[0].outcomes["changed"] == 0
+
+
+def test_detail_pages_that_cannot_be_had_end_nothing_and_lose_nothing(site: FaultySite, tmp_path: Path) -> None:
+    told = [record.rating for record in collect(tmp_path, site.url, details=40).records]
+    odd = max(site.site.titles, key=lambda title: title.members)
+    site.change = lambda page: (
+        "<html>no title</html>" if f'og:url" content="{site.url}/anime/{odd.mal_id}/' in page else page
+    )
+    with Collector(tmp_path, site.url, CollectConfig()) as collector:
+        for page in collector.ledger.pages.all().values():
+            collector.ledger.pages.put(dataclasses.replace(page, doubtful=True))
+    again = collect(tmp_path, site.url, details=40)
+    assert again.traffics[1].outcomes["broken"] >= 1
+    assert [record.rating for record in reparsed(tmp_path, site.url)] == told
 
 
 def test_a_kept_page_that_is_damaged_or_gone_is_asked_for_again(site: FaultySite, tmp_path: Path) -> None:
@@ -251,6 +299,12 @@ def test_two_runs_do_not_ask_the_same_site_at_once(site: FaultySite, tmp_path: P
     with asking_alone(site.url), pytest.raises(SiteBusy, match="Another run is asking") as caught:
         collect(tmp_path, site.url)
     assert caught.value.retryable
+    with (
+        Collector(tmp_path, site.url, CollectConfig()) as collector,
+        asking_alone(site.url),
+        pytest.raises(SiteBusy, match="Another run is asking"),
+    ):
+        asyncio.run(collector.download_posters([]))
     assert not site.requests
 
 

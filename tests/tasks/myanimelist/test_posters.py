@@ -157,6 +157,24 @@ async def test_a_poster_with_a_new_address_is_downloaded_anew(host: PosterHost, 
     assert not (run.folder / "2.jpg").exists()
 
 
+async def test_a_poster_stays_until_the_one_at_its_new_address_was_had(host: PosterHost, run: Run) -> None:
+    (first,) = await run(host.record(1))
+    host.status = 500
+    (kept,) = await run(host.record(1, "7"))
+    assert (kept.status, kept.sha256, kept.url) == ("present", first.sha256, first.url)
+    host.status = 200
+    (changed,) = await run(host.record(1, "7"))
+    assert (changed.status, changed.sha256) == ("new", sha256_of(host.pictures["7"]))
+
+
+async def test_a_poster_that_answers_oddly_is_left_alone_and_ends_nothing(host: PosterHost, run: Run) -> None:
+    host.status = 451
+    (odd,) = await run(host.record(1))
+    assert odd.status == "refused" and "451" in (odd.reason or "")
+    host.status = 200
+    assert [outcome.status for outcome in await run(host.record(1), host.record(2), days=100)] == ["refused", "new"]
+
+
 async def test_what_could_not_be_had_is_asked_for_again_after_weeks(host: PosterHost, run: Run) -> None:
     host.cut["2"] = 4  # attempts
     records = [host.record(404), host.record(2)]

@@ -119,7 +119,7 @@ def poster_days(status: str, number: int) -> int | None:
 
 
 @pytest.mark.parametrize(
-    ("status", "least", "most"), [("missing", 15, 45), ("refused", 15, 45), ("broken", 3, 11), ("failed", 0, 0)]
+    ("status", "least", "most"), [("missing", 15, 45), ("refused", 182, 548), ("broken", 3, 11), ("failed", 0, 0)]
 )
 def test_posters_that_could_not_be_had_are_asked_for_again_later(status: str, least: int, most: int) -> None:
     days = [poster_days(status, number) for number in range(200)]
