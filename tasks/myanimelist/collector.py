@@ -75,8 +75,8 @@ class Collector:
         self._show = show
 
     def __enter__(self) -> Self:
-        for folder in (self.posters, self.kept.folder):
-            for half_written in folder.glob(".*.part"):  # by a run that was killed
+        for pattern in (".*.part", "*/.*.part"):
+            for half_written in self._folder.glob(pattern):  # by a run that was killed
                 half_written.unlink(missing_ok=True)
         return self
 

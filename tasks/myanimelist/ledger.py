@@ -10,7 +10,7 @@ A table for each kind of entry, with a column for each of its fields; the first 
 import math
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -62,6 +62,15 @@ class HostMemory:
     not_before: float = 0
     reason: str = ""
     held_until: float = 0
+
+    def merged(self, other: "HostMemory") -> "HostMemory":
+        """What is known from two ledgers: of each lesson the later one."""
+        refused, taught = (
+            max(self, other, key=lambda memory: memory.not_before),
+            max(self, other, key=lambda memory: memory.learnt),
+        )
+        held_until = max(self.held_until, other.held_until)
+        return replace(refused, ceiling=taught.ceiling, learnt=taught.learnt, held_until=held_until)
 
 
 @dataclass(frozen=True)

@@ -95,9 +95,12 @@ def test_a_worker_with_an_empty_disk_asks_the_site_for_nothing_it_has_in_the_buc
     assert site.requests[asked:] == []
 
 
-def test_a_site_that_refuses_us_is_permanent_for_prefect(site: FaultySite) -> None:
+def test_a_site_that_refuses_us_is_permanent_for_prefect_and_for_all_workers(
+    site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site.change = lambda page: "<html><head><title>Human Verification</title></head></html>"
-    for _ in range(2):
+    for worker in ("workspace", "another"):
+        monkeypatch.setenv("ANIME_GENRE_WORKSPACE", str(tmp_path / worker))
         state = collect(site.url, return_state=True)
         with pytest.raises(SiteBlocked, match="captcha"):
             state.result()

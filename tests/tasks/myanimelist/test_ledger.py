@@ -89,6 +89,13 @@ def test_of_another_ledger_only_what_was_checked_later_is_taken_over() -> None:
     ledger.close()
 
 
+def test_of_what_a_host_taught_two_ledgers_the_later_lessons_stay() -> None:
+    mine = HostMemory("a.test", ceiling=2, learnt=10, not_before=5, reason="answered 403", held_until=1)
+    theirs = HostMemory("a.test", ceiling=3, learnt=9, not_before=7, reason="a captcha", held_until=2)
+    both = HostMemory("a.test", ceiling=2, learnt=10, not_before=7, reason="a captcha", held_until=2)
+    assert mine.merged(theirs) == theirs.merged(mine) == both
+
+
 def test_a_ledger_in_memory_is_nobody_elses() -> None:
     ledger, other = Ledger(), Ledger()
     ledger.pages.put(*PAGES)
