@@ -29,14 +29,23 @@ def whole_page(html: str | bytes) -> str:
     return page
 
 
+def tags_in(tag: Tag) -> list[Tag]:
+    """The elements directly in an element."""
+    return [child for child in tag.contents if isinstance(child, Tag)]
+
+
 def text_of(tag: Tag | None) -> str | None:
     """The text of an element with each run of white space as one blank; None where there is none."""
-    return " ".join(tag.get_text().split()) or None if tag else None
+    return " ".join(_text(tag).split()) or None if tag else None
 
 
 def title_of(tag: Tag | None) -> str | None:
     """A title as the site has it, double blanks and all; None where there is none."""
-    return tag.get_text().strip() or None if tag else None
+    return _text(tag).strip() or None if tag else None
+
+
+def _text(tag: Tag) -> str:
+    return tag.string or tag.get_text()  # most have but one string, and then the former takes a fifth of the time
 
 
 def known(text: str | None) -> str | None:
@@ -96,7 +105,7 @@ def attribute(tag: Tag, name: str) -> str:
 def genre_links(tag: Tag) -> list[tuple[int, str]]:
     """Id and name of each genre, theme or demographic that an element links to, in the page's order."""
     found = []
-    for link in tag.find_all("a"):
+    for link in tags_in(tag):
         match = re.search(r"/anime/genre/(\d+)", attribute(link, "href"))
         name = text_of(link)
         if match and name:
@@ -106,7 +115,7 @@ def genre_links(tag: Tag) -> list[tuple[int, str]]:
 
 def producer_names(tag: Tag) -> list[str]:
     """The names of the companies that an element links to."""
-    links = (link for link in tag.find_all("a") if "/anime/producer/" in attribute(link, "href"))
+    links = (link for link in tags_in(tag) if "/anime/producer/" in attribute(link, "href"))
     return [name for link in links if (name := text_of(link))]
 
 

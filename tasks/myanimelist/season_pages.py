@@ -1,9 +1,9 @@
 """A season's page, `/anime/season/{year}/{season}`: a card for every title of the season."""
 
 import re
-from collections.abc import Mapping
 
 from bs4 import Tag
+from bs4.element import NavigableString
 
 from tasks.errors import PageLayoutError
 from tasks.myanimelist.fields import (
@@ -17,12 +17,13 @@ from tasks.myanimelist.fields import (
     producer_names,
     score_in,
     season_in,
+    tags_in,
     text_of,
     title_of,
     whole_page,
 )
 from tasks.myanimelist.records import AnimeRecord
-from tasks.myanimelist.sparse_tree import sparse_tree
+from tasks.myanimelist.sparse_trees import Layout, Part, SparseTree
 
 # The numbers in a card's class `js-anime-type-N`; 0 is "Unknown".
 _TYPES = {
@@ -37,24 +38,22 @@ _TYPES = {
     9: "TV Special",
 }
 
-
-_CLASSES = frozenset(
-    {
-        "seasonal-anime-list",
-        "anime-header",
-        "seasonal-anime",
-        "link-title",
-        "js-members",
-        "js-score",
-        "js-start_date",
-        "info",
-        "genres",
-        "image",
-        "properties",
-        "property",
-        "caption",
-        "item",
-    }
+_LAYOUT = Layout(
+    root_names=("div",),
+    by_class={
+        "seasonal-anime-list": Part(is_root=True, text=False),
+        "anime-header": Part(is_root=True),
+        "seasonal-anime": Part(is_root=True, text=False),
+        "link-title": Part(),
+        "js-members": Part(),
+        "js-score": Part(),
+        "js-start_date": Part(),
+        "info": Part(),
+        "genres": Part({"a": Part()}, text=False),
+        "image": Part({"img": Part()}, text=False),
+        "property": Part({"a": Part()}),
+    },
+    by_name={"title": Part()},
 )
 
 
@@ -68,71 +67,54 @@ def parse_season_page(html: str | bytes) -> list[AnimeRecord]:
         PageLayoutError: the page is not a season's page in the layout known here; says what is missing.
         PageCutError: the page ends too early.
     """
-    soup = sparse_tree(whole_page(html), _is_read)
-    lists = soup.find_all("div", class_="seasonal-anime-list")
-    if not lists:
+    season: str | None = None
+    continuing: bool | None = None  # None as long as there is no list
+    records: dict[int, AnimeRecord] = {}
+    for tree in _LAYOUT.trees(whole_page(html)):
+        if tree.told_by == "title":
+            season = season or season_in(text_of(tree.tag))
+        elif tree.told_by == "seasonal-anime-list":
+            continuing = False
+        elif tree.told_by == "anime-header" and continuing is not None:
+            continuing = "Continuing" in (text_of(tree.tag) or "")
+        elif tree.told_by == "seasonal-anime" and continuing is not None and season:
+            record = _read_card(tree, season, continuing)
+            records.setdefault(record.mal_id, record)
+    if continuing is None:
         raise PageLayoutError("This is no season's page: it has no list of titles (div.seasonal-anime-list).")
-    season = season_in(text_of(soup.title))
     if season is None:
         raise PageLayoutError('This is no season\'s page: its title names no season, such as "Fall 2010".')
-    records: dict[int, AnimeRecord] = {}
-    for listing in lists:
-        continuing = "Continuing" in (text_of(listing.find(class_="anime-header")) or "")
-        for card in listing.find_all("div", class_="seasonal-anime"):
-            record = _read_card(card, season, continuing)
-            records.setdefault(record.mal_id, record)
     return list(records.values())
 
 
-def _is_read(name: str, attributes: Mapping[str, str]) -> bool:
-    """Whether an element belongs to the tree: the classes above, genres and companies, images, and bare spans."""
-    if name in ("title", "img"):
-        return True
-    classes = attributes.get("class")
-    if classes is not None:
-        return not _CLASSES.isdisjoint(classes.split())
-    address = attributes.get("href", "")
-    return name == "span" or "/anime/genre/" in address or "/anime/producer/" in address
-
-
-def _read_card(card: Tag, season: str, continuing: bool) -> AnimeRecord:
-    parts = _first_by_class(card)
-    link, genres, image = parts.get("link-title"), parts.get("genres"), parts.get("image")
+def _read_card(card: SparseTree, season: str, continuing: bool) -> AnimeRecord:
+    link, genres, image = card.first("link-title"), card.first("genres"), card.first("image")
     title, mal_id = title_of(link), anime_id(attribute(link, "href")) if link else None
     if title is None or mal_id is None:
         raise PageLayoutError("A card of the season's page has no title with its address (a.link-title).")
     if genres is None:
         raise PageLayoutError(f"The card of {title!r} ({mal_id}) has no place for genres (div.genres).")
     labels = genre_links(genres)
-    properties = _properties(parts.get("properties"))
+    properties = _properties(card.parts["property"])
     return AnimeRecord(
         mal_id=mal_id,
         title=title,
-        type=_type(card),
-        source=known(text_of(properties["Source"].find(class_="item"))) if "Source" in properties else None,
+        type=_type(card.tag),
+        source=known(_value(properties["Source"])) if "Source" in properties else None,
         # Hidden in each card for the page's sorting buttons; the figures shown are rounded ("690K").
-        start_date=date_in(text_of(parts.get("js-start_date"))),
-        episodes=_episodes(parts.get("info")),
-        score=score_in(text_of(parts.get("js-score"))),
-        members=number_in(text_of(parts.get("js-members"))),
+        start_date=date_in(text_of(card.first("js-start_date"))),
+        episodes=_episodes(card.first("info")),
+        score=score_in(text_of(card.first("js-score"))),
+        members=number_in(text_of(card.first("js-members"))),
         genres=[name for _, name in labels],
         genre_ids=[genre_id for genre_id, _ in labels],
         themes=_names(properties.get("Theme")),
         demographics=_names(properties.get("Demographic")),
         studios=producer_names(properties["Studio"]) if "Studio" in properties else [],
-        poster_url=poster_address(image.find("img")) if image else None,
+        poster_url=poster_address(next(iter(tags_in(image)), None)) if image else None,
         season=season,
         continuing=continuing,
     )
-
-
-def _first_by_class(card: Tag) -> dict[str, Tag]:
-    """The first element of each class in a card, in one walk: a search for each takes far longer."""
-    parts: dict[str, Tag] = {}
-    for tag in card.find_all(True):
-        for name in attribute(tag, "class").split():
-            parts.setdefault(name, tag)
-    return parts
 
 
 def _type(card: Tag) -> str | None:
@@ -145,14 +127,15 @@ def _episodes(info: Tag | None) -> int | None:
     return int(match[1]) if match else None
 
 
-def _properties(properties: Tag | None) -> dict[str, Tag]:
+def _properties(rows: list[Tag]) -> dict[str, Tag]:
     """The captioned rows of a card by their caption in the singular: "Studios" is "Studio"."""
-    rows = {}
-    for row in properties.find_all("div", class_="property") if properties else []:
-        caption = text_of(row.find("span", class_="caption"))
-        if caption:
-            rows[caption.removesuffix(":").removesuffix("s")] = row
-    return rows
+    return {str(row.contents[0]).strip().removesuffix(":").removesuffix("s"): row for row in rows if row.contents}
+
+
+def _value(row: Tag) -> str:
+    """The text behind the caption of a row."""
+    strings = (child for child in row.contents[1:] if isinstance(child, NavigableString))
+    return " ".join("".join(strings).split())
 
 
 def _names(row: Tag | None) -> list[str]:

@@ -1,8 +1,9 @@
-"""Pages parsed per second, and how that compares with building BeautifulSoup's tree of the whole page.
+"""Pages parsed per second, beside BeautifulSoup's tree of the whole page and lxml's parser alone.
 
     python tests/benchmarks/bench_pages.py [--data FOLDER] [--runs 5]
 
-The pages are real ones: `myanimelist/pages.zip` in FOLDER (`../shared`, or where ANIME_GENRE_REAL_DATA points).
+The pages are real ones: `myanimelist/pages.zip` and `myanimelist/replay.zip` in FOLDER (`../shared`, or where
+ANIME_GENRE_REAL_DATA points). The three take turns at all pages of a kind, and all figures are medians of the turns.
 """
 
 import argparse
@@ -14,45 +15,55 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bs4 import BeautifulSoup
+from lxml.html import document_fromstring
 
 from tasks.myanimelist.pages import parse_detail_page, parse_season_page
 
-PARSERS: dict[str, Callable[[str], object]] = {"season": parse_season_page, "anime": parse_detail_page}
+Parser = Callable[[str], object]
+KINDS: tuple[tuple[str, str, Parser], ...] = (
+    ("pages.zip", "season/", parse_season_page),
+    ("pages.zip", "anime/", parse_detail_page),
+    ("replay.zip", "season/", parse_season_page),
+)
 
 
-def seconds(parse: Callable[[str], object], pages: list[str], runs: int) -> float:
-    """The median time that all the pages take."""
-    times = []
-    for _ in range(runs):
-        began = time.perf_counter()
-        for page in pages:
-            parse(page)
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
+def pages_of(archive: Path, folder: str) -> list[str]:
+    with zipfile.ZipFile(archive) as file:
+        names = [name for name in file.namelist() if name.startswith(folder) and name.endswith(".html")]
+        return [file.read(name).decode("utf-8") for name in sorted(names)]
+
+
+def seconds(parse: Parser, pages: list[str]) -> float:
+    began = time.perf_counter()
+    for page in pages:
+        parse(page)
+    return time.perf_counter() - began
+
+
+def turns(parsers: tuple[Parser, ...], pages: list[str], runs: int) -> list[tuple[float, ...]]:
+    """The seconds that each parser takes for all pages, run by run; a first run warms up and does not count."""
+    return [tuple(seconds(parse, pages) for parse in parsers) for _ in range(runs + 1)][1:]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("ANIME_GENRE_REAL_DATA", "../shared"))
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--pages", type=int, default=24, help="pages of each kind, evenly drawn")
     arguments = parser.parse_args()
-    archive = Path(arguments.data) / "myanimelist" / "pages.zip"
-    if not archive.exists():
-        parser.error(f"there is no {archive}; --data names the folder of the real data")
-    with zipfile.ZipFile(archive) as file:
-        for folder, parse in PARSERS.items():
-            names = sorted(name for name in file.namelist() if name.startswith(f"{folder}/"))
-            drawn = names[:: max(1, len(names) // arguments.pages)]
-            pages = [file.read(name).decode("utf-8") for name in drawn if name.endswith(".html")]
-            ours = seconds(parse, pages, arguments.runs)
-            whole_tree = seconds(lambda page: BeautifulSoup(page, "lxml"), pages, arguments.runs)
-            size = sum(map(len, pages)) / 1e6
-            print(
-                f"{parse.__name__}: {len(pages) / ours:.1f} pages a second ({size / ours:.1f} MB/s; "
-                f"{len(pages)} pages, {size / len(pages):.2f} MB each), "
-                f"{whole_tree / ours:.2f} times as fast as the whole tree"
-            )
+    folder = Path(arguments.data) / "myanimelist"
+    for archive, kind, parse in KINDS:
+        if not (folder / archive).exists():
+            parser.error(f"there is no {folder / archive}; --data names the folder of the real data")
+        pages = pages_of(folder / archive, kind)
+        runs = turns((parse, lambda page: BeautifulSoup(page, "lxml"), document_fromstring), pages, arguments.runs)
+        per_second = statistics.median(len(pages) / ours for ours, _, _ in runs)
+        faster = statistics.median(whole_tree / ours for ours, whole_tree, _ in runs)
+        slower = statistics.median(ours / bare for ours, _, bare in runs)
+        print(
+            f"{parse.__name__}, {archive}: {per_second:.1f} pages a second "
+            f"({len(pages)} pages, {sum(map(len, pages)) / len(pages) / 1e6:.2f} MB each), "
+            f"{faster:.2f} times as fast as BeautifulSoup's whole tree, {slower:.2f} times as long as lxml alone"
+        )
 
 
 if __name__ == "__main__":

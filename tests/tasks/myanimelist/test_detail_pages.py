@@ -247,6 +247,34 @@ def test_explicit_titles_are_known_by_rating_or_genre() -> None:
     assert not is_explicit(read())
 
 
+def test_attributes_may_stand_in_any_order_and_classes_among_others() -> None:
+    record = read(
+        ('<h1\n  class="title-name h1_bold_none">', '<h1 id="x"\n  class="h1_bold_none\ttitle-name">'),
+        (
+            'property="og:url" content="https://myanimelist.net/anime/369/Lanterns"',
+            'content="https://myanimelist.net/anime/369/Lanterns" property="og:url"',
+        ),
+        (
+            '<div class="spaceit_pad"><span class="dark_text">',
+            '<div id="" class="a spaceit_pad b"><span class="c dark_text">',
+        ),
+        ('class="score-label score-6"', 'class="score-6 score-label"'),
+        (
+            '<div class="entry borderClass"><div class="content">',
+            '<div class="borderClass entry"><div class="content">',
+        ),
+        ('<table class="entries-table">', '<table width="9" class="wide entries-table">'),
+    )
+    assert record == parse_detail_page(LARGE)
+
+
+def test_a_field_that_is_not_closed_leaves_the_others_what_they_are() -> None:
+    record = read(
+        ("6.84</span><sup>1</sup> (scored by 1,536 users)</div>", "6.84</span>"), ("&amp; profanity)\n  </div>", "")
+    )
+    assert (record.rating, record.score, record.members) == ("R - 17+ (violence", 6.84, 1234567)
+
+
 def test_the_poster_is_told_from_the_head_where_the_body_has_none() -> None:
     record = read(
         ('itemprop="image"', ""),

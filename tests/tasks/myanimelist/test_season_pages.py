@@ -164,6 +164,34 @@ def test_the_type_is_the_cards_and_not_its_lists(number: int, kind: str | None) 
     assert read(("js-anime-type-1", f"js-anime-type-{number}")).type == kind
 
 
+def test_attributes_may_stand_in_any_order_and_classes_among_others() -> None:
+    record = read(
+        ('class="js-anime-category-producer seasonal-anime js-seasonal-anime', 'class="new\n\tseasonal-anime'),
+        (
+            '<a href="https://myanimelist.net/anime/8769/Lanterns"\n  class="link-title">',
+            '<a class="big link-title" data-x="" href="https://myanimelist.net/anime/8769/Lanterns">',
+        ),
+        ('style="display: none;" class="js-score"', 'class="hidden js-score" style="display: none;"'),
+        ('<div class="property">', '<div data-x="1" class="first property last">'),
+        (
+            '<a href="/anime/genre/4/Comedy" title="Comedy">',
+            '<a title="Comedy" class="x" href="/anime/genre/4/Comedy">',
+        ),
+    )
+    assert record == read()
+
+
+@pytest.mark.parametrize("lost", ["</div>", "</span>", "</a>"])
+def test_a_tag_that_a_card_forgets_to_close_loses_no_other_title(lost: str) -> None:
+    cards = [CARD.replace("8769", number).replace("AIC", number) for number in ("1", "2", "3")]
+    known = {record.mal_id: record for record in parse_season_page(page(*cards))}
+    for place in range(cards[0].count(lost)):
+        parts = cards[0].split(lost)
+        broken = lost.join(parts[: place + 1]) + lost.join(parts[place + 1 :])
+        first, *others = parse_season_page(page(broken, *cards[1:]))
+        assert (first.mal_id, others) == (1, [known[2], known[3]])
+
+
 def test_a_title_stands_once_however_often_the_page_shows_it() -> None:
     other = CARD.replace("8769", "5").replace("Lanterns", "Bells")
     records = parse_season_page(page(CARD, CARD, continuing=CARD + other))
@@ -182,6 +210,7 @@ def test_a_season_in_which_nothing_began_is_an_empty_list() -> None:
         ("bla\n", "</html>"),
         ("<html><body><h1>404 Not Found</h1></body></html>", "no list of titles"),
         ("<html><body><form action='/login.php'></form></body></html>", "no list of titles"),
+        (page(CARD).replace("seasonal-anime-list", "list"), "no list of titles"),
         (page(CARD).replace("Fall 2010", "Later"), "title names no season"),
         (page(CARD.replace("link-title", "link")), "no title with its address"),
         (page(CARD.replace("/anime/8769/", "/manga/8769/")), "no title with its address"),
