@@ -45,8 +45,9 @@ async def add_details(
     details: dict[int, AnimeRecord] = {}
     failures_in_a_row = 0
 
-    as_kept = [record for record in records if visits[record.mal_id] and record.mal_id not in asked]
-    for record in (*asked.values(), *as_kept):
+    to_read = list(asked.values())
+    to_read += [record for record in records if visits[record.mal_id] and record.mal_id not in asked]
+    for record in to_read:
         url = urls[record.mal_id]
         try:
             detail = await reader.read(url, parse_detail_page, record.mal_id in asked)
@@ -57,10 +58,11 @@ async def add_details(
             if failures_in_a_row == _FAILURES_IN_A_ROW:
                 raise
             logger.info("The page of %s is left out: %s", record.title, error)
-            if record.mal_id in asked:  # not again in this crawl; what was kept of it stays
+            if asked.pop(record.mal_id, None):  # it is not asked for again in this crawl, but read as it was kept
                 visit = visits[record.mal_id] or PageVisit(url, 0)
                 ledger.pages.put(replace(visit, checked=time.time(), doubtful=True))
                 traffic.settle("broken", type(error).__name__)
+                to_read.append(record)
         else:
             failures_in_a_row = 0
             if detail is not None:

@@ -253,6 +253,7 @@ def test_detail_pages_that_cannot_be_had_end_nothing_and_lose_nothing(site: Faul
             collector.ledger.pages.put(dataclasses.replace(page, doubtful=True))
     again = collect(tmp_path, site.url, details=40)
     assert again.traffics[1].outcomes["broken"] >= 1
+    assert [record.rating for record in again.records] == told
     assert [record.rating for record in reparsed(tmp_path, site.url)] == told
 
 
