@@ -161,6 +161,7 @@ class SiteClient:
             ConfigurationError: the host is not on this machine, and there is no contact.
             AnimeGenreError: what `read` raises.
         """
+        await self._robots(self._host(url), url)  # here, so that its retries and those of the address do not multiply
         return await self._fetch(url, read, validators)
 
     async def _fetch(

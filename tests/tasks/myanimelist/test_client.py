@@ -123,6 +123,16 @@ async def test_a_robots_txt_that_cannot_be_had_forbids_nothing(status: int) -> N
     assert fetched is not None and fetched.content == "fine"
 
 
+async def test_a_robots_txt_that_may_be_there_is_waited_for_a_few_attempts_in_all() -> None:
+    application = web.Application()
+    application.router.add_get("/{path:.*}", answers(503))
+    traffic = Traffic("Pages")
+    async with TestServer(application) as server, client(attempts=3, traffic=traffic) as asking:
+        with pytest.raises(SiteUnavailable, match=r"robots\.txt"):
+            await asking.fetch(str(server.make_url("/anime/1")), bytes.decode)
+    assert traffic.requests == 3
+
+
 async def test_an_address_that_moved_to_a_disallowed_one_is_not_followed() -> None:
     asked: list[str] = []
 
