@@ -17,6 +17,7 @@ from tasks.crawling import crawl
 from tasks.myanimelist.collector import Collector
 from tasks.myanimelist.configuration import CollectConfig
 from tasks.myanimelist.drift import Measure
+from tasks.myanimelist.history import merged
 from tasks.myanimelist.last_good import ABOUT, HISTORY, about_last_good, known_key
 from tasks.myanimelist.ledger import PageVisit
 from tasks.myanimelist.seasons import parse_seasons
@@ -99,7 +100,9 @@ def _fetch_last_good(store: Store, folder: Path, site_url: str) -> None:
         return
     here = about_last_good(folder)
     if here is None or here.sha256 != CatalogueRecord.model_validate_json(latest).sha256:
-        store.download({HISTORY: folder / HISTORY})
+        history = folder / HISTORY
+        mine = history.read_text(encoding="utf-8") if history.exists() else ""  # `collect` may have added to it
+        write_bytes(history, merged(store.read(HISTORY).decode(), mine).encode())
         if store.exists(known_key(site_url)):
             store.download({known_key(site_url): folder / known_key(site_url)})
         write_bytes(folder / ABOUT, latest)

@@ -63,5 +63,18 @@ def extended(history: str, found: Sequence[Change]) -> str:
     return history + out.getvalue()
 
 
+def merged(one: str, other: str) -> str:
+    """The csv text with the rows of both, in the order of their days; those in both stand once."""
+    texts = (csv.reader(StringIO(text, newline="")) for text in (one, other))
+    rows: dict[tuple[str, ...], None] = dict.fromkeys(tuple(row) for text in texts for row in text)
+    rows.pop(_COLUMNS, None)
+    by_day = sorted(rows, key=lambda row: row[0])
+    out = StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows(by_day)
+    return out.getvalue()
+
+
 def _text(value: object) -> str:
     return LIST_SEPARATOR.join(value) if isinstance(value, list) else str(value or "")

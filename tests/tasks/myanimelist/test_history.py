@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks.myanimelist.history import GONE, Change, changes, extended
+from tasks.myanimelist.history import GONE, Change, changes, extended, merged
 from tasks.myanimelist.records import AnimeRecord, Related
 
 DAY = "2026-07-25"
@@ -138,3 +138,12 @@ def test_a_run_that_was_killed_and_is_repeated_writes_nothing_twice(change: Chan
     assert extended(history, [change]) == history
     other = replace(change, mal_id=7)
     assert parsed(extended(history, [change, other])) == as_rows([change, other])
+
+
+def test_two_histories_are_merged_by_their_days_and_nothing_stands_twice() -> None:
+    early = Change("2026-07-01", 1, 'One, "first"', "type", "TV", "OVA")
+    both = Change("2026-07-08", 2, "Two", "title", "Deux", "Two")
+    late = Change("2026-07-15", 3, "Three", "type", "TV", "ONA")
+    one, other = extended("", [early, both]), extended("", [both, late])
+    assert merged(one, other) == merged(other, one) == extended("", [early, both, late])
+    assert merged(one, "") == one
