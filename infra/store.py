@@ -43,6 +43,12 @@ class Store:
         with google_errors(f"Looking for {self.uri(key)}"):
             return bool(self._bucket.blob(key).exists(timeout=self._timeout, retry=self._retry))
 
+    def keys(self, prefix: str) -> list[str]:
+        """The names of all objects that begin so."""
+        with google_errors(f"Listing {self.uri(prefix)}"):
+            blobs = self._bucket.list_blobs(prefix=prefix, timeout=self._timeout, retry=self._retry)
+            return [str(blob.name) for blob in blobs]
+
     def read(self, key: str) -> bytes:
         """An object's content.
 

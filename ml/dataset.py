@@ -1,9 +1,9 @@
-"""A dataset on disk: posters as one uint8 array, their labels, franchises and parts.
+"""A dataset on disk: posters with their labels, franchises and parts, and the shards that hold their pixels.
 
-    images.npy      uint8 [N, 3, size, size], read as a memory map
-    labels.npy      uint8 [N, G], 1 where a poster has a genre
-    rows.csv        id, title, franchise, part, sha256 of each of the N posters
-    manifest.json   key, preprocessing, genres, broken posters; written last, its existence means done
+    datasets/{key}/labels.npy      uint8 [N, G], 1 where a poster has a genre
+    datasets/{key}/rows.csv        id, title, franchise, part, sha256 of each of the N posters
+    datasets/{key}/manifest.json   key, preprocessing, genres, broken posters, shards; written last: all is there
+    pixels/{size}-v{version}/      the shards, which all datasets of a workspace share
 
 The folder is named by the dataset's key, the hash of what goes into it.
 """
@@ -12,7 +12,6 @@ import csv
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,37 +19,50 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from ml.configuration import PreprocessConfig
+from ml.duplicates import look_alikes
 from ml.errors import DatasetError
-from ml.genres import Genre, LeftOutGenre, choose_genres, multi_hot
-from ml.posters import Poster, decode_posters
+from ml.genres import Genre, GenreChoice, LeftOutGenre, choose_genres, multi_hot
+from ml.posters import (
+    PREPROCESSING_VERSION,
+    Poster,
+    broken_posters,
+    decode_posters,
+    open_pixels,
+    perceptual_hashes,
+    pixels_folder,
+)
 from ml.reporting import Reporter
-from ml.splits import PARTS
+from ml.shards import Rows, Shards
+from ml.splits import PARTS, join_franchises
 from serving.function.model import RESIZE, Preprocessing
 
 logger = logging.getLogger(__name__)
 
-PREPROCESSING_VERSION = 1
+LAYOUT = 2
+"""Of a dataset's files: a folder of another layout has another key, so it is not read but made anew."""
+DATASETS = "datasets"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of pixels between 0 and 1 (https://docs.pytorch.org/vision/stable/models.html); one from scratch does not mind."""
 _MANIFEST = "manifest.json"
 _COLUMNS = ("id", "title", "franchise", "part", "sha256")
-_COPY_ROWS = 256
 
 
 def preprocessing(config: PreprocessConfig) -> Preprocessing:
-    """How posters become the network's input: squashed to a square, normalised to [-1, 1] a channel."""
-    half = (0.5, 0.5, 0.5)
-    return Preprocessing(config.image_size, half, half, RESIZE, PREPROCESSING_VERSION)
+    """How posters become the network's input: squashed to a square, normalised as torchvision's weights expect it."""
+    return Preprocessing(config.image_size, IMAGENET_MEAN, IMAGENET_STD, RESIZE, PREPROCESSING_VERSION)
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Posters, labels and parts; entries of the tuples and rows of the arrays are parallel.
 
-    `images` is uint8 [N, 3, size, size], a memory map that is never written back; `labels` uint8 [N, G].
-    `broken` gives the reason by the id of each poster that could not be used.
+    `images` are uint8 [N, 3, size, size], gathered from memory-mapped shards when they are indexed; `labels` uint8
+    [N, G]. `broken` gives the reason by the id of each poster that could not be used, `shards` are the names of
+    those with its pixels. Of the titles whose posters look alike there are `alike_posters` in `alike_groups`; a group
+    is in one franchise, and so in one part.
     """
 
     folder: Path
@@ -59,41 +71,56 @@ class Dataset:
     genres: tuple[Genre, ...]
     left_out: tuple[LeftOutGenre, ...]
     broken: dict[str, str]
+    shards: tuple[str, ...]
+    alike_groups: int
+    alike_posters: int
     ids: tuple[str, ...]
     titles: tuple[str, ...]
+    sha256: tuple[str, ...]
     franchises: NDArray[np.str_]
     parts: NDArray[np.str_]
-    images: NDArray[np.uint8]
+    images: Rows
     labels: NDArray[np.uint8]
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Open a dataset that `build_dataset` made; DatasetError where there is none or it is damaged."""
+        """Open a dataset that `build_dataset` made, with its shards in the same workspace.
+
+        Raises DatasetError where there is none or it is damaged, or pixels of its posters are missing.
+        """
         try:
             manifest = json.loads((folder / _MANIFEST).read_bytes())
+            how = _preprocessing(manifest["preprocessing"])
             with (folder / "rows.csv").open(encoding="utf-8", newline="") as stream:
                 rows = list(csv.DictReader(stream))
+            sha256 = tuple(row["sha256"] for row in rows)
+            pixels = open_pixels(pixels_folder(folder.parents[1], how.size), only=manifest["shards"])
+            if missing := pixels.missing(sha256):
+                raise ValueError(f"pixels of {len(missing)} posters are missing")
             dataset = cls(
                 folder=folder,
                 key=manifest["key"],
-                preprocessing=_preprocessing(manifest["preprocessing"]),
+                preprocessing=how,
                 genres=tuple(Genre(**entry) for entry in manifest["genres"]),
                 left_out=tuple(
                     LeftOutGenre(Genre(**entry["genre"]), entry["posters"], entry["reason"])
                     for entry in manifest["left_out"]
                 ),
                 broken=manifest["broken"],
+                shards=tuple(manifest["shards"]),
+                alike_groups=manifest["alike"]["groups"],
+                alike_posters=manifest["alike"]["posters"],
                 ids=tuple(row["id"] for row in rows),
                 titles=tuple(row["title"] for row in rows),
+                sha256=sha256,
                 franchises=np.array([row["franchise"] for row in rows], np.str_),
                 parts=np.array([row["part"] for row in rows], np.str_),
-                # Copy on write: torch takes the map as it is, and nothing written can reach the file.
-                images=np.load(folder / "images.npy", mmap_mode="c"),
+                images=pixels.rows(sha256),
                 labels=np.load(folder / "labels.npy"),
             )
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise DatasetError(f"The folder {folder} is no complete dataset: {error}.") from error
-        if not len(dataset.images) == len(dataset.labels) == len(rows):
+        if len(dataset.labels) != len(rows):
             raise DatasetError(f"The dataset in {folder} is damaged: its files differ in length.")
         return dataset
 
@@ -116,6 +143,7 @@ class Dataset:
             "genres": {genre.name: int(count) for genre, count in zip(self.genres, self.labels.sum(0), strict=True)},
             "genres_left_out": {lacking.genre.name: lacking.reason for lacking in self.left_out},
             "broken_posters": len(self.broken),
+            "posters_alike": {"groups": self.alike_groups, "posters": self.alike_posters},
         }
 
 
@@ -131,19 +159,32 @@ def dataset_key(posters: Sequence[Poster], config: PreprocessConfig) -> str:
         ),
         "preprocessing": asdict(preprocessing(config)),
         "min_posters": [config.min_posters, config.min_posters_per_part],
+        "layout": LAYOUT,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def build_dataset(posters: Sequence[Poster], root: Path, config: PreprocessConfig, reporter: Reporter) -> Dataset:
-    """Make the dataset of these posters in `root/{key}`, or open it where it is made already.
+def dataset_folder(workspace: Path, key: str) -> Path:
+    """Where a workspace keeps the dataset of a key."""
+    return workspace / DATASETS / key
 
-    Titles without genres are unknown, not negative, and do not enter; nor do those left out of all parts.
-    A poster that cannot be decoded is recorded in `broken`. Raises DatasetError where fewer than two genres
+
+def build_dataset(
+    posters: Sequence[Poster],
+    workspace: Path,
+    config: PreprocessConfig,
+    reporter: Reporter,
+    pixels: Shards | None = None,
+) -> Dataset:
+    """Make the dataset of these posters in the workspace, or open it where it is made already.
+
+    Posters whose pixels the shards do not know are decoded; `pixels` are the workspace's shards, opened here where
+    none are given. Titles without genres are unknown, not negative, and do not enter; nor do those left out of all
+    parts. A poster that cannot be decoded is recorded in `broken`. Raises DatasetError where fewer than two genres
     have enough posters.
     """
     key = dataset_key(posters, config)
-    folder = root / key
+    folder = dataset_folder(workspace, key)
     if (folder / _MANIFEST).exists():
         try:
             return Dataset.load(folder)
@@ -151,11 +192,13 @@ def build_dataset(posters: Sequence[Poster], root: Path, config: PreprocessConfi
             logger.warning("%s It is built anew.", error)
             shutil.rmtree(folder)
     usable = _usable(posters)
-    choose_genres([poster.genres for poster in usable], [poster.part for poster in usable], config)
-    beside = root / f"{key}.new"
+    choice = _choose_genres(usable, config)  # too few posters are told before any is decoded
+    pixels = pixels or open_pixels(pixels_folder(workspace, config.image_size))
+    decode_posters(usable, pixels, reporter)
+    beside = folder.with_name(f"{key}.new")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    _write(usable, beside, key, config, reporter)
+    _write(usable, choice, pixels, beside, key, config)
     shutil.rmtree(folder, ignore_errors=True)
     beside.replace(folder)
     dataset = Dataset.load(folder)
@@ -172,19 +215,18 @@ def _usable(posters: Sequence[Poster]) -> list[Poster]:
     return sorted(chosen, key=lambda poster: poster.id)
 
 
-def _write(usable: Sequence[Poster], folder: Path, key: str, config: PreprocessConfig, reporter: Reporter) -> None:
-    size = config.image_size
-    file = folder / "images.npy"
-    images: NDArray[np.uint8] = open_memmap(file, "w+", np.uint8, (len(usable), 3, size, size))
-    _reserve(file)
-    broken = decode_posters(usable, images, reporter)
-    whole = [row for row, poster in enumerate(usable) if poster.id not in broken]
-    if broken:
-        _keep_rows(images, whole, file)
-    posters = [usable[row] for row in whole]
-    genres = [poster.genres for poster in posters]
-    choice = choose_genres(genres, [poster.part for poster in posters], config)
-    np.save(folder / "labels.npy", multi_hot(genres, choice.learned))
+def _choose_genres(posters: Sequence[Poster], config: PreprocessConfig) -> GenreChoice:
+    return choose_genres([poster.genres for poster in posters], [poster.part for poster in posters], config)
+
+
+def _write(
+    usable: Sequence[Poster], choice: GenreChoice, pixels: Shards, folder: Path, key: str, config: PreprocessConfig
+) -> None:
+    """Write a dataset's files; `choice` are the genres of all usable posters, chosen anew where some are broken."""
+    broken = broken_posters(usable, pixels)
+    posters = [poster for poster in usable if poster.id not in broken]
+    choice = _choose_genres(posters, config) if broken else choice
+    np.save(folder / "labels.npy", multi_hot([poster.genres for poster in posters], choice.learned))
     with (folder / "rows.csv").open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(_COLUMNS)
@@ -195,25 +237,17 @@ def _write(usable: Sequence[Poster], folder: Path, key: str, config: PreprocessC
         "genres": [asdict(genre) for genre in choice.learned],
         "left_out": [asdict(lacking) for lacking in choice.left_out],
         "broken": broken,
+        "alike": _alike(posters, pixels),
+        "shards": pixels.names(poster.sha256 for poster in posters),
     }
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def _reserve(file: Path) -> None:
-    """Take the file's space on the disk now: writing to a map of a disk that is full would kill the process."""
-    if hasattr(os, "posix_fallocate"):
-        with file.open("r+b") as stream:
-            os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
-
-
-def _keep_rows(images: NDArray[np.uint8], rows: Sequence[int], file: Path) -> None:
-    """Write the file of `images` anew with these rows alone."""
-    beside = file.with_suffix(".kept")
-    kept = open_memmap(beside, "w+", np.uint8, (len(rows), *images.shape[1:]))
-    for start in range(0, len(rows), _COPY_ROWS):
-        kept[start : start + _COPY_ROWS] = images[rows[start : start + _COPY_ROWS]]
-    kept.flush()
-    beside.replace(file)
+def _alike(posters: Sequence[Poster], pixels: Shards) -> dict[str, int]:
+    """How many posters look like another one, and how many groups they make."""
+    pairs = look_alikes(perceptual_hashes(posters, pixels))
+    group_of = join_franchises({id: id for pair in pairs for id in pair}, pairs)
+    return {"groups": len(set(group_of.values())), "posters": len(group_of)}
 
 
 def _preprocessing(entry: dict[str, Any]) -> Preprocessing:

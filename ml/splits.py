@@ -2,7 +2,7 @@
 
 A random split puts siblings of half of all test titles into training, and a model that copies a sibling's
 genres scores well without reading a pixel. So a franchise is in one part, drawn from a hash of its key, and
-the table of parts only grows.
+the table of parts only grows. Titles whose posters are one picture count as one franchise.
 """
 
 import csv
@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from io import StringIO
+from itertools import chain
 from typing import Self
 
 from ml.errors import DatasetError
@@ -57,19 +58,31 @@ def draw_part(franchise: str) -> str:
     return VALIDATION if draw < _TEST_SHARE + _VALIDATION_SHARE else TRAIN
 
 
-def franchises(titles: Mapping[str, str], related: Mapping[str, Iterable[str]] | None = None) -> dict[str, str]:
-    """The franchise key of each title by its id; titles that are related share one.
+def franchises(
+    titles: Mapping[str, str],
+    related: Mapping[str, Iterable[str]] | None = None,
+    alike: Iterable[tuple[str, str]] = (),
+) -> dict[str, str]:
+    """The franchise key of each title by its id; titles that are related, or whose posters look alike, share one.
 
     `related` gives the ids of the titles related to a title; ids that are not in `titles` still join those
-    that name them. The key of a joined franchise is the alphabetically first of its titles' keys.
+    that name them. `alike` are pairs of ids (see `ml.duplicates.look_alikes`).
+    """
+    keys = {id: franchise_key(title) or id for id, title in titles.items()}
+    pairs = ((id, other) for id, others in (related or {}).items() for other in others)
+    return join_franchises(keys, chain(pairs, alike))
+
+
+def join_franchises(keys: Mapping[str, str], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The franchise key of each title by its id, where pairs of ids are of one franchise.
+
+    The key of a joined franchise is the alphabetically first of its titles' keys.
     """
     groups = _Groups()
-    keys = {id: franchise_key(title) or id for id, title in titles.items()}
     for id, key in keys.items():
         groups.join(("title", id), ("franchise", key))
-    for id, others in (related or {}).items():
-        for other in others:
-            groups.join(("title", id), ("title", other))
+    for one, other in pairs:
+        groups.join(("title", one), ("title", other))
     first: dict[tuple[str, str], str] = {}
     for id, key in keys.items():
         group = groups.of(("title", id))

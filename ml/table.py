@@ -3,13 +3,16 @@
 import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ml.duplicates import look_alikes
 from ml.errors import DatasetError
 from ml.genres import Genre
-from ml.posters import Poster, file_sha256
-from ml.splits import draw_part, franchises
+from ml.posters import Poster, decode_posters, file_sha256, perceptual_hashes
+from ml.reporting import Reporter
+from ml.shards import Shards
+from ml.splits import draw_part, franchise_key, join_franchises
 
 SEPARATOR = "|"
 
@@ -18,7 +21,8 @@ _Row = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Table:
-    """Posters as a table has them, their parts drawn; and what the table did not know, a sentence each."""
+    """Posters as a table has them, their parts still to be drawn (see `draw_parts`), their franchises those of the
+    table; and what the table did not know, a sentence each."""
 
     posters: tuple[Poster, ...]
     notices: tuple[str, ...]
@@ -50,14 +54,13 @@ def read_table(catalogue: Path, folder: Path) -> Table:
     notices = _notices(columns, id_column)
     if absent:
         notices.append(f"{len(absent)} of {len(rows)} posters are missing, {absent[0]} is one.")
-    franchise_of = _franchises(rows, ids, columns)
     posters = tuple(
         Poster(
             id=id,
             title=row.get("title", ""),
             genres=_genres(row, id),
-            franchise=franchise_of[id],
-            part=draw_part(franchise_of[id]),
+            franchise=row.get("franchise", "") or franchise_key(row.get("title", "")) or id,
+            part="",
             file=file,
             sha256=file_sha256(file),
         )
@@ -65,6 +68,22 @@ def read_table(catalogue: Path, folder: Path) -> Table:
         if file is not None
     )
     return Table(posters, tuple(notices))
+
+
+def draw_parts(table: Table, pixels: Shards, reporter: Reporter) -> list[Poster]:
+    """The table's posters in their parts: a franchise is in one, and so are posters that look alike.
+
+    What posters look like is known once they are decoded: those with genres that the shards do not know yet are
+    decoded here. Raises as `ml.posters.decode_posters`.
+    """
+    labelled = [poster for poster in table.posters if poster.genres]
+    decode_posters(labelled, pixels, reporter)
+    alike = look_alikes(perceptual_hashes(labelled, pixels))
+    franchise_of = join_franchises({poster.id: poster.franchise for poster in table.posters}, alike)
+    return [
+        replace(poster, franchise=franchise_of[poster.id], part=draw_part(franchise_of[poster.id]))
+        for poster in table.posters
+    ]
 
 
 def _read(catalogue: Path) -> tuple[list[_Row], list[str]]:
@@ -93,18 +112,12 @@ def _notices(columns: Sequence[str], id_column: str | None) -> list[str]:
     if id_column is None:
         notices.append("The table has no id: a file's name without its ending is its id.")
     if "franchise" not in columns and "title" not in columns:
-        notices.append("The table has no titles and no franchises: each row is its own group.")
+        notices.append(
+            "The table has no titles and no franchises: each row is its own group, but for posters that look alike."
+        )
     if "genre_ids" not in columns:
         notices.append("The table has no genre ids: labels are the names of the genres.")
     return notices
-
-
-def _franchises(rows: Sequence[_Row], ids: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
-    if "franchise" in columns:
-        return {id: row["franchise"] or id for row, id in zip(rows, ids, strict=True)}
-    if "title" in columns:
-        return franchises({id: row["title"] for row, id in zip(rows, ids, strict=True)})
-    return {id: id for id in ids}
 
 
 def _genres(row: _Row, id: str) -> tuple[Genre, ...]:

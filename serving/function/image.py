@@ -36,8 +36,8 @@ _ORIENTATIONS = {
 }
 
 
-def decode(data: bytes, size: int) -> NDArray[np.uint8]:
-    """Decode an image file to RGB pixels, uint8 [3, size, size].
+def decode(data: bytes, size: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """Decode an image file to RGB pixels, uint8 [3, size, size]; written to `out`, where it is given.
 
     EXIF orientation is applied, transparency is laid on white, 16-bit samples keep their high byte, an
     animation gives its first frame. The picture is squashed to a square with Pillow's antialiased bilinear
@@ -63,8 +63,11 @@ def decode(data: bytes, size: int) -> NDArray[np.uint8]:
             raise PosterError(f"The image is damaged or cut short: {_reason(error)}.") from error
     if orientation in _ORIENTATIONS:
         square = square.transpose(_ORIENTATIONS[orientation])
-    pixels = np.asarray(_on_white(square), dtype=np.uint8)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    square = _on_white(square)
+    pixels = np.empty((3, size, size), np.uint8) if out is None else out
+    for channel, name in enumerate("RGB"):  # Pillow takes a channel out faster than numpy transposes
+        pixels[channel] = np.frombuffer(square.tobytes("raw", name), np.uint8).reshape(size, size)
+    return pixels
 
 
 def image_size(data: bytes) -> tuple[int, int]:
@@ -97,10 +100,12 @@ def _samples(image: Image.Image) -> Image.Image:
         return Image.fromarray((wide.clip(0, 65535) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         return image.convert("RGBA")
-    return image if image.mode == "L" else image.convert("RGB")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 
 def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":  # converting would copy it
+        return image
     if image.mode != "RGBA":
         return image.convert("RGB")
     white = Image.new("RGBA", image.size, "white")

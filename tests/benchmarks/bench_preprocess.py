@@ -1,88 +1,207 @@
-"""Posters preprocessed per second: files to the dataset's uint8 array, beside a plain PIL loop.
+"""Posters preprocessed: files to shards of pixels with perceptual hashes, beside a plain PIL loop; rebuilds; memory.
 
-    python tests/benchmarks/bench_preprocess.py [--posters 500] [--size 256] [--runs 5] [--data FOLDER]
+    python tests/benchmarks/bench_preprocess.py [--posters 20000] [--size 256] [--runs 3] [--data FOLDER]
 
-The posters are real ones (`posters/anime.zip` in FOLDER: `../shared`, or where ANIME_GENRE_REAL_DATA points),
-drawn ones of the same size where there are none. Medians over the runs, which take turns.
+The first posters are real ones (`posters/anime.zip` in FOLDER: `../shared`, or where ANIME_GENRE_REAL_DATA points),
+the others made of them: pixels moved around the edges, encoded anew. Where there are none, all are drawn. Medians of
+the runs, which take turns, so that what else the machine does falls on both. Needs 200 KB of disk a poster, twice.
 """
 
 import argparse
 import io
 import os
+import shutil
 import statistics
 import tempfile
+import threading
 import time
 import zipfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.lib.format import open_memmap
 from PIL import Image
 
-from ml.posters import Poster, decode_posters, file_sha256
+from ml.configuration import PreprocessConfig
+from ml.dataset import build_dataset
+from ml.duplicates import look_alikes
+from ml.genres import Genre
+from ml.posters import Poster, decode_posters, file_sha256, open_pixels, perceptual_hashes, pixels_folder
 from ml.reporting import NullReporter
+from ml.splits import draw_part
 from serving.function.model import available_cpus
+
+GENRES = [Genre(number, f"Genre {number}") for number in range(14)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("ANIME_GENRE_REAL_DATA", "../shared"))
-    parser.add_argument("--posters", type=int, default=500)
+    parser.add_argument("--posters", type=int, default=20_000)
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
     archive = Path(arguments.data) / "posters" / "anime.zip"
-    with tempfile.TemporaryDirectory() as folder:
-        files = write_posters(Path(folder), archive, arguments.posters)
-        posters = [Poster(file.stem, "", (), "", "", file, file_sha256(file)) for file in files]
-        images = np.empty((len(posters), 3, arguments.size, arguments.size), np.uint8)
-        decode_posters(posters, images, NullReporter())  # files are in the system's cache from here on
-        ours, plain = [], []
-        for _ in range(arguments.runs):
-            start = time.perf_counter()
-            broken = decode_posters(posters, images, NullReporter())
-            ours.append(time.perf_counter() - start)
-            start = time.perf_counter()
-            plain_loop(files, images)
-            plain.append(time.perf_counter() - start)
-    if broken:
-        raise SystemExit(f"{len(broken)} posters could not be decoded")
-    kind = "real" if archive.exists() else "drawn"
-    rate, plain_rate = len(files) / statistics.median(ours), len(files) / statistics.median(plain)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        posters = write_posters(folder / "posters", archive, arguments.posters)
+        against_a_plain_loop(posters, folder, arguments.size, arguments.runs)
+        rebuilt(posters, folder, arguments.size, arguments.runs)
+        growing(posters, folder, arguments.size)
+
+
+def against_a_plain_loop(posters: list[Poster], folder: Path, size: int, runs: int) -> None:
+    """Posters a second from nothing, hashes and shards included, beside the loop that one would write first."""
+    ours, plain, ratios = [], [], []
+    for _ in range(runs):
+        ours.append(seconds_of(lambda: decode(posters, folder / "ours", size), folder / "ours"))
+        plain.append(seconds_of(lambda: plain_loop(posters, folder / "plain", size), folder / "plain"))
+        ratios.append(plain[-1] / ours[-1])
+    count = len(posters)
     print(
-        f"preprocessing: {rate:.0f} posters a second ({len(files)} {kind} ones to {arguments.size} x {arguments.size}, "
-        f"{available_cpus()} CPUs), {rate / plain_rate:.2f} times a plain PIL loop's {plain_rate:.0f}"
+        f"preprocessing: {count / statistics.median(ours):.0f} posters a second ({count} to {size} x {size}, "
+        f"{available_cpus()} CPUs), {statistics.median(ratios):.2f} times a plain PIL loop's "
+        f"{count / statistics.median(plain):.0f} ({min(ratios):.2f} to {max(ratios):.2f})"
     )
 
 
-def plain_loop(files: list[Path], images: NDArray[np.uint8]) -> None:
-    """The same work as it is usually written."""
-    size = images.shape[-1]
-    for row, file in enumerate(files):
-        with Image.open(file) as image:
+def rebuilt(posters: list[Poster], folder: Path, size: int, runs: int) -> None:
+    """A dataset from nothing, and the next one with a hundredth of its posters new; pairs that look alike."""
+    config, workspace = PreprocessConfig(image_size=size), folder / "workspace"
+    old = posters[: len(posters) - len(posters) // 100]
+    first, again = [], []
+    for _ in range(runs):
+        shutil.rmtree(workspace, ignore_errors=True)
+        start = time.perf_counter()
+        build_dataset(old, workspace, config, NullReporter())
+        built = time.perf_counter()
+        build_dataset(posters, workspace, config, NullReporter())
+        first.append(built - start)
+        again.append(time.perf_counter() - built)
+    hashes = perceptual_hashes(posters, open_pixels(pixels_folder(workspace, size)))
+    start = time.perf_counter()
+    pairs = look_alikes(hashes)
+    searched = time.perf_counter() - start
+    shutil.rmtree(workspace)
+    ratio = statistics.median(one / other for one, other in zip(first, again, strict=True))
+    print(
+        f"dataset of {len(old)} posters from nothing {statistics.median(first):.1f} s, the next one with 1 % new "
+        f"{statistics.median(again):.2f} s: {ratio:.0f} times faster; {len(pairs)} pairs that look alike found in "
+        f"{searched * 1000:.0f} ms"
+    )
+
+
+def growing(posters: list[Poster], folder: Path, size: int) -> None:
+    """Cost a poster and the most anonymous memory of a process, for a twentieth, a quarter and all of the posters."""
+    for share in (20, 4, 1):
+        part = posters[: len(posters) // share]
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            seconds, cpu_seconds, before, peak = process.submit(measured, part, folder / "grown", size).result()
+        shutil.rmtree(folder / "grown")
+        print(
+            f"  {len(part):6} posters: {seconds / len(part) * 1e6:.0f} us a poster "
+            f"({cpu_seconds / len(part) * 1e6:.0f} us of the CPUs), "
+            f"anonymous memory {before:.0f} MB before, at most {peak:.0f} MB"
+        )
+
+
+def measured(posters: list[Poster], workspace: Path, size: int) -> tuple[float, float, float, float]:
+    """Seconds and CPU seconds to preprocess, and the process's anonymous memory in MB before that and at its peak,
+    also while all pixels are read once."""
+    decode(posters[:10], workspace / "warm", size)
+    before, peak, ended = anonymous_mb(), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.02):
+            peak.append(anonymous_mb())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start, cpu_start = time.perf_counter(), time.process_time()
+    decode(posters, workspace, size)
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+    rows = open_pixels(pixels_folder(workspace, size)).rows([poster.sha256 for poster in posters])
+    for first in range(0, len(rows), 16):
+        rows[first : first + 16].sum()
+    ended.set()
+    watcher.join()
+    return seconds, cpu_seconds, before, max(peak)
+
+
+def anonymous_mb() -> float:
+    """Memory of this process that no file stands behind."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) / 1024
+
+
+def decode(posters: list[Poster], workspace: Path, size: int) -> None:
+    pixels = open_pixels(pixels_folder(workspace, size))
+    decode_posters(posters, pixels, NullReporter())
+
+
+def plain_loop(posters: list[Poster], folder: Path, size: int) -> None:
+    """The same work as it is usually written, without a hash of anything."""
+    folder.mkdir()
+    images = open_memmap(folder / "images.npy", "w+", np.uint8, (len(posters), 3, size, size))
+    for row, poster in enumerate(posters):
+        with Image.open(poster.file) as image:
             pixels = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
         images[row] = pixels.transpose(2, 0, 1)
 
 
-def write_posters(folder: Path, archive: Path, count: int) -> list[Path]:
-    """Posters as files: from the archive where it is there, else drawn as noise that compresses like a picture."""
+def seconds_of(work: Callable[[], None], folder: Path) -> float:
+    """How long it takes; what it wrote into the folder is removed."""
+    start = time.perf_counter()
+    work()
+    seconds = time.perf_counter() - start
+    shutil.rmtree(folder)
+    return seconds
+
+
+def write_posters(folder: Path, archive: Path, count: int) -> list[Poster]:
+    """Posters as files, each with two genres and a franchise of its own."""
+    folder.mkdir()
+    real: list[bytes] = []
     if archive.exists():
         with zipfile.ZipFile(archive) as source:
-            names = [name for name in source.namelist() if name.endswith(".jpg")][:count]
-            contents = [source.read(name) for name in names]
-    else:
-        contents = [drawn_poster(number) for number in range(count)]
-    files = []
-    for number, content in enumerate(contents):
-        files.append(folder / f"{number}.jpg")
-        files[-1].write_bytes(content)
-    return files
+            real = [source.read(name) for name in source.namelist() if name.endswith(".jpg")]
+
+    def write(number: int) -> Poster:
+        file = folder / f"{number}.jpg"
+        if number < len(real):
+            file.write_bytes(real[number])
+        else:
+            file.write_bytes(moved(real[number % len(real)], number) if real else drawn(number))
+        genres = (GENRES[number % len(GENRES)], GENRES[number // len(GENRES) % len(GENRES)])
+        return Poster(str(number), f"Title {number}", genres, "", draw_part(str(number)), file, file_sha256(file))
+
+    with ThreadPoolExecutor(available_cpus()) as pool:
+        posters = list(pool.map(write, range(count)))
+    print(f"posters: {min(len(real), count)} real, {count - min(len(real), count)} made")
+    return [replace(poster, franchise=poster.title) for poster in posters]
 
 
-def drawn_poster(number: int) -> bytes:
+def moved(content: bytes, number: int) -> bytes:
+    """A poster with its pixels moved around the edges by some way: as much to decode, and another picture."""
+    pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    rng = np.random.default_rng(number)
+    way = (int(rng.integers(pixels.shape[0])), int(rng.integers(pixels.shape[1])))
+    return as_jpeg(Image.fromarray(np.roll(pixels, way, (0, 1))))
+
+
+def drawn(number: int) -> bytes:
+    """Noise that compresses like a picture."""
     coarse = np.random.default_rng(number).integers(0, 256, (45, 32, 3)).astype(np.uint8)
+    return as_jpeg(Image.fromarray(coarse).resize((225, 318), Image.Resampling.BICUBIC))
+
+
+def as_jpeg(picture: Image.Image) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(coarse).resize((225, 318), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90)
+    picture.save(stream, "JPEG", quality=90)
     return stream.getvalue()
 
 

@@ -19,6 +19,14 @@ def test_what_is_written_is_read_back(settings: Settings) -> None:
     assert store.uri("a/b.json") == "gs://test-bucket/a/b.json"
 
 
+def test_objects_are_listed_by_how_their_names_begin(settings: Settings) -> None:
+    store = Store(settings)
+    for key in ("listed/one.json", "listed/two.npy", "listed-not/three"):
+        store.write(key, b"content")
+    assert sorted(store.keys("listed/")) == ["listed/one.json", "listed/two.npy"]
+    assert store.keys("nothing/") == []
+
+
 def test_many_files_go_up_and_come_down_whole(settings: Settings, tmp_path: Path) -> None:
     store = Store(settings)
     files = {f"many/{i}": tmp_path / "up" / str(i) for i in range(40)}

@@ -28,10 +28,9 @@ def test_pixels_are_those_that_serving_decodes_and_rows_stay_together(dataset: D
     assert sum(len(dataset.rows(part)) for part in ("train", "validation", "test")) == 120
 
 
-def test_writing_to_loaded_pixels_does_not_reach_the_file(dataset: Dataset) -> None:
-    loaded = Dataset.load(dataset.folder)
-    loaded.images[0] = 0
-    assert Dataset.load(dataset.folder).images[0].any()
+def test_writing_to_gathered_pixels_does_not_reach_the_file(dataset: Dataset) -> None:
+    dataset.images[:10][:] = 0
+    assert dataset.images[0].any()
 
 
 def test_the_key_holds_genres_posters_parts_and_preprocessing_and_no_titles(
@@ -55,7 +54,7 @@ def test_a_dataset_that_is_there_is_not_built_again(
     posters: list[Poster], dataset: Dataset, small: PreprocessConfig
 ) -> None:
     gone = [replace(poster, file=Path("nowhere.jpg")) for poster in posters]
-    assert build_dataset(gone, dataset.folder.parent, small, NullReporter()).key == dataset.key
+    assert build_dataset(gone, dataset.folder.parents[1], small, NullReporter()).key == dataset.key
 
 
 def test_broken_posters_are_recorded_and_left_out(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
@@ -65,9 +64,10 @@ def test_broken_posters_are_recorded_and_left_out(tmp_path: Path, make: Make, sm
     cut.file.write_bytes(cut_data)
     text.file.write_text("<html>")
     posters[3], posters[59] = _with_own_sha256(cut), _with_own_sha256(text)
-    dataset = build_dataset(posters, tmp_path / "datasets", small, NullReporter())
+    dataset = build_dataset(posters, tmp_path, small, NullReporter())
     assert set(dataset.broken) == {"3", "59"}
     assert len(dataset.images) == len(dataset.labels) == len(dataset.ids) == 58
+    assert dataset.broken["59"] == "This is not a JPEG, PNG, WebP, AVIF or GIF image."
     row = dataset.ids.index("58")
     assert np.array_equal(dataset.images[row], decode(posters[58].file.read_bytes(), 32))
 
@@ -80,18 +80,18 @@ def test_a_file_other_than_the_recorded_one_makes_no_dataset(
     whole = posters[10].file.read_bytes()
     posters[10].file.write_bytes(posters[11].file.read_bytes())
     with pytest.raises(DatasetError, match=r"10\.jpg is not the file whose sha256 was recorded: fetch it again"):
-        build_dataset(posters, tmp_path / "datasets", small, NullReporter())
+        build_dataset(posters, tmp_path, small, NullReporter())
     posters[10].file.unlink()
     with pytest.raises(DatasetError, match=r"10\.jpg cannot be read \(No such file or directory\): fetch it again"):
-        build_dataset(posters, tmp_path / "datasets", small, NullReporter())
+        build_dataset(posters, tmp_path, small, NullReporter())
     posters[10].file.write_bytes(whole)
-    assert len(build_dataset(posters, tmp_path / "datasets", small, NullReporter()).ids) == 60
+    assert len(build_dataset(posters, tmp_path, small, NullReporter()).ids) == 60
 
 
 def test_titles_without_genres_do_not_enter(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
     posters = make(tmp_path / "posters", 60)
     posters[5] = replace(posters[5], genres=())
-    assert "5" not in build_dataset(posters, tmp_path / "datasets", small, NullReporter()).ids
+    assert "5" not in build_dataset(posters, tmp_path, small, NullReporter()).ids
 
 
 def test_a_build_that_was_killed_leaves_nothing_that_counts_as_done(
@@ -99,24 +99,66 @@ def test_a_build_that_was_killed_leaves_nothing_that_counts_as_done(
 ) -> None:
     class Killed(NullReporter):
         def progress(self, done: int, total: int, what: str) -> None:
-            if done == 30:
+            if done >= 30:
                 raise KeyboardInterrupt
 
     posters = make(tmp_path / "posters", 60)
     with pytest.raises(KeyboardInterrupt):
-        build_dataset(posters, tmp_path / "datasets", small, Killed())
-    assert not (tmp_path / "datasets" / dataset_key(posters, small)).exists()
-    assert len(build_dataset(posters, tmp_path / "datasets", small, NullReporter()).ids) == 60
+        build_dataset(posters, tmp_path, small, Killed())
+    assert not (tmp_path / "datasets").exists()
+    assert len(build_dataset(posters, tmp_path, small, NullReporter()).ids) == 60
     assert [path.name for path in (tmp_path / "datasets").iterdir()] == [dataset_key(posters, small)]
 
 
 def test_a_damaged_dataset_is_built_anew(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
     posters = make(tmp_path / "posters", 60)
-    folder = build_dataset(posters, tmp_path / "datasets", small, NullReporter()).folder
-    (folder / "images.npy").write_bytes(b"")
+    folder = build_dataset(posters, tmp_path, small, NullReporter()).folder
+    (folder / "labels.npy").write_bytes(b"")
     with pytest.raises(DatasetError, match="no complete dataset"):
         Dataset.load(folder)
-    assert len(build_dataset(posters, tmp_path / "datasets", small, NullReporter()).images) == 60
+    assert len(build_dataset(posters, tmp_path, small, NullReporter()).images) == 60
+
+
+def test_damaged_pixels_are_decoded_anew(
+    tmp_path: Path, make: Make, small: PreprocessConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    posters = make(tmp_path / "posters", 60)
+    dataset = build_dataset(posters, tmp_path, small, NullReporter())
+    expected = dataset.images[:]
+    (file,) = (tmp_path / "pixels" / "32-v1").glob("*.npy")
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    assert np.array_equal(build_dataset(posters, tmp_path, small, NullReporter()).images[:], expected)
+    assert "is dropped, and its rows are made anew: its checksum is another one" in caplog.text
+    assert "pixels of 60 posters are missing. It is built anew." in caplog.text
+
+
+def test_of_two_datasets_the_second_decodes_only_what_is_new(
+    tmp_path: Path, make: Make, small: PreprocessConfig
+) -> None:
+    totals: list[int] = []
+
+    class Counting(NullReporter):
+        def progress(self, done: int, total: int, what: str) -> None:
+            totals.append(total)
+
+    posters = make(tmp_path / "posters", 70)
+    first = build_dataset(posters[:60], tmp_path, small, NullReporter())
+    gone = [replace(poster, file=Path("nowhere.jpg")) for poster in posters[:60]]
+    second = build_dataset(gone + posters[60:], tmp_path, small, Counting())
+    assert set(totals) == {10}
+    assert set(first.shards) < set(second.shards)
+    for poster in posters:
+        row = second.ids.index(poster.id)
+        assert np.array_equal(second.images[row], decode(poster.file.read_bytes(), 32))
+
+
+def test_posters_that_look_alike_are_counted(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
+    posters = make(tmp_path / "posters", 60)
+    for own, other in ((7, 3), (9, 3), (21, 20)):
+        posters[own].file.write_bytes(posters[other].file.read_bytes())
+        posters[own] = _with_own_sha256(posters[own])
+    summary = build_dataset(posters, tmp_path, small, NullReporter()).summary()
+    assert summary["posters_alike"] == {"groups": 2, "posters": 5}
 
 
 def test_too_few_posters_are_told_before_any_is_decoded(tmp_path: Path, posters: list[Poster]) -> None:

@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from ml.errors import DatasetError
-from ml.splits import LEFT_OUT, TEST, TRAIN, VALIDATION, PartTable, draw_part, franchise_key, franchises
+from ml.splits import (
+    LEFT_OUT,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    PartTable,
+    draw_part,
+    franchise_key,
+    franchises,
+    join_franchises,
+)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +51,17 @@ def test_related_titles_are_one_franchise_even_through_an_unknown_one() -> None:
     titles = {"1": "Shingeki no Kyojin", "2": "Attack", "3": "Bebop"}
     keys = franchises(titles, {"1": ["9"], "2": ["9"]})
     assert keys == {"1": "attack", "2": "attack", "3": "bebop"}
+
+
+def test_titles_whose_posters_look_alike_are_one_franchise_with_all_that_is_related() -> None:
+    titles = {"1": "Bebop", "2": "Attack", "3": "Cowboy", "4": "Cowboy: Sequel", "5": "Trigun"}
+    keys = franchises(titles, {"1": ["2"]}, [("2", "4")])
+    assert keys == {"1": "attack", "2": "attack", "3": "attack", "4": "attack", "5": "trigun"}
+    assert {draw_part(keys[id]) for id in "1234"} == {draw_part("attack")}
+
+
+def test_groups_that_are_given_are_joined_by_pairs() -> None:
+    assert join_franchises({"1": "b", "2": "a", "3": "c"}, [("1", "2")]) == {"1": "a", "2": "a", "3": "c"}
 
 
 def test_titles_without_a_title_are_not_one_franchise() -> None:

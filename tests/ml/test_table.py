@@ -7,8 +7,10 @@ import pytest
 
 from ml.errors import DatasetError
 from ml.genres import Genre
-from ml.posters import Poster, file_sha256
-from ml.table import read_table
+from ml.posters import Poster, file_sha256, open_pixels, pixels_folder
+from ml.reporting import NullReporter
+from ml.splits import draw_part
+from ml.table import Table, draw_parts, read_table
 
 
 @pytest.fixture
@@ -27,6 +29,10 @@ def write(folder: Path, rows: list[dict[str, str]]) -> Path:
     return file
 
 
+def drawn(table: Table, workspace: Path) -> list[Poster]:
+    return draw_parts(table, open_pixels(pixels_folder(workspace, 32)), NullReporter())
+
+
 def test_a_full_table_is_read_with_ids_titles_and_genre_ids(folder: Path) -> None:
     titles = ("Bebop", "Bebop: The Movie")
     rows = [
@@ -37,7 +43,7 @@ def test_a_full_table_is_read_with_ids_titles_and_genre_ids(folder: Path) -> Non
     assert table.notices == ()
     first, second = table.posters
     assert (first.id, first.title, first.genres) == ("0", "Bebop", (Genre(1, "Action"), Genre(24, "Sci-Fi")))
-    assert (first.franchise, first.part) == (second.franchise, second.part)
+    assert first.franchise == second.franchise == "bebop"
     assert first.sha256 == file_sha256(folder / "0.jpg")
 
 
@@ -62,7 +68,28 @@ def test_what_the_table_does_not_know_is_said(folder: Path) -> None:
 
 def test_a_given_franchise_is_taken(folder: Path) -> None:
     rows = [{"id": str(n), "franchise": "all", "genres": "Action", "file": f"{n}.jpg"} for n in range(3)]
-    assert len({poster.part for poster in read_table(write(folder, rows), folder).posters}) == 1
+    posters = drawn(read_table(write(folder, rows), folder), folder.parent)
+    assert {(poster.franchise, poster.part) for poster in posters} == {("all", draw_part("all"))}
+
+
+def test_posters_that_look_alike_are_in_one_part_whatever_their_franchises(folder: Path) -> None:
+    (folder / "3.jpg").write_bytes((folder / "1.jpg").read_bytes())
+    franchises = ["solo", "twin b", "other", "twin a"]
+    rows = [
+        {"id": str(n), "franchise": franchise, "genres": "Action", "file": f"{n}.jpg"}
+        for n, franchise in enumerate(franchises)
+    ]
+    posters = drawn(read_table(write(folder, rows), folder), folder.parent)
+    assert [poster.franchise for poster in posters] == ["solo", "twin a", "other", "twin a"]
+    assert [poster.part for poster in posters] == [draw_part(poster.franchise) for poster in posters]
+
+
+def test_posters_without_genres_or_broken_ones_do_not_keep_a_table_from_being_drawn(folder: Path) -> None:
+    (folder / "2.jpg").write_text("<html>")
+    (folder / "3.jpg").write_text("<html/>")
+    rows = [{"genres": "" if n == 1 else "Action", "file": f"{n}.jpg"} for n in range(4)]
+    posters = drawn(read_table(write(folder, rows), folder), folder.parent)
+    assert [poster.franchise for poster in posters] == ["0", "1", "2", "3"]
 
 
 def test_missing_posters_are_said_and_passed_over(folder: Path) -> None:

@@ -1,0 +1,172 @@
+"""Datasets in the bucket and on this machine, through the real client and a local emulator, without Prefect."""
+
+import hashlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
+from PIL import Image
+
+from infra.settings import Settings
+from infra.store import Store
+from ml.configuration import PreprocessConfig
+from ml.dataset import Dataset
+from ml.errors import DatasetError
+from serving.function.image import decode
+from tasks.errors import StalePosterError
+from tasks.myanimelist.records import AnimeRecord
+from tasks.posters import poster_key
+from tasks.preprocess import fetch_dataset, make_dataset
+from tests.storage import storage_emulator
+
+CONFIG = PreprocessConfig(image_size=32, min_posters=10, min_posters_per_part=2)
+TITLES = 60
+
+
+def drawn(number: int) -> bytes:
+    coarse = np.random.default_rng(number).integers(0, 256, (9, 7, 3)).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(coarse).resize((70, 100), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90)
+    return stream.getvalue()
+
+
+class Bucket:
+    """A bucket with the posters of some titles."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.store = Store(settings)
+        self.titles: list[AnimeRecord] = []
+        self.sha256: dict[int, str] = {}
+
+    def add(self, mal_id: int, poster: bytes) -> None:
+        genre, genre_id = [("Action", 1), ("Comedy", 4)][mal_id % 2]
+        title = f"{'abcdefghi'[mal_id // 9]}{'abcdefghi'[mal_id % 9]} tale"  # a number would be taken for a season's
+        self.titles.append(AnimeRecord(mal_id, title, genres=[genre], genre_ids=[genre_id]))
+        self.replace(mal_id, poster)
+
+    def replace(self, mal_id: int, poster: bytes) -> None:
+        self.store.write(poster_key(mal_id), poster)
+        self.sha256[mal_id] = hashlib.sha256(poster).hexdigest()
+
+    def dataset(self, workspace: Path) -> tuple[Dataset, bool]:
+        return make_dataset(self.store, workspace, self.titles, self.sha256, CONFIG)
+
+    def arrays(self) -> set[str]:
+        return {key for key in self.store.keys("pixels/32-v1/") if key.endswith(".npy")}
+
+
+@pytest.fixture(scope="module")
+def storage_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with storage_emulator(tmp_path_factory.mktemp("storage"), "shared") as url:
+        yield url
+
+
+@pytest.fixture
+def bucket(storage_url: str, tmp_path: Path) -> Bucket:
+    """A bucket of the test's own with the posters of 60 titles; no two titles are one franchise."""
+    name = tmp_path.name.replace("_", "-")[:60]
+    settings = Settings(workspace=tmp_path, bucket=name, storage_emulator_host=storage_url, service_timeout_seconds=5)
+    client = storage.Client(
+        project="tests", credentials=AnonymousCredentials(), client_options={"api_endpoint": storage_url}
+    )
+    client.create_bucket(name)
+    bucket = Bucket(settings)
+    for number in range(TITLES):
+        bucket.add(number + 1, drawn(number))
+    return bucket
+
+
+def posters_in(workspace: Path) -> set[str]:
+    return {file.name for file in (workspace / "posters").glob("*")}
+
+
+def test_a_dataset_is_made_once_and_its_pixels_are_those_of_the_posters(bucket: Bucket, tmp_path: Path) -> None:
+    dataset, is_new = bucket.dataset(tmp_path)
+    assert is_new
+    assert len(dataset.ids) == TITLES
+    for row in (0, 20, 59):
+        poster = bucket.store.read(poster_key(dataset.ids[row]))
+        assert np.array_equal(dataset.images[row], decode(poster, 32))
+    again, is_new = bucket.dataset(tmp_path)
+    assert not is_new and again.key == dataset.key
+    assert len(bucket.arrays()) == 1
+
+
+def test_an_empty_worker_reuses_a_dataset_without_a_poster(bucket: Bucket, tmp_path: Path) -> None:
+    dataset, _ = bucket.dataset(tmp_path / "first")
+    reused, is_new = bucket.dataset(tmp_path / "second")
+    assert not is_new and reused.key == dataset.key
+    assert posters_in(tmp_path / "second") == set()
+    assert np.array_equal(reused.images[:], dataset.images[:])
+
+
+def test_only_new_and_changed_posters_are_fetched_decoded_and_uploaded(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.dataset(tmp_path / "first")
+    before = bucket.arrays()
+    bucket.add(61, drawn(60))
+    bucket.replace(5, drawn(500))
+    dataset, is_new = bucket.dataset(tmp_path / "second")
+    assert is_new and len(dataset.ids) == 61
+    assert posters_in(tmp_path / "second") == {"61.jpg", "5.jpg"}
+    (new,) = bucket.arrays() - before
+    assert len(np.load(tmp_path / "second" / new)) == 2
+    assert np.array_equal(dataset.images[dataset.ids.index("5")], decode(drawn(500), 32))
+
+
+def test_a_worker_fetches_only_the_shards_that_a_dataset_needs(bucket: Bucket, tmp_path: Path) -> None:
+    dataset, _ = bucket.dataset(tmp_path / "first")
+    bucket.add(61, drawn(60))
+    bucket.dataset(tmp_path / "first")
+    fetched = fetch_dataset(bucket.store, tmp_path / "third", dataset.key)
+    assert np.array_equal(fetched.images[:], dataset.images[:])
+    assert len(list((tmp_path / "third" / "pixels" / "32-v1").glob("*.npy"))) == 1
+    assert posters_in(tmp_path / "third") == set()
+
+
+def test_a_shard_that_is_damaged_here_is_fetched_anew(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset, _ = bucket.dataset(tmp_path / "first")
+    expected = dataset.images[:]
+    (key,) = bucket.arrays()
+    (tmp_path / "first" / key).write_bytes(b"damaged")
+    assert np.array_equal(fetch_dataset(bucket.store, tmp_path / "first", dataset.key).images[:], expected)
+    (tmp_path / "first" / key).write_bytes(b"damaged")
+    assert np.array_equal(bucket.dataset(tmp_path / "first")[0].images[:], expected)
+    assert len([message for message in caplog.messages if "is dropped" in message]) == 2
+    assert bucket.arrays() == {key}
+
+
+def test_a_run_that_ended_before_its_dataset_was_uploaded_goes_on_from_the_pixels(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    titles, bucket.titles = bucket.titles, bucket.titles[:12]
+    with pytest.raises(DatasetError, match="to learn"):
+        bucket.dataset(tmp_path / "first")
+    assert len(bucket.arrays()) == 1
+    bucket.titles = titles
+    bucket.dataset(tmp_path / "second")
+    assert len(posters_in(tmp_path / "second")) == TITLES - 12
+
+
+def test_titles_whose_posters_look_alike_are_in_one_part(bucket: Bucket, tmp_path: Path) -> None:
+    first, _ = bucket.dataset(tmp_path / "first")
+    old = first.ids[first.rows("test")[0]]
+    other = Image.open(io.BytesIO(bucket.store.read(poster_key(old)))).resize((140, 200))
+    stream = io.BytesIO()
+    other.save(stream, "JPEG", quality=60)
+    for mal_id in range(61, 69):
+        bucket.add(mal_id, stream.getvalue() + bytes(mal_id))
+    dataset, _ = bucket.dataset(tmp_path / "first")
+    assert {part for mal_id, part in zip(dataset.ids, dataset.parts, strict=True) if int(mal_id) > 60} == {"test"}
+    assert dataset.summary()["posters_alike"] == {"groups": 1, "posters": 9}
+
+
+def test_a_poster_that_was_replaced_meanwhile_stops_the_run(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.store.write(poster_key(7), drawn(700))
+    with pytest.raises(StalePosterError, match=r"posters/7\.jpg"):
+        bucket.dataset(tmp_path)
