@@ -1,22 +1,20 @@
 """Is the challenger better than the champion?
 
 Both answer about the same test posters, over the genres that both know; the interval of the difference is a
-paired bootstrap over franchises (Efron and Tibshirani 1993, chapter 13), because posters of one franchise are
-not independent of each other.
+paired bootstrap over franchises (`ml.intervals`).
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ml.dataset import Dataset
 from ml.evaluation import ReadPoster, genres_of, predict
-from ml.metrics import Decisions, Labels, f1, weighted_f1
+from ml.intervals import Bootstrap, interval
+from ml.metrics import weighted_f1
 from ml.splits import TEST
 from serving.function.model import Model
 
-_RESAMPLES = 2000
 EVERY_GENRE = "the baseline 'every genre'"
 
 
@@ -67,42 +65,14 @@ def decide(
         opponent = "the champion"
     scores = weighted_f1(own, labels), weighted_f1(others, labels)
     difference = scores[0] - scores[1]
-    interval = paired_interval(own, others, labels, dataset.franchises[rows], seed)
+    bootstrap = Bootstrap(labels, dataset.franchises[rows], seed=seed)
+    sure = interval(difference, bootstrap.weighted_f1(own) - bootstrap.weighted_f1(others))
     promote = difference > 0
     sentence = "The champion shares no genre with the challenger. " if champion and not shared else ""
     sentence += (
         f"The challenger's weighted F1 is {scores[0]:.3f} and that of {opponent} {scores[1]:.3f} on "
         f"{len(rows)} test posters over {len(names)} genres (difference {difference:+.3f}, 95 % interval "
-        f"{interval[0]:+.3f} to {interval[1]:+.3f}): "
+        f"{sure.low:+.3f} to {sure.high:+.3f}): "
         f"{'the challenger is promoted' if promote else 'it is not promoted'}."
     )
-    return Decision(promote, opponent, *scores, difference, interval, names, len(rows), sentence)
-
-
-def paired_interval(
-    ours: Decisions, theirs: Decisions, labels: Labels, franchises: NDArray[np.str_], seed: int
-) -> tuple[float, float]:
-    """The 95 % interval of the difference in weighted F1, ours minus theirs, over resampled franchises.
-
-    Decisions and labels are [N, G], franchises [N].
-    """
-    names, franchise = np.unique(franchises, return_inverse=True)
-    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=_RESAMPLES)
-
-    def resampled(counts: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Counts a genre in each resample, [resamples, G], from what is counted of each poster, [N, G]."""
-        by_franchise = np.zeros((len(names), counts.shape[1]), np.int64)
-        np.add.at(by_franchise, franchise, counts)
-        total: NDArray[np.int64] = draws @ by_franchise
-        return total
-
-    truth = labels == 1
-    support = resampled(truth)
-
-    def scores(decisions: Decisions) -> NDArray[np.float64]:
-        each = f1(resampled(decisions & truth), resampled(decisions), support)
-        weighted: NDArray[np.float64] = (each * support).sum(1) / np.maximum(support.sum(1), 1)
-        return weighted
-
-    low, high = np.quantile(scores(ours) - scores(theirs), [0.025, 0.975])
-    return float(low), float(high)
+    return Decision(promote, opponent, *scores, difference, (sure.low, sure.high), names, len(rows), sentence)

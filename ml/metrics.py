@@ -48,6 +48,15 @@ class Scores:
         }
 
 
+@dataclass(frozen=True)
+class WeightedF1:
+    """Weighted F1 of the same probabilities where the threshold is 0.5, one for all genres, or one a genre."""
+
+    at_half: float
+    at_common: float
+    at_own: float
+
+
 def f1(
     true_positives: NDArray[np.number], predicted: NDArray[np.number], support: NDArray[np.number]
 ) -> NDArray[np.float64]:
@@ -61,6 +70,17 @@ def weighted_f1(decisions: Decisions, labels: Labels) -> float:
     support = labels.sum(0, dtype=np.int64)
     each = f1((decisions & (labels == 1)).sum(0), decisions.sum(0), support)
     return float((each * support).sum() / max(support.sum(), 1))
+
+
+def weighted_f1_by_threshold(
+    probabilities: Probabilities, labels: Labels, common: NDArray[np.float64] | float, own: NDArray[np.float64]
+) -> WeightedF1:
+    """Weighted F1 at three kinds of thresholds, from probabilities and labels [N, G].
+
+    `common` is a single threshold and `own` one a genre, [G], both fitted on other posters; where they are
+    cross-fitted they differ from poster to poster, [N, 1] and [N, G].
+    """
+    return WeightedF1(*(weighted_f1(probabilities >= each, labels) for each in (0.5, common, own)))
 
 
 def average_precision(probabilities: NDArray[np.floating], labels: Labels) -> float:
@@ -103,3 +123,23 @@ def score(probabilities: NDArray[np.floating], decisions: Decisions, labels: Lab
             for g, name in enumerate(genres)
         ),
     )
+
+
+def poster_f1(decisions: Decisions, labels: Labels) -> NDArray[np.float64]:
+    """F1 of each poster over its genres, [N], from decisions and labels [N, G]."""
+    truth = labels == 1
+    return f1((decisions & truth).sum(1), decisions.sum(1), truth.sum(1))
+
+
+def errors_together(decisions: Decisions, labels: Labels) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Which genres were predicted wrongly where one was missed; decisions and labels are [N, G].
+
+    How many posters miss each genre that they have, [G]; and of those the share, [G, G], that get the column's
+    genre although they do not have it, 0 where no poster misses the row's.
+    """
+    truth = labels == 1
+    missed, wrong = (truth & ~decisions), (decisions & ~truth)
+    misses = missed.sum(0)
+    # As floats, whose matrix product is the fast one; the counts are whole numbers all the same.
+    both = missed.T.astype(np.float64) @ wrong.astype(np.float64)
+    return misses, both / np.maximum(misses, 1)[:, None]

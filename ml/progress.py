@@ -1,38 +1,58 @@
-"""Progress of a long step on a terminal: one line that is drawn again and again, or a line now and then."""
+"""Progress of a long step on a terminal: one bar that is drawn again and again, or a line now and then."""
 
 import sys
 import time
 from typing import TextIO
 
+from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
+
 from ml.reporting import NullReporter
 
-_LINE_SECONDS = 0.2
 _LOG_SECONDS = 15.0
-_BAR_WIDTH = 30
+_LINE = "{desc}{n_fmt} of {total_fmt} ({rate_noinv_fmt}, {remaining} left)"
 
 
 class TerminalReporter(NullReporter):
-    """Draws a bar with the time that is left; where the stream is no terminal, a plain line at times."""
+    """Draws a bar with the rate and the time that is left; where the stream is no terminal, a plain line at times."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._what = ""
+        self._first = self._done = 0
         self._started = self._shown = 0.0
+        self._bar: tqdm | None = None
 
-    def progress(self, done: int, total: int, what: str) -> None:
+    def progress(self, done: int, total: int, what: str, unit: str = "") -> None:
+        if what != self._what or done < self._done:
+            self._begin(done, total, what, f" {unit}" if unit else "")
+        self._done = done
+        if self._bar is None:
+            self._write_line(done, total, what, f" {unit}" if unit else "")
+        else:
+            self._bar.update(done - self._bar.n)
+        if done >= total:
+            self._end()
+
+    def _begin(self, done: int, total: int, what: str, unit: str) -> None:
+        self._end()
+        self._what, self._first = what, done
+        self._started = self._shown = time.monotonic()
+        if self._stream.isatty():
+            # What was done before the first call is not part of the rate.
+            self._bar = tqdm(total=total, initial=done, desc=what, unit=unit, file=self._stream, dynamic_ncols=True)
+
+    def _write_line(self, done: int, total: int, what: str, unit: str) -> None:
         now = time.monotonic()
-        terminal = self._stream.isatty()
-        if what != self._what:
-            self._what, self._started, self._shown = what, now, now if not terminal else 0.0
-        if done < total and now - self._shown < (_LINE_SECONDS if terminal else _LOG_SECONDS):
+        if done < total and now - self._shown < _LOG_SECONDS:
             return
         self._shown = now
-        left = (now - self._started) / max(done, 1) * (total - done)
-        if not terminal:
-            self._stream.write(f"{what}: {done} of {total}, {left:.0f} s left\n")
-        else:
-            filled = round(_BAR_WIDTH * done / max(total, 1))
-            bar = "#" * filled + "." * (_BAR_WIDTH - filled)
-            end = "\n" if done >= total else ""
-            self._stream.write(f"\r{what} [{bar}] {done}/{total}, {left:.0f} s left \x1b[K{end}")
+        line = tqdm.format_meter(
+            done, total, now - self._started, prefix=f"{what}: ", unit=unit, initial=self._first, bar_format=_LINE
+        )
+        self._stream.write(f"{line}\n")
         self._stream.flush()
+
+    def _end(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar, self._what = None, ""

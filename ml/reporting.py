@@ -6,12 +6,23 @@ Others (a tracker, an orchestrator) are written above `ml/` to the same protocol
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ml.errors import needs_package
+from ml.metrics import Labels, Probabilities
+from ml.plots import poster_sheet
+
+_LAYOUT = {
+    "All runs together": {
+        "loss": ["Multiline", ["loss/training", "loss/validation"]],
+        "weighted F1": ["Multiline", ["weighted_f1/training", "weighted_f1/validation"]],
+        "learning rate": ["Multiline", ["learning_rate"]],
+    }
+}
+_PLAIN = (bool, int, float, str, type(None))
 
 
 class Reporter(Protocol):
@@ -22,15 +33,24 @@ class Reporter(Protocol):
         ...
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Points of curves, by name."""
+        """Points of curves, by name. Runs whose curves have the same names are drawn together."""
         ...
 
     def images(self, name: str, images: NDArray[np.uint8], captions: Sequence[str] = ()) -> None:
-        """Pictures, uint8 [N, 3, H, W], with a caption each or none at all."""
+        """Posters, uint8 [N, 3, S, S], with a caption each (its lines stay lines) or none at all."""
         ...
 
-    def progress(self, done: int, total: int, what: str) -> None:
-        """How far the step named `what` is."""
+    def pr_curves(self, name: str, labels: Labels, probabilities: Probabilities, genres: Sequence[str]) -> None:
+        """A precision-recall curve a genre, from labels and probabilities [N, G]."""
+        ...
+
+    def hparams(self, parameters: Mapping[str, object], metrics: Mapping[str, float]) -> None:
+        """What this run was trained with, beside what came of it in the end, by names that no curve of it has."""
+        ...
+
+    def progress(self, done: int, total: int, what: str, unit: str = "") -> None:
+        """How far the step named `what` is, counted in `unit` ("images"); 0 where it begins, so that the rate is
+        right from the first on."""
         ...
 
 
@@ -45,7 +65,11 @@ class NullReporter:
 
     def images(self, name: str, images: NDArray[np.uint8], captions: Sequence[str] = ()) -> None: ...
 
-    def progress(self, done: int, total: int, what: str) -> None: ...
+    def pr_curves(self, name: str, labels: Labels, probabilities: Probabilities, genres: Sequence[str]) -> None: ...
+
+    def hparams(self, parameters: Mapping[str, object], metrics: Mapping[str, float]) -> None: ...
+
+    def progress(self, done: int, total: int, what: str, unit: str = "") -> None: ...
 
 
 class Reporters:
@@ -67,24 +91,39 @@ class Reporters:
         for reporter in self._reporters:
             reporter.images(name, images, captions)
 
-    def progress(self, done: int, total: int, what: str) -> None:
+    def pr_curves(self, name: str, labels: Labels, probabilities: Probabilities, genres: Sequence[str]) -> None:
         for reporter in self._reporters:
-            reporter.progress(done, total, what)
+            reporter.pr_curves(name, labels, probabilities, genres)
+
+    def hparams(self, parameters: Mapping[str, object], metrics: Mapping[str, float]) -> None:
+        for reporter in self._reporters:
+            reporter.hparams(parameters, metrics)
+
+    def progress(self, done: int, total: int, what: str, unit: str = "") -> None:
+        for reporter in self._reporters:
+            reporter.progress(done, total, what, unit)
 
 
 class TensorBoardReporter(NullReporter):
-    """Event files for TensorBoard: a nested run is a folder in the folder of the run around it."""
+    """Event files for TensorBoard: a nested run is a folder in the folder of the run around it.
 
-    def __init__(self, folder: Path) -> None:
+    TensorBoard draws curves of one name together, whatever their runs; the tab "Custom Scalars" also has training
+    and validation in one chart.
+    """
+
+    def __init__(self, folder: Path, outermost: bool = True) -> None:
         with needs_package("TensorBoard's curves"):
             from torch.utils.tensorboard import SummaryWriter
 
         self._folder = folder
         self._writer = SummaryWriter(str(folder))
+        if outermost:
+            # TensorBoard would show the charts again for each further run that asks for them.
+            self._writer.add_custom_scalars(_LAYOUT)
 
     @contextmanager
     def run(self, name: str, parameters: Mapping[str, object]) -> Iterator[Reporter]:
-        nested = TensorBoardReporter(self._folder / name)
+        nested = TensorBoardReporter(self._folder / name, outermost=False)
         try:
             table = "\n".join(f"| {key} | {value} |" for key, value in parameters.items())
             nested._writer.add_text("parameters", f"| parameter | value |\n| --- | --- |\n{table}")
@@ -97,9 +136,23 @@ class TensorBoardReporter(NullReporter):
             self._writer.add_scalar(name, value, step)
 
     def images(self, name: str, images: NDArray[np.uint8], captions: Sequence[str] = ()) -> None:
-        self._writer.add_images(name, images)
-        if captions:
-            self._writer.add_text(name, "\n".join(f"1. {caption}" for caption in captions))
+        self._writer.add_image(name, poster_sheet(images, captions), dataformats="HWC")
+
+    def pr_curves(self, name: str, labels: Labels, probabilities: Probabilities, genres: Sequence[str]) -> None:
+        for column, genre in enumerate(genres):
+            self._writer.add_pr_curve(f"{name}/{genre}", labels[:, column], probabilities[:, column])
+
+    def hparams(self, parameters: Mapping[str, object], metrics: Mapping[str, float]) -> None:
+        from torch.utils.tensorboard.summary import hparams
+
+        known = {key: value if isinstance(value, _PLAIN) else str(value) for key, value in parameters.items()}
+        # `SummaryWriter.add_hparams` would write them to a run of its own. What it writes first, a list of names, is
+        # left out: TensorBoard reads that of one run alone, and without it gathers the names of all runs.
+        _, start, end = hparams(known, dict(metrics))  # type: ignore[no-untyped-call]
+        events: Any = self._writer.file_writer
+        for summary in (start, end):
+            events.add_summary(summary)
+        self.scalars(metrics, 0)
 
     def close(self) -> None:
         """Write what is not yet written and close the files."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.registry import Registry
+from ml.plots import poster_sheet
 from ml.reporting import NullReporter, Reporter
 
 logger = logging.getLogger("tasks")
@@ -28,7 +29,7 @@ class ProgressLog(NullReporter):
         logger.info("%s%s", name, f": {settings}" if settings else "")
         yield ProgressLog(self._every_seconds)
 
-    def progress(self, done: int, total: int, what: str) -> None:
+    def progress(self, done: int, total: int, what: str, unit: str = "") -> None:
         now = time.monotonic()
         if done == 0 or what not in self._started:
             self._started[what] = self._told[what] = now
@@ -38,11 +39,11 @@ class ProgressLog(NullReporter):
         self._told[what] = now
         rate = done / seconds if seconds > 0 else 0.0
         left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
-        logger.info("%s: %d of %d (%.1f a second%s)", what, done, total, rate, left)
+        logger.info("%s: %d of %d (%.1f%s a second%s)", what, done, total, rate, f" {unit}" if unit else "", left)
 
 
 class MlflowReporter(NullReporter):
-    """Runs become nested MLflow runs, with their parameters, curves and pictures."""
+    """Runs become nested MLflow runs, with their parameters, curves, pictures and last figures."""
 
     def __init__(self, registry: Registry, run_id: str) -> None:
         self._registry = registry
@@ -57,8 +58,11 @@ class MlflowReporter(NullReporter):
         self._registry.log_metrics(self._run_id, values, step)
 
     def images(self, name: str, images: NDArray[np.uint8], captions: Sequence[str] = ()) -> None:
-        strip = np.concatenate(list(images), axis=2).transpose(1, 2, 0)  # side by side, uint8 [H, N * W, 3]
-        self._registry.log_image(self._run_id, name, strip)
+        self._registry.log_image(self._run_id, name, poster_sheet(images, captions))
+
+    def hparams(self, parameters: Mapping[str, object], metrics: Mapping[str, float]) -> None:
+        # The parameters are those the run was begun with, which MLflow has and does not let be set twice.
+        self._registry.log_metrics(self._run_id, metrics)
 
 
 def _short(value: object) -> str:

@@ -9,10 +9,11 @@ from ml.bundle import write_bundle
 from ml.configuration import PreprocessConfig, TrainConfig
 from ml.dataset import Dataset, build_dataset
 from ml.errors import DatasetError
-from ml.gate import EVERY_GENRE, decide, paired_interval
+from ml.gate import EVERY_GENRE, decide
+from ml.learning import train_networks
+from ml.outcome import TrainingOutcome
 from ml.posters import Poster
 from ml.reporting import NullReporter
-from ml.search import TrainingOutcome, train_networks
 from ml.weights import Weights
 from serving.function.model import Model
 
@@ -81,20 +82,6 @@ def test_a_champion_of_another_image_size_sees_the_same_posters_in_its_own(
     assert decision.opponent_weighted_f1 > 0.9
     with pytest.raises(DatasetError, match="32 x 32 pixels, but the dataset holds them in 40 x 40"):
         decide(challenger, model, larger)
-
-
-def test_the_interval_widens_when_posters_come_in_few_franchises() -> None:
-    generator = np.random.default_rng(0)
-    labels = (generator.random((240, 3)) < 0.4).astype(np.uint8)
-    ours, theirs = generator.random((240, 3)) < 0.5, generator.random((240, 3)) < 0.5
-    own = np.array([str(number) for number in range(240)])
-    low, high = paired_interval(ours, theirs, labels, own, seed=0)
-    assert low < 0 < high
-    repeated = [np.repeat(array[:24], 10, axis=0) for array in (ours, theirs, labels)]
-    few = np.repeat(own[:24], 10)
-    wide = paired_interval(*repeated, few, seed=0)
-    narrow = paired_interval(*repeated, own, seed=0)
-    assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])
 
 
 def _knowing(model: Model, dataset: Dataset, ids: list[str]) -> Model:

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score
 
-from ml.metrics import average_precision, score, weighted_f1
+from ml.metrics import (
+    average_precision,
+    errors_together,
+    poster_f1,
+    score,
+    weighted_f1,
+    weighted_f1_by_threshold,
+)
+from ml.thresholds import common_threshold, fit_thresholds
 
 GENRES = ("Action", "Comedy", "Drama", "Horror")
 
@@ -40,3 +48,29 @@ def test_predicting_nothing_scores_nothing_without_a_warning() -> None:
     labels = np.array([[1, 0], [0, 0]], np.uint8)
     assert weighted_f1(np.zeros((2, 2), bool), labels) == 0.0
     assert weighted_f1(np.zeros((2, 2), bool), np.zeros((2, 2), np.uint8)) == 0.0
+
+
+def test_weighted_f1_stands_beside_itself_at_three_kinds_of_thresholds(answers: tuple[np.ndarray, np.ndarray]) -> None:
+    probabilities, labels = answers
+    common, own = common_threshold(probabilities, labels), fit_thresholds(probabilities, labels)
+    found = weighted_f1_by_threshold(probabilities, labels, common, own)
+    assert found.at_half == weighted_f1(probabilities >= 0.5, labels)
+    assert found.at_common == weighted_f1(probabilities >= common, labels) > found.at_half
+    assert found.at_own == weighted_f1(probabilities >= own, labels)
+    cross_fitted = np.broadcast_to(own, labels.shape)
+    assert weighted_f1_by_threshold(probabilities, labels, common, cross_fitted) == found
+
+
+def test_f1_of_a_poster_is_that_of_scikit_learn(answers: tuple[np.ndarray, np.ndarray]) -> None:
+    probabilities, labels = answers
+    decisions = probabilities >= 0.4
+    expected = f1_score(labels, decisions, average="samples", zero_division=0)
+    assert poster_f1(decisions, labels).mean() == pytest.approx(expected)
+
+
+def test_a_genre_that_stands_in_for_a_missed_one_is_seen() -> None:
+    labels = np.array([[1, 0, 0], [1, 0, 1], [1, 0, 0], [0, 1, 0]], np.uint8)
+    decisions = np.array([[0, 1, 0], [0, 1, 1], [1, 1, 0], [0, 1, 0]], bool)
+    misses, shares = errors_together(decisions, labels)
+    assert misses.tolist() == [2, 0, 0]
+    assert shares.tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]

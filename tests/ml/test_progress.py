@@ -1,4 +1,5 @@
 import io
+import time
 
 from ml.progress import TerminalReporter
 
@@ -8,22 +9,46 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_gets_one_line_that_is_drawn_anew() -> None:
+def test_a_terminal_gets_one_bar_a_step_that_is_drawn_anew() -> None:
     stream = Terminal()
     reporter = TerminalReporter(stream)
-    for done in range(1, 101):
-        reporter.progress(done, 100, "decoding posters")
+    for what in ("decoding posters", "training scratch"):
+        for done in range(101):
+            reporter.progress(done, 100, what, "images")
     drawn = stream.getvalue()
-    assert drawn.count("\n") == 1
-    assert drawn.endswith("100/100, 0 s left \x1b[K\n")
-    assert "[" + "." * 30 + "]" in drawn
-    assert drawn.count("\r") < 10
+    assert drawn.count("\n") == 2
+    assert drawn.count("\r") < 20
+    first, second, _ = drawn.split("\n")
+    assert "decoding posters: 100%" in first
+    assert "training scratch:   0%" in second
+    assert second.rstrip().endswith(" images/s]")
+
+
+def test_the_rate_counts_from_the_first_call_on() -> None:
+    stream = io.StringIO()
+    reporter = TerminalReporter(stream)
+    reporter.progress(900, 1000, "decoding posters", "images")
+    time.sleep(0.1)
+    reporter.progress(1000, 1000, "decoding posters", "images")
+    rate = float(stream.getvalue().split("(")[1].split(" images/s")[0])
+    assert 100 < rate <= 1000
 
 
 def test_a_file_gets_a_line_at_the_end_of_a_step_and_no_control_characters() -> None:
     stream = io.StringIO()
     reporter = TerminalReporter(stream)
     for what in ("decoding posters", "training scratch"):
-        for done in range(1, 51):
+        for done in range(51):
             reporter.progress(done, 50, what)
-    assert stream.getvalue() == "decoding posters: 50 of 50, 0 s left\ntraining scratch: 50 of 50, 0 s left\n"
+    lines = stream.getvalue().splitlines()
+    assert [line.split(" (")[0] for line in lines] == ["decoding posters: 50 of 50", "training scratch: 50 of 50"]
+    assert lines[0].endswith(", 00:00 left)")
+    assert "\r" not in stream.getvalue()
+
+
+def test_a_step_that_begins_again_is_counted_anew() -> None:
+    stream = Terminal()
+    reporter = TerminalReporter(stream)
+    for done in (0, 5, 0, 10):
+        reporter.progress(done, 10, "decoding posters", "images")
+    assert stream.getvalue().count("\n") == 2
