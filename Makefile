@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo up test soak lint bench clean
+.PHONY: help install demo up test soak lint bench bench-training clean
 
 help:  ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(VENV)/.installed  ## .venv with everything, under the pinned constraints
 
@@ -37,6 +37,10 @@ soak: install  ## the long runs of tests/soak, over the replayed site: a quarter
 
 bench: install  ## the measurements of tests/benchmarks
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+bench-training: install  ## those of training and preprocessing alone: 12 minutes on two idle cores
+	@for name in training preprocess; do file=tests/benchmarks/bench_$$name.py; \
+		echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean:  ## the environment and the workspaces
 	rm -rf $(VENV) workspace

@@ -58,7 +58,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command's options; those of learning are made from its configuration."""
-    from ml.commands import add_predict, add_settings, add_train
+    from ml.commands import add_compare, add_predict, add_settings, add_train
     from ml.configuration import PreprocessConfig, TrainConfig
     from tasks.myanimelist.configuration import CollectConfig, DriftLimits
 
@@ -96,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
     reparse.set_defaults(run=_reparse)
 
     add_train(commands.add_parser("train", help="train on a table and a folder of posters"))
+    add_compare(commands.add_parser("compare", help="the networks against the usual recipe, over folds of a table"))
     add_predict(commands.add_parser("predict", help="the genres of posters, by a trained model"))
     return whole
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ml.commands import add_predict, add_train
+from ml.commands import add_compare, add_predict, add_train
 from serving.function.errors import AnimeGenreError
 
 
@@ -13,6 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ml", description="An anime's genres from its poster.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_train(commands.add_parser("train", help="train on a table and a folder of posters"))
+    add_compare(commands.add_parser("compare", help="the networks against the usual recipe, over folds of a table"))
     add_predict(commands.add_parser("predict", help="the genres of posters, by a trained model"))
     options = parser.parse_args(arguments)
     try:

@@ -1,10 +1,22 @@
-"""What is scored without looking at a poster: the zero of the scale."""
+"""What hardly looks at a poster, or not at all: the zero of the scale, and what a model has to beat."""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from ml.metrics import GenreScores, Labels, Scores, score
+from ml.candidates import KERNEL_FIRST
+from ml.frozen import FrozenSearch
+from ml.kernel import fit_curves
+from ml.metrics import Decisions, GenreScores, Labels, Probabilities, Scores, score
+from ml.shards import Rows
+from ml.thresholds import fit_thresholds
 
 _DRAWS = 100
+_LEVELS = 4
+_PIXEL_STEP = 4
+_PRIOR_SIBLINGS = 0.2
 
 
 def every_genre(labels: Labels, genres: tuple[str, ...]) -> Scores:
@@ -22,10 +34,60 @@ def genre_frequencies(labels: Labels, training: Labels, genres: tuple[str, ...],
     return _mean([score(constant, decisions, labels, genres) for decisions in drawn])
 
 
-def _mean(scores: list[Scores]) -> Scores:
+def colour_histogram(
+    known: NDArray[np.float32],
+    labels: Labels,
+    franchises: NDArray[np.str_],
+    asked: NDArray[np.float32],
+    seed: int,
+) -> tuple[Probabilities, Decisions]:
+    """Probabilities and decisions [n, G] from the colours of posters alone, by a kernel head as those on a backbone's
+    features: fitted on the histograms `known` [N, B] with labels [N, G], for the histograms `asked` [n, B]."""
+    trying = FrozenSearch(torch.from_numpy(known), labels, franchises, seed)
+    estimates = trying.estimates(KERNEL_FIRST)
+    curves = fit_curves(estimates, labels)
+    thresholds = fit_thresholds(curves.probabilities(estimates), labels)
+    with torch.no_grad():
+        probabilities: Probabilities = trying.head(KERNEL_FIRST, curves)(torch.from_numpy(asked)).sigmoid().numpy()
+    return probabilities, probabilities >= thresholds
+
+
+def colour_histograms(images: Rows, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The share of pixels of each of 64 colours (4 levels a channel) in these rows of the images, float32 [n, 64];
+    of every fourth line and column."""
+    histograms = np.empty((len(rows), _LEVELS**3), np.float32)
+    for place, row in enumerate(rows.tolist()):
+        levels = images[row][:, ::_PIXEL_STEP, ::_PIXEL_STEP].astype(np.int64) * _LEVELS // 256
+        colours = (levels[0] * _LEVELS + levels[1]) * _LEVELS + levels[2]
+        histograms[place] = np.bincount(colours.ravel(), minlength=_LEVELS**3) / colours.size
+    # Square roots make the many small shares count beside the few large ones (Hellinger distance).
+    return np.sqrt(histograms)
+
+
+def sibling_copy(labels: Labels, franchises: NDArray[np.str_], folds: NDArray[np.int64]) -> Probabilities:
+    """The share of a poster's siblings in the other folds that have each genre, float32 [N, G]; no pixel is read.
+
+    Where it has few or no siblings there, the genres' frequencies take their place.
+    """
+    names, franchise = np.unique(franchises, return_inverse=True)
+    probabilities = np.empty(labels.shape, np.float32)
+    for fold in np.unique(folds):
+        inside, outside = folds == fold, folds != fold
+        counts = np.zeros((len(names), labels.shape[1] + 1))
+        np.add.at(counts, franchise[outside], np.column_stack([labels[outside], np.ones(outside.sum())]))
+        own = counts[franchise[inside]]
+        prior = _PRIOR_SIBLINGS * labels[outside].mean(0)
+        probabilities[inside] = (own[:, :-1] + prior) / (own[:, -1:] + _PRIOR_SIBLINGS)
+    return probabilities
+
+
+def _mean(scores: Sequence[Scores]) -> Scores:
     first = scores[0]
+    figures: Mapping[str, float] = {
+        name: float(np.mean([each.scalars()[name] for each in scores])) for name in first.scalars()
+    }
     return Scores(
-        **{name: float(np.mean([each.scalars()[name] for each in scores])) for name in first.scalars()},
+        **figures,
         posters=first.posters,
         genres=tuple(
             GenreScores(

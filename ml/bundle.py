@@ -22,8 +22,8 @@ from ml.configuration import TrainConfig
 from ml.dataset import Dataset
 from ml.errors import TrainingError, needs_package
 from ml.networks import GenreNetwork
+from ml.outcome import NetworkOutcome
 from ml.posters import file_sha256
-from ml.search import NetworkOutcome
 from ml.splits import VALIDATION
 from serving.function.model import FORMAT, INPUT, MANIFEST, MODEL, OUTPUT, Model
 
@@ -40,7 +40,7 @@ TOLERANCE = 1e-4
 def check_packages() -> None:
     """Whether all that training and writing a bundle import late is there; MissingPackageError names what is not."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when ONNX Runtime is imported
-    for package in ("optuna", "onnx", "onnxscript", "onnxruntime", "safetensors"):
+    for package in ("imagehash", "optuna", "onnx", "onnxscript", "onnxruntime", "safetensors"):
         with needs_package("Training a model"):
             importlib.import_module(package)
 
@@ -52,7 +52,7 @@ def write_bundle(folder: Path, outcome: NetworkOutcome, config: TrainConfig, dat
     the network's: TrainingError where they differ.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    network = outcome.network
+    network = outcome.network.cpu().eval()
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as beside:
         new = Path(beside)
         (new / MODEL).write_bytes(export_onnx(network, dataset.preprocessing.size))
@@ -84,10 +84,9 @@ def _record(outcome: NetworkOutcome, config: TrainConfig) -> dict[str, object]:
         "backbone": outcome.backbone,
         "weights_sha256": outcome.weights_sha256,
         "parameters": {
-            **asdict(outcome.best.hyperparameters),
+            **outcome.best.parameters,
             "trained": outcome.trained,
             "epochs": config.epochs,
-            "best_epoch": outcome.best.fit.best_epoch,
             "batch_size": config.batch_size,
             "seed": config.seed,
         },

@@ -1,98 +1,110 @@
 """The networks that are compared: how each is made, what is trained of it, and where its search looks."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
 
 from torch import nn
 
 from ml.compute import choose_compute
 from ml.configuration import TrainConfig
-from ml.networks import backbone, load_backbone, scratch_body
+from ml.errors import SettingError
+from ml.kernel import KernelSetting
+from ml.networks import Backbone, backbone, load_backbone
+from ml.outcome import Trained
 from ml.training import Hyperparameters
 from ml.weights import Weights, is_file, load_state
 
-SCRATCH, TRANSFER = "scratch", "transfer"
+SCRATCH, FROZEN, FINE_TUNED, WHOLE = "scratch", "frozen", "lp-ft", "whole"
+NAMES = (SCRATCH, FROZEN, FINE_TUNED, WHOLE)
 
 
 @dataclass(frozen=True)
-class Space:
-    """Where a network's hyperparameters are searched; learning rate and decay on a logarithmic scale.
+class Range:
+    """A hyperparameter between two values, searched on a logarithmic scale or not."""
 
-    `first` is tried first: values that are known to work.
-    """
-
-    learning_rate: tuple[float, float]
-    weight_decay: tuple[float, float]
-    dropout: tuple[float, float]
-    hidden: tuple[int, ...]
-    first: Hyperparameters
+    low: float
+    high: float
+    log: bool = True
 
 
-SCRATCH_SPACE = Space(
-    learning_rate=(1e-3, 2e-2),
-    weight_decay=(1e-3, 0.3),
-    dropout=(0.0, 0.5),
-    hidden=(64, 128, 256),
-    first=Hyperparameters(learning_rate=5e-3, weight_decay=0.05, dropout=0.2, hidden=128),
-)
-WHOLE_SPACE = Space(
-    learning_rate=(3e-4, 1e-2),
-    weight_decay=(1e-3, 0.3),
-    dropout=(0.0, 0.5),
-    hidden=(0, 128),
-    first=Hyperparameters(learning_rate=2e-3, weight_decay=0.05, dropout=0.2, hidden=0),
-)
-HEAD_SPACE = Space(
-    learning_rate=(3e-4, 3e-2),
-    weight_decay=(1e-2, 10.0),
-    dropout=(0.0, 0.7),
-    hidden=(0, 64, 128),
-    first=Hyperparameters(learning_rate=3e-3, weight_decay=1.0, dropout=0.5, hidden=0),
-)
+Space = dict[str, Range | tuple[int, ...]]
+"""Where a network's hyperparameters are searched, by name: ranges and choices."""
+
+SCRATCH_SPACE: Space = {
+    "learning_rate": Range(1e-3, 2e-2),
+    "weight_decay": Range(1e-3, 0.3),
+    "dropout": Range(0.0, 0.5, log=False),
+    "hidden": (64, 128, 256),
+}
+SCRATCH_FIRST = Hyperparameters(learning_rate=5e-3, weight_decay=0.05, dropout=0.2, hidden=128)
+WHOLE_SPACE: Space = {
+    "learning_rate": Range(3e-4, 1e-2),
+    "weight_decay": Range(1e-3, 0.3),
+    "dropout": Range(0.0, 0.5, log=False),
+    "hidden": (0, 128),
+}
+WHOLE_FIRST = Hyperparameters(learning_rate=2e-3, weight_decay=0.05, dropout=0.2, hidden=0)
+FINE_TUNED_SPACE: Space = {"learning_rate": Range(1e-5, 1e-3), "weight_decay": Range(1e-3, 0.3)}
+FINE_TUNED_FIRST = Hyperparameters(learning_rate=1e-4, weight_decay=0.05, dropout=0.0, hidden=0)
+KERNEL_SPACE: Space = {"ridge": Range(0.3, 30.0), "width": Range(0.1, 2.0)}
+KERNEL_FIRST = KernelSetting(ridge=3.0, width=0.5)
+RECIPE_SPACE: Space = {"weight_decay": Range(1e-2, 100.0)}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network to search.
+    """A network whose layers are trained by gradient steps.
 
-    `body` makes one: with random weights anew each time where the network is trained whole, the same
-    pretrained one each time where its head alone is trained.
+    `body` makes one on each call: with random weights drawn anew, or a copy of pretrained ones.
     """
 
     name: str
     backbone: str | None
     weights_sha256: str | None
-    trained: Literal["whole", "head"]
+    trained: Trained
     space: Space
+    first: Hyperparameters
     body: Callable[[], nn.Module]
 
 
-def scratch(size: int) -> Candidate:
-    """The network written from scratch, for posters of size x size pixels."""
-    return Candidate(SCRATCH, None, None, "whole", SCRATCH_SPACE, lambda: scratch_body(size))
+def pretrained(name: str, weights: Weights) -> Backbone:
+    """A backbone with its weights; SettingError for an unknown one, WeightsError for weights that do not fit."""
+    network = backbone(name)
+    load_backbone(network, weights.state)
+    return network
 
 
-def transfer(name: str, weights: Weights | None) -> Candidate:
-    """The pretrained backbone with a new head; trained whole where there are no weights for it.
+def chosen_candidates(config: TrainConfig, weights: Weights | None) -> tuple[str, ...]:
+    """The names of the networks to compare, each once.
 
-    Raises SettingError for an unknown backbone, and WeightsError for weights that do not fit.
+    What needs a pretrained backbone is trained whole where there are no weights for it. Raises SettingError for a
+    name that is none.
     """
-    pretrained = backbone(name)
-    if weights is None:
-        return Candidate(TRANSFER, name, None, "whole", WHOLE_SPACE, lambda: backbone(name).body)
-    load_backbone(pretrained, weights.state)
-    return Candidate(TRANSFER, name, weights.sha256, "head", HEAD_SPACE, lambda: pretrained.body)
+    asked = [name.strip() for name in config.candidates.split(",") if name.strip()]
+    for name in asked:
+        if name not in NAMES:
+            raise SettingError(f"There is no candidate '{name}': name some of {', '.join(NAMES)}, separated by commas.")
+    if not asked:
+        raise SettingError(f"No candidate is named: name some of {', '.join(NAMES)}, separated by commas.")
+    given = [WHOLE if weights is None and name in (FROZEN, FINE_TUNED) else name for name in asked]
+    return tuple(dict.fromkeys(given))
+
+
+def hyperparameters(parameters: dict[str, float], first: Hyperparameters) -> Hyperparameters:
+    """Hyperparameters with what a trial chose, the rest as in the first setting."""
+    known = {entry.name: getattr(first, entry.name) for entry in fields(Hyperparameters)}
+    return Hyperparameters(**{**known, **parameters})
 
 
 def check_settings(config: TrainConfig) -> None:
     """Find what is wrong with the settings before anything is started.
 
-    Raises SettingError for an unknown backbone or device, and WeightsError for a file that cannot be read or
-    does not fit. What would have to be downloaded is not checked.
+    Raises SettingError for an unknown backbone, candidate or device, and WeightsError for a file that cannot be read
+    or does not fit. What would have to be downloaded is not checked.
     """
     choose_compute(config.device)
+    chosen_candidates(config, None)
     network = backbone(config.backbone)
     if is_file(config.weights):
         load_backbone(network, load_state(Path(config.weights)).state)

@@ -1,25 +1,36 @@
-"""The model card of a bundle: for people who meet the model without its run."""
+"""The model card of a bundle: for people who meet the model without its run (Mitchell et al. 2019,
+https://arxiv.org/abs/1810.03993)."""
 
 from ml.dataset import Dataset
+from ml.intervals import Interval, Predictions, intervals
 from ml.metrics import Scores
-from ml.search import TrainingOutcome
-from ml.splits import PARTS
+from ml.outcome import TrainingOutcome
+from ml.splits import PARTS, VALIDATION
+
+_HOW = {
+    "frozen": "a head fitted on a frozen backbone",
+    "lp-ft": "fine-tuned after its head",
+    "whole": "trained whole",
+}
 
 
-def model_card(outcome: TrainingOutcome, dataset: Dataset) -> str:
-    """The card in Markdown, without dates, durations or paths."""
+def model_card(outcome: TrainingOutcome, dataset: Dataset, date: str) -> str:
+    """The card in Markdown, without durations or paths; `date` is that of the data, as it is to be read."""
     chosen = outcome.chosen
-    how = "head trained on a frozen backbone" if chosen.trained == "head" else "trained whole"
+    validation = dataset.rows(VALIDATION)
+    own = Predictions(chosen.validation_probabilities, chosen.validation_probabilities >= chosen.thresholds)
+    sure = intervals(own, dataset.labels[validation], dataset.franchises[validation])
     lines = [
         "# Genres of an anime from its poster",
         "",
-        f"Network: {chosen.name}{f' ({chosen.backbone})' if chosen.backbone else ''}, "
-        f"{how}. Input: a poster squashed to {dataset.preprocessing.size} x "
-        f"{dataset.preprocessing.size} pixels. Output: a probability a genre.",
+        f"Network: {chosen.name}{f' ({chosen.backbone})' if chosen.backbone else ''}, {_HOW[chosen.trained]}. Input: a "
+        f"poster squashed to {dataset.preprocessing.size} x {dataset.preprocessing.size} pixels. Output: a probability "
+        "a genre, and whether it reaches the genre's threshold.",
         "",
         "## Data",
         "",
-        "Parts are drawn by franchise: no test title has a sibling in training.",
+        f"Posters and genres as of {date}; dataset {dataset.key[:12]}. Parts are drawn by franchise, and posters that "
+        "look alike count as one: no test title has a sibling in training.",
         "",
         "| part | posters |",
         "| --- | --- |",
@@ -27,11 +38,14 @@ def model_card(outcome: TrainingOutcome, dataset: Dataset) -> str:
         "",
         "## Compared on the validation part",
         "",
-        "Thresholds a genre, fitted on other franchises than they are scored on.",
+        "Thresholds a genre, fitted on other franchises than they are scored on. `recipe` and `recipe-tuned` are what "
+        "is usually written, trained on the same data. The test part's figures stand in the run's report.",
         "",
         "| network | weighted F1 | macro F1 | micro F1 | mAP |",
         "| --- | --- | --- | --- | --- |",
-        *(_row(network.name, network.validation) for network in outcome.networks),
+        *(_row(network.name, network.validation) for network in (*outcome.networks, *outcome.recipes)),
+        "",
+        f"95 % interval of the chosen one's mAP (bootstrap over franchises): {_range(sure.mean_average_precision)}.",
         "",
         "## Genres",
         "",
@@ -44,10 +58,17 @@ def model_card(outcome: TrainingOutcome, dataset: Dataset) -> str:
             )
         ),
         "",
-        "## Use and limits",
+        "## Intended use",
         "",
-        "A poster shows a genre imperfectly: the answers suggest, they do not establish. Genres outside the "
-        "list are never predicted, and a picture that is no poster gets an answer all the same.",
+        "To suggest genres for a poster where nobody has named them yet, to sort and to browse. Not to decide about "
+        "people, titles or money without someone looking.",
+        "",
+        "## Limits",
+        "",
+        "A poster shows a genre imperfectly: the answers suggest, they do not establish. Rare genres are learned from "
+        "few posters and are often missed. Genres outside the list are never predicted, explicit titles were not "
+        "learned from, and a picture that is no poster gets an answer all the same. Lettering, logos and the fashion "
+        "of a year are seen as much as what is drawn.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -55,3 +76,7 @@ def model_card(outcome: TrainingOutcome, dataset: Dataset) -> str:
 def _row(name: str, scores: Scores) -> str:
     figures = " | ".join(f"{value:.3f}" for value in scores.scalars().values())
     return f"| {name} | {figures} |"
+
+
+def _range(interval: Interval) -> str:
+    return f"{interval.low:.3f} to {interval.high:.3f}"

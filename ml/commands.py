@@ -1,4 +1,4 @@
-"""The commands `train` and `predict`: their options, and what they do.
+"""The commands `train`, `compare` and `predict`: their options, and what they do.
 
 Each setting of `ml.configuration` is an option of its own name.
 """
@@ -25,6 +25,27 @@ _Config = TypeVar("_Config", bound=Checked)
 
 def add_train(parser: argparse.ArgumentParser) -> None:
     """The options of `train`; what they ask for is done by the function in the namespace's `run`."""
+    _add_table(parser)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="BUNDLE_DIR",
+        help="Where the model, report.json and report.html go.",
+    )
+    _add_learning(parser)
+    parser.set_defaults(run=_train)
+
+
+def add_compare(parser: argparse.ArgumentParser) -> None:
+    """The options of `compare`, likewise."""
+    _add_table(parser)
+    parser.add_argument("--output", type=Path, metavar="JSON", help="Where all figures go.")
+    _add_learning(parser)
+    parser.set_defaults(run=_compare)
+
+
+def _add_table(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--catalogue",
         type=Path,
@@ -33,19 +54,19 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         help="Table with columns file, genres (joined by |) and an id; title, franchise, genre_ids help.",
     )
     parser.add_argument("--posters", type=Path, required=True, metavar="DIR", help="Folder of the files.")
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="BUNDLE_DIR", help="Where the model and report.json go."
-    )
+
+
+def _add_learning(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workspace",
         type=Path,
         default=Path("workspace"),
         metavar="DIR",
-        help="Keeps datasets, downloaded weights and TensorBoard's curves. Default: %(default)s.",
+        help="Keeps pixels, features, datasets, checkpoints, downloaded weights and TensorBoard's curves. "
+        "Default: %(default)s.",
     )
     add_settings(parser, PreprocessConfig)
     add_settings(parser, TrainConfig)
-    parser.set_defaults(run=_train)
 
 
 def add_settings(parser: argparse.ArgumentParser, config: type[Checked]) -> None:
@@ -84,30 +105,50 @@ def _train(options: argparse.Namespace) -> int:
     # Imported here so that --help and predict need not wait for torch.
     from ml.standalone import train_from_table
 
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("ml").setLevel(logging.INFO)
-    preprocess, train = settings(options, PreprocessConfig), settings(options, TrainConfig)
-    name = f"{options.output.resolve().name}_{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    _log()
     run = train_from_table(
         options.catalogue,
         options.posters,
         options.output,
         options.workspace,
-        preprocess,
-        train,
-        _reporting(options.workspace / "tensorboard" / name),
+        settings(options, PreprocessConfig),
+        settings(options, TrainConfig),
+        _reporting(options.workspace, options.output.resolve().name),
     )
     print(run.summary())
     return 0
 
 
+def _compare(options: argparse.Namespace) -> int:
+    from ml.comparison import compare_table
+
+    _log()
+    comparison = compare_table(
+        options.catalogue,
+        options.posters,
+        options.workspace,
+        settings(options, PreprocessConfig),
+        settings(options, TrainConfig),
+        _reporting(options.workspace, "compare"),
+        options.output,
+    )
+    print(comparison.summary())
+    return 0
+
+
+def _log() -> None:
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("ml").setLevel(logging.INFO)
+
+
 @contextmanager
-def _reporting(folder: Path) -> Iterator["Reporter"]:
-    """Tell the terminal, and TensorBoard in this folder."""
+def _reporting(workspace: Path, name: str) -> Iterator["Reporter"]:
+    """Tell the terminal, and TensorBoard in a folder of the workspace."""
     from ml.progress import TerminalReporter
     from ml.reporting import Reporters, TensorBoardReporter
 
-    curves = TensorBoardReporter(folder)
+    started = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    curves = TensorBoardReporter(workspace / "tensorboard" / f"{name}_{started}")
     try:
         yield Reporters(TerminalReporter(), curves)
     finally:

@@ -31,9 +31,9 @@ class PreprocessConfig(Checked):
     """How a dataset is made of posters."""
 
     image_size: int = setting(256, "Width and height, in pixels, to which posters are squashed.", 32)
-    min_posters: int = setting(50, "Posters that a genre needs, else it is left out.", 1)
+    min_posters: int = setting(30, "Posters that a genre needs, else it is left out.", 1)
     min_posters_per_part: int = setting(
-        5, "Posters that a genre needs in each of the train, validation and test parts.", 1
+        5, "Posters that a genre needs in each of the train, validation and test parts.", 0
     )
 
 
@@ -47,8 +47,14 @@ class TrainConfig(Checked):
         "The backbone's weights: 'imagenet' (torchvision's), a state-dict file (in the flow also a gs:// address), "
         "or 'none'.",
     )
+    candidates: str = setting(
+        "scratch,frozen",
+        "Networks to compare, by commas: 'scratch' (a small one), and of the backbone 'frozen' (a new head), 'lp-ft' "
+        "(that head, then all of it), 'whole'.",
+    )
     trials: int = setting(5, "Hyperparameter settings that are tried for each network.", 1)
     epochs: int = setting(12, "Times that a network sees the training part in a trial.", 1)
     batch_size: int = setting(64, "Posters in a training step.", 2)
     seed: int = setting(0, "Seed of everything that is drawn by chance.", 0)
+    compile: bool = setting(False, "Compile networks that are trained whole: pays in long trainings on a GPU.")
     device: str = setting("auto", "Where networks are trained: 'auto', 'cpu', 'cuda' or 'cuda:1'.")

@@ -32,7 +32,7 @@ class GenreNetwork(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, body: nn.Module, head: nn.Sequential, preprocessing: Preprocessing, frozen: bool) -> None:
+    def __init__(self, body: nn.Module, head: nn.Module, preprocessing: Preprocessing, frozen: bool) -> None:
         super().__init__()
         self.body = body
         self.head = head

@@ -6,25 +6,28 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+from ml.answers import collect_answers
 from ml.bundle import check_packages, write_bundle
 from ml.candidates import check_settings
 from ml.card import model_card
 from ml.configuration import PreprocessConfig, TrainConfig
 from ml.dataset import Dataset, build_dataset
 from ml.errors import DatasetError
-from ml.evaluation import baselines, evaluate
-from ml.metrics import Scores
+from ml.evaluation import Evaluation, judge, report_page
+from ml.learning import checkpoints_of, train_networks
+from ml.outcome import TrainingOutcome
+from ml.posters import open_pixels, pixels_folder
 from ml.reporting import Reporter
-from ml.search import TrainingOutcome, train_networks
-from ml.table import read_table
+from ml.table import draw_parts, read_table
 from ml.weights import read_weights
 from serving.function.model import MANIFEST
 
 logger = logging.getLogger(__name__)
 
-REPORT = "report.json"
+REPORT, PAGE = "report.json", "report.html"
 
 
 @dataclass(frozen=True)
@@ -36,33 +39,39 @@ class TableRun:
     notices: tuple[str, ...]
     dataset: Dataset
     outcome: TrainingOutcome
-    test: Scores
-    baselines: Mapping[str, Scores]
+    evaluation: Evaluation
     seconds: Mapping[str, float]
 
     def as_dict(self) -> dict[str, object]:
         """All figures, ready for JSON: what report.json holds."""
+        networks = (*self.outcome.networks, *self.outcome.recipes)
         return {
             "bundle_sha256": self.bundle_sha256,
             "notices": self.notices,
             "dataset": self.dataset.summary(),
-            "networks": [network.as_dict() for network in self.outcome.networks],
+            "networks": [network.as_dict() for network in networks],
             "chosen": self.outcome.chosen.name,
-            "test": self.test.as_dict(),
-            "baselines": {name: scores.as_dict() for name, scores in self.baselines.items()},
+            "leaks": [asdict(leak) for leak in self.outcome.leaks],
+            **self.evaluation.as_dict(),
             "seconds": self.seconds,
         }
 
     def summary(self) -> str:
         """The figures that matter, as a table for a terminal."""
-        networks = [(f"{network.name} (validation)", network.validation) for network in self.outcome.networks]
-        baselines = [(f"{name} (test)", scores) for name, scores in self.baselines.items()]
-        rows = [*networks, (f"{self.outcome.chosen.name} (test)", self.test), *baselines]
+        networks = (*self.outcome.networks, *self.outcome.recipes)
+        rows = [(f"{network.name} (validation)", network.validation) for network in networks]
+        rows += [(f"{model.name} (test)", model.scores) for model in self.evaluation.models]
         lines = [f"{'':26} {'weighted F1':>12} {'macro F1':>9} {'micro F1':>9} {'mAP':>6}"]
         for name, scores in rows:
             lines.append(
                 f"{name:26} {scores.weighted_f1:12.3f} {scores.macro_f1:9.3f} {scores.micro_f1:9.3f} "
                 f"{scores.mean_average_precision:6.3f}"
+            )
+        for comparison in self.evaluation.comparisons:
+            f1 = comparison.differences.weighted_f1
+            lines.append(
+                f"{self.outcome.chosen.name} minus {comparison.opponent} on the test part: weighted F1 {f1.value:+.3f} "
+                f"(95 % interval {f1.low:+.3f} to {f1.high:+.3f})"
             )
         took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.seconds.items())
         return "\n".join([*lines, f"Took: {took}.", f"Bundle: {self.bundle} (sha256 {self.bundle_sha256})"])
@@ -77,9 +86,9 @@ def train_from_table(
     train: TrainConfig,
     reporting: AbstractContextManager[Reporter],
 ) -> TableRun:
-    """Train on a table (see `ml.table.read_table`) and write a bundle and report.json into `output`.
+    """Train on a table (see `ml.table.read_table`) and write a bundle, report.json and report.html into `output`.
 
-    `workspace` keeps datasets, which are used again, and downloaded weights. `reporting` is entered once the
+    `workspace` keeps pixels and datasets, which are used again, and downloaded weights. `reporting` is entered once the
     settings and the table were found to be good, so that it leaves nothing where they are not. Raises MLError, which
     says in a sentence what is wrong with the input; DatasetError, too, where `output` holds something else than
     a bundle.
@@ -95,20 +104,26 @@ def train_from_table(
     output.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is known before the work, not after
     weights = read_weights(train.weights, train.backbone, workspace / "weights")
     with reporting as reporter:
-        dataset = build_dataset(table.posters, workspace / "datasets", preprocess, reporter)
+        pixels = open_pixels(pixels_folder(workspace, preprocess.image_size))
+        dataset = build_dataset(draw_parts(table, pixels, reporter), workspace, preprocess, reporter, pixels)
         preprocessed = time.perf_counter()
-        outcome = train_networks(dataset, train, weights, reporter)
-    model = write_bundle(output, outcome.chosen, train, dataset, model_card(outcome, dataset))
+        outcome = train_networks(
+            dataset, train, weights, reporter, checkpoints_of(workspace, output.resolve().name, dataset, train, weights)
+        )
+    card = model_card(outcome, dataset, datetime.now(UTC).strftime("%Y-%m-%d"))
+    model = write_bundle(output, outcome.chosen, train, dataset, card)
     trained = time.perf_counter()
-    scores = evaluate(model, dataset)
+    answers = collect_answers(outcome, dataset)
+    evaluation = judge(model, answers, dataset)
     seconds = {
         "preprocess": preprocessed - start,
         "train": trained - preprocessed,
         "evaluate": time.perf_counter() - trained,
     }
-    run = TableRun(output, model.sha256, table.notices, dataset, outcome, scores, baselines(dataset), seconds)
+    run = TableRun(output, model.sha256, table.notices, dataset, outcome, evaluation, seconds)
     # A path is of this machine, and not for whoever gets the folder; the manifest has the weights' sha256.
     configuration = {**asdict(preprocess), **asdict(train), "weights": Path(train.weights).name}
     report = {"configuration": configuration, **run.as_dict()}
     (output / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (output / PAGE).write_text(report_page(evaluation, answers, dataset), encoding="utf-8")
     return run

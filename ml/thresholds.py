@@ -1,7 +1,5 @@
 """Thresholds a genre: fitted for F1, shrunk for rare genres, cross-fitted where candidates are compared."""
 
-import hashlib
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +7,6 @@ from ml.metrics import Decisions, Labels, Probabilities, f1
 
 PRIOR_POSTERS = 40.0
 """Weight of the common threshold, in posters that have the genre: at 40 of them it counts half."""
-FOLDS = 5
 _COMMON_CANDIDATES = 100
 
 
@@ -42,20 +39,13 @@ def common_threshold(probabilities: Probabilities, labels: Labels) -> float:
     """The one threshold for all genres with the highest weighted F1."""
     support = labels.sum(0, dtype=np.int64)
     candidates = np.unique(np.quantile(probabilities, np.linspace(0, 1, _COMMON_CANDIDATES)))
-    positive = labels == 1
-    scores = []
-    for candidate in candidates:
-        decisions = probabilities >= candidate
-        scores.append((f1((decisions & positive).sum(0), decisions.sum(0), support) * support).sum())
+    scores = np.zeros(len(candidates))
+    for own, truth, positives in zip(probabilities.T, labels.T, support, strict=True):
+        order = np.argsort(own)
+        below = np.searchsorted(own[order], candidates)
+        found = positives - np.append(0, truth[order].cumsum(dtype=np.int64))[below]
+        scores += f1(found, len(own) - below, positives) * positives
     return float(candidates[int(np.argmax(scores))])
-
-
-def folds_by_franchise(franchises: NDArray[np.str_], folds: int = FOLDS) -> NDArray[np.int64]:
-    """A fold a poster, [N]; posters of a franchise share one. Fewer folds where franchises are few."""
-    hashed = {name: hashlib.sha256(name.encode()).digest() for name in set(franchises.tolist())}
-    count = max(min(folds, len(hashed)), 1)
-    fold = {name: index % count for index, name in enumerate(sorted(hashed, key=hashed.__getitem__))}
-    return np.array([fold[name] for name in franchises.tolist()], np.int64)
 
 
 def cross_fitted_decisions(probabilities: Probabilities, labels: Labels, folds: NDArray[np.int64]) -> Decisions:

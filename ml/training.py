@@ -1,19 +1,21 @@
 """One training run: a network over whole posters, or a head over features that were computed once.
 
-Posters stay uint8 where they are (on a GPU all of them, on a CPU the dataset's memory map) and are normalised
+Posters stay uint8 where they are (on a GPU all of them, on a CPU the dataset's memory maps) and are normalised
 and flipped in batches on the device, so that there is nothing for loader workers to do.
 """
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ml.checkpoints import Checkpoint
 from ml.compute import Compute
 from ml.errors import TrainingError
 from ml.metrics import Probabilities, weighted_f1
@@ -21,6 +23,12 @@ from ml.reporting import Reporter
 from ml.thresholds import cross_fitted_decisions
 
 EVALUATION_BATCH_SIZE = 128
+
+
+class Inputs(Protocol):
+    """Posters, uint8 [N, 3, S, S], or features, float [N, F]: rows of them become a batch on the device."""
+
+    def __getitem__(self, rows: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -37,11 +45,11 @@ class Hyperparameters:
 class TrainingData:
     """What a network is trained on and compared on.
 
-    `inputs` are posters, uint8 [N, 3, S, S], or features, float [N, F]; `labels` float [N, G], on the same
-    device. `training` and `validation` are rows of both; `folds`, [V], is the fold of each validation row.
+    `labels` are float [N, G] on the device. `training` and `validation` are rows of inputs and labels; `folds`, [V],
+    is the fold of each validation row.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     labels: Tensor
     training: NDArray[np.int64]
     validation: NDArray[np.int64]
@@ -50,26 +58,43 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and in which steps a network is trained."""
+    """How long and in which steps a network is trained.
+
+    `flip`: half of the posters, drawn anew each epoch, are mirrored. `rate`: the learning rate rises and falls once
+    (Smith and Topin 2017, https://arxiv.org/abs/1708.07120), or stays. `keep`: the epoch that is kept.
+    """
 
     epochs: int
     batch_size: int
     seed: int
     flip: bool
-    """Whether half of the posters, drawn anew each epoch, are mirrored."""
+    rate: Literal["one-cycle", "constant"] = "one-cycle"
+    keep: Literal["best", "last"] = "best"
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A trained network at its best epoch: `state` on the CPU, and the weighted F1 on the validation part.
+    """A trained network at the epoch that was kept: `state` on the CPU, and weighted F1 on the validation part.
 
     `images_per_second` counts training alone, from the second epoch where there is one: the first warms up.
     """
 
     state: dict[str, Tensor]
-    best_epoch: int
+    kept_epoch: int
     validation_weighted_f1: float
     images_per_second: float
+
+
+@dataclass
+class _Progress:
+    """Where a training stands between two steps."""
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    kept: tuple[float, int, dict[str, Tensor]] | None = None
+    points: list[dict[str, float]] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
 
 
 def fit(
@@ -79,31 +104,39 @@ def fit(
     schedule: Schedule,
     compute: Compute,
     reporter: Reporter,
-    on_epoch: Callable[[int], None],
+    checkpoint: Checkpoint,
+    on_epoch: Callable[[int, float], None],
 ) -> Fit:
-    """Train a model that is on the device already, and keep its epoch with the best validation weighted F1.
+    """Train a model that is on the device already, from where the checkpoint left it.
 
-    Validation decisions are cross-fitted (thresholds from other folds). Draws from PyTorch's global random
-    state; `on_epoch` is told how many epochs are done. Raises TrainingError where the loss is no number.
+    Validation decisions are cross-fitted (thresholds from other folds). Draws from PyTorch's global random state,
+    which a checkpoint brings back too: killed and started again, a training ends with the same weights. `on_epoch` is
+    told how many epochs are done and the validation weighted F1, earlier epochs included. Raises TrainingError where
+    the loss is no number; what was saved before that stays.
     """
     loss_function = nn.MultiLabelSoftMarginLoss()
     steps = math.ceil(len(data.training) / schedule.batch_size)
     optimizer = _optimizer(model, hyperparameters)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, hyperparameters.learning_rate, total_steps=schedule.epochs * steps
-    )
-    order = np.random.default_rng(schedule.seed)
+    scheduler = _scheduler(optimizer, hyperparameters, schedule, steps)
     labels = data.labels[_rows(data.validation, data.labels)]
     truth = labels.cpu().numpy().astype(np.uint8)
-    best: tuple[float, int, dict[str, Tensor]] | None = None
-    rates: list[float] = []
-    for epoch in range(schedule.epochs):
+    total = torch.zeros((), device=compute.device)
+    saved = checkpoint.load()
+    progress = _restore(saved, model, optimizer, scheduler, total) if saved else _Progress()
+    for epoch, point in enumerate(progress.points):
+        reporter.scalars(point, epoch + 1)
+        on_epoch(epoch + 1, point["weighted_f1/validation"])
+    while progress.epoch < schedule.epochs:
         model.train()
-        start = time.perf_counter()
-        total = torch.zeros((), device=compute.device)
+        start = time.perf_counter() - progress.seconds
         # Batches of about equal size: a last one of a single poster would have no batch statistics.
-        for rows in np.array_split(order.permutation(data.training), steps):
-            index = _rows(rows, data.inputs)
+        order = np.random.default_rng((schedule.seed, progress.epoch)).permutation(data.training)
+        for rows in np.array_split(order, steps)[progress.step :]:
+            if checkpoint.due() and progress.step:
+                _check(total, model, progress.epoch, hyperparameters)
+                progress.seconds = time.perf_counter() - start
+                _save(checkpoint, progress, model, optimizer, scheduler, total)
+            index = _rows(rows, data.labels)
             batch = _batch(data.inputs, index, schedule.flip)
             with compute.autocast():
                 logits = model(batch)
@@ -113,51 +146,100 @@ def fit(
             optimizer.step()
             scheduler.step()
             total += loss.detach()
-        training_loss = total.item() / steps
-        if not math.isfinite(training_loss):
-            raise TrainingError(
-                f"The loss is no number any more in epoch {epoch + 1}: "
-                f"a learning rate below {hyperparameters.learning_rate:.2g} may help."
-            )
-        rates.append(len(data.training) / (time.perf_counter() - start))
+            progress.step += 1
+        _check(total, model, progress.epoch, hyperparameters)
+        progress.rates.append(len(data.training) / (time.perf_counter() - start))
         logits = predict_logits(model, data.inputs, data.validation, compute)
-        probabilities = logits.sigmoid().cpu().numpy()
-        score = weighted_f1(cross_fitted_decisions(probabilities, truth, data.folds), truth)
-        if best is None or score > best[0]:
-            best = score, epoch, {name: value.cpu().clone() for name, value in model.state_dict().items()}
-        reporter.scalars(
-            {
-                "loss/training": training_loss,
-                "loss/validation": loss_function(logits, labels).item(),
-                "weighted_f1/validation": score,
-                "learning_rate": float(scheduler.get_last_lr()[0]),
-            },
-            epoch + 1,
+        score = weighted_f1(cross_fitted_decisions(logits.sigmoid().cpu().numpy(), truth, data.folds), truth)
+        if progress.kept is None or schedule.keep == "last" or score > progress.kept[0]:
+            state = {name: value.cpu().clone() for name, value in model.state_dict().items()}
+            progress.kept = score, progress.epoch, state
+        point = {
+            "loss/training": total.item() / steps,
+            "loss/validation": loss_function(logits, labels).item(),
+            "weighted_f1/validation": score,
+            "learning_rate": float(scheduler.get_last_lr()[0]),
+        }
+        progress.points.append(point)
+        progress.epoch, progress.step, progress.seconds = progress.epoch + 1, 0, 0.0
+        total.zero_()
+        if checkpoint.due() or progress.epoch == schedule.epochs:
+            _save(checkpoint, progress, model, optimizer, scheduler, total)
+        reporter.scalars(point, progress.epoch)
+        on_epoch(progress.epoch, score)
+    assert progress.kept is not None
+    score, epoch, state = progress.kept
+    return Fit(state, epoch + 1, score, float(np.median(progress.rates[1:] or progress.rates)))
+
+
+def _check(total: Tensor, model: nn.Module, epoch: int, hyperparameters: Hyperparameters) -> None:
+    """Whether losses and weights are numbers; also before a state is saved, so that a good one is not lost."""
+    # A step may spoil weights whose loss was a number still.
+    finite = torch.stack([total.isfinite(), *(parameter.isfinite().all() for parameter in model.parameters())])
+    if not bool(finite.all()):
+        raise TrainingError(
+            f"The loss is no number any more in epoch {epoch + 1}: "
+            f"a learning rate below {hyperparameters.learning_rate:.2g} may help."
         )
-        on_epoch(epoch + 1)
-    assert best is not None
-    return Fit(best[2], best[1] + 1, best[0], float(np.median(rates[1:] or rates)))
+
+
+def _save(
+    checkpoint: Checkpoint,
+    progress: _Progress,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    total: Tensor,
+) -> None:
+    checkpoint.save(
+        {
+            "progress": dict(vars(progress)),
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scheduler": scheduler.state_dict(),
+            "total": total,
+            "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state(total.device) if total.is_cuda else None,
+        }
+    )
+
+
+def _restore(
+    saved: dict[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    total: Tensor,
+) -> _Progress:
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    scheduler.load_state_dict(saved["scheduler"])
+    total.copy_(saved["total"])
+    torch.set_rng_state(saved["random"])
+    if total.is_cuda:
+        torch.cuda.set_rng_state(saved["cuda_random"], total.device)
+    return _Progress(**saved["progress"])
 
 
 @torch.no_grad()
-def predict_logits(model: nn.Module, inputs: Tensor, rows: NDArray[np.int64], compute: Compute) -> Tensor:
+def predict_logits(model: nn.Module, inputs: Inputs, rows: NDArray[np.int64], compute: Compute) -> Tensor:
     """Logits of these rows of the inputs, float [len(rows), G], on the device."""
     model.eval()
     batches = []
     for start in range(0, len(rows), EVALUATION_BATCH_SIZE):
-        batch = _batch(inputs, _rows(rows[start : start + EVALUATION_BATCH_SIZE], inputs), flip=False)
+        index = torch.from_numpy(rows[start : start + EVALUATION_BATCH_SIZE]).to(compute.device)
         with compute.autocast():
-            batches.append(model(batch).float())
+            batches.append(model(_batch(inputs, index, flip=False)).float())
     return torch.cat(batches)
 
 
-def predict_probabilities(model: nn.Module, inputs: Tensor, rows: NDArray[np.int64], compute: Compute) -> Probabilities:
+def predict_probabilities(model: nn.Module, inputs: Inputs, rows: NDArray[np.int64], compute: Compute) -> Probabilities:
     """Probabilities of these rows of the inputs, float32 [len(rows), G]."""
     probabilities: Probabilities = predict_logits(model, inputs, rows, compute).sigmoid().cpu().numpy()
     return probabilities
 
 
-def _batch(inputs: Tensor, index: Tensor, flip: bool) -> Tensor:
+def _batch(inputs: Inputs, index: Tensor, flip: bool) -> Tensor:
     """Rows of the inputs on their device; posters with channels last, which convolutions are faster on."""
     batch = inputs[index]
     if batch.dim() < 4:
@@ -170,6 +252,16 @@ def _batch(inputs: Tensor, index: Tensor, flip: bool) -> Tensor:
 
 def _rows(rows: NDArray[np.int64], like: Tensor) -> Tensor:
     return torch.from_numpy(rows).to(like.device)
+
+
+def _scheduler(
+    optimizer: torch.optim.Optimizer, hyperparameters: Hyperparameters, schedule: Schedule, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    if schedule.rate == "constant":
+        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, hyperparameters.learning_rate, total_steps=schedule.epochs * steps
+    )
 
 
 def _optimizer(model: nn.Module, hyperparameters: Hyperparameters) -> torch.optim.Optimizer:

@@ -61,16 +61,18 @@ class NetworkRecord(Record):
     weighted_f1: float
     mean_average_precision: float
     seconds: float
-    images_per_second: float
+    images_per_second: float | None
 
 
 class TrainingRecord(Record):
-    """The trained networks and the bundle of the chosen one, kept with its MLflow run."""
+    """The trained networks and the bundle of the chosen one, kept with its MLflow run; and the object with what all
+    networks say about the test part (see `ml.answers`)."""
 
     run_id: str
     bundle_sha256: str
     chosen: str
     networks: list[NetworkRecord]
+    answers_key: str
     device: str
     precision: str
 

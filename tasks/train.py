@@ -13,20 +13,19 @@ from infra.files import sha256_of
 from infra.registry import Registry
 from infra.settings import Settings, read_settings
 from infra.store import Store
+from ml.answers import collect_answers
 from ml.bundle import write_bundle
 from ml.card import model_card
 from ml.configuration import TrainConfig
+from ml.learning import TRAINING_VERSION, checkpoints_of, train_networks
+from ml.outcome import NetworkOutcome
 from ml.reporting import Reporters, TensorBoardReporter
-from ml.search import NetworkOutcome, train_networks
 from ml.weights import read_weights
 from tasks.bundles import bundle_key, log_bundle, move_bundle
 from tasks.preprocess import fetch_dataset
 from tasks.records import DatasetRecord, NetworkRecord, TrainingRecord
 from tasks.reporters import MlflowReporter, ProgressLog
 from tasks.step import reused, step
-
-# To be raised whenever the same data and settings would give other networks than before.
-TRAINING_VERSION = 1
 
 
 @step("train")
@@ -55,11 +54,12 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
         board = TensorBoardReporter(workspace / "tensorboard" / f"{started}_{run_id[:6]}")
         try:
             reporter = Reporters(ProgressLog(), board, MlflowReporter(registry, run_id))
-            outcome = train_networks(data, config, weights, reporter)
+            checkpoints = checkpoints_of(workspace, key, data, config, weights)
+            outcome = train_networks(data, config, weights, reporter, checkpoints)
         finally:
             board.close()
         beside = workspace / "bundles" / f"{run_id}.new"
-        bundle = write_bundle(beside, outcome.chosen, config, data, model_card(outcome, data))
+        bundle = write_bundle(beside, outcome.chosen, config, data, model_card(outcome, data, dataset.snapshot_date))
         log_bundle(registry, run_id, beside)
         registry.log_file(run_id, store.fetch(dataset.report_key, workspace / dataset.report_key))
         registry.log_metrics(run_id, {f"validation/{k}": v for k, v in outcome.chosen.validation.scalars().items()})
@@ -68,10 +68,12 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
         run_id=run_id,
         bundle_sha256=bundle.sha256,
         chosen=outcome.chosen.name,
-        networks=[_network(network) for network in outcome.networks],
+        networks=[_network(network) for network in (*outcome.networks, *outcome.recipes)],
+        answers_key=f"trainings/{key}.npz",
         device=outcome.chosen.device,
         precision=outcome.chosen.precision,
     )
+    store.write(record.answers_key, collect_answers(outcome, data).to_bytes())
     store.write(_manifest_key(key), record.model_dump_json().encode())
     create_markdown_artifact(_report(record), key="training")
     return record

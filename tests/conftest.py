@@ -15,6 +15,8 @@ os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+# Tests train on tiny tensors, for which a second thread costs more than it does; the processes they start have it too.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
 
 ROOT = Path(__file__).parent.parent

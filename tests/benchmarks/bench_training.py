@@ -1,96 +1,89 @@
-"""Training images per second end to end, as a share of the same network's rate on random tensors on the device.
+"""Training: the time to an F1 beside the recipe as usually written, images a second, cost and memory at growing size.
 
-    python tests/benchmarks/bench_training.py [--network scratch|resnet18|...] [--size 128] [--posters 512] [--runs 3]
+    python tests/benchmarks/bench_training.py [--parts recipe,lp-ft,growth,rate] [--device auto] [--data FOLDER]
 
-End to end is `ml.training.fit` from uint8 posters: batches, flips, normalisation, optimiser, schedule. The other
-side runs the same network, loss and optimiser in the same precision over one batch of random floats that never
-changes. Medians over the runs, which take turns; each warms up first.
+recipe  A frozen SqueezeNet with cached features and a kernel head, beside the recipe (plain_recipe.py), which decodes
+        and runs the whole backbone in each epoch and is stopped when it first reaches the best F1 of its ten epochs.
+        Both learn from the same training part, score on the same validation part with cross-fitted thresholds, and
+        compute in the same precision, with the same threads, channels last. Ours is timed from the poster files on,
+        everything from nothing, and again when pixels and features are cached, as a later
+        training finds them.
+lp-ft   The backbone trained whole after its head was fitted (LP-FT), and after a new last layer.
+growth  Features and a head at 1,000, 5,000 and 20,000 synthetic posters: cost a poster, anonymous memory; once each.
+rate    Training images a second end to end, as a share of the same network's rate on random tensors that are on the
+        device already. With a GPU that is ResNet18 at 256 x 256, compiled or not, at 1,000, 5,000 and 20,000
+        synthetic posters, with peak memory; on a CPU a small one: --network, --size, --posters and --compile.
+
+The first two need `posters/anime.zip` and `weights/squeezenet1_1-imagenet-features.pth` in FOLDER (`../shared`, or
+where ANIME_GENRE_REAL_DATA points). Medians (least to most) of the runs, whose sides take turns. Where the project is
+not installed, set PYTHONPATH to its root.
 """
 
 import argparse
-import statistics
-import time
+import logging
+import os
+import tempfile
+from pathlib import Path
 
-import numpy as np
-import torch
-from torch import nn
+from training_rates import RateSetting, growing, training_rates
+from training_to_f1 import RealPosters, against_the_recipe, fine_tuned
 
-from ml.compute import Compute, choose_compute
-from ml.configuration import PreprocessConfig
-from ml.dataset import preprocessing
-from ml.networks import GenreNetwork, backbone, feature_count, head, scratch_body
-from ml.reporting import NullReporter
-from ml.training import Hyperparameters, Schedule, TrainingData, fit
+from ml.compute import choose_compute
 
-GENRES = 16
-SETTING = Hyperparameters(learning_rate=1e-3, weight_decay=0.05, dropout=0.2, hidden=0)
+PARTS = ("recipe", "lp-ft", "growth", "rate")
+COUNTS = "1000,5000,20000"
+CPU_COUNTS, CPU_SIZE, CUDA_SIZE = "640", 64, 256
+EPOCHS = {False: 2, True: 4}  # in 'rate', on a GPU or not; the first warms up
+COMPILED = {"off": [False], "on": [True], "both": [False, True]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", default="scratch")
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--posters", type=int, default=512)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--data", type=Path, default=os.environ.get("ANIME_GENRE_REAL_DATA", "../shared"))
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--recipe-size", type=int, default=256, help="of the posters, in 'recipe'")
+    parser.add_argument("--fine-tuned-size", type=int, default=128, help="of the posters, in 'lp-ft'")
+    parser.add_argument("--growth", default=COUNTS, help="numbers of posters, in 'growth'")
+    parser.add_argument("--network", default="resnet18", help="in 'rate': scratch, or any of torchvision")
+    parser.add_argument("--size", type=int, help=f"of the posters, in 'rate': {CUDA_SIZE} on a GPU, else {CPU_SIZE}")
+    parser.add_argument("--posters", help=f"numbers of them, in 'rate': {COUNTS} on a GPU, else {CPU_COUNTS}")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--compile", choices=COMPILED, help="in 'rate': both on a GPU, else off")
     arguments = parser.parse_args()
+    parts = arguments.parts.split(",")
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"there is no part '{min(unknown)}': name some of {', '.join(PARTS)}")
+    logging.getLogger("ml.dataset").setLevel(logging.ERROR)  # genres that are left out, for each dataset anew
     compute = choose_compute(arguments.device)
-    network = new_network(arguments.network, arguments.size).to(compute.device).to(memory_format=torch.channels_last)
-    end_to_end, random = [], []
-    for _ in range(arguments.runs):
-        end_to_end.append(end_to_end_rate(network, arguments.size, arguments.posters, arguments.batch_size, compute))
-        random.append(random_tensor_rate(network, arguments.size, arguments.posters, arguments.batch_size, compute))
-    rate, limit = statistics.median(end_to_end), statistics.median(random)
-    print(
-        f"training {arguments.network} at {arguments.size} x {arguments.size} on {compute.device} in "
-        f"{compute.precision}: {rate:.0f} images a second end to end, {rate / limit:.2f} of the {limit:.0f} on random "
-        f"tensors"
-    )
-    if compute.device.type == "cuda":
-        print(f"peak memory of the GPU: {torch.cuda.max_memory_allocated(compute.device) / 2**30:.2f} GiB")
+    on_gpu = compute.device.type == "cuda"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        real = RealPosters.unpacked(Path(arguments.data), folder) if {"recipe", "lp-ft"} & set(parts) else None
+        if real is None and {"recipe", "lp-ft"} & set(parts):
+            print(f"the time to an F1 is not measured: real posters and weights are not in {arguments.data}")
+        if real and "recipe" in parts:
+            against_the_recipe(real, folder, arguments.recipe_size, arguments.runs, compute)
+        if real and "lp-ft" in parts:
+            fine_tuned(real, folder, arguments.fine_tuned_size, arguments.runs, compute)
+    if "growth" in parts:
+        growing(numbers(arguments.growth), arguments.device)
+    if "rate" in parts:
+        setting = RateSetting(
+            arguments.network,
+            arguments.size or (CUDA_SIZE if on_gpu else CPU_SIZE),
+            arguments.batch_size,
+            arguments.device,
+            EPOCHS[on_gpu],
+            arguments.runs,
+        )
+        counts = numbers(arguments.posters or (COUNTS if on_gpu else CPU_COUNTS))
+        training_rates(setting, counts, COMPILED[arguments.compile or ("both" if on_gpu else "off")])
 
 
-def new_network(name: str, size: int) -> GenreNetwork:
-    body = scratch_body(size) if name == "scratch" else backbone(name).body
-    last = head(feature_count(body, size, name), np.full(GENRES, 0.2), SETTING.hidden, SETTING.dropout)
-    return GenreNetwork(body, last, preprocessing(PreprocessConfig(image_size=size)), frozen=False)
-
-
-def end_to_end_rate(network: GenreNetwork, size: int, posters: int, batch_size: int, compute: Compute) -> float:
-    """Images a second of `fit` over two epochs, of which the first warms up; evaluation is not timed there."""
-    generator = np.random.default_rng(0)
-    images = torch.from_numpy(generator.integers(0, 256, (posters + 8, 3, size, size), np.uint8))
-    labels = torch.from_numpy((generator.random((posters + 8, GENRES)) < 0.2).astype(np.float32))
-    rows = np.arange(posters + 8)
-    data = TrainingData(
-        images.to(compute.device), labels.to(compute.device), rows[:posters], rows[posters:], np.arange(8) % 4
-    )
-    schedule = Schedule(epochs=2, batch_size=batch_size, seed=0, flip=True)
-    return fit(network, data, SETTING, schedule, compute, NullReporter(), lambda epoch: None).images_per_second
-
-
-def random_tensor_rate(network: GenreNetwork, size: int, posters: int, batch_size: int, compute: Compute) -> float:
-    """Images a second over one batch of normalised random floats that is on the device already."""
-    model = nn.Sequential(network.body, network.head).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    loss_function = nn.MultiLabelSoftMarginLoss()
-    images = torch.randn(batch_size, 3, size, size, device=compute.device).to(memory_format=torch.channels_last)
-    labels = (torch.rand(batch_size, GENRES, device=compute.device) < 0.2).float()
-    steps = max(posters // batch_size, 1)
-    seconds = 0.0
-    for _ in range(2):  # the first round warms up
-        start = time.perf_counter()
-        for _ in range(steps):
-            with compute.autocast():
-                logits = model(images)
-            loss = loss_function(logits.float(), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        loss.item()  # waits for the device
-        seconds = time.perf_counter() - start
-    return steps * batch_size / seconds
+def numbers(listed: str) -> list[int]:
+    return [int(number) for number in listed.split(",")]
 
 
 if __name__ == "__main__":

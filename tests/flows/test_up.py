@@ -81,7 +81,7 @@ def test_a_run_triggered_from_the_deployment_is_deployed_tracked_and_answers_in_
     mlflow = MlflowClient(addresses["MLflow"])
     experiment = mlflow.get_experiment_by_name("anime-genre")
     names = {each.info.run_name for each in mlflow.search_runs([experiment.experiment_id])}
-    assert names == {"retrain", "scratch", "transfer", "trial-1"}
+    assert names == {"retrain", "scratch", "whole", "recipe", "recipe-tuned", "trial-1"}
     assert mlflow.get_model_version_by_alias("anime-genre", "champion").version == "1"
 
     poster = tmp_path / "poster.jpg"

@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from ml.card import model_card
 from ml.configuration import PreprocessConfig, TrainConfig
 from ml.dataset import Dataset, build_dataset
 from ml.genres import Genre
+from ml.learning import train_networks
+from ml.outcome import TrainingOutcome
 from ml.posters import Poster
 from ml.reporting import NullReporter
-from ml.search import TrainingOutcome, train_networks
 from ml.splits import draw_part
 from ml.weights import Weights, load_state
 from serving.function.model import Model
@@ -98,12 +100,19 @@ def outcome(dataset: Dataset, quick: TrainConfig, weights: Weights) -> TrainingO
 
 
 @pytest.fixture(scope="session")
+def fine_tuned(dataset: Dataset, quick: TrainConfig, weights: Weights) -> TrainingOutcome:
+    """The frozen network, and the one that is trained whole after its head."""
+    config = replace(quick, candidates="frozen,lp-ft")
+    return train_networks(dataset, config, weights, NullReporter())
+
+
+@pytest.fixture(scope="session")
 def model(
     outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> Model:
     """The chosen network as a served bundle."""
     folder = tmp_path_factory.mktemp("bundle")
-    return write_bundle(folder, outcome.chosen, quick, dataset, model_card(outcome, dataset))
+    return write_bundle(folder, outcome.chosen, quick, dataset, model_card(outcome, dataset, "2026-11-24"))
 
 
 @pytest.fixture

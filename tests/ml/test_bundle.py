@@ -12,18 +12,24 @@ from ml.card import model_card
 from ml.configuration import PreprocessConfig, TrainConfig
 from ml.dataset import Dataset, build_dataset
 from ml.errors import TrainingError
+from ml.learning import train_networks
+from ml.outcome import TrainingOutcome
 from ml.posters import Poster, file_sha256
 from ml.reporting import NullReporter
-from ml.search import TrainingOutcome, train_networks
 from ml.weights import Weights
 from serving.function.model import Model
 
 
-@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("name", ["scratch", "frozen", "lp-ft", "recipe"])
 def test_the_bundle_answers_as_the_network_does_for_any_number_of_posters(
-    index: int, outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
+    name: str,
+    outcome: TrainingOutcome,
+    fine_tuned: TrainingOutcome,
+    dataset: Dataset,
+    quick: TrainConfig,
+    tmp_path: Path,
 ) -> None:
-    network = outcome.networks[index]
+    (network,) = (each for each in (*outcome.networks, fine_tuned.networks[1], *outcome.recipes) if each.name == name)
     model = write_bundle(tmp_path, network, quick, dataset, "")
     for count in (1, 3, 50):
         images = np.array(dataset.images[:count])
@@ -35,7 +41,7 @@ def test_the_bundle_answers_as_the_network_does_for_any_number_of_posters(
 def test_the_manifest_holds_genres_thresholds_and_hashes(
     outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
 ) -> None:
-    model = write_bundle(tmp_path, outcome.chosen, quick, dataset, model_card(outcome, dataset))
+    model = write_bundle(tmp_path, outcome.chosen, quick, dataset, model_card(outcome, dataset, "2026-11-24"))
     assert {path.name for path in tmp_path.iterdir()} == {
         "model.onnx",
         "weights.safetensors",
@@ -45,7 +51,8 @@ def test_the_manifest_holds_genres_thresholds_and_hashes(
     manifest = json.loads((tmp_path / "manifest.json").read_bytes())
     assert [genre["name"] for genre in manifest["genres"]] == ["Action", "Comedy", "Drama"]
     assert [genre["id"] for genre in manifest["genres"]] == [1, 4, 8]
-    assert manifest["preprocessing"]["mean"] == manifest["preprocessing"]["std"] == [0.5, 0.5, 0.5]
+    assert manifest["preprocessing"]["mean"] == [0.485, 0.456, 0.406]
+    assert manifest["preprocessing"]["std"] == [0.229, 0.224, 0.225]
     assert manifest["dataset_key"] == dataset.key
     assert manifest["files"] == {name: file_sha256(tmp_path / name) for name in ("model.onnx", "weights.safetensors")}
     assert model.sha256 == file_sha256(tmp_path / "manifest.json")
@@ -63,7 +70,9 @@ def test_the_same_data_and_seed_give_the_same_bundle_from_two_folders_without_a_
         dataset = build_dataset(posters, folder / "datasets", small, NullReporter())
         outcome = train_networks(dataset, quick, weights, NullReporter())
         hashes.append(
-            write_bundle(folder / "bundle", outcome.chosen, quick, dataset, model_card(outcome, dataset)).sha256
+            write_bundle(
+                folder / "bundle", outcome.chosen, quick, dataset, model_card(outcome, dataset, "2026-11-24")
+            ).sha256
         )
         for file in (folder / "bundle").iterdir():
             data = file.read_bytes()

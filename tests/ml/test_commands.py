@@ -49,13 +49,13 @@ def test_a_table_becomes_a_bundle_that_predicts(
     assert "every genre (test)" in capsys.readouterr().out
     assert "each row is its own group" in caplog.text
     report = json.loads((bundle / "report.json").read_text())
-    assert [network["name"] for network in report["networks"]] == ["scratch", "transfer"]
-    assert set(report["baselines"]) == {"every genre", "genre frequencies"}
+    assert [network["name"] for network in report["networks"]] == ["scratch", "frozen", "recipe", "recipe-tuned"]
+    assert {report["chosen"], "recipe", "every genre", "genre frequencies"} <= set(report["test"])
     assert set(report["seconds"]) == {"preprocess", "train", "evaluate"}
     assert str(tmp_path) not in json.dumps(report)
     (curves,) = (tmp_path / "workspace" / "tensorboard").iterdir()
     assert re.fullmatch(r"bundle_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", curves.name)
-    assert {"scratch", "transfer"} <= {path.name for path in curves.iterdir()}
+    assert {"scratch", "frozen", "recipe", "recipe-tuned"} <= {path.name for path in curves.iterdir()}
 
     text = tmp_path / "text.jpg"
     text.write_text("no picture")
@@ -120,7 +120,10 @@ def test_a_folder_that_is_no_bundle_is_named(tmp_path: Path, capsys: pytest.Capt
     assert "has no readable manifest.json" in capsys.readouterr().err
 
 
-def test_every_setting_is_an_option_whose_help_is_its_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_setting_is_an_option_whose_help_is_its_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")  # lines end at hyphens, too
     with pytest.raises(SystemExit) as stopped:
         main(["train", "--help"])
     assert stopped.value.code == 0

@@ -79,7 +79,8 @@ def test_pixels_are_normalised_as_the_manifest_says() -> None:
     how = preprocessing(PreprocessConfig(image_size=32))
     network = GenreNetwork(nn.Identity(), head(1, FREQUENCIES, 0, 0.0), how, frozen=False)
     pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
-    assert network.features(pixels).flatten().tolist() == pytest.approx([-1.0, -0.6, 1.0])
+    expected = [(0 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (1 - 0.406) / 0.225]
+    assert network.features(pixels).flatten().tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_new_head_starts_at_the_genres_frequencies() -> None:

@@ -8,7 +8,6 @@ from ml.thresholds import (
     common_threshold,
     cross_fitted_decisions,
     fit_thresholds,
-    folds_by_franchise,
 )
 
 
@@ -40,15 +39,6 @@ def test_a_rare_genre_is_drawn_towards_the_common_threshold() -> None:
         share = support / (support + PRIOR_POSTERS)
         assert shrunk[g] == pytest.approx(share * own[g] + (1 - share) * common)
     assert abs(shrunk[1] - common) < abs(shrunk[1] - own[1])
-
-
-def test_folds_keep_franchises_together_and_are_fewer_where_franchises_are_few() -> None:
-    franchises = np.array([f"series {number % 20}" for number in range(60)])
-    folds = folds_by_franchise(franchises)
-    assert all(len(set(folds[franchises == name].tolist())) == 1 for name in set(franchises.tolist()))
-    assert np.bincount(folds).tolist() == [12] * 5
-    assert set(folds_by_franchise(franchises[:3]).tolist()) == {0, 1, 2}
-    assert folds_by_franchise(np.array(["one", "one"])).tolist() == [0, 0]
 
 
 def test_a_posters_decision_does_not_depend_on_its_own_labels() -> None:

@@ -1,0 +1,106 @@
+"""What bench_training.py measures a frozen backbone against: the recipe as it is usually written.
+
+A dataset of files that are decoded, resized and normalised one by one whenever a batch is made; a pretrained backbone
+whose parameters are frozen, but which runs in each epoch; a new last layer, Adam, MultiLabelSoftMarginLoss; an
+evaluation of the validation part after each epoch. Ten epochs, batches of 64.
+
+It gets the other side's precision and channels last, which is not usually written and makes it about twice as fast.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from ml.compute import Compute
+from ml.metrics import Labels, weighted_f1
+from ml.networks import Backbone, feature_count
+from ml.thresholds import cross_fitted_decisions
+from serving.function.model import Preprocessing
+
+EPOCHS, BATCH_SIZE, LEARNING_RATE = 10, 64, 1e-3
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Where an epoch ended: seconds since the training began, and weighted F1 on the validation part."""
+
+    seconds: float
+    weighted_f1: float
+
+
+class PosterFiles(Dataset[tuple[Tensor, Tensor]]):
+    """Posters as files, and their labels [N, G]."""
+
+    def __init__(self, files: Sequence[Path], labels: Labels, how: Preprocessing) -> None:
+        self._files, self._labels = files, torch.from_numpy(labels).float()
+        self._transform = transforms.Compose(
+            [transforms.Resize((how.size, how.size)), transforms.ToTensor(), transforms.Normalize(how.mean, how.std)]
+        )
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        with Image.open(self._files[row]) as image:
+            return self._transform(image.convert("RGB")), self._labels[row]
+
+
+def train_as_usual(
+    training: PosterFiles,
+    validation: PosterFiles,
+    folds: NDArray[np.int64],
+    backbone: Backbone,
+    how: Preprocessing,
+    genres: int,
+    compute: Compute,
+    seed: int,
+    enough: float | None,
+) -> list[Epoch]:
+    """Train until the weighted F1 is `enough`, else all epochs, and say where each ended.
+
+    Thresholds are cross-fitted over the `folds` of the validation part.
+    """
+    start = time.perf_counter()
+    torch.manual_seed(seed)
+    for parameter in backbone.body.parameters():
+        parameter.requires_grad = False
+    last = nn.Linear(feature_count(backbone.body, how.size, backbone.name), genres)
+    model = nn.Sequential(backbone.body.eval(), last).to(compute.device, memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(last.parameters(), lr=LEARNING_RATE)
+    loss_function = nn.MultiLabelSoftMarginLoss()
+    done: list[Epoch] = []
+    for _ in range(EPOCHS):
+        for images, labels in DataLoader(training, BATCH_SIZE, shuffle=True):
+            with compute.autocast():
+                logits = model(images.to(compute.device, memory_format=torch.channels_last))
+            loss = loss_function(logits.float(), labels.to(compute.device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        score = evaluated(model, validation, folds, compute)
+        done.append(Epoch(time.perf_counter() - start, score))
+        if enough is not None and score >= enough:
+            break
+    return done
+
+
+@torch.no_grad()
+def evaluated(model: nn.Module, validation: PosterFiles, folds: NDArray[np.int64], compute: Compute) -> float:
+    """Weighted F1 on the validation part, whose posters are decoded again, too."""
+    probabilities, truth = [], []
+    for images, labels in DataLoader(validation, BATCH_SIZE):
+        with compute.autocast():
+            logits = model(images.to(compute.device, memory_format=torch.channels_last))
+        probabilities.append(logits.float().sigmoid().cpu().numpy())
+        truth.append(labels.numpy().astype(np.uint8))
+    known = np.concatenate(truth)
+    return weighted_f1(cross_fitted_decisions(np.concatenate(probabilities), known, folds), known)

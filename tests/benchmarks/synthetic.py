@@ -1,0 +1,88 @@
+"""What bench_training.py measures growth on: datasets of as many posters as one asks for, and a watch on memory.
+
+The posters' pixels are noise in coarse blocks, written to the workspace's shards without an image file in between.
+"""
+
+import hashlib
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.configuration import PreprocessConfig
+from ml.dataset import Dataset, build_dataset
+from ml.genres import Genre
+from ml.posters import Poster, open_pixels, pixels_folder
+from ml.reporting import NullReporter
+from ml.shards import ROWS_PER_SHARD
+from ml.splits import TEST, TRAIN, VALIDATION
+
+GENRES = tuple(Genre(number, f"Genre {number}") for number in range(14))
+_FREQUENCY = 0.2
+_DRAWN = 64  # pictures that are drawn; the others are these, moved around the edges
+_BLOCK = 8
+
+
+def synthetic_dataset(workspace: Path, count: int, size: int) -> Dataset:
+    """A dataset of `count` posters, of which eight in ten are for training and one for validation."""
+    sha256 = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(count)]
+    pixels = open_pixels(pixels_folder(workspace, size))
+    drawn = _pictures(size)
+    missing = pixels.missing(sha256)
+    for first in range(0, len(missing), ROWS_PER_SHARD):
+        hashes = missing[first : first + ROWS_PER_SHARD]
+        with pixels.write(hashes) as shard:
+            for row in range(len(hashes)):
+                number = first + row
+                shard.put(row, np.roll(drawn[number % _DRAWN], number // _DRAWN, axis=2)[None])
+    has = np.random.default_rng(0).random((count, len(GENRES))) < _FREQUENCY
+    has[np.arange(count), np.arange(count) % len(GENRES)] = True
+    posters = [
+        Poster(
+            id=str(number),
+            title=f"Title {number}",
+            genres=tuple(genre for genre, its in zip(GENRES, has[number], strict=True) if its),
+            franchise=f"title {number}",
+            part={0: VALIDATION, 1: TEST}.get(number % 10, TRAIN),
+            file=workspace / f"{number}.jpg",  # never read: its pixels are known
+            sha256=sha256[number],
+        )
+        for number in range(count)
+    ]
+    config = PreprocessConfig(image_size=size, min_posters=1, min_posters_per_part=1)
+    return build_dataset(posters, workspace, config, NullReporter(), pixels)
+
+
+def _pictures(size: int) -> NDArray[np.uint8]:
+    coarse = np.random.default_rng(0).integers(0, 256, (_DRAWN, 3, -(-size // _BLOCK), -(-size // _BLOCK)), np.uint8)
+    return coarse.repeat(_BLOCK, 2).repeat(_BLOCK, 3)[:, :, :size, :size]
+
+
+class MemoryWatch:
+    """The process's anonymous memory, in MB: when the block began, and at most while it ran."""
+
+    def __init__(self) -> None:
+        self._ended = threading.Event()
+        self._watcher = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Self:
+        self.before = self.peak = anonymous_mb()
+        self._watcher.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._ended.set()
+        self._watcher.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.02):
+            self.peak = max(self.peak, anonymous_mb())
+
+
+def anonymous_mb() -> float:
+    """Memory of this process that no file stands behind."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) / 1024

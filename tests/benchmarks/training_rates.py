@@ -1,0 +1,199 @@
+"""Images a second of training beside random tensors; features and heads at growing numbers of posters; memory."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from synthetic import MemoryWatch, synthetic_dataset
+from torch import nn
+
+from ml.bench import Bench
+from ml.checkpoints import NoCheckpoint, NoCheckpoints
+from ml.compute import Compute, choose_compute
+from ml.configuration import TrainConfig
+from ml.features import cached_features
+from ml.frozen import train_frozen
+from ml.networks import GenreNetwork, backbone, feature_count, head, scratch_body
+from ml.pooling import pooled
+from ml.reporting import NullReporter
+from ml.training import Hyperparameters, Schedule, TrainingData, fit
+
+SETTING = Hyperparameters(learning_rate=1e-3, weight_decay=0.05, dropout=0.2, hidden=0)
+FEATURES_SIZE, FEATURES_BACKBONE = 64, "squeezenet1_1"
+WARM_POSTERS = 160
+_RANDOM_STEPS = 100  # at most, of a round: their rate does not change
+
+
+@dataclass(frozen=True)
+class RateSetting:
+    """What is trained: a network's name, the posters' size, a step's posters, where, and how often."""
+
+    network: str
+    size: int
+    batch_size: int
+    device: str
+    epochs: int
+    runs: int
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Images a second end to end and on random tensors, compiled or not; peak GPU memory in GiB."""
+
+    compiled: bool
+    end_to_end: list[float]
+    random: list[float]
+    gpu_gib: float
+
+    def __str__(self) -> str:
+        shares = [one / other for one, other in zip(self.end_to_end, self.random, strict=True)]
+        said = (
+            f"{'compiled' if self.compiled else 'not compiled'}: {statistics.median(self.end_to_end):.0f} images a "
+            f"second end to end, {statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f}) of the "
+            f"{statistics.median(self.random):.0f} on random tensors"
+        )
+        return said + (f", GPU memory at most {self.gpu_gib:.2f} GiB" if self.gpu_gib else "")
+
+
+@contextmanager
+def process_of_its_own() -> Iterator[ProcessPoolExecutor]:
+    """So that memory begins anew."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        yield process
+
+
+def training_rates(setting: RateSetting, counts: list[int], compiled: list[bool]) -> None:
+    """Images a second of a whole network's training, as a share of what it does on random tensors."""
+    compute = choose_compute(setting.device)
+    print(
+        f"training {setting.network} at {setting.size} x {setting.size} on {compute.reason.partition(';')[0]} in "
+        f"{compute.precision}, batches of {setting.batch_size}"
+    )
+    for count in counts:
+        with process_of_its_own() as process, tempfile.TemporaryDirectory() as workspace:
+            loading, watched, rates = process.submit(rates_of, setting, count, compiled, Path(workspace)).result()
+        print(
+            f"  {count:6} posters, {count * 3 * setting.size**2 / 2**30:.2f} GiB: ready in {loading:.2f} s, {watched}"
+        )
+        for rate in rates:
+            print(f"         {rate}", flush=True)
+
+
+def rates_of(setting: RateSetting, count: int, compiled: list[bool], workspace: Path) -> tuple[float, str, list[Rate]]:
+    """Seconds until the posters are ready, what became of the memory, and the rates."""
+    compute = choose_compute(setting.device)
+    dataset = synthetic_dataset(workspace, count, setting.size)
+    bench = Bench(dataset, TrainConfig(), compute, NoCheckpoints())
+    networks = {flag: new_network(setting, bench) for flag in compiled}
+    for flag, network in networks.items():
+        compute.compiled(network, flag)
+    with MemoryWatch() as watch:
+        start = time.perf_counter()
+        assert len(bench.posters[torch.zeros(1, dtype=torch.long, device=compute.device)]) == 1
+        loading = time.perf_counter() - start
+        rates = []
+        for flag, network in networks.items():
+            if compute.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(compute.device)
+            model = compute.compiled(nn.Sequential(network.body, network.head), flag)
+            end_to_end, random, peak = [], [], 0
+            for _ in range(setting.runs):
+                end_to_end.append(end_to_end_rate(network, bench, setting, compute))
+                if compute.device.type == "cuda":
+                    peak = max(peak, torch.cuda.max_memory_allocated(compute.device))
+                random.append(random_tensor_rate(model, len(bench.training), bench.labels.shape[1], setting, compute))
+            rates.append(Rate(flag, end_to_end, random, peak / 2**30))
+    return loading, f"anonymous memory {watch.before:.0f} MB before, at most {watch.peak:.0f} MB", rates
+
+
+def new_network(setting: RateSetting, bench: Bench) -> GenreNetwork:
+    scratch = setting.network == "scratch"
+    body = scratch_body(setting.size) if scratch else backbone(setting.network).body
+    features = feature_count(body, setting.size, setting.network)
+    last = head(features, bench.frequencies, SETTING.hidden, SETTING.dropout)
+    network = GenreNetwork(body, last, bench.dataset.preprocessing, frozen=False)
+    return network.to(bench.compute.device).to(memory_format=torch.channels_last)
+
+
+def end_to_end_rate(network: GenreNetwork, bench: Bench, setting: RateSetting, compute: Compute) -> float:
+    """Images a second of `fit` from uint8 posters on: batches, flips, normalisation, optimiser, schedule.
+
+    The median of the epochs without the first, which warms up; evaluation is not timed there.
+    """
+    data = TrainingData(bench.posters, bench.labels, bench.training, bench.validation, bench.folds)
+    schedule = Schedule(setting.epochs, setting.batch_size, seed=0, flip=True)
+    return fit(
+        network, data, SETTING, schedule, compute, NullReporter(), NoCheckpoint(), lambda epoch, score: None
+    ).images_per_second
+
+
+def random_tensor_rate(model: nn.Module, posters: int, genres: int, setting: RateSetting, compute: Compute) -> float:
+    """Images a second over one batch of normalised random floats that is on the device already."""
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    loss_function = nn.MultiLabelSoftMarginLoss()
+    images = torch.randn(setting.batch_size, 3, setting.size, setting.size, device=compute.device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = (torch.rand(setting.batch_size, genres, device=compute.device) < 0.2).float()
+    steps = min(max(posters // setting.batch_size, 1), _RANDOM_STEPS)
+    seconds = 0.0
+    for _ in range(2):  # the first round warms up
+        start = time.perf_counter()
+        for _ in range(steps):
+            with compute.autocast():
+                logits = model(images)
+            loss = loss_function(logits.float(), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        loss.item()  # waits for the device
+        seconds = time.perf_counter() - start
+    return steps * setting.batch_size / seconds
+
+
+def growing(counts: list[int], device: str) -> None:
+    """Features and a head's fit: cost a poster and memory, each number of posters in a process of its own."""
+    print(f"features of {FEATURES_BACKBONE} at {FEATURES_SIZE} x {FEATURES_SIZE} and the fit of a kernel head")
+    for count in counts:
+        with process_of_its_own() as process, tempfile.TemporaryDirectory() as workspace:
+            said = process.submit(grown, count, Path(workspace), device).result()
+        print(f"  {count:6} posters: {said}", flush=True)
+
+
+def grown(count: int, workspace: Path, device: str) -> str:
+    """Microseconds a poster, and the process's anonymous memory."""
+    compute = choose_compute(device)
+    features_and_head(WARM_POSTERS, workspace / "warm", compute)
+    extracting, fitting, memory = features_and_head(count, workspace / "grown", compute)
+    features, head = (seconds / count * 1e6 for seconds in (extracting, fitting))
+    return f"{features:.0f} us a poster for features, {head:.0f} us for the head; {memory}"
+
+
+def features_and_head(count: int, workspace: Path, compute: Compute) -> tuple[float, float, str]:
+    """Seconds for the features, seconds for a head on them (out of fold and then on all), and the memory of both."""
+    dataset = synthetic_dataset(workspace, count, FEATURES_SIZE)
+    torch.manual_seed(0)
+    plain = backbone(FEATURES_BACKBONE).body
+    own = feature_count(plain, FEATURES_SIZE, FEATURES_BACKBONE)
+    body = pooled(plain, FEATURES_SIZE, FEATURES_BACKBONE)
+    bench = Bench(dataset, TrainConfig(trials=1), compute, NoCheckpoints())
+    start = time.perf_counter()
+    with MemoryWatch() as first:
+        features = cached_features(body, own, FEATURES_BACKBONE, "random", dataset, compute, NullReporter())
+    extracted = time.perf_counter()
+    with MemoryWatch() as second:
+        train_frozen(bench, body, FEATURES_BACKBONE, "random", features, NullReporter())
+    fitted = time.perf_counter()
+    memory = (
+        f"anonymous memory {first.before:.0f} MB before, at most {first.peak:.0f} MB for features, "
+        f"{second.peak:.0f} MB for the head ({np.prod(features.values.shape) * 4 / 2**20:.0f} MB are the features)"
+    )
+    return extracted - start, fitted - extracted, memory

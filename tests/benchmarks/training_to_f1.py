@@ -1,0 +1,278 @@
+"""How long it takes to reach an F1 on real posters: a frozen backbone beside the recipe, LP-FT beside fine-tuning."""
+
+import copy
+import shutil
+import statistics
+import time
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from plain_recipe import PosterFiles, train_as_usual
+
+from ml.bench import Bench
+from ml.candidates import (
+    FINE_TUNED,
+    FINE_TUNED_FIRST,
+    FINE_TUNED_SPACE,
+    KERNEL_FIRST,
+    WHOLE,
+    WHOLE_FIRST,
+    WHOLE_SPACE,
+    Candidate,
+    pretrained,
+)
+from ml.checkpoints import NoCheckpoints
+from ml.compute import Compute
+from ml.configuration import PreprocessConfig, TrainConfig
+from ml.dataset import Dataset, build_dataset
+from ml.features import Features, cached_features
+from ml.frozen import head_of_training_part, train_frozen
+from ml.gradient import train_by_gradient
+from ml.kernel import KernelHead, KernelSetting
+from ml.networks import feature_count
+from ml.pooling import pooled
+from ml.posters import Poster, open_pixels, pixels_folder
+from ml.reporting import NullReporter
+from ml.table import draw_parts, read_table
+from ml.weights import Weights, load_state
+
+BACKBONE = "squeezenet1_1"
+FINE_TUNED_EPOCHS = 3
+SETTINGS = (KERNEL_FIRST, *(KernelSetting(ridge, width) for ridge in (1.0, 10.0) for width in (0.25, 1.0)))
+"""Kernel heads that are tried one after the other until one reaches the recipe's F1."""
+
+
+@dataclass(frozen=True)
+class RealPosters:
+    """A table with its folder of posters, and the backbone's weights."""
+
+    catalogue: Path
+    folder: Path
+    weights: Path
+
+    @classmethod
+    def unpacked(cls, data: Path, folder: Path) -> "RealPosters | None":
+        """From the folder of the real data; None where it is not there."""
+        archive, weights = data / "posters" / "anime.zip", data / "weights" / f"{BACKBONE}-imagenet-features.pth"
+        if not (archive.exists() and weights.exists()):
+            return None
+        with zipfile.ZipFile(archive) as source:
+            source.extractall(folder)
+        return cls(folder / "anime.csv", folder / "posters", weights)
+
+    def dataset(self, workspace: Path, size: int) -> tuple[Dataset, list[Poster]]:
+        """The dataset and its posters, from the files on or as far as the workspace has it."""
+        pixels = open_pixels(pixels_folder(workspace, size))
+        posters = draw_parts(read_table(self.catalogue, self.folder), pixels, NullReporter())
+        return build_dataset(posters, workspace, PreprocessConfig(image_size=size), NullReporter(), pixels), posters
+
+
+@dataclass(frozen=True)
+class Reached:
+    """An F1 of a frozen backbone: seconds from the start to it and those of its head alone; heads that were tried."""
+
+    weighted_f1: float
+    seconds: float
+    head_seconds: float
+    tried: int
+
+
+def against_the_recipe(real: RealPosters, folder: Path, size: int, runs: int, compute: Compute) -> None:
+    """Seconds to the recipe's F1: the recipe, a frozen backbone from the files on, and with its features cached."""
+    dataset, posters = real.dataset(folder / "known", size)
+    bench = new_bench(dataset, compute, TrainConfig())
+    file_of = {poster.id: poster.file for poster in posters}
+    training, validation = (
+        PosterFiles([file_of[dataset.ids[row]] for row in rows], dataset.labels[rows], dataset.preprocessing)
+        for rows in (bench.training, bench.validation)
+    )
+    enough: float | None = None
+    usual: list[float] = []
+    nothing: list[Reached] = []
+    cached: list[Reached] = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        plain = pretrained(BACKBONE, load_state(real.weights))
+        loaded = time.perf_counter() - start
+        epochs = train_as_usual(
+            training, validation, bench.folds, plain, dataset.preprocessing, len(dataset.genres), compute, 0, enough
+        )
+        best = max(epochs, key=lambda epoch: epoch.weighted_f1)
+        if enough is None:
+            enough = best.weighted_f1
+            print(
+                f"the recipe as usually written, {BACKBONE} at {size} x {size} in {compute.precision}, "
+                f"{len(training)} posters to train and {len(validation)} to validate: its F1 is {enough:.3f}, first "
+                f"reached in epoch {epochs.index(best) + 1} of {len(epochs)}, "
+                f"each {epochs[-1].seconds / len(epochs):.1f} s",
+                flush=True,
+            )
+        usual.append(loaded + best.seconds)
+        workspace = folder / "new"
+        nothing.append(frozen_to(enough, real, workspace, size, compute))
+        cached.append(frozen_to(enough, real, workspace, size, compute))
+        shutil.rmtree(workspace)
+    print(
+        f"  frozen backbone, kernel head on the same training part: F1 {cached[-1].weighted_f1:.3f} with head "
+        f"{cached[-1].tried} of at most {len(SETTINGS)}"
+        + ("" if cached[-1].weighted_f1 >= (enough or 0) else ": THE RECIPE'S F1 IS NOT REACHED")
+    )
+    print(f"  the recipe: {spread(usual)} s to its F1")
+    for what, seconds in (
+        ("from the poster files on, everything from nothing", [run.seconds for run in nothing]),
+        ("with cached features, from the table on", [run.seconds for run in cached]),
+        ("the head alone", [run.head_seconds for run in cached]),
+    ):
+        times = [other / own for other, own in zip(usual, seconds, strict=True)]
+        print(f"  {what}: {spread(seconds, 2)} s, {spread(times)} times faster", flush=True)
+    print(f"  {whole_search(real, folder / 'known', dataset, compute)}", flush=True)
+
+
+def frozen_to(enough: float, real: RealPosters, workspace: Path, size: int, compute: Compute) -> Reached:
+    """A frozen backbone's head with an F1 of `enough`, with what the workspace has and else from the files on."""
+    start = time.perf_counter()
+    dataset, _ = real.dataset(workspace, size)
+    bench = new_bench(dataset, compute, TrainConfig())
+    _, features = features_of(bench, load_state(real.weights))
+    begun = time.perf_counter()
+    score, tried = 0.0, 0
+    for setting in SETTINGS:
+        score = max(score, head_score(bench, features, head_of_training_part(bench, features, setting)))
+        tried += 1
+        if score >= enough:
+            break
+    ended = time.perf_counter()
+    return Reached(score, ended - start, ended - begun, tried)
+
+
+def whole_search(real: RealPosters, workspace: Path, dataset: Dataset, compute: Compute) -> str:
+    """What the candidate 'frozen' takes as it is trained by default."""
+    bench, weights = new_bench(dataset, compute, TrainConfig()), load_state(real.weights)
+    body, features = features_of(bench, weights)
+    outcome = train_frozen(bench, body, BACKBONE, weights.sha256, features, NullReporter())
+    return (
+        f"the candidate as it is trained by default, {len(outcome.trials)} settings out of fold on both parts: "
+        f"{outcome.seconds:.1f} s, F1 {outcome.validation.weighted_f1:.3f}"
+    )
+
+
+def fine_tuned(real: RealPosters, folder: Path, size: int, runs: int, compute: Compute) -> None:
+    """LP-FT, its features and head included, beside fine-tuning of the same weights with a new last layer."""
+    dataset, _ = real.dataset(folder / "fine-tuned", size)
+    weights = load_state(real.weights)
+    plain: list[Curve] = []
+    after_head: list[Curve] = []
+    for seed in range(runs):
+        config = TrainConfig(trials=1, epochs=FINE_TUNED_EPOCHS, seed=seed)
+        plain.append(plain_curve(new_bench(dataset, compute, config), weights))
+        shutil.rmtree(folder / "fine-tuned" / "features", ignore_errors=True)
+        after_head.append(lp_ft_curve(new_bench(dataset, compute, config), weights))
+    bests = [curve.best for curve in plain]
+    print(
+        f"fine-tuning {BACKBONE} at {size} x {size} in {compute.precision}, {FINE_TUNED_EPOCHS} "
+        f"epochs: F1 {spread([best.weighted_f1 for best in bests], 3)}, "
+        f"first reached in epoch {spread([best.epoch for best in bests], 0)}, after "
+        f"{spread([best.seconds for best in bests])} s"
+    )
+    print(
+        f"  LP-FT, features and head included: the head alone F1 "
+        f"{spread([curve.points[0].weighted_f1 for curve in after_head], 3)} after "
+        f"{spread([curve.points[0].seconds for curve in after_head])} s, the best of all epochs F1 "
+        f"{spread([curve.best.weighted_f1 for curve in after_head], 3)} after "
+        f"{spread([curve.best.seconds for curve in after_head])} s"
+    )
+    firsts = [curve.first(best.weighted_f1) for curve, best in zip(after_head, bests, strict=True)]
+    reached = [(first, best) for first, best in zip(firsts, bests, strict=True) if first]
+    if reached:
+        print(
+            f"  to plain fine-tuning's F1: epoch {spread([first.epoch for first, _ in reached], 0)} (0 is the head), "
+            f"{spread([first.seconds for first, _ in reached])} s, "
+            f"{spread([best.seconds / first.seconds for first, best in reached])} times faster, "
+            f"in {len(reached)} of {runs} runs",
+            flush=True,
+        )
+    else:
+        print(f"  plain fine-tuning's F1 is reached in none of {runs} runs", flush=True)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Seconds since the start and weighted F1 after an epoch; 0 is what was there before the first."""
+
+    epoch: int
+    seconds: float
+    weighted_f1: float
+
+
+class Curve(NullReporter):
+    """A training's F1 on the validation part over time."""
+
+    def __init__(self) -> None:
+        self.points: list[Point] = []
+        self._start = time.perf_counter()
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        if "learning_rate" in values:  # of an epoch, not of a trial
+            self.add(step, values["weighted_f1/validation"])
+
+    def add(self, epoch: int, score: float) -> None:
+        self.points.append(Point(epoch, time.perf_counter() - self._start, score))
+
+    @property
+    def best(self) -> Point:
+        return max(self.points, key=lambda point: point.weighted_f1)
+
+    def first(self, score: float) -> Point | None:
+        """Where it first reached the score."""
+        return next((point for point in self.points if point.weighted_f1 >= score), None)
+
+
+def plain_curve(bench: Bench, weights: Weights) -> Curve:
+    curve = Curve()
+    body = pretrained(BACKBONE, weights).body
+    candidate = Candidate(
+        WHOLE, BACKBONE, weights.sha256, "whole", WHOLE_SPACE, WHOLE_FIRST, lambda: copy.deepcopy(body)
+    )
+    train_by_gradient(bench, candidate, curve)
+    return curve
+
+
+def lp_ft_curve(bench: Bench, weights: Weights) -> Curve:
+    curve = Curve()
+    body, features = features_of(bench, weights)
+    head = head_of_training_part(bench, features, KERNEL_FIRST)
+    curve.add(0, head_score(bench, features, head))
+    candidate = Candidate(
+        FINE_TUNED, BACKBONE, weights.sha256, "lp-ft", FINE_TUNED_SPACE, FINE_TUNED_FIRST, lambda: copy.deepcopy(body)
+    )
+    train_by_gradient(bench, candidate, curve, lambda parameters: copy.deepcopy(head))
+    return curve
+
+
+def new_bench(dataset: Dataset, compute: Compute, config: TrainConfig) -> Bench:
+    return Bench(dataset, replace(config, backbone=BACKBONE), compute, NoCheckpoints())
+
+
+def features_of(bench: Bench, weights: Weights) -> tuple[torch.nn.Module, Features]:
+    """The pooled backbone and its features of all posters, cached or not."""
+    size = bench.dataset.preprocessing.size
+    plain = pretrained(BACKBONE, weights)
+    own = feature_count(plain.body, size, BACKBONE)
+    body = pooled(plain.body, size, BACKBONE)
+    return body, cached_features(body, own, BACKBONE, weights.sha256, bench.dataset, bench.compute, NullReporter())
+
+
+@torch.no_grad()
+def head_score(bench: Bench, features: Features, head: KernelHead) -> float:
+    """Weighted F1 of a head on the validation part."""
+    values = features.values[torch.from_numpy(bench.validation).to(features.values.device)]
+    return bench.score(head(values).sigmoid().cpu().numpy()).weighted_f1
+
+
+def spread(values: list[float] | list[int], digits: int = 1) -> str:
+    """The median, with the least and the most where there are several."""
+    median, least, most = (f"{value:.{digits}f}" for value in (statistics.median(values), min(values), max(values)))
+    return median if least == most else f"{median} ({least} to {most})"
