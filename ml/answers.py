@@ -6,6 +6,8 @@ the test part, which nothing in training reads, go on as numbers.
 
 import io
 import json
+import zipfile
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -89,7 +91,7 @@ class Answers:
                     ),
                     tuple(Leak(**leak) for leak in json.loads(str(arrays["leaks"]))),
                 )
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise TrainingError(f"{file} holds no answers of a training: {error}.") from error
 
 

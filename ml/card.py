@@ -14,8 +14,8 @@ _HOW = {
 }
 
 
-def model_card(outcome: TrainingOutcome, dataset: Dataset, date: str) -> str:
-    """The card in Markdown, without durations or paths; `date` is that of the data, as it is to be read."""
+def model_card(outcome: TrainingOutcome, dataset: Dataset, date: str | None = None) -> str:
+    """The card in Markdown, without durations or paths; `date` is that of the data, where it is known."""
     chosen = outcome.chosen
     validation = dataset.rows(VALIDATION)
     own = Predictions(chosen.validation_probabilities, chosen.validation_probabilities >= chosen.thresholds)
@@ -29,8 +29,8 @@ def model_card(outcome: TrainingOutcome, dataset: Dataset, date: str) -> str:
         "",
         "## Data",
         "",
-        f"Posters and genres as of {date}; dataset {dataset.key[:12]}. Parts are drawn by franchise, and posters that "
-        "look alike count as one: no test title has a sibling in training.",
+        f"{f'Posters and genres as of {date}; dataset' if date else 'Dataset'} {dataset.key[:12]}. Parts are drawn by "
+        "franchise, as far as titles and related titles tell it, and posters that look alike count as one franchise.",
         "",
         "| part | posters |",
         "| --- | --- |",
@@ -39,7 +39,8 @@ def model_card(outcome: TrainingOutcome, dataset: Dataset, date: str) -> str:
         "## Compared on the validation part",
         "",
         "Thresholds a genre, fitted on other franchises than they are scored on. `recipe` and `recipe-tuned` are what "
-        "is usually written, trained on the same data. The test part's figures stand in the run's report.",
+        "is usually written, fitted on the training part; the head of a frozen network is fitted on train and "
+        "validation in the end. The test part's figures stand in the run's report.",
         "",
         "| network | weighted F1 | macro F1 | micro F1 | mAP |",
         "| --- | --- | --- | --- | --- |",
@@ -66,9 +67,9 @@ def model_card(outcome: TrainingOutcome, dataset: Dataset, date: str) -> str:
         "## Limits",
         "",
         "A poster shows a genre imperfectly: the answers suggest, they do not establish. Rare genres are learned from "
-        "few posters and are often missed. Genres outside the list are never predicted, explicit titles were not "
-        "learned from, and a picture that is no poster gets an answer all the same. Lettering, logos and the fashion "
-        "of a year are seen as much as what is drawn.",
+        "few posters and are often missed. Genres outside the list are never predicted, and a picture that is no "
+        "poster gets an answer all the same. Lettering, logos and the fashion of a year are seen as much as what is "
+        "drawn.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ml.bundle import check_packages
 from ml.calibration import calibrate
 from ml.candidates import check_settings
 from ml.configuration import PreprocessConfig, TrainConfig
 from ml.dataset import Dataset, build_dataset
+from ml.errors import DatasetError
 from ml.folds import FOLDS, stratified_folds
 from ml.intervals import Differences, Interval, Intervals, Predictions, differences, intervals
 from ml.learning import train_networks
@@ -115,6 +117,11 @@ def compare_table(
     Parts play no role here, so genres need only enough posters in all. Raises MLError.
     """
     check_settings(train)
+    check_packages()
+    if output is not None:  # what cannot be written is known before the work, not after
+        if output.is_dir():
+            raise DatasetError(f"{output} is a folder: name a file for the figures.")
+        output.parent.mkdir(parents=True, exist_ok=True)
     table = read_table(catalogue, posters)
     for notice in table.notices:
         logger.warning("%s", notice)
@@ -125,7 +132,6 @@ def compare_table(
         dataset = build_dataset(rows, workspace, replace(preprocess, min_posters_per_part=0), reporter, pixels)
         comparison = compare(dataset, train, weights, reporter)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(comparison.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return comparison
 
@@ -133,6 +139,8 @@ def compare_table(
 def compare(dataset: Dataset, config: TrainConfig, weights: Weights | None, reporter: Reporter) -> Comparison:
     """Train on each of five folds' complement, the next fold being the validation part, and pool the answers."""
     fold_of = stratified_folds(dataset.franchises, dataset.labels)
+    if fold_of.max() + 1 < FOLDS:
+        raise DatasetError(f"Posters of {FOLDS} franchises at least are needed for as many folds.")
     answers: dict[str, _Answers] = {}
     for fold in range(FOLDS):
         parts = np.full(len(fold_of), TRAIN, dtype="<U10")
@@ -140,11 +148,12 @@ def compare(dataset: Dataset, config: TrainConfig, weights: Weights | None, repo
         parts[fold_of == fold] = TEST
         view = replace(dataset, parts=parts)
         with reporter.run(f"fold-{fold + 1}", {"fold": fold + 1}) as own:
-            outcome = train_networks(view, config, weights, own)
+            outcome = train_networks(view, config, weights, own, leaks=False)
         rows = view.rows(TEST)
         for network in (*outcome.networks, *outcome.recipes):
             answers.setdefault(network.name, _Answers(dataset)).take(rows, network)
         answers.setdefault(CHOSEN, _Answers(dataset)).take(rows, outcome.chosen)
+        del outcome  # and with it the posters that its networks keep on a GPU
     chosen = {CHOSEN: answers.pop(CHOSEN)}
     pooled = {name: each.pooled() for name, each in (chosen | answers).items()}
     labels, groups = dataset.labels, dataset.franchises

@@ -54,7 +54,7 @@ class TrainConfig(Checked):
     )
     trials: int = setting(5, "Hyperparameter settings that are tried for each network.", 1)
     epochs: int = setting(12, "Times that a network sees the training part in a trial.", 1)
-    batch_size: int = setting(64, "Posters in a training step.", 2)
+    batch_size: int = setting(64, "Posters in a training step.", 3)
     seed: int = setting(0, "Seed of everything that is drawn by chance.", 0)
     compile: bool = setting(False, "Compile networks that are trained whole: pays in long trainings on a GPU.")
     device: str = setting("auto", "Where networks are trained: 'auto', 'cpu', 'cuda' or 'cuda:1'.")

@@ -66,6 +66,7 @@ def cached_features(
                     shard.put(begin, extract(network, torch.from_numpy(dataset.images[rows]), compute))
                     reporter.progress(first + begin + len(rows), len(missing), "backbone's features", "images")
         rate = len(missing) / (time.perf_counter() - start)
+        network.cpu()  # others make copies of the body, and the device's memory is for them
     values = torch.from_numpy(shards.rows(dataset.sha256)[:]).to(compute.device)
     return Features(values, own, rate)
 

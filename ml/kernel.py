@@ -50,7 +50,10 @@ class KernelHead(nn.Module):
         self.last = last
 
     def forward(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.last(similarity((features - self.mean) @ self.projection, self.landmarks, self.width))
+        # In float32 also under autocast: a squared distance is the small difference of large sums.
+        with torch.autocast(features.device.type, enabled=False):
+            points = (features.float() - self.mean) @ self.projection
+            logits: Tensor = self.last(similarity(points, self.landmarks, self.width))
         return logits
 
 

@@ -31,6 +31,7 @@ from ml.checkpoints import Checkpoints, NoCheckpoints
 from ml.compute import choose_compute
 from ml.configuration import TrainConfig
 from ml.dataset import Dataset
+from ml.errors import DatasetError
 from ml.features import Features, cached_features
 from ml.frozen import head_of_training_part, train_frozen
 from ml.gradient import train_by_gradient
@@ -40,7 +41,7 @@ from ml.outcome import NetworkOutcome, TrainingOutcome
 from ml.pooling import pooled
 from ml.recipe import train_recipes
 from ml.reporting import Reporter
-from ml.splits import TRAIN
+from ml.splits import TRAIN, VALIDATION
 from ml.weights import Weights
 
 logger = logging.getLogger(__name__)
@@ -56,14 +57,18 @@ def train_networks(
     weights: Weights | None,
     reporter: Reporter,
     checkpoints: Checkpoints | NoCheckpoints | None = None,
+    leaks: bool = True,
 ) -> TrainingOutcome:
     """Train the candidates and the recipe, and choose among the candidates by weighted F1 on the validation part.
 
     `weights` are the backbone's; without them what would transfer is trained whole. `checkpoints` (see
-    `checkpoints_of`) let a training that was killed go on; they are cleared at the end. Raises SettingError,
-    WeightsError and TrainingError.
+    `checkpoints_of`) let a training that was killed go on; whoever has kept what came of it clears them. `leaks` asks
+    for the leak gauge. Raises SettingError, WeightsError, TrainingError, and DatasetError where a part is empty.
     """
     names = chosen_candidates(config, weights)
+    for part in (TRAIN, VALIDATION):
+        if not len(dataset.rows(part)):
+            raise DatasetError(f"No poster is in the {part} part: more franchises are needed.")
     bench = Bench(dataset, config, choose_compute(config.device), checkpoints or NoCheckpoints())
     device = bench.compute.device
     samples = dataset.rows(TRAIN)[:_SAMPLES]
@@ -79,13 +84,12 @@ def train_networks(
             transfer.features if transfer else None,
             reporter,
         )
-        leaks = leak_gauge(bench, transfer.features if transfer else None)
+        gauge = leak_gauge(bench, transfer.features if transfer else None) if leaks else ()
     chosen = max(outcomes, key=lambda outcome: outcome.validation.weighted_f1)
     logger.info("Chosen on the validation part: the network '%s'.", chosen.name)
-    bench.checkpoints.clear()
     for outcome in (*outcomes, *recipes):
         outcome.network.cpu().eval()
-    return TrainingOutcome(outcomes, chosen, recipes, leaks)
+    return TrainingOutcome(outcomes, chosen, recipes, gauge)
 
 
 def checkpoints_of(

@@ -1,4 +1,4 @@
-"""The two networks: a small one written from scratch, and a pretrained backbone with a new head.
+"""Networks: a small one written from scratch, and backbones of torchvision with a new head.
 
 Both are a `GenreNetwork`: pixels -> body -> features [N, F] -> head -> logits [N, G].
 """

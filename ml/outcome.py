@@ -28,7 +28,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class NetworkOutcome:
-    """A network at its best hyperparameters, on the CPU.
+    """A network at its best hyperparameters; on the CPU until it is asked to `predict`.
 
     `validation` are scores of `validation_probabilities`, float32 [V, G], on the validation part with cross-fitted
     thresholds. `thresholds`, float [G], are a genre's own, `common_threshold` is the best one for all. `predict` gives

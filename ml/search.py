@@ -63,24 +63,26 @@ def search(
                 raise Pruned
 
         with reporter.run(f"trial-{number}", parameters) as own:
+            pruned = False
             try:
                 score = attempt(number, parameters, own, step)
             except Pruned:
-                logger.info("%s, trial %d is given up at weighted F1 %.3f.", name, number, scores[-1])
-                done.append(Trial(number, parameters, scores[-1], time.perf_counter() - start, pruned=True))
-                own.hparams(parameters, {"best/weighted_f1": scores[-1]})
-                raise optuna.TrialPruned from None
+                pruned, score = True, scores[-1]
+                logger.info("%s, trial %d is given up at weighted F1 %.3f.", name, number, score)
             except TrainingError as error:
                 logger.warning("%s, trial %d: %s", name, number, error)
                 failures.append(error)
                 raise
-            done.append(Trial(number, parameters, score, time.perf_counter() - start))
+            done.append(Trial(number, parameters, score, time.perf_counter() - start, pruned))
             own.hparams(parameters, {"best/weighted_f1": score})
+        # Outside of the run: to be given up is no failure of it.
+        if pruned:
+            raise optuna.TrialPruned
         return score
 
     study = optuna.create_study(
         direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=seed),
+        sampler=optuna.samplers.TPESampler(seed=seed % 2**32),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=_BEFORE_PRUNING, n_warmup_steps=pruned_from_step),
     )
     study.enqueue_trial(dict(first))

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from ml.answers import collect_answers
@@ -107,11 +106,9 @@ def train_from_table(
         pixels = open_pixels(pixels_folder(workspace, preprocess.image_size))
         dataset = build_dataset(draw_parts(table, pixels, reporter), workspace, preprocess, reporter, pixels)
         preprocessed = time.perf_counter()
-        outcome = train_networks(
-            dataset, train, weights, reporter, checkpoints_of(workspace, output.resolve().name, dataset, train, weights)
-        )
-    card = model_card(outcome, dataset, datetime.now(UTC).strftime("%Y-%m-%d"))
-    model = write_bundle(output, outcome.chosen, train, dataset, card)
+        checkpoints = checkpoints_of(workspace, output.resolve().name, dataset, train, weights)
+        outcome = train_networks(dataset, train, weights, reporter, checkpoints)
+    model = write_bundle(output, outcome.chosen, train, dataset, model_card(outcome, dataset))
     trained = time.perf_counter()
     answers = collect_answers(outcome, dataset)
     evaluation = judge(model, answers, dataset)
@@ -126,4 +123,5 @@ def train_from_table(
     report = {"configuration": configuration, **run.as_dict()}
     (output / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (output / PAGE).write_text(report_page(evaluation, answers, dataset), encoding="utf-8")
+    checkpoints.clear()
     return run

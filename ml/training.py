@@ -131,12 +131,11 @@ def fit(
         start = time.perf_counter() - progress.seconds
         # Batches of about equal size: a last one of a single poster would have no batch statistics.
         order = np.random.default_rng((schedule.seed, progress.epoch)).permutation(data.training)
-        for rows in np.array_split(order, steps)[progress.step :]:
+        for index in torch.tensor_split(_rows(order, data.labels), steps)[progress.step :]:
             if checkpoint.due() and progress.step:
                 _check(total, model, progress.epoch, hyperparameters)
                 progress.seconds = time.perf_counter() - start
                 _save(checkpoint, progress, model, optimizer, scheduler, total)
-            index = _rows(rows, data.labels)
             batch = _batch(data.inputs, index, schedule.flip)
             with compute.autocast():
                 logits = model(batch)
@@ -216,7 +215,7 @@ def _restore(
     scheduler.load_state_dict(saved["scheduler"])
     total.copy_(saved["total"])
     torch.set_rng_state(saved["random"])
-    if total.is_cuda:
+    if total.is_cuda and saved["cuda_random"] is not None:  # None where the checkpoint is of a CPU
         torch.cuda.set_rng_state(saved["cuda_random"], total.device)
     return _Progress(**saved["progress"])
 

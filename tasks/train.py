@@ -1,4 +1,4 @@
-"""Step 4: both networks are trained and compared; the better one becomes a bundle, kept with its MLflow run."""
+"""Step 4: networks are trained and compared; the best one becomes a bundle, kept with its MLflow run."""
 
 import json
 from dataclasses import asdict, replace
@@ -30,7 +30,7 @@ from tasks.step import reused, step
 
 @step("train")
 def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
-    """Search both networks' hyperparameters on the dataset and keep the better network as a bundle.
+    """Search the networks' hyperparameters on the dataset and keep the best network as a bundle.
 
     Raises:
         WeightsError: the given weights cannot be read or do not fit the backbone.
@@ -64,17 +64,19 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
         registry.log_file(run_id, store.fetch(dataset.report_key, workspace / dataset.report_key))
         registry.log_metrics(run_id, {f"validation/{k}": v for k, v in outcome.chosen.validation.scalars().items()})
     move_bundle(beside, workspace / bundle_key(bundle.sha256))
+    answers = collect_answers(outcome, data).to_bytes()
     record = TrainingRecord(
         run_id=run_id,
         bundle_sha256=bundle.sha256,
         chosen=outcome.chosen.name,
         networks=[_network(network) for network in (*outcome.networks, *outcome.recipes)],
-        answers_key=f"trainings/{key}.npz",
+        answers_key=f"answers/{sha256_of(answers)}.npz",
         device=outcome.chosen.device,
         precision=outcome.chosen.precision,
     )
-    store.write(record.answers_key, collect_answers(outcome, data).to_bytes())
+    store.write(record.answers_key, answers)
     store.write(_manifest_key(key), record.model_dump_json().encode())
+    checkpoints.clear()
     create_markdown_artifact(_report(record), key="training")
     return record
 

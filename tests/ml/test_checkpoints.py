@@ -312,7 +312,6 @@ def test_a_process_that_is_killed_while_it_trains_ends_with_the_same_networks_wh
     assert process.returncode == -signal.SIGKILL
     assert (folder / "scratch-trial-1.pt").exists()
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert not folder.exists(), "checkpoints go when the training is done"
     outcome = train_networks(dataset, config, None, NullReporter())
     undisturbed = {}
     for network in (*outcome.networks, *outcome.recipes):

@@ -53,6 +53,7 @@ def test_a_table_becomes_a_bundle_that_predicts(
     assert {report["chosen"], "recipe", "every genre", "genre frequencies"} <= set(report["test"])
     assert set(report["seconds"]) == {"preprocess", "train", "evaluate"}
     assert str(tmp_path) not in json.dumps(report)
+    assert not list((tmp_path / "workspace" / "checkpoints").iterdir())
     (curves,) = (tmp_path / "workspace" / "tensorboard").iterdir()
     assert re.fullmatch(r"bundle_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", curves.name)
     assert {"scratch", "frozen", "recipe", "recipe-tuned"} <= {path.name for path in curves.iterdir()}

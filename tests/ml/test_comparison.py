@@ -9,6 +9,7 @@ import pytest
 from ml.comparison import CHOSEN, Comparison, compare, compare_table
 from ml.configuration import PreprocessConfig, TrainConfig
 from ml.dataset import Dataset
+from ml.errors import DatasetError
 from ml.posters import Poster
 from ml.reporting import NullReporter
 from ml.weights import Weights
@@ -63,3 +64,13 @@ def test_a_table_is_compared_and_its_figures_are_written(
         table, posters[0].file.parent, tmp_path / "workspace", small, config, nullcontext(NullReporter()), output
     )
     assert json.loads(output.read_text())["posters"] == result.posters == len(posters)
+
+
+def test_too_few_franchises_and_a_folder_for_figures_are_told_before_any_training(
+    dataset: Dataset, quick: TrainConfig, weights: Weights, small: PreprocessConfig, tmp_path: Path
+) -> None:
+    few = np.array([f"series {row % 4}" for row in range(len(dataset.ids))])
+    with pytest.raises(DatasetError, match="Posters of 5 franchises at least"):
+        compare(replace(dataset, franchises=few), quick, weights, NullReporter())
+    with pytest.raises(DatasetError, match="is a folder: name a file"):
+        compare_table(tmp_path, tmp_path, tmp_path, small, quick, nullcontext(NullReporter()), tmp_path)

@@ -14,7 +14,7 @@ from ml.checkpoints import NoCheckpoints
 from ml.compute import choose_compute
 from ml.configuration import TrainConfig
 from ml.dataset import Dataset
-from ml.errors import SettingError, TrainingError
+from ml.errors import DatasetError, SettingError, TrainingError
 from ml.frozen import head_of_training_part
 from ml.gradient import train_by_gradient
 from ml.learning import checkpoints_of, train_networks
@@ -163,7 +163,7 @@ def test_weights_that_are_no_numbers_end_with_the_reason(
         train_networks(dataset, replace(quick, candidates="frozen"), Weights(state, "damaged"), NullReporter())
 
 
-def test_checkpoints_belong_to_one_training_and_are_gone_in_the_end(
+def test_checkpoints_belong_to_one_training_and_stay_until_they_are_cleared(
     dataset: Dataset, quick: TrainConfig, tmp_path: Path
 ) -> None:
     config = replace(quick, candidates="scratch", trials=1, epochs=1)
@@ -172,7 +172,15 @@ def test_checkpoints_belong_to_one_training_and_are_gone_in_the_end(
     for each in (checkpoints, other):
         each.slot("left-behind").save({})
     train_networks(dataset, config, None, NullReporter(), checkpoints)
+    assert checkpoints.slot("scratch-trial-1").load() is not None
+    checkpoints.clear()
     assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["another"]
     assert other.slot("left-behind").load() == {}
     with pytest.raises(SettingError, match=r"dataset .* there and changed here"):
         checkpoints_of(tmp_path, "another", replace(dataset, key="changed"), config, None).slot("left-behind").load()
+
+
+def test_a_dataset_without_a_validation_part_is_told(dataset: Dataset, quick: TrainConfig) -> None:
+    parts = np.where(dataset.parts == "validation", "train", dataset.parts)
+    with pytest.raises(DatasetError, match="No poster is in the validation part"):
+        train_networks(replace(dataset, parts=parts), quick, None, NullReporter())
