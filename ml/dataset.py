@@ -46,7 +46,7 @@ LAYOUT = 2
 DATASETS = "datasets"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of pixels between 0 and 1 (https://docs.pytorch.org/vision/stable/models.html); one from scratch does not mind."""
-_MANIFEST = "manifest.json"
+_LABELS, _ROWS, _MANIFEST = "labels.npy", "rows.csv", "manifest.json"
 _COLUMNS = ("id", "title", "franchise", "part", "sha256")
 
 
@@ -91,9 +91,11 @@ class Dataset:
         try:
             manifest = json.loads((folder / _MANIFEST).read_bytes())
             how = _preprocessing(manifest["preprocessing"])
-            with (folder / "rows.csv").open(encoding="utf-8", newline="") as stream:
-                rows = list(csv.DictReader(stream))
-            sha256 = tuple(row["sha256"] for row in rows)
+            with (folder / _ROWS).open(encoding="utf-8", newline="") as stream:
+                header, *rows = csv.reader(stream)
+            if tuple(header) != _COLUMNS:
+                raise ValueError(f"the columns of {_ROWS} are {header}")
+            ids, titles, franchises, parts, sha256 = zip(*rows, strict=True)
             pixels = open_pixels(pixels_folder(folder.parents[1], how.size), only=manifest["shards"])
             if missing := pixels.missing(sha256):
                 raise ValueError(f"pixels of {len(missing)} posters are missing")
@@ -110,19 +112,38 @@ class Dataset:
                 shards=tuple(manifest["shards"]),
                 alike_groups=manifest["alike"]["groups"],
                 alike_posters=manifest["alike"]["posters"],
-                ids=tuple(row["id"] for row in rows),
-                titles=tuple(row["title"] for row in rows),
+                ids=ids,
+                titles=titles,
                 sha256=sha256,
-                franchises=np.array([row["franchise"] for row in rows], np.str_),
-                parts=np.array([row["part"] for row in rows], np.str_),
+                franchises=np.array(franchises, np.str_),
+                parts=np.array(parts, np.str_),
                 images=pixels.rows(sha256),
-                labels=np.load(folder / "labels.npy"),
+                labels=np.load(folder / _LABELS),
             )
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise DatasetError(f"The folder {folder} is no complete dataset: {error}.") from error
         if len(dataset.labels) != len(rows):
             raise DatasetError(f"The dataset in {folder} is damaged: its files differ in length.")
         return dataset
+
+    def _save(self, folder: Path) -> None:
+        """Write into a folder what `load` reads there."""
+        np.save(folder / _LABELS, self.labels)
+        with (folder / _ROWS).open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(_COLUMNS)
+            columns = (self.ids, self.titles, self.franchises.tolist(), self.parts.tolist(), self.sha256)
+            writer.writerows(zip(*columns, strict=True))
+        manifest = {
+            "key": self.key,
+            "preprocessing": asdict(self.preprocessing),
+            "genres": [asdict(genre) for genre in self.genres],
+            "left_out": [asdict(lacking) for lacking in self.left_out],
+            "broken": self.broken,
+            "alike": {"groups": self.alike_groups, "posters": self.alike_posters},
+            "shards": self.shards,
+        }
+        (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
 
     def rows(self, part: str) -> NDArray[np.int64]:
         """The rows of a part: train, validation or test."""
@@ -153,10 +174,10 @@ def dataset_key(posters: Sequence[Poster], config: PreprocessConfig) -> str:
     Titles, scores and dates are not in it: they change without the dataset changing.
     """
     content = {
-        "posters": sorted(
-            [poster.id, sorted(genre.key for genre in poster.genres), poster.sha256, poster.part]
+        "posters": [
+            [poster.id, sorted([genre.key for genre in poster.genres]), poster.sha256, poster.part]
             for poster in _usable(posters)
-        ),
+        ],
         "preprocessing": asdict(preprocessing(config)),
         "min_posters": [config.min_posters, config.min_posters_per_part],
         "layout": LAYOUT,
@@ -195,13 +216,13 @@ def build_dataset(
     choice = _choose_genres(usable, config)  # too few posters are told before any is decoded
     pixels = pixels or open_pixels(pixels_folder(workspace, config.image_size))
     decode_posters(usable, pixels, reporter)
+    dataset = _made(usable, choice, pixels, folder, key, config)
     beside = folder.with_name(f"{key}.new")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    _write(usable, choice, pixels, beside, key, config)
+    dataset._save(beside)
     shutil.rmtree(folder, ignore_errors=True)
     beside.replace(folder)
-    dataset = Dataset.load(folder)
     for lacking in dataset.left_out:
         logger.warning("The genre %s is left out: %s.", lacking.genre.name, lacking.reason)
     if dataset.broken:
@@ -219,35 +240,35 @@ def _choose_genres(posters: Sequence[Poster], config: PreprocessConfig) -> Genre
     return choose_genres([poster.genres for poster in posters], [poster.part for poster in posters], config)
 
 
-def _write(
+def _made(
     usable: Sequence[Poster], choice: GenreChoice, pixels: Shards, folder: Path, key: str, config: PreprocessConfig
-) -> None:
-    """Write a dataset's files; `choice` are the genres of all usable posters, chosen anew where some are broken."""
+) -> Dataset:
+    """The dataset of decoded posters; `choice` are the genres of all of them, chosen anew where some are broken."""
     broken = broken_posters(usable, pixels)
     posters = [poster for poster in usable if poster.id not in broken]
     choice = _choose_genres(posters, config) if broken else choice
-    np.save(folder / "labels.npy", multi_hot([poster.genres for poster in posters], choice.learned))
-    with (folder / "rows.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(_COLUMNS)
-        writer.writerows([getattr(poster, column) for column in _COLUMNS] for poster in posters)
-    manifest = {
-        "key": key,
-        "preprocessing": asdict(preprocessing(config)),
-        "genres": [asdict(genre) for genre in choice.learned],
-        "left_out": [asdict(lacking) for lacking in choice.left_out],
-        "broken": broken,
-        "alike": _alike(posters, pixels),
-        "shards": pixels.names(poster.sha256 for poster in posters),
-    }
-    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
-
-
-def _alike(posters: Sequence[Poster], pixels: Shards) -> dict[str, int]:
-    """How many posters look like another one, and how many groups they make."""
+    sha256 = tuple(poster.sha256 for poster in posters)
+    # How many posters look like another one, and how many groups they make.
     pairs = look_alikes(perceptual_hashes(posters, pixels))
     group_of = join_franchises({id: id for pair in pairs for id in pair}, pairs)
-    return {"groups": len(set(group_of.values())), "posters": len(group_of)}
+    return Dataset(
+        folder=folder,
+        key=key,
+        preprocessing=preprocessing(config),
+        genres=choice.learned,
+        left_out=choice.left_out,
+        broken=broken,
+        shards=tuple(pixels.names(sha256)),
+        alike_groups=len(set(group_of.values())),
+        alike_posters=len(group_of),
+        ids=tuple(poster.id for poster in posters),
+        titles=tuple(poster.title for poster in posters),
+        sha256=sha256,
+        franchises=np.array([poster.franchise for poster in posters], np.str_),
+        parts=np.array([poster.part for poster in posters], np.str_),
+        images=pixels.rows(sha256),
+        labels=multi_hot([poster.genres for poster in posters], choice.learned),
+    )
 
 
 def _preprocessing(entry: dict[str, Any]) -> Preprocessing:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ class Genre:
     id: int | None
     name: str
 
-    @property
+    @cached_property
     def key(self) -> str:
         """What makes two genres the same: the id, because the site renames its genres; else the name."""
         return str(self.id) if self.id is not None else self.name
@@ -47,14 +48,13 @@ def choose_genres(genres: Sequence[Sequence[Genre]], parts: Sequence[str], confi
 
     `genres` and `parts` are parallel, an entry a poster. Raises DatasetError where fewer than two are left.
     """
+    known = {genre.key: genre for own in genres for genre in own}
+    in_part = Counter(
+        (key, part) for own, part in zip(genres, parts, strict=True) for key in {genre.key for genre in own}
+    )
     totals: Counter[str] = Counter()
-    in_part: Counter[tuple[str, str]] = Counter()
-    known: dict[str, Genre] = {}
-    for own, part in zip(genres, parts, strict=True):
-        for key, genre in {genre.key: genre for genre in own}.items():
-            known[key] = genre
-            totals[key] += 1
-            in_part[key, part] += 1
+    for (key, _), count in in_part.items():
+        totals[key] += count
     learned: list[Genre] = []
     left_out: list[LeftOutGenre] = []
     for key, genre in sorted(known.items(), key=lambda item: _order(item[1])):

@@ -16,7 +16,7 @@ from ml.duplicates import perceptual_hash, thumbnail
 from ml.errors import DatasetError
 from ml.genres import Genre
 from ml.reporting import Reporter
-from ml.shards import ROWS_PER_SHARD, Shards, ShardWriter
+from ml.shards import ROWS_PER_SHARD, Extra, Shards, ShardWriter
 from serving.function.errors import PosterError
 from serving.function.image import decode
 from serving.function.model import available_cpus
@@ -88,15 +88,19 @@ def decode_posters(posters: Sequence[Poster], pixels: Shards, reporter: Reporter
                     shard.note(row, {_BROKEN: small} if isinstance(small, str) else {_HASH: perceptual_hash(small)})
 
 
-def broken_posters(posters: Iterable[Poster], pixels: Shards) -> dict[str, str]:
+def broken_posters(posters: Sequence[Poster], pixels: Shards) -> dict[str, str]:
     """The reason by the id of each poster that could not be decoded."""
-    reasons = ((poster.id, pixels.extra(poster.sha256).get(_BROKEN)) for poster in posters)
-    return {id: reason for id, reason in reasons if reason is not None}
+    return {id: extra[_BROKEN] for id, extra in _extras(posters, pixels) if _BROKEN in extra}
 
 
-def perceptual_hashes(posters: Iterable[Poster], pixels: Shards) -> dict[str, str]:
+def perceptual_hashes(posters: Sequence[Poster], pixels: Shards) -> dict[str, str]:
     """The perceptual hash by the id of each decoded poster, "" of a flat or broken one (see `ml.duplicates`)."""
-    return {poster.id: pixels.extra(poster.sha256).get(_HASH, "") for poster in posters}
+    return {id: extra.get(_HASH, "") for id, extra in _extras(posters, pixels)}
+
+
+def _extras(posters: Sequence[Poster], pixels: Shards) -> Iterable[tuple[str, Extra]]:
+    extras = pixels.extras([poster.sha256 for poster in posters])
+    return zip([poster.id for poster in posters], extras, strict=True)
 
 
 def _decode_chunk(

@@ -151,10 +151,10 @@ class Shards:
         """Those of the hashes without a row, each once and in the order in which they are to be written."""
         return sorted({each for each in sha256 if each not in self._place})
 
-    def extra(self, sha256: str) -> Extra:
-        """The small texts about a row; KeyError where there is no such row."""
-        shard, row = divmod(self._place[sha256], ROWS_PER_SHARD)
-        return self._extras[shard][row]
+    def extras(self, sha256: Iterable[str]) -> list[Extra]:
+        """The small texts about these rows; KeyError where there is no such row."""
+        places = [self._place[each] for each in sha256]
+        return [self._extras[place // ROWS_PER_SHARD][place % ROWS_PER_SHARD] for place in places]
 
     def names(self, sha256: Iterable[str]) -> list[str]:
         """The shards that hold these rows; KeyError where there is no such row."""

@@ -61,7 +61,7 @@ def test_what_is_missing_and_what_is_known_of_rows_is_told(folder: Path) -> None
     shards = opened(folder)
     assert shards.missing(["f", "a", "0", "f", "e"]) == ["0", "f"]
     assert "a" in shards and "f" not in shards
-    assert shards.extra("d") == {"about": "row d"}
+    assert shards.extras("db") == [{"about": "row d"}, {"about": "row b"}]
     assert len(shards.names("ab")) == 1 and len(shards.names("ae")) == 2
     with pytest.raises(KeyError):
         shards.rows(["f"])
@@ -194,7 +194,7 @@ def test_shards_that_are_elsewhere_are_known_by_their_index(folder: Path, tmp_pa
     (name,) = shards.names("abc")
     away = shards.file(name).rename(tmp_path / "away.npy")
     shards = opened(folder, elsewhere={name})
-    assert shards.missing("ad") == [] and shards.extra("a") == {"about": "row a"}
+    assert shards.missing("ad") == [] and shards.extras("a") == [{"about": "row a"}]
     assert shards.absent("abc") == shards.absent("ad") == [name]
     assert shards.absent("d") == []
     away.rename(shards.file(name))
