@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ml.candidates import KERNEL_FIRST
-from ml.frozen import FrozenSearch
+from ml.feature_table import FeatureTable
+from ml.frozen import FrozenSearch, answers_of
 from ml.kernel import fit_curves
 from ml.metrics import Decisions, GenreScores, Labels, Probabilities, Scores, score
 from ml.shards import Rows
@@ -43,12 +43,11 @@ def colour_histogram(
 ) -> tuple[Probabilities, Decisions]:
     """Probabilities and decisions [n, G] from the colours of posters alone, by a kernel head as those on a backbone's
     features: fitted on the histograms `known` [N, B] with labels [N, G], for the histograms `asked` [n, B]."""
-    trying = FrozenSearch(torch.from_numpy(known), labels, franchises, seed)
+    trying = FrozenSearch(FeatureTable(known), labels, franchises, seed)
     estimates = trying.estimates(KERNEL_FIRST)
     curves = fit_curves(estimates, labels)
     thresholds = fit_thresholds(curves.probabilities(estimates), labels)
-    with torch.no_grad():
-        probabilities: Probabilities = trying.head(KERNEL_FIRST, curves)(torch.from_numpy(asked)).sigmoid().numpy()
+    probabilities = answers_of(trying.head(KERNEL_FIRST, curves), FeatureTable(asked))
     return probabilities, probabilities >= thresholds
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ml.compute import Compute
 from ml.dataset import Dataset
+from ml.feature_table import FeatureTable
 from ml.networks import GenreNetwork, feature_count
 from ml.reporting import Reporter
 from ml.shards import ROWS_PER_SHARD, Shards
@@ -28,12 +29,12 @@ _BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Features:
-    """Of all posters of a dataset, float32 [N, F] on the device; the first `own` are the network's own last ones.
+    """Of all posters of a dataset, [N, F]; the first `own` are the network's own last ones.
 
     `images_per_second` is that of the posters that had to go through the backbone, None where there were none.
     """
 
-    values: Tensor
+    values: FeatureTable
     own: int
     images_per_second: float | None
 
@@ -67,8 +68,7 @@ def cached_features(
                     reporter.progress(first + begin + len(rows), len(missing), "backbone's features", "images")
         rate = len(missing) / (time.perf_counter() - start)
         network.cpu()  # others make copies of the body, and the device's memory is for them
-    values = torch.from_numpy(shards.rows(dataset.sha256)[:]).to(compute.device)
-    return Features(values, own, rate)
+    return Features(FeatureTable(shards.rows(dataset.sha256), compute.device), own, rate)
 
 
 @torch.no_grad()

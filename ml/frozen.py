@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ml.bench import Bench
 from ml.candidates import FROZEN, KERNEL_FIRST, KERNEL_SPACE
 from ml.errors import TrainingError
+from ml.feature_table import FeatureTable
 from ml.features import Features
 from ml.folds import stratified_folds
 from ml.kernel import KernelHead, KernelRidge, KernelSetting, LogisticCurves, Space, fit_curves, fit_kernel_head, space
@@ -42,11 +43,9 @@ class _Fold:
 class FrozenSearch:
     """Kernel heads on features of some posters, tried out of fold."""
 
-    def __init__(self, features: torch.Tensor, labels: Labels, franchises: NDArray[np.str_], seed: int) -> None:
-        """`features` float32 [n, F] on a device, `labels` uint8 [n, G] and `franchises` [n] of the same posters.
-        Raises TrainingError for features that are no numbers."""
-        if not bool(torch.isfinite(features).all()):
-            raise TrainingError("The backbone's features are no numbers any more: its weights are damaged.")
+    def __init__(self, features: FeatureTable, labels: Labels, franchises: NDArray[np.str_], seed: int) -> None:
+        """`features` [n, F], `labels` uint8 [n, G] and `franchises` [n] of the same posters. Raises TrainingError
+        for features that are no numbers."""
         self._features, self._truth, self._seed = features, labels, seed
         self._labels = torch.from_numpy(labels).float().to(features.device)
         self.fold_of = stratified_folds(franchises, labels)
@@ -56,8 +55,8 @@ class FrozenSearch:
 
     def _fold(self, number: int) -> _Fold:
         inside, outside = np.flatnonzero(self.fold_of == number), np.flatnonzero(self.fold_of != number)
-        where = space(self._features[_index(outside, self._features)], self._seed)
-        return _Fold(inside, outside, where, where.project(self._features[_index(inside, self._features)]))
+        where = space(self._features.only(outside), self._seed)
+        return _Fold(inside, outside, where, where.project(self._features.only(inside)))
 
     def estimates(self, setting: KernelSetting, on_fold: Step = lambda fold, score: None) -> NDArray[np.float64]:
         """Estimates out of fold, float64 [n, G]; `on_fold` is told the folds that are done and the score so far."""
@@ -91,8 +90,7 @@ def train_frozen(
     start = time.perf_counter()
     rows = np.sort(np.concatenate([bench.training, bench.validation]))
     labels = bench.dataset.labels[rows]
-    values = features.values[_index(rows, features.values)]
-    trying = FrozenSearch(values, labels, bench.dataset.franchises[rows], bench.config.seed)
+    trying = FrozenSearch(features.values.only(rows), labels, bench.dataset.franchises[rows], bench.config.seed)
     found: dict[int, NDArray[np.float64]] = {}
 
     def attempt(number: int, parameters: dict[str, float], own: Reporter, step: Step) -> float:
@@ -115,11 +113,8 @@ def train_frozen(
     head = trying.head(KernelSetting(**best.parameters), curves)
     network = GenreNetwork(body, head, bench.dataset.preprocessing, frozen=True)
 
-    @torch.no_grad()
     def predict(asked: NDArray[np.int64]) -> Probabilities:
-        logits = head.to(features.values.device)(features.values[_index(asked, features.values)])
-        answers: Probabilities = logits.sigmoid().cpu().numpy()
-        return answers
+        return answers_of(head, features.values.only(asked))
 
     return NetworkOutcome(
         name=FROZEN,
@@ -145,9 +140,16 @@ def head_of_training_part(bench: Bench, features: Features, setting: KernelSetti
     """A head fitted on the training part alone, its curves out of fold: where fine-tuning starts."""
     rows = bench.training
     labels = bench.dataset.labels[rows]
-    values = features.values[_index(rows, features.values)]
-    trying = FrozenSearch(values, labels, bench.dataset.franchises[rows], bench.config.seed)
+    trying = FrozenSearch(features.values.only(rows), labels, bench.dataset.franchises[rows], bench.config.seed)
     return trying.head(setting, fit_curves(trying.estimates(setting), labels))
+
+
+@torch.no_grad()
+def answers_of(head: KernelHead, features: FeatureTable) -> Probabilities:
+    """Probabilities float32 [N, G] for features [N, F]; the head moves to their device."""
+    head.to(features.device)
+    answers: Probabilities = torch.cat([head(block).sigmoid().cpu() for block in features.blocks()]).numpy()
+    return answers
 
 
 def _index(rows: NDArray[np.int64], like: torch.Tensor) -> torch.Tensor:

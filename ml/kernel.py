@@ -6,13 +6,15 @@ https://papers.nips.cc/paper/1866); regularised least squares on the genres (Rif
 solution. What comes out estimates a probability; a logistic curve a genre (Platt 1999) makes a calibrated one of it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ml.errors import TrainingError
+from ml.feature_table import BLOCK, FeatureTable
 from ml.metrics import Labels
 
 COMPONENTS = 128
@@ -20,7 +22,7 @@ LANDMARKS = 1024
 _SMALLEST_SHARE = 1e-5
 """Directions of the landmarks' kernel with less of its largest eigenvalue than this are rounding errors."""
 _NEWTON_STEPS = 30
-_BLOCK = 4096
+_ITERATIONS = 5
 _SMALLEST_SLOPE = 1e-2
 
 
@@ -72,22 +74,56 @@ class Space:
     projection: Tensor
     points: Tensor
 
-    def project(self, features: Tensor) -> Tensor:
-        return (features - self.mean) @ self.projection
+    def project(self, features: FeatureTable) -> Tensor:
+        return torch.cat([(block - self.mean) @ self.projection for block in features.blocks()])
 
 
-def space(features: Tensor, seed: int) -> Space:
-    """Standardise features [N, F] and find their principal components, by a randomised decomposition (Halko et al.
-    2011, https://arxiv.org/abs/0909.4061) whose random numbers follow from the seed."""
-    mean, deviation = features.mean(0), features.std(0).clamp(min=1e-6)
+def space(features: FeatureTable, seed: int) -> Space:
+    """Standardise features [N, F] and find their principal components.
+
+    By subspace iteration from random numbers that follow from the seed (Halko et al. 2011, algorithm 4.4,
+    https://arxiv.org/abs/0909.4061), which needs the features a block at a time only. Raises TrainingError for
+    features that are no numbers.
+    """
+    mean, deviation = _moments(features)
     # Features that never change here say nothing, however much they may change elsewhere.
-    scale = torch.where(deviation > 1e-6, 1 / deviation, 0) / features.shape[1] ** 0.5
-    components = min(COMPONENTS, *features.shape)
-    with torch.random.fork_rng(devices=[features.device] if features.device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        _, _, directions = torch.svd_lowrank((features - mean) * scale, q=components, niter=4)
+    scale = torch.where(deviation > 1e-6, 1 / deviation.clamp(min=1e-6), 0) / features.shape[1] ** 0.5
+    count = min(COMPONENTS, *features.shape)
+    directions = torch.randn(features.shape[1], count, generator=torch.Generator().manual_seed(seed)).to(mean.device)
+    for _ in range(_ITERATIONS):
+        directions, _ = torch.linalg.qr(_times_covariance(features, mean, scale, directions))
+    # Of the space that is found, the axes: the largest one first.
+    _, axes = torch.linalg.eigh(directions.T @ _times_covariance(features, mean, scale, directions))
+    directions = directions @ axes.flip(1)
     projection = scale[:, None] * directions
-    return Space(mean, projection, (features - mean) @ projection)
+    where = Space(mean, projection, torch.empty(0))
+    return replace(where, points=where.project(features))
+
+
+def _moments(features: FeatureTable) -> tuple[Tensor, Tensor]:
+    """Mean and deviation [F] of a sample, in one pass."""
+    shift: Tensor | None = None
+    sums = torch.zeros(2, features.shape[1], dtype=torch.float64, device=features.device)
+    for block in features.blocks():
+        # Moved by the first row, or the squares' sums would swallow a deviation that is small beside the mean.
+        shift = block[0].clone() if shift is None else shift
+        moved = block.sub_(shift)
+        sums[0] += moved.sum(0, dtype=torch.float64)
+        sums[1] += moved.square_().sum(0, dtype=torch.float64)
+    if shift is None or not bool(torch.isfinite(sums).all()):
+        raise TrainingError("The backbone's features are no numbers any more: its weights are damaged.")
+    count = len(features)
+    variance = (sums[1] - sums[0].square() / count).clamp(min=0) / max(count - 1, 1)
+    return shift + (sums[0] / count).float(), variance.sqrt().float()
+
+
+def _times_covariance(features: FeatureTable, mean: Tensor, scale: Tensor, directions: Tensor) -> Tensor:
+    """The standardised features' covariance [F, F], which is never there as a whole, times directions [F, P]."""
+    product = torch.zeros_like(directions)
+    for block in features.blocks():
+        standard = block.sub_(mean).mul_(scale)
+        product += standard.T @ (standard @ directions)
+    return product / len(features)
 
 
 class KernelRidge:
@@ -108,7 +144,7 @@ class KernelRidge:
         self._gram = torch.zeros(rank, rank, dtype=torch.float64, device=where.points.device)
         self._moments = torch.zeros(rank, labels.shape[1], dtype=torch.float64, device=where.points.device)
         total = torch.zeros(rank, dtype=torch.float64, device=where.points.device)
-        for points, truth in zip(torch.split(where.points, _BLOCK), torch.split(labels, _BLOCK), strict=True):
+        for points, truth in zip(torch.split(where.points, BLOCK), torch.split(labels, BLOCK), strict=True):
             mapped = similarity(points, self.landmarks, width).double() @ self._whitening
             self._gram += mapped.T @ mapped
             self._moments += mapped.T @ (truth.double() - self.mean_label)
@@ -125,10 +161,11 @@ class KernelRidge:
     def estimate(self, points: Tensor, ridge: float) -> NDArray[np.float64]:
         """Estimates [N, G] for points [N, P]; about between 0 and 1."""
         weights, bias = self.solve(ridge)
-        estimates: NDArray[np.float64] = (
-            (similarity(points, self.landmarks, self.width).double() @ weights + bias).cpu().numpy()
-        )
-        return estimates
+        estimates = [
+            (similarity(block, self.landmarks, self.width).double() @ weights + bias).cpu()
+            for block in torch.split(points, BLOCK)
+        ]
+        return np.asarray(torch.cat(estimates).numpy(), np.float64)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ validation parts alone. Copying siblings' genres reads no pixel, so what it gain
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ml.baselines import colour_histograms, sibling_copy
 from ml.bench import Bench
 from ml.candidates import KERNEL_FIRST
+from ml.feature_table import FeatureTable
 from ml.features import Features
 from ml.folds import stratified_folds
 from ml.frozen import FrozenSearch
@@ -32,9 +32,9 @@ def leak_gauge(bench: Bench, features: Features | None) -> tuple[Leak, ...]:
     leaks = [Leak("posters with a sibling in training", *shares)]
     copied = [sibling_copy(labels, franchises, folds) for folds in (random, grouped)]
     leaks += _leaks("copying siblings' genres", labels, copied, (random, grouped))
-    seen = {"colours alone": torch.from_numpy(colour_histograms(bench.dataset.images, rows))}
+    seen = {"colours alone": FeatureTable(colour_histograms(bench.dataset.images, rows))}
     if features is not None:
-        seen["the backbone's features"] = features.values[torch.from_numpy(rows).to(features.values.device)]
+        seen["the backbone's features"] = features.values.only(rows)
     for name, values in seen.items():
         answers = [_out_of_fold(values, labels, groups, bench.config.seed) for groups in (each_alone, franchises)]
         leaks += _leaks(name, labels, answers, (random, grouped))
@@ -46,7 +46,7 @@ def _share_with_siblings(franchises: NDArray[np.str_], folds: NDArray[np.int64])
     return float(np.concatenate(shared).mean())
 
 
-def _out_of_fold(values: torch.Tensor, labels: Labels, groups: NDArray[np.str_], seed: int) -> Probabilities:
+def _out_of_fold(values: FeatureTable, labels: Labels, groups: NDArray[np.str_], seed: int) -> Probabilities:
     estimates = FrozenSearch(values, labels, groups, seed).estimates(KERNEL_FIRST)
     return fit_curves(estimates, labels).probabilities(estimates)
 

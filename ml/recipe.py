@@ -63,7 +63,7 @@ def _on_features(bench: Bench, backbone: Backbone, features: Features) -> _Recip
     genres = bench.labels.shape[1]
     return _Recipe(
         model=lambda: nn.Linear(features.own, genres),
-        inputs=features.values[:, : features.own].contiguous(),
+        inputs=features.values.columns(features.own),
         network=lambda head: GenreNetwork(backbone.body, head, bench.dataset.preprocessing, frozen=True),
         tuned_epochs=_TUNED_EPOCHS * bench.config.epochs,
         tuned_trials=_TUNED_TRIALS * bench.config.trials,

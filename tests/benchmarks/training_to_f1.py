@@ -29,7 +29,7 @@ from ml.compute import Compute
 from ml.configuration import PreprocessConfig, TrainConfig
 from ml.dataset import Dataset, build_dataset
 from ml.features import Features, cached_features
-from ml.frozen import head_of_training_part, train_frozen
+from ml.frozen import answers_of, head_of_training_part, train_frozen
 from ml.gradient import train_by_gradient
 from ml.kernel import KernelHead, KernelSetting
 from ml.networks import feature_count
@@ -265,11 +265,9 @@ def features_of(bench: Bench, weights: Weights) -> tuple[torch.nn.Module, Featur
     return body, cached_features(body, own, BACKBONE, weights.sha256, bench.dataset, bench.compute, NullReporter())
 
 
-@torch.no_grad()
 def head_score(bench: Bench, features: Features, head: KernelHead) -> float:
     """Weighted F1 of a head on the validation part."""
-    values = features.values[torch.from_numpy(bench.validation).to(features.values.device)]
-    return bench.score(head(values).sigmoid().cpu().numpy()).weighted_f1
+    return bench.score(answers_of(head, features.values.only(bench.validation))).weighted_f1
 
 
 def spread(values: list[float] | list[int], digits: int = 1) -> str:

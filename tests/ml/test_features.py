@@ -42,6 +42,10 @@ def features_of(
     return made, getattr(body, "seen", [])
 
 
+def everything(features: Features) -> Tensor:
+    return features.values.columns(features.values.shape[1])
+
+
 def folders(data: Dataset) -> set[Path]:
     return set((data.folder.parents[1] / "features").iterdir())
 
@@ -50,13 +54,14 @@ def test_features_are_those_of_each_poster_in_the_order_of_the_dataset(data: Dat
     torch.manual_seed(0)
     body = scratch_body(32).eval()
     made = cached_features(body, 256, "scratch", "sha256", data, choose_compute("cpu"), NullReporter())
-    assert (made.values.shape, made.values.dtype, made.own) == ((119, 256), torch.float32, 256)
+    values = everything(made)
+    assert (values.shape, values.dtype, made.own) == ((119, 256), torch.float32, 256)
     assert made.images_per_second is not None and made.images_per_second > 0
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in (data.preprocessing.mean, data.preprocessing.std))
     for row in (0, 57, 118):
         with torch.no_grad():
             alone = body((torch.from_numpy(data.images[row : row + 1]) / 255 - mean) / std)
-        assert torch.allclose(made.values[row], alone[0], atol=2e-2)
+        assert torch.allclose(values[row], alone[0], atol=2e-2)
 
 
 def test_the_body_sees_each_poster_once_and_none_when_it_is_asked_again(data: Dataset) -> None:
@@ -65,7 +70,7 @@ def test_the_body_sees_each_poster_once_and_none_when_it_is_asked_again(data: Da
     second, seen = features_of(data)
     assert seen == []
     assert second.images_per_second is None
-    assert torch.equal(first.values, second.values)
+    assert torch.equal(everything(first), everything(second))
 
 
 def test_a_new_poster_costs_one_pass(
@@ -76,7 +81,8 @@ def test_a_new_poster_costs_one_pass(
     second, seen = features_of(more)
     assert seen == [1]
     row_of = {sha256: row for row, sha256 in enumerate(more.sha256)}
-    assert torch.equal(second.values[[row_of[sha256] for sha256 in data.sha256]], first.values)
+    known = [row_of[sha256] for sha256 in data.sha256]
+    assert torch.equal(everything(second)[known], everything(first))
     assert features_of(data)[1] == [], "the shards of both are read together"
 
 
@@ -100,13 +106,13 @@ def test_other_weights_precision_or_width_have_a_folder_of_their_own(data: Datas
 
 @pytest.mark.parametrize("ending", [".npy", ".json"])
 def test_a_damaged_cache_is_said_and_made_anew(data: Dataset, ending: str, caplog: pytest.LogCaptureFixture) -> None:
-    first, _ = features_of(data)
+    first = everything(features_of(data)[0])
     (folder,) = folders(data)
     (file,) = folder.glob(f"*{ending}")
     file.write_bytes(file.read_bytes()[:-7] + b"damaged")
     second, seen = features_of(data)
     assert sum(seen) == 119
-    assert torch.equal(first.values, second.values)
+    assert torch.equal(first, everything(second))
     assert "is dropped, and its rows are made anew" in caplog.text
 
 
@@ -115,7 +121,7 @@ def test_a_cache_that_is_gone_is_made_anew(data: Dataset) -> None:
     shutil.rmtree(data.folder.parents[1] / "features")
     second, seen = features_of(data)
     assert sum(seen) == 119
-    assert torch.equal(first.values, second.values)
+    assert torch.equal(everything(first), everything(second))
 
 
 def test_a_pass_that_ends_with_an_error_leaves_nothing_half_true(data: Dataset) -> None:

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from ml.bench import Bench
 from ml.candidates import KERNEL_FIRST, KERNEL_SPACE, Range
@@ -11,8 +12,9 @@ from ml.compute import choose_compute
 from ml.configuration import TrainConfig
 from ml.dataset import Dataset
 from ml.errors import TrainingError
+from ml.feature_table import FeatureTable
 from ml.features import Features
-from ml.frozen import FrozenSearch, head_of_training_part, train_frozen
+from ml.frozen import FrozenSearch, answers_of, head_of_training_part, train_frozen
 from ml.kernel import KernelRidge, fit_curves, space
 from ml.networks import scratch_body
 from ml.reporting import NullReporter
@@ -28,7 +30,14 @@ def features(dataset: Dataset) -> Features:
     """Numbers that show the genres through noise."""
     generator = np.random.default_rng(0)
     shown = dataset.labels @ generator.normal(size=(3, 12)) + generator.normal(size=(len(dataset.labels), 12))
-    return Features(torch.from_numpy(shown.astype(np.float32)), 12, 10.0)
+    return Features(FeatureTable(shown.astype(np.float32)), 12, 10.0)
+
+
+def changed(features: Features, rows: NDArray[np.int64], value: float) -> Features:
+    """The same features but for those of some rows."""
+    values = features.values.columns(12).numpy()
+    values[rows] = value
+    return replace(features, values=FeatureTable(values))
 
 
 def test_a_posters_estimate_is_that_of_a_head_that_has_not_seen_its_fold(bench: Bench, features: Features) -> None:
@@ -37,13 +46,11 @@ def test_a_posters_estimate_is_that_of_a_head_that_has_not_seen_its_fold(bench: 
     estimates = trying.estimates(KERNEL_FIRST)
     assert set(trying.fold_of.tolist()) == {0, 1, 2, 3, 4}
     for fold in (0, 3):
-        inside, outside = (
-            torch.from_numpy(np.flatnonzero(of)) for of in (trying.fold_of == fold, trying.fold_of != fold)
-        )
-        where = space(features.values[outside], 0)
+        inside, outside = (np.flatnonzero(of) for of in (trying.fold_of == fold, trying.fold_of != fold))
+        where = space(features.values.only(outside), 0)
         ridge = KernelRidge(where, torch.from_numpy(labels).float()[outside], KERNEL_FIRST.width, 0)
-        expected = ridge.estimate(where.project(features.values[inside]), KERNEL_FIRST.ridge)
-        assert np.allclose(estimates[inside.numpy()], expected, atol=1e-6)
+        expected = ridge.estimate(where.project(features.values.only(inside)), KERNEL_FIRST.ridge)
+        assert np.allclose(estimates[inside], expected, atol=1e-6)
 
 
 def test_the_best_setting_is_fitted_on_train_and_validation_and_judged_on_validation(
@@ -65,12 +72,12 @@ def test_the_best_setting_is_fitted_on_train_and_validation_and_judged_on_valida
 
 def test_neither_labels_nor_features_of_the_test_part_matter(bench: Bench, features: Features) -> None:
     test = bench.dataset.rows("test")
-    labels, values = bench.dataset.labels.copy(), features.values.clone()
-    labels[test], values[torch.from_numpy(test)] = 1 - labels[test], 77.0
+    labels = bench.dataset.labels.copy()
+    labels[test] = 1 - labels[test]
     other = Bench(replace(bench.dataset, labels=labels), bench.config, bench.compute, bench.checkpoints)
     one, two = (
-        train_frozen(own, scratch_body(32), "resnet18", "sha256", replace(features, values=given), NullReporter())
-        for own, given in ((bench, features.values), (other, values))
+        train_frozen(own, scratch_body(32), "resnet18", "sha256", given, NullReporter())
+        for own, given in ((bench, features), (other, changed(features, test, 77.0)))
     )
     assert np.array_equal(one.validation_probabilities, two.validation_probabilities)
     assert np.array_equal(one.thresholds, two.thresholds)
@@ -81,21 +88,18 @@ def test_neither_labels_nor_features_of_the_test_part_matter(bench: Bench, featu
 def test_the_head_that_fine_tuning_starts_with_has_not_seen_the_validation_part(
     bench: Bench, features: Features
 ) -> None:
-    values = features.values.clone()
-    values[torch.from_numpy(bench.validation)] = 77.0
     one, two = (
-        head_of_training_part(bench, replace(features, values=given), KERNEL_FIRST).state_dict()
-        for given in (features.values, values)
+        head_of_training_part(bench, given, KERNEL_FIRST).state_dict()
+        for given in (features, changed(features, bench.validation, 77.0))
     )
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_features_that_are_no_numbers_end_with_a_sentence(bench: Bench, features: Features) -> None:
     for damaged in (float("nan"), float("inf")):
-        values = features.values.clone()
-        values[bench.training[3], 2] = damaged
+        values = changed(features, bench.training[3:4], damaged)
         with pytest.raises(TrainingError, match="features are no numbers any more: its weights are damaged"):
-            train_frozen(bench, scratch_body(32), "net", "sha256", replace(features, values=values), NullReporter())
+            train_frozen(bench, scratch_body(32), "net", "sha256", values, NullReporter())
 
 
 def test_folds_that_are_done_are_told_with_their_score(bench: Bench, features: Features) -> None:
@@ -105,4 +109,4 @@ def test_folds_that_are_done_are_told_with_their_score(bench: Bench, features: F
     assert told == [1, 2, 3, 4]
     assert 0.5 < trying.score(estimates) <= 1
     head = trying.head(KERNEL_FIRST, fit_curves(estimates, bench.dataset.labels))
-    assert head(features.values).shape == (120, 3)
+    assert answers_of(head, features.values).shape == (120, 3)

@@ -9,6 +9,7 @@ from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.preprocessing import KernelCenterer, StandardScaler
 
 from ml.calibration import calibrate
+from ml.feature_table import FeatureTable
 from ml.kernel import (
     COMPONENTS,
     LANDMARKS,
@@ -22,6 +23,10 @@ from ml.kernel import (
 )
 
 SETTING = KernelSetting(ridge=3.0, width=0.5)
+
+
+def table(features: torch.Tensor) -> FeatureTable:
+    return FeatureTable(features.numpy())
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,7 @@ def test_estimates_are_those_of_scikit_learns_kernel_ridge_regression(
 ) -> None:
     """All training posters are landmarks here, and all components are kept, so that nothing is approximated."""
     training, other = slice(0, 180), slice(180, 240)
-    where = space(features[training], seed=0)
+    where = space(table(features[training]), seed=0)
     ours = KernelRidge(where, torch.from_numpy(labels[training]).float(), SETTING.width, seed=0)
 
     scaler = StandardScaler().fit(features[training].numpy())
@@ -57,7 +62,7 @@ def test_estimates_are_those_of_scikit_learns_kernel_ridge_regression(
     reference = ReferenceRidge(alpha=SETTING.ridge, kernel="precomputed")
     reference.fit(centerer.transform(kernel), labels[training] - mean)
     expected = reference.predict(centerer.transform(between)) + mean
-    assert np.abs(ours.estimate(where.project(features[other]), SETTING.ridge) - expected).max() < 2e-3
+    assert np.abs(ours.estimate(where.project(table(features[other])), SETTING.ridge) - expected).max() < 2e-3
 
     assert np.abs(expected - mean).max() > 0.2, "or this test says little"
 
@@ -68,7 +73,7 @@ def test_without_centring_it_would_be_the_plain_regression_with_a_radial_basis_f
     """A kernel that is narrow makes centring matter little, and then scikit-learn's own kernel is near, too."""
     labels = np.sign(np.random.default_rng(2).normal(size=(180, 1)))
     labels -= labels.mean()
-    where = space(features[:180], seed=0)
+    where = space(table(features[:180]), seed=0)
     ours = KernelRidge(where, torch.from_numpy(labels).float(), 20.0, seed=0)
     reference = ReferenceRidge(alpha=1.0, kernel="rbf", gamma=20.0).fit(where.points.numpy(), labels)
     points = where.points[:50] + 0.02
@@ -78,15 +83,15 @@ def test_without_centring_it_would_be_the_plain_regression_with_a_radial_basis_f
 
 
 def test_squared_distances_are_mean_squared_differences_of_standardised_features(features: torch.Tensor) -> None:
-    where = space(features, seed=0)
+    where = space(table(features), seed=0)
     x = (features - features.mean(0)) / features.std(0)
     expected = torch.exp(-0.7 * (x[:5, None] - x[None, 5:9]).square().mean(2))
     assert torch.allclose(similarity(where.points[:5], where.points[5:9], 0.7), expected, atol=1e-4)
-    assert torch.allclose(where.project(features), where.points, atol=1e-4)
+    assert torch.allclose(where.project(table(features)), where.points, atol=1e-4)
 
 
 def test_the_head_gives_what_estimates_and_curves_give(features: torch.Tensor, labels: NDArray[np.uint8]) -> None:
-    where = space(features, seed=0)
+    where = space(table(features), seed=0)
     ridge = KernelRidge(where, torch.from_numpy(labels).float(), SETTING.width, seed=0)
     estimates = ridge.estimate(where.points, SETTING.ridge)
     curves = fit_curves(estimates, labels)
@@ -100,16 +105,16 @@ def test_the_head_gives_what_estimates_and_curves_give(features: torch.Tensor, l
 
 def test_it_learns_what_no_line_can_part(features: torch.Tensor, labels: NDArray[np.uint8]) -> None:
     two = features[:, :2]  # the first genre is whether their signs are equal
-    where = space(two[:180], seed=0)
+    where = space(table(two[:180]), seed=0)
     ridge = KernelRidge(where, torch.from_numpy(labels[:180]).float(), 1.0, seed=0)
-    estimates = ridge.estimate(where.project(two[180:]), 1.0)[:, 0]
+    estimates = ridge.estimate(where.project(table(two[180:])), 1.0)[:, 0]
     assert ((estimates > 0.5) == (labels[180:, 0] == 1)).mean() > 0.85
 
 
 def test_landmarks_are_limited_and_drawn_by_the_seed() -> None:
     features = torch.from_numpy(np.random.default_rng(4).normal(size=(LANDMARKS + 50, 6)).astype(np.float32))
     labels = (features[:, :2] > 0).float()
-    where = space(features, seed=0)
+    where = space(table(features), seed=0)
     one, other = (KernelRidge(where, labels, 0.5, seed) for seed in (0, 1))
     assert len(one.landmarks) == LANDMARKS
     assert not torch.equal(one.landmarks, other.landmarks)
@@ -122,7 +127,7 @@ def test_the_same_seed_gives_the_same_bytes(features: torch.Tensor, labels: NDAr
     heads = []
     for start in (1, 2):
         torch.manual_seed(start)
-        where = space(features, seed=5)
+        where = space(table(features), seed=5)
         curves = LogisticCurves(np.full(3, 8.0), np.full(3, -4.0))
         heads.append(fit_kernel_head(where, torch.from_numpy(labels).float(), SETTING, curves, seed=5).state_dict())
     assert all(heads[0][name].numpy().tobytes() == heads[1][name].numpy().tobytes() for name in heads[0])
@@ -130,22 +135,22 @@ def test_the_same_seed_gives_the_same_bytes(features: torch.Tensor, labels: NDAr
 
 def test_finding_components_leaves_the_random_state_alone(features: torch.Tensor) -> None:
     state = torch.get_rng_state()
-    space(features, seed=5)
+    space(table(features), seed=5)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_features_that_never_change_say_nothing(features: torch.Tensor, labels: NDArray[np.uint8]) -> None:
     more = torch.cat([features, torch.full((240, 4), 3.0)], 1)
-    where = space(more, seed=0)
+    where = space(table(more), seed=0)
     ridge = KernelRidge(where, torch.from_numpy(labels).float(), SETTING.width, seed=0)
     elsewhere = more.clone()
     elsewhere[:, 20:] = 1e6
-    assert torch.equal(where.project(elsewhere), where.project(more))
-    assert np.isfinite(ridge.estimate(where.project(elsewhere), SETTING.ridge)).all()
+    assert torch.equal(where.project(table(elsewhere)), where.project(table(more)))
+    assert np.isfinite(ridge.estimate(where.project(table(elsewhere)), SETTING.ridge)).all()
 
 
 def test_features_that_are_all_alike_give_the_genres_frequencies(labels: NDArray[np.uint8]) -> None:
-    where = space(torch.ones(240, 5), seed=0)
+    where = space(table(torch.ones(240, 5)), seed=0)
     ridge = KernelRidge(where, torch.from_numpy(labels).float(), 0.5, seed=0)
     estimates = ridge.estimate(where.points, 3.0)
     assert estimates == pytest.approx(np.broadcast_to(labels.mean(0), (240, 3)))
@@ -157,7 +162,7 @@ def test_fewer_posters_than_components_are_enough(posters: int) -> None:
     generator = np.random.default_rng(posters)
     features = torch.from_numpy(generator.normal(size=(posters, 300)).astype(np.float32))
     labels = torch.from_numpy((np.arange(posters) % 2)[:, None]).float()
-    where = space(features, seed=0)
+    where = space(table(features), seed=0)
     assert where.points.shape == (posters, posters)
     estimates = KernelRidge(where, labels, 0.5, seed=0).estimate(where.points, 0.01)
     assert ((estimates > 0.5) == labels.numpy()).all()

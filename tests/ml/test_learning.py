@@ -15,7 +15,7 @@ from ml.compute import choose_compute
 from ml.configuration import TrainConfig
 from ml.dataset import Dataset
 from ml.errors import DatasetError, SettingError, TrainingError
-from ml.frozen import head_of_training_part
+from ml.frozen import answers_of, head_of_training_part
 from ml.gradient import train_by_gradient
 from ml.learning import checkpoints_of, train_networks
 from ml.networks import backbone
@@ -98,8 +98,7 @@ def test_fine_tuning_starts_from_the_head(dataset: Dataset, quick: TrainConfig, 
             FINE_TUNED, "squeezenet1_1", "sha256", "lp-ft", {"dropout": (0,)}, still, lambda: transfer.body
         )
         outcome = train_by_gradient(bench, candidate, NullReporter(), lambda parameters: head)
-    with torch.no_grad():
-        expected = head(transfer.features.values[torch.from_numpy(bench.validation)]).sigmoid().numpy()
+    expected = answers_of(head, transfer.features.values.only(bench.validation))
     assert np.abs(outcome.validation_probabilities - expected).max() < 0.02
     assert set(FINE_TUNED_SPACE) == {"learning_rate", "weight_decay"}
 

@@ -9,6 +9,7 @@ from ml.checkpoints import NoCheckpoints
 from ml.compute import choose_compute
 from ml.configuration import TrainConfig
 from ml.dataset import Dataset
+from ml.feature_table import FeatureTable
 from ml.features import Features
 from ml.networks import Backbone, backbone
 from ml.outcome import TrainingOutcome
@@ -58,7 +59,13 @@ def test_the_head_sees_the_backbones_own_features_alone(bench: Bench) -> None:
     other[:, 6:] = 1e6
     with torch.random.fork_rng(devices=[]):
         one, two = (
-            train_recipes(bench, Backbone("net", body, "last"), "sha256", Features(given, 6, None), NullReporter())
+            train_recipes(
+                bench,
+                Backbone("net", body, "last"),
+                "sha256",
+                Features(FeatureTable(given.numpy()), 6, None),
+                NullReporter(),
+            )
             for given in (values, other)
         )
     for before, after in zip(one, two, strict=True):
