@@ -25,12 +25,12 @@ from ml.networks import GenreNetwork
 from ml.outcome import NetworkOutcome
 from ml.posters import file_sha256
 from ml.splits import VALIDATION
-from serving.function.model import FORMAT, INPUT, MANIFEST, MODEL, OUTPUT, Model
+from serving.function.model import CARD, FORMAT, INPUT, MANIFEST, MODEL, OUTPUT, Model
 
 if TYPE_CHECKING:
     import onnx
 
-WEIGHTS, CARD = "weights.safetensors", "card.md"
+WEIGHTS = "weights.safetensors"
 _OPSET = 18
 _PROBES = 8
 TOLERANCE = 1e-4

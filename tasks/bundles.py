@@ -5,9 +5,9 @@ from pathlib import Path
 
 from infra.registry import Registry
 from infra.store import Store
-from ml.bundle import CARD, WEIGHTS
+from ml.bundle import WEIGHTS
 from serving.function.errors import BundleError
-from serving.function.model import MANIFEST, MODEL, Manifest, check_sha256
+from serving.function.model import CARD, MANIFEST, MODEL, Manifest, check_sha256
 
 _ARTIFACTS = "bundle"
 

@@ -1,8 +1,9 @@
-"""A model bundle becomes predictions: manifest.json, model.onnx, and what they answer about posters.
+"""A model bundle becomes predictions: manifest.json, a network, and what they answer about posters.
 
-A bundle is a folder (or a prefix of a bucket) of manifest.json, model.onnx, weights.safetensors and card.md.
-The manifest holds the sha256 of the other files but the card, which is prose: the sha256 of manifest.json
-names the whole bundle.
+A bundle is a folder (or a prefix of a bucket) of manifest.json, model.onnx, weights.safetensors, figures.json and
+card.md, and where a quantised network was made, model-int8.onnx. The manifest says which of the two networks is
+served, and holds the sha256 of the other files but the card, which is prose: the sha256 of manifest.json names the
+whole bundle.
 """
 
 import json
@@ -20,14 +21,18 @@ from .errors import BundleError
 from .image import decode
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession, RunOptions
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
+MODEL_INT8 = "model-int8.onnx"
+FIGURES = "figures.json"
+CARD = "card.md"
 FORMAT = 1
 RESIZE = "squash-bilinear"  # what image.decode does
 INPUT = "images"
 OUTPUT = "probabilities"
+MAPS = "maps"
 BATCH_SIZE = 32  # images a pass through the network; bounds the memory of its activations
 
 
@@ -67,13 +72,28 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class Served:
+    """Which of a bundle's networks is served: its file, "fp32" or "int8", and why, in one sentence."""
+
+    file: str
+    precision: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """What a bundle says about itself. `files` maps file names to their sha256."""
+    """What a bundle says about itself.
+
+    `explains` is whether the network gives class activation maps beside its probabilities; `files` maps file names to
+    their sha256.
+    """
 
     genres: tuple[GenreThreshold, ...]
     preprocessing: Preprocessing
     network: Mapping[str, object]
     dataset_key: str
+    served: Served
+    explains: bool
     files: Mapping[str, str]
 
     @classmethod
@@ -87,13 +107,17 @@ class Manifest:
         if version != FORMAT:
             raise BundleError(f"The bundle has format {version}; this program reads format {FORMAT}.")
         files = _get(document, "files", dict, MANIFEST)
-        if not isinstance(files.get(MODEL), str):
-            raise BundleError(f"The bundle's {MANIFEST} gives no sha256 of {MODEL}.")
+        served = _served(document)
+        for name in {MODEL, served.file}:
+            if not isinstance(files.get(name), str):
+                raise BundleError(f"The bundle's {MANIFEST} gives no sha256 of {name}.")
         return cls(
             genres=_genres(_get(document, "genres", list, MANIFEST)),
             preprocessing=_preprocessing(_get(document, "preprocessing", dict, MANIFEST)),
             network=_get(document, "network", dict, MANIFEST),
             dataset_key=_get(document, "dataset_key", str, MANIFEST),
+            served=served,
+            explains=document.get("explains") is True,
             files=files,
         )
 
@@ -105,20 +129,22 @@ class Model:
         self.manifest = manifest
         self.sha256 = sha256
         self._session = session
+        self._run_options = _run_options()
 
     @classmethod
     def load(cls, folder: Path, sha256: str | None = None) -> Self:
         """Load the bundle in `folder`, whose manifest.json has to have this sha256 where one is given.
 
-        Only manifest.json and model.onnx are read. Raises BundleError where one is missing, is not what its
-        sha256 says, or the network's input and output are not those of the manifest.
+        Only manifest.json and the network that is served are read. Raises BundleError where one is missing, is not
+        what its sha256 says, or the network's input and output are not those of the manifest.
         """
         data = _read(folder, MANIFEST)
         actual = check_sha256(MANIFEST, data, sha256)
         manifest = Manifest.parse(data)
-        graph = _read(folder, MODEL)
-        check_sha256(MODEL, graph, manifest.files[MODEL])
-        session = _session(graph)
+        name = manifest.served.file
+        graph = _read(folder, name)
+        check_sha256(name, graph, manifest.files[name])
+        session = _session(graph, name)
         _check_shapes(session, manifest)
         return cls(manifest, actual, session)
 
@@ -127,15 +153,34 @@ class Model:
 
         Raises ValueError for an array of another type or shape.
         """
+        self._check_images(images)
+        answers = np.empty((len(images), len(self.manifest.genres)), np.float32)
+        for start in range(0, len(images), BATCH_SIZE):
+            batch = slice(start, start + BATCH_SIZE)
+            answers[batch] = self._run([OUTPUT], images[batch])[0]
+        return answers
+
+    def explained(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Probabilities [N, G] and class activation maps, float32 [N, G, h, w], of at most BATCH_SIZE images.
+
+        A map is 0 where a place does not speak for the genre. Raises ValueError as `probabilities`, and where the
+        network gives no maps.
+        """
+        self._check_images(images)
+        if not self.manifest.explains:
+            raise ValueError("This network gives no class activation maps.")
+        probabilities, maps = self._run([OUTPUT, MAPS], images)
+        return probabilities, maps
+
+    def _check_images(self, images: NDArray[np.uint8]) -> None:
         size = self.manifest.preprocessing.size
         if images.dtype != np.uint8 or images.shape[1:] != (3, size, size):
             raise ValueError(
                 f"The images must be uint8 [N, 3, {size}, {size}], not {images.dtype} {list(images.shape)}."
             )
-        answers = np.empty((len(images), len(self.manifest.genres)), np.float32)
-        for start in range(0, len(images), BATCH_SIZE):
-            batch = slice(start, start + BATCH_SIZE)
-            answers[batch] = self._session.run([OUTPUT], {INPUT: images[batch]})[0]
+
+    def _run(self, outputs: list[str], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        answers: list[NDArray[np.float32]] = self._session.run(outputs, {INPUT: images}, self._run_options)
         return answers
 
     def predict(self, posters: Sequence[bytes]) -> list[list[GenrePrediction]]:
@@ -168,7 +213,15 @@ def _read(folder: Path, name: str) -> bytes:
         raise BundleError(f"The bundle in {folder} has no readable {name}: {error.strerror}.") from error
 
 
-def _session(graph: bytes) -> "InferenceSession":
+def _run_options() -> "RunOptions":
+    from onnxruntime import RunOptions
+
+    options = RunOptions()
+    options.only_execute_path_to_fetches = True  # the maps are calculated only where they are asked for
+    return options
+
+
+def _session(graph: bytes, name: str) -> "InferenceSession":
     # Imported here because manifests are read, too, where there is no ONNX Runtime. The import itself would
     # report to Microsoft and leave a folder in the user's cache.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -180,7 +233,7 @@ def _session(graph: bytes) -> "InferenceSession":
     try:
         return InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exception types are not public
-        raise BundleError(f"ONNX Runtime cannot load the bundle's {MODEL}: {error}") from error
+        raise BundleError(f"ONNX Runtime cannot load the bundle's {name}: {error}") from error
 
 
 def available_cpus() -> int:
@@ -195,10 +248,13 @@ def _check_shapes(session: "InferenceSession", manifest: Manifest) -> None:
         INPUT: ("tensor(uint8)", [None, 3, size, size]),
         OUTPUT: ("tensor(float)", [None, len(manifest.genres)]),
     }
+    if manifest.explains:
+        expected[MAPS] = ("tensor(float)", [None, len(manifest.genres), None, None])
+    name_of_file = manifest.served.file
     found = {value.name: value for value in (*session.get_inputs(), *session.get_outputs())}
     for name, (kind, shape) in expected.items():
         if name not in found:
-            raise BundleError(f"The bundle's {MODEL} has no input or output named '{name}'.")
+            raise BundleError(f"The bundle's {name_of_file} has no input or output named '{name}'.")
         value = found[name]
         fits = len(value.shape) == len(shape) and all(
             wanted is None or not isinstance(given, int) or given == wanted
@@ -206,9 +262,20 @@ def _check_shapes(session: "InferenceSession", manifest: Manifest) -> None:
         )
         if value.type != kind or not fits:
             raise BundleError(
-                f"The '{name}' of the bundle's {MODEL} is {value.type} {value.shape}; "
+                f"The '{name}' of the bundle's {name_of_file} is {value.type} {value.shape}; "
                 f"the manifest asks for {kind} {['N' if wanted is None else wanted for wanted in shape]}."
             )
+
+
+def _served(document: dict[str, object]) -> Served:
+    """The network that is served; bundles from before there were two say nothing about it."""
+    if "served" not in document:
+        return Served(MODEL, "fp32", "")
+    entry, where = _get(document, "served", dict, MANIFEST), f"{MANIFEST}, served"
+    file = _get(entry, "file", str, where)
+    if file not in (MODEL, MODEL_INT8):
+        raise BundleError(f"In the bundle's {where} the file cannot be {json.dumps(file)[:60]}.")
+    return Served(file, _get(entry, "precision", str, where), _get(entry, "reason", str, where))
 
 
 def _genres(entries: list[object]) -> tuple[GenreThreshold, ...]:
