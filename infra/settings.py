@@ -28,6 +28,17 @@ class Settings(BaseSettings):
     google_project: str = Field("anime-genre", description="Google Cloud project of bucket and function.")
     google_region: str = Field("europe-west1", description="Region the function runs in.")
     service: str = Field("anime-genre", description="Name of the Cloud Run function.")
+    poster_hosts: str = Field(
+        "cdn.myanimelist.net",
+        description="Hosts, with commas between them, whose https:// posters the function may be asked about.",
+    )
+    poster_buckets: str = Field(
+        "",
+        description="Buckets besides its own, with commas between them, whose posters the function may be asked about.",
+    )
+    cors_origins: str = Field(
+        "", description="Pages of other origins, with commas between them, that may ask the function; * for all."
+    )
     model_name: str = Field("anime-genre", description="Name of the registered model in MLflow.")
     cloud_run_endpoint: str | None = Field(None, description="Address of a Cloud Run stand-in; empty for Google's own.")
     storage_emulator_host: str | None = Field(

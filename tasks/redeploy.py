@@ -52,6 +52,10 @@ def redeploy(
         "BUNDLE_SHA256": bundle.sha256,
         "MODEL_VERSION": model.version,
         "DATASET_DATE": dataset.snapshot_date,
+        "POSTER_HOSTS": settings.poster_hosts,
+        "POSTER_BUCKETS": settings.poster_buckets,
+        "CORS_ORIGINS": settings.cors_origins,
+        "GOOGLE_CLOUD_PROJECT": settings.google_project,  # its logs name their request's trace by it
     }
     candidate = cloud_run.deploy_candidate(settings.service, image, source_sha256, environment)
     _check(candidate, evaluation.known_posters, store, settings.workspace, model)

@@ -15,13 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from .errors import PosterError, PosterFormatError
+from .budget import Budget
+from .errors import PosterError, PosterFormatError, PosterSizeError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF")
-# Pillow itself refuses only above 179 Mpx. At 16 Mpx decoding peaks at +320 MB (WebP with alpha), +250 (AVIF), +190
-# (PNG) and +5 (JPEG, which is scaled down while it is decoded): one such image fits an instance of 1 GiB.
-MAX_PIXELS = 16_000_000
+# What decoding takes, measured with Pillow 13; with alpha, or as CMYK, where there is that.
+_BYTES_A_PIXEL = {"GIF": 12, "PNG": 12, "JPEG": 12, "AVIF": 16, "WEBP": 21}
+_PROGRESSIVE_BYTES = 8
+# A JPEG that is scaled down while it is decoded takes next to nothing: this limits the time.
+_SCALED_BYTES = 2
+DECODING_BYTES = 176 * 1024 * 1024
+"""What all decoding at one time may take: with the model's own memory it fits an instance of 512 MiB."""
 
+_decoding = Budget(DECODING_BYTES)
 _filters = threading.Lock()
 
 # What each EXIF orientation asks for (Exif 2.32, section 4.6.4); 1 and unknown values ask for nothing.
@@ -43,15 +49,14 @@ def decode(data: bytes, size: int, out: NDArray[np.uint8] | None = None) -> NDAr
     animation gives its first frame. The picture is squashed to a square with Pillow's antialiased bilinear
     filter.
 
-    Raises PosterFormatError for what is no JPEG, PNG, WebP, AVIF or GIF, and PosterError for an empty,
-    truncated or damaged image or one of more than MAX_PIXELS pixels.
+    Threads that decode at the same time wait for each other where their images would take more than DECODING_BYTES.
+
+    Raises PosterFormatError for what is no JPEG, PNG, WebP, AVIF or GIF, PosterSizeError for an image that takes more
+    than DECODING_BYTES to decode, and PosterError for an empty, truncated or damaged one.
     """
     if not data:
         raise PosterError("The image is empty (0 bytes).")
-    with _open(data) as image:
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise _too_many_pixels()
+    with _open(data) as image, _decoding.hold(_decoding_bytes(image, size)):
         try:
             # A JPEG at least twice the size is scaled down while it is decoded: less time, less memory.
             image.draft(None, (size, size))
@@ -76,6 +81,20 @@ def image_size(data: bytes) -> tuple[int, int]:
         return image.size
 
 
+def _decoding_bytes(image: Image.Image, size: int) -> int:
+    """About how much memory decoding takes; PosterSizeError where that is too much."""
+    width, height = image.size
+    each = _BYTES_A_PIXEL[str(image.format)]
+    if image.format == "JPEG" and min(width, height) >= 2 * size:
+        each = _PROGRESSIVE_BYTES if "progressive" in image.info else _SCALED_BYTES
+    if width * height * each > DECODING_BYTES:
+        raise PosterSizeError(
+            f"The image is too large: it has {width} x {height} pixels, and of its kind "
+            f"{DECODING_BYTES / each / 1e6:.0f} million are read."
+        )
+    return width * height * each
+
+
 def _open(data: bytes) -> Image.Image:
     """Read an image's header."""
     try:
@@ -84,20 +103,16 @@ def _open(data: bytes) -> Image.Image:
     except UnidentifiedImageError as error:
         raise PosterFormatError("This is not a JPEG, PNG, WebP, AVIF or GIF image.") from error
     except Image.DecompressionBombError as error:
-        raise _too_many_pixels() from error
+        raise PosterSizeError("The image is too large: it has hundreds of millions of pixels.") from error
     except Exception as error:
         raise PosterError(f"The image's header is damaged: {_reason(error)}.") from error
-
-
-def _too_many_pixels() -> PosterError:
-    return PosterError(f"The image is too large: more than {MAX_PIXELS / 1e6:.0f} million pixels.")
 
 
 def _samples(image: Image.Image) -> Image.Image:
     """The picture in a mode that can be resized: L, RGB or RGBA."""
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow's versions convert to 8 bits differently
-        wide = np.asarray(image).astype(np.int64)
-        return Image.fromarray((wide.clip(0, 65535) >> 8).astype(np.uint8))
+        wide = np.asarray(image)
+        return Image.fromarray(((wide if wide.dtype == np.uint16 else wide.clip(0, 65535)) // 256).astype(np.uint8))
     if image.has_transparency_data:
         return image.convert("RGBA")
     return image if image.mode in ("L", "RGB") else image.convert("RGB")

@@ -154,14 +154,10 @@ class Model:
         Raises ValueError for an array of another type or shape.
         """
         self._check_images(images)
-        answers = np.empty((len(images), len(self.manifest.genres)), np.float32)
-        for start in range(0, len(images), BATCH_SIZE):
-            batch = slice(start, start + BATCH_SIZE)
-            answers[batch] = self._run([OUTPUT], images[batch])[0]
-        return answers
+        return self._run([OUTPUT], images)[0]
 
     def explained(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Probabilities [N, G] and class activation maps, float32 [N, G, h, w], of at most BATCH_SIZE images.
+        """Probabilities [N, G] and class activation maps, float32 [N, G, h, w].
 
         A map is 0 where a place does not speak for the genre. Raises ValueError as `probabilities`, and where the
         network gives no maps.
@@ -180,8 +176,11 @@ class Model:
             )
 
     def _run(self, outputs: list[str], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        answers: list[NDArray[np.float32]] = self._session.run(outputs, {INPUT: images}, self._run_options)
-        return answers
+        """These outputs for all images, a batch at a time."""
+        # At least one batch, so that no image has an answer of the right shape, too.
+        batches = [images[start : start + BATCH_SIZE] for start in range(0, max(len(images), 1), BATCH_SIZE)]
+        answers = [self._session.run(outputs, {INPUT: batch}, self._run_options) for batch in batches]
+        return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
 
     def predict(self, posters: Sequence[bytes]) -> list[list[GenrePrediction]]:
         """The genres of each poster (bytes of an image file) in the manifest's order, thresholds applied.

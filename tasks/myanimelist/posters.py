@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from infra.files import moved_in, sha256_of, sha256_of_file, write_bytes
-from serving.function.errors import PosterError
-from serving.function.image import MAX_PIXELS, decode, image_size
+from serving.function.errors import PosterError, PosterSizeError
+from serving.function.image import decode, image_size
 from tasks.errors import (
     BrokenImageError,
     NotOnSite,
@@ -201,9 +201,11 @@ def _whole_image(data: bytes) -> bytes:
     try:
         width, height = image_size(data)
         short, long = sorted((width, height))
-        if short < _SMALLEST_SIDE or long > _LONGEST_RATIO * short or width * height > MAX_PIXELS:
+        if short < _SMALLEST_SIDE or long > _LONGEST_RATIO * short:
             raise UnusableImageError(f"The image has {width} x {height} pixels, which is no poster's size.")
         decode(data, _CHECK_SIZE)
+    except PosterSizeError as error:
+        raise UnusableImageError(str(error)) from error
     except PosterError as error:
         raise BrokenImageError(str(error)) from error
     return data

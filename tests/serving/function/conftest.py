@@ -1,8 +1,12 @@
 """A bundle small enough to be made in a test, and the bucket it lies in."""
 
 import hashlib
+import io
 import json
-from collections.abc import Iterator
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +16,14 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Bucket, Client
 from onnx import TensorProto, helper, numpy_helper
 
+import serving.function.model
+from infra.functions import source_zip
+from infra.local.processes import Processes, free_port
 from tests.storage import storage_emulator
 
+StartFunction = Callable[..., AbstractContextManager[tuple[str, Path]]]
 SIZE = 16
+FIGURES = b'{"part": "validation"}'
 GENRES = [
     {"id": 1, "name": "Action", "threshold": 0.5},
     {"id": None, "name": "Sea & Sky", "threshold": 0.25},
@@ -30,6 +39,7 @@ def mean_colour_network(outputs: int = 3, input_name: str = "images") -> bytes:
         "half": np.array(0.5, np.float32),
         "slope": np.array(8, np.float32),
     }
+    # Maps: each channel's own pixels, as shares.
     nodes = [
         helper.make_node("Cast", [input_name], ["float"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
@@ -37,12 +47,16 @@ def mean_colour_network(outputs: int = 3, input_name: str = "images") -> bytes:
         helper.make_node("Sub", ["share", "half"], ["centred"]),
         helper.make_node("Mul", ["centred", "slope"], ["logits"]),
         helper.make_node("Sigmoid", ["logits"], ["probabilities"]),
+        helper.make_node("Div", ["float", "full"], ["maps"]),
     ]
     graph = helper.make_graph(
         nodes,
         "mean colour",
         [helper.make_tensor_value_info(input_name, TensorProto.UINT8, ["N", 3, SIZE, SIZE])],
-        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", outputs])],
+        [
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", outputs]),
+            helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["N", 3, SIZE, SIZE]),
+        ],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)])
@@ -64,7 +78,13 @@ def manifest_of(network: bytes) -> dict[str, object]:
         },
         "network": {"name": "scratch", "backbone": None, "weights_sha256": None, "parameters": {}},
         "dataset_key": "d" * 64,
-        "files": {"model.onnx": hashlib.sha256(network).hexdigest(), "weights.safetensors": "0" * 64},
+        "served": {"file": "model.onnx", "precision": "fp32", "reason": "There is no other."},
+        "explains": True,
+        "files": {
+            "model.onnx": hashlib.sha256(network).hexdigest(),
+            "weights.safetensors": "0" * 64,
+            "figures.json": hashlib.sha256(FIGURES).hexdigest(),
+        },
     }
 
 
@@ -79,6 +99,8 @@ def write_bundle(folder: Path) -> Path:
     folder.mkdir()
     network = mean_colour_network()
     (folder / "model.onnx").write_bytes(network)
+    (folder / "figures.json").write_bytes(FIGURES)
+    (folder / "card.md").write_text("# A model of colours\n")
     (folder / "manifest.json").write_text(json.dumps(manifest_of(network), sort_keys=True, indent=2) + "\n")
     return folder
 
@@ -105,3 +127,44 @@ def uploaded_bundle(bucket: Bucket, tmp_path_factory: pytest.TempPathFactory) ->
     for path in folder.iterdir():
         bucket.blob(f"bundles/{sha256}/{path.name}").upload_from_filename(str(path))
     return sha256
+
+
+@pytest.fixture(scope="session")
+def start_function(tmp_path_factory: pytest.TempPathFactory, storage_url: str) -> StartFunction:
+    """Run the deployed zip with an environment; gives its address and its log."""
+    source = Path(serving.function.model.__file__).parent
+
+    @contextmanager
+    def start(**environment: str) -> Iterator[tuple[str, Path]]:
+        folder = tmp_path_factory.mktemp("function")
+        with zipfile.ZipFile(io.BytesIO(source_zip(source))) as archive:
+            archive.extractall(folder / "source")
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "functions_framework", "--target", "predict", "--source", "main.py"]
+        command += ["--host", "127.0.0.1", "--port", str(port)]
+        environment = {"STORAGE_EMULATOR_HOST": storage_url, **environment}
+        with Processes(folder) as processes:
+            processes.start("function", command, environment, f"{url}/", folder / "source")
+            processes.wait_ready()
+            yield url, processes.log("function")
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def function(start_function: StartFunction, uploaded_bundle: str) -> Iterator[tuple[str, Path]]:
+    """A function with a good bundle: its address and its log."""
+    with start_function(
+        BUNDLE_URI=f"gs://posters-bucket/bundles/{uploaded_bundle}",
+        BUNDLE_SHA256=uploaded_bundle,
+        MODEL_VERSION="3",
+        DATASET_DATE="2026-11-23",
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def url(function: tuple[str, Path]) -> str:
+    """The address of a function with a good bundle."""
+    return function[0]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from serving.function.errors import PosterError, PosterFormatError
-from serving.function.image import MAX_PIXELS, decode
+from serving.function.errors import PosterError, PosterFormatError, PosterSizeError
+from serving.function.image import decode
 
 SIZE = 48
 
@@ -133,9 +133,28 @@ def png_header(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize(("width", "height"), [(4001, 4000), (10_000, 10_000), (60_000, 60_000)])
 def test_too_many_pixels_are_refused_before_they_are_decoded(width: int, height: int) -> None:
-    assert width * height > MAX_PIXELS
-    with pytest.raises(PosterError, match="more than 16 million pixels"):
+    with pytest.raises(PosterSizeError, match=r"^The image is too large: it has .* pixels"):
         decode(png_header(width, height), SIZE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "fits", "does_not"),
+    [
+        ("PNG", {"compress_level": 1}, (3900, 3900), (3930, 3930)),
+        ("WEBP", {"method": 0}, (2950, 2950), (2970, 2970)),
+        ("AVIF", {"speed": 10}, (3380, 3380), (3410, 3410)),
+        ("GIF", {}, (3900, 3900), (3930, 3930)),
+        ("JPEG", {}, (9500, 9500), (9700, 9700)),
+        ("JPEG", {"progressive": True}, (4780, 4780), (4820, 4820)),
+        ("JPEG", {}, (280, 50_000), (280, 60_000)),
+    ],
+)
+def test_a_photograph_is_read_as_far_as_its_kinds_memory_allows(
+    kind: str, options: dict[str, object], fits: tuple[int, int], does_not: tuple[int, int]
+) -> None:
+    decode(encoded(Image.new("L", fits), kind, **options), 256)
+    with pytest.raises(PosterSizeError, match=f"it has {does_not[0]} x {does_not[1]} pixels, and of its kind"):
+        decode(encoded(Image.new("L", does_not), kind, **options), 256)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "AVIF"])

@@ -4,13 +4,18 @@ import hashlib
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 import zipfile
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -20,61 +25,14 @@ from PIL import Image
 
 import serving.function.model
 from infra.functions import source_zip
-from infra.local.processes import Processes, free_port
-from serving.function.main import MAX_BYTES
 from serving.function.model import Model
+from serving.function.question import MAX_JSON_BYTES
+from serving.function.reading import BODY_SECONDS
+from serving.function.sources import MAX_BYTES
+from tests.pictures import image_file
 
 JSON = "application/json"
 StartFunction = Callable[..., AbstractContextManager[tuple[str, Path]]]
-
-
-def image_file(kind: str = "JPEG", size: tuple[int, int] = (60, 80), seed: int = 0) -> bytes:
-    """A picture whose colours depend on the seed."""
-    colours = np.random.default_rng(seed).integers(0, 256, (2, 2, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(colours).resize(size).save(buffer, kind)
-    return buffer.getvalue()
-
-
-@pytest.fixture(scope="session")
-def start_function(tmp_path_factory: pytest.TempPathFactory, storage_url: str) -> StartFunction:
-    """Run the deployed zip with an environment; gives its address and its log."""
-    source = Path(serving.function.model.__file__).parent
-
-    @contextmanager
-    def start(**environment: str) -> Iterator[tuple[str, Path]]:
-        folder = tmp_path_factory.mktemp("function")
-        with zipfile.ZipFile(io.BytesIO(source_zip(source))) as archive:
-            archive.extractall(folder / "source")
-        port = free_port()
-        url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "functions_framework", "--target", "predict", "--source", "main.py"]
-        command += ["--host", "127.0.0.1", "--port", str(port)]
-        environment = {"STORAGE_EMULATOR_HOST": storage_url, **environment}
-        with Processes(folder) as processes:
-            processes.start("function", command, environment, f"{url}/", folder / "source")
-            processes.wait_ready()
-            yield url, processes.log("function")
-
-    return start
-
-
-@pytest.fixture(scope="session")
-def function(start_function: StartFunction, uploaded_bundle: str) -> Iterator[tuple[str, Path]]:
-    """A function with a good bundle: its address and its log."""
-    with start_function(
-        BUNDLE_URI=f"gs://posters-bucket/bundles/{uploaded_bundle}",
-        BUNDLE_SHA256=uploaded_bundle,
-        MODEL_VERSION="3",
-        DATASET_DATE="2026-11-23",
-    ) as running:
-        yield running
-
-
-@pytest.fixture
-def url(function: tuple[str, Path]) -> str:
-    """The address of a function with a good bundle."""
-    return function[0]
 
 
 @pytest.fixture
@@ -126,22 +84,162 @@ def test_a_poster_in_the_bucket_is_answered_with_all_genres_best_first(
             genre.threshold,
             genre.predicted,
         )
-    assert answer["model"] == {"version": "3", "sha256": uploaded_bundle, "dataset_date": "2026-11-23"}
+    assert answer["model"] == {
+        "version": "3",
+        "sha256": uploaded_bundle,
+        "dataset_date": "2026-11-23",
+        "precision": "fp32",
+        "explains": True,
+    }
+    assert answer["timing_ms"].keys() == {"fetch", "decode", "infer", "total"}
+    assert 0 < answer["timing_ms"]["fetch"] <= answer["timing_ms"]["total"]
 
 
-def test_name_gs_address_bytes_and_upload_give_the_same_answer(url: str, bucket: Bucket) -> None:
+def said_by(response: requests.Response) -> dict[str, Any]:
+    """An answer without its timing."""
+    assert response.status_code == 200, response.text
+    return {name: value for name, value in response.json().items() if name != "timing_ms"}
+
+
+def test_name_gs_address_base64_bytes_and_upload_give_the_same_answer(url: str, bucket: Bucket) -> None:
     data = image_file("PNG", seed=1)
     bucket.blob("posters/ü 7.png").upload_from_string(data)
     answers = [
         requests.post(url, json={"name": "posters/ü 7.png"}),
         requests.post(url, json={"name": "gs://posters-bucket/posters/ü 7.png"}),
+        requests.post(url, json={"image": b64encode(data).decode()}),
         requests.post(url, data=data, headers={"Content-Type": "image/png"}),
         requests.post(url, data=data, headers={"Content-Type": "application/octet-stream"}),
         requests.post(url, data=iter([data[:100], data[100:]]), headers={"Content-Type": "image/png"}),
         requests.post(url, files={"poster": ("poster.png", data, "image/png")}),
     ]
-    assert [answer.status_code for answer in answers] == [200] * 6
-    assert all(answer.json() == answers[0].json() for answer in answers)
+    assert all(said_by(answer) == said_by(answers[0]) for answer in answers)
+
+
+def test_top_gives_the_most_probable_genres_alone(url: str) -> None:
+    asked = {"data": image_file(), "headers": {"Content-Type": "image/jpeg"}}
+    all_genres = said_by(requests.post(url, **asked))["genres"]
+    assert said_by(requests.post(f"{url}?top=2", **asked))["genres"] == all_genres[:2]
+    assert said_by(requests.post(f"{url}?top=50", **asked))["genres"] == all_genres
+
+
+def test_a_batch_has_an_answer_or_an_error_for_each_poster(url: str, bucket: Bucket) -> None:
+    posters = [image_file("PNG", seed=seed) for seed in range(12)]
+    bucket.blob("posters/11.png").upload_from_string(posters[11])
+    instances: list[object] = [{"image": b64encode(data).decode()} for data in posters[:11]]
+    instances += [{"name": "posters/11.png"}, {"name": "posters/none.png"}, {"image": "=="}, {"image": ""}, 7]
+    said = said_by(requests.post(f"{url}?top=1", json={"instances": instances}))
+    assert said.keys() == {"predictions", "model"}
+    alone = [
+        said_by(requests.post(f"{url}?top=1", data=data, headers={"Content-Type": "image/png"})) for data in posters
+    ]
+    assert [entry["genres"][0]["name"] for entry in said["predictions"][:12]] == [
+        answer["genres"][0]["name"] for answer in alone
+    ]
+    for entry, answer in zip(said["predictions"][:12], alone, strict=True):
+        assert entry["genres"][0]["probability"] == pytest.approx(answer["genres"][0]["probability"], abs=1e-6)
+    errors = [entry["error"] for entry in said["predictions"][12:]]
+    assert [(error["status"], error["code"]) for error in errors] == [
+        (404, "no_such_poster"),
+        (400, "bad_request"),
+        (422, "unusable_image"),
+        (400, "bad_request"),
+    ]
+
+
+def test_it_shows_where_on_the_poster_a_genre_was_seen(url: str) -> None:
+    """The test network sees its first genre in red pixels."""
+    picture = Image.new("RGB", (40, 60), (20, 90, 90))
+    picture.paste((250, 90, 90), (0, 0, 20, 60))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    for genre in ("Action", "action", "1"):
+        asked = {"data": buffer.getvalue(), "headers": {"Content-Type": "image/png"}}
+        said = said_by(requests.post(url, params={"explain": genre, "top": 1}, **asked))["explanation"]
+        assert said["genre"] == {"id": 1, "name": "Action"}
+        png = said["image"].removeprefix("data:image/png;base64,")
+        shown = np.asarray(Image.open(io.BytesIO(b64decode(png))).convert("RGBA"))
+        assert shown.shape == (16, 16, 4)
+        assert shown[:, 2, 3].min() > 150 and shown[:, 13, 3].max() < 50, "opaque where it is red, clear elsewhere"
+        assert shown[8, 2, :3].tolist() == [253, 231, 37], "the warmest colour"
+    instances = [{"image": b64encode(buffer.getvalue()).decode()}, {"image": b64encode(image_file()).decode()}]
+    [first, second] = said_by(requests.post(f"{url}?explain=1", json={"instances": instances}))["predictions"]
+    assert first["explanation"] == said
+    assert second["explanation"]["image"] != said["image"]
+
+
+def test_a_network_that_cannot_show_where_says_so(
+    start_function: StartFunction, client: requests.Session, bucket: Bucket, bundle: Path
+) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text()) | {"explains": False}
+    data = json.dumps(manifest).encode()
+    sha256 = hashlib.sha256(data).hexdigest()
+    bucket.blob("unexplained/manifest.json").upload_from_string(data)
+    bucket.blob("unexplained/model.onnx").upload_from_filename(str(bundle / "model.onnx"))
+    bucket.blob("unexplained/figures.json").upload_from_filename(str(bundle / "figures.json"))
+    with start_function(BUNDLE_URI="gs://posters-bucket/unexplained", BUNDLE_SHA256=sha256) as (url, _):
+        asked = {"data": image_file(), "headers": {"Content-Type": "image/jpeg"}}
+        said = said_by(client.post(f"{url}?explain=8", **asked))
+        assert said["model"]["explains"] is False
+        assert said["explanation"] == {
+            "genre": {"id": 8, "name": "Drama"},
+            "image": None,
+            "reason": "This network cannot show where on a poster it saw a genre.",
+        }
+        assert len(said["genres"]) == 3
+        assert client.get(f"{url}/model").json()["card"] is None
+
+
+def test_it_tells_its_card_and_figures(url: str, uploaded_bundle: str) -> None:
+    said = requests.get(f"{url}/model").json()
+    assert said["card"] == "# A model of colours\n"
+    assert said["figures"] == {"part": "validation"}
+    assert said["model"]["sha256"] == uploaded_bundle
+
+
+def test_pages_of_other_origins_may_ask_where_the_setting_names_them(
+    start_function: StartFunction, client: requests.Session, url: str, uploaded_bundle: str
+) -> None:
+    there = {"Origin": "https://pages.example"}
+    assert "Access-Control-Allow-Origin" not in client.get(url, headers=there).headers
+    with start_function(
+        BUNDLE_URI=f"gs://posters-bucket/bundles/{uploaded_bundle}",
+        BUNDLE_SHA256=uploaded_bundle,
+        CORS_ORIGINS="https://other.example, https://pages.example",
+    ) as (open_url, _):
+        before = client.options(open_url, headers=there | {"Access-Control-Request-Method": "POST"})
+        assert (before.status_code, before.content) == (204, b"")
+        assert before.headers["Access-Control-Allow-Origin"] == "https://pages.example"
+        assert "Content-Type" in before.headers["Access-Control-Allow-Headers"]
+        answer = client.post(open_url, data=b"x", headers=there | {"Content-Type": "image/png"})
+        assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (415, "https://pages.example")
+        stranger = client.get(open_url, headers={"Origin": "https://evil.example"})
+        assert "Access-Control-Allow-Origin" not in stranger.headers
+
+
+def test_who_sends_too_slowly_is_told_so_and_holds_up_nobody(url: str) -> None:
+    address = urlsplit(url)
+    assert address.hostname and address.port
+    slow = [socket.create_connection((address.hostname, address.port)) for _ in range(3)]
+    for each in slow:
+        each.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 5000\r\n\r\n")
+    start = time.monotonic()
+    answered: dict[socket.socket, bytes] = {}
+    while len(answered) < len(slow) and time.monotonic() - start < 3 * BODY_SECONDS[0]:
+        for each in slow:
+            if each not in answered:
+                try:
+                    each.sendall(b"x")
+                    each.settimeout(0.2)
+                    answered[each] = each.recv(65536)
+                except TimeoutError:
+                    continue
+        asked = {"data": image_file(), "headers": {"Content-Type": "image/jpeg"}, "timeout": 5}
+        assert requests.post(url, **asked).status_code == 200
+    assert all(b" 408 " in answer.partition(b"\r\n")[0] and b'"too_slow"' in answer for answer in answered.values())
+    assert len(answered) == 3
+    for each in slow:
+        each.close()
 
 
 def test_many_clients_at_once_all_get_their_own_answer(url: str, bundle: Path) -> None:
@@ -166,6 +264,21 @@ def test_many_clients_at_once_all_get_their_own_answer(url: str, bundle: Path) -
         ({"json": {"name": ""}}, 400, "bad_request"),
         ({"json": {"name": "x" * 2000}}, 400, "bad_request"),
         ({"json": ["posters/5.jpg"]}, 400, "bad_request"),
+        ({"json": {"name": "posters/5.jpg", "image": ""}}, 400, "bad_request"),
+        ({"json": {"image": "no base64!"}}, 400, "bad_request"),
+        ({"json": {"image": 5}}, 400, "bad_request"),
+        ({"json": {"image": ""}}, 422, "unusable_image"),
+        ({"json": {"instances": []}}, 400, "bad_request"),
+        ({"json": {"instances": {}}}, 400, "bad_request"),
+        ({"json": {"instances": [{"name": "x"}] * 33}}, 400, "bad_request"),
+        ({"json": {"instances": [{"name": "x"}], "name": "x"}}, 400, "bad_request"),
+        ({"json": {"name": "posters/5.jpg"}, "params": {"explain": "Opera"}}, 404, "unknown_genre"),
+        ({"json": {"name": "posters/5.jpg"}, "params": {"top": "0"}}, 400, "bad_request"),
+        ({"json": {"name": "posters/5.jpg"}, "params": {"top": "-1"}}, 400, "bad_request"),
+        ({"json": {"name": "posters/5.jpg"}, "params": {"top": "many"}}, 400, "bad_request"),
+        ({"data": b"[" * 100_000, "headers": {"Content-Type": JSON}}, 400, "bad_request"),
+        ({"data": b"\xff\xfe", "headers": {"Content-Type": JSON}}, 400, "bad_request"),
+        ({"json": {"name": "https://evil.example/1.jpg"}}, 403, "forbidden_host"),
         ({"data": b"{", "headers": {"Content-Type": JSON}}, 400, "bad_request"),
         ({"json": {"name": "gs://posters-bucket/"}}, 400, "bad_request"),
         ({"json": {"name": "gs://another-bucket/posters/5.jpg"}}, 403, "forbidden_bucket"),
@@ -180,7 +293,15 @@ def test_many_clients_at_once_all_get_their_own_answer(url: str, bundle: Path) -
         ({"data": b"junk", "headers": {"Content-Type": "multipart/form-data"}}, 400, "bad_request"),
         ({"data": bytes(MAX_BYTES + 1), "headers": {"Content-Type": "image/png"}}, 413, "too_large"),
         ({"files": {"poster": bytes(MAX_BYTES + 1)}}, 413, "too_large"),
-        ({"data": bytes(MAX_BYTES + 2), "headers": {"Content-Type": JSON}}, 413, "too_large"),
+        ({"data": bytes(MAX_JSON_BYTES + 1), "headers": {"Content-Type": JSON}}, 413, "too_large"),
+        (
+            {
+                "data": b'{"image": "' + bytes(MAX_BYTES // 3 * 4 + 8).replace(b"\0", b"A") + b'"}',
+                "headers": {"Content-Type": JSON},
+            },
+            413,
+            "too_large",
+        ),
         (
             {"data": iter([bytes(2**20)] * 21), "headers": {"Content-Type": "image/png"}},
             413,
@@ -210,7 +331,8 @@ def test_objects_of_the_bucket_that_are_no_posters_are_refused(url: str, bucket:
 def test_other_methods_and_addresses_are_refused(url: str) -> None:
     deleted = requests.delete(url)
     assert (deleted.status_code, error_of(deleted)) == (405, "method_not_allowed")
-    assert deleted.headers["Allow"] == "GET, POST, HEAD"
+    assert deleted.headers["Allow"] == "GET, POST, HEAD, OPTIONS"
+    assert requests.options(url).headers["Allow"] == "GET, POST, HEAD, OPTIONS"
     posted = requests.post(f"{url}/healthz", json={})
     assert (posted.status_code, error_of(posted)) == (405, "method_not_allowed")
     lost = requests.get(f"{url}/nothing")
@@ -218,7 +340,7 @@ def test_other_methods_and_addresses_are_refused(url: str) -> None:
 
 
 def test_it_describes_itself_and_says_which_model_it_has(url: str, uploaded_bundle: str) -> None:
-    assert requests.get(url).json()["limits"] == {"size_bytes": MAX_BYTES, "pixels": 16_000_000}
+    assert requests.get(url).json()["limits"] == {"size_bytes": MAX_BYTES, "instances": 32}
     for path in ("health", "healthz"):
         answer = requests.get(f"{url}/{path}").json()
         assert (answer["status"], answer["model"]["sha256"]) == ("ok", uploaded_bundle)
@@ -229,13 +351,17 @@ def test_every_request_leaves_one_json_line_in_the_log(function: tuple[str, Path
     url, log = function
     before = len(log.read_text().splitlines())
     data = image_file(seed=3)
-    requests.post(url, data=data, headers={"Content-Type": "image/jpeg"})
-    requests.post(url, json={"name": "posters/none\n.jpg"})
+    headers = {"Content-Type": "image/jpeg", "X-Cloud-Trace-Context": "105445aa7843bc8bf206b12000100000/1;o=1"}
+    traced = requests.post(url, data=data, headers=headers)
+    untraced = requests.post(url, json={"name": "posters/none\n.jpg"})
     good, bad = (json.loads(line) for line in log.read_text().splitlines()[before:])
-    assert (good["severity"], good["status"], good["model_sha256"]) == ("INFO", 200, uploaded_bundle)
-    assert good["milliseconds"] > 0
+    assert (good["severity"], good["httpRequest"]["status"], good["model_sha256"]) == ("INFO", 200, uploaded_bundle)
+    assert good["milliseconds"].keys() == {"fetch", "decode", "infer", "total"}
+    assert good["milliseconds"]["total"] > 0
     assert good["top_genre"] in {"Action", "Sea & Sky", "Drama"}
-    assert (bad["severity"], bad["status"], bad["code"]) == ("WARNING", 404, "no_such_poster")
+    assert good["request_id"] == traced.headers["X-Request-Id"] == "105445aa7843bc8bf206b12000100000"
+    assert (bad["severity"], bad["httpRequest"]["status"], bad["code"]) == ("WARNING", 404, "no_such_poster")
+    assert bad["request_id"] == untraced.headers["X-Request-Id"] != good["request_id"]
 
 
 def test_another_bundle_than_expected_is_503_and_named(

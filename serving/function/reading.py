@@ -1,0 +1,95 @@
+"""How long and how much a request's body may be: who sends too slowly or too much loses this request, nobody else's."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+import flask
+
+from .budget import Budget
+from .errors import RequestError
+
+BODY_SECONDS = (8.0, 55.0)  # for a whole body to arrive: the smallest and the largest; Cloud Run itself waits 60
+_BODY_BYTES_A_SECOND = 200_000  # of a slow phone
+MEMORY_SECONDS = 20.0  # for others to be done with theirs
+_LARGE_BYTES = 1024 * 1024
+_COPIES = 3  # of a body at one time: as it came, as text, as an image's bytes
+_LARGE_BODIES_BYTES = 84 * 1024 * 1024
+
+_large_bodies = Budget(_LARGE_BODIES_BYTES)
+
+
+@contextmanager
+def body_in_memory(length: int | None) -> Iterator[None]:
+    """Keep the memory of a body of this length, None where it is not known, for the time of the block.
+
+    Small ones need not wait. Raises RequestError (503) where others keep the memory for too long.
+    """
+    if length is not None and length <= _LARGE_BYTES:
+        yield
+        return
+    needed = _LARGE_BODIES_BYTES if length is None else _COPIES * length
+    with ExitStack() as held:
+        try:
+            held.enter_context(_large_bodies.hold(needed, MEMORY_SECONDS))
+        except TimeoutError as error:
+            raise RequestError(503, "busy", "Too many large posters are being read; try again.") from error
+        yield
+
+
+class SlowSenders:
+    """Ends the reading of bodies that do not arrive in time.
+
+    A timeout of the socket would not do: it begins anew with each byte. So one thread looks at the clock, and closes
+    the side of the connection that is read from; its other side still takes the answer.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._readings: dict[socket.socket, float] = {}
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def limited(self, request: flask.Request) -> Iterator[None]:
+        """Read the request's body in this block; RequestError (408) where it took too long for its length."""
+        connection = request.environ.get("gunicorn.socket")
+        if connection is None:  # another server, which has its own limits
+            yield
+            return
+        least, most = BODY_SECONDS
+        length = request.content_length
+        seconds = most if length is None else min(least + length / _BODY_BYTES_A_SECOND, most)
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="slow senders", daemon=True)
+                self._thread.start()
+            self._readings[connection] = deadline
+            self._changed.notify()
+        try:
+            yield
+        finally:
+            with self._changed:
+                in_time = self._readings.pop(connection, None) is not None
+            if not in_time:  # instead of whatever the end in the middle of a body led to
+                raise RequestError(408, "too_slow", f"The request did not arrive within {seconds:.0f} seconds.")
+
+    def _watch(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._readings)
+                first = min(self._readings.values())
+                now = time.monotonic()
+                if first > now:
+                    self._changed.wait(first - now)
+                    continue
+                late = [connection for connection, deadline in self._readings.items() if deadline <= now]
+                for connection in late:
+                    del self._readings[connection]
+                    with suppress(OSError):
+                        connection.shutdown(socket.SHUT_RD)
+
+
+slow_senders = SlowSenders()

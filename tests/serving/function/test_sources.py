@@ -1,0 +1,179 @@
+"""Posters of known hosts: what is fetched, and what an address cannot make the function do."""
+
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import requests
+
+from serving.function.sources import HOST_TIMEOUT_SECONDS, MAX_BYTES
+from tests.certificates import certificate_for_localhost
+from tests.pictures import image_file
+
+StartFunction = Callable[..., AbstractContextManager[tuple[str, Path]]]
+
+
+@dataclass
+class Host:
+    """A host of posters, whose paths say how it behaves."""
+
+    address: str = ""
+    asked: list[dict[str, str]] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return certificate_for_localhost(tmp_path_factory.mktemp("certificate"))[0]
+
+
+@pytest.fixture(scope="module")
+def host(certificate: Path) -> Iterator[Host]:
+    host = Host()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            host.asked.append({"path": self.path, **self.headers})
+            what = self.path.split("/")[1]
+            status = int(what) if what.isdigit() else 200
+            data = bytes(MAX_BYTES + 100) if what == "large" else image_file(seed=5)
+            self.send_response(status)
+            if what == "302":
+                self.send_header("Location", f"https://{host.address}/good")
+            if what != "endless":
+                self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            try:
+                if what == "silent":
+                    time.sleep(HOST_TIMEOUT_SECONDS)
+                elif what in ("dripping", "endless"):
+                    for _ in range(int(HOST_TIMEOUT_SECONDS * 10)):
+                        self.wfile.write(b"x")
+                        time.sleep(0.2)
+                elif what == "cut":
+                    self.wfile.write(data[:100])
+                else:
+                    self.wfile.write(data)
+            except OSError:
+                pass  # who asked has had enough
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        block_on_close = False
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            """One that hangs up is no news."""
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with Server(("127.0.0.1", 0), Handler) as server:
+        host.address = f"localhost:{server.server_address[1]}"
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield host
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def url(start_function: StartFunction, uploaded_bundle: str, host: Host, certificate: Path) -> Iterator[str]:
+    """A function that may read that host's posters, and those of a second bucket."""
+    with start_function(
+        BUNDLE_URI=f"gs://posters-bucket/bundles/{uploaded_bundle}",
+        BUNDLE_SHA256=uploaded_bundle,
+        POSTER_HOSTS=f"cdn.example, {host.address}",
+        POSTER_BUCKETS="second-bucket",
+        REQUESTS_CA_BUNDLE=str(certificate),
+    ) as (url, _):
+        yield url
+
+
+def ask(url: str, name: str) -> tuple[int, str]:
+    response = requests.post(url, json={"name": name}, timeout=60)
+    return response.status_code, "" if response.ok else response.json()["error"]["code"]
+
+
+def test_a_poster_of_a_known_host_is_answered_like_its_bytes(url: str, host: Host) -> None:
+    named = requests.post(url, json={"name": f"https://{host.address}/good/1.jpg?s=1"})
+    sent = requests.post(url, data=image_file(seed=5), headers={"Content-Type": "image/jpeg"})
+    assert named.json()["genres"] == sent.json()["genres"]
+    assert host.asked[-1]["path"] == "/good/1.jpg?s=1"
+    assert "Authorization" not in host.asked[-1]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("404", 404, "no_such_poster"),
+        ("410", 404, "no_such_poster"),
+        ("500", 503, "poster_unavailable"),
+        ("302", 503, "poster_unavailable"),
+        ("large", 413, "too_large"),
+        ("cut", 503, "poster_unavailable"),
+        ("silent", 504, "too_slow"),
+        ("dripping", 504, "too_slow"),
+    ],
+)
+def test_what_the_host_does_wrong_is_said(url: str, host: Host, path: str, status: int, code: str) -> None:
+    before = len(host.asked)
+    assert ask(url, f"https://{host.address}/{path}") == (status, code)
+    assert len(host.asked) == before + 1, "a redirection is not followed"
+
+
+def test_no_address_leads_to_another_host(url: str, host: Host) -> None:
+    before = len(host.asked)
+    port = host.address.partition(":")[2]
+    for address in (
+        f"http://{host.address}/good",
+        f"https://127.0.0.1:{port}/good",
+        f"https://user@{host.address}/good",
+        f"https://{host.address}@evil.example/good",
+        f"https://{host.address}.evil.example/good",
+        f"https://localhost.:{port}/good",
+        "https://localhost/good",
+        "https://169.254.169.254/computeMetadata/v1/",
+        "http://metadata.google.internal/computeMetadata/v1/",
+        "https://[::1]/good",
+        "https:///good",
+    ):
+        assert ask(url, address) == (403, "forbidden_host"), address
+    for address in (
+        f"https://{host.address}\\@evil.example/",
+        f"https://{host.address}/a b",
+        f"https://{host.address}/\n",
+        "https://[",
+    ):
+        assert ask(url, address) == (400, "bad_request"), address
+    assert ask(url, "file:///etc/passwd") == (404, "no_such_poster"), "an object's name like any other"
+    assert len(host.asked) == before
+
+
+def test_a_host_that_is_not_there_or_shows_no_certificate_is_said(
+    start_function: StartFunction, uploaded_bundle: str, host: Host
+) -> None:
+    with start_function(
+        BUNDLE_URI=f"gs://posters-bucket/bundles/{uploaded_bundle}",
+        BUNDLE_SHA256=uploaded_bundle,
+        POSTER_HOSTS=f"{host.address},localhost:1",
+    ) as (url, _):
+        assert ask(url, f"https://{host.address}/good") == (503, "poster_unavailable")
+        assert ask(url, "https://localhost:1/good") == (503, "poster_unavailable")
+
+
+def test_other_buckets_are_read_where_the_setting_names_them(url: str, storage_url: str) -> None:
+    made = requests.post(f"{storage_url}/storage/v1/b?project=test", json={"name": "second-bucket"})
+    assert made.ok, made.text
+    requests.post(
+        f"{storage_url}/upload/storage/v1/b/second-bucket/o?uploadType=media&name=a.jpg", data=image_file(seed=5)
+    ).raise_for_status()
+    assert ask(url, "gs://second-bucket/a.jpg") == (200, "")
+    assert ask(url, "gs://third-bucket/a.jpg") == (403, "forbidden_bucket")
