@@ -1,8 +1,8 @@
-"""A model on disk, as it is served: model.onnx, weights.safetensors, manifest.json, card.md.
+"""A model on disk, as it is served: model.onnx, weights.safetensors, figures.json, manifest.json, card.md.
 
 The graph holds everything from uint8 pixels to probabilities, so that decoding and resizing are all that is
-left to those who serve it. The manifest is written last; the hash of its bytes names the bundle, and the same
-network gives the same bytes in any folder.
+left to those who serve it, and where the network allows them class activation maps, too. The manifest is written
+last; the hash of its bytes names the bundle, and the same network gives the same bytes in any folder.
 """
 
 import importlib
@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from ml.configuration import TrainConfig
 from ml.dataset import Dataset
 from ml.errors import TrainingError, needs_package
+from ml.explanation import ExplainedNetwork, explain
+from ml.figures import figures
 from ml.networks import GenreNetwork
 from ml.outcome import NetworkOutcome
 from ml.posters import file_sha256
 from ml.splits import VALIDATION
-from serving.function.model import CARD, FORMAT, INPUT, MANIFEST, MODEL, OUTPUT, Model
+from serving.function.model import CARD, FIGURES, FORMAT, INPUT, MANIFEST, MAPS, MODEL, OUTPUT, Model
 
 if TYPE_CHECKING:
     import onnx
@@ -49,14 +51,16 @@ def write_bundle(folder: Path, outcome: NetworkOutcome, config: TrainConfig, dat
     """Write a trained network as a bundle into `folder`, and give it as it is going to be served.
 
     Before the files are moved in, the graph's probabilities of a few validation posters are checked against
-    the network's: TrainingError where they differ.
+    the network's: TrainingError where they differ, or where its class activation maps are no numbers.
     """
     folder.mkdir(parents=True, exist_ok=True)
     network = outcome.network.cpu().eval()
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as beside:
         new = Path(beside)
-        (new / MODEL).write_bytes(export_onnx(network, dataset.preprocessing.size))
+        explained = explain(network, dataset.preprocessing.size)
+        (new / MODEL).write_bytes(export_onnx(explained or network, dataset.preprocessing.size))
         (new / WEIGHTS).write_bytes(_safetensors(network))
+        _write_json(new / FIGURES, figures(outcome.validation_probabilities, outcome.thresholds, dataset))
         (new / CARD).write_text(card, encoding="utf-8")
         manifest = {
             "format": FORMAT,
@@ -67,14 +71,19 @@ def write_bundle(folder: Path, outcome: NetworkOutcome, config: TrainConfig, dat
             "preprocessing": asdict(dataset.preprocessing),
             "network": _record(outcome, config),
             "dataset_key": dataset.key,
-            "files": {name: file_sha256(new / name) for name in (MODEL, WEIGHTS)},
+            "explains": explained is not None,
+            "files": {name: file_sha256(new / name) for name in (MODEL, WEIGHTS, FIGURES)},
         }
-        (new / MANIFEST).write_text(json.dumps(manifest, sort_keys=True, indent=2) + "\n", encoding="utf-8")
+        _write_json(new / MANIFEST, manifest)
         _check(Model.load(new), network, dataset.images[dataset.rows(VALIDATION)[:_PROBES]])
         (folder / MANIFEST).unlink(missing_ok=True)
-        for name in (MODEL, WEIGHTS, CARD, MANIFEST):
+        for name in (MODEL, WEIGHTS, FIGURES, CARD, MANIFEST):
             (new / name).replace(folder / name)
     return Model.load(folder)
+
+
+def _write_json(file: Path, document: dict[str, object]) -> None:
+    file.write_text(json.dumps(document, sort_keys=True, indent=2) + "\n", encoding="utf-8")
 
 
 def _record(outcome: NetworkOutcome, config: TrainConfig) -> dict[str, object]:
@@ -104,17 +113,21 @@ class _Served(nn.Module):
         return torch.sigmoid(self.network(images))
 
 
-def export_onnx(network: GenreNetwork, size: int) -> bytes:
-    """The network as an ONNX graph with a free batch size; the same bytes for the same weights."""
+def export_onnx(network: GenreNetwork | ExplainedNetwork, size: int) -> bytes:
+    """The network as an ONNX graph with a free batch size; the same bytes for the same weights.
+
+    An explained network has its maps for a second output.
+    """
     with needs_package("Exporting a model"):
         import onnx
     # Two examples: PyTorch's exporter takes a batch of one for a constant.
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    served = network if isinstance(network, ExplainedNetwork) else _Served(network)
     program = torch.onnx.export(
-        _Served(network).eval(),
+        served.eval(),
         (example,),
         input_names=[INPUT],
-        output_names=[OUTPUT],
+        output_names=[OUTPUT, MAPS] if served is network else [OUTPUT],
         dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
         opset_version=_OPSET,
         dynamo=True,
@@ -146,8 +159,15 @@ def _safetensors(network: GenreNetwork) -> bytes:
 def _check(model: Model, network: GenreNetwork, probe: NDArray[np.uint8]) -> None:
     with torch.no_grad():
         expected = network(torch.from_numpy(np.array(probe))).sigmoid().numpy()
-    difference = float(np.abs(model.probabilities(probe) - expected).max(initial=0))
+    answers = model.probabilities(probe)
+    difference = float(np.abs(answers - expected).max(initial=0))
     if not difference <= TOLERANCE:
         raise TrainingError(
             f"The exported graph's probabilities differ from the network's by {difference:.2g}, more than {TOLERANCE}."
         )
+    if model.manifest.explains:
+        same, maps = model.explained(probe)
+        if not np.array_equal(same, answers) or not np.isfinite(maps).all():
+            raise TrainingError(
+                "The exported graph's class activation maps are no numbers, or asking for them changes its answers."
+            )

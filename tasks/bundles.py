@@ -5,9 +5,8 @@ from pathlib import Path
 
 from infra.registry import Registry
 from infra.store import Store
-from ml.bundle import WEIGHTS
 from serving.function.errors import BundleError
-from serving.function.model import CARD, MANIFEST, MODEL, Manifest, check_sha256
+from serving.function.model import CARD, MANIFEST, Manifest, check_sha256
 
 _ARTIFACTS = "bundle"
 
@@ -45,7 +44,10 @@ def fetch_uploaded_bundle(store: Store, workspace: Path, sha256: str) -> Path:
     folder = workspace / bundle_key(sha256)
     if not (folder / MANIFEST).exists():
         beside = folder.with_name(f"{sha256}.part")
-        store.download({f"{bundle_key(sha256)}/{name}": beside / name for name in (MODEL, WEIGHTS, CARD, MANIFEST)})
+        manifest = store.read(f"{bundle_key(sha256)}/{MANIFEST}")
+        check_sha256(MANIFEST, manifest, sha256)
+        names = _files(Manifest.parse(manifest))
+        store.download({f"{bundle_key(sha256)}/{name}": beside / name for name in names})
         move_bundle(beside, folder)
     check_bundle(folder, sha256)
     return folder
@@ -60,8 +62,13 @@ def move_bundle(beside: Path, folder: Path) -> None:
 
 def upload_bundle(store: Store, folder: Path, sha256: str) -> None:
     """Put a bundle into the bucket, its manifest last: it says that all is there."""
-    for name in (MODEL, WEIGHTS, CARD, MANIFEST):
+    for name in _files(Manifest.parse((folder / MANIFEST).read_bytes())):
         store.upload({f"{bundle_key(sha256)}/{name}": folder / name})
+
+
+def _files(manifest: Manifest) -> tuple[str, ...]:
+    """All files of a bundle, its manifest last; which there are differs with what it holds and how old it is."""
+    return (*sorted(manifest.files), CARD, MANIFEST)
 
 
 def check_bundle(folder: Path, sha256: str) -> Manifest:

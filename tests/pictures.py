@@ -1,6 +1,7 @@
 """Pictures for tests."""
 
 import io
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
@@ -12,3 +13,40 @@ def image_file(kind: str = "JPEG", size: tuple[int, int] = (60, 80), seed: int =
     buffer = io.BytesIO()
     Image.fromarray(colours).resize(size).save(buffer, kind)
     return buffer.getvalue()
+
+
+def pictures_of_all_kinds() -> Iterator[tuple[str, bytes]]:
+    """Pictures of every kind that people send, by its name: how they are compressed, coloured, turned, and sized."""
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (6, 5, 4), dtype=np.uint8)
+    rgba = Image.fromarray(colours).resize((225, 318), Image.Resampling.BICUBIC)
+    rgb = rgba.convert("RGB")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the orientation
+    grey = rgb.convert("L")
+    pictures: dict[str, tuple[Image.Image, str, dict[str, object]]] = {
+        "JPEG": (rgb, "JPEG", {"quality": 90}),
+        "large JPEG": (rgb.resize((1000, 1400)), "JPEG", {"quality": 90}),
+        "progressive JPEG": (rgb, "JPEG", {"progressive": True}),
+        "grey JPEG": (grey, "JPEG", {}),
+        "CMYK JPEG": (rgb.convert("CMYK"), "JPEG", {}),
+        "turned JPEG": (rgb, "JPEG", {"exif": turned}),
+        "PNG": (rgb, "PNG", {}),
+        "PNG with alpha": (rgba, "PNG", {}),
+        "PNG with a palette": (rgb.convert("P"), "PNG", {}),
+        "PNG with a transparent colour": (rgb.convert("P"), "PNG", {"transparency": 3}),
+        "grey PNG with alpha": (rgba.convert("LA"), "PNG", {}),
+        "PNG of 16 bits": (Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), "PNG", {}),
+        "PNG of 1 bit": (grey.convert("1"), "PNG", {}),
+        "1 x 1": (rgb.resize((1, 1)), "PNG", {}),
+        "1 x 4000": (rgb.resize((1, 4000)), "PNG", {}),
+        "4000 x 1": (rgb.resize((4000, 1)), "PNG", {}),
+        "WebP": (rgb, "WEBP", {}),
+        "WebP with alpha": (rgba, "WEBP", {}),
+        "AVIF": (rgb, "AVIF", {}),
+        "GIF": (rgb.convert("P"), "GIF", {}),
+    }
+    for name, (picture, kind, options) in pictures.items():
+        buffer = io.BytesIO()
+        picture.save(buffer, kind, **options)
+        yield name, buffer.getvalue()

@@ -21,7 +21,7 @@ from .errors import BundleError
 from .image import decode
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession, RunOptions
+    from onnxruntime import InferenceSession
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
@@ -129,7 +129,6 @@ class Model:
         self.manifest = manifest
         self.sha256 = sha256
         self._session = session
-        self._run_options = _run_options()
 
     @classmethod
     def load(cls, folder: Path, sha256: str | None = None) -> Self:
@@ -179,7 +178,7 @@ class Model:
         """These outputs for all images, a batch at a time."""
         # At least one batch, so that no image has an answer of the right shape, too.
         batches = [images[start : start + BATCH_SIZE] for start in range(0, max(len(images), 1), BATCH_SIZE)]
-        answers = [self._session.run(outputs, {INPUT: batch}, self._run_options) for batch in batches]
+        answers = [self._session.run(outputs, {INPUT: batch}) for batch in batches]
         return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
 
     def predict(self, posters: Sequence[bytes]) -> list[list[GenrePrediction]]:
@@ -210,14 +209,6 @@ def _read(folder: Path, name: str) -> bytes:
         return (folder / name).read_bytes()
     except OSError as error:
         raise BundleError(f"The bundle in {folder} has no readable {name}: {error.strerror}.") from error
-
-
-def _run_options() -> "RunOptions":
-    from onnxruntime import RunOptions
-
-    options = RunOptions()
-    options.only_execute_path_to_fetches = True  # the maps are calculated only where they are asked for
-    return options
 
 
 def _session(graph: bytes, name: str) -> "InferenceSession":
