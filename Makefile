@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo up test soak lint bench bench-training clean
+.PHONY: help install demo up test soak lint bench bench-training bench-serving clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,7 +32,7 @@ lint: install  ## ruff, mypy and the layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-soak: install  ## the long runs of tests/soak, over the replayed site: a quarter of an hour
+soak: install  ## the long runs of tests/soak: over the replayed site, and against the function; an hour
 	@for file in tests/soak/soak_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 bench: install  ## the measurements of tests/benchmarks
@@ -41,6 +41,9 @@ bench: install  ## the measurements of tests/benchmarks
 bench-training: install  ## those of training and preprocessing alone: 12 minutes on two idle cores
 	@for name in training preprocess; do file=tests/benchmarks/bench_$$name.py; \
 		echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+bench-serving: install  ## those of the function, beside the same one with torch: needs two idle cores
+	$(BIN)/python tests/benchmarks/bench_serving.py
 
 clean:  ## the environment and the workspaces
 	rm -rf $(VENV) workspace
