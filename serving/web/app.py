@@ -3,37 +3,32 @@
     FUNCTION_URL=http://127.0.0.1:8080 gunicorn 'serving.web.app:create_app()'
 
 The page works without JavaScript: the form is answered with the same page, genres filled in. Programs ask for
-JSON (`Accept: application/json`) at the same address.
+JSON (`Accept: application/json`) at the same address. `/anime/model` shows what is known about the model.
 """
 
 import os
 from datetime import date
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, current_app, jsonify, redirect, render_template, request, url_for
-from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.wrappers import Response as BaseResponse
 
-from .function_client import Answer, FunctionError, GenreAnswer, ask
+from .answers import Answer, GenreAnswer
+from .card import card_html
+from .errors import FunctionError, PageError
+from .function_client import ask, describe_model
+from .posters import MAX_POSTER_BYTES, SAMPLES, TOO_LARGE, read_poster
 
-MAX_POSTER_BYTES = 20 * 1024 * 1024
 FORM_BYTES = 64 * 1024  # what a form writes around its file
 MAX_DRAINED_BYTES = 200 * 1024 * 1024
+MODEL_TIMEOUT_SECONDS = 20.0  # its page has no script that could say meanwhile that the function is waking
 MAYBE_SHARE = 0.6  # a genre is "maybe" from this share of its threshold on
-# Posters drawn for this page, by the name of their file in static/samples.
-SAMPLES = {
-    "nakusa": "Nakusa",
-    "yuhi-tram": "Yuhi Tram: The Paper Crown",
-    "niwahanes-mirror": "Niwahane's Mirror",
-    "fuchiyas-mirror": "Fuchiya's Mirror",
-}
-TOO_LARGE = f"The poster is larger than {MAX_POSTER_BYTES // 2**20} MB; choose a smaller one."
 SECURITY_HEADERS = {
+    # blob: is the poster a person chose, data: the heat map on it and the thumbnails of recent tries.
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
@@ -61,12 +56,15 @@ def create_app(function_url: str | None = None, timeout_seconds: float = 60) -> 
         MAX_FORM_MEMORY_SIZE=FORM_BYTES,
     )
     app.jinja_env.globals.update(samples=SAMPLES, max_poster_bytes=MAX_POSTER_BYTES, too_large=TOO_LARGE)
-    app.jinja_env.filters.update(likelihood=likelihood, readable_date=readable_date)
+    app.jinja_env.filters.update(likelihood=likelihood, readable_date=readable_date, card_html=card_html)
     app.add_url_rule("/", view_func=_home)
     app.add_url_rule("/anime", view_func=_page)
     app.add_url_rule("/anime", view_func=_predict, methods=["POST"])
+    app.add_url_rule("/anime/model", view_func=_model)
     app.add_url_rule("/healthz", view_func=_health)
-    app.register_error_handler(FunctionError, _function_error)
+    # Google's front end keeps addresses that end in z for itself.
+    app.add_url_rule("/health", view_func=_health)
+    app.register_error_handler(PageError, _page_error)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected_error)
     app.after_request(_secured)
@@ -102,38 +100,30 @@ def _page() -> str:
 
 
 def _predict() -> Response:
-    poster, name, content_type = _poster()
-    if current_app.config["FUNCTION_URL"] is None:
-        raise FunctionError(503, "no_function", "This page does not know its function; FUNCTION_URL is not set.")
+    poster = read_poster(request)
     answer = ask(
-        current_app.config["FUNCTION_URL"],
-        poster,
-        content_type,
+        _function_url(),
+        poster.content,
         current_app.config["FUNCTION_TIMEOUT_SECONDS"],
+        poster.content_type,
+        explain=request.form.get("explain"),
     )
     if _wants_json():
         return jsonify(_as_json(answer))
-    return Response(render_template("anime.html", answer=answer, name=name))
+    return Response(render_template("anime.html", answer=answer, poster=poster))
 
 
-def _poster() -> tuple[bytes, str, str]:
-    """Bytes, name and content type of what the form brought: a file, or the name of a sample."""
-    sample = request.form.get("sample")
-    if sample in SAMPLES:
-        data = (Path(current_app.root_path) / "static" / "samples" / f"{sample}.jpg").read_bytes()
-        return data, SAMPLES[sample], "image/jpeg"
-    upload = request.files.get("poster")
-    if upload is None or not upload.filename:
-        raise FunctionError(400, "no_poster", "No poster was chosen; choose an image first.")
-    data = upload.read()
-    if len(data) > MAX_POSTER_BYTES:
-        raise FunctionError(413, "too_large", TOO_LARGE)
-    return data, upload.filename, _content_type(upload)
+def _model() -> str:
+    timeout_seconds = min(MODEL_TIMEOUT_SECONDS, current_app.config["FUNCTION_TIMEOUT_SECONDS"])
+    description = describe_model(_function_url(), timeout_seconds)
+    return render_template("model.html", description=description)
 
 
-def _content_type(upload: FileStorage) -> str:
-    """The browser's word for the file if it is an image; the function looks at the bytes in any case."""
-    return upload.mimetype if upload.mimetype.startswith("image/") else "application/octet-stream"
+def _function_url() -> str:
+    function_url: str | None = current_app.config["FUNCTION_URL"]
+    if function_url is None:
+        raise FunctionError(503, "no_function", "This page does not know its function; FUNCTION_URL is not set.")
+    return function_url
 
 
 def _wants_json() -> bool:
@@ -143,13 +133,21 @@ def _wants_json() -> bool:
 
 def _as_json(answer: Answer) -> dict[str, Any]:
     """The function's own answer, with the word for each genre."""
-    return {
+    body: dict[str, Any] = {
         "genres": [{**vars(genre), "likelihood": likelihood(genre)} for genre in answer.genres],
-        "model": {"version": answer.version, "sha256": answer.sha256, "dataset_date": answer.dataset_date},
+        "model": vars(answer.model),
     }
+    if explanation := answer.explanation:
+        body["explanation"] = {
+            "genre": {"id": explanation.genre_id, "name": explanation.genre},
+            "image": explanation.image,
+        }
+        if explanation.reason:
+            body["explanation"]["reason"] = explanation.reason
+    return body
 
 
-def _function_error(error: FunctionError) -> Response:
+def _page_error(error: PageError) -> Response:
     return _refusal(error.status, error.code, str(error))
 
 
@@ -184,7 +182,8 @@ def _refusal(status: int, code: str, message: str) -> Response:
     if _wants_json():
         response = jsonify(error={"code": code, "message": message})
     else:
-        response = Response(render_template("anime.html", error=message, code=code))
+        template = "model.html" if request.endpoint == "_model" else "anime.html"
+        response = Response(render_template(template, error=message, code=code))
     response.status_code = status
     return response
 

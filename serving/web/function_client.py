@@ -1,62 +1,81 @@
-"""Asks the deployed function about a poster, and says in a sentence what is wrong where it cannot answer."""
+"""Asks the deployed function about a poster or its model, and says in a sentence what is wrong where it cannot answer.
 
-from dataclasses import dataclass
-from typing import Any
+A private function (https) is called with this service's own ID token, whose audience is the function's address.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import requests
 
+from .answers import UNREADABLE, Answer, read_answer
+from .description import ModelDescription, read_description
+from .errors import FunctionError
+
 CONNECT_TIMEOUT_SECONDS = 10.0
 
-
-class FunctionError(Exception):
-    """The function gave no genres: an HTTP status, a code for programs, and one sentence for a person."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
+_Read = TypeVar("_Read")
 
 
-@dataclass(frozen=True)
-class GenreAnswer:
-    """One genre as the function answers it; it is predicted where the probability reaches the threshold."""
+def ask(
+    function_url: str,
+    poster: bytes | str,
+    timeout_seconds: float,
+    content_type: str = "application/octet-stream",
+    explain: str | None = None,
+) -> Answer:
+    """Send a poster's bytes as they are, or the address or object's name it is read from, and read the answer.
 
-    id: int | None
-    name: str
-    probability: float
-    threshold: float
-    predicted: bool
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The genres of a poster, most probable first, and the model that named them."""
-
-    genres: list[GenreAnswer]
-    version: str | None
-    sha256: str
-    dataset_date: str | None
-
-
-def ask(function_url: str, poster: bytes, content_type: str, timeout_seconds: float) -> Answer:
-    """Send a poster's bytes as they are and read the function's answer.
-
-    A private function (https) is called with this service's own ID token.
+    `explain` is the id or name of a genre: where the network sees it is answered too.
 
     Raises:
         FunctionError: the function cannot be reached, is still waking, refuses the poster or this caller, or
             answers something else than genres.
     """
-    headers = {"Content-Type": content_type, "Accept": "application/json"}
+    content: dict[str, Any] = (
+        {"json": {"name": poster}}
+        if isinstance(poster, str)
+        else {"data": poster, "headers": {"Content-Type": content_type}}
+    )
+    response = _request(
+        "POST", function_url, timeout_seconds, params={"explain": explain} if explain else None, **content
+    )
+    return _read(response, read_answer, "The function answered something that is no list of genres.")
+
+
+def describe_model(function_url: str, timeout_seconds: float) -> ModelDescription:
+    """Ask who the model is, how well it knows its genres, and what its card says.
+
+    Raises:
+        FunctionError: as for `ask`, or the function is older than its description.
+    """
+    response = _request("GET", function_url, timeout_seconds, path="/model")
+    if response.status_code == 404 and _words(response):
+        raise FunctionError(
+            503, "no_description", "The deployed function does not describe its model yet; its next update will."
+        )
+    return _read(response, read_description, "The function answered something that does not describe a model.")
+
+
+def _request(
+    method: str,
+    function_url: str,
+    timeout_seconds: float,
+    path: str = "",
+    headers: Mapping[str, str] | None = None,
+    **content: Any,
+) -> requests.Response:
+    headers = {**(headers or {}), "Accept": "application/json"}
     if function_url.startswith("https:"):
         headers["Authorization"] = f"Bearer {_id_token(function_url)}"
     try:
-        response = requests.post(
-            function_url,
-            data=poster,
+        return requests.request(
+            method,
+            function_url.rstrip("/") + path if path else function_url,
             headers=headers,
             timeout=(CONNECT_TIMEOUT_SECONDS, timeout_seconds),
             allow_redirects=False,
+            **content,
         )
     except requests.Timeout as error:
         raise FunctionError(
@@ -68,47 +87,26 @@ def ask(function_url: str, poster: bytes, content_type: str, timeout_seconds: fl
         raise FunctionError(
             503, "unreachable", "The function cannot be reached at the moment. Try again in a minute."
         ) from error
-    return _read(response)
 
 
-def _read(response: requests.Response) -> Answer:
-    """The answer that a response holds; FunctionError where it holds none."""
+def _read(response: requests.Response, read: Callable[[Any], _Read], unreadable: str) -> _Read:
+    """What a response holds; FunctionError where it holds something else."""
+    if response.status_code != 200:
+        words = _words(response)
+        raise FunctionError(response.status_code, *words) if words else _without_words(response.status_code)
     try:
-        body = response.json()
-    except ValueError:
-        body = None
-    if response.status_code == 200:
-        try:
-            return _answer(body)
-        except (TypeError, KeyError, ValueError) as error:
-            raise FunctionError(
-                502, "unreadable_answer", "The function answered something that is no list of genres."
-            ) from error
+        return read(response.json())
+    except UNREADABLE as error:
+        raise FunctionError(502, "unreadable_answer", unreadable) from error
+
+
+def _words(response: requests.Response) -> tuple[str, str] | None:
+    """Code and message of a refusal that the function itself wrote."""
     try:
-        code, message = str(body["error"]["code"]), str(body["error"]["message"])
-    except (TypeError, KeyError):
-        raise _without_words(response.status_code) from None
-    raise FunctionError(response.status_code, code, message)
-
-
-def _answer(body: Any) -> Answer:
-    genres = [
-        GenreAnswer(
-            id=None if genre["id"] is None else int(genre["id"]),
-            name=str(genre["name"]),
-            probability=float(genre["probability"]),
-            threshold=float(genre["threshold"]),
-            predicted=bool(genre["predicted"]),
-        )
-        for genre in body["genres"]
-    ]
-    model = body["model"]
-    return Answer(
-        genres=sorted(genres, key=lambda genre: -genre.probability),
-        version=model["version"],
-        sha256=str(model["sha256"]),
-        dataset_date=model["dataset_date"],
-    )
+        error = response.json()["error"]
+        return str(error["code"]), str(error["message"])
+    except UNREADABLE:
+        return None
 
 
 def _without_words(status: int) -> FunctionError:
@@ -121,7 +119,9 @@ def _without_words(status: int) -> FunctionError:
             "not_allowed",
             "The function refuses this page; its account needs the role Cloud Run Invoker.",
         )
-    if status in (429, 500, 502, 503, 504):
+    if status == 413:
+        return FunctionError(413, "too_large", "The poster is too large for the function; choose a smaller one.")
+    if status in (408, 429, 500, 502, 503, 504):
         return FunctionError(
             503, "waking", "The function is waking up or busy, and did not answer. Try again in a moment."
         )

@@ -1,120 +1,187 @@
-// Makes the form of /anime answer in place: a preview at once, the genres when the server has them.
-// Without this file the form still works; the server then answers with the whole page. What is shown is always
-// the server's own markup: the answer's section is taken out of the page that it sends.
+// Makes /anime answer in place: a poster is chosen, photographed, pasted, dropped, or given by its address; it is
+// shown at once, its genres when the server has them. Without this file the forms still work; the server then
+// answers with the whole page. What is shown is always the server's own markup: the result is taken out of the
+// page that it sends.
+
+import { element, say } from "./elements.js";
+import { offerHeat } from "./heat.js";
+import { LOST, SLOW_AFTER_MS, WAKING, send } from "./sending.js";
+import { showPoster } from "./stage.js";
+import { onTry, remember, thumbnail } from "./tries.js";
 
 const form = document.getElementById("poster-form");
 const samples = document.getElementById("samples");
 const input = document.getElementById("poster");
+const photograph = document.getElementById("photograph");
+const address = document.getElementById("address");
 const drop = document.getElementById("drop");
-const preview = document.getElementById("preview");
 const invitation = document.getElementById("invitation");
 const button = form.querySelector("button");
 const answer = document.getElementById("answer");
-const status = document.getElementById("status");
-
-const SLOW_AFTER_MS = 4000;
-const WAKING = "Still waiting. The function may be waking up, which can take a minute.";
-const LOST = "This page’s own server did not answer. Check your connection and try again.";
+const result = document.getElementById("result");
 
 let asking = null; // the AbortController of the request under way
+let latest = null; // the poster that was asked about last
 
-invitation.textContent = "Choose or drop a poster";
+if (!matchMedia("(pointer: coarse)").matches) invitation.textContent = "Choose, drop or paste a poster";
 
-input.addEventListener("change", () => {
-  if (input.files.length) ask(new FormData(form), input.files[0]);
-});
+// --- ways in
 
-// Browsers open the choice of a file on Space only.
-input.addEventListener("keydown", (event) => {
-  if (event.key !== "Enter") return;
-  event.preventDefault();
-  input.click();
-});
+for (const chooser of [input, photograph]) {
+  chooser.addEventListener("change", () => {
+    if (chooser.files.length) askAboutFile(chooser.files[0]);
+  });
+  // Browsers open the choice of a file on Space only.
+  chooser.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
+    event.preventDefault();
+    chooser.click();
+  });
+}
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (input.files.length) ask(new FormData(form), input.files[0]);
+  if (address.value.trim()) askAboutAddress(address.value.trim());
+  else if (latest) ask(latest);
+  else input.click();
 });
 
 samples.addEventListener("submit", (event) => {
   event.preventDefault();
-  const data = new FormData();
-  data.append("sample", event.submitter.value);
-  form.reset();
-  show(event.submitter.querySelector("img").src);
-  ask(data, null);
+  const picture = event.submitter.querySelector("img");
+  ask({ sample: event.submitter.value, name: picture.alt, picture: picture.src });
 });
 
-// The input takes drops by itself; this only shows where.
-for (const name of ["dragenter", "dragover"]) drop.addEventListener(name, () => drop.classList.add("over"));
-for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
+document.addEventListener("paste", (event) => {
+  const file = [...event.clipboardData.files].find((pasted) => pasted.type.startsWith("image/"));
+  if (file) {
+    event.preventDefault();
+    askAboutFile(file, "the clipboard");
+    return;
+  }
+  if (isTextField(event.target)) return;
+  askAboutText(event.clipboardData.getData("text"));
+});
 
-async function ask(data, file) {
+for (const name of ["dragenter", "dragover"]) {
+  document.addEventListener(name, (event) => {
+    event.preventDefault();
+    drop.classList.add("over");
+  });
+}
+document.addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) drop.classList.remove("over"); // it has left the window, not just one element
+});
+document.addEventListener("drop", (event) => {
+  drop.classList.remove("over");
+  const file = event.dataTransfer.files[0];
+  if (!file && isTextField(event.target)) return;
+  event.preventDefault();
+  if (file) askAboutFile(file);
+  else askAboutText(event.dataTransfer.getData("text/uri-list") || event.dataTransfer.getData("text"));
+});
+
+function askAboutFile(file, name = file.name) {
+  ask({ file, name, picture: URL.createObjectURL(file) });
+}
+
+function askAboutAddress(text) {
+  ask({ address: text, name: text, picture: null });
+}
+
+function askAboutText(text) {
+  if (/^https:\/\/\S+$/.test(text.trim())) askAboutAddress(text.trim());
+}
+
+function isTextField(target) {
+  return target instanceof HTMLInputElement && target.type === "text";
+}
+
+// --- a question and its answer
+
+async function ask(poster) {
   asking?.abort();
   const request = new AbortController();
   asking = request;
-  if (file) show(URL.createObjectURL(file));
-  if (file && file.size > Number(form.dataset.maxBytes)) {
+  latest = poster;
+  form.reset(); // the same file can be chosen again
+  address.value = poster.address ?? "";
+  showPoster(poster);
+  offerHeat(null);
+  if (poster.file?.size > Number(form.dataset.maxBytes)) {
     settle(request, refusal(form.dataset.tooLarge));
     return;
   }
+  const picture = thumbnail(poster.picture);
   wait("Asking the model …");
   const slow = setTimeout(() => wait(WAKING), SLOW_AFTER_MS);
   try {
-    const response = await fetch(form.action, {
-      method: "POST",
-      body: data,
-      headers: { Accept: "text/html" },
-      signal: request.signal,
-    });
-    const page = new DOMParser().parseFromString(await response.text(), "text/html");
-    const section = page.getElementById("answer");
-    settle(request, section ? [...section.childNodes] : refusal(LOST));
+    const response = await send(poster, { accept: "text/html", signal: request.signal });
+    const nodes = resultIn(await response.text());
+    if (request.signal.aborted) return;
+    settle(request, nodes ?? refusal(LOST), response.status >= 500 || !nodes ? poster : null);
+    if (!nodes || !response.ok) return;
+    remember(poster, result, picture);
+    offerHeat(poster);
   } catch (error) {
-    if (error.name !== "AbortError") settle(request, refusal(LOST));
+    if (error.name !== "AbortError") settle(request, refusal(LOST), poster);
   } finally {
     clearTimeout(slow);
   }
 }
 
-function show(address) {
-  if (preview.src.startsWith("blob:")) URL.revokeObjectURL(preview.src);
-  preview.src = address;
-  preview.hidden = false;
-  invitation.textContent = "Choose or drop another";
-}
-
-preview.addEventListener("error", () => {
-  preview.hidden = true; // not an image; the function says so in its own words
+onTry((kept) => {
+  asking?.abort();
+  asking = new AbortController();
+  const poster = { sample: kept.sample, address: kept.address, name: kept.name, picture: kept.thumbnail };
+  showPoster(poster);
+  settle(asking, resultIn(kept.result));
+  offerHeat(kept.sample || kept.address ? poster : null);
 });
+
+function resultIn(markup) {
+  const found = new DOMParser().parseFromString(markup, "text/html").getElementById("result");
+  return found && [...found.childNodes];
+}
 
 function wait(text) {
   const block = element("div", "waiting");
   const dots = element("div", "dots");
   dots.append(element("span"), element("span"), element("span"));
   block.append(dots, element("p", "", text));
-  answer.replaceChildren(block);
+  result.replaceChildren(block);
   answer.setAttribute("aria-busy", "true");
   button.disabled = true;
   bringIntoView();
-  status.textContent = text;
+  say(text);
 }
 
-function settle(request, nodes) {
+// `again` is the poster to offer another try with, where the failure may pass.
+function settle(request, nodes, again = null) {
   if (request !== asking) return;
   asking = null;
-  answer.replaceChildren(...nodes);
+  result.replaceChildren(...nodes);
+  if (again) {
+    const retry = element("button", "quiet", "Try again");
+    retry.type = "button";
+    retry.addEventListener("click", () => {
+      answer.focus({ preventScroll: true }); // the button is going to be gone
+      ask(again);
+    });
+    result.querySelector(".error")?.append(retry);
+  }
   answer.setAttribute("aria-busy", "false");
   button.disabled = false;
   bringIntoView();
   // An error is an alert and is read by itself; of an answer the summary is read.
-  const summary = answer.querySelector(".error") ? null : answer.querySelector(".summary");
-  status.textContent = summary ? summary.textContent : "";
+  const summary = result.querySelector(".error") ? null : result.querySelector(".summary");
+  say(summary ? summary.textContent : "");
 }
 
-// On a phone the answer stands below the form.
+// On a phone the answer stands below the form, and above the recent tries.
 function bringIntoView() {
-  if (answer.getBoundingClientRect().top > window.innerHeight - 200) answer.scrollIntoView({ block: "start" });
+  const { top } = answer.getBoundingClientRect();
+  if (top < 0 || top > window.innerHeight - 200) answer.scrollIntoView({ block: "start" });
 }
 
 function refusal(text) {
@@ -122,11 +189,4 @@ function refusal(text) {
   block.setAttribute("role", "alert");
   block.append(element("h2", "", "That did not work"), element("p", "summary", text));
   return [block];
-}
-
-function element(name, className = "", text = "") {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  made.textContent = text;
-  return made;
 }

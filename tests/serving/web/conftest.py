@@ -1,5 +1,11 @@
-"""A stand-in for the deployed function, on a real loopback port, that answers what a test tells it to."""
+"""A stand-in for the deployed function, on a real loopback port, that answers what a test tells it to; and the page
+before it, in a real browser.
 
+The browser is Chromium or Chrome. Where there is none the tests skip, unless ANIME_GENRE_REQUIRE_BROWSER=1 forbids it.
+"""
+
+import base64
+import io
 import json
 import ssl
 import threading
@@ -8,9 +14,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import pytest
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Page
+from werkzeug.serving import make_server
+
+from infra.local.site.posters import poster_jpeg
+from infra.local.site.titles import invented_titles
+from serving.web.app import create_app
+from tests.browser import chromium_browser
 
 SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
@@ -32,21 +49,112 @@ ANSWER = {
         genre(2, "Adventure", 0.34, 0.36),
         genre(36, "Slice of Life", 0.02, 0.3),
     ],
-    "model": {"version": "3", "sha256": SHA256, "dataset_date": "2026-11-23"},
+    "model": {"version": "3", "sha256": SHA256, "dataset_date": "2026-11-23", "explains": True},
+    "timing_ms": {"fetch": 0.1, "decode": 4.2, "infer": 28.0, "total": 33.0},
 }
+
+
+def interval(value: float, half: float) -> dict[str, float]:
+    return {"value": value, "low": round(value - half, 3), "high": round(value + half, 3)}
+
+
+def genre_figures(number: int, name: str, posters: int, f1: float, half: float) -> dict[str, object]:
+    return {
+        "id": number,
+        "name": name,
+        "posters": posters,
+        "f1": interval(f1, half),
+        "average_precision": 0.4,
+        "threshold": 0.3,
+    }
+
+
+CARD = """# Genres of an anime from its poster
+
+Network: frozen-kernel (squeezenet1_1). Input: a poster squashed to 256 x 256 pixels. Output: a probability a genre.
+
+## Compared on the validation part
+
+| network | weighted F1 | macro F1 | micro F1 | mAP |
+| :-- | --: | --: | --: | --: |
+| frozen-kernel | 0.471 | 0.310 | 0.480 | 0.333 |
+| recipe | 0.422 | 0.250 | 0.451 | 0.280 |
+
+## Intended use
+
+To suggest genres for a poster where nobody has named them yet, to sort and to browse. Not to decide about people,
+titles or money without someone looking.
+
+## Limits
+
+- A poster shows a genre imperfectly.
+- Rare genres are learned from few posters and are often missed.
+"""
+
+FIGURES = {
+    "part": "validation",
+    "posters": 1210,
+    "dataset": {"key": "0" * 64, "posters": {"test": 1135, "train": 4700, "validation": 1210}},
+    "weighted_f1": interval(0.471, 0.03),
+    "mean_average_precision": interval(0.333, 0.025),
+    "genres": [
+        genre_figures(36, "Slice of Life", 60, 0.38, 0.08),
+        genre_figures(1, "Action", 410, 0.66, 0.03),
+        genre_figures(24, "Sci-Fi", 190, 0.52, 0.05),
+        genre_figures(2, "Adventure", 240, 0.44, 0.05),
+        genre_figures(4, "Comedy", 520, 0.61, 0.03),
+        genre_figures(8, "Drama", 230, 0.41, 0.06),
+        genre_figures(14, "Horror", 24, 0.27, 0.16),
+        genre_figures(47, "Gourmet", 0, 0.0, 0.0),
+    ],
+    "confusions": [
+        {"missed": "Sci-Fi", "given": "Action", "posters": 31},
+        {"missed": "Drama", "given": "Comedy", "posters": 52},
+    ],
+}
+
+MODEL = {"model": ANSWER["model"], "card": CARD, "figures": FIGURES}
+
+
+def heat_map(size: int = 64, x: float = 0.55, y: float = 0.45) -> str:
+    """A warm spot on nothing, as a data: address of an RGBA PNG."""
+    rows, columns = np.mgrid[0:size, 0:size] / size
+    heat = np.exp(-(((columns - x) / 0.22) ** 2) - ((rows - y) / 0.18) ** 2)
+    heat += 0.6 * np.exp(-(((columns - 0.2) / 0.12) ** 2) - ((rows - 0.2) / 0.1) ** 2)
+    heat = np.clip(heat, 0, 1)
+    pixels = np.stack([0 * heat + 255, 220 - 190 * heat, 60 * (1 - heat), 215 * heat], axis=-1)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 @dataclass
 class StandInFunction:
-    """Answers every POST with `status` and `body`, after `seconds`; remembers what it was sent."""
+    """Answers every POST with `status` and `body`, after `seconds`, and explains a genre that is asked for.
+
+    GET /model is answered with `model_status` and `model`. It remembers what it was sent.
+    """
 
     url: str = ""
     status: int = 200
     body: Any = field(default_factory=lambda: ANSWER)
+    model_status: int = 200
+    model: Any = field(default_factory=lambda: MODEL)
     content_type: str = "application/json"
     seconds: float = 0.0
+    no_map_because: str | None = None
     posters: list[bytes] = field(default_factory=list)
+    explained: list[str | None] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+
+    def answer(self, explain: str | None) -> Any:
+        if explain is None or self.status != 200:
+            return self.body
+        asked = next(genre for genre in self.body["genres"] if explain in (str(genre["id"]), genre["name"]))
+        explanation = {"genre": {"id": asked["id"], "name": asked["name"]}}
+        if self.no_map_because:
+            return {**self.body, "explanation": {**explanation, "image": None, "reason": self.no_map_because}}
+        return {**self.body, "explanation": {**explanation, "image": heat_map()}}
 
 
 @contextmanager
@@ -57,9 +165,18 @@ def stand_in(context: ssl.SSLContext | None = None) -> Iterator[StandInFunction]
         def do_POST(self) -> None:
             function.posters.append(self.rfile.read(int(self.headers["Content-Length"])))
             function.headers.append(dict(self.headers))
+            explain = parse_qs(urlsplit(self.path).query).get("explain", [None])[0]
+            function.explained.append(explain)
+            self.reply(function.status, function.answer(explain))
+
+        def do_GET(self) -> None:
+            function.headers.append(dict(self.headers))
+            self.reply(function.model_status if self.path == "/model" else 404, function.model)
+
+        def reply(self, status: int, answer: Any) -> None:
             time.sleep(function.seconds)
-            body = function.body if isinstance(function.body, bytes) else json.dumps(function.body).encode()
-            self.send_response(function.status)
+            body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+            self.send_response(status)
             self.send_header("Content-Type", function.content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -94,3 +211,65 @@ def function() -> Iterator[StandInFunction]:
 @pytest.fixture
 def encrypted_function() -> Callable[[ssl.SSLContext], Any]:
     return stand_in
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium_browser() as running:
+        yield running
+
+
+@pytest.fixture
+def page_url(function: StandInFunction) -> Iterator[str]:
+    server = make_server("127.0.0.1", 0, create_app(function.url), threaded=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/anime"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def opened(browser: Browser, page_url: str) -> Iterator[Callable[..., Page]]:
+    """Opens the page in a browser as it is told; it may neither log an error nor ask another server for anything."""
+    contexts: list[BrowserContext] = []
+    complaints: list[str] = []
+
+    def note(what: str, ours: bool) -> None:
+        if not ours:
+            complaints.append(what)
+
+    def open_page(script: str = "", **options: Any) -> Page:
+        context = browser.new_context(
+            **{"viewport": {"width": 1280, "height": 860}, "reduced_motion": "reduce", **options}
+        )
+        contexts.append(context)
+        page = context.new_page()
+        if script:
+            page.add_init_script(script)
+        page.on("pageerror", lambda error: note(str(error), False))
+        # The browser itself logs each answer that is a refusal, or none.
+        page.on("console", lambda message: note(message.text, message.text.startswith("Failed to load resource")))
+        own = (page_url.removesuffix("/anime"), "blob:", "data:")
+        page.on("request", lambda request: note(request.url, request.url.startswith(own)))
+        page.goto(page_url)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def page(opened: Callable[..., Page]) -> Page:
+    """The open page, on a desk, in light."""
+    return opened()
+
+
+@pytest.fixture
+def poster(tmp_path: Path) -> Path:
+    file = tmp_path / "poster.jpg"
+    file.write_bytes(poster_jpeg(invented_titles(20)[3]))
+    return file

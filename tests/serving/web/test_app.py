@@ -4,25 +4,17 @@ import http.client
 import io
 import json
 import re
-import ssl
 import threading
-from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from ipaddress import ip_address
-from pathlib import Path
+from html import unescape
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 from flask.testing import FlaskClient
 from PIL import Image
 from werkzeug.serving import make_server
 
-from infra.local.processes import free_port
-from serving.web.app import MAX_POSTER_BYTES, SAMPLES, create_app
+from serving.web.app import create_app
+from serving.web.posters import SAMPLES
 
 JSON = {"Accept": "application/json"}
 
@@ -33,11 +25,10 @@ def poster() -> bytes:
     return buffer.getvalue()
 
 
-def upload(client: FlaskClient, data: bytes | None = None, name: str = "p.jpg", **options: Any) -> Any:
+def upload(client: FlaskClient, name: str = "p.jpg", **options: Any) -> Any:
     """Send a form as a browser writes it."""
-    kind = "text/plain" if name.endswith(".txt") else "image/jpeg"
-    head = f'Content-Disposition: form-data; name="poster"; filename="{name}"\r\nContent-Type: {kind}'
-    body = f"--x\r\n{head}\r\n\r\n".encode() + (poster() if data is None else data) + b"\r\n--x--\r\n"
+    head = f'Content-Disposition: form-data; name="poster"; filename="{name}"\r\nContent-Type: image/jpeg'
+    body = f"--x\r\n{head}\r\n\r\n".encode() + poster() + b"\r\n--x--\r\n"
     return client.post("/anime", data=body, content_type="multipart/form-data; boundary=x", **options)
 
 
@@ -59,15 +50,23 @@ def test_the_root_leads_to_the_page_and_the_page_has_a_form(client: FlaskClient)
     assert 'method="post" enctype="multipart/form-data"' in response.text
 
 
-def test_health_needs_no_function() -> None:
-    assert create_app().test_client().get("/healthz").json == {"status": "ok"}
+@pytest.mark.parametrize("address", ["/health", "/healthz"])
+def test_health_needs_no_function(address: str) -> None:
+    assert create_app().test_client().get(address).json == {"status": "ok"}
 
 
-def test_nothing_comes_from_elsewhere_and_nothing_is_inline(client: FlaskClient) -> None:
-    response = upload(client)
-    policy = response.headers["Content-Security-Policy"]
-    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
-    assert "unsafe" not in policy
+@pytest.mark.parametrize("address", ["/anime", "/anime/model", "an upload", "a heat map"])
+def test_nothing_comes_from_elsewhere_and_nothing_is_inline(address: str, client: FlaskClient) -> None:
+    if address == "an upload":
+        response = upload(client)
+    elif address == "a heat map":
+        response = client.post("/anime", data={"sample": "nakusa", "explain": "24"})
+    else:
+        response = client.get(address)
+    assert response.headers["Content-Security-Policy"] == (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )
     assert not re.search(r'(?:src|href|action)="(?:https?:)?//', response.text)
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", response.text)
     assert response.headers["X-Content-Type-Options"] == "nosniff"
@@ -75,27 +74,18 @@ def test_nothing_comes_from_elsewhere_and_nothing_is_inline(client: FlaskClient)
 
 
 def test_every_file_the_page_names_is_there(client: FlaskClient) -> None:
-    files = re.findall(r'(?:src|href)="(/static/[^"]+)"', client.get("/anime").text)
-    assert len(files) == 3 + len(SAMPLES)
+    files = re.findall(r'(?:src|href)="(/static/[^"]+)"', client.get("/anime").text + client.get("/anime/model").text)
+    assert len(set(files)) == 4 + len(SAMPLES)
     for file in files:
         with client.get(file) as response:
             assert response.status_code == 200
+            modules = re.findall(r'from "./([^"]+)"', response.text) if file.endswith(".js") else []
+        for module in modules:
+            with client.get(f"/static/{module}") as response:
+                assert response.status_code == 200
 
 
 # --- a poster and its genres
-
-
-def test_the_function_is_sent_the_bytes_as_an_image(client: FlaskClient, function: Any) -> None:
-    data = poster()
-    assert upload(client, data).status_code == 200
-    assert function.posters == [data]
-    assert function.headers[0]["Content-Type"] == "image/jpeg"
-    assert "Authorization" not in function.headers[0]
-
-
-def test_a_file_that_is_called_no_image_is_sent_as_plain_bytes(client: FlaskClient, function: Any) -> None:
-    upload(client, name="poster.txt")
-    assert function.headers[0]["Content-Type"] == "application/octet-stream"
 
 
 def test_genres_become_bars_with_words_thresholds_and_the_model(client: FlaskClient) -> None:
@@ -132,7 +122,7 @@ def test_programs_get_the_function_s_answer_as_json(client: FlaskClient, functio
     answer = upload(client, headers=JSON).json
     words = [genre.pop("likelihood") for genre in answer["genres"]]
     assert words == ["likely", "likely", "maybe", "unlikely"]
-    assert answer == function.body
+    assert answer == {name: function.body[name] for name in ("genres", "model")}
 
 
 def test_genres_are_shown_most_probable_first_whatever_their_order(client: FlaskClient, function: Any) -> None:
@@ -141,12 +131,106 @@ def test_genres_are_shown_most_probable_first_whatever_their_order(client: Flask
     assert names == ["Action", "Sci-Fi", "Adventure", "Slice of Life"]
 
 
-@pytest.mark.parametrize("sample", SAMPLES)
-def test_a_drawn_sample_is_asked_about_like_an_upload(sample: str, client: FlaskClient, function: Any) -> None:
-    response = client.post("/anime", data={"sample": sample})
+# --- where a genre shows
+
+
+def test_each_genre_has_a_switch_where_the_model_explains(client: FlaskClient) -> None:
+    text = client.post("/anime", data={"sample": "nakusa"}).text
+    switches = re.findall(r'<button type="submit" class="where"[^>]*value="(\w+)"\s+data-genre="([^"]+)"', text)
+    assert switches == [("1", "Action"), ("24", "Sci-Fi"), ("2", "Adventure"), ("36", "Slice of Life")]
+    assert text.count('aria-pressed="false"') == 4
+
+
+def test_without_a_script_a_file_cannot_be_asked_about_again(client: FlaskClient) -> None:
+    assert len(re.findall(r'class="where"[^>]* hidden>', upload(client).text)) == 4
+    assert not re.search(r'class="where"[^>]* hidden>', client.post("/anime", data={"sample": "nakusa"}).text)
+
+
+def test_a_model_that_does_not_explain_has_no_switches(client: FlaskClient, function: Any) -> None:
+    model = {name: value for name, value in function.body["model"].items() if name != "explains"}
+    for identity in (model, {**model, "explains": False}):
+        function.body = {**function.body, "model": identity}
+        text = client.post("/anime", data={"sample": "nakusa"}).text
+        assert 'class="where"' not in text
+        assert ">Show where" not in text
+
+
+def test_a_heat_map_is_laid_over_a_sample_and_its_switch_turns_it_off(client: FlaskClient, function: Any) -> None:
+    text = client.post("/anime", data={"sample": "nakusa", "explain": "24"}).text
+    assert function.explained == ["24"]
+    assert re.search(r'id="preview"[^>]*src="/static/samples/nakusa.jpg"', text)
+    assert re.search(r'alt="Heat map: where the network sees Sci-Fi"\s+src="data:image/png;base64,', text)
+    assert re.search(r'value=""\s+data-genre="Sci-Fi" aria-pressed="true"', text)
+    assert text.count('aria-pressed="true"') == 1
+    assert 'aria-pressed="true"' not in client.post("/anime", data={"sample": "nakusa", "explain": ""}).text
+    assert function.explained == ["24", None]
+
+
+def test_why_there_is_no_heat_map_is_said(client: FlaskClient, function: Any) -> None:
+    function.no_map_because = "Nothing in this poster speaks for Sci-Fi."
+    text = client.post("/anime", data={"sample": "nakusa", "explain": "24"}).text
+    assert function.no_map_because in text
+    assert 'aria-pressed="true"' not in text
+
+
+def test_programs_get_the_explanation_too(client: FlaskClient, function: Any) -> None:
+    body = client.post("/anime", data={"sample": "nakusa", "explain": "Action"}, headers=JSON).json
+    assert body["explanation"]["genre"] == {"id": 1, "name": "Action"}
+    assert body["explanation"]["image"].startswith("data:image/png;base64,")
+    function.no_map_because = "None."
+    body = client.post("/anime", data={"sample": "nakusa", "explain": "Action"}, headers=JSON).json
+    assert body["explanation"] == {"genre": {"id": 1, "name": "Action"}, "image": None, "reason": "None."}
+
+
+# --- the model
+
+
+def test_the_model_page_shows_figures_with_intervals_best_known_first(client: FlaskClient) -> None:
+    text = client.get("/anime/model").text
+    scores = text[text.index('<ol class="scores">') : text.index("</ol>")]
+    names = re.findall(r'class="name">([^<]+)<', scores)
+    assert names == ["Action", "Comedy", "Sci-Fi", "Adventure", "Drama", "Slice of Life", "Horror", "Gourmet"]
+    assert 'aria-label="F1 0.66, 95 percent interval 0.63 to 0.69"' in scores
+    assert '<rect class="fill" width="66.0%"' in scores
+    assert '<line class="whisker" x1="63.0%" x2="69.0%" y1="10" y2="10"/>' in scores
+    assert scores.count("not measured") == 1
+    assert "Version 3" in text
+    assert re.search(r'0.47 <span class="unit">\(0.44.0.50\)</span>', text)
+
+
+def test_the_model_page_shows_confusions_the_data_and_the_card(client: FlaskClient) -> None:
+    text = client.get("/anime/model").text
+    rows = [re.findall(r"<td[^>]*>([^<]+)</td>", row) for row in re.findall(r"<tr.*?</tr>", text, re.DOTALL)]
+    assert [row for row in rows if row][:6] == [
+        ["Drama", "Comedy", "52"],
+        ["Sci-Fi", "Action", "31"],
+        ["train", "4,700"],
+        ["validation", "1,210"],
+        ["test", "1,135"],
+        ["all", "7,045"],
+    ]
+    assert '<time datetime="2026-11-23">23 November 2026</time>' in text
+    assert "<h4>Intended use</h4>" in text
+
+
+def test_a_model_without_card_and_figures_has_a_page_all_the_same(client: FlaskClient, function: Any) -> None:
+    function.model = {**function.model, "card": None, "figures": None}
+    response = client.get("/anime/model")
     assert response.status_code == 200
-    with Image.open(io.BytesIO(function.posters[0])) as image:
-        assert image.size == (225, 318)
+    assert "This model came without figures; the next training brings some." in response.text
+    assert "This model came without a card; the next training brings one." in response.text
+
+
+def test_an_answer_leads_to_the_model_s_page(client: FlaskClient) -> None:
+    assert '<a href="/anime/model">Its card and its figures</a>' in upload(client).text
+
+
+def test_the_model_page_says_what_is_wrong_itself(client: FlaskClient, function: Any) -> None:
+    function.model_status, function.model = 503, b"Service Unavailable"
+    response = client.get("/anime/model")
+    assert response.status_code == 503
+    assert "<h1>The model</h1>" in response.text
+    assert "The function is waking up or busy" in response.text
 
 
 # --- what can go wrong
@@ -163,41 +247,27 @@ def test_the_function_s_own_words_are_shown(client: FlaskClient, function: Any) 
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "expected"),
+    ("status", "code", "message"),
     [
-        (404, b"No revision serves this address.\n", (503, "no_model")),
-        (503, b"Service Unavailable\n", (503, "waking")),
-        (429, b"Rate exceeded.", (503, "waking")),
-        (403, b"<html>Forbidden</html>", (502, "not_allowed")),
-        (302, b"", (502, "unreadable_answer")),
-        (200, b"<html>", (502, "unreadable_answer")),
-        (200, {"genres": [{"name": "Action"}]}, (502, "unreadable_answer")),
-        (200, [], (502, "unreadable_answer")),
-        (500, {"error": "no object"}, (503, "waking")),
+        (400, "bad_request", "The genre 'Cooking' is none that this model knows."),
+        (403, "forbidden_host", "Posters are not fetched from example.org."),
+        (404, "no_such_poster", "There is no poster 'posters/5.jpg' in the bucket."),
+        (408, "too_slow", "The poster did not arrive in time."),
+        (413, "too_large", "The poster is larger than 20 MiB."),
+        (415, "unsupported_format", "This is no image that can be read."),
+        (422, "unusable_image", "The image is cut off."),
+        (503, "poster_unavailable", "The poster's host does not answer."),
+        (504, "too_slow", "The poster's host took too long."),
     ],
 )
-def test_what_is_no_answer_becomes_a_sentence(
-    status: int, body: Any, expected: tuple[int, str], client: FlaskClient, function: Any
+def test_each_refusal_of_the_function_is_shown_with_its_status(
+    status: int, code: str, message: str, client: FlaskClient, function: Any
 ) -> None:
-    function.status, function.body, function.content_type = status, body, "text/html"
-    *code, message = error_of(upload(client, headers=JSON))
-    assert tuple(code) == expected
-    assert message.endswith(".") and message[0].isupper()
-
-
-def test_a_function_that_takes_too_long_may_be_waking(function: Any) -> None:
-    function.seconds = 0.5
-    client = create_app(function.url, timeout_seconds=0.2).test_client()
-    status, code, message = error_of(upload(client, headers=JSON))
-    assert (status, code) == (504, "timeout")
-    assert "waking up" in message
-
-
-def test_a_function_that_is_down_cannot_be_reached() -> None:
-    client = create_app(f"http://127.0.0.1:{free_port()}").test_client()
-    status, code, message = error_of(upload(client, headers=JSON))
-    assert (status, code) == (503, "unreachable")
-    assert "cannot be reached" in message
+    function.status, function.body = status, {"error": {"code": code, "message": message}}
+    response = client.post("/anime", data={"address": "https://example.org/p.jpg"})
+    assert response.status_code == status
+    assert f'role="alert" data-code="{code}"' in response.text
+    assert message in unescape(response.text)
 
 
 def test_without_a_function_the_page_stands_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,25 +286,6 @@ def test_the_environment_names_the_function(monkeypatch: pytest.MonkeyPatch, fun
 def test_an_address_that_is_none_is_refused_at_the_start(address: str) -> None:
     with pytest.raises(ValueError, match="has to be an http:// or https:// address"):
         create_app(address)
-
-
-@pytest.mark.parametrize("form", [{}, {"poster": ""}, {"poster": (io.BytesIO(b""), "")}, {"sample": "../app"}])
-def test_a_form_without_a_poster_is_told_to_choose_one(form: dict[str, Any], client: FlaskClient) -> None:
-    response = client.post("/anime", data=form, headers=JSON)
-    assert error_of(response) == (400, "no_poster", "No poster was chosen; choose an image first.")
-
-
-@pytest.mark.parametrize("surplus", [1, 1_000_000])
-def test_a_poster_that_is_too_large_is_refused_here(surplus: int, client: FlaskClient, function: Any) -> None:
-    status, code, message = error_of(upload(client, bytes(MAX_POSTER_BYTES + surplus), headers=JSON))
-    assert (status, code) == (413, "too_large")
-    assert "20 MB" in message
-    assert function.posters == []
-
-
-def test_a_poster_of_exactly_the_limit_passes(client: FlaskClient, function: Any) -> None:
-    assert upload(client, bytes(MAX_POSTER_BYTES)).status_code == 200
-    assert len(function.posters[0]) == MAX_POSTER_BYTES
 
 
 def test_the_sender_of_a_large_body_reads_the_refusal(function: Any) -> None:
@@ -263,82 +314,3 @@ def test_an_unknown_address_and_a_wrong_method_answer_with_the_page(client: Flas
     wrong = client.put("/anime", headers=JSON)
     assert error_of(wrong)[:2] == (405, "bad_request")
     assert "POST" in wrong.headers["Allow"]
-
-
-# --- a private function
-
-
-def certificate_for_localhost(folder: Path) -> tuple[Path, rsa.RSAPrivateKey]:
-    """A self-signed certificate and its key in one file."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=5))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]),
-            critical=False,
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    file = folder / "localhost.pem"
-    file.write_bytes(pem(key) + certificate.public_bytes(serialization.Encoding.PEM))
-    return file, key
-
-
-def pem(key: rsa.RSAPrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-def test_a_private_function_is_called_with_an_id_token(
-    encrypted_function: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Google's own client asks a stand-in of Google's token server, with a service account's key."""
-    file, key = certificate_for_localhost(tmp_path)
-    asked: list[str] = []
-    # What Google answers: a JWT, of which the client reads only when it ends (the year 2100).
-    token = "eyJhbGciOiJub25lIn0.eyJleHAiOjQxMDI0NDQ4MDAsImlhdCI6MTcwMDAwMDAwMH0.c2lnbmF0dXJl"
-
-    class TokenServer(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            asked.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
-            body = json.dumps({"id_token": token}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
-    with HTTPServer(("127.0.0.1", 0), TokenServer) as tokens, encrypted_function(context) as function:
-        thread = threading.Thread(target=tokens.handle_request)
-        thread.start()
-        account = {
-            "type": "service_account",
-            "client_email": "page@example.iam.gserviceaccount.com",
-            "private_key": pem(key).decode(),
-            "token_uri": f"http://127.0.0.1:{tokens.server_address[1]}/token",
-        }
-        (tmp_path / "account.json").write_text(json.dumps(account))
-        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(file))
-        response = upload(create_app(function.url).test_client())
-        thread.join()
-    assert response.status_code == 200
-    assert len(asked) == 1
-    assert function.headers[0]["Authorization"] == f"Bearer {token}"
-    assert urlsplit(function.url).scheme == "https"
-
-
-def test_a_page_without_an_identity_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "absent.json"))
-    client = create_app(f"https://127.0.0.1:{free_port()}").test_client()
-    assert error_of(upload(client, headers=JSON))[:2] == (502, "no_identity")

@@ -1,0 +1,51 @@
+"""A model card in Markdown becomes HTML that may stand in the page, whoever wrote it.
+
+HTML in the card is shown as text, pictures are left out, and there are no inline styles: the page's
+Content-Security-Policy allows neither.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from markupsafe import Markup
+
+LEVELS_DOWN = 2  # the card stands below the page's own h1 and h2
+_DEEPEST = 6
+
+
+class _Renderer(RendererHTML):
+    """Tables in a frame of their own, which scrolls on a phone and is reached by the keyboard."""
+
+    def table_open(self, *_: Any) -> str:
+        return '<div class="scroll" tabindex="0" role="group" aria-label="Table">\n<table>\n'
+
+    def table_close(self, *_: Any) -> str:
+        return "</table>\n</div>\n"
+
+
+def card_html(card: str) -> Markup:
+    """The card's HTML; its headings start at h3."""
+    reader = MarkdownIt("commonmark", {"html": False}, renderer_cls=_Renderer).enable("table").disable("image")
+    environment: dict[str, Any] = {}
+    tokens = reader.parse(card, environment)
+    _lower_headings(tokens)
+    _drop_styles(tokens)
+    return Markup(reader.renderer.render(tokens, reader.options, environment))
+
+
+def _lower_headings(tokens: Sequence[Token]) -> None:
+    for token in tokens:
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{min(int(token.tag[1:]) + LEVELS_DOWN, _DEEPEST)}"
+
+
+def _drop_styles(tokens: Sequence[Token]) -> None:
+    """A column's alignment is written as an inline style; it becomes a class."""
+    classes: Mapping[object, str] = {"text-align:right": "right", "text-align:center": "centre"}
+    for token in tokens:
+        style = token.attrs.pop("style", None)
+        if style in classes:
+            token.attrSet("class", classes[style])

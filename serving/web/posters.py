@@ -1,0 +1,65 @@
+"""The poster that a form brings: a file, a photograph or a pasted picture; a drawn sample; or an address."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flask import Request
+from werkzeug.datastructures import FileStorage
+
+from .errors import PosterError
+
+MAX_POSTER_BYTES = 20 * 1024 * 1024
+TOO_LARGE = f"The poster is larger than {MAX_POSTER_BYTES // 2**20} MB; choose a smaller one."
+# Posters drawn for this page, by the name of their file in static/samples.
+SAMPLES = {
+    "nakusa": "Nakusa",
+    "yuhi-tram": "Yuhi Tram: The Paper Crown",
+    "niwahanes-mirror": "Niwahane's Mirror",
+    "fuchiyas-mirror": "Fuchiya's Mirror",
+}
+_SAMPLES_FOLDER = Path(__file__).parent / "static" / "samples"
+_ANY_BYTES = "application/octet-stream"
+
+
+@dataclass(frozen=True)
+class Poster:
+    """A poster as a person gave it.
+
+    `content` is its bytes, or the address (or object's name) from which the function reads it; `name` what the page
+    calls it; `sample` its key in SAMPLES, where it is one.
+    """
+
+    content: bytes | str
+    name: str
+    content_type: str = _ANY_BYTES
+    sample: str | None = None
+
+    @property
+    def address(self) -> str | None:
+        """The address of a poster that this page has not seen itself."""
+        return self.content if isinstance(self.content, str) else None
+
+
+def read_poster(request: Request) -> Poster:
+    """The poster of a form's fields `sample`, `poster` (a file; the form may have two) or `address`.
+
+    Raises:
+        PosterError: the form brings none, or one that is larger than MAX_POSTER_BYTES.
+    """
+    sample = request.form.get("sample")
+    if sample in SAMPLES:
+        return Poster((_SAMPLES_FOLDER / f"{sample}.jpg").read_bytes(), SAMPLES[sample], "image/jpeg", sample)
+    for upload in request.files.getlist("poster"):
+        if upload.filename:
+            return _uploaded(upload, upload.filename)
+    if address := request.form.get("address", "").strip():
+        return Poster(address, address)
+    raise PosterError(400, "no_poster", "No poster was chosen; choose an image or give its address first.")
+
+
+def _uploaded(upload: FileStorage, name: str) -> Poster:
+    data = upload.read()
+    if len(data) > MAX_POSTER_BYTES:
+        raise PosterError(413, "too_large", TOO_LARGE)
+    # The browser's word for the file if it is an image; the function looks at the bytes in any case.
+    return Poster(data, name, upload.mimetype if upload.mimetype.startswith("image/") else _ANY_BYTES)

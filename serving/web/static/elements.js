@@ -1,0 +1,14 @@
+// Makes elements, and says to a screen reader what changed.
+
+const status = document.getElementById("status");
+
+export function element(name, className = "", text = "") {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  made.textContent = text;
+  return made;
+}
+
+export function say(text) {
+  status.textContent = text;
+}

@@ -1,0 +1,127 @@
+// The recent tries: a thumbnail and the answer of each, kept in this browser's local storage and nowhere else.
+// Where storage is denied they last as long as the page is open.
+
+import { element, say } from "./elements.js";
+
+const KEY = "anime-genre.tries.1"; // another number where what is kept changes its form
+const MOST = 8;
+const THUMBNAIL_PIXELS = 240; // its longer side
+const NAMED = 3; // genres named on a try
+
+const section = document.getElementById("tries");
+const list = document.getElementById("tries-list");
+const when = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+
+let tries = stored() ?? [];
+let denied = false;
+let show = () => {};
+
+export function onTry(listener) {
+  show = listener;
+}
+
+// `picture` is the promise of a thumbnail; the result is read at once.
+export async function remember(poster, result, picture) {
+  const likely = [...result.querySelectorAll(".likely .name")].map((name) => name.textContent);
+  const entry = {
+    name: poster.name,
+    sample: poster.sample ?? null,
+    address: poster.address ?? null,
+    size: poster.file?.size ?? null,
+    time: new Date().toISOString(),
+    genres: likely.slice(0, NAMED),
+    result: result.outerHTML,
+  };
+  entry.thumbnail = await picture;
+  const others = ((denied ? null : stored()) ?? tries).filter((other) => !same(other, entry));
+  tries = [entry, ...others].slice(0, MOST);
+  try {
+    localStorage.setItem(KEY, JSON.stringify(tries));
+  } catch {
+    denied = true; // or full; this page still has them
+  }
+  render();
+}
+
+// A small JPEG as a data: address; null where there is no picture or the browser cannot read it.
+export async function thumbnail(picture) {
+  if (!picture) return null;
+  const image = new Image();
+  image.src = picture;
+  try {
+    await image.decode();
+  } catch {
+    return null;
+  }
+  const scale = Math.min(1, THUMBNAIL_PIXELS / Math.max(image.naturalWidth, image.naturalHeight));
+  const canvas = document.createElement("canvas");
+  canvas.width = Math.max(1, Math.round(scale * image.naturalWidth));
+  canvas.height = Math.max(1, Math.round(scale * image.naturalHeight));
+  const context = canvas.getContext("2d");
+  context.fillStyle = "white"; // JPEG knows no transparency
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(image, 0, 0, canvas.width, canvas.height);
+  return canvas.toDataURL("image/jpeg", 0.75);
+}
+
+function same(one, other) {
+  return ["name", "sample", "address", "size"].every((key) => one[key] === other[key]);
+}
+
+// What is kept, or null where the browser denies it or something else lies there.
+function stored() {
+  try {
+    const kept = JSON.parse(localStorage.getItem(KEY) ?? "[]");
+    return kept.filter((entry) => typeof entry.result === "string" && Array.isArray(entry.genres));
+  } catch {
+    return null;
+  }
+}
+
+function render() {
+  section.hidden = tries.length === 0;
+  list.replaceChildren(
+    ...tries.map((entry) => {
+      const button = element("button");
+      button.type = "button";
+      const picture = entry.thumbnail ? element("img") : element("span", "blank", "no picture");
+      if (entry.thumbnail) {
+        picture.src = entry.thumbnail;
+        picture.alt = "";
+      }
+      const time = element("time", "", when.format(new Date(entry.time)));
+      time.dateTime = entry.time;
+      button.append(
+        picture,
+        element("span", "names", entry.genres.join(", ") || "No genre stands out"),
+        element("span", "from", entry.name),
+        time,
+      );
+      button.addEventListener("click", () => show(entry));
+      const item = element("li");
+      item.append(button);
+      return item;
+    }),
+  );
+}
+
+document.getElementById("forget").addEventListener("click", () => {
+  tries = [];
+  try {
+    localStorage.removeItem(KEY);
+  } catch {
+    // Nothing was kept.
+  }
+  render();
+  say("Your recent tries are forgotten.");
+  document.getElementById("poster").focus({ preventScroll: true });
+});
+
+// Another tab has asked, or has forgotten.
+window.addEventListener("storage", (event) => {
+  if (event.key !== KEY && event.key !== null) return;
+  tries = stored() ?? [];
+  render();
+});
+
+render();

@@ -1,0 +1,132 @@
+"""The pages for everyone: axe finds nothing, the keyboard is enough, text can be read and fits, in light and dark."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Locator, Page, expect
+
+AXE = Axe()
+REFUSAL = {"error": {"code": "forbidden_host", "message": "Posters are not fetched from example.org."}}
+
+
+def violations(page: Page) -> list[str]:
+    """What axe-core finds on the page as it is shown, a line each."""
+    found = AXE.run(page).response["violations"]
+    return [f"{rule['id']}: {node['html']}" for rule in found for node in rule["nodes"]]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "phone"), [(360, True), (1280, False)])
+def test_axe_finds_nothing_text_can_be_read_and_the_page_fits(
+    width: int, phone: bool, scheme: str, opened: Callable[..., Page], page_url: str, poster: Path, function: Any
+) -> None:
+    page = opened(viewport={"width": width, "height": 740}, color_scheme=scheme, has_touch=phone, is_mobile=phone)
+
+    def check(texts: int) -> None:
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        ratios = page.evaluate(CONTRAST)
+        assert len(ratios) > texts
+        # WCAG 2.2, 1.4.3: 4.5 to 1 for text.
+        assert {text: ratio for text, ratio in ratios.items() if ratio < 4.5} == {}
+        assert violations(page) == []
+
+    check(texts=8)
+    page.set_input_files("#poster", poster)
+    expect(page.get_by_role("heading", name="Action, Sci-Fi")).to_be_in_viewport()
+    page.get_by_text("1 unlikely genre").click()
+    page.get_by_role("button", name="Show where Sci-Fi shows").click()
+    expect(page.locator("#heat")).to_be_visible()
+    expect(page.locator("#tries-list button")).to_have_count(1)
+    check(texts=25)
+    function.status, function.body = 403, REFUSAL
+    page.get_by_label("or give its address").fill("https://example.org/a/long/address/of/a/poster/p.jpg")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_be_visible()
+    check(texts=12)
+    page.goto(f"{page_url}/model")
+    expect(page.get_by_role("heading", name="Genres taken for one another")).to_be_visible()
+    check(texts=60)
+    function.model_status, function.model = 503, b"Service Unavailable"
+    page.reload()
+    expect(page.get_by_role("alert")).to_be_visible()
+    check(texts=6)
+
+
+@pytest.mark.parametrize("key", ["Space", "Enter"])
+def test_the_keyboard_is_enough(key: str, page: Page, poster: Path) -> None:
+    # The first listener makes the browser hand choosers over, which takes it a moment: before the key is pressed.
+    page.on("filechooser", lambda chooser: None)
+
+    def tab_to(target: Locator, times: int = 1) -> None:
+        for _ in range(times):
+            page.keyboard.press("Tab")
+        expect(target).to_be_focused()
+
+    chooser_input = page.locator("#poster")
+    action = page.get_by_role("button", name="Show where Action shows")
+    tab_to(page.get_by_role("link", name="The model"), times=2)
+    tab_to(chooser_input)
+    assert chooser_input.evaluate("input => getComputedStyle(input.nextElementSibling).outlineStyle") == "solid"
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press(key)
+    chooser.value.set_files(poster)
+    expect(page.get_by_role("heading", name="Action, Sci-Fi")).to_be_visible()
+    expect(chooser_input).to_be_focused()
+    tab_to(page.get_by_label("or give its address"))
+    tab_to(page.get_by_role("button", name="Name its genres"))
+    tab_to(action, times=5)  # past the four samples
+    page.keyboard.press(key)
+    expect(page.locator("#heat")).to_be_visible()
+    expect(action).to_be_focused()
+    page.keyboard.press(key)
+    expect(page.locator("#heat")).to_be_hidden()
+    tab_to(page.locator("summary"), times=3)
+    page.keyboard.press(key)
+    expect(page.get_by_text("Slice of Life", exact=True)).to_be_visible()
+    tab_to(page.get_by_role("button", name="Forget them"), times=3)
+    tab_to(page.locator("#tries-list button"))
+    page.keyboard.press(key)
+    expect(page.get_by_text("Read from poster.jpg")).to_be_visible()
+
+
+def test_the_model_s_page_needs_no_script(opened: Callable[..., Page]) -> None:
+    page = opened(java_script_enabled=False, viewport={"width": 360, "height": 740})
+    page.get_by_role("link", name="The model").click()
+    expect(page.get_by_role("img", name="F1 0.66, 95 percent interval 0.63 to 0.69")).to_be_visible()
+    row = page.locator(".scores li").first
+    track, fill, whisker = (row.locator(part).first.bounding_box() for part in (".track", ".fill", ".whisker"))
+    assert track and fill and whisker
+    assert fill["width"] == pytest.approx(0.66 * track["width"], abs=1)
+    assert whisker["x"] - track["x"] == pytest.approx(0.63 * track["width"], abs=2)
+    assert whisker["width"] == pytest.approx(0.06 * track["width"], abs=3)
+    page.get_by_role("link", name="A poster").click()
+    expect(page.get_by_role("heading", name="Genres from a poster")).to_be_visible()
+
+
+# Contrast of each text with the nearest background behind it (WCAG's relative luminance).
+CONTRAST = """() => {
+    const parts = colour => colour.match(/[\\d.]+/g).map(Number);
+    const luminance = colour => {
+        const linear = c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+        const [r, g, b] = parts(colour).map(c => linear(c / 255));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const behind = element => {
+        for (let at = element; at; at = at.parentElement) {
+            const colour = getComputedStyle(at).backgroundColor;
+            if (parts(colour)[3] !== 0) return colour;
+        }
+    };
+    const ratios = {};
+    for (const element of document.querySelectorAll("body *")) {
+        const own = [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+        if (!own || !element.checkVisibility() || element.closest("svg, .visually-hidden")) continue;
+        const pair = [luminance(getComputedStyle(element).color), luminance(behind(element))];
+        const [light, dark] = pair.sort((a, b) => b - a);
+        ratios[element.textContent.trim()] = (light + 0.05) / (dark + 0.05);
+    }
+    return ratios;
+}"""

@@ -1,0 +1,88 @@
+"""The folder deployed alone: it is copied away and started as app.yaml and the Dockerfile say."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from infra.local.processes import free_port
+
+FOLDER = Path(__file__).parents[3] / "serving" / "web"
+CONSTRAINTS = FOLDER.parents[1] / "infra" / "constraints.txt"
+
+
+def app_engine_command() -> str:
+    command: str = yaml.safe_load((FOLDER / "app.yaml").read_text())["entrypoint"]
+    return command
+
+
+def container_command() -> str:
+    return re.findall(r"^CMD exec (.+)$", (FOLDER / "Dockerfile").read_text(), re.MULTILINE)[0]
+
+
+def get(address: str, patience_seconds: float = 0) -> str:
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=5) as response:
+                return response.read().decode()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def test_app_engine_and_the_container_start_it_with_one_command() -> None:
+    assert app_engine_command() == container_command()
+
+
+@pytest.mark.parametrize("name", ["workspace", "web-1.0"])
+def test_the_folder_alone_serves_the_page(name: str, tmp_path: Path, function: Any) -> None:
+    folder = tmp_path / name
+    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    port = free_port()
+    command = container_command()
+    assert "--bind :$PORT" in command
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONWARNINGS": "error",
+        "PORT": str(port),
+        "FUNCTION_URL": function.url,
+    }
+    # On loopback here, on all interfaces there.
+    running = subprocess.Popen(
+        ["sh", "-c", "exec " + command.replace("--bind :$PORT", "--bind 127.0.0.1:$PORT")],
+        cwd=folder,
+        env=environment,
+    )
+    try:
+        page = f"http://127.0.0.1:{port}/anime"
+        assert "Genres from a poster" in get(page, patience_seconds=20)
+        assert "How well it knows each genre" in get(f"{page}/model")
+        assert "askAboutFile" in get(f"http://127.0.0.1:{port}/static/anime.js")
+        request = urllib.request.Request(page, b"sample=nakusa", {"Accept": "application/json"})
+        with urllib.request.urlopen(request, timeout=10) as response:
+            assert json.load(response)["genres"][0]["name"] == "Action"
+    finally:
+        running.terminate()
+        running.wait()
+
+
+def test_the_container_is_not_root_and_keeps_what_it_does_not_need_out() -> None:
+    lines = (FOLDER / "Dockerfile").read_text().splitlines()
+    assert lines.index("USER page") > lines.index("COPY . .")
+    assert "__pycache__/" in (FOLDER / ".dockerignore").read_text()
+
+
+def test_what_is_deployed_is_what_is_tested() -> None:
+    pins, tested = ((file.read_text().lower().split()) for file in (FOLDER / "requirements.txt", CONSTRAINTS))
+    assert set(pins) <= set(tested)
