@@ -114,6 +114,7 @@ def test_a_function_that_is_down_cannot_be_reached() -> None:
 # --- a private function
 
 
+@pytest.mark.parametrize("what", ["genres", "the model"])
 def test_a_private_function_is_called_with_an_id_token(
     what: str, encrypted_function: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
