@@ -1,4 +1,5 @@
-"""A model on disk, as it is served: model.onnx, weights.safetensors, figures.json, manifest.json, card.md.
+"""A model on disk, as it is served: model.onnx, weights.safetensors, figures.json, manifest.json, card.md, and where
+it is the one that is served, model-int8.onnx.
 
 The graph holds everything from uint8 pixels to probabilities, so that decoding and resizing are all that is
 left to those who serve it, and where the network allows them class activation maps, too. The manifest is written
@@ -24,10 +25,22 @@ from ml.errors import TrainingError, needs_package
 from ml.explanation import ExplainedNetwork, explain
 from ml.figures import figures
 from ml.networks import GenreNetwork
-from ml.outcome import NetworkOutcome
+from ml.outcome import Exported, NetworkOutcome
 from ml.posters import file_sha256
 from ml.splits import VALIDATION
-from serving.function.model import CARD, FIGURES, FORMAT, INPUT, MANIFEST, MAPS, MODEL, OUTPUT, Model
+from serving.function.model import (
+    CARD,
+    FIGURES,
+    FORMAT,
+    INPUT,
+    MANIFEST,
+    MAPS,
+    MODEL,
+    MODEL_INT8,
+    OUTPUT,
+    Model,
+    Served,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -42,7 +55,7 @@ TOLERANCE = 1e-4
 def check_packages() -> None:
     """Whether all that training and writing a bundle import late is there; MissingPackageError names what is not."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when ONNX Runtime is imported
-    for package in ("imagehash", "optuna", "onnx", "onnxscript", "onnxruntime", "safetensors"):
+    for package in ("imagehash", "optuna", "onnx", "onnxscript", "onnxruntime.quantization", "safetensors"):
         with needs_package("Training a model"):
             importlib.import_module(package)
 
@@ -50,15 +63,18 @@ def check_packages() -> None:
 def write_bundle(folder: Path, outcome: NetworkOutcome, config: TrainConfig, dataset: Dataset, card: str) -> Model:
     """Write a trained network as a bundle into `folder`, and give it as it is going to be served.
 
-    Before the files are moved in, the graph's probabilities of a few validation posters are checked against
+    Before the files are moved in, the fp32 graph's probabilities of a few validation posters are checked against
     the network's: TrainingError where they differ, or where its class activation maps are no numbers.
     """
     folder.mkdir(parents=True, exist_ok=True)
     network = outcome.network.cpu().eval()
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as beside:
         new = Path(beside)
-        explained = explain(network, dataset.preprocessing.size)
-        (new / MODEL).write_bytes(export_onnx(explained or network, dataset.preprocessing.size))
+        exported = outcome.exported or export(network, dataset.preprocessing.size)
+        plain = load_graph(new / "fp32", exported.graphs[MODEL], exported.explains, dataset)
+        _check(plain, network, dataset.images[dataset.rows(VALIDATION)[:_PROBES]])
+        for name, graph in exported.graphs.items():
+            (new / name).write_bytes(graph)
         (new / WEIGHTS).write_bytes(_safetensors(network))
         _write_json(new / FIGURES, figures(outcome.validation_probabilities, outcome.thresholds, dataset))
         (new / CARD).write_text(card, encoding="utf-8")
@@ -71,19 +87,45 @@ def write_bundle(folder: Path, outcome: NetworkOutcome, config: TrainConfig, dat
             "preprocessing": asdict(dataset.preprocessing),
             "network": _record(outcome, config),
             "dataset_key": dataset.key,
-            "explains": explained is not None,
-            "files": {name: file_sha256(new / name) for name in (MODEL, WEIGHTS, FIGURES)},
+            "served": asdict(exported.served),
+            "explains": exported.explains,
+            "files": {name: file_sha256(new / name) for name in (*exported.graphs, WEIGHTS, FIGURES)},
         }
         _write_json(new / MANIFEST, manifest)
-        _check(Model.load(new), network, dataset.images[dataset.rows(VALIDATION)[:_PROBES]])
-        (folder / MANIFEST).unlink(missing_ok=True)
-        for name in (MODEL, WEIGHTS, FIGURES, CARD, MANIFEST):
+        Model.load(new)
+        for name in (MANIFEST, MODEL_INT8):  # which another bundle may have left there
+            (folder / name).unlink(missing_ok=True)
+        for name in (*exported.graphs, WEIGHTS, FIGURES, CARD, MANIFEST):
             (new / name).replace(folder / name)
     return Model.load(folder)
 
 
 def _write_json(file: Path, document: dict[str, object]) -> None:
     file.write_text(json.dumps(document, sort_keys=True, indent=2) + "\n", encoding="utf-8")
+
+
+def export(network: GenreNetwork, size: int) -> Exported:
+    """A network, in evaluation mode and on the CPU, as the fp32 graph that is served where there is no better one."""
+    explained = explain(network, size)
+    graph = export_onnx(explained or network, size)
+    return Exported({MODEL: graph}, explained is not None, Served(MODEL, "fp32", "There is no other network."))
+
+
+def load_graph(folder: Path, graph: bytes, explains: bool, dataset: Dataset) -> Model:
+    """A graph as it is served, from a bundle of its own in `folder`, whose thresholds say nothing."""
+    folder.mkdir()
+    (folder / MODEL).write_bytes(graph)
+    manifest = {
+        "format": FORMAT,
+        "genres": [{**asdict(genre), "threshold": 0.5} for genre in dataset.genres],
+        "preprocessing": asdict(dataset.preprocessing),
+        "network": {},
+        "dataset_key": dataset.key,
+        "explains": explains,
+        "files": {MODEL: file_sha256(folder / MODEL)},
+    }
+    _write_json(folder / MANIFEST, manifest)
+    return Model.load(folder)
 
 
 def _record(outcome: NetworkOutcome, config: TrainConfig) -> dict[str, object]:
@@ -135,13 +177,13 @@ def export_onnx(network: GenreNetwork | ExplainedNetwork, size: int) -> bytes:
     )
     assert program is not None
     model = program.model_proto
-    _strip(model)
+    strip(model)
     onnx.checker.check_model(model)
     graph: bytes = model.SerializeToString(deterministic=True)
     return graph
 
 
-def _strip(model: "onnx.ModelProto") -> None:
+def strip(model: "onnx.ModelProto") -> None:
     """Take out what the exporter notes beside the graph, among it source lines with paths of this machine."""
     graph = model.graph
     del model.metadata_props[:]

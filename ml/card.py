@@ -6,6 +6,7 @@ from ml.intervals import Interval, Predictions, intervals
 from ml.metrics import Scores
 from ml.outcome import TrainingOutcome
 from ml.splits import PARTS, VALIDATION
+from serving.function.model import Served
 
 _HOW = {
     "frozen": "a head fitted on a frozen backbone",
@@ -27,6 +28,7 @@ def model_card(outcome: TrainingOutcome, dataset: Dataset, date: str | None = No
         f"poster squashed to {dataset.preprocessing.size} x {dataset.preprocessing.size} pixels. Output: a probability "
         "a genre, and whether it reaches the genre's threshold.",
         "",
+        *(_served(chosen.exported.served) if chosen.exported else ()),
         "## Data",
         "",
         f"{f'Posters and genres as of {date}; dataset' if date else 'Dataset'} {dataset.key[:12]}. Parts are drawn by "
@@ -72,6 +74,10 @@ def model_card(outcome: TrainingOutcome, dataset: Dataset, date: str | None = No
         "drawn.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _served(served: Served) -> tuple[str, ...]:
+    return f"Served in {served.precision}. {served.reason}", ""
 
 
 def _row(name: str, scores: Scores) -> str:

@@ -125,6 +125,8 @@ def train_frozen(
         trials=trials,
         validation=bench.score(validation),
         validation_probabilities=validation,
+        fitted_rows=rows,
+        fitted_probabilities=probabilities,
         thresholds=fit_thresholds(probabilities, labels),
         common_threshold=common_threshold(probabilities, labels),
         network=network,

@@ -96,6 +96,8 @@ def train_by_gradient(
         trials=trials,
         validation=bench.score(probabilities),
         validation_probabilities=probabilities,
+        fitted_rows=bench.validation,
+        fitted_probabilities=probabilities,
         thresholds=fit_thresholds(probabilities, bench.truth),
         common_threshold=common_threshold(probabilities, bench.truth),
         network=kept,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ml.metrics import Probabilities, Scores
 from ml.networks import GenreNetwork
+from serving.function.model import Served
 
 Trained = Literal["whole", "frozen", "lp-ft"]
 """All of a network from its first weights on, its head alone, or all of it after its head."""
@@ -27,13 +28,26 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Exported:
+    """A network as ONNX graphs, by the name of each one's file in a bundle; whether they give class activation maps
+    beside probabilities, and which of them is served."""
+
+    graphs: Mapping[str, bytes]
+    explains: bool
+    served: Served
+
+
+@dataclass(frozen=True)
 class NetworkOutcome:
     """A network at its best hyperparameters; on the CPU until it is asked to `predict`.
 
     `validation` are scores of `validation_probabilities`, float32 [V, G], on the validation part with cross-fitted
-    thresholds. `thresholds`, float [G], are a genre's own, `common_threshold` is the best one for all. `predict` gives
-    probabilities float32 [n, G] for rows of the dataset. `images_per_second` are posters in training, and for a
-    frozen backbone posters through it (None where its features were known).
+    thresholds. `thresholds`, float [G], are a genre's own, `common_threshold` is the best one for all; both are fitted
+    to `fitted_probabilities`, float32 [F, G], about `fitted_rows`, [F], sorted rows of the dataset, those of the
+    validation part among them, and by networks that have not learned from these posters. `predict` gives probabilities
+    float32 [n, G] of the network itself for rows of the dataset, also for those that it has learned from.
+    `images_per_second` are posters in training, and for a frozen backbone posters through it (None where its features
+    were known). `exported` is None until it was chosen how the network is served (see `ml.quantisation`).
     """
 
     name: str
@@ -44,6 +58,8 @@ class NetworkOutcome:
     trials: tuple[Trial, ...]
     validation: Scores
     validation_probabilities: Probabilities
+    fitted_rows: NDArray[np.int64]
+    fitted_probabilities: Probabilities
     thresholds: NDArray[np.float64]
     common_threshold: float
     network: GenreNetwork
@@ -52,6 +68,7 @@ class NetworkOutcome:
     precision: str
     seconds: float
     images_per_second: float | None
+    exported: Exported | None = None
 
     def as_dict(self) -> dict[str, object]:
         """What is known about the network, ready for JSON."""
@@ -67,6 +84,7 @@ class NetworkOutcome:
             "precision": self.precision,
             "seconds": self.seconds,
             "images_per_second": self.images_per_second,
+            "served": asdict(self.exported.served) if self.exported else None,
         }
 
 

@@ -150,6 +150,8 @@ def _train(
         trials=done,
         validation=bench.score(probabilities),
         validation_probabilities=probabilities,
+        fitted_rows=bench.validation,
+        fitted_probabilities=probabilities,
         thresholds=fit_thresholds(probabilities, bench.truth),
         common_threshold=common_threshold(probabilities, bench.truth),
         network=network,

@@ -19,6 +19,7 @@ from ml.evaluation import Evaluation, judge, report_page
 from ml.learning import checkpoints_of, train_networks
 from ml.outcome import TrainingOutcome
 from ml.posters import open_pixels, pixels_folder
+from ml.quantisation import served_best
 from ml.reporting import Reporter
 from ml.table import draw_parts, read_table
 from ml.weights import read_weights
@@ -108,6 +109,8 @@ def train_from_table(
         preprocessed = time.perf_counter()
         checkpoints = checkpoints_of(workspace, output.resolve().name, dataset, train, weights)
         outcome = train_networks(dataset, train, weights, reporter, checkpoints)
+        # Not in `output`: what a killed run left there would be taken for somebody's files.
+        outcome = served_best(outcome, dataset, workspace, reporter)
     model = write_bundle(output, outcome.chosen, train, dataset, model_card(outcome, dataset))
     trained = time.perf_counter()
     answers = collect_answers(outcome, dataset)

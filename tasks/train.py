@@ -19,6 +19,7 @@ from ml.card import model_card
 from ml.configuration import TrainConfig
 from ml.learning import TRAINING_VERSION, checkpoints_of, train_networks
 from ml.outcome import NetworkOutcome
+from ml.quantisation import served_best
 from ml.reporting import Reporters, TensorBoardReporter
 from ml.weights import read_weights
 from tasks.bundles import bundle_key, log_bundle, move_bundle
@@ -56,6 +57,7 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
             reporter = Reporters(ProgressLog(), board, MlflowReporter(registry, run_id))
             checkpoints = checkpoints_of(workspace, key, data, config, weights)
             outcome = train_networks(data, config, weights, reporter, checkpoints)
+            outcome = served_best(outcome, data, workspace / "bundles", reporter)
         finally:
             board.close()
         beside = workspace / "bundles" / f"{run_id}.new"
