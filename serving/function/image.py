@@ -24,6 +24,7 @@ _BYTES_A_PIXEL = {"GIF": 12, "PNG": 12, "JPEG": 12, "AVIF": 16, "WEBP": 21}
 _PROGRESSIVE_BYTES = 8
 # A JPEG that is scaled down while it is decoded takes next to nothing: this limits the time.
 _SCALED_BYTES = 2
+_LONGEST_SIDE = 65_535  # as JPEG and GIF have it; resizing takes memory for each line and column, too
 DECODING_BYTES = 176 * 1024 * 1024
 """What all decoding at one time may take: with the model's own memory it fits an instance of 512 MiB."""
 
@@ -87,10 +88,10 @@ def _decoding_bytes(image: Image.Image, size: int) -> int:
     each = _BYTES_A_PIXEL[str(image.format)]
     if image.format == "JPEG" and min(width, height) >= 2 * size:
         each = _PROGRESSIVE_BYTES if "progressive" in image.info else _SCALED_BYTES
-    if width * height * each > DECODING_BYTES:
+    if width * height * each > DECODING_BYTES or max(width, height) > _LONGEST_SIDE:
         raise PosterSizeError(
             f"The image is too large: it has {width} x {height} pixels, and of its kind "
-            f"{DECODING_BYTES / each / 1e6:.0f} million are read."
+            f"{DECODING_BYTES / each / 1e6:.0f} million are read, {_LONGEST_SIDE:,} a side."
         )
     return width * height * each
 
@@ -101,6 +102,8 @@ def _open(data: bytes) -> Image.Image:
         with _without_warnings():
             return Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
+        if data[4:12] in (b"ftypavif", b"ftypavis"):  # of which the decoder reads all at once
+            raise PosterError("The image is damaged or cut short.") from error
         raise PosterFormatError("This is not a JPEG, PNG, WebP, AVIF or GIF image.") from error
     except Image.DecompressionBombError as error:
         raise PosterSizeError("The image is too large: it has hundreds of millions of pixels.") from error

@@ -27,6 +27,7 @@ from .image import FORMATS
 from .loading import Bundle, identity
 from .openapi import document
 from .question import MAX_INSTANCES, asked
+from .reading import drain
 from .sources import MAX_BYTES
 
 Action = Callable[[flask.Request, Stopwatch], dict[str, Any]]
@@ -47,6 +48,8 @@ def predict(request: flask.Request) -> flask.Response:
     except Exception:
         status, stack_trace = 500, traceback.format_exc()
         body = {"error": {"code": "internal", "message": "Something went wrong that this function did not expect."}}
+    if status not in (408, 413):
+        drain(request)
     _log(request, identifier, body, status, watch, stack_trace)
     if request.method == "OPTIONS" and status == 200:
         return flask.Response(status=204, headers=headers)

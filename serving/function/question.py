@@ -11,7 +11,7 @@ import flask
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from .errors import RequestError
-from .reading import body_in_memory, slow_senders
+from .reading import received, slow_senders
 from .sources import MAX_BYTES
 
 MAX_INSTANCES = 32
@@ -44,7 +44,7 @@ def asked(request: flask.Request) -> Iterator[Question]:
     # A body of unknown length is cut there without an error, so that one byte too many shows.
     request.max_content_length = limit + 1
     top, explain = _top(request.args.get("top")), request.args.get("explain")
-    with body_in_memory(length):
+    with received(request):
         try:
             with slow_senders.limited(request):
                 instances, batch = _instances(request, limit)

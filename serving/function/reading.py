@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import IO
 
 import flask
 
@@ -14,6 +15,8 @@ from .errors import RequestError
 BODY_SECONDS = (8.0, 55.0)  # for a whole body to arrive: the smallest and the largest; Cloud Run itself waits 60
 _BODY_BYTES_A_SECOND = 200_000  # of a slow phone
 MEMORY_SECONDS = 20.0  # for others to be done with theirs
+_CHUNK_BYTES = 64 * 1024
+_DRAINED_BYTES = 64 * 1024
 _LARGE_BYTES = 1024 * 1024
 _COPIES = 3  # of a body at one time: as it came, as text, as an image's bytes
 _LARGE_BODIES_BYTES = 84 * 1024 * 1024
@@ -21,22 +24,51 @@ _LARGE_BODIES_BYTES = 84 * 1024 * 1024
 _large_bodies = Budget(_LARGE_BODIES_BYTES)
 
 
-@contextmanager
-def body_in_memory(length: int | None) -> Iterator[None]:
-    """Keep the memory of a body of this length, None where it is not known, for the time of the block.
+class _Metered:
+    """A body that needs its share of the memory for large ones as soon as it turns out to be one."""
 
-    Small ones need not wait. Raises RequestError (503) where others keep the memory for too long.
+    def __init__(self, body: IO[bytes], length: int | None, held: ExitStack) -> None:
+        self._body, self._held = body, held
+        self._needed = _LARGE_BODIES_BYTES if length is None else _COPIES * length
+        self._small_bytes_left = _LARGE_BYTES
+
+    def read(self, size: int | None = -1) -> bytes:
+        """As a file does. Raises RequestError (503) where others keep the memory for too long."""
+        if size is None or size < 0:
+            return b"".join(iter(lambda: self.read(_CHUNK_BYTES), b""))
+        data = self._body.read(min(size, _CHUNK_BYTES))
+        if self._small_bytes_left >= 0:
+            self._small_bytes_left -= len(data)
+            if self._small_bytes_left < 0:
+                try:
+                    self._held.enter_context(_large_bodies.hold(self._needed, MEMORY_SECONDS))
+                except TimeoutError as error:
+                    raise RequestError(503, "busy", "Too many large posters are being read; try again.") from error
+        return data
+
+
+@contextmanager
+def received(request: flask.Request) -> Iterator[None]:
+    """In this block the request's body may be read, and is in memory.
+
+    Raises RequestError: 408 where it arrives too slowly (see `SlowSenders`, whose `limited` has to be around what
+    reads), 503 where it is large and others keep the memory for too long.
     """
-    if length is not None and length <= _LARGE_BYTES:
-        yield
-        return
-    needed = _LARGE_BODIES_BYTES if length is None else _COPIES * length
     with ExitStack() as held:
-        try:
-            held.enter_context(_large_bodies.hold(needed, MEMORY_SECONDS))
-        except TimeoutError as error:
-            raise RequestError(503, "busy", "Too many large posters are being read; try again.") from error
+        request.environ["wsgi.input"] = _Metered(request.environ["wsgi.input"], request.content_length, held)
         yield
+
+
+def drain(request: flask.Request) -> None:
+    """Read what is left of a body, or gunicorn would look for the next request in it.
+
+    Up to as much as gunicorn itself would; it closes a connection with more.
+    """
+    if "gunicorn.socket" in request.environ:
+        with suppress(RequestError, OSError), slow_senders.limited(request):
+            left = _DRAINED_BYTES
+            while left > 0 and (data := request.environ["wsgi.input"].read(left)):
+                left -= len(data)
 
 
 class SlowSenders:
@@ -60,7 +92,7 @@ class SlowSenders:
             return
         least, most = BODY_SECONDS
         length = request.content_length
-        seconds = most if length is None else min(least + length / _BODY_BYTES_A_SECOND, most)
+        seconds = most / 2 if length is None else min(least + length / _BODY_BYTES_A_SECOND, most)
         deadline = time.monotonic() + seconds
         with self._changed:
             if self._thread is None:

@@ -32,8 +32,10 @@ def named_poster(name: object, bucket: Bucket) -> bytes:
     Raises RequestError: 400 for what is no name, 403 for another bucket or host, 404 for no such poster, 503 where
     bucket or host do not answer, 504 where the host is too slow.
     """
-    if not isinstance(name, str) or not name or len(name.encode(errors="replace")) > MAX_NAME_BYTES:
+    if not isinstance(name, str) or not 0 < len(name.encode(errors="surrogatepass")) <= MAX_NAME_BYTES:
         raise RequestError(400, "bad_request", 'A poster is named like {"name": "posters/5.jpg"}.')
+    if any("\ud800" <= letter <= "\udfff" for letter in name):  # halves of letters, which no address can hold
+        raise RequestError(400, "bad_request", "The poster's name is no text.")
     if name.startswith(("https://", "http://")):
         return _from_host(name)
     if name.startswith("gs://"):

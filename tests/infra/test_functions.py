@@ -15,7 +15,7 @@ import requests
 
 import serving.function.model
 from infra.errors import ConfigurationError, DeploymentError, NotFound, ServiceUnavailable
-from infra.functions import CloudRun, source_zip
+from infra.functions import RUNTIME_ENVIRONMENT, CloudRun, source_zip
 from infra.local.cloud_run import cloud_run
 from infra.settings import Settings
 from infra.store import Store
@@ -74,24 +74,20 @@ def image(client: CloudRun, patient_settings: Settings) -> str:
 
 def test_the_zip_has_the_entry_point_the_package_and_the_pins() -> None:
     with zipfile.ZipFile(io.BytesIO(source_zip(FUNCTION))) as archive:
-        assert archive.namelist() == [
-            "function/__init__.py",
-            "function/errors.py",
-            "function/image.py",
-            "function/main.py",
-            "function/model.py",
-            "main.py",
-            "requirements.txt",
-        ]
+        modules = sorted(f"function/{path.name}" for path in FUNCTION.glob("*.py"))
+        assert archive.namelist() == [*modules, "main.py", "requirements.txt"]
         assert b"from function.main import predict" in archive.read("main.py")
         pins = archive.read("requirements.txt").decode().split()
     assert all("==" in pin for pin in pins)
     assert {pin.partition("==")[0].lower() for pin in pins} == {
+        "flask",
         "functions-framework",
         "google-cloud-storage",
         "numpy",
         "onnxruntime",
         "pillow",
+        "requests",
+        "urllib3",
     }
 
 
@@ -127,7 +123,8 @@ def test_a_service_goes_from_its_first_revision_to_the_next_and_back(client: Clo
     now_live = client.send_traffic("round-trip", second.name)
     assert now_live.url == live.url, "the service's address is stable"
     assert bundle_at(live.url) == "two"
-    assert (now_live.environment, now_live.source_sha256) == ({"BUNDLE_SHA256": "two"}, "5" * 64)
+    assert now_live.environment == {**RUNTIME_ENVIRONMENT, "BUNDLE_SHA256": "two"}
+    assert now_live.source_sha256 == "5" * 64
 
     assert [revision.name for revision in client.revisions("round-trip")] == [second.name, first.name]
     assert client.send_traffic("round-trip", first.name).name == first.name

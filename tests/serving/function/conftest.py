@@ -17,7 +17,7 @@ from google.cloud.storage import Bucket, Client
 from onnx import TensorProto, helper, numpy_helper
 
 import serving.function.model
-from infra.functions import source_zip
+from infra.functions import RUNTIME_ENVIRONMENT, source_zip
 from infra.local.processes import Processes, free_port
 from tests.storage import storage_emulator
 
@@ -143,7 +143,7 @@ def start_function(tmp_path_factory: pytest.TempPathFactory, storage_url: str) -
         url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "functions_framework", "--target", "predict", "--source", "main.py"]
         command += ["--host", "127.0.0.1", "--port", str(port)]
-        environment = {"STORAGE_EMULATOR_HOST": storage_url, **environment}
+        environment = {"STORAGE_EMULATOR_HOST": storage_url, **RUNTIME_ENVIRONMENT, **environment}
         with Processes(folder) as processes:
             processes.start("function", command, environment, f"{url}/", folder / "source")
             processes.wait_ready()

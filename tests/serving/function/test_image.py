@@ -131,7 +131,9 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize(("width", "height"), [(4001, 4000), (10_000, 10_000), (60_000, 60_000)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(4001, 4000), (10_000, 10_000), (60_000, 60_000), (1, 70_000), (70_000, 1)]
+)
 def test_too_many_pixels_are_refused_before_they_are_decoded(width: int, height: int) -> None:
     with pytest.raises(PosterSizeError, match=r"^The image is too large: it has .* pixels"):
         decode(png_header(width, height), SIZE)

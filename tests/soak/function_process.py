@@ -1,0 +1,151 @@
+"""The function as it is deployed: its zip, unpacked alone, run by functions-framework beside a bucket of its own.
+
+Google's client, and what makes the zip, are imported where they are needed: a library that two processes map counts
+half in the PSS of each, and what measures the function's memory must not take a share of it.
+"""
+
+import hashlib
+import http.client
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+
+from infra.local.processes import end_trees, free_port
+
+BUCKET = "posters-bucket"
+MANIFEST = "manifest.json"
+_ENDING_SECONDS = 3  # gunicorn waits longer for the connections that are left
+
+
+@dataclass(frozen=True)
+class FunctionProcess:
+    """A running function: its address, the process that was started, and its log."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def tree(self) -> list[psutil.Process]:
+        """The process and all it started."""
+        parent = psutil.Process(self.process.pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def workers(self) -> list[int]:
+        """The processes that answer, by their id; others after a crash."""
+        return sorted(child.pid for child in self.tree()[1:])
+
+    def pss_bytes(self) -> int:
+        """Proportional set size of the whole tree: what is shared is counted once."""
+        return sum(_kilobytes(Path(f"/proc/{member.pid}/smaps_rollup"), "Pss:") for member in self.tree()) * 1024
+
+    def peak_rss_bytes(self) -> int:
+        """The most memory that one of its processes held, ever or since `forget_peak`."""
+        return max(_kilobytes(Path(f"/proc/{member.pid}/status"), "VmHWM:") for member in self.tree()) * 1024
+
+    def forget_peak(self) -> None:
+        """Let `peak_rss_bytes` begin anew (proc(5), /proc/PID/clear_refs)."""
+        for member in self.tree():
+            Path(f"/proc/{member.pid}/clear_refs").write_text("5")
+
+
+def _kilobytes(file: Path, member: str) -> int:
+    """A member of a file in /proc, 0 where its process has just ended."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith(member)), 0)
+
+
+def unpack_function(folder: Path) -> Path:
+    """The zip that is deployed, unpacked into `folder`."""
+    import serving.function
+    from infra.functions import source_zip
+
+    with zipfile.ZipFile(io.BytesIO(source_zip(Path(serving.function.__file__).parent))) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def upload(storage_url: str, files: Mapping[str, bytes], bucket: str = BUCKET) -> None:
+    """Put files into an emulator's bucket."""
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud.storage import Client
+
+    options = {"api_endpoint": storage_url}
+    into = Client(project="local", credentials=AnonymousCredentials(), client_options=options).bucket(bucket)
+    for name, data in files.items():
+        into.blob(name).upload_from_string(data)
+
+
+def upload_bundle(storage_url: str, bundle: Path, bucket: str = BUCKET) -> dict[str, str]:
+    """Put a bundle into an emulator's bucket; gives the environment in which a function serves it."""
+    sha256 = hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()
+    files = {f"bundles/{sha256}/{path.name}": path.read_bytes() for path in bundle.iterdir()}
+    upload(storage_url, files, bucket)
+    from infra.functions import RUNTIME_ENVIRONMENT
+
+    return {
+        **RUNTIME_ENVIRONMENT,
+        "STORAGE_EMULATOR_HOST": storage_url,
+        "BUNDLE_URI": f"gs://{bucket}/bundles/{sha256}",
+        "BUNDLE_SHA256": sha256,
+    }
+
+
+@contextmanager
+def started(
+    source: Path, environment: Mapping[str, str], log: Path, python: str = sys.executable
+) -> Iterator[FunctionProcess]:
+    """A function's process, as the local Cloud Run starts it; ended with its children after the block."""
+    port = free_port()
+    command = [python, "-m", "functions_framework", "--target", "predict", "--source", str(source / "main.py")]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    # gunicorn keeps a control socket there, whose path has to be short.
+    with log.open("ab") as output, tempfile.TemporaryDirectory(prefix="run-") as runtime:
+        process = subprocess.Popen(
+            command,
+            cwd=source,
+            env={**os.environ, **environment, "PORT": str(port), "XDG_RUNTIME_DIR": runtime},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            yield FunctionProcess(f"http://127.0.0.1:{port}", process, log)
+        finally:
+            end_trees([process.pid], _ENDING_SECONDS)
+            process.wait()
+
+
+def wait_for_answer(function: FunctionProcess, poster: bytes, timeout_seconds: float = 120) -> bytes:
+    """The first answer to a poster, asked for until it comes; RuntimeError where none does."""
+    address = urlsplit(function.url)
+    deadline = time.monotonic() + timeout_seconds
+    status = 0
+    while function.process.poll() is None and time.monotonic() < deadline:
+        connection = http.client.HTTPConnection(address.netloc, timeout=timeout_seconds)
+        try:
+            connection.request("POST", "/", poster, {"Content-Type": "image/jpeg", "Connection": "close"})
+            response = connection.getresponse()
+            status, body = response.status, response.read()
+            if status == 200:
+                return body
+        except OSError:  # nobody listens yet
+            pass
+        finally:
+            connection.close()
+        time.sleep(0.01)
+    raise RuntimeError(f"The function gave no answer (status {status}); see {function.log}.")

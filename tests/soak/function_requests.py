@@ -1,0 +1,423 @@
+"""Requests to the function, good and bad, drawn by a seed, each with what has to come of it.
+
+A good one is a poster in one of the ways that the function takes it, and its answer is known: the probabilities that
+`serving.function.model.Model` gives in this process. A bad one has the status and, where there is but one, the code
+that the function's description gives it.
+"""
+
+import base64
+import json
+import math
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from serving.function.model import Model
+
+JSON = "application/json"
+TOLERANCE = 1e-5
+BOUNDARY = "e2f1a0b9c8d7"
+FORM = f"multipart/form-data; boundary={BOUNDARY}"
+MEDIA_TYPES = {
+    "jpg": "image/jpeg",
+    "png": "image/png",
+    "webp": "image/webp",
+    "avif": "image/avif",
+    "gif": "image/gif",
+}
+LARGEST_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request, and what has to come of it.
+
+    `answers` names the posters whose genres the answer has to hold, in a batch also the codes of its errors;
+    `code` is that of the only error that may come, where it is known.
+    """
+
+    kind: str
+    body: bytes = b""
+    content_type: str | None = None
+    method: str = "POST"
+    path: str = "/"
+    chunked: bool = False
+    statuses: tuple[int, ...] = (200,)
+    code: str | None = None
+    answers: tuple[str, ...] = ()
+    top: int | None = None
+    explained: str | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether it has to be answered."""
+        return self.statuses == (200,)
+
+
+class Posters:
+    """Posters as files, by their names in the bucket, and what the model says about them."""
+
+    def __init__(self, files: Mapping[str, bytes], model: Model) -> None:
+        self.files = dict(files)
+        self.names = sorted(self.files)
+        self.genres = [genre.name for genre in model.manifest.genres]
+        self.answers = {
+            name: {genre.name: genre.probability for genre in model.predict([data])[0]}
+            for name, data in self.files.items()
+        }
+
+    @classmethod
+    def read(cls, folder: Path, bundle: Path) -> "Posters":
+        """The files of a folder, which lie in the bucket as posters/NAME."""
+        files = {f"posters/{path.name}": path.read_bytes() for path in sorted(folder.iterdir())}
+        return cls(files, Model.load(bundle))
+
+
+def draw_posters(count: int, seed: int = 0) -> dict[str, bytes]:
+    """Small drawn pictures in every format that is read, by their names in the bucket."""
+    files = {}
+    for number in range(count):
+        suffix = list(MEDIA_TYPES)[number % len(MEDIA_TYPES)]
+        rng = np.random.default_rng((seed, number))
+        blocks = Image.fromarray(rng.integers(0, 256, (4, 3, 3), dtype=np.uint8))
+        size = tuple(int(side) for side in rng.integers((90, 120), (240, 330)))
+        picture = blocks.resize(size, Image.Resampling.BICUBIC)
+        if suffix in ("png", "webp") and number % 2:
+            picture.putalpha(Image.linear_gradient("L").resize(size))
+        files[f"posters/{number}.{suffix}"] = encoded(picture, suffix)
+    return files
+
+
+def encoded(picture: Image.Image, suffix: str, **options: object) -> bytes:
+    """The bytes of an image file."""
+    buffer = BytesIO()
+    picture.save(buffer, {"jpg": "JPEG"}.get(suffix, suffix.upper()), **options)
+    return buffer.getvalue()
+
+
+def form(*files: bytes, name: str = "poster") -> bytes:
+    """A multipart body with these files."""
+    parts = [
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}{number}"; filename="{number}.jpg"\r\n'
+        "Content-Type: image/jpeg\r\n\r\n".encode()
+        + data
+        + b"\r\n"
+        for number, data in enumerate(files)
+    ]
+    return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
+
+
+def base64_of(data: bytes) -> str:
+    """An image as a member of JSON."""
+    return base64.b64encode(data).decode()
+
+
+class Requests:
+    """Draws requests; the same number under the same seed is the same request."""
+
+    def __init__(self, posters: Posters, bucket: str, size_limit_bytes: int, seed: int = 0) -> None:
+        self._posters = posters
+        self._bucket = bucket
+        self._size_limit_bytes = size_limit_bytes
+        self._seed = seed
+
+    def numbered(self, number: int) -> Request:
+        """A request, of which every tenth is bad; those of all kinds in turn."""
+        rng = random.Random(f"{self._seed}:{number}")
+        if number % 10 == 9:
+            return self.bad[number // 10 % len(self.bad)](rng)
+        (draw,) = rng.choices([draw for draw, _ in self.good], [weight for _, weight in self.good])
+        return draw(rng)
+
+    @cached_property
+    def good(self) -> list[tuple[Callable[[random.Random], Request], float]]:
+        """The kinds that have to be answered, and how often they come."""
+        return [
+            (self._raw, 8),
+            (self._octets, 2),
+            (self._chunked, 1),
+            (self._form, 4),
+            (self._base64, 4),
+            (self._name, 2),
+            (self._address, 1),
+            (self._batch, 1),
+            (self._mixed_batch, 1),
+            (self._top, 1),
+            (self._explained, 1),
+            (self._page, 1),
+        ]
+
+    @cached_property
+    def bad(self) -> list[Callable[[random.Random], Request]]:
+        """The kinds that have to be refused."""
+        return [
+            self._malformed_json,
+            self._malformed_base64,
+            self._malformed_form,
+            self._malformed_query,
+            self._large_batch,
+            self._unknown_name,
+            self._odd_name,
+            self._unknown_page,
+            self._forbidden_host,
+            self._forbidden_bucket,
+            self._no_image,
+            self._no_known_content,
+            self._truncated,
+            self._too_many_pixels,
+            self._too_large,
+            self._wrong_method,
+        ]
+
+    def _draw(self, rng: random.Random) -> tuple[str, bytes]:
+        name = rng.choice(self._posters.names)
+        return name, self._posters.files[name]
+
+    def _raw(self, rng: random.Random) -> Request:
+        name, data = self._draw(rng)
+        return Request("raw", data, MEDIA_TYPES[name.rpartition(".")[2]], answers=(name,))
+
+    def _octets(self, rng: random.Random) -> Request:
+        name, data = self._draw(rng)
+        return Request("octets", data, "application/octet-stream", answers=(name,))
+
+    def _chunked(self, rng: random.Random) -> Request:
+        name, data = self._draw(rng)
+        return Request("chunked", data, "image/jpeg", chunked=True, answers=(name,))
+
+    def _form(self, rng: random.Random) -> Request:
+        name, data = self._draw(rng)
+        return Request("form", form(data), FORM, answers=(name,))
+
+    def _base64(self, rng: random.Random) -> Request:
+        name, data = self._draw(rng)
+        return self._json("base64", {"image": base64_of(data)}, answers=(name,))
+
+    def _name(self, rng: random.Random) -> Request:
+        name, _ = self._draw(rng)
+        return self._json("name", {"name": name}, answers=(name,))
+
+    def _address(self, rng: random.Random) -> Request:
+        name, _ = self._draw(rng)
+        return self._json("gs:// address", {"name": f"gs://{self._bucket}/{name}"}, answers=(name,))
+
+    def _batch(self, rng: random.Random) -> Request:
+        names = rng.sample(self._posters.names, rng.randint(1, min(8, len(self._posters.names))))
+        instances = [{"image": base64_of(self._posters.files[name])} for name in names]
+        return self._json("batch", {"instances": instances}, answers=tuple(names))
+
+    def _mixed_batch(self, rng: random.Random) -> Request:
+        """A batch of which some instances cannot be answered: the others are."""
+        (first, data), (second, _) = self._draw(rng), self._draw(rng)
+        instances = [
+            ({"image": base64_of(data)}, first),
+            ({"name": second}, second),
+            ({"name": "posters/none.jpg"}, "no_such_poster"),
+            ({"image": base64_of(b"not an image")}, "unsupported_format"),
+            ({"image": base64_of(data[: len(data) // 2])}, "unusable_image"),
+            ({"name": f"gs://{self._bucket}-2/{first}"}, "forbidden_bucket"),
+        ]
+        rng.shuffle(instances)
+        answers = tuple(answer for _, answer in instances)
+        return self._json("mixed batch", {"instances": [instance for instance, _ in instances]}, answers=answers)
+
+    def _top(self, rng: random.Random) -> Request:
+        name, data = self._draw(rng)
+        top = rng.randint(1, len(self._posters.genres) + 2)
+        return Request("top", data, "image/jpeg", path=f"/?top={top}", answers=(name,), top=top)
+
+    def _explained(self, rng: random.Random) -> Request:
+        name, data = self._draw(rng)
+        genre = self._posters.genres[0]
+        path = f"/?explain={rng.choice((genre, genre.lower(), genre.upper()))}"
+        return Request("explained", data, "image/jpeg", path=path, answers=(name,), explained=genre)
+
+    def _page(self, rng: random.Random) -> Request:
+        path = rng.choice(("/", "/health", "/healthz", "/model", "/openapi.json"))
+        return Request("page", method="GET", path=path)
+
+    def _malformed_json(self, rng: random.Random) -> Request:
+        name, data = self._draw(rng)
+        bodies: tuple[object, ...] = (
+            {},
+            [],
+            [name],
+            None,
+            {"name": 5},
+            {"name": ""},
+            {"name": "x" * 2000},
+            {"name": None},
+            {"image": 5},
+            {"instances": {}},
+            {"instances": name},
+            {"instances": []},
+            {"instances": [name, 5]},
+            {"name": f"gs://{self._bucket}/"},
+        )
+        texts = [json.dumps(body).encode() for body in bodies]
+        texts += [b"", b"{", b'{"name": "posters', b"\xff\xfe\x00", b"[" * 100_000, data]
+        body = rng.choice(texts)
+        # A batch may say about each instance on its own what is wrong with it.
+        statuses = (200, 400) if body.startswith(b'{"instances": [') and len(body) > 17 else (400,)
+        return Request("malformed JSON", body, JSON, statuses=statuses)
+
+    def _malformed_base64(self, rng: random.Random) -> Request:
+        text = rng.choice(("%%%", "é" * 40, "A", base64_of(self._draw(rng)[1])[:-2] + "*="))
+        return self._json("malformed base64", {"image": text}, statuses=(400,))
+
+    def _malformed_form(self, rng: random.Random) -> Request:
+        _, data = self._draw(rng)
+        bodies = (
+            (b"junk", FORM),
+            (form(data), "multipart/form-data"),
+            (form(data), "multipart/form-data; boundary=another"),
+            (form(data, data), FORM),
+            (form(), FORM),
+        )
+        body, kind = rng.choice(bodies)
+        return Request("malformed form", body, kind, statuses=(400,))
+
+    def _malformed_query(self, rng: random.Random) -> Request:
+        _, data = self._draw(rng)
+        query = rng.choice(("top=0", "top=-1", "top=many", "top=1e9", "explain=No+such+genre"))
+        statuses = (400, 404) if query.startswith("explain") else (400,)
+        return Request("malformed query", data, "image/jpeg", path=f"/?{query}", statuses=statuses)
+
+    def _large_batch(self, rng: random.Random) -> Request:
+        instances = [{"name": self._draw(rng)[0]}] * (LARGEST_BATCH + rng.randint(1, 100))
+        return self._json("large batch", {"instances": instances}, statuses=(400, 413))
+
+    def _unknown_name(self, rng: random.Random) -> Request:
+        body = {"name": f"posters/none-{rng.randint(0, 999)}.jpg"}
+        return self._json("unknown name", body, statuses=(404,), code="no_such_poster")
+
+    def _odd_name(self, rng: random.Random) -> Request:
+        """Names that JSON can hold and a bucket cannot, and that mean something in an address or on a screen."""
+        name = rng.choice(("\ud800.jpg", "posters/\ud83d", "a\x00b.jpg", "a\r\nHost: b", "\u202e", "%2e%2e", "?a=b#c"))
+        return self._json("odd name", {"name": name}, statuses=(400, 404))
+
+    def _unknown_page(self, rng: random.Random) -> Request:
+        path = rng.choice(("/nothing", "/model/none", "/../etc/passwd", "/%00"))
+        return Request("unknown page", method=rng.choice(("GET", "POST")), path=path, statuses=(404,))
+
+    def _forbidden_host(self, rng: random.Random) -> Request:
+        name = rng.choice(
+            (
+                "https://example.com/poster.jpg",
+                "https://127.0.0.1/poster.jpg",
+                "https://169.254.169.254/computeMetadata/v1/",
+                "https://metadata.google.internal/poster.jpg",
+                "https://[::1]/poster.jpg",
+            )
+        )
+        return self._json("forbidden host", {"name": name}, statuses=(403,), code="forbidden_host")
+
+    def _forbidden_bucket(self, rng: random.Random) -> Request:
+        body = {"name": f"gs://{self._bucket}-{rng.randint(0, 9)}/{self._draw(rng)[0]}"}
+        return self._json("forbidden bucket", body, statuses=(403,), code="forbidden_bucket")
+
+    def _no_image(self, rng: random.Random) -> Request:
+        data = rng.choice((b"not an image", b"<html>404</html>", b"%PDF-1.7\n", rng.randbytes(500)))
+        return Request("no image", data, "image/png", statuses=(415,), code="unsupported_format")
+
+    def _no_known_content(self, rng: random.Random) -> Request:
+        kind = rng.choice(("text/plain", "application/xml", "video/mp4", None))
+        return Request("no known content", self._draw(rng)[1], kind, statuses=(415,), code="unsupported_content")
+
+    def _truncated(self, rng: random.Random) -> Request:
+        name, data = self._draw(rng)
+        cut = data[: rng.randint(len(data) // 3, len(data) * 9 // 10)]
+        kind = MEDIA_TYPES[name.rpartition(".")[2]]
+        return Request("truncated", cut, kind, statuses=(422,), code="unusable_image")
+
+    def _too_many_pixels(self, rng: random.Random) -> Request:
+        return Request("too many pixels", self._bomb, "image/png", statuses=(413, 422))
+
+    @cached_property
+    def _bomb(self) -> bytes:
+        return encoded(Image.new("1", (8000, 8000)), "png")
+
+    def _too_large(self, rng: random.Random) -> Request:
+        data = self._zeros
+        if rng.random() < 0.5:
+            return Request("too large", form(data), FORM, statuses=(413,), code="too_large")
+        chunked = rng.random() < 0.3
+        return Request("too large", data, "image/jpeg", chunked=chunked, statuses=(413,), code="too_large")
+
+    @cached_property
+    def _zeros(self) -> bytes:
+        return bytes(self._size_limit_bytes + 2)
+
+    def _wrong_method(self, rng: random.Random) -> Request:
+        path, methods = rng.choice((("/", ("PUT", "DELETE", "PATCH")), ("/healthz", ("POST",)), ("/model", ("PUT",))))
+        return Request("wrong method", method=rng.choice(methods), path=path, statuses=(405,))
+
+    def _json(self, kind: str, body: object, **expected: object) -> Request:
+        return Request(kind, json.dumps(body).encode(), JSON, **expected)  # type: ignore[arg-type]
+
+
+def fault_of(request: Request, status: int, body: bytes, posters: Posters) -> str | None:
+    """What is wrong with an answer, if anything."""
+    said = f"{request.kind} {request.method} {request.path}: {status} {body[:200]!r}"
+    if status not in request.statuses:
+        return f"{said}, expected {request.statuses}"
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return f"{said} is no JSON"
+    if status != 200:
+        return fault_of_error(document, request.code, said)
+    if not request.answers:
+        return None
+    try:
+        if json.loads(request.body).get("instances") if request.content_type == JSON else False:
+            return _fault_of_batch(document, request, posters, said)
+        if request.explained and document["explanation"]["genre"]["name"] != request.explained:
+            return f"{said} explains another genre than {request.explained}"
+        return _fault_of_genres(document["genres"], request.answers[0], request.top, posters, said)
+    except (KeyError, TypeError, IndexError) as error:
+        return f"{said} has not the promised shape: {error!r}"
+
+
+def fault_of_error(document: object, code: str | None, said: str) -> str | None:
+    """What is wrong with the way an error is said, if anything."""
+    error = document.get("error") if isinstance(document, dict) else None
+    if not isinstance(error, dict) or not {"code", "message"} <= error.keys():
+        return f"{said} does not name its error"
+    if code is not None and error["code"] != code:
+        return f"{said}, expected the code {code}"
+    return None
+
+
+def _fault_of_batch(document: dict, request: Request, posters: Posters, said: str) -> str | None:
+    predictions = document["predictions"]
+    if len(predictions) != len(request.answers):
+        return f"{said} has {len(predictions)} predictions for {len(request.answers)} instances"
+    for prediction, expected in zip(predictions, request.answers, strict=True):
+        if expected in posters.answers:
+            fault = _fault_of_genres(prediction["genres"], expected, request.top, posters, said)
+        else:
+            fault = fault_of_error(prediction, expected, f"{said}: {prediction}")
+        if fault:
+            return fault
+    return None
+
+
+def _fault_of_genres(genres: list[dict], poster: str, top: int | None, posters: Posters, said: str) -> str | None:
+    expected = posters.answers[poster]
+    count = len(expected) if top is None else min(top, len(expected))
+    best = sorted(expected.values(), reverse=True)[:count]
+    probabilities = [genre["probability"] for genre in genres]
+    if len(genres) != count:
+        return f"{said} has {len(genres)} genres, not {count}"
+    if any(not math.isclose(genre["probability"], expected[genre["name"]], abs_tol=TOLERANCE) for genre in genres):
+        return f"{said} is not the model's answer for {poster}: {expected}"
+    if any(not math.isclose(one, other, abs_tol=TOLERANCE) for one, other in zip(probabilities, best, strict=True)):
+        return f"{said} does not begin with the most probable genres"
+    return None
