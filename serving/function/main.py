@@ -48,7 +48,7 @@ def predict(request: flask.Request) -> flask.Response:
     except Exception:
         status, stack_trace = 500, traceback.format_exc()
         body = {"error": {"code": "internal", "message": "Something went wrong that this function did not expect."}}
-    if status not in (408, 413):
+    if status not in (200, 408, 413) or request.method != "POST":
         drain(request)
     _log(request, identifier, body, status, watch, stack_trace)
     if request.method == "OPTIONS" and status == 200:

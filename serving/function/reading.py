@@ -13,6 +13,7 @@ from .budget import Budget
 from .errors import RequestError
 
 BODY_SECONDS = (8.0, 55.0)  # for a whole body to arrive: the smallest and the largest; Cloud Run itself waits 60
+_WATCH_SECONDS = 0.5
 _BODY_BYTES_A_SECOND = 200_000  # of a slow phone
 MEMORY_SECONDS = 20.0  # for others to be done with theirs
 _CHUNK_BYTES = 64 * 1024
@@ -79,7 +80,7 @@ class SlowSenders:
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._readings: dict[socket.socket, float] = {}
         self._thread: threading.Thread | None = None
 
@@ -94,29 +95,24 @@ class SlowSenders:
         length = request.content_length
         seconds = most / 2 if length is None else min(least + length / _BODY_BYTES_A_SECOND, most)
         deadline = time.monotonic() + seconds
-        with self._changed:
+        with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="slow senders", daemon=True)
                 self._thread.start()
             self._readings[connection] = deadline
-            self._changed.notify()
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 in_time = self._readings.pop(connection, None) is not None
             if not in_time:  # instead of whatever the end in the middle of a body led to
                 raise RequestError(408, "too_slow", f"The request did not arrive within {seconds:.0f} seconds.")
 
     def _watch(self) -> None:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._readings)
-                first = min(self._readings.values())
-                now = time.monotonic()
-                if first > now:
-                    self._changed.wait(first - now)
-                    continue
+            time.sleep(_WATCH_SECONDS)
+            now = time.monotonic()
+            with self._lock:
                 late = [connection for connection, deadline in self._readings.items() if deadline <= now]
                 for connection in late:
                     del self._readings[connection]
