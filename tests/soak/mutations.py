@@ -298,6 +298,8 @@ def declared_bombs(images: Mapping[str, bytes]) -> dict[str, bytes]:
 def real_bombs() -> Iterator[tuple[str, bytes]]:
     """Small files, of every format, that really hold far too many pixels, or too much else."""
     yield "png of 400 Mpx", png(20_000, 20_000, bits=1, colours=0)
+    yield "png of 14 Mpx in one row", png(14_000_000, 1, bits=8, colours=6)
+    yield "png of 14 Mpx in one column", png(1, 14_000_000, bits=8, colours=6)
     yield "png of 100 Mpx with alpha", png(10_000, 10_000, bits=8, colours=6)
     yield (
         "png with 100 MB of text",
@@ -336,8 +338,8 @@ def large_images(pixels: int) -> Iterator[tuple[str, bytes]]:
     yield "png with alpha", png(side, side, bits=8, colours=6)
     yield "png with alpha, 16 bits", png(side, side, bits=16, colours=6)
     yield "png, grey of 16 bits", png(side, side, bits=16, colours=0)
-    yield "png, one row", png(side * side, 1, bits=8, colours=6)
-    yield "png, one column", png(1, side * side, bits=8, colours=6)
+    yield "png, wide", png(65_535, pixels // 65_535, bits=8, colours=6)
+    yield "png, high", png(pixels // 65_535, 65_535, bits=8, colours=6)
     # Too narrow to be scaled down while it is decoded.
     narrow = (min(pixels // 300, 65_535), 300)
     yield "jpg, narrow", encoded(Image.new("CMYK", narrow), "jpg", progressive=True)
