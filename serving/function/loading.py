@@ -8,10 +8,8 @@ DATASET_DATE    the day its catalogue was read, said with every answer
 
 import json
 import os
-import tempfile
 import threading
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import requests
@@ -22,7 +20,7 @@ from google.cloud.storage import Bucket, Client
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from .errors import BundleError, RequestError
-from .model import CARD, FIGURES, MANIFEST, Manifest, Model, check_sha256
+from .model import CARD, FIGURES, Model, check_sha256
 
 STORAGE_TIMEOUT_SECONDS = 20.0
 UNREACHABLE = (
@@ -113,13 +111,7 @@ def _load(bucket: Bucket, folder: str) -> Model:
     expected = os.environ.get("BUNDLE_SHA256")
     if not expected:
         raise BundleError("BUNDLE_SHA256 has to be set to the sha256 of the bundle's manifest.json.")
-    with tempfile.TemporaryDirectory() as temporary:
-        manifest = _file(bucket, folder, MANIFEST)
-        check_sha256(MANIFEST, manifest, expected)
-        served = Manifest.parse(manifest).served.file
-        (Path(temporary) / MANIFEST).write_bytes(manifest)
-        (Path(temporary) / served).write_bytes(_file(bucket, folder, served))
-        return Model.load(Path(temporary), expected)
+    return Model.read(lambda name: _file(bucket, folder, name), expected)
 
 
 def _about(bucket: Bucket, folder: str, model: Model) -> dict[str, Any]:

@@ -9,7 +9,7 @@ whole bundle.
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256 as hash_sha256
 from pathlib import Path
@@ -135,16 +135,22 @@ class Model:
 
     @classmethod
     def load(cls, folder: Path, sha256: str | None = None) -> Self:
-        """Load the bundle in `folder`, whose manifest.json has to have this sha256 where one is given.
+        """Load the bundle in `folder`; see `read`."""
+        return cls.read(lambda name: _read(folder, name), sha256)
 
-        Only manifest.json and the network that is served are read. Raises BundleError where one is missing, is not
-        what its sha256 says, or the network's input and output are not those of the manifest.
+    @classmethod
+    def read(cls, file: Callable[[str], bytes], sha256: str | None = None) -> Self:
+        """Load a bundle whose files are read by their name, and whose manifest.json has to have this sha256 where one
+        is given.
+
+        Only manifest.json and the network that is served are read. Raises BundleError where one is not what its sha256
+        says, or the network's input and output are not those of the manifest; and what `file` raises.
         """
-        data = _read(folder, MANIFEST)
+        data = file(MANIFEST)
         actual = check_sha256(MANIFEST, data, sha256)
         manifest = Manifest.parse(data)
         name = manifest.served.file
-        graph = _read(folder, name)
+        graph = file(name)
         check_sha256(name, graph, manifest.files[name])
         session = _session(graph, name)
         _check_shapes(session, manifest)
