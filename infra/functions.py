@@ -42,7 +42,7 @@ RUNTIME_ENVIRONMENT = {
     # Large blocks go back when they are freed. glibc would keep ever larger ones for the thread that had them: after
     # some large posters a revision held 1.1 GB, with this 0.25.
     "MALLOC_MMAP_THRESHOLD_": str(4 * 1024 * 1024),
-    # Of functions-framework. Most only wait, for a slow sender or a bucket; what computes takes turns.
+    # Of functions-framework; where no front end keeps slow senders away, most of them only wait.
     "THREADS": "32",
 }
 """What every revision's process needs."""
@@ -308,8 +308,8 @@ def _template(image: str, source_sha256: str, environment: Mapping[str, str]) ->
             )
         ],
         scaling=run_v2.RevisionScaling(max_instance_count=4),
-        # A request keeps a CPU busy; a few at once only hide the time it takes to read a poster.
-        max_instance_request_concurrency=4,
+        # A request keeps a CPU busy; more at once only hide the time it takes to read a poster, or a slow sender.
+        max_instance_request_concurrency=8,
         timeout=Duration(seconds=60),
     )
 

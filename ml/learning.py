@@ -46,7 +46,7 @@ from ml.weights import Weights
 
 logger = logging.getLogger(__name__)
 
-TRAINING_VERSION = 3
+TRAINING_VERSION = 4
 """To be raised whenever the same data and settings would give other networks than before."""
 _SAMPLES = 16
 

@@ -31,6 +31,7 @@ def pictures_of_all_kinds() -> Iterator[tuple[str, bytes]]:
         "grey JPEG": (grey, "JPEG", {}),
         "CMYK JPEG": (rgb.convert("CMYK"), "JPEG", {}),
         "turned JPEG": (rgb, "JPEG", {"exif": turned}),
+        "JPEG of two pictures": (rgb, "MPO", {"save_all": True, "append_images": [rgba.convert("RGB").rotate(90)]}),
         "PNG": (rgb, "PNG", {}),
         "PNG with alpha": (rgba, "PNG", {}),
         "PNG with a palette": (rgb.convert("P"), "PNG", {}),

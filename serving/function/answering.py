@@ -16,9 +16,11 @@ from .image import decode
 from .loading import Bundle, identity
 from .model import GenreThreshold, Model
 from .question import Question, brought_poster
+from .reading import named_poster_in_memory
 from .sources import MAX_BYTES, named_poster
 
 _FETCHERS = 4  # posters of a batch that are fetched and decoded at a time
+_BATCH_SECONDS = 30.0  # to begin with the last poster; Cloud Run ends a request after 60
 
 
 class Stopwatch:
@@ -65,14 +67,15 @@ def answer(question: Question, bundle: Bundle, watch: Stopwatch) -> dict[str, An
     model = bundle.model()
     column = None if question.explain is None else _column(question.explain, model)
     if question.batch:
+        deadline = time.monotonic() + _BATCH_SECONDS
         with ThreadPoolExecutor(min(_FETCHERS, len(question.instances))) as pool:
-            seen = list(pool.map(lambda instance: _seen(instance, bundle, model, watch), question.instances))
+            seen = list(pool.map(lambda instance: _seen(instance, bundle, model, watch, deadline), question.instances))
     else:
         seen = [_pixels(question.instances[0], bundle, model, watch)]
-    images = [each for each in seen if not isinstance(each, AnimeGenreError)]
+    images = [each for each in seen if not isinstance(each, dict)]
     with watch.stage("infer"):
         about_images = iter(_about(images, model, question.top, column))
-    predictions = [error_of(each) if isinstance(each, AnimeGenreError) else next(about_images) for each in seen]
+    predictions = [each if isinstance(each, dict) else next(about_images) for each in seen]
     said = {"predictions": predictions} if question.batch else predictions[0]
     return {**said, "model": identity(model), "timing_ms": watch.milliseconds()}
 
@@ -101,30 +104,37 @@ def _explanation(model: Model, column: int, places: NDArray[np.float32] | None) 
     return {"genre": named, "image": as_address(heatmap(places, model.manifest.preprocessing.size))}
 
 
-def error_of(error: AnimeGenreError) -> dict[str, Any]:
-    """An error in a batch, with its status."""
-    status, code = refusal(error)
-    return {"error": {"status": status, "code": code, "message": str(error)}}
-
-
-def _seen(instance: object, bundle: Bundle, model: Model, watch: Stopwatch) -> NDArray[np.uint8] | AnimeGenreError:
-    """The pixels of a poster of a batch, or why there are none."""
+def _seen(
+    instance: object, bundle: Bundle, model: Model, watch: Stopwatch, deadline: float
+) -> NDArray[np.uint8] | dict[str, Any]:
+    """The pixels of a poster of a batch, or why there are none, as JSON: an exception would keep it in memory."""
     try:
+        if time.monotonic() > deadline:
+            raise RequestError(504, "too_slow", "The batch's other posters took too long; send fewer.")
         return _pixels(instance, bundle, model, watch)
     except AnimeGenreError as error:
-        return error
+        status, code = refusal(error)
+        return {"error": {"status": status, "code": code, "message": str(error)}}
 
 
 def _pixels(instance: object, bundle: Bundle, model: Model, watch: Stopwatch) -> NDArray[np.uint8]:
+    size = model.manifest.preprocessing.size
     with watch.stage("fetch"):
         poster = brought_poster(instance)
-        if poster is None:
-            assert isinstance(instance, dict)
+    if poster is not None:
+        return _decoded(poster, size, watch)
+    assert isinstance(instance, dict)
+    with named_poster_in_memory():
+        with watch.stage("fetch"):
             poster = named_poster(instance["name"], bundle.bucket())
+        return _decoded(poster, size, watch)
+
+
+def _decoded(poster: bytes, size: int, watch: Stopwatch) -> NDArray[np.uint8]:
     if len(poster) > MAX_BYTES:
         raise RequestError(413, "too_large", f"The poster is larger than {MAX_BYTES // 2**20} MiB.")
     with watch.stage("decode"):
-        return decode(poster, model.manifest.preprocessing.size)
+        return decode(poster, size)
 
 
 def _column(asked: str, model: Model) -> int:

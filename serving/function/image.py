@@ -13,10 +13,11 @@ from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from .budget import Budget
 from .errors import PosterError, PosterFormatError, PosterSizeError
+from .headers import check_header
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF")
 # What decoding takes, measured with Pillow 13; with alpha, or as CMYK, where there is that.
@@ -30,6 +31,9 @@ DECODING_BYTES = 176 * 1024 * 1024
 
 _decoding = Budget(DECODING_BYTES)
 _filters = threading.Lock()
+
+# Texts beside the pixels, each letter of which can take four bytes; Pillow's own limit is 64 MB of letters.
+PngImagePlugin.MAX_TEXT_MEMORY = 2 * 1024 * 1024
 
 # What each EXIF orientation asks for (Exif 2.32, section 4.6.4); 1 and unknown values ask for nothing.
 _ORIENTATIONS = {
@@ -85,8 +89,9 @@ def image_size(data: bytes) -> tuple[int, int]:
 def _decoding_bytes(image: Image.Image, size: int) -> int:
     """About how much memory decoding takes; PosterSizeError where that is too much."""
     width, height = image.size
-    each = _BYTES_A_PIXEL[str(image.format)]
-    if image.format == "JPEG" and min(width, height) >= 2 * size:
+    kind = "JPEG" if image.format == "MPO" else str(image.format)  # a JPEG with more pictures behind the first
+    each = _BYTES_A_PIXEL[kind]
+    if kind == "JPEG" and min(width, height) >= 2 * size:
         each = _PROGRESSIVE_BYTES if "progressive" in image.info else _SCALED_BYTES
     if width * height * each > DECODING_BYTES or max(width, height) > _LONGEST_SIDE:
         raise PosterSizeError(
@@ -98,6 +103,7 @@ def _decoding_bytes(image: Image.Image, size: int) -> int:
 
 def _open(data: bytes) -> Image.Image:
     """Read an image's header."""
+    check_header(data, DECODING_BYTES // _BYTES_A_PIXEL["GIF"])
     try:
         with _without_warnings():
             return Image.open(BytesIO(data), formats=FORMATS)

@@ -17,14 +17,16 @@ from google.api_core import exceptions as google_exceptions
 from google.auth import exceptions as auth_exceptions
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Bucket, Client
+from google.cloud.storage.exceptions import DataCorruption
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from .errors import BundleError, RequestError
+from .errors import AnimeGenreError, BundleError, RequestError
 from .model import CARD, FIGURES, Model, check_sha256
 
 STORAGE_TIMEOUT_SECONDS = 20.0
 UNREACHABLE = (
     google_exceptions.GoogleAPIError,
+    DataCorruption,
     auth_exceptions.GoogleAuthError,
     requests.RequestException,
     OSError,
@@ -39,34 +41,43 @@ class Bundle:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._loading, self._reading = threading.Lock(), threading.Lock()
         self._bucket: Bucket | None = None
         self._model: Model | None = None
         self._about: dict[str, Any] | None = None
 
+    def load_in_background(self) -> None:
+        """Begin to load the model before it is asked for; what fails is told to whoever asks."""
+
+        def load() -> None:
+            with suppress(AnimeGenreError):
+                self.model()
+
+        threading.Thread(target=load, name="loading the model", daemon=True).start()
+
     def bucket(self) -> Bucket:
         """The bundle's bucket."""
-        with self._lock:
-            if self._bucket is None:
-                self._bucket = _client().bucket(_address()[0])
-            return self._bucket
+        if self._bucket is None:  # two at once make two clients, of which one is kept
+            self._bucket = _client().bucket(_address()[0])
+        return self._bucket
 
     def model(self) -> Model:
         """The checked model. Raises BundleError where the bundle is incomplete or not what it should be, and
         RequestError (503) where the bucket does not answer."""
-        bucket = self.bucket()
-        with self._lock:
-            if self._model is None:
-                self._model = _load(bucket, _address()[1])
-            return self._model
+        if self._model is None:
+            with self._loading:
+                if self._model is None:
+                    self._model = _load(self.bucket(), _address()[1])
+        return self._model
 
     def about(self) -> dict[str, Any]:
         """The card and the figures of the model, None where its bundle has none; raises as `model`."""
-        model, bucket = self.model(), self.bucket()
-        with self._lock:
-            if self._about is None:
-                self._about = _about(bucket, _address()[1], model)
-            return self._about
+        model = self.model()
+        if self._about is None:
+            with self._reading:  # not the lock of those who ask for genres
+                if self._about is None:
+                    self._about = _about(self.bucket(), _address()[1], model)
+        return self._about
 
 
 def identity(model: Model) -> dict[str, Any]:

@@ -32,6 +32,8 @@ from .sources import MAX_BYTES
 
 Action = Callable[[flask.Request, Stopwatch], dict[str, Any]]
 _bundle = Bundle()
+# The framework imports this file and then forks the process that answers.
+os.register_at_fork(after_in_child=_bundle.load_in_background)
 
 
 @functions_framework.http

@@ -1,8 +1,8 @@
 """A model bundle becomes predictions: manifest.json, a network, and what they answer about posters.
 
 A bundle is a folder (or a prefix of a bucket) of manifest.json, model.onnx, weights.safetensors, figures.json and
-card.md, and where a quantised network was made, model-int8.onnx. The manifest says which of the two networks is
-served, and holds the sha256 of the other files but the card, which is prose: the sha256 of manifest.json names the
+card.md, and where that is served, model-int8.onnx. The manifest says which of the two networks is served and why, and
+holds the sha256 of the other files but the card, which is prose: the sha256 of manifest.json names the
 whole bundle.
 """
 
@@ -279,7 +279,10 @@ def _served(document: dict[str, object]) -> Served:
     file = _get(entry, "file", str, where)
     if file not in (MODEL, MODEL_INT8):
         raise BundleError(f"In the bundle's {where} the file cannot be {json.dumps(file)[:60]}.")
-    return Served(file, _get(entry, "precision", str, where), _get(entry, "reason", str, where))
+    precision = _get(entry, "precision", str, where)
+    if precision not in ("fp32", "int8"):
+        raise BundleError(f"In the bundle's {where} the precision cannot be {json.dumps(precision)[:60]}.")
+    return Served(file, precision, _get(entry, "reason", str, where))
 
 
 def _genres(entries: list[object]) -> tuple[GenreThreshold, ...]:

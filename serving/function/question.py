@@ -16,6 +16,8 @@ from .sources import MAX_BYTES
 
 MAX_INSTANCES = 32
 MAX_JSON_BYTES = 4 * MAX_BYTES // 3 + 1024 * 1024  # one poster in base64, and what JSON writes around it
+_LARGE_JSON_BYTES = 1024 * 1024
+_MOST_MEMBERS = 4096  # brackets and commas, of which base64 has none
 _SHAPES = '{"name": "posters/5.jpg"}, {"image": BASE64} or {"instances": [...]}'
 
 
@@ -49,6 +51,8 @@ def asked(request: flask.Request) -> Iterator[Question]:
             with slow_senders.limited(request):
                 instances, batch = _instances(request, limit)
         except RequestEntityTooLarge as error:
+            if request.mimetype == "multipart/form-data":  # Flask limits its parts and texts, too
+                raise RequestError(413, "too_large", "The form is too large; send one poster and no more.") from error
             raise _too_large(limit) from error
         except HTTPException as error:  # Flask's own, while a body is parsed
             raise RequestError(400, "bad_request", "The request's body is malformed.") from error
@@ -77,9 +81,14 @@ def _instances(request: flask.Request, limit: int) -> tuple[list[object], bool]:
     """The instances, and whether they are a batch."""
     if request.mimetype != "application/json":
         return [_image(request)], False
-    data = request.get_data()
+    data = request.get_data(cache=False)
     if len(data) > limit:
         raise _too_large(limit)
+    # Python's objects take many times the bytes that they are written in, and its texts up to four.
+    if sum(map(data.count, (b"{", b"[", b","))) > _MOST_MEMBERS:
+        raise RequestError(400, "bad_request", f"The JSON has to be like {_SHAPES}.")
+    if len(data) > _LARGE_JSON_BYTES and (not data.isascii() or b"\\u" in data):
+        raise RequestError(400, "bad_request", "JSON of more than 1 MiB has to be plain ASCII without \\u escapes.")
     try:
         body = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -87,7 +96,9 @@ def _instances(request: flask.Request, limit: int) -> tuple[list[object], bool]:
     if not isinstance(body, dict) or "instances" not in body:
         return [body], False
     instances = body["instances"]
-    if not isinstance(instances, list) or not 0 < len(instances) <= MAX_INSTANCES or len(body) > 1:
+    if len(body) > 1:
+        raise RequestError(400, "bad_request", "Beside 'instances' there can be nothing else.")
+    if not isinstance(instances, list) or not 0 < len(instances) <= MAX_INSTANCES:
         raise RequestError(400, "bad_request", f"The 'instances' have to be a list of 1 to {MAX_INSTANCES} posters.")
     return instances, True
 
@@ -112,7 +123,7 @@ def _image(request: flask.Request) -> bytes:
 def _top(text: str | None) -> int | None:
     if text is None:
         return None
-    if not (text.isascii() and text.isdecimal() and 0 < int(text[:9]) == int(text[:9])) or len(text) > 9:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9 and int(text) > 0):
         raise RequestError(400, "bad_request", "'top' has to be a whole number from 1 on.")
     return int(text)
 

@@ -1,4 +1,7 @@
-"""How long and how much a request's body may be: who sends too slowly or too much loses this request, nobody else's."""
+"""How long and how much a request's body may be: who sends too slowly or too much loses this request, nobody else's.
+
+Slow headers are the business of what stands in front: gunicorn reads them before anything here is asked.
+"""
 
 import socket
 import threading
@@ -15,37 +18,54 @@ from .errors import RequestError
 BODY_SECONDS = (8.0, 55.0)  # for a whole body to arrive: the smallest and the largest; Cloud Run itself waits 60
 _WATCH_SECONDS = 0.5
 _BODY_BYTES_A_SECOND = 200_000  # of a slow phone
-MEMORY_SECONDS = 20.0  # for others to be done with theirs
+MEMORY_SECONDS = 5.0  # for others to be done with theirs; less than a body has to arrive, or its sender would be blamed
 _CHUNK_BYTES = 64 * 1024
 _DRAINED_BYTES = 64 * 1024
 _LARGE_BYTES = 1024 * 1024
 _COPIES = 3  # of a body at one time: as it came, as text, as an image's bytes
 _LARGE_BODIES_BYTES = 84 * 1024 * 1024
 
+_NAMED_POSTERS_BYTES = 160 * 1024 * 1024
+_LARGEST_NAMED_BYTES = 20 * 1024 * 1024
+
 _large_bodies = Budget(_LARGE_BODIES_BYTES)
+_named_posters = Budget(_NAMED_POSTERS_BYTES)
 
 
 class _Metered:
-    """A body that needs its share of the memory for large ones as soon as it turns out to be one."""
+    """A body that needs a share of the memory for large ones as it grows: who only announces much takes none."""
 
-    def __init__(self, body: IO[bytes], length: int | None, held: ExitStack) -> None:
+    def __init__(self, body: IO[bytes], held: ExitStack) -> None:
         self._body, self._held = body, held
-        self._needed = _LARGE_BODIES_BYTES if length is None else _COPIES * length
-        self._small_bytes_left = _LARGE_BYTES
+        self._until_more = _LARGE_BYTES
 
     def read(self, size: int | None = -1) -> bytes:
         """As a file does. Raises RequestError (503) where others keep the memory for too long."""
         if size is None or size < 0:
             return b"".join(iter(lambda: self.read(_CHUNK_BYTES), b""))
         data = self._body.read(min(size, _CHUNK_BYTES))
-        if self._small_bytes_left >= 0:
-            self._small_bytes_left -= len(data)
-            if self._small_bytes_left < 0:
-                try:
-                    self._held.enter_context(_large_bodies.hold(self._needed, MEMORY_SECONDS))
-                except TimeoutError as error:
-                    raise RequestError(503, "busy", "Too many large posters are being read; try again.") from error
+        self._until_more -= len(data)
+        if self._until_more < 0:
+            self._until_more += _LARGE_BYTES
+            self._held.enter_context(_in_memory(_large_bodies, _COPIES * _LARGE_BYTES))
         return data
+
+
+@contextmanager
+def _in_memory(budget: Budget, size_bytes: int) -> Iterator[None]:
+    with ExitStack() as held:
+        try:
+            held.enter_context(budget.hold(size_bytes, MEMORY_SECONDS))
+        except TimeoutError as error:
+            raise RequestError(503, "busy", "Too many large posters are being read; try again.") from error
+        yield
+
+
+@contextmanager
+def named_poster_in_memory() -> Iterator[None]:
+    """In this block a poster that a request names may be in memory; RequestError (503) where there are too many."""
+    with _in_memory(_named_posters, _LARGEST_NAMED_BYTES):
+        yield
 
 
 @contextmanager
@@ -56,7 +76,7 @@ def received(request: flask.Request) -> Iterator[None]:
     reads), 503 where it is large and others keep the memory for too long.
     """
     with ExitStack() as held:
-        request.environ["wsgi.input"] = _Metered(request.environ["wsgi.input"], request.content_length, held)
+        request.environ["wsgi.input"] = _Metered(request.environ["wsgi.input"], held)
         yield
 
 

@@ -50,6 +50,8 @@ def named_poster(name: object, bucket: Bucket) -> bytes:
 
 
 def _from_bucket(name: str, bucket: Bucket) -> bytes:
+    if name in (".", ".."):  # which addresses lose on their way
+        raise RequestError(400, "bad_request", f"'{name}' is no object's name.")
     try:
         # A range, so that no object can fill the memory.
         return download(bucket, name, end=MAX_BYTES)
@@ -57,6 +59,10 @@ def _from_bucket(name: str, bucket: Bucket) -> bytes:
         raise RequestError(404, "no_such_poster", f"There is no poster '{name}' in the bucket.") from error
     except google_exceptions.RequestRangeNotSatisfiable:
         return b""  # an empty object has no first byte
+    except google_exceptions.Forbidden as error:
+        raise RequestError(403, "forbidden_bucket", f"The function may not read the bucket {bucket.name}.") from error
+    except google_exceptions.BadRequest as error:
+        raise RequestError(400, "bad_request", "The bucket takes no such name.") from error
     except UNREACHABLE as error:
         raise RequestError(503, "storage_unavailable", "The bucket does not answer; try again.") from error
 

@@ -82,12 +82,16 @@ def test_the_zip_has_the_entry_point_the_package_and_the_pins() -> None:
     assert {pin.partition("==")[0].lower() for pin in pins} == {
         "flask",
         "functions-framework",
+        "google-api-core",
+        "google-auth",
         "google-cloud-storage",
+        "gunicorn",
         "numpy",
         "onnxruntime",
         "pillow",
         "requests",
         "urllib3",
+        "werkzeug",
     }
 
 

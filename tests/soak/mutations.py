@@ -309,6 +309,20 @@ def real_bombs() -> Iterator[tuple[str, bytes]]:
         "png with a profile of 100 MB",
         png(64, 64, bits=8, colours=2, chunk=(b"iCCP", b"a\0\0" + zlib.compress(bytes(10**8)))),
     )
+    emoji = zlib.compress(("\N{GRINNING FACE}" + "a" * 10**6).encode())
+    yield "png with 60 MB of texts", png(64, 64, bits=8, colours=2, chunk=(b"iTXt", b"a\0\1\0\0\0" + emoji), times=60)
+    small = encoded(Image.new("RGB", (64, 64), "red"), "jpg")
+    yield "jpg of a million segments", small[:2] + b"\xff\xe1\x00\x02" * 10**6 + small[2:]
+    yield (
+        "gif that declares a frame of 169 Mpx",
+        (
+            b"GIF89a"
+            + struct.pack("<HHBBB", 13_000, 13_000, 0, 0, 0)
+            + b"!\xf9\x04\x08\0\0\0\0,"
+            + struct.pack("<HHHHB", 0, 0, 13_000, 13_000, 0)
+            + b"\x02\x02\x44\x01\0;"
+        ),
+    )
     yield "jpg of 100 Mpx", encoded(Image.new("RGB", (10_000, 10_000), "red"), "jpg", quality=30)
     yield (
         "progressive jpg of 36 Mpx",
@@ -345,7 +359,9 @@ def large_images(pixels: int) -> Iterator[tuple[str, bytes]]:
     yield "jpg, narrow", encoded(Image.new("CMYK", narrow), "jpg", progressive=True)
 
 
-def png(width: int, height: int, bits: int, colours: int, chunk: tuple[bytes, bytes] | None = None) -> bytes:
+def png(
+    width: int, height: int, bits: int, colours: int, chunk: tuple[bytes, bytes] | None = None, times: int = 1
+) -> bytes:
     """A PNG of zeros, written a row at a time, so that it takes no memory here; `colours` is its colour type."""
 
     def part(kind: bytes, content: bytes) -> bytes:
@@ -359,5 +375,5 @@ def png(width: int, height: int, bits: int, colours: int, chunk: tuple[bytes, by
         pixels.write(deflate.compress(row))
     pixels.write(deflate.flush())
     header = part(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colours, 0, 0, 0))
-    extra = part(*chunk) if chunk else b""
+    extra = part(*chunk) * times if chunk else b""
     return b"\x89PNG\r\n\x1a\n" + header + extra + part(b"IDAT", pixels.getvalue()) + part(b"IEND", b"")

@@ -32,6 +32,7 @@ from serving.function.sources import MAX_BYTES
 from tests.pictures import image_file
 
 JSON = "application/json"
+LARGE_JSON = b'{"image": "' + b"A" * 2**20 + b'%s"}'
 StartFunction = Callable[..., AbstractContextManager[tuple[str, Path]]]
 
 
@@ -270,6 +271,17 @@ def test_many_clients_at_once_all_get_their_own_answer(url: str, bundle: Path) -
         ({"json": {"image": "no base64!"}}, 400, "bad_request"),
         ({"json": {"image": 5}}, 400, "bad_request"),
         ({"json": {"image": ""}}, 422, "unusable_image"),
+        ({"json": {"name": "."}}, 400, "bad_request"),
+        ({"json": {"name": ".."}}, 400, "bad_request"),
+        ({"data": b'{"image": [' + b"{}," * 5000 + b"{}]}", "headers": {"Content-Type": JSON}}, 400, "bad_request"),
+        ({"data": b'{"image": "' + b"A" * 2**20 + b'\\u00fc"}', "headers": {"Content-Type": JSON}}, 400, "bad_request"),
+        (
+            {"data": b'{"image": "' + b"A" * 2**20 + b'\xc3\xbc"}', "headers": {"Content-Type": JSON}},
+            400,
+            "bad_request",
+        ),
+        ({"json": {"instances": [{"name": "x"}], "parameters": {}}}, 400, "bad_request"),
+        ({"files": {"poster": b"x"}, "data": {"text": "x" * 600_000}}, 413, "too_large"),
         ({"json": {"instances": []}}, 400, "bad_request"),
         ({"json": {"instances": {}}}, 400, "bad_request"),
         ({"json": {"instances": [{"name": "x"}] * 33}}, 400, "bad_request"),
