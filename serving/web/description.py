@@ -29,7 +29,6 @@ class GenreFigures:
     name: str
     posters: int
     f1: Interval | None
-    average_precision: float | None
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,6 @@ def _figures(figures: Any) -> Figures:
             name=str(genre["name"]),
             posters=int(genre["posters"]),
             f1=_interval(genre["f1"]) if genre["posters"] else None,
-            average_precision=_number(genre["average_precision"]),
         )
         for genre in figures["genres"]
     ]

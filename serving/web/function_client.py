@@ -1,6 +1,7 @@
 """Asks the deployed function about a poster or its model, and says in a sentence what is wrong where it cannot answer.
 
-A private function (https) is called with this service's own ID token, whose audience is the function's address.
+A function at https is called with this service's own ID token, whose audience is the function's address; where the
+service has no identity, without one, which a public function answers too.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ import requests
 from .answers import UNREADABLE, Answer, read_answer
 from .description import ModelDescription, read_description
 from .errors import FunctionError
+from .identity import id_token
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 
@@ -66,10 +68,11 @@ def _request(
     **content: Any,
 ) -> requests.Response:
     headers = {**(headers or {}), "Accept": "application/json"}
-    if function_url.startswith("https:"):
-        headers["Authorization"] = f"Bearer {_id_token(function_url)}"
+    token = id_token(function_url) if function_url.startswith("https:") else None
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
     try:
-        return requests.request(
+        response = requests.request(
             method,
             function_url.rstrip("/") + path if path else function_url,
             headers=headers,
@@ -87,6 +90,13 @@ def _request(
         raise FunctionError(
             503, "unreachable", "The function cannot be reached at the moment. Try again in a minute."
         ) from error
+    if function_url.startswith("https:") and not token and response.status_code in (401, 403) and not _words(response):
+        raise FunctionError(
+            502,
+            "no_identity",
+            "The function is private, and this page has no Google identity with which it could call it.",
+        )
+    return response
 
 
 def _read(response: requests.Response, read: Callable[[Any], _Read], unreadable: str) -> _Read:
@@ -126,20 +136,3 @@ def _without_words(status: int) -> FunctionError:
             503, "waking", "The function is waking up or busy, and did not answer. Try again in a moment."
         )
     return FunctionError(502, "unreadable_answer", f"The function answered with status {status} and no words.")
-
-
-def _id_token(audience: str) -> str:
-    """This service's ID token for a private Cloud Run function."""
-    from google.auth import exceptions
-    from google.auth.transport.requests import Request
-    from google.oauth2 import id_token
-
-    try:
-        token: str = id_token.fetch_id_token(Request(), audience)
-    except exceptions.GoogleAuthError as error:
-        raise FunctionError(
-            502,
-            "no_identity",
-            "This page has no Google identity with which it could call the private function.",
-        ) from error
-    return token

@@ -21,7 +21,7 @@ const answer = document.getElementById("answer");
 const result = document.getElementById("result");
 
 let asking = null; // the AbortController of the request under way
-let latest = null; // the poster that was asked about last
+let latest = null; // the poster that the form asks about again; none where a file was shown that is not kept
 
 if (!matchMedia("(pointer: coarse)").matches) invitation.textContent = "Choose, drop or paste a poster";
 
@@ -43,7 +43,10 @@ form.addEventListener("submit", (event) => {
   event.preventDefault();
   if (address.value.trim()) askAboutAddress(address.value.trim());
   else if (latest) ask(latest);
-  else input.click();
+  else {
+    say("Choose a poster first.");
+    input.click();
+  }
 });
 
 samples.addEventListener("submit", (event) => {
@@ -103,9 +106,7 @@ async function ask(poster) {
   asking?.abort();
   const request = new AbortController();
   asking = request;
-  latest = poster;
-  form.reset(); // the same file can be chosen again
-  address.value = poster.address ?? "";
+  fillForm(poster);
   showPoster(poster);
   offerHeat(null);
   if (poster.file?.size > Number(form.dataset.maxBytes)) {
@@ -133,11 +134,20 @@ async function ask(poster) {
 onTry((kept) => {
   asking?.abort();
   asking = new AbortController();
-  const poster = { sample: kept.sample, address: kept.address, name: kept.name, picture: kept.thumbnail };
-  showPoster(poster);
+  const shown = { sample: kept.sample, address: kept.address, name: kept.name, picture: kept.thumbnail };
+  const again = shown.sample || shown.address ? shown : null; // of a file only the thumbnail is kept
+  fillForm(again);
+  showPoster(shown);
   settle(asking, resultIn(kept.result));
-  offerHeat(kept.sample || kept.address ? poster : null);
+  offerHeat(again);
 });
+
+// The form asks about the poster that is shown, or for one.
+function fillForm(poster) {
+  latest = poster;
+  form.reset(); // the same file can be chosen again
+  address.value = poster?.address ?? "";
+}
 
 function resultIn(markup) {
   const found = new DOMParser().parseFromString(markup, "text/html").getElementById("result");

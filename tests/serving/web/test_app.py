@@ -187,7 +187,7 @@ def test_programs_get_the_explanation_too(client: FlaskClient, function: Any) ->
 
 def test_the_model_page_shows_figures_with_intervals_best_known_first(client: FlaskClient) -> None:
     text = client.get("/anime/model").text
-    scores = text[text.index('<ol class="scores">') : text.index("</ol>")]
+    scores = text[text.index('<ol class="scores"') : text.index("</ol>")]
     names = re.findall(r'class="name">([^<]+)<', scores)
     assert names == ["Action", "Comedy", "Sci-Fi", "Adventure", "Drama", "Slice of Life", "Horror", "Gourmet"]
     assert 'aria-label="F1 0.66, 95 percent interval 0.63 to 0.69"' in scores
@@ -217,12 +217,18 @@ def test_a_model_without_card_and_figures_has_a_page_all_the_same(client: FlaskC
     function.model = {**function.model, "card": None, "figures": None}
     response = client.get("/anime/model")
     assert response.status_code == 200
-    assert "This model came without figures; the next training brings some." in response.text
-    assert "This model came without a card; the next training brings one." in response.text
+    assert "This model was made without figures; a later version has them." in response.text
+    assert "This model was made without a card; a later version has one." in response.text
 
 
-def test_an_answer_leads_to_the_model_s_page(client: FlaskClient) -> None:
-    assert '<a href="/anime/model">Its card and its figures</a>' in upload(client).text
+def test_an_answer_has_the_fingerprint_s_beginning_and_leads_to_the_model_s_page_which_has_all(
+    client: FlaskClient, function: Any
+) -> None:
+    sha256 = function.model["model"]["sha256"]
+    answer = upload(client).text
+    assert f"<code>{sha256[:12]}</code>" in answer and sha256 not in answer
+    assert '<a href="/anime/model">Its card and its figures</a>' in answer
+    assert f"<code>{sha256}</code>" in client.get("/anime/model").text
 
 
 def test_the_model_page_says_what_is_wrong_itself(client: FlaskClient, function: Any) -> None:

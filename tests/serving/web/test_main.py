@@ -15,14 +15,15 @@ import pytest
 import yaml
 
 from infra.local.processes import free_port
+from serving.web.posters import MAX_POSTER_BYTES
 
 FOLDER = Path(__file__).parents[3] / "serving" / "web"
 CONSTRAINTS = FOLDER.parents[1] / "infra" / "constraints.txt"
 
 
-def app_engine_command() -> str:
-    command: str = yaml.safe_load((FOLDER / "app.yaml").read_text())["entrypoint"]
-    return command
+def app_engine() -> dict[str, Any]:
+    settings: dict[str, Any] = yaml.safe_load((FOLDER / "app.yaml").read_text())
+    return settings
 
 
 def container_command() -> str:
@@ -42,7 +43,15 @@ def get(address: str, patience_seconds: float = 0) -> str:
 
 
 def test_app_engine_and_the_container_start_it_with_one_command() -> None:
-    assert app_engine_command() == container_command()
+    assert app_engine()["entrypoint"] == container_command()
+
+
+def test_app_engine_has_memory_for_an_upload_of_each_thread() -> None:
+    megabytes = {"F1": 384, "F2": 768, "F4": 1536}[app_engine()["instance_class"]]
+    threads = int(re.findall(r"--threads (\d+)", container_command())[0])
+    upload = MAX_POSTER_BYTES // 2**20
+    # Twice: in /tmp, which is memory there, and read. 256 MB are left to the page itself, which takes some 80.
+    assert 256 + threads * 2 * upload <= megabytes
 
 
 @pytest.mark.parametrize("name", ["workspace", "web-1.0"])
@@ -86,3 +95,11 @@ def test_the_container_is_not_root_and_keeps_what_it_does_not_need_out() -> None
 def test_what_is_deployed_is_what_is_tested() -> None:
     pins, tested = ((file.read_text().lower().split()) for file in (FOLDER / "requirements.txt", CONSTRAINTS))
     assert set(pins) <= set(tested)
+
+
+def test_whatever_the_page_imports_is_pinned() -> None:
+    lines = "\n".join(file.read_text() for file in FOLDER.glob("*.py"))
+    imported = set(re.findall(r"^(?:from|import) (\w+)", lines, re.MULTILINE)) - sys.stdlib_module_names
+    packages = {"google": "google-auth", "markdown_it": "markdown-it-py"}
+    pinned = {pin.partition("==")[0] for pin in (FOLDER / "requirements.txt").read_text().split()}
+    assert pinned == {packages.get(name, name) for name in imported} | {"gunicorn"}

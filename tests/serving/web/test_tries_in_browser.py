@@ -55,6 +55,43 @@ def test_a_sample_that_is_shown_again_can_still_be_explained(page: Page, functio
     assert function.explained == [None, "1"]
 
 
+def test_the_form_asks_about_the_sample_or_address_that_is_shown_again(page: Page, poster: Path, function: Any) -> None:
+    kept = page.locator("#tries-list button")
+    ask_about(page, "Nakusa")
+    page.get_by_label("or give its address").fill("https://example.org/p.jpg")
+    page.keyboard.press("Enter")
+    expect(kept).to_have_count(2)
+    page.set_input_files("#poster", poster)
+    expect(kept).to_have_count(3)
+    sample, address, _ = function.posters
+    for name, asked in [("Nakusa", sample), ("https://example.org/p.jpg", address)]:
+        function.posters.clear()
+        kept.filter(has_text=name).click()
+        expect(page.get_by_text(f"Read from {name}")).to_be_visible()
+        expect(page.get_by_label("or give its address")).to_have_value(name if asked == address else "")
+        page.get_by_role("button", name="Name its genres").click()
+        expect(kept.first).to_contain_text(name)
+        assert function.posters == [asked]
+    expect(kept.filter(has_text="Nakusa").locator("img")).to_be_visible()
+
+
+def test_after_a_file_that_is_shown_again_the_form_asks_for_a_poster(page: Page, poster: Path, function: Any) -> None:
+    kept = page.locator("#tries-list button")
+    page.set_input_files("#poster", poster)
+    expect(kept).to_have_count(1)
+    page.get_by_label("or give its address").fill("https://example.org/p.jpg")
+    page.keyboard.press("Enter")
+    expect(kept).to_have_count(2)
+    function.posters.clear()
+    kept.filter(has_text="poster.jpg").click()
+    expect(page.get_by_text("Read from poster.jpg")).to_be_visible()
+    expect(page.get_by_label("or give its address")).to_have_value("")
+    with page.expect_file_chooser():
+        page.get_by_role("button", name="Name its genres").click()
+    expect(page.get_by_role("status")).to_have_text("Choose a poster first.")
+    assert function.posters == []
+
+
 def test_eight_are_kept_and_the_same_poster_once(page: Page, poster: Path) -> None:
     kept = page.locator("#tries-list button")
     for number in range(9):
