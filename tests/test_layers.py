@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,16 @@ ERROR_MODULES = ("serving.function.errors", "ml.errors", "infra.errors", "tasks.
 def test_imports_only_point_down(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), cache_dir=None) == 0
+
+
+def test_of_what_leaves_the_house_all_modules_but_three_are_forbidden() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    [contract] = [each for each in contracts if each["name"].startswith("Of what leaves the house")]
+    modules = {f"serving.function.{module.name}" for module in pkgutil.iter_modules(serving.function.__path__)}
+    readable = {f"serving.function.{name}" for name in ("errors", "image", "model")}
+    assert readable < modules
+    assert set(contract["forbidden_modules"]) == modules - readable | {"serving.web"}
+    assert set(contract["source_modules"]) == {"flows", "tasks", "ml", "infra"}
 
 
 def test_the_top_level_is_the_one_that_was_agreed() -> None:

@@ -17,6 +17,7 @@ _REFUSALS = {
     "413": "The request or the poster is too large.",
     "415": "This is not an image of a format that is read.",
     "422": "The image is damaged, or has too many pixels.",
+    "500": "Something went wrong that the function did not expect.",
     "503": "The model, the bucket or the poster's host is not available.",
     "504": "The poster's host is too slow.",
 }
@@ -86,7 +87,7 @@ def _get(summary: str, operation: str, schema: dict[str, Any], *refusals: str) -
         "operationId": operation,
         "responses": {
             "200": _response(summary, schema),
-            **{status: _response(_REFUSALS[status], _ref("Refusal")) for status in refusals},
+            **{status: _response(_REFUSALS[status], _ref("Refusal")) for status in ("500", *refusals)},
         },
     }
 
@@ -111,7 +112,14 @@ def _object(properties: dict[str, Any], *optional: str) -> dict[str, Any]:
 def _schemas() -> dict[str, Any]:
     text, number, share = {"type": "string"}, {"type": "number"}, {"type": "number", "minimum": 0, "maximum": 1}
     genre = {"id": {"type": ["integer", "null"]}, "name": text}
-    named = {"type": "string", "minLength": 1, "maxLength": MAX_NAME_BYTES // 4, "examples": ["posters/5.jpg"]}
+    named = {
+        "type": "string",
+        "description": "An object in the function's bucket, a gs:// address, or an https:// address of a host that is "
+        f"allowed; at most {MAX_NAME_BYTES} bytes in UTF-8, whatever the number of characters.",
+        "minLength": 1,
+        "maxLength": MAX_NAME_BYTES,
+        "examples": ["posters/5.jpg"],
+    }
     poster = [
         {"type": "object", "properties": {"name": named, "image": False}, "required": ["name"]},
         {
@@ -137,6 +145,8 @@ def _schemas() -> dict[str, Any]:
                     {
                         "instances": {
                             "type": "array",
+                            "description": "Each is answered by itself: what is wrong with one, even that it is "
+                            "malformed, is said in its place, and the others are answered.",
                             "minItems": 1,
                             "maxItems": MAX_INSTANCES,
                             "items": {"oneOf": poster},

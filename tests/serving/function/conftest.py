@@ -31,13 +31,13 @@ GENRES = [
 ]
 
 
-def mean_colour_network(outputs: int = 3, input_name: str = "images") -> bytes:
-    """A network whose probabilities are sigmoid(8 * (mean of a channel - 0.5)): red, green, blue."""
+def mean_colour_network(outputs: int = 3, input_name: str = "images", slope: float = 8) -> bytes:
+    """A network whose probabilities are sigmoid(slope * (mean of a channel - 0.5)): red, green, blue."""
     constants = {
         "axes": np.array([2, 3], np.int64),
         "full": np.array(255, np.float32),
         "half": np.array(0.5, np.float32),
-        "slope": np.array(8, np.float32),
+        "slope": np.array(slope, np.float32),
     }
     # Maps: each channel's own pixels, as shares.
     nodes = [
@@ -122,11 +122,15 @@ def bucket(storage_url: str) -> Bucket:
 @pytest.fixture(scope="session")
 def uploaded_bundle(bucket: Bucket, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The sha256 of a bundle that lies in the bucket."""
-    folder = write_bundle(tmp_path_factory.mktemp("upload") / "bundle")
+    return upload_bundle(bucket, write_bundle(tmp_path_factory.mktemp("upload") / "bundle"))["BUNDLE_SHA256"]
+
+
+def upload_bundle(bucket: Bucket, folder: Path) -> dict[str, str]:
+    """Put a bundle into the bucket; gives the environment in which a function serves it."""
     sha256 = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
     for path in folder.iterdir():
         bucket.blob(f"bundles/{sha256}/{path.name}").upload_from_filename(str(path))
-    return sha256
+    return {"BUNDLE_URI": f"gs://{bucket.name}/bundles/{sha256}", "BUNDLE_SHA256": sha256}
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import requests
+from google.cloud.storage import Bucket
 from PIL import Image
 
 from serving.function.errors import BundleError, PosterError
 from serving.function.model import Manifest, Model
+from tests.serving.function.conftest import StartFunction, mean_colour_network, upload_bundle
 
 ROOT = Path(__file__).parents[3]
 SIZE = 16
@@ -163,6 +166,15 @@ def test_a_network_for_another_image_size_is_refused(bundle: Path) -> None:
         (lambda manifest: manifest["preprocessing"].update(mean=[0.5]), "'mean' is not three numbers"),
         (lambda manifest: manifest["preprocessing"].update(resize="crop"), "resized by 'crop'"),
         (lambda manifest: manifest["files"].pop("model.onnx"), "gives no sha256 of model.onnx"),
+        (lambda manifest: manifest["files"].update({"model.onnx": 5}), "gives no sha256 of model.onnx"),
+        (lambda manifest: manifest.update(served="model.onnx"), "'served' cannot be \"model.onnx\""),
+        (lambda manifest: manifest["served"].update(file="card.md"), 'served the file cannot be "card.md"'),
+        (lambda manifest: manifest["served"].update(file=None), "served 'file' cannot be null"),
+        (lambda manifest: manifest["served"].update(file="model-int8.onnx"), "gives no sha256 of model-int8.onnx"),
+        (lambda manifest: manifest["served"].pop("precision"), "served has no 'precision'"),
+        (lambda manifest: manifest["served"].update(precision="int4"), 'precision cannot be "int4"'),
+        (lambda manifest: manifest["served"].update(precision=8), "'precision' cannot be 8"),
+        (lambda manifest: manifest["served"].pop("reason"), "served has no 'reason'"),
     ],
 )
 def test_a_wrong_manifest_says_what_is_wrong(bundle: Path, change: Callable[[dict[str, Any]], None], says: str) -> None:
@@ -175,3 +187,53 @@ def test_a_wrong_manifest_says_what_is_wrong(bundle: Path, change: Callable[[dic
 def test_a_manifest_that_is_no_json_object_is_refused(data: bytes) -> None:
     with pytest.raises(BundleError, match=r"manifest\.json"):
         Manifest.parse(data)
+
+
+@pytest.fixture
+def int8_bundle(bundle: Path) -> Path:
+    """A bundle that serves the second of its networks, which says the opposite of the first."""
+    network = mean_colour_network(slope=-8)
+    (bundle / "model-int8.onnx").write_bytes(network)
+    served = {"file": "model-int8.onnx", "precision": "int8", "reason": "It is as good."}
+
+    def serve(manifest: dict[str, Any]) -> None:
+        manifest["served"] = served
+        manifest["files"]["model-int8.onnx"] = hashlib.sha256(network).hexdigest()
+
+    change_manifest(bundle, serve)
+    return bundle
+
+
+def test_the_network_that_the_manifest_serves_is_the_one_that_answers(int8_bundle: Path) -> None:
+    model = Model.load(int8_bundle)
+    assert (model.manifest.served.file, model.manifest.served.precision) == ("model-int8.onnx", "int8")
+    [said] = model.predict([poster(255, 100, 0)])
+    assert [genre.probability for genre in said] == pytest.approx(
+        [probability(0), probability(155), probability(255)], abs=1e-5
+    )
+
+
+def test_of_two_networks_only_the_one_that_is_served_is_needed(int8_bundle: Path) -> None:
+    (int8_bundle / "model.onnx").unlink()
+    Model.load(int8_bundle)
+    (int8_bundle / "model-int8.onnx").write_bytes(mean_colour_network())
+    with pytest.raises(BundleError, match=r"model-int8.onnx has sha256"):
+        Model.load(int8_bundle)
+
+
+def test_a_manifest_that_says_nothing_of_what_is_served_serves_model_onnx(bundle: Path) -> None:
+    change_manifest(bundle, lambda manifest: manifest.pop("served"))
+    served = Model.load(bundle).manifest.served
+    assert (served.file, served.precision) == ("model.onnx", "fp32")
+
+
+def test_the_function_answers_with_the_network_that_is_served_and_names_its_precision(
+    start_function: StartFunction, bucket: Bucket, int8_bundle: Path
+) -> None:
+    with start_function(**upload_bundle(bucket, int8_bundle)) as (url, _):
+        answer = requests.post(url, data=poster(255, 100, 0), headers={"Content-Type": "image/png"}).json()
+        health = requests.get(f"{url}/health").json()
+    assert answer["model"]["precision"] == health["model"]["precision"] == "int8"
+    said = {genre["name"]: genre["probability"] for genre in answer["genres"]}
+    expected = {"Action": probability(0), "Sea & Sky": probability(155), "Drama": probability(255)}
+    assert said == pytest.approx(expected, abs=1e-5)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from google.cloud.storage import Bucket
 
+from infra.functions import RUNTIME_ENVIRONMENT
 from tests.serving.function.conftest import write_bundle
 from tests.soak.function_clients import Connection, send_all, send_load, send_mutations, size_limit_bytes, slow_senders
 from tests.soak.function_process import FunctionProcess, started, unpack_function, wait_for_answer
@@ -33,6 +34,7 @@ def running(
     """A function of this module's own."""
     folder = tmp_path_factory.mktemp("loaded-function")
     environment = {
+        **RUNTIME_ENVIRONMENT,
         "STORAGE_EMULATOR_HOST": storage_url,
         "BUNDLE_URI": f"gs://posters-bucket/bundles/{uploaded_bundle}",
         "BUNDLE_SHA256": uploaded_bundle,
