@@ -32,7 +32,7 @@ lint: install  ## ruff, mypy and the layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-soak: install  ## the long runs of tests/soak: over the replayed site, and against the function; an hour
+soak: install  ## the long runs of tests/soak: over the replayed site, and against the function; half an hour
 	@for file in tests/soak/soak_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 bench: install  ## the measurements of tests/benchmarks
