@@ -1,4 +1,4 @@
-"""How long and how much a request's body may be: who sends too slowly or too much loses this request, nobody else's.
+"""How long and how much a request's body may be: who sends too slowly or too much loses the request.
 
 Slow headers are the business of what stands in front: gunicorn reads them before anything here is asked.
 """
@@ -33,21 +33,26 @@ _named_posters = Budget(_NAMED_POSTERS_BYTES)
 
 
 class _Metered:
-    """A body that needs a share of the memory for large ones as it grows: who only announces much takes none."""
+    """A body that needs its share of the memory for large ones as soon as it turns out to be one.
 
-    def __init__(self, body: IO[bytes], held: ExitStack) -> None:
+    All of it at once: bodies that each had a part and waited for the rest would wait for each other. So one that is
+    large and arrives slowly keeps other large ones out, for as long as it may take; small ones never wait.
+    """
+
+    def __init__(self, body: IO[bytes], length: int | None, held: ExitStack) -> None:
         self._body, self._held = body, held
-        self._until_more = _LARGE_BYTES
+        self._needed = _LARGE_BODIES_BYTES if length is None else _COPIES * length
+        self._small_bytes_left = _LARGE_BYTES
 
     def read(self, size: int | None = -1) -> bytes:
         """As a file does. Raises RequestError (503) where others keep the memory for too long."""
         if size is None or size < 0:
             return b"".join(iter(lambda: self.read(_CHUNK_BYTES), b""))
         data = self._body.read(min(size, _CHUNK_BYTES))
-        self._until_more -= len(data)
-        if self._until_more < 0:
-            self._until_more += _LARGE_BYTES
-            self._held.enter_context(_in_memory(_large_bodies, _COPIES * _LARGE_BYTES))
+        if self._small_bytes_left >= 0:
+            self._small_bytes_left -= len(data)
+            if self._small_bytes_left < 0:
+                self._held.enter_context(_in_memory(_large_bodies, self._needed))
         return data
 
 
@@ -76,7 +81,7 @@ def received(request: flask.Request) -> Iterator[None]:
     reads), 503 where it is large and others keep the memory for too long.
     """
     with ExitStack() as held:
-        request.environ["wsgi.input"] = _Metered(request.environ["wsgi.input"], held)
+        request.environ["wsgi.input"] = _Metered(request.environ["wsgi.input"], request.content_length, held)
         yield
 
 
