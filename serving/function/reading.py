@@ -14,19 +14,19 @@ import flask
 
 from .budget import Budget
 from .errors import RequestError
+from .sources import MAX_BYTES
 
 BODY_SECONDS = (8.0, 55.0)  # for a whole body to arrive: the smallest and the largest; Cloud Run itself waits 60
-_WATCH_SECONDS = 0.5
 _BODY_BYTES_A_SECOND = 200_000  # of a slow phone
+_WATCH_SECONDS = 0.5
 MEMORY_SECONDS = 5.0  # for others to be done with theirs; less than a body has to arrive, or its sender would be blamed
+
+_LARGE_BYTES = 1024 * 1024
+_LARGE_BODIES_BYTES = 84 * 1024 * 1024
+_COPIES = 3  # of a body at one time: as it came, as text, as an image's bytes
+_NAMED_POSTERS_BYTES = 8 * MAX_BYTES
 _CHUNK_BYTES = 64 * 1024
 _DRAINED_BYTES = 64 * 1024
-_LARGE_BYTES = 1024 * 1024
-_COPIES = 3  # of a body at one time: as it came, as text, as an image's bytes
-_LARGE_BODIES_BYTES = 84 * 1024 * 1024
-
-_NAMED_POSTERS_BYTES = 160 * 1024 * 1024
-_LARGEST_NAMED_BYTES = 20 * 1024 * 1024
 
 _large_bodies = Budget(_LARGE_BODIES_BYTES)
 _named_posters = Budget(_NAMED_POSTERS_BYTES)
@@ -69,7 +69,7 @@ def _in_memory(budget: Budget, size_bytes: int) -> Iterator[None]:
 @contextmanager
 def named_poster_in_memory() -> Iterator[None]:
     """In this block a poster that a request names may be in memory; RequestError (503) where there are too many."""
-    with _in_memory(_named_posters, _LARGEST_NAMED_BYTES):
+    with _in_memory(_named_posters, MAX_BYTES):
         yield
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import requests
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Bucket, Client
 from onnx import TensorProto, helper, numpy_helper
@@ -172,3 +173,11 @@ def function(start_function: StartFunction, uploaded_bundle: str) -> Iterator[tu
 def url(function: tuple[str, Path]) -> str:
     """The address of a function with a good bundle."""
     return function[0]
+
+
+@pytest.fixture
+def client() -> Iterator[requests.Session]:
+    """A client that leaves no connection open: gunicorn waits for those before it ends."""
+    with requests.Session() as session:
+        session.headers["Connection"] = "close"
+        yield session

@@ -4,18 +4,15 @@ import hashlib
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 import zipfile
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -27,21 +24,12 @@ import serving.function.model
 from infra.functions import source_zip
 from serving.function.model import Model
 from serving.function.question import MAX_JSON_BYTES
-from serving.function.reading import BODY_SECONDS
 from serving.function.sources import MAX_BYTES
 from tests.pictures import image_file
 
 JSON = "application/json"
 LARGE_JSON = b'{"image": "' + b"A" * 2**20 + b'%s"}'
 StartFunction = Callable[..., AbstractContextManager[tuple[str, Path]]]
-
-
-@pytest.fixture
-def client() -> Iterator[requests.Session]:
-    """A client that leaves no connection open: gunicorn waits for those before it ends."""
-    with requests.Session() as session:
-        session.headers["Connection"] = "close"
-        yield session
 
 
 def error_of(response: requests.Response) -> str:
@@ -191,13 +179,6 @@ def test_a_network_that_cannot_show_where_says_so(
         assert client.get(f"{url}/model").json()["card"] is None
 
 
-def test_it_tells_its_card_and_figures(url: str, uploaded_bundle: str) -> None:
-    said = requests.get(f"{url}/model").json()
-    assert said["card"] == "# A model of colours\n"
-    assert said["figures"] == {"part": "validation"}
-    assert said["model"]["sha256"] == uploaded_bundle
-
-
 def test_pages_of_other_origins_may_ask_where_the_setting_names_them(
     start_function: StartFunction, client: requests.Session, url: str, uploaded_bundle: str
 ) -> None:
@@ -216,32 +197,6 @@ def test_pages_of_other_origins_may_ask_where_the_setting_names_them(
         assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (415, "https://pages.example")
         stranger = client.get(open_url, headers={"Origin": "https://evil.example"})
         assert "Access-Control-Allow-Origin" not in stranger.headers
-
-
-def test_who_sends_too_slowly_is_told_so_and_holds_up_nobody(url: str) -> None:
-    address = urlsplit(url)
-    assert address.hostname and address.port
-    slow = [socket.create_connection((address.hostname, address.port)) for _ in range(3)]
-    for each in slow:
-        each.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 5000\r\n\r\n")
-    start = time.monotonic()
-    answered = dict.fromkeys(slow, b"")
-    while not all(answered.values()) and time.monotonic() - start < 3 * BODY_SECONDS[0]:
-        for each in slow:
-            if not answered[each]:
-                try:
-                    each.sendall(b"x")
-                    each.settimeout(0.2)
-                    answered[each] = each.recv(65536)
-                except TimeoutError:
-                    continue
-        asked = {"data": image_file(), "headers": {"Content-Type": "image/jpeg"}, "timeout": 5}
-        assert requests.post(url, **asked).status_code == 200
-    for each, begun in answered.items():
-        answer = begun if begun.endswith(b"}\n") else begun + one_answer(each)
-        assert b" 408 " in answer.partition(b"\r\n")[0] and b'"too_slow"' in answer
-    for each in slow:
-        each.close()
 
 
 def test_many_clients_at_once_all_get_their_own_answer(url: str, bundle: Path) -> None:
@@ -330,33 +285,6 @@ def test_a_bad_request_gets_its_status_a_code_and_a_sentence(
     assert (response.status_code, error_of(response)) == (status, code)
 
 
-def test_a_refusal_waits_for_its_body_so_that_the_next_request_is_found(url: str) -> None:
-    address = urlsplit(url)
-    assert address.hostname and address.port
-    body = bytes(30_000)
-    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(body)
-    with socket.create_connection((address.hostname, address.port)) as connection:
-        for _ in range(3):
-            connection.sendall(head + body[:10_000])
-            connection.settimeout(0.3)
-            with pytest.raises(TimeoutError):
-                connection.recv(1)
-            connection.settimeout(5)
-            connection.sendall(body[10_000:])
-            assert b" 415 " in one_answer(connection)
-            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert b'"status": "ok"' in one_answer(connection)
-
-
-def one_answer(connection: socket.socket) -> bytes:
-    said = b""
-    while not said.endswith(b"}\n"):
-        more = connection.recv(65536)
-        assert more, said
-        said += more
-    return said
-
-
 def test_objects_of_the_bucket_that_are_no_posters_are_refused(url: str, bucket: Bucket) -> None:
     bucket.blob("table.csv").upload_from_string("a,b\n")
     bucket.blob("empty.jpg").upload_from_string(b"")
@@ -403,36 +331,3 @@ def test_every_request_leaves_one_json_line_in_the_log(function: tuple[str, Path
     assert good["request_id"] == traced.headers["X-Request-Id"] == "105445aa7843bc8bf206b12000100000"
     assert (bad["severity"], bad["httpRequest"]["status"], bad["code"]) == ("WARNING", 404, "no_such_poster")
     assert bad["request_id"] == untraced.headers["X-Request-Id"] != good["request_id"]
-
-
-def test_another_bundle_than_expected_is_503_and_named(
-    start_function: StartFunction, client: requests.Session, uploaded_bundle: str
-) -> None:
-    with start_function(BUNDLE_URI=f"gs://posters-bucket/bundles/{uploaded_bundle}", BUNDLE_SHA256="1" * 64) as (
-        url,
-        _,
-    ):
-        response = client.post(url, data=image_file(), headers={"Content-Type": "image/jpeg"})
-        assert (response.status_code, error_of(response)) == (503, "bundle_error")
-        assert f"sha256 {uploaded_bundle}, but {'1' * 64} was expected" in response.text
-        assert client.get(f"{url}/healthz").status_code == 503
-
-
-def test_a_bundle_that_comes_late_is_loaded_when_it_is_there(
-    start_function: StartFunction, client: requests.Session, bucket: Bucket, bundle: Path
-) -> None:
-    sha256 = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
-    with start_function(BUNDLE_URI="gs://posters-bucket/late", BUNDLE_SHA256=sha256) as (url, _):
-        missing = client.get(f"{url}/healthz")
-        assert (missing.status_code, error_of(missing)) == (503, "bundle_error")
-        assert "no manifest.json" in missing.text
-        for path in bundle.iterdir():
-            bucket.blob(f"late/{path.name}").upload_from_filename(str(path))
-        assert client.get(f"{url}/healthz").status_code == 200
-
-
-def test_without_its_settings_it_says_which_is_missing(start_function: StartFunction, client: requests.Session) -> None:
-    with start_function(BUNDLE_URI="", BUNDLE_SHA256="") as (url, _):
-        response = client.get(f"{url}/healthz")
-        assert (response.status_code, error_of(response)) == (503, "bundle_error")
-        assert "BUNDLE_URI has to be set" in response.text
