@@ -1,0 +1,98 @@
+"""The stored formats as a fixture: a bucket and the workspace files that steps read, in one archive.
+
+    python -m tests.stored_formats    makes the archive again with the code of this checkout
+    unpack(workspace)                 writes it out as a workspace on which `local_stack` can start
+
+The code of November 2026 made the archive. People have buckets like it, so it is a promise: make it again only when a
+format changes on purpose.
+"""
+
+import argparse
+import json
+import sqlite3
+import tempfile
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+
+ARCHIVE = Path(__file__).parent / "flows" / "stored_formats.zip"
+SITE_PORT = 48764
+"""The port of the built-in site in the archive's addresses."""
+TITLES = 170
+_INDEX = "index.json"
+_LEFT_OUT = ("logs", "prefect", "tensorboard", "checkpoints", "stack.json", "stack.lock", "run.lock")
+
+
+def pack(workspace: Path, archive: Path) -> None:
+    """Write a workspace's files into an archive; equal files are stored once."""
+    for database in workspace.glob("*.sqlite"):
+        sqlite3.connect(database).execute("PRAGMA wal_checkpoint(TRUNCATE)").connection.close()
+    with sqlite3.connect(workspace / "mlflow.db") as mlflow:  # MLflow notes the path of the script that logged a model
+        mlflow.execute("UPDATE tags SET value = 'retrain' WHERE key = 'mlflow.source.name'")
+        mlflow.execute("UPDATE logged_model_tags SET tag_value = 'retrain' WHERE tag_key = 'mlflow.source.name'")
+    mlflow.execute("VACUUM").connection.close()
+    index = {}
+    with zipfile.ZipFile(archive, "w") as packed:
+        for path in sorted(path for path in workspace.rglob("*") if path.is_file()):
+            name = path.relative_to(workspace)
+            if name.parts[0] in _LEFT_OUT or "logs" in name.parts or name.name.endswith((".lock", "-wal", "-shm")):
+                continue
+            data = path.read_bytes()
+            digest = sha256(data).hexdigest()
+            if digest not in index.values():
+                entry = zipfile.ZipInfo(digest, date_time=(1980, 1, 1, 0, 0, 0))
+                packed.writestr(entry, data, zipfile.ZIP_LZMA)
+            index[name.as_posix()] = digest
+        entry = zipfile.ZipInfo(_INDEX, date_time=(1980, 1, 1, 0, 0, 0))
+        packed.writestr(entry, json.dumps(index, indent=1), zipfile.ZIP_DEFLATED)
+
+
+def read(archive: Path = ARCHIVE) -> dict[str, bytes]:
+    """The archive's files by their path in the workspace."""
+    with zipfile.ZipFile(archive) as packed:
+        return {name: packed.read(digest) for name, digest in json.loads(packed.read(_INDEX)).items()}
+
+
+def unpack(workspace: Path, archive: Path = ARCHIVE) -> None:
+    """Write the archive's files into a workspace."""
+    for name, data in read(archive).items():
+        (workspace / name).parent.mkdir(parents=True, exist_ok=True)
+        (workspace / name).write_bytes(data)
+
+
+def main() -> None:
+    """Run the flow once over the built-in site and pack its workspace."""
+    import os
+
+    from infra.local.site.server import small_site
+    from infra.local.stack import local_stack
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=ARCHIVE)
+    output = parser.parse_args().output
+    with tempfile.TemporaryDirectory() as folder, small_site(TITLES, port=SITE_PORT) as site_url:
+        with local_stack(Path(folder)) as stack:
+            os.environ.update(stack.environment)
+            from flows.summary import run_retrain, write_summary
+
+            summary = run_retrain(parameters(site_url))
+            write_summary(summary, Path(folder) / "summary.json")
+        pack(Path(folder), output)
+    print(f"{summary.message}\n{output}: {output.stat().st_size / 1e6:.1f} MB")
+
+
+def parameters(site_url: str) -> object:
+    """The parameters of the run that made the archive."""
+    from flows.parameters import RetrainParameters
+    from ml.configuration import PreprocessConfig, TrainConfig
+
+    return RetrainParameters(
+        site_url=site_url,
+        seasons="2015-winter..2019-fall",
+        preprocess=PreprocessConfig(image_size=32, min_posters=15, min_posters_per_part=2),
+        train=TrainConfig(candidates="scratch", trials=1, epochs=4, weights="none"),
+    )
+
+
+if __name__ == "__main__":
+    main()
