@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from infra.errors import ConfigurationError
 from infra.local.processes import Processes, answers, free_port
 from infra.local.stack import Ports, Stack, local_stack, prepare_workspace, running_stack_environment
-from serving.function.errors import AnimeGenreError
+from serving.bundle.errors import AnimeGenreError
 
 if TYPE_CHECKING:
     from flows.parameters import RetrainParameters
@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's options; those of learning are made from its configuration."""
     from ml.commands import add_compare, add_predict, add_settings, add_train
     from ml.configuration import PreprocessConfig, TrainConfig
-    from tasks.myanimelist.configuration import CollectConfig, DriftLimits
+    from tasks.catalogue.configuration import CollectConfig, DriftLimits
 
     whole = argparse.ArgumentParser(prog="anime-genre", description="An anime's genres from its poster.")
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
@@ -201,16 +201,16 @@ def _collect(args: argparse.Namespace) -> None:
 def _reparse(args: argparse.Namespace) -> None:
     from flows.collect import run_reparse
     from ml.commands import settings
-    from tasks.myanimelist.configuration import DriftLimits
+    from tasks.catalogue.configuration import DriftLimits
 
     run_reparse(args.workspace, settings(args, DriftLimits))
 
 
 def _checked_parameters(args: argparse.Namespace) -> "RetrainParameters":
     """The run's parameters, with all that can be known to be wrong found before anything is started."""
-    from ml.candidates import check_settings
     from ml.commands import settings
     from ml.configuration import PreprocessConfig, TrainConfig
+    from ml.training.candidates import check_settings
 
     train = settings(args, TrainConfig)
     check_settings(train)
@@ -220,9 +220,9 @@ def _checked_parameters(args: argparse.Namespace) -> "RetrainParameters":
 def _site_parameters(args: argparse.Namespace, **others: Any) -> "RetrainParameters":
     """The parameters, of a site that can be read as far as can be known without asking it."""
     from ml.commands import settings
-    from tasks.myanimelist.addresses import check_reachable
-    from tasks.myanimelist.configuration import CollectConfig
-    from tasks.myanimelist.seasons import parse_seasons
+    from tasks.catalogue.configuration import CollectConfig
+    from tasks.catalogue.seasons import parse_seasons
+    from tasks.crawl.addresses import check_reachable
 
     given = {name: value for name in ("site_url", "seasons") if (value := getattr(args, name)) is not None}
     parameters = _parameters(collect=settings(args, CollectConfig), **given, **others)
@@ -234,7 +234,7 @@ def _site_parameters(args: argparse.Namespace, **others: Any) -> "RetrainParamet
 
 def _check_contact(site_url: str) -> None:
     from infra.settings import read_settings
-    from tasks.myanimelist.addresses import check_contact
+    from tasks.crawl.addresses import check_contact
 
     check_contact(site_url, read_settings().contact)
 

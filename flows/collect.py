@@ -12,15 +12,15 @@ from rich.table import Table
 from flows.parameters import RetrainParameters
 from infra.files import alone, write_bytes
 from infra.settings import read_settings
+from tasks.catalogue.collector import Collector
+from tasks.catalogue.configuration import CollectConfig, DriftLimits
+from tasks.catalogue.dataset_report import dataset_report
+from tasks.catalogue.last_good import about_last_good
+from tasks.catalogue.poster_download import PosterOutcome
+from tasks.catalogue.seasons import parse_seasons
+from tasks.catalogue.titles import AnimeRecord
+from tasks.crawl.traffic import Traffic
 from tasks.errors import CatalogueError
-from tasks.myanimelist.collector import Collector
-from tasks.myanimelist.configuration import CollectConfig, DriftLimits
-from tasks.myanimelist.last_good import about_last_good
-from tasks.myanimelist.posters import PosterOutcome
-from tasks.myanimelist.records import AnimeRecord
-from tasks.myanimelist.report import dataset_report
-from tasks.myanimelist.seasons import parse_seasons
-from tasks.myanimelist.traffic import Traffic
 from tasks.records import CatalogueRecord
 
 REPORT = "report.html"

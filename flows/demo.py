@@ -6,7 +6,7 @@ from rich.console import Console
 
 from flows.parameters import RetrainParameters
 from flows.summary import run_retrain, show, show_answers, write_summary
-from infra.local.site.titles import SEASONS
+from infra.local.site.invented_titles import SEASONS
 from ml.configuration import PreprocessConfig, TrainConfig
 
 

@@ -6,7 +6,7 @@ from prefect import Flow
 from prefect.client.schemas.objects import FlowRun, State
 
 from infra.local.stack import LOGGED_PACKAGES
-from serving.function.errors import AnimeGenreError
+from serving.bundle.errors import AnimeGenreError
 
 
 def speak_clearly(flow: "Flow[..., object]", flow_run: FlowRun, state: State) -> None:

@@ -3,8 +3,8 @@
 from pydantic import BaseModel, ConfigDict, Field
 
 from ml.configuration import PreprocessConfig, TrainConfig
-from tasks.myanimelist.addresses import SITE_URL
-from tasks.myanimelist.configuration import CollectConfig
+from tasks.catalogue.configuration import CollectConfig
+from tasks.crawl.addresses import SITE_URL
 
 
 class RetrainParameters(BaseModel):

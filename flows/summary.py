@@ -16,10 +16,10 @@ from rich.table import Column, Table
 
 from flows.parameters import RetrainParameters
 from flows.retrain import retrain
+from infra.cloud_run import CloudRun
 from infra.endpoint import ask
 from infra.errors import NotFound
 from infra.files import write_bytes
-from infra.functions import CloudRun
 from infra.settings import read_settings
 from tasks.records import RetrainRecord
 

@@ -11,7 +11,7 @@ InfraError                  a service, a process or a setting outside this proce
 
 from typing import ClassVar
 
-from serving.function.errors import AnimeGenreError
+from serving.bundle.errors import AnimeGenreError
 
 
 class InfraError(AnimeGenreError):

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from ml.commands import add_compare, add_predict, add_train
-from serving.function.errors import AnimeGenreError
+from serving.bundle.errors import AnimeGenreError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

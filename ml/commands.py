@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from ml.configuration import Checked, PreprocessConfig, TrainConfig
-from serving.function.errors import AnimeGenreError
+from serving.bundle.errors import AnimeGenreError
 
 if TYPE_CHECKING:
     from ml.reporting import Reporter
@@ -120,7 +120,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from ml.comparison import compare_table
+    from ml.evaluation.comparison import compare_table
 
     _log()
     comparison = compare_table(
@@ -156,7 +156,7 @@ def _reporting(workspace: Path, name: str) -> Iterator["Reporter"]:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from serving.function.model import Model
+    from serving.bundle.model import Model
 
     model = Model.load(options.bundle)
     answers: list[dict[str, Any]] = []

@@ -15,7 +15,7 @@ The message is one sentence for a person.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from serving.function.errors import AnimeGenreError
+from serving.bundle.errors import AnimeGenreError
 
 
 class MLError(AnimeGenreError):

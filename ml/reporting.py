@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.errors import needs_package
-from ml.metrics import Labels, Probabilities
-from ml.plots import poster_sheet
+from ml.evaluation.curves import poster_sheet
+from ml.scores.metrics import Labels, Probabilities
 
 _LAYOUT = {
     "All runs together": {

@@ -8,22 +8,22 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ml.answers import collect_answers
-from ml.bundle import check_packages, write_bundle
-from ml.candidates import check_settings
-from ml.card import model_card
 from ml.configuration import PreprocessConfig, TrainConfig
-from ml.dataset import Dataset, build_dataset
+from ml.data.dataset import Dataset, build_dataset
+from ml.data.decoding import open_pixels, pixels_folder
+from ml.data.user_table import draw_parts, read_table
 from ml.errors import DatasetError
-from ml.evaluation import Evaluation, judge, report_page
-from ml.learning import checkpoints_of, train_networks
-from ml.outcome import TrainingOutcome
-from ml.posters import open_pixels, pixels_folder
-from ml.quantisation import served_best
+from ml.evaluation.judge import Evaluation, judge, report_page
+from ml.evaluation.predictions import collect_answers
+from ml.export.bundle_writer import check_packages, write_bundle
+from ml.export.model_card import model_card
+from ml.export.quantisation import served_best
+from ml.networks.weights import read_weights
 from ml.reporting import Reporter
-from ml.table import draw_parts, read_table
-from ml.weights import read_weights
-from serving.function.model import MANIFEST
+from ml.training.candidates import check_settings
+from ml.training.learning import checkpoints_of, train_networks
+from ml.training.outcome import TrainingOutcome
+from serving.bundle.model import MANIFEST
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def train_from_table(
     train: TrainConfig,
     reporting: AbstractContextManager[Reporter],
 ) -> TableRun:
-    """Train on a table (see `ml.table.read_table`) and write a bundle, report.json and report.html into `output`.
+    """Train on a table (see `ml.data.user_table`) and write a bundle, report.json and report.html into `output`.
 
     `workspace` keeps pixels and datasets, which are used again, and downloaded weights. `reporting` is entered once the
     settings and the table were found to be good, so that it leaves nothing where they are not. Raises MLError, which

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from infra.registry import Registry
 from infra.store import Store
-from serving.function.errors import BundleError
-from serving.function.model import CARD, MANIFEST, Manifest, check_sha256
+from serving.bundle.errors import BundleError
+from serving.bundle.model import CARD, MANIFEST, Manifest, check_sha256
 
 _ARTIFACTS = "bundle"
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from infra.functions import CloudRun
+from infra.cloud_run import CloudRun
 from infra.registry import Registry
 from infra.settings import Settings
 

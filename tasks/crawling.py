@@ -14,12 +14,12 @@ from prefect.concurrency.sync import concurrency
 from infra.errors import NotFound
 from infra.settings import read_settings
 from infra.store import Store
+from tasks.catalogue.collector import Collector
+from tasks.catalogue.configuration import CollectConfig
+from tasks.crawl.addresses import host_of
+from tasks.crawl.ledger import HostMemory, Ledger
+from tasks.crawl.traffic import Traffic
 from tasks.errors import SiteBusy
-from tasks.myanimelist.addresses import host_of
-from tasks.myanimelist.collector import Collector
-from tasks.myanimelist.configuration import CollectConfig
-from tasks.myanimelist.ledger import HostMemory, Ledger
-from tasks.myanimelist.traffic import Traffic
 
 # A run that was killed keeps its slot until its lease is over; only so much longer another one is worth waiting for.
 _LEASE_SECONDS, _WAIT_SECONDS = 60, 75

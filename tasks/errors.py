@@ -22,7 +22,7 @@ StalePosterError            posters that another run replaced in the meantime
 
 from typing import ClassVar
 
-from serving.function.errors import AnimeGenreError
+from serving.bundle.errors import AnimeGenreError
 
 
 class SiteError(AnimeGenreError):

@@ -8,14 +8,14 @@ from prefect.artifacts import create_markdown_artifact
 from infra.registry import Registry
 from infra.settings import read_settings
 from infra.store import Store
-from ml import evaluation
-from ml.answers import Answers
-from ml.dataset import Dataset
-from ml.evaluation import Evaluation
-from ml.gate import EVERY_GENRE, Decision, decide
-from ml.intervals import Interval
-from ml.splits import TEST
-from serving.function.model import Model
+from ml.data.dataset import Dataset
+from ml.data.splits import TEST
+from ml.evaluation import judge as evaluation
+from ml.evaluation.gate import EVERY_GENRE, Decision, decide
+from ml.evaluation.judge import Evaluation
+from ml.evaluation.predictions import Answers
+from ml.scores.intervals import Interval
+from serving.bundle.model import Model
 from tasks.bundles import fetch_bundle, fetch_uploaded_bundle
 from tasks.champion import Champion, present_champion
 from tasks.posters import poster_key

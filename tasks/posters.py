@@ -14,14 +14,14 @@ from infra.errors import NotFound
 from infra.files import sha256_of, sha256_of_file, write_bytes
 from infra.settings import read_settings
 from infra.store import Store
+from tasks.catalogue.catalogue_table import read_catalogue
+from tasks.catalogue.collector import Collector
+from tasks.catalogue.configuration import CollectConfig
+from tasks.catalogue.dataset_report import dataset_report, dataset_summary
+from tasks.catalogue.poster_download import PosterOutcome
+from tasks.crawl.ledger import PosterVisit
 from tasks.crawling import crawl
 from tasks.errors import StalePosterError
-from tasks.myanimelist.catalogue import read_catalogue
-from tasks.myanimelist.collector import Collector
-from tasks.myanimelist.configuration import CollectConfig
-from tasks.myanimelist.ledger import PosterVisit
-from tasks.myanimelist.posters import PosterOutcome
-from tasks.myanimelist.report import dataset_report, dataset_summary
 from tasks.records import CatalogueRecord, PosterSetRecord
 from tasks.step import step
 

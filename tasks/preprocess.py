@@ -13,14 +13,14 @@ from infra.errors import NotFound
 from infra.settings import read_settings
 from infra.store import Store
 from ml.configuration import PreprocessConfig
-from ml.dataset import Dataset, build_dataset, dataset_folder, dataset_key
-from ml.duplicates import look_alikes
-from ml.genres import Genre
-from ml.posters import Poster, decode_posters, open_pixels, perceptual_hashes, pixels_folder
-from ml.shards import ARRAY, INDEX, Shards
-from ml.splits import PARTS, PartTable, franchises
-from tasks.myanimelist.catalogue import read_catalogue
-from tasks.myanimelist.records import CROSSOVERS, AnimeRecord, is_explicit
+from ml.data.dataset import Dataset, build_dataset, dataset_folder, dataset_key
+from ml.data.decoding import Poster, decode_posters, open_pixels, perceptual_hashes, pixels_folder
+from ml.data.duplicates import look_alikes
+from ml.data.genres import Genre
+from ml.data.shards import ARRAY, INDEX, Shards
+from ml.data.splits import PARTS, PartTable, franchises
+from tasks.catalogue.catalogue_table import read_catalogue
+from tasks.catalogue.titles import CROSSOVERS, AnimeRecord, is_explicit
 from tasks.posters import fetch_posters, read_poster_set
 from tasks.records import CatalogueRecord, DatasetRecord, PosterSetRecord
 from tasks.reporters import ProgressLog

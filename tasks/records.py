@@ -66,7 +66,7 @@ class NetworkRecord(Record):
 
 class TrainingRecord(Record):
     """The trained networks and the bundle of the chosen one, kept with its MLflow run; and the object with what all
-    networks say about the test part (see `ml.answers`)."""
+    networks say about the test part (see `ml.evaluation.predictions`)."""
 
     run_id: str
     bundle_sha256: str

@@ -4,15 +4,15 @@ from pathlib import Path
 
 from prefect.artifacts import create_link_artifact
 
-import serving.function.model
+import serving
+from infra.cloud_run import CloudRun, Revision, source_zip
 from infra.endpoint import ask
 from infra.errors import DeploymentError
 from infra.files import sha256_of
-from infra.functions import CloudRun, Revision, source_zip
 from infra.registry import Registry
 from infra.settings import read_settings
 from infra.store import Store
-from serving.function.model import Model
+from serving.bundle.model import Model
 from tasks.bundles import fetch_uploaded_bundle
 from tasks.records import (
     BundleRecord,
@@ -40,7 +40,7 @@ def redeploy(
     """
     settings = read_settings()
     store, cloud_run = Store(settings), CloudRun(settings)
-    source = source_zip(Path(serving.function.model.__file__).parent)
+    source = source_zip(Path(serving.__file__).parent)
     source_sha256 = sha256_of(source)
     image = cloud_run.built_image(settings.service, source_sha256)
     if image is None:

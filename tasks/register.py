@@ -7,7 +7,7 @@ from prefect.artifacts import create_link_artifact
 
 from infra.registry import Registry
 from infra.settings import read_settings
-from serving.function.model import MODEL
+from serving.bundle.model import MODEL
 from tasks.bundles import check_bundle, fetch_bundle
 from tasks.records import DatasetRecord, EvaluationRecord, ModelRecord, TrainingRecord
 from tasks.step import reused, step

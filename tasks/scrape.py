@@ -13,14 +13,14 @@ from infra.errors import NotFound
 from infra.files import write_bytes
 from infra.settings import read_settings
 from infra.store import Store
+from tasks.catalogue.collector import Collector
+from tasks.catalogue.configuration import CollectConfig
+from tasks.catalogue.drift import Measure
+from tasks.catalogue.history import merged
+from tasks.catalogue.last_good import ABOUT, HISTORY, about_last_good, known_key
+from tasks.catalogue.seasons import parse_seasons
+from tasks.crawl.ledger import PageVisit
 from tasks.crawling import crawl
-from tasks.myanimelist.collector import Collector
-from tasks.myanimelist.configuration import CollectConfig
-from tasks.myanimelist.drift import Measure
-from tasks.myanimelist.history import merged
-from tasks.myanimelist.last_good import ABOUT, HISTORY, about_last_good, known_key
-from tasks.myanimelist.ledger import PageVisit
-from tasks.myanimelist.seasons import parse_seasons
 from tasks.records import CatalogueRecord
 from tasks.step import step
 

@@ -13,15 +13,15 @@ from infra.files import sha256_of
 from infra.registry import Registry
 from infra.settings import Settings, read_settings
 from infra.store import Store
-from ml.answers import collect_answers
-from ml.bundle import write_bundle
-from ml.card import model_card
 from ml.configuration import TrainConfig
-from ml.learning import TRAINING_VERSION, checkpoints_of, train_networks
-from ml.outcome import NetworkOutcome
-from ml.quantisation import served_best
+from ml.evaluation.predictions import collect_answers
+from ml.export.bundle_writer import write_bundle
+from ml.export.model_card import model_card
+from ml.export.quantisation import served_best
+from ml.networks.weights import read_weights
 from ml.reporting import Reporters, TensorBoardReporter
-from ml.weights import read_weights
+from ml.training.learning import TRAINING_VERSION, checkpoints_of, train_networks
+from ml.training.outcome import NetworkOutcome
 from tasks.bundles import bundle_key, log_bundle, move_bundle
 from tasks.preprocess import fetch_dataset
 from tasks.records import DatasetRecord, NetworkRecord, TrainingRecord

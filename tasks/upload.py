@@ -3,7 +3,7 @@
 from infra.registry import Registry
 from infra.settings import read_settings
 from infra.store import Store
-from serving.function.model import MANIFEST
+from serving.bundle.model import MANIFEST
 from tasks.bundles import bundle_key, fetch_bundle, upload_bundle
 from tasks.records import BundleRecord, ModelRecord
 from tasks.step import reused, step

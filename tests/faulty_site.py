@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+from infra.local.site.invented_titles import PosterState, invented_titles
 from infra.local.site.server import SmallSite
-from infra.local.site.titles import PosterState, invented_titles
 
 KINDS = ("500", "503", "cut", "half")
 

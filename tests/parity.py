@@ -7,11 +7,11 @@ import numpy as np
 import requests
 import torch
 
-from ml.bundle import export_onnx
-from ml.networks import GenreNetwork, backbone, head
-from ml.posters import file_sha256
-from serving.function.image import decode
-from serving.function.model import Preprocessing
+from ml.data.decoding import file_sha256
+from ml.export.bundle_writer import export_onnx
+from ml.networks.backbones import GenreNetwork, backbone, head
+from serving.bundle.image import decode
+from serving.bundle.model import Preprocessing
 from tests.pictures import pictures_of_all_kinds
 
 TOLERANCE = 1e-4

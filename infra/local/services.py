@@ -21,7 +21,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from infra.errors import StackError
 from infra.files import sha256_of, write_bytes
-from infra.local.revisions import Address, RevisionFailed, RevisionProcess
+from infra.local.revision_process import Address, RevisionFailed, RevisionProcess
 
 _STATE = run_v2.Condition.State
 _LATEST = run_v2.TrafficTargetAllocationType.TRAFFIC_TARGET_ALLOCATION_TYPE_LATEST

@@ -173,7 +173,7 @@ def _start(workspace: Path, ports: Ports, processes: Processes) -> Stack:
     processes.start(
         "Cloud Run",
         [
-            *(python, "-m", "infra.local.cloud_run", "--port", str(cloud_run_port)),
+            *(python, "-m", "infra.local.run_api", "--port", str(cloud_run_port)),
             *("--state", str(workspace / "cloud-run"), "--service-port", f"{settings.service}={function_port}"),
         ],
         environment,

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import AnimeGenreError, BundleError, PosterError, PosterFormatError, PosterSizeError, RequestError
-from .heatmap import as_address, heatmap
-from .image import decode
+from ..bundle.errors import AnimeGenreError, BundleError, PosterError, PosterFormatError, PosterSizeError, RequestError
+from ..bundle.heatmap import as_address, heatmap
+from ..bundle.image import decode
+from ..bundle.model import GenreThreshold, Model
 from .loading import Bundle, identity
-from .model import GenreThreshold, Model
 from .question import Question, brought_poster
 from .reading import named_poster_in_memory
 from .sources import MAX_BYTES, named_poster

@@ -20,8 +20,8 @@ from google.cloud.storage import Bucket, Client
 from google.cloud.storage.exceptions import DataCorruption
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from .errors import AnimeGenreError, BundleError, RequestError
-from .model import CARD, FIGURES, Model, check_sha256
+from ..bundle.errors import AnimeGenreError, BundleError, RequestError
+from ..bundle.model import CARD, FIGURES, Model, check_sha256
 
 STORAGE_TIMEOUT_SECONDS = 20.0
 UNREACHABLE = (

@@ -21,9 +21,9 @@ from typing import Any
 import flask
 import functions_framework
 
+from ..bundle.errors import AnimeGenreError, RequestError
+from ..bundle.image import FORMATS
 from .answering import Stopwatch, answer, refusal
-from .errors import AnimeGenreError, RequestError
-from .image import FORMATS
 from .loading import Bundle, identity
 from .openapi import document
 from .question import MAX_INSTANCES, asked

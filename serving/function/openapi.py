@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .image import FORMATS
+from ..bundle.image import FORMATS
 from .question import MAX_INSTANCES
 from .sources import MAX_NAME_BYTES
 

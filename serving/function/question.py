@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import flask
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from .errors import RequestError
+from ..bundle.errors import RequestError
 from .reading import received, slow_senders
 from .sources import MAX_BYTES
 

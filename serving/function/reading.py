@@ -12,8 +12,8 @@ from typing import IO
 
 import flask
 
-from .budget import Budget
-from .errors import RequestError
+from ..bundle.budget import Budget
+from ..bundle.errors import RequestError
 from .sources import MAX_BYTES
 
 BODY_SECONDS = (8.0, 55.0)  # for a whole body to arrive: the smallest and the largest; Cloud Run itself waits 60

@@ -13,7 +13,7 @@ import urllib3
 from google.api_core import exceptions as google_exceptions
 from google.cloud.storage import Bucket
 
-from .errors import RequestError
+from ..bundle.errors import RequestError
 from .loading import UNREACHABLE, download
 
 MAX_BYTES = 20 * 1024 * 1024  # of a poster; Cloud Run itself ends at 32 MiB a request

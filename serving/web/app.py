@@ -15,11 +15,11 @@ from flask import Flask, Response, current_app, jsonify, redirect, render_templa
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.wrappers import Response as BaseResponse
 
-from .answers import Answer, GenreAnswer
-from .card import card_html
+from .card_html import card_html
 from .errors import FunctionError, PageError
 from .function_client import ask, describe_model
-from .posters import MAX_POSTER_BYTES, SAMPLES, TOO_LARGE, read_poster
+from .responses import Answer, GenreAnswer
+from .upload import MAX_POSTER_BYTES, SAMPLES, TOO_LARGE, read_poster
 
 FORM_BYTES = 64 * 1024  # what a form writes around its file
 MAX_DRAINED_BYTES = 200 * 1024 * 1024

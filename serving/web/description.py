@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .answers import ModelIdentity, read_identity
+from .responses import ModelIdentity, read_identity
 
 _PARTS = ("train", "validation", "test")
 

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import requests
 
-from .answers import UNREADABLE, Answer, read_answer
 from .description import ModelDescription, read_description
 from .errors import FunctionError
 from .identity import id_token
+from .responses import UNREADABLE, Answer, read_answer
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 

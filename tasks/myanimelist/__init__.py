@@ -1,1 +1,1 @@
-"""Reading MyAnimeList: its pages, the catalogue made of them, and its posters."""
+"""MyAnimeList: addresses of its pages and their parsers."""

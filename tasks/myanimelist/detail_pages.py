@@ -5,6 +5,7 @@ from collections import defaultdict
 
 from bs4 import Tag
 
+from tasks.catalogue.titles import AnimeRecord, Related
 from tasks.errors import PageLayoutError
 from tasks.myanimelist.fields import (
     anime_id,
@@ -22,7 +23,6 @@ from tasks.myanimelist.fields import (
     title_of,
     whole_page,
 )
-from tasks.myanimelist.records import AnimeRecord, Related
 from tasks.myanimelist.sparse_trees import Layout, Part, SparseTree
 
 # Every title's page has these fields, even where they only say "Unknown".

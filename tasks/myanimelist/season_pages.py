@@ -5,6 +5,7 @@ import re
 from bs4 import Tag
 from bs4.element import NavigableString
 
+from tasks.catalogue.titles import AnimeRecord
 from tasks.errors import PageLayoutError
 from tasks.myanimelist.fields import (
     anime_id,
@@ -22,7 +23,6 @@ from tasks.myanimelist.fields import (
     title_of,
     whole_page,
 )
-from tasks.myanimelist.records import AnimeRecord
 from tasks.myanimelist.sparse_trees import Layout, Part, SparseTree
 
 # The numbers in a card's class `js-anime-type-N`; 0 is "Unknown".

@@ -107,9 +107,9 @@ def crawl_with_client(pages: list[str], posters: list[str], concurrency: int, pa
 
 
 async def _ask_all(crawl: Crawl, pages: list[str], posters: list[str], concurrency: int, parse: bool) -> None:
+    from tasks.catalogue.workers import for_each
+    from tasks.crawl.client import SiteClient
     from tasks.errors import NotOnSite
-    from tasks.myanimelist.client import SiteClient
-    from tasks.myanimelist.workers import for_each
 
     if parse:
         from tasks.myanimelist.pages import parse_season_page
@@ -211,8 +211,8 @@ async def _serve_until_closed(owner: Connection, data: Path) -> None:
 
 def _fill(answers: dict[bytes, bytes], data: Path, base_url: str) -> Site:
     """Put in the answers to all addresses, each with its head."""
+    from tasks.catalogue.seasons import parse_seasons
     from tasks.myanimelist.pages import is_explicit, parse_season_page
-    from tasks.myanimelist.seasons import parse_seasons
 
     spec = importlib.util.spec_from_file_location("serve", data / SERVER)
     assert spec and spec.loader

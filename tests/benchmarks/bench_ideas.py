@@ -57,11 +57,11 @@ from ideas_networks import (
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ml.folds import stratified_folds
-from ml.intervals import RESAMPLES, Bootstrap, Interval, Predictions, interval
-from ml.metrics import score, weighted_f1
-from ml.table import read_table
-from ml.thresholds import cross_fitted_decisions
+from ml.data.user_table import read_table
+from ml.scores.folds import stratified_folds
+from ml.scores.intervals import RESAMPLES, Bootstrap, Interval, Predictions, interval
+from ml.scores.metrics import score, weighted_f1
+from ml.scores.thresholds import cross_fitted_decisions
 
 SEEDS = (0, 1, 2, 3, 4)
 FOLDS, INNER_FOLDS = 5, 4

@@ -27,13 +27,13 @@ from numpy.lib.format import open_memmap
 from PIL import Image
 
 from ml.configuration import PreprocessConfig
-from ml.dataset import build_dataset
-from ml.duplicates import look_alikes
-from ml.genres import Genre
-from ml.posters import Poster, decode_posters, file_sha256, open_pixels, perceptual_hashes, pixels_folder
+from ml.data.dataset import build_dataset
+from ml.data.decoding import Poster, decode_posters, file_sha256, open_pixels, perceptual_hashes, pixels_folder
+from ml.data.duplicates import look_alikes
+from ml.data.genres import Genre
+from ml.data.splits import draw_part
 from ml.reporting import NullReporter
-from ml.splits import draw_part
-from serving.function.model import available_cpus
+from serving.bundle.model import available_cpus
 
 GENRES = [Genre(number, f"Genre {number}") for number in range(14)]
 

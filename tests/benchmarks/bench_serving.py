@@ -95,7 +95,7 @@ def prepare(folder: Path, data: Path, bundle: Path | None) -> dict[str, Any]:
         return about
     import numpy as np
 
-    from serving.function.image import decode
+    from serving.bundle.image import decode
     from tests.benchmarks.random_resnet18 import (
         PREPROCESSING,
         random_network,

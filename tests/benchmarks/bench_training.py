@@ -55,7 +55,7 @@ def main() -> None:
     parts = arguments.parts.split(",")
     if unknown := set(parts) - set(PARTS):
         parser.error(f"there is no part '{min(unknown)}': name some of {', '.join(PARTS)}")
-    logging.getLogger("ml.dataset").setLevel(logging.ERROR)  # genres that are left out, for each dataset anew
+    logging.getLogger("ml.data.dataset").setLevel(logging.ERROR)  # genres that are left out, for each dataset anew
     compute = choose_compute(arguments.device)
     on_gpu = compute.device.type == "cuda"
     with tempfile.TemporaryDirectory() as temporary:

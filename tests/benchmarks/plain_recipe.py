@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from ml.compute import Compute
-from ml.metrics import Labels, weighted_f1
-from ml.networks import Backbone, feature_count
-from ml.thresholds import cross_fitted_decisions
-from serving.function.model import Preprocessing
+from ml.networks.backbones import Backbone, feature_count
+from ml.scores.metrics import Labels, weighted_f1
+from ml.scores.thresholds import cross_fitted_decisions
+from serving.bundle.model import Preprocessing
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 10, 64, 1e-3
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ml.bundle import export
-from ml.networks import GenreNetwork, backbone, head
-from ml.quantisation import quantised
-from serving.function.model import MANIFEST, MODEL, MODEL_INT8, Preprocessing, Served
+from ml.export.bundle_writer import export
+from ml.export.quantisation import quantised
+from ml.networks.backbones import GenreNetwork, backbone, head
+from serving.bundle.model import MANIFEST, MODEL, MODEL_INT8, Preprocessing, Served
 
 GENRES = 20
 PREPROCESSING = Preprocessing(256, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "squash-bilinear", 1)

@@ -44,7 +44,7 @@ def bare_session(graph: Path, size: int) -> Ask:
     """
     from onnxruntime import InferenceSession, SessionOptions
 
-    from serving.function.image import decode
+    from serving.bundle.image import decode
 
     options = SessionOptions()
     options.intra_op_num_threads = len(os.sched_getaffinity(0))

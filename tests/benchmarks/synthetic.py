@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.configuration import PreprocessConfig
-from ml.dataset import Dataset, build_dataset
-from ml.genres import Genre
-from ml.posters import Poster, open_pixels, pixels_folder
+from ml.data.dataset import Dataset, build_dataset
+from ml.data.decoding import Poster, open_pixels, pixels_folder
+from ml.data.genres import Genre
+from ml.data.shards import ROWS_PER_SHARD
+from ml.data.splits import TEST, TRAIN, VALIDATION
 from ml.reporting import NullReporter
-from ml.shards import ROWS_PER_SHARD
-from ml.splits import TEST, TRAIN, VALIDATION
 
 GENRES = tuple(Genre(number, f"Genre {number}") for number in range(14))
 _FREQUENCY = 0.2

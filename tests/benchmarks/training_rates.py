@@ -15,16 +15,16 @@ import torch
 from synthetic import MemoryWatch, synthetic_dataset
 from torch import nn
 
-from ml.bench import Bench
-from ml.checkpoints import NoCheckpoint, NoCheckpoints
 from ml.compute import Compute, choose_compute
 from ml.configuration import TrainConfig
-from ml.features import cached_features
-from ml.frozen import train_frozen
-from ml.networks import GenreNetwork, backbone, feature_count, head, scratch_body
-from ml.pooling import pooled
+from ml.networks.backbones import GenreNetwork, backbone, feature_count, head, scratch_body
+from ml.networks.pooling import pooled
 from ml.reporting import NullReporter
-from ml.training import Hyperparameters, Schedule, TrainingData, fit
+from ml.training.bench import Bench
+from ml.training.checkpoints import NoCheckpoint, NoCheckpoints
+from ml.training.features import cached_features
+from ml.training.fit import Hyperparameters, Schedule, TrainingData, fit
+from ml.training.frozen import train_frozen
 
 SETTING = Hyperparameters(learning_rate=1e-3, weight_decay=0.05, dropout=0.2, hidden=0)
 FEATURES_SIZE, FEATURES_BACKBONE = 64, "squeezenet1_1"

@@ -12,8 +12,18 @@ from pathlib import Path
 import torch
 from plain_recipe import PosterFiles, train_as_usual
 
-from ml.bench import Bench
-from ml.candidates import (
+from ml.compute import Compute
+from ml.configuration import PreprocessConfig, TrainConfig
+from ml.data.dataset import Dataset, build_dataset
+from ml.data.decoding import Poster, open_pixels, pixels_folder
+from ml.data.user_table import draw_parts, read_table
+from ml.networks.backbones import feature_count
+from ml.networks.kernel import KernelHead, KernelSetting
+from ml.networks.pooling import pooled
+from ml.networks.weights import Weights, load_state
+from ml.reporting import NullReporter
+from ml.training.bench import Bench
+from ml.training.candidates import (
     FINE_TUNED,
     FINE_TUNED_FIRST,
     FINE_TUNED_SPACE,
@@ -24,20 +34,10 @@ from ml.candidates import (
     Candidate,
     pretrained,
 )
-from ml.checkpoints import NoCheckpoints
-from ml.compute import Compute
-from ml.configuration import PreprocessConfig, TrainConfig
-from ml.dataset import Dataset, build_dataset
-from ml.features import Features, cached_features
-from ml.frozen import answers_of, head_of_training_part, train_frozen
-from ml.gradient import train_by_gradient
-from ml.kernel import KernelHead, KernelSetting
-from ml.networks import feature_count
-from ml.pooling import pooled
-from ml.posters import Poster, open_pixels, pixels_folder
-from ml.reporting import NullReporter
-from ml.table import draw_parts, read_table
-from ml.weights import Weights, load_state
+from ml.training.checkpoints import NoCheckpoints
+from ml.training.features import Features, cached_features
+from ml.training.frozen import answers_of, head_of_training_part, train_frozen
+from ml.training.gradient import train_by_gradient
 
 BACKBONE = "squeezenet1_1"
 FINE_TUNED_EPOCHS = 3

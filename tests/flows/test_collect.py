@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli import main
-from infra.local.site.titles import SEASONS
+from infra.local.site.invented_titles import SEASONS
 from tests.faulty_site import FaultySite, faulty_site
 
 RANGE = f"{SEASONS[0]}..{SEASONS[-1]}"

@@ -14,13 +14,13 @@ from prefect.concurrency.sync import concurrency
 
 from flows.logs import speak_clearly
 from flows.summary import recorded_steps
-from infra.local.site.titles import SEASONS
+from infra.local.site.invented_titles import SEASONS
 from infra.local.stack import Stack
 from infra.settings import read_settings
 from infra.store import Store
 from tasks import crawling
+from tasks.catalogue.configuration import CollectConfig
 from tasks.errors import DriftError, SiteBlocked, SiteBusy
-from tasks.myanimelist.configuration import CollectConfig
 from tasks.posters import download_posters
 from tasks.scrape import scrape
 from tests.faulty_site import FaultySite, faulty_site

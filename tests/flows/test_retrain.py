@@ -16,10 +16,10 @@ from flows.parameters import RetrainParameters
 from flows.retrain import retrain
 from flows.summary import RunSummary, recorded_steps, run_retrain, show_answers
 from flows.up import mark_interrupted_runs_crashed
+from infra.cloud_run import CloudRun
 from infra.endpoint import ask
 from infra.errors import DeploymentError
 from infra.files import sha256_of
-from infra.functions import CloudRun
 from infra.local.processes import Processes
 from infra.local.stack import Stack
 from infra.registry import Registry

@@ -16,9 +16,9 @@ from infra.local.site.server import SmallSite, small_site
 from infra.local.stack import local_stack
 from infra.settings import read_settings
 from infra.store import Store
-from tasks.myanimelist.ledger import Ledger
-from tasks.myanimelist.revisits import season_is_due
-from tasks.myanimelist.seasons import parse_seasons
+from tasks.catalogue.seasons import parse_seasons
+from tasks.crawl.ledger import Ledger
+from tasks.crawl.revisits import season_is_due
 from tests import stored_formats
 
 _ABSOLUTE_PATH = re.compile(rb"file:///|/(?:home|root|work|tmp|Users|usr|var|private|opt|srv|mnt)/[\w.-]+")

@@ -16,8 +16,8 @@ from playwright.sync_api import expect
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from infra.local.site.posters import poster_jpeg
-from infra.local.site.titles import invented_titles
+from infra.local.site.drawing import poster_jpeg
+from infra.local.site.invented_titles import invented_titles
 from tests.browser import chromium_browser
 
 SMALL_RUN = {

@@ -11,18 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from ml.bundle import write_bundle
-from ml.card import model_card
 from ml.configuration import PreprocessConfig, TrainConfig
-from ml.dataset import Dataset, build_dataset
-from ml.genres import Genre
-from ml.learning import train_networks
-from ml.outcome import TrainingOutcome
-from ml.posters import Poster
+from ml.data.dataset import Dataset, build_dataset
+from ml.data.decoding import Poster
+from ml.data.genres import Genre
+from ml.data.splits import draw_part
+from ml.export.bundle_writer import write_bundle
+from ml.export.model_card import model_card
+from ml.networks.weights import Weights, load_state
 from ml.reporting import NullReporter
-from ml.splits import draw_part
-from ml.weights import Weights, load_state
-from serving.function.model import Model
+from ml.training.learning import train_networks
+from ml.training.outcome import TrainingOutcome
+from serving.bundle.model import Model
 
 GENRES = (Genre(1, "Action"), Genre(4, "Comedy"), Genre(8, "Drama"))
 _COLOURS = ((220, 30, 30), (30, 200, 30), (30, 30, 220))

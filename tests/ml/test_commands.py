@@ -10,7 +10,7 @@ import pytest
 
 from ml.__main__ import main
 from ml.configuration import PreprocessConfig, TrainConfig
-from ml.posters import Poster
+from ml.data.decoding import Poster
 
 ROOT = Path(__file__).parents[2]
 

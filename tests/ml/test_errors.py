@@ -17,7 +17,7 @@ def test_a_package_that_is_not_there_is_named_with_what_needs_it() -> None:
 
 def test_looking_for_the_packages_leaves_nothing_in_the_users_home(tmp_path: Path) -> None:
     subprocess.run(
-        [sys.executable, "-c", "from ml.bundle import check_packages; check_packages()"],
+        [sys.executable, "-c", "from ml.export.bundle_writer import check_packages; check_packages()"],
         env={"PATH": "", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
         check=True,
     )

@@ -1,7 +1,7 @@
 """Requests to the function, good and bad, drawn by a seed, each with what has to come of it.
 
 A good one is a poster in one of the ways that the function takes it, and its answer is known: the probabilities that
-`serving.function.model.Model` gives in this process. A bad one has the status and, where there is but one, the code
+`serving.bundle.model.Model` gives in this process. A bad one has the status and, where there is but one, the code
 that the function's description gives it.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from serving.function.model import Model
+from serving.bundle.model import Model
 
 JSON = "application/json"
 TOLERANCE = 1e-5

@@ -30,14 +30,14 @@ from pathlib import Path
 from infra.files import sha256_of_file
 from infra.local.processes import free_port
 from ml.configuration import PreprocessConfig
-from ml.dataset import dataset_key
-from ml.splits import PartTable, franchises
-from serving.function.errors import AnimeGenreError
-from tasks.myanimelist.catalogue import read_catalogue
-from tasks.myanimelist.collector import Collector
-from tasks.myanimelist.configuration import CollectConfig
-from tasks.myanimelist.posters import PosterOutcome
-from tasks.myanimelist.seasons import parse_seasons
+from ml.data.dataset import dataset_key
+from ml.data.splits import PartTable, franchises
+from serving.bundle.errors import AnimeGenreError
+from tasks.catalogue.catalogue_table import read_catalogue
+from tasks.catalogue.collector import Collector
+from tasks.catalogue.configuration import CollectConfig
+from tasks.catalogue.poster_download import PosterOutcome
+from tasks.catalogue.seasons import parse_seasons
 from tasks.preprocess import dataset_rows, usable_titles
 
 SEASONS = "1974-winter..2024-fall"

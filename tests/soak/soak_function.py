@@ -32,7 +32,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when ONNX Runtime is
 sys.path.insert(0, str(Path(__file__).parents[2]))  # of which a script that is run sees only its own folder
 
 from tests.benchmarks.random_resnet18 import write_resnet18
-from tests.serving.function.conftest import write_bundle
+from tests.serving.conftest import write_bundle
 from tests.soak.function_clients import (
     UNAVAILABLE,
     ClientProcess,

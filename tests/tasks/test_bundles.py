@@ -10,7 +10,7 @@ from infra.errors import NotFound
 from infra.files import sha256_of
 from infra.settings import Settings
 from infra.store import Store
-from serving.function.errors import BundleError
+from serving.bundle.errors import BundleError
 from tasks.bundles import bundle_key, check_bundle, fetch_uploaded_bundle, upload_bundle
 from tests.storage import storage_emulator
 

@@ -14,11 +14,11 @@ from PIL import Image
 from infra.settings import Settings
 from infra.store import Store
 from ml.configuration import PreprocessConfig
-from ml.dataset import Dataset
+from ml.data.dataset import Dataset
 from ml.errors import DatasetError
-from serving.function.image import decode
+from serving.bundle.image import decode
+from tasks.catalogue.titles import AnimeRecord
 from tasks.errors import StalePosterError
-from tasks.myanimelist.records import AnimeRecord
 from tasks.posters import poster_key
 from tasks.preprocess import fetch_dataset, make_dataset
 from tests.storage import storage_emulator

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from infra.local.site.titles import EXPLICIT_GENRE, KIDS, InventedTitle, PosterState
+from infra.local.site.invented_titles import EXPLICIT_GENRE, KIDS, InventedTitle, PosterState
 
 # The groups of a season page: heading, the number in its class, and the title types that stand in it.
 GROUPS = (

@@ -19,8 +19,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from infra.errors import StackError
-from infra.local.site import pages, posters
-from infra.local.site.titles import InventedTitle, PosterState, invented_titles
+from infra.local.site import drawing, pages
+from infra.local.site.invented_titles import InventedTitle, PosterState, invented_titles
 
 ROBOTS = b"User-agent: *\nDisallow: /ownlist/\n"
 HTML, JPEG, GIF, TEXT = "text/html; charset=UTF-8", "image/jpeg", "image/gif", "text/plain; charset=UTF-8"
@@ -43,7 +43,7 @@ class SmallSite:
         if path == "/robots.txt":
             return HTTPStatus.OK, TEXT, ROBOTS
         if path == "/images/qm_50.gif":
-            return HTTPStatus.OK, GIF, posters.question_mark_gif()
+            return HTTPStatus.OK, GIF, drawing.question_mark_gif()
         if path.startswith("/images/"):
             return self._poster(path)
         season = re.fullmatch(r"/anime/season/(\d{4})/(\w+)", path)
@@ -63,7 +63,7 @@ class SmallSite:
             return HTTPStatus.NOT_FOUND, TEXT, b"404 Not Found\n"
         # Two threads may draw the same poster at once; both draw the same bytes, so nothing needs a lock.
         if path not in self.drawn:
-            draw = posters.broken_jpeg if title.poster is PosterState.BROKEN else posters.poster_jpeg
+            draw = drawing.broken_jpeg if title.poster is PosterState.BROKEN else drawing.poster_jpeg
             self.drawn[path] = draw(title, self.seed)
         return HTTPStatus.OK, JPEG, self.drawn[path]
 

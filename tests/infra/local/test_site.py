@@ -19,10 +19,10 @@ import pytest
 from PIL import Image
 
 from infra.errors import StackError
+from infra.local.site.drawing import poster_jpeg
+from infra.local.site.invented_titles import EXPLICIT_GENRE, SEASONS, InventedTitle, PosterState, invented_titles
 from infra.local.site.pages import detail_page, not_found_page, poster_path, season_page
-from infra.local.site.posters import poster_jpeg
 from infra.local.site.server import small_site
-from infra.local.site.titles import EXPLICIT_GENRE, SEASONS, InventedTitle, PosterState, invented_titles
 from tasks.errors import PageLayoutError
 from tasks.myanimelist.pages import AnimeRecord, Related, parse_detail_page, parse_season_page
 

@@ -20,9 +20,9 @@ import requests
 from google.cloud.storage import Bucket
 from PIL import Image
 
-import serving.function.model
-from infra.functions import source_zip
-from serving.function.model import Model
+import serving
+from infra.cloud_run import source_zip
+from serving.bundle.model import Model
 from serving.function.question import MAX_JSON_BYTES
 from serving.function.sources import MAX_BYTES
 from tests.pictures import image_file
@@ -43,7 +43,7 @@ def error_of(response: requests.Response) -> str:
 
 
 def test_the_zip_alone_imports_nothing_of_the_project(tmp_path: Path) -> None:
-    with zipfile.ZipFile(io.BytesIO(source_zip(Path(serving.function.model.__file__).parent))) as archive:
+    with zipfile.ZipFile(io.BytesIO(source_zip(Path(serving.__file__).parent))) as archive:
         archive.extractall(tmp_path)
     project = {"serving", "infra", "ml", "tasks", "flows", "torch", "prefect", "mlflow"}
     program = f"import main, sys; print(sorted({project} & {{name.split('.')[0] for name in sys.modules}}))"

@@ -23,7 +23,7 @@ from serving.function.openapi import document
 from serving.function.question import MAX_INSTANCES
 from serving.function.sources import MAX_BYTES, MAX_NAME_BYTES
 from tests.pictures import image_file
-from tests.serving.function.conftest import StartFunction, upload_bundle
+from tests.serving.conftest import StartFunction, upload_bundle
 
 for kind in ("jpeg", "png", "webp", "avif", "gif"):
     schemathesis.serializer.alias(f"image/{kind}", "application/octet-stream")

@@ -24,8 +24,8 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page
 from werkzeug.serving import make_server
 
-from infra.local.site.posters import poster_jpeg
-from infra.local.site.titles import invented_titles
+from infra.local.site.drawing import poster_jpeg
+from infra.local.site.invented_titles import invented_titles
 from serving.web.app import create_app
 from tests.browser import chromium_browser
 

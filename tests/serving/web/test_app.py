@@ -14,7 +14,7 @@ from PIL import Image
 from werkzeug.serving import make_server
 
 from serving.web.app import create_app
-from serving.web.posters import SAMPLES
+from serving.web.upload import SAMPLES
 
 JSON = {"Accept": "application/json"}
 

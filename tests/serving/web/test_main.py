@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from infra.local.processes import free_port
-from serving.web.posters import MAX_POSTER_BYTES
+from serving.web.upload import MAX_POSTER_BYTES
 
 FOLDER = Path(__file__).parents[3] / "serving" / "web"
 CONSTRAINTS = FOLDER.parents[1] / "infra" / "constraints.txt"

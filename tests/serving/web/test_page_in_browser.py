@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from serving.web.posters import MAX_POSTER_BYTES
+from serving.web.upload import MAX_POSTER_BYTES
 
 # A file as the browser hands it over with a drop or a paste.
 TRANSFER = """bytes => {

@@ -1,0 +1,1 @@
+"""Posters, labels and parts, on disk and in memory."""

@@ -1,0 +1,65 @@
+"""How much a random split would flatter: the leak gauge.
+
+The same posters and methods are scored twice, over random folds and over folds of whole franchises, on the train and
+validation parts alone. Copying siblings' genres reads no pixel, so what it gains in random folds is all leak.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.data.feature_table import FeatureTable
+from ml.evaluation.baselines import colour_histograms, sibling_copy
+from ml.networks.kernel import fit_curves
+from ml.scores.folds import stratified_folds
+from ml.scores.metrics import Labels, Probabilities, score
+from ml.scores.thresholds import cross_fitted_decisions
+from ml.training.bench import Bench
+from ml.training.candidates import KERNEL_FIRST
+from ml.training.features import Features
+from ml.training.frozen import FrozenSearch
+from ml.training.outcome import Leak
+
+
+def leak_gauge(bench: Bench, features: Features | None) -> tuple[Leak, ...]:
+    """Weighted F1 and mAP of copying siblings, of colours alone and of the backbone's features, both ways."""
+    rows = np.sort(np.concatenate([bench.training, bench.validation]))
+    labels, franchises = bench.dataset.labels[rows], bench.dataset.franchises[rows]
+    each_alone = np.arange(len(rows)).astype(np.str_)
+    random, grouped = stratified_folds(each_alone, labels), stratified_folds(franchises, labels)
+    shares = (_share_with_siblings(franchises, folds) for folds in (random, grouped))
+    leaks = [Leak("posters with a sibling in training", *shares)]
+    copied = [sibling_copy(labels, franchises, folds) for folds in (random, grouped)]
+    leaks += _leaks("copying siblings' genres", labels, copied, (random, grouped))
+    seen = {"colours alone": FeatureTable(colour_histograms(bench.dataset.images, rows))}
+    if features is not None:
+        seen["the backbone's features"] = features.values.only(rows)
+    for name, values in seen.items():
+        answers = [_out_of_fold(values, labels, groups, bench.config.seed) for groups in (each_alone, franchises)]
+        leaks += _leaks(name, labels, answers, (random, grouped))
+    return tuple(leaks)
+
+
+def _share_with_siblings(franchises: NDArray[np.str_], folds: NDArray[np.int64]) -> float:
+    shared = [np.isin(franchises[folds == fold], franchises[folds != fold]) for fold in np.unique(folds)]
+    return float(np.concatenate(shared).mean())
+
+
+def _out_of_fold(values: FeatureTable, labels: Labels, groups: NDArray[np.str_], seed: int) -> Probabilities:
+    estimates = FrozenSearch(values, labels, groups, seed).estimates(KERNEL_FIRST)
+    return fit_curves(estimates, labels).probabilities(estimates)
+
+
+def _leaks(
+    name: str, labels: Labels, answers: Sequence[Probabilities], folds: tuple[NDArray[np.int64], NDArray[np.int64]]
+) -> list[Leak]:
+    """Weighted F1 and mAP of answers [N, G] over random folds and over those of franchises."""
+    random, grouped = (
+        score(own, cross_fitted_decisions(own, labels, fold), labels, [""] * labels.shape[1])
+        for own, fold in zip(answers, folds, strict=True)
+    )
+    return [
+        Leak(f"{name}: weighted F1", random.weighted_f1, grouped.weighted_f1),
+        Leak(f"{name}: mAP", random.mean_average_precision, grouped.mean_average_precision),
+    ]

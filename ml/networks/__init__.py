@@ -1,0 +1,1 @@
+"""Backbones, heads, weights and class activation maps."""

@@ -1,0 +1,1 @@
+"""Metrics, thresholds, folds, intervals and calibration."""

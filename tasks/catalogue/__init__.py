@@ -1,0 +1,1 @@
+"""A catalogue of titles and their posters, from any source."""

@@ -1,0 +1,92 @@
+"""Pages by address: asked for where they are due, else read from what was kept."""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from tasks.crawl.client import NOTHING_KNOWN, SiteClient, Validators
+from tasks.crawl.kept_pages import KeptPages
+from tasks.crawl.ledger import Ledger, PageVisit
+from tasks.crawl.traffic import Traffic
+from tasks.errors import KeptPageError, NotOnSite, PageCutError, PageError
+
+Content = TypeVar("Content")
+# In the head of each page, and another one each time: without it, a page that did not change has the same hash.
+_TOKEN = re.compile(rb"<meta name=['\"]csrf_token['\"][^>]*>")
+
+
+class PageReader:
+    """Reads pages, keeps them, and writes down each visit as soon as it is over.
+
+    Without a client nothing is asked of the site: what is read is what was kept.
+    """
+
+    def __init__(self, ledger: Ledger, kept: KeptPages, client: SiteClient | None, traffic: Traffic) -> None:
+        self._ledger = ledger
+        self._kept = kept
+        self._client = client
+        self._traffic = traffic
+
+    async def read(self, url: str, parse: Callable[[bytes], Content], due: bool) -> Content | None:
+        """What `parse` makes of a page; None where the site has none at this address (or none is kept).
+
+        Raises:
+            PageError: the page is not what it should be; it is kept to be looked at.
+            KeptPageError: without a client, the kept page is damaged.
+            SiteError: as `SiteClient.fetch`.
+        """
+        visit = self._ledger.pages.get(url)
+        if due and self._client is not None:
+            return await self._ask(self._client, url, parse, visit)
+        if visit is None or visit.sha256 is None:
+            return None
+        try:
+            return await asyncio.to_thread(self._parse_kept, visit.sha256, parse)
+        except KeptPageError:
+            if self._client is None:
+                raise
+            self._traffic.total += 1
+            return await self._ask(self._client, url, parse, None)
+
+    async def _ask(
+        self, client: SiteClient, url: str, parse: Callable[[bytes], Content], visit: PageVisit | None
+    ) -> Content | None:
+        before = visit.sha256 if visit else None
+        here = before is not None and await asyncio.to_thread(self._kept.has, before)
+        validators = Validators(visit.etag, visit.last_modified) if visit and here else NOTHING_KNOWN
+        try:
+            fetched = await client.fetch(url, lambda body: self._parse_new(body, parse), validators)
+        except NotOnSite:
+            self._traffic.settle("missing", "the site has no such page")
+            if visit is None or before is None or not here:
+                self._ledger.pages.put(PageVisit(url, time.time()))
+                return None
+            # What was there once is not forgotten for one such answer, and is asked for again in the next crawl.
+            self._ledger.pages.put(replace(visit, checked=time.time(), doubtful=True))
+            return await asyncio.to_thread(self._parse_kept, before, parse)
+        if fetched is None:
+            assert visit is not None and before is not None  # only then there were validators
+            self._ledger.pages.put(replace(visit, checked=time.time(), doubtful=False))
+            self._traffic.settle("unchanged")
+            return await asyncio.to_thread(self._parse_kept, before, parse)
+        sha256, content = fetched.content
+        known = fetched.validators
+        self._ledger.pages.put(PageVisit(url, time.time(), sha256, known.etag, known.last_modified))
+        self._traffic.settle("new" if before is None else "unchanged" if before == sha256 else "changed")
+        return content
+
+    def _parse_new(self, body: bytes, parse: Callable[[bytes], Content]) -> tuple[str, Content]:
+        body = _TOKEN.sub(b"", body)
+        try:
+            content = parse(body)
+        except PageCutError:
+            raise
+        except PageError as error:
+            raise type(error)(f"{error} It is kept as {self._kept.path(self._kept.keep(body))}.") from error
+        return self._kept.keep(body), content
+
+    def _parse_kept(self, sha256: str, parse: Callable[[bytes], Content]) -> Content:
+        return parse(self._kept.read(sha256))

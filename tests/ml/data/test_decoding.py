@@ -1,0 +1,91 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ml.data.decoding import (
+    Poster,
+    broken_posters,
+    decode_posters,
+    file_sha256,
+    open_pixels,
+    perceptual_hashes,
+    pixels_folder,
+)
+from ml.data.shards import Shards
+from ml.errors import DatasetError
+from ml.reporting import NullReporter
+from serving.bundle.image import decode
+
+Make = Callable[[Path, int], list[Poster]]
+
+
+class Decoded(NullReporter):
+    """Remembers how many posters there were to decode."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        assert 0 < done <= total and what == "decoding posters"
+        self.total = total
+
+
+def opened(workspace: Path) -> Shards:
+    return open_pixels(pixels_folder(workspace, 32))
+
+
+def decoded(posters: list[Poster], workspace: Path) -> int:
+    reporter = Decoded()
+    decode_posters(posters, opened(workspace), reporter)
+    return reporter.total
+
+
+def test_pixels_are_those_that_serving_decodes(tmp_path: Path, make: Make) -> None:
+    posters = make(tmp_path / "posters", 50)
+    assert decoded(posters, tmp_path) == 50
+    rows = opened(tmp_path).rows([poster.sha256 for poster in posters])
+    for row, poster in enumerate(posters):
+        assert np.array_equal(rows[row], decode(poster.file.read_bytes(), 32))
+
+
+def test_only_new_and_changed_posters_are_decoded(tmp_path: Path, make: Make) -> None:
+    posters = make(tmp_path / "posters", 30)
+    assert decoded(posters[:20], tmp_path) == 20
+    assert decoded(posters[:20], tmp_path) == 0
+    posters[3].file.write_bytes(posters[25].file.read_bytes() + b"\0")
+    posters[3] = replace(posters[3], sha256=file_sha256(posters[3].file))
+    assert decoded(posters, tmp_path) == 11
+    assert decoded(posters, tmp_path) == 0
+
+
+def test_a_poster_that_cannot_be_decoded_is_remembered_and_not_tried_again(tmp_path: Path, make: Make) -> None:
+    posters = make(tmp_path / "posters", 5)
+    posters[2].file.write_text("<html>")
+    posters[2] = replace(posters[2], sha256=file_sha256(posters[2].file))
+    assert decoded(posters, tmp_path) == 5
+    assert decoded(posters, tmp_path) == 0
+    assert broken_posters(posters, opened(tmp_path)) == {"2": "This is not a JPEG, PNG, WebP, AVIF or GIF image."}
+    hashes = perceptual_hashes(posters, opened(tmp_path))
+    assert hashes.pop("2") == ""
+    assert all(len(own) == 16 for own in hashes.values())
+
+
+def test_a_file_that_two_titles_share_is_decoded_once(tmp_path: Path, make: Make) -> None:
+    posters = make(tmp_path / "posters", 3)
+    posters[1] = replace(posters[1], file=posters[0].file, sha256=posters[0].sha256)
+    assert decoded(posters, tmp_path) == 2
+
+
+def test_finished_shards_count_when_a_build_is_killed(tmp_path: Path, make: Make) -> None:
+    posters = sorted(make(tmp_path / "posters", 30), key=lambda poster: poster.sha256)
+    whole = posters[20].file.read_bytes()
+    decode_posters(posters[:20], opened(tmp_path), NullReporter())
+    posters[20].file.unlink()
+    with pytest.raises(DatasetError, match="cannot be read"):
+        decoded(posters, tmp_path)
+    assert opened(tmp_path).missing(poster.sha256 for poster in posters) == [p.sha256 for p in posters[20:]]
+    posters[20].file.write_bytes(whole)
+    assert decoded(posters, tmp_path) == 10

@@ -1,0 +1,118 @@
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ml.data.decoding import Poster, file_sha256, open_pixels, pixels_folder
+from ml.data.genres import Genre
+from ml.data.splits import draw_part
+from ml.data.user_table import Table, draw_parts, read_table
+from ml.errors import DatasetError
+from ml.reporting import NullReporter
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make: Callable[[Path, int], list[Poster]]) -> Path:
+    """A folder `posters` with the files 0.jpg to 3.jpg."""
+    make(tmp_path / "posters", 4)
+    return tmp_path / "posters"
+
+
+def write(folder: Path, rows: list[dict[str, str]]) -> Path:
+    file = folder.parent / "table.csv"
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return file
+
+
+def drawn(table: Table, workspace: Path) -> list[Poster]:
+    return draw_parts(table, open_pixels(pixels_folder(workspace, 32)), NullReporter())
+
+
+def test_a_full_table_is_read_with_ids_titles_and_genre_ids(folder: Path) -> None:
+    titles = ("Bebop", "Bebop: The Movie")
+    rows = [
+        {"mal_id": str(n), "title": title, "genres": "Action|Sci-Fi", "genre_ids": "1|24", "file": f"posters/{n}.jpg"}
+        for n, title in enumerate(titles)
+    ]
+    table = read_table(write(folder, rows), folder)
+    assert table.notices == ()
+    first, second = table.posters
+    assert (first.id, first.title, first.genres) == ("0", "Bebop", (Genre(1, "Action"), Genre(24, "Sci-Fi")))
+    assert first.franchise == second.franchise == "bebop"
+    assert first.sha256 == file_sha256(folder / "0.jpg")
+
+
+@pytest.mark.parametrize("prefix", ["posters/", ""])
+@pytest.mark.parametrize("up", [False, True])
+def test_files_are_found_in_the_folder_or_the_one_around_it(folder: Path, prefix: str, up: bool) -> None:
+    if up and not prefix:
+        shutil.copytree(folder, folder.parent, dirs_exist_ok=True)
+    file = write(folder, [{"id": "7", "genres": "Action", "file": f"{prefix}0.jpg"}])
+    assert read_table(file, folder.parent if up else folder).posters[0].file.name == "0.jpg"
+
+
+def test_what_the_table_does_not_know_is_said(folder: Path) -> None:
+    rows = [{"genres": "Action", "file": f"{n}.jpg"} for n in range(3)]
+    table = read_table(write(folder, rows), folder)
+    assert [poster.id for poster in table.posters] == ["0", "1", "2"]
+    assert len({poster.franchise for poster in table.posters}) == 3
+    assert table.posters[0].genres == (Genre(None, "Action"),)
+    assert len(table.notices) == 3
+    assert "each row is its own group" in table.notices[1]
+
+
+def test_a_given_franchise_is_taken(folder: Path) -> None:
+    rows = [{"id": str(n), "franchise": "all", "genres": "Action", "file": f"{n}.jpg"} for n in range(3)]
+    posters = drawn(read_table(write(folder, rows), folder), folder.parent)
+    assert {(poster.franchise, poster.part) for poster in posters} == {("all", draw_part("all"))}
+
+
+def test_posters_that_look_alike_are_in_one_part_whatever_their_franchises(folder: Path) -> None:
+    (folder / "3.jpg").write_bytes((folder / "1.jpg").read_bytes())
+    franchises = ["solo", "twin b", "other", "twin a"]
+    rows = [
+        {"id": str(n), "franchise": franchise, "genres": "Action", "file": f"{n}.jpg"}
+        for n, franchise in enumerate(franchises)
+    ]
+    posters = drawn(read_table(write(folder, rows), folder), folder.parent)
+    assert [poster.franchise for poster in posters] == ["solo", "twin a", "other", "twin a"]
+    assert [poster.part for poster in posters] == [draw_part(poster.franchise) for poster in posters]
+
+
+def test_posters_without_genres_or_broken_ones_do_not_keep_a_table_from_being_drawn(folder: Path) -> None:
+    (folder / "2.jpg").write_text("<html>")
+    (folder / "3.jpg").write_text("<html/>")
+    rows = [{"genres": "" if n == 1 else "Action", "file": f"{n}.jpg"} for n in range(4)]
+    posters = drawn(read_table(write(folder, rows), folder), folder.parent)
+    assert [poster.franchise for poster in posters] == ["0", "1", "2", "3"]
+
+
+def test_missing_posters_are_said_and_passed_over(folder: Path) -> None:
+    rows = [{"id": str(n), "genres": "Action", "file": f"{n}.jpg"} for n in range(6)]
+    table = read_table(write(folder, rows), folder)
+    assert len(table.posters) == 4
+    assert "2 of 6 posters are missing, 4.jpg is one." in table.notices
+
+
+def test_what_is_wrong_with_a_table_is_said_in_a_sentence(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="cannot be read: No such file"):
+        read_table(tmp_path / "absent.csv", folder)
+    with pytest.raises(DatasetError, match=r"lacks the columns 'file' and 'genres'; its columns are a, b\."):
+        read_table(write(folder, [{"a": "1", "b": "2"}]), folder)
+    (tmp_path / "empty.csv").write_text("file,genres\n")
+    with pytest.raises(DatasetError, match=r"The table .*empty\.csv has no rows\.$"):
+        read_table(tmp_path / "empty.csv", folder)
+    with pytest.raises(DatasetError, match="None of the 1 files"):
+        read_table(write(folder, [{"genres": "Action", "file": "9.jpg"}]), folder)
+    with pytest.raises(DatasetError, match="the id '1' more than once"):
+        read_table(write(folder, [{"id": "1", "genres": "Action", "file": f"{n}.jpg"} for n in range(2)]), folder)
+    with pytest.raises(DatasetError, match="In the row of '1' genre_ids"):
+        read_table(write(folder, [{"id": "1", "genres": "A|B", "genre_ids": "1", "file": "1.jpg"}]), folder)
+    (tmp_path / "bytes.csv").write_bytes(b"file,genres\n\xff\xfe,x\n")
+    with pytest.raises(DatasetError, match="no csv file in UTF-8"):
+        read_table(tmp_path / "bytes.csv", folder)

@@ -1,0 +1,146 @@
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from ml.configuration import PreprocessConfig, TrainConfig
+from ml.data.dataset import Dataset, build_dataset
+from ml.data.decoding import Poster, file_sha256
+from ml.errors import TrainingError
+from ml.export.bundle_writer import TOLERANCE, write_bundle
+from ml.export.figures import figures
+from ml.export.model_card import model_card
+from ml.networks.backbones import GenreNetwork, scratch_body
+from ml.networks.weights import Weights
+from ml.reporting import NullReporter
+from ml.training.learning import train_networks
+from ml.training.outcome import NetworkOutcome, TrainingOutcome
+from serving.bundle.model import Model
+
+
+@pytest.mark.parametrize("name", ["scratch", "frozen", "lp-ft", "recipe"])
+def test_the_bundle_answers_as_the_network_does_for_any_number_of_posters(
+    name: str,
+    outcome: TrainingOutcome,
+    fine_tuned: TrainingOutcome,
+    dataset: Dataset,
+    quick: TrainConfig,
+    tmp_path: Path,
+) -> None:
+    (network,) = (each for each in (*outcome.networks, fine_tuned.networks[1], *outcome.recipes) if each.name == name)
+    model = write_bundle(tmp_path, network, quick, dataset, "")
+    for count in (1, 3, 50):
+        images = np.array(dataset.images[:count])
+        with torch.no_grad():
+            expected = network.network(torch.from_numpy(images)).sigmoid().numpy()
+        assert np.abs(model.probabilities(images) - expected).max() < TOLERANCE
+
+
+def test_the_manifest_holds_genres_thresholds_and_hashes(
+    outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
+) -> None:
+    model = write_bundle(tmp_path, outcome.chosen, quick, dataset, model_card(outcome, dataset, "2026-11-24"))
+    manifest = json.loads((tmp_path / "manifest.json").read_bytes())
+    assert {"model.onnx", "weights.safetensors", "figures.json"} <= manifest["files"].keys()
+    assert {path.name for path in tmp_path.iterdir()} == {*manifest["files"], "manifest.json", "card.md"}
+    assert [genre["name"] for genre in manifest["genres"]] == ["Action", "Comedy", "Drama"]
+    assert [genre["id"] for genre in manifest["genres"]] == [1, 4, 8]
+    assert manifest["preprocessing"]["mean"] == [0.485, 0.456, 0.406]
+    assert manifest["preprocessing"]["std"] == [0.229, 0.224, 0.225]
+    assert manifest["dataset_key"] == dataset.key
+    assert manifest["files"] == {name: file_sha256(tmp_path / name) for name in manifest["files"]}
+    assert model.sha256 == file_sha256(tmp_path / "manifest.json")
+    state = load_file(tmp_path / "weights.safetensors")
+    assert state.keys() == outcome.chosen.network.state_dict().keys()
+    assert "| Comedy |" in (tmp_path / "card.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def explaining(outcome: TrainingOutcome, dataset: Dataset) -> NetworkOutcome:
+    """A network that ends in pooling and a linear layer, of random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = GenreNetwork(scratch_body(32), nn.Linear(256, 3), dataset.preprocessing, frozen=True)
+    return replace(outcome.chosen, network=network.eval())
+
+
+def test_a_network_that_can_be_explained_gives_maps_with_its_probabilities(
+    explaining: NetworkOutcome, outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
+) -> None:
+    model = write_bundle(tmp_path / "explaining", explaining, quick, dataset, "")
+    assert json.loads((tmp_path / "explaining" / "manifest.json").read_bytes())["explains"] is True
+    images = np.array(dataset.images[:5])
+    probabilities, maps = model.explained(images)
+    assert np.array_equal(probabilities, model.probabilities(images))
+    assert maps.shape == (5, 3, 2, 2)
+    assert maps.min() == 0 < maps.max()
+
+    hidden = next(network for network in outcome.networks if network.name == "scratch")
+    other = write_bundle(tmp_path / "other", hidden, quick, dataset, "")
+    assert json.loads((tmp_path / "other" / "manifest.json").read_bytes())["explains"] is False
+    with pytest.raises(ValueError, match="gives no class activation maps"):
+        other.explained(images)
+
+
+def test_a_bundle_whose_maps_are_no_numbers_is_not_written(
+    explaining: NetworkOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
+) -> None:
+    network = copy.deepcopy(explaining.network)
+    network.head.weight.data.fill_(3e38)  # the probabilities are 1, and numbers
+    with pytest.raises(TrainingError, match="class activation maps are no numbers"):
+        write_bundle(tmp_path, replace(explaining, network=network), quick, dataset, "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_figures_of_the_network_are_in_its_bundle(
+    outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
+) -> None:
+    network = outcome.chosen
+    write_bundle(tmp_path, network, quick, dataset, "")
+    written = json.loads((tmp_path / "figures.json").read_bytes())
+    assert written == figures(network.validation_probabilities, network.thresholds, dataset)
+
+
+def test_the_same_data_and_seed_give_the_same_bundle_from_two_folders_without_a_path_in_it(
+    posters: list[Poster], small: PreprocessConfig, quick: TrainConfig, weights: Weights, tmp_path: Path
+) -> None:
+    hashes = []
+    for name in ("one", "another"):
+        folder = tmp_path / name
+        dataset = build_dataset(posters, folder / "datasets", small, NullReporter())
+        outcome = train_networks(dataset, quick, weights, NullReporter())
+        hashes.append(
+            write_bundle(
+                folder / "bundle", outcome.chosen, quick, dataset, model_card(outcome, dataset, "2026-11-24")
+            ).sha256
+        )
+        for file in (folder / "bundle").iterdir():
+            data = file.read_bytes()
+            for path in (tmp_path, Path(torch.__file__).parent, Path(__file__).parents[3], Path.home()):
+                assert str(path).encode() not in data, file.name
+    assert hashes[0] == hashes[1]
+
+
+def test_a_bundle_that_answers_otherwise_is_not_written(
+    outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ml.export.bundle_writer.TOLERANCE", -1.0)
+    with pytest.raises(TrainingError, match="probabilities differ from the network's"):
+        write_bundle(tmp_path, outcome.chosen, quick, dataset, "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_written_over_another_is_whole(
+    outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
+) -> None:
+    first = write_bundle(tmp_path, outcome.networks[0], quick, dataset, "")
+    second = write_bundle(tmp_path, outcome.networks[1], quick, dataset, "")
+    assert first.sha256 != second.sha256
+    assert Model.load(tmp_path).sha256 == second.sha256
+    assert replace(second.manifest) == Model.load(tmp_path).manifest

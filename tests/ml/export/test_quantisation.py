@@ -1,0 +1,212 @@
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from ml.configuration import TrainConfig
+from ml.data.dataset import Dataset
+from ml.data.splits import TEST, VALIDATION
+from ml.evaluation.judge import judge
+from ml.evaluation.predictions import collect_answers
+from ml.export import quantisation
+from ml.export.bundle_writer import export, load_graph, write_bundle
+from ml.export.model_card import model_card
+from ml.export.quantisation import carried_over, quantised, served_best
+from ml.networks.backbones import GenreNetwork, scratch_body
+from ml.reporting import NullReporter
+from ml.scores.thresholds import fit_thresholds
+from ml.training.outcome import Exported, TrainingOutcome
+from serving.bundle.model import MODEL, MODEL_INT8, Served
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def explaining(dataset: Dataset) -> Exported:
+    """A network of random weights that ends in pooling and a linear layer, in fp32."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = GenreNetwork(scratch_body(SIZE), nn.Linear(256, 3), dataset.preprocessing, frozen=True)
+    return export(network.eval(), SIZE)
+
+
+@pytest.fixture(scope="module")
+def frozen(outcome: TrainingOutcome) -> bytes:
+    """A frozen backbone under a kernel head, in fp32."""
+    return export(outcome.networks[1].network, SIZE).graphs[MODEL]
+
+
+def batches(dataset: Dataset) -> Iterator[np.ndarray]:
+    return (np.array(dataset.images[at : at + 16]) for at in (0, 16))
+
+
+def test_int8_answers_nearly_as_fp32_does_and_gives_its_maps(
+    explaining: Exported, dataset: Dataset, tmp_path: Path
+) -> None:
+    graph = quantised(explaining.graphs[MODEL], batches(dataset), tmp_path)
+    assert len(graph) < len(explaining.graphs[MODEL]) / 2
+    fp32, int8 = (
+        load_graph(tmp_path / name, each, True, dataset)
+        for name, each in (("fp32", explaining.graphs[MODEL]), ("int8", graph))
+    )
+    images = np.array(dataset.images[32:49])
+    (expected, maps), (answers, own) = fp32.explained(images), int8.explained(images)
+    assert 0 < np.abs(answers - expected).max() < 0.02
+    assert np.array_equal(answers, int8.probabilities(images))
+    assert own.shape == maps.shape
+    assert np.abs(own - maps).max() < 0.1 * maps.max()
+
+
+def test_convolutions_are_quantised_and_what_is_made_of_their_maps_is_not(
+    frozen: bytes, dataset: Dataset, tmp_path: Path
+) -> None:
+    graph = onnx.load_from_string(quantised(frozen, batches(dataset), tmp_path)).graph
+    made_by = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        if node.op_type == "Conv":
+            assert all(made_by[name].op_type == "DequantizeLinear" for name in node.input)
+    after: set[str] = set()
+    for node in graph.node:
+        if node.op_type == "ReduceMean" or not after.isdisjoint(node.input):
+            assert node.op_type != "QuantizeLinear"
+            after.update(node.output)
+    assert "probabilities" in after
+
+
+def test_the_same_graph_and_posters_give_the_same_bytes_and_leave_nothing_elsewhere(
+    frozen: bytes, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(tempfile, "tempdir", str(here))
+    graphs = []
+    for name in ("one", "another"):
+        (tmp_path / name).mkdir()
+        graphs.append(quantised(frozen, batches(dataset), tmp_path / name))
+        for path in (tmp_path, Path(torch.__file__).parent, Path(__file__).parents[3], Path.home()):
+            assert str(path).encode() not in graphs[-1]
+    assert graphs[0] == graphs[1]
+    assert not list(here.iterdir())
+
+
+def test_what_quantisation_changes_is_carried_over_to_posters_that_were_not_learned() -> None:
+    own = np.array([[0.2, 0.7], [0.9, 0.01]], np.float32)
+    int8 = np.array([[0.25, 0.6], [0.9, 0.02]], np.float32)
+    assert carried_over(own, own, int8) == pytest.approx(int8, abs=1e-6)  # one that has not learned from them
+
+    surer = np.array([[0.02, 0.99], [0.999, 0.001]], np.float32)
+    odds = surer / (1 - surer)
+    doubled = 2 * odds / (1 + 2 * odds)
+    expected = 2 * own / (1 - own) / (1 + 2 * own / (1 - own))
+    assert carried_over(own, surer, doubled) == pytest.approx(expected, abs=1e-4)
+    assert np.isfinite(carried_over(own, np.ones_like(own), np.zeros_like(own))).all()
+
+
+@pytest.fixture
+def scratch(outcome: TrainingOutcome) -> TrainingOutcome:
+    """The outcome as if its network from scratch, which has not learned from the validation part, were chosen."""
+    return replace(outcome, chosen=outcome.networks[0])
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Int8 is always good and fast enough."""
+    monkeypatch.setattr(quantisation, "MOST_LOST", 1.0)
+    monkeypatch.setattr(quantisation, "LEAST_SPEED_UP", 0.0)
+
+
+@pytest.mark.usefixtures("always")
+def test_an_int8_network_is_served_with_thresholds_and_scores_of_its_own_answers(
+    scratch: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bundle"
+    served = served_best(scratch, dataset, folder, NullReporter())
+    assert not list(folder.iterdir())
+    assert served.networks[0] is served.chosen
+    assert served.networks[1] is scratch.networks[1]
+    card = model_card(served, dataset)
+    model = write_bundle(folder, served.chosen, quick, dataset, card)
+    assert model.manifest.served.file == MODEL_INT8
+    assert model.manifest.served.precision == "int8"
+    assert model.manifest.served.reason in card
+    assert {MODEL, MODEL_INT8} <= model.manifest.files.keys()
+
+    answers = model.probabilities(dataset.images[dataset.rows(VALIDATION)])
+    assert served.chosen.validation_probabilities == pytest.approx(answers, abs=1e-5)
+    assert not np.array_equal(answers, scratch.chosen.validation_probabilities)
+    expected = fit_thresholds(served.chosen.validation_probabilities, dataset.labels[dataset.rows(VALIDATION)])
+    assert [genre.threshold for genre in model.manifest.genres] == pytest.approx(expected.tolist(), abs=1e-6)
+
+    known = collect_answers(served, dataset)
+    verdict = judge(model, known, dataset)
+    assert np.array_equal(verdict.predictions.probabilities, model.probabilities(dataset.images[dataset.rows(TEST)]))
+    assert np.array_equal(known.networks[0].probabilities, verdict.predictions.probabilities)
+    assert [answer.name for answer in known.networks] == ["scratch", "frozen", "recipe", "recipe-tuned"]
+
+    write_bundle(folder, scratch.chosen, quick, dataset, "")
+    assert not (folder / MODEL_INT8).exists()
+
+
+@pytest.mark.usefixtures("always")
+def test_thresholds_of_a_network_that_has_learned_from_validation_rest_on_posters_out_of_fold(
+    outcome: TrainingOutcome, dataset: Dataset, tmp_path: Path
+) -> None:
+    frozen = outcome.networks[1]
+    served = served_best(replace(outcome, chosen=frozen), dataset, tmp_path, NullReporter()).chosen
+    places = np.searchsorted(frozen.fitted_rows, dataset.rows(VALIDATION))
+    assert len(frozen.fitted_rows) > len(places)
+    assert np.array_equal(frozen.fitted_probabilities[places], frozen.validation_probabilities)
+    assert np.array_equal(served.fitted_probabilities[places], served.validation_probabilities)
+    # What it says about posters that it has learned from is surer.
+    learned = served.predict(frozen.fitted_rows)
+    changed = np.abs(served.fitted_probabilities - frozen.fitted_probabilities).mean()
+    assert 0 < changed < np.abs(learned - frozen.fitted_probabilities).mean()
+    expected = fit_thresholds(served.fitted_probabilities, dataset.labels[frozen.fitted_rows])
+    assert np.array_equal(served.thresholds, expected)
+
+
+@pytest.mark.parametrize(
+    ("constant", "value", "why"),
+    [("MOST_LOST", -1.0, "more than the -1.0 that may be lost"), ("LEAST_SPEED_UP", 1e9, "not clearly faster")],
+)
+@pytest.mark.usefixtures("always")
+def test_fp32_is_served_where_int8_loses_too_much_or_is_no_faster(
+    scratch: TrainingOutcome,
+    dataset: Dataset,
+    quick: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    constant: str,
+    value: float,
+    why: str,
+) -> None:
+    monkeypatch.setattr(quantisation, constant, value)
+    served = served_best(scratch, dataset, tmp_path, NullReporter()).chosen
+    assert served.exported is not None
+    assert why in served.exported.served.reason
+    assert replace(served, exported=None) == scratch.chosen
+    write_bundle(tmp_path, served, quick, dataset, "")
+    manifest = json.loads((tmp_path / "manifest.json").read_bytes())
+    assert manifest["served"] == {"file": MODEL, "precision": "fp32", "reason": served.exported.served.reason}
+    assert not (tmp_path / MODEL_INT8).exists()
+    assert MODEL_INT8 not in manifest["files"]
+
+
+def test_a_network_that_cannot_be_quantised_is_served_in_fp32_which_is_said(
+    scratch: TrainingOutcome, dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    without = GenreNetwork(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 3), dataset.preprocessing, frozen=True).eval()
+    served = served_best(
+        replace(scratch, chosen=replace(scratch.chosen, network=without)), dataset, tmp_path, NullReporter()
+    )
+    assert served.chosen.exported is not None
+    assert served.chosen.exported.served == Served(MODEL, "fp32", "This network could not be quantised.")
+    assert "it has no convolutions" in caplog.text

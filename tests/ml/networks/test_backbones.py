@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from ml.configuration import PreprocessConfig
+from ml.data.dataset import preprocessing
+from ml.errors import SettingError, TrainingError, WeightsError
+from ml.networks.backbones import GenreNetwork, backbone, feature_count, head, load_backbone, scratch_body
+
+FREQUENCIES = np.array([0.5, 0.1, 0.02])
+
+
+@pytest.mark.parametrize("size", [32, 64, 100, 256])
+def test_the_network_from_scratch_takes_posters_of_any_size(size: int) -> None:
+    body = scratch_body(size)
+    assert feature_count(body, size, "scratch") == 256
+    kinds = [type(layer) for layer in body]
+    assert kinds.count(nn.Conv2d) == 4
+    assert kinds.count(nn.MaxPool2d) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "features"),
+    [
+        ("resnet18", 512),
+        ("squeezenet1_1", 512),
+        ("mobilenet_v3_small", 1024),
+        ("densenet121", 1024),
+        ("shufflenet_v2_x0_5", 1024),
+        ("regnet_x_400mf", 400),
+        ("mnasnet0_5", 1280),
+        ("efficientnet_b0", 1280),
+        ("convnext_tiny", 768),
+        ("swin_t", 768),
+        ("vgg11", 4096),
+        ("googlenet", 1024),
+    ],
+)
+def test_any_torchvision_network_becomes_a_backbone(name: str, features: int) -> None:
+    network = backbone(name)
+    assert feature_count(network.body, 64, name) == features
+
+
+def test_an_unknown_backbone_is_named_with_near_ones() -> None:
+    with pytest.raises(SettingError, match=r"no backbone named 'resnet19'; it has .*resnet18"):
+        backbone("resnet19")
+
+
+def test_a_backbone_that_cannot_take_the_size_says_so() -> None:
+    with pytest.raises(TrainingError, match="vit_b_16 does not take posters of 64 x 64 pixels"):
+        feature_count(backbone("vit_b_16").body, 64, "vit_b_16")
+
+
+def test_pretrained_weights_reach_the_backbone_and_their_classifier_is_passed_over() -> None:
+    pretrained = torchvision.models.resnet18()
+    network = backbone("resnet18")
+    load_backbone(network, pretrained.state_dict())
+    assert torch.equal(network.body.state_dict()["layer4.1.conv2.weight"], pretrained.layer4[1].conv2.weight)
+
+
+def test_weights_that_do_not_fit_name_the_keys() -> None:
+    state = torchvision.models.squeezenet1_1().state_dict()
+    features = {key: value for key, value in state.items() if key.startswith("features.")}
+    network = backbone("squeezenet1_1")
+    load_backbone(network, features)
+    with pytest.raises(WeightsError, match=r"squeezenet1_1: they lack features\.0\.bias"):
+        load_backbone(network, {key: value for key, value in features.items() if key != "features.0.bias"})
+    with pytest.raises(WeightsError, match=r"hold unexpected head\.weight"):
+        load_backbone(network, {**features, "head.weight": torch.zeros(1)})
+    with pytest.raises(WeightsError, match=r"another shape in features\.0\.weight"):
+        load_backbone(network, {**features, "features.0.weight": torch.zeros(1)})
+    with pytest.raises(WeightsError, match="and 97 more"):
+        load_backbone(backbone("resnet18"), {})
+
+
+def test_pixels_are_normalised_as_the_manifest_says() -> None:
+    how = preprocessing(PreprocessConfig(image_size=32))
+    network = GenreNetwork(nn.Identity(), head(1, FREQUENCIES, 0, 0.0), how, frozen=False)
+    pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    expected = [(0 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (1 - 0.406) / 0.225]
+    assert network.features(pixels).flatten().tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_new_head_starts_at_the_genres_frequencies() -> None:
+    fresh = head(8, FREQUENCIES, 0, 0.5).eval()
+    probabilities = fresh(torch.zeros(1, 8)).sigmoid()
+    assert probabilities.flatten().tolist() == pytest.approx(FREQUENCIES.tolist(), abs=1e-3)
+    assert [type(layer) for layer in head(8, FREQUENCIES, 16, 0.5)].count(nn.Linear) == 2
+
+
+def test_a_frozen_body_stays_in_evaluation_mode_when_the_network_trains() -> None:
+    how = preprocessing(PreprocessConfig(image_size=32))
+    network = GenreNetwork(scratch_body(32), head(256, FREQUENCIES, 0, 0.0), how, frozen=True).train()
+    assert network.head.training
+    assert not any(layer.training for layer in network.body.modules())
+    assert not any(parameter.requires_grad for parameter in network.body.parameters())

@@ -1,0 +1,194 @@
+import copy
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ml.export.bundle_writer import export_onnx
+from ml.networks.activation import activation_maps, last_feature_map
+from ml.networks.backbones import GenreNetwork, backbone, feature_count, head, scratch_body
+from ml.networks.explanation import ExplainedNetwork, explain
+from ml.networks.kernel import KernelHead
+from ml.networks.pooling import PooledBody, pooled
+from serving.bundle.model import Preprocessing
+
+GENRES = 5
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+def posters(count: int, size: int) -> NDArray[np.uint8]:
+    """Coarse patches of colour, in which there is something to be seen at one place and not at another."""
+    patches = np.random.default_rng(1).integers(0, 256, (count, 3, 8, 8), np.uint8)
+    return patches.repeat(size // 8, 2).repeat(size // 8, 3)
+
+
+def scratch(size: int) -> GenreNetwork:
+    return network_of(scratch_body(size), linear_head(256), size)
+
+
+def squeezenet(size: int) -> GenreNetwork:
+    """A frozen backbone with a kernel head, as `train_frozen` makes it, but of random weights."""
+    body = pooled(backbone("squeezenet1_1").body.eval(), size, "squeezenet1_1")
+    assert isinstance(body, PooledBody)
+    count = feature_count(body, size, "squeezenet1_1")
+    with torch.no_grad():
+        features = body(torch.from_numpy(posters(16, size)).float() / 64 - 2)
+    projection = torch.randn(count, 12) / features.std(0).clamp_min(1e-3)[:, None] / count
+    landmarks = (features - features.mean(0)) @ projection + 0.1 * torch.randn(16, 12)
+    width = 1 / float(landmarks.square().sum(1).mean())
+    return network_of(
+        body, KernelHead(features.mean(0), projection, landmarks, width, nn.Linear(len(landmarks), GENRES)), size
+    )
+
+
+def resnet(size: int) -> GenreNetwork:
+    return network_of(backbone("resnet18").body, nn.Linear(512, GENRES), size)
+
+
+def network_of(body: nn.Module, top: nn.Module, size: int) -> GenreNetwork:
+    return GenreNetwork(body, top, Preprocessing(size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "", 1), frozen=True).eval()
+
+
+def linear_head(features: int, hidden: int = 0) -> nn.Sequential:
+    """As it is after training: its normalisation has seen features."""
+    top = head(features, np.full(GENRES, 0.2), hidden, 0.3)
+    top[0].running_mean.normal_()
+    top[0].running_var.uniform_(0.1, 2)
+    return top
+
+
+def explained(network: GenreNetwork, images: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
+    found = explain(network, images.shape[-1])
+    assert isinstance(found, ExplainedNetwork)
+    with torch.no_grad():
+        return found(torch.from_numpy(images))
+
+
+@pytest.mark.parametrize("make", [scratch, squeezenet, resnet])
+def test_maps_are_those_of_grad_cam_and_probabilities_those_of_the_network(make) -> None:
+    images = posters(4, 96)
+    network = make(96)
+    probabilities, maps = explained(network, images)
+    with torch.no_grad():
+        assert torch.equal(probabilities, network(torch.from_numpy(images)).sigmoid())
+    assert maps.shape[:2] == (4, GENRES)
+    layer = last_feature_map(network, torch.from_numpy(images[:1]))
+    shown = 0
+    for genre in range(GENRES):
+        expected = activation_maps(network, layer, torch.from_numpy(images), np.full(4, genre))
+        own = maps[:, genre].numpy()
+        shown += (expected.max((1, 2)) == 1).sum()
+        assert own.shape == expected.shape
+        assert own.min() >= 0
+        scaled = own / np.maximum(own.max((1, 2), keepdims=True), np.finfo(np.float32).tiny)
+        assert np.abs(scaled - expected).max() < 2e-3
+    assert shown > 4, "or this test says little"
+
+
+def test_under_a_linear_head_the_mean_of_a_map_is_what_the_logit_has_from_it() -> None:
+    images, network = posters(4, 64), scratch(64)
+    found = explain(network, 64)
+    found.back.abs_()  # so that nothing is cut at 0
+    with torch.no_grad():
+        _, maps = found(torch.from_numpy(images))
+        features = network.features(torch.from_numpy(images))
+        slopes = network.head[-1].weight / (network.head[0].running_var + network.head[0].eps).sqrt()
+    assert torch.allclose(maps.mean((2, 3)), features @ slopes.abs().T, rtol=1e-4)
+
+
+def test_a_deviation_beside_a_mean_has_no_part_in_a_map() -> None:
+    network = squeezenet(96)
+    _, maps = explained(network, posters(2, 96))
+    channels = 512
+    deviating = copy.deepcopy(network)
+    deviating.head.projection[-channels:] = 0
+    found = explain(deviating, 96)
+    assert torch.equal(found.back, explain(network, 96).back)
+    network.head.projection[-2 * channels : -channels] = 0
+    assert not torch.equal(explained(network, posters(2, 96))[1], maps), "the means of the last stage count, too"
+
+
+class Flat(nn.Module):
+    """A map's values themselves, place by place."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return nn.functional.avg_pool2d(images, 16).flatten(1)
+
+
+class Highest(nn.Module):
+    """As many features as the map has channels, but not their means."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 8, 3, stride=4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.convolution(images).amax((2, 3))
+
+
+class Dead(Highest):
+    """Features that are 0 whatever is seen."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.convolution(images).mul_(0).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("body", "top"),
+    [
+        (lambda: scratch_body(64), lambda: linear_head(256, hidden=16)),
+        (lambda: scratch_body(64), lambda: nn.Sequential(nn.Linear(256, GENRES), nn.Sigmoid())),
+        (lambda: backbone("mobilenet_v3_small").body, lambda: nn.Linear(1024, GENRES)),
+        (Flat, lambda: nn.Linear(48, GENRES)),
+        (Highest, lambda: nn.Linear(8, GENRES)),
+        (Dead, lambda: nn.Linear(8, GENRES)),
+        (lambda: nn.Flatten(), lambda: nn.Linear(3 * 64 * 64, GENRES)),
+    ],
+    ids=["hidden layer", "unknown head", "layers after pooling", "no pooling", "maximum", "dead", "no map"],
+)
+def test_a_network_of_another_kind_has_no_maps(body, top) -> None:
+    assert explain(network_of(body(), top(), 64), 64) is None
+
+
+def test_a_network_whose_last_map_is_a_single_place_has_no_maps() -> None:
+    assert explain(squeezenet(64), 64) is not None
+    small = pooled(backbone("squeezenet1_1").body.eval(), 32, "squeezenet1_1")
+    count = feature_count(small, 32, "squeezenet1_1")
+    assert explain(network_of(small, nn.Linear(count, GENRES), 32), 32) is None
+
+
+def test_explaining_leaves_the_network_as_it_was() -> None:
+    network = scratch(64)
+    before = copy.deepcopy(network.state_dict())
+    found = explain(network, 64)
+    found(torch.from_numpy(posters(1, 64)))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(not module._forward_hooks for module in network.modules())
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("make", [scratch, squeezenet])
+def test_the_graph_has_the_same_maps_for_any_number_of_posters_and_the_same_bytes_each_time(make) -> None:
+    network = make(64)
+    graph = export_onnx(explain(network, 64), 64)
+    assert export_onnx(explain(network, 64), 64) == graph
+    assert str(Path(torch.__file__).parent).encode() not in graph
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    for count in (1, 3):
+        images = posters(count, 64)
+        probabilities, maps = session.run(["probabilities", "maps"], {"images": images})
+        assert np.array_equal(session.run(["probabilities"], {"images": images})[0], probabilities), "to the bit"
+        expected = explained(network, images)
+        assert np.abs(probabilities - expected[0].numpy()).max() < 1e-5
+        assert maps.shape == expected[1].shape
+        assert np.abs(maps - expected[1].numpy()).max() < 1e-4 * float(expected[1].max())

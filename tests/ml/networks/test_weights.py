@@ -1,0 +1,125 @@
+import hashlib
+import http.server
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from ml.errors import SettingError, WeightsError, WeightsUnavailable
+from ml.networks.weights import download, imagenet_url, load_state, read_weights
+
+
+@contextmanager
+def serving(folder: Path, wait_seconds: float = 0.0) -> Iterator[tuple[str, list[str]]]:
+    """A server of the folder's files; gives its address and the paths that were asked for."""
+    asked: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments, directory=str(folder))  # type: ignore[arg-type]
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            time.sleep(wait_seconds)
+            super().do_GET()
+
+        def log_message(self, *arguments: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A folder with a state dict under a name like torchvision's."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    torch.save({"weight": torch.ones(2)}, folder / "new")
+    sha256 = hashlib.sha256((folder / "new").read_bytes()).hexdigest()
+    return (folder / "new").rename(folder / f"net-{sha256[:8]}.pth")
+
+
+def test_weights_are_downloaded_once_and_checked_in_the_cache_too(
+    published: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = tmp_path / "cache"
+    with serving(published.parent) as (address, asked):
+        url = f"{address}/{published.name}"
+        file = download(url, cache)
+        assert file.read_bytes() == published.read_bytes()
+        assert download(url, cache) == file
+        assert len(asked) == 1
+        file.write_bytes(b"damaged")
+        assert download(url, cache).read_bytes() == published.read_bytes()
+    assert "damaged; it is downloaded again" in caplog.text
+    assert load_state(file).sha256 == hashlib.sha256(published.read_bytes()).hexdigest()
+
+
+def test_a_download_with_another_hash_is_not_kept(published: Path, tmp_path: Path) -> None:
+    published.write_bytes(b"something else")
+    with serving(published.parent) as (address, _), pytest.raises(WeightsUnavailable, match="sha256 is not"):
+        download(f"{address}/{published.name}", tmp_path / "cache")
+    assert not (tmp_path / "cache" / published.name).exists()
+
+
+def test_a_server_that_does_not_answer_is_given_up(published: Path, tmp_path: Path) -> None:
+    with (
+        serving(published.parent, wait_seconds=0.5) as (address, _),
+        pytest.raises(WeightsUnavailable, match="timed out"),
+    ):
+        download(f"{address}/{published.name}", tmp_path / "cache", timeout_seconds=0.1)
+
+
+def test_imagenet_weights_that_cannot_be_had_are_announced_loudly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert read_weights("imagenet", "resnet18", tmp_path) is None
+    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "TRAINED WHOLE FROM RANDOM WEIGHTS" in record.getMessage()
+
+
+def test_torchvisions_addresses_hold_a_hash() -> None:
+    assert imagenet_url("resnet18").endswith("/resnet18-f37072fd.pth")
+
+
+def test_a_backbone_without_imagenet_weights_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(torchvision.models._api.BUILTIN_MODELS, "weightless", torch.nn.Identity)
+    for name in ("resnet19", "weightless"):
+        with pytest.raises(SettingError, match=f"no ImageNet weights for '{name}'"):
+            read_weights("imagenet", name, tmp_path)
+
+
+def test_none_asks_for_no_weights(tmp_path: Path) -> None:
+    assert read_weights("none", "resnet18", tmp_path) is None
+
+
+def test_a_file_that_is_not_there_or_no_state_dict_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"absent\.pth cannot be read: No such file"):
+        read_weights(str(tmp_path / "absent.pth"), "resnet18", tmp_path)
+    text = tmp_path / "text.pth"
+    text.write_text("hello")
+    with pytest.raises(WeightsError, match=r"text\.pth is no file of weights"):
+        load_state(text)
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(WeightsError, match="holds no state dict"):
+        load_state(tmp_path / "list.pth")
+
+
+def test_code_in_a_file_of_weights_is_not_run(tmp_path: Path) -> None:
+    torch.save({"weight": Path("a path is an object of a class")}, tmp_path / "evil.pth")
+    with pytest.raises(WeightsError, match=r"evil\.pth is no file of weights"):
+        load_state(tmp_path / "evil.pth")

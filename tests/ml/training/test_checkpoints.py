@@ -1,0 +1,333 @@
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ml.compute import choose_compute
+from ml.configuration import TrainConfig
+from ml.data.dataset import Dataset
+from ml.errors import SettingError, TrainingError
+from ml.reporting import NullReporter
+from ml.training.bench import Bench
+from ml.training.candidates import SCRATCH_FIRST, SCRATCH_SPACE, Candidate
+from ml.training.checkpoints import Checkpoint, Checkpoints, NoCheckpoint, NoCheckpoints
+from ml.training.fit import Fit, Hyperparameters, Inputs, Schedule, TrainingData, fit
+from ml.training.gradient import train_by_gradient
+from ml.training.learning import checkpoints_of, train_networks
+from ml.training.outcome import Trial
+
+ROOT = Path(__file__).parents[3]
+ABOUT = {"dataset": "d", "epochs": 3, "weights": None}
+SETTING = Hyperparameters(learning_rate=0.05, weight_decay=0.01, dropout=0.3, hidden=0)
+SCHEDULE = Schedule(epochs=3, batch_size=16, seed=0, flip=True)
+STEPS, VALIDATION_BATCHES = 4, 1
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing in the house catches it."""
+
+
+class Mortal:
+    """Inputs whose owner dies when they are asked for the k-th time."""
+
+    def __init__(self, images: Tensor, dies_at: int) -> None:
+        self.images, self.left = images, dies_at
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        if self.left == 0:
+            raise Killed
+        self.left -= 1
+        return self.images[rows]
+
+
+class MortalReporter(NullReporter):
+    """Dies when it is told curves for the k-th time."""
+
+    def __init__(self, dies_at: int) -> None:
+        self.left = dies_at
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        if "loss/training" in values:
+            if self.left == 0:
+                raise Killed
+            self.left -= 1
+
+
+def new_model() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        Scaled(), nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+        nn.Dropout(0.4), nn.Linear(32, 3),
+    )  # fmt: skip
+
+
+class Scaled(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.float() / 255
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (80, 3, 8, 8), np.uint8))
+
+
+def train(inputs: Inputs, checkpoint: Checkpoint, schedule: Schedule = SCHEDULE) -> Fit:
+    labels = torch.from_numpy(np.random.default_rng(1).random((80, 3)) < 0.4).float()
+    rows = np.arange(80)
+    data = TrainingData(inputs, labels, rows[:60], rows[60:], rows[60:] % 5)
+    with torch.random.fork_rng(devices=[]):
+        return fit(
+            new_model(), data, SETTING, schedule, choose_compute("cpu"), NullReporter(), checkpoint, lambda *_: None
+        )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(images: Tensor) -> Fit:
+    return train(images, NoCheckpoint())
+
+
+def same(one: Fit, other: Fit) -> bool:
+    """Whether two trainings ended alike, bit for bit."""
+    return (
+        one.state.keys() == other.state.keys()
+        and all(one.state[name].numpy().tobytes() == other.state[name].numpy().tobytes() for name in one.state)
+        and (one.kept_epoch, one.validation_weighted_f1) == (other.kept_epoch, other.validation_weighted_f1)
+    )
+
+
+@pytest.mark.parametrize("killed_at", range(SCHEDULE.epochs * (STEPS + VALIDATION_BATCHES)))
+def test_a_training_killed_at_any_step_ends_with_the_same_weights_bit_for_bit(
+    killed_at: int, images: Tensor, undisturbed: Fit, tmp_path: Path
+) -> None:
+    checkpoints = Checkpoints(tmp_path, ABOUT, every_seconds=0)
+    with pytest.raises(Killed):
+        train(Mortal(images, killed_at), checkpoints.slot("trial"))
+    again = Mortal(images, 1000)
+    assert same(train(again, checkpoints.slot("trial")), undisturbed)
+    done = killed_at - (killed_at % (STEPS + VALIDATION_BATCHES) == STEPS)  # a step before validation is not kept
+    left = SCHEDULE.epochs * (STEPS + VALIDATION_BATCHES) - (1000 - again.left)
+    assert left >= done - 1, "what was done is not done again"
+
+
+def test_a_training_killed_again_and_again_ends_the_same(images: Tensor, undisturbed: Fit, tmp_path: Path) -> None:
+    kills = 0
+    while True:
+        try:
+            # Two batches in each life: the one after which a state is saved, and the next.
+            result = train(Mortal(images, 3), Checkpoints(tmp_path, ABOUT, every_seconds=0).slot("trial"))
+            break
+        except Killed:
+            kills += 1
+            assert kills < 20
+    assert kills > 4
+    assert same(result, undisturbed)
+
+
+def test_checkpoints_that_are_seldom_due_give_the_same_as_those_of_every_step(
+    images: Tensor, undisturbed: Fit, tmp_path: Path
+) -> None:
+    assert same(train(images, Checkpoints(tmp_path / "seldom", ABOUT, every_seconds=1e9).slot("trial")), undisturbed)
+    saved = Checkpoints(tmp_path / "seldom", ABOUT, every_seconds=1e9).slot("trial").load()
+    assert saved is not None and saved["progress"]["kept"] is not None  # at its end, so that it is not done twice
+    assert same(train(images, Checkpoints(tmp_path / "often", ABOUT, every_seconds=0).slot("trial")), undisturbed)
+    assert [file.name for file in (tmp_path / "often").iterdir()] == ["trial.pt"]
+
+
+def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(images: Tensor, tmp_path: Path) -> None:
+    class Spoiling(Mortal):
+        def __getitem__(self, rows: Tensor) -> Tensor:
+            batch = self.images[rows].float()
+            self.left -= 1
+            return batch * float("nan") if self.left < 0 else batch
+
+    slot = Checkpoints(tmp_path, ABOUT, every_seconds=0).slot("trial")
+    with pytest.raises(TrainingError, match=r"no number any more in epoch 2: a learning rate below 0\.05 may help\."):
+        train(Spoiling(images, 7), slot)
+    saved = slot.load()
+    assert saved is not None
+    assert (saved["progress"]["epoch"], saved["progress"]["step"]) == (1, 2)
+    assert all(bool(value.isfinite().all()) for value in saved["model"].values())
+
+
+def test_weights_that_are_no_numbers_are_not_saved_though_their_loss_was_one(tmp_path: Path) -> None:
+    class Root(nn.Module):
+        """At zero a square root is a number, and its slope none."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 2, bias=False)
+
+        def forward(self, features: Tensor) -> Tensor:
+            return self.layer(features).abs().sqrt()
+
+    features = torch.ones(80, 4)
+    features[np.random.default_rng((0, 1)).permutation(60)[20]] = 0  # is in the second epoch's second batch
+    rows = np.arange(80)
+    data = TrainingData(features, torch.ones(80, 2), rows[:60], rows[60:], rows[60:] % 5)
+    slot = Checkpoints(tmp_path, ABOUT, every_seconds=0).slot("trial")
+    torch.manual_seed(0)
+    arguments = data, SETTING, replace(SCHEDULE, flip=False), choose_compute("cpu"), NullReporter(), slot
+    with pytest.raises(TrainingError, match="no number any more in epoch 1"):
+        fit(Root(), *arguments, lambda *_: None)
+    saved = slot.load()
+    assert saved is None or bool(saved["model"]["layer.weight"].isfinite().all())
+
+
+def test_a_checkpoint_of_another_configuration_names_what_differs(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, ABOUT, 0).slot("trial").save({"epoch": 1})
+    with pytest.raises(SettingError, match=r"of another configuration \(epochs 3 there and 4 here, seed None there"):
+        Checkpoints(tmp_path, {**ABOUT, "epochs": 4, "seed": 1}, 0).slot("trial").load()
+    assert Checkpoints(tmp_path, ABOUT, 0).slot("trial").load() == {"epoch": 1}
+
+
+def test_a_damaged_checkpoint_is_said_and_trained_anew(
+    images: Tensor, undisturbed: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = Checkpoints(tmp_path, ABOUT, every_seconds=0)
+    with pytest.raises(Killed):
+        train(Mortal(images, 8), checkpoints.slot("trial"))
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-500])
+    assert same(train(images, checkpoints.slot("trial")), undisturbed)
+    assert f"The checkpoint {file} is damaged: what it held is trained anew." in caplog.text
+
+
+def test_whatever_is_wrong_with_a_checkpoint_is_noticed(tmp_path: Path) -> None:
+    slot = Checkpoints(tmp_path, ABOUT, 0).slot("trial")
+    slot.save({"model": {"weight": torch.arange(1000.0)}})
+    (file,) = tmp_path.iterdir()
+    good = file.read_bytes()
+    generator = np.random.default_rng(0)
+    wrong = [b"", b"no checkpoint", b"PK", *(generator.bytes(200) for _ in range(20))]
+    wrong += [good[:size] for size in generator.integers(0, len(good), 20).tolist()]
+    start = good.index(torch.arange(1000.0).numpy().tobytes())
+    for place in (start, start + 2000, start + 3999):
+        wrong.append(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+    for data in wrong:
+        file.write_bytes(data)
+        assert slot.load() is None
+    for other in ([1, 2], torch.zeros(2), {"model": 1}, 3):
+        torch.save(other, file)
+        assert slot.load() is None
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    torch.save({"about": ABOUT, "evil": Path("a path is an object of a class")}, tmp_path / "trial.pt")
+    assert Checkpoints(tmp_path, ABOUT, 0).slot("trial").load() is None
+
+
+def test_a_save_that_is_killed_leaves_the_one_before_it(tmp_path: Path) -> None:
+    class Unwritable:
+        def __reduce__(self) -> str:
+            raise Killed
+
+    slot = Checkpoints(tmp_path, ABOUT, 0).slot("trial")
+    slot.save({"epoch": 1})
+    with pytest.raises(Killed):
+        slot.save({"epoch": 2, "rest": Unwritable()})
+    assert slot.load() == {"epoch": 1}
+
+
+def test_no_checkpoints_keep_nothing() -> None:
+    slot = NoCheckpoints().slot("trial")
+    slot.save({"epoch": 1})
+    assert slot.load() is None
+    assert not slot.due()
+
+
+def small_body() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+
+
+def test_a_search_that_is_killed_proposes_the_same_settings_and_prunes_the_same_trials(
+    dataset: Dataset, quick: TrainConfig, tmp_path: Path
+) -> None:
+    config = replace(quick, trials=6, epochs=3)
+    candidate = Candidate("small", None, None, "whole", SCRATCH_SPACE, SCRATCH_FIRST, small_body)
+
+    def trials(checkpoints: Checkpoints | NoCheckpoints, reporter: NullReporter) -> list[Trial]:
+        with torch.random.fork_rng(devices=[]):
+            outcome = train_by_gradient(Bench(dataset, config, choose_compute("cpu"), checkpoints), candidate, reporter)
+        return [replace(trial, seconds=0) for trial in outcome.trials]
+
+    counting = MortalReporter(1000)
+    undisturbed = trials(NoCheckpoints(), counting)
+    assert any(trial.pruned for trial in undisturbed)
+    told = 1000 - counting.left
+    for dies_at in (told // 2, told - 1):
+        checkpoints = Checkpoints(tmp_path / str(dies_at), ABOUT, every_seconds=0)
+        with pytest.raises(Killed):
+            trials(checkpoints, MortalReporter(dies_at))
+        assert trials(checkpoints, NullReporter()) == undisturbed
+
+
+TRAIN = """
+import hashlib, json, sys
+from pathlib import Path
+from ml.training.checkpoints import Checkpoints
+from ml.configuration import TrainConfig
+from ml.data.dataset import Dataset
+from ml.training.learning import train_networks
+from ml.reporting import NullReporter
+
+dataset, config = Dataset.load(Path(sys.argv[1])), TrainConfig(**json.loads(sys.argv[2]))
+checkpoints = Checkpoints(Path(sys.argv[3]), {"epochs": config.epochs}, every_seconds=0)
+outcome = train_networks(dataset, config, None, NullReporter(), checkpoints)
+digests = {}
+for network in (*outcome.networks, *outcome.recipes):
+    digest = hashlib.sha256(network.thresholds.tobytes())
+    for name, value in network.network.state_dict().items():
+        digest.update(name.encode() + value.numpy().tobytes())
+    digests[network.name] = digest.hexdigest()
+print(json.dumps(digests))
+"""
+
+
+def test_a_process_that_is_killed_while_it_trains_ends_with_the_same_networks_when_it_is_run_again(
+    dataset: Dataset, quick: TrainConfig, tmp_path: Path
+) -> None:
+    config = replace(quick, candidates="scratch", trials=1, epochs=3)
+    folder = tmp_path / "checkpoints"
+    given = [dataset.folder, json.dumps(vars(config)), folder]
+    command = [sys.executable, "-c", TRAIN, *map(str, given)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not (folder / "scratch-trial-1.pt").exists() and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.002)
+        time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert (folder / "scratch-trial-1.pt").exists()
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    outcome = train_networks(dataset, config, None, NullReporter())
+    undisturbed = {}
+    for network in (*outcome.networks, *outcome.recipes):
+        digest = hashlib.sha256(network.thresholds.tobytes())
+        for name, value in network.network.state_dict().items():
+            digest.update(name.encode() + value.numpy().tobytes())
+        undisturbed[network.name] = digest.hexdigest()
+    assert json.loads(again.stdout.splitlines()[-1]) == undisturbed
+
+
+def test_a_training_refuses_the_checkpoints_of_other_settings_instead_of_mixing_them(
+    dataset: Dataset, quick: TrainConfig, tmp_path: Path
+) -> None:
+    config = replace(quick, candidates="scratch", trials=2, epochs=2)
+    checkpoints_of(tmp_path, "name", dataset, config, None).slot("scratch-trial-1").save({})
+    other = replace(config, epochs=3)
+    with pytest.raises(SettingError, match=r"\(epochs 2 there and 3 here\): remove it, or train as it was"):
+        train_networks(dataset, other, None, NullReporter(), checkpoints_of(tmp_path, "name", dataset, other, None))
+    assert (tmp_path / "checkpoints" / "name" / "scratch-trial-1.pt").exists()

@@ -1,0 +1,74 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ml.compute import choose_compute
+from ml.configuration import TrainConfig
+from ml.data.dataset import Dataset
+from ml.errors import TrainingError
+from ml.reporting import NullReporter
+from ml.training.bench import Bench
+from ml.training.candidates import SCRATCH_FIRST, SCRATCH_SPACE, Candidate
+from ml.training.checkpoints import NoCheckpoints
+from ml.training.gradient import train_by_gradient
+from ml.training.outcome import NetworkOutcome
+
+
+def small_body() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+
+
+@pytest.fixture(scope="module")
+def bench(dataset: Dataset, quick: TrainConfig) -> Bench:
+    return Bench(dataset, replace(quick, trials=2, epochs=3), choose_compute("cpu"), NoCheckpoints())
+
+
+def train(bench: Bench, body: nn.Module | None = None) -> NetworkOutcome:
+    candidate = Candidate(
+        "small", None, None, "whole", SCRATCH_SPACE, SCRATCH_FIRST, lambda: body if body else small_body()
+    )
+    with torch.random.fork_rng(devices=[]):
+        return train_by_gradient(bench, candidate, NullReporter())
+
+
+def test_the_kept_network_is_that_of_the_best_trial_and_gives_the_probabilities_it_was_judged_by(bench: Bench) -> None:
+    outcome = train(bench)
+    assert len(outcome.trials) == 2
+    assert outcome.best.validation_weighted_f1 == max(trial.validation_weighted_f1 for trial in outcome.trials)
+    with torch.no_grad():
+        answers = outcome.network.eval()(torch.from_numpy(bench.dataset.images[bench.validation])).sigmoid()
+    assert np.allclose(answers.numpy(), outcome.validation_probabilities, atol=1e-5)
+    assert np.allclose(outcome.predict(bench.validation[:3]), outcome.validation_probabilities[:3], atol=1e-5)
+    assert outcome.validation == bench.score(outcome.validation_probabilities)
+    assert outcome.images_per_second is not None and outcome.images_per_second > 0
+
+
+def test_a_trial_does_not_depend_on_those_before_it_nor_on_the_random_state(bench: Bench) -> None:
+    torch.manual_seed(1)
+    two = train(bench)
+    torch.manual_seed(2)
+    one = train(Bench(bench.dataset, replace(bench.config, trials=1), bench.compute, bench.checkpoints))
+    assert one.trials[0].validation_weighted_f1 == two.trials[0].validation_weighted_f1
+
+
+def test_all_of_a_body_is_trained_also_where_a_frozen_network_had_it_before(bench: Bench) -> None:
+    body = small_body().requires_grad_(False)
+    before = body[0].weight.clone()
+    train(Bench(bench.dataset, replace(bench.config, trials=1, epochs=1), bench.compute, bench.checkpoints), body)
+    assert not torch.equal(body[0].weight, before)
+
+
+def test_networks_that_all_diverge_end_with_the_reason(bench: Bench) -> None:
+    class Diverging(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean((2, 3)) * self.scale * float("nan")
+
+    with pytest.raises(TrainingError, match="no number any more in epoch 1"):
+        train(bench, Diverging())

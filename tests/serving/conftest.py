@@ -1,0 +1,183 @@
+"""A bundle small enough to be made in a test, and the bucket it lies in."""
+
+import hashlib
+import io
+import json
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import requests
+from google.auth.credentials import AnonymousCredentials
+from google.cloud.storage import Bucket, Client
+from onnx import TensorProto, helper, numpy_helper
+
+import serving
+from infra.cloud_run import RUNTIME_ENVIRONMENT, source_zip
+from infra.local.processes import Processes, free_port
+from tests.storage import storage_emulator
+
+StartFunction = Callable[..., AbstractContextManager[tuple[str, Path]]]
+SIZE = 16
+FIGURES = b'{"part": "validation"}'
+GENRES = [
+    {"id": 1, "name": "Action", "threshold": 0.5},
+    {"id": None, "name": "Sea & Sky", "threshold": 0.25},
+    {"id": 8, "name": "Drama", "threshold": 0.9},
+]
+
+
+def mean_colour_network(outputs: int = 3, input_name: str = "images", slope: float = 8) -> bytes:
+    """A network whose probabilities are sigmoid(slope * (mean of a channel - 0.5)): red, green, blue."""
+    constants = {
+        "axes": np.array([2, 3], np.int64),
+        "full": np.array(255, np.float32),
+        "half": np.array(0.5, np.float32),
+        "slope": np.array(slope, np.float32),
+    }
+    # Maps: each channel's own pixels, as shares.
+    nodes = [
+        helper.make_node("Cast", [input_name], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Div", ["mean", "full"], ["share"]),
+        helper.make_node("Sub", ["share", "half"], ["centred"]),
+        helper.make_node("Mul", ["centred", "slope"], ["logits"]),
+        helper.make_node("Sigmoid", ["logits"], ["probabilities"]),
+        helper.make_node("Div", ["float", "full"], ["maps"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "mean colour",
+        [helper.make_tensor_value_info(input_name, TensorProto.UINT8, ["N", 3, SIZE, SIZE])],
+        [
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", outputs]),
+            helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["N", 3, SIZE, SIZE]),
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)])
+    data: bytes = onnx.ModelProto.SerializeToString(model)
+    return data
+
+
+def manifest_of(network: bytes) -> dict[str, object]:
+    """A valid manifest of a bundle with this network."""
+    return {
+        "format": 1,
+        "genres": GENRES,
+        "preprocessing": {
+            "size": SIZE,
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
+            "resize": "squash-bilinear",
+            "version": 1,
+        },
+        "network": {"name": "scratch", "backbone": None, "weights_sha256": None, "parameters": {}},
+        "dataset_key": "d" * 64,
+        "served": {"file": "model.onnx", "precision": "fp32", "reason": "There is no other."},
+        "explains": True,
+        "files": {
+            "model.onnx": hashlib.sha256(network).hexdigest(),
+            "weights.safetensors": "0" * 64,
+            "figures.json": hashlib.sha256(FIGURES).hexdigest(),
+        },
+    }
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A bundle's folder, for a test to change."""
+    return write_bundle(tmp_path / "bundle")
+
+
+def write_bundle(folder: Path) -> Path:
+    """Write a valid bundle."""
+    folder.mkdir()
+    network = mean_colour_network()
+    (folder / "model.onnx").write_bytes(network)
+    (folder / "figures.json").write_bytes(FIGURES)
+    (folder / "card.md").write_text("# A model of colours\n")
+    (folder / "manifest.json").write_text(json.dumps(manifest_of(network), sort_keys=True, indent=2) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def storage_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a storage emulator with the bucket "posters-bucket"."""
+    with storage_emulator(tmp_path_factory.mktemp("storage"), "posters-bucket") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def bucket(storage_url: str) -> Bucket:
+    """The bucket, by Google's own client."""
+    client = Client(project="test", credentials=AnonymousCredentials(), client_options={"api_endpoint": storage_url})
+    return client.bucket("posters-bucket")
+
+
+@pytest.fixture(scope="session")
+def uploaded_bundle(bucket: Bucket, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The sha256 of a bundle that lies in the bucket."""
+    return upload_bundle(bucket, write_bundle(tmp_path_factory.mktemp("upload") / "bundle"))["BUNDLE_SHA256"]
+
+
+def upload_bundle(bucket: Bucket, folder: Path) -> dict[str, str]:
+    """Put a bundle into the bucket; gives the environment in which a function serves it."""
+    sha256 = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    for path in folder.iterdir():
+        bucket.blob(f"bundles/{sha256}/{path.name}").upload_from_filename(str(path))
+    return {"BUNDLE_URI": f"gs://{bucket.name}/bundles/{sha256}", "BUNDLE_SHA256": sha256}
+
+
+@pytest.fixture(scope="session")
+def start_function(tmp_path_factory: pytest.TempPathFactory, storage_url: str) -> StartFunction:
+    """Run the deployed zip with an environment; gives its address and its log."""
+    source = Path(serving.__file__).parent
+
+    @contextmanager
+    def start(**environment: str) -> Iterator[tuple[str, Path]]:
+        folder = tmp_path_factory.mktemp("function")
+        with zipfile.ZipFile(io.BytesIO(source_zip(source))) as archive:
+            archive.extractall(folder / "source")
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "functions_framework", "--target", "predict", "--source", "main.py"]
+        command += ["--host", "127.0.0.1", "--port", str(port)]
+        environment = {"STORAGE_EMULATOR_HOST": storage_url, **RUNTIME_ENVIRONMENT, **environment}
+        with Processes(folder) as processes:
+            processes.start("function", command, environment, f"{url}/", folder / "source")
+            processes.wait_ready()
+            yield url, processes.log("function")
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def function(start_function: StartFunction, uploaded_bundle: str) -> Iterator[tuple[str, Path]]:
+    """A function with a good bundle: its address and its log."""
+    with start_function(
+        BUNDLE_URI=f"gs://posters-bucket/bundles/{uploaded_bundle}",
+        BUNDLE_SHA256=uploaded_bundle,
+        MODEL_VERSION="3",
+        DATASET_DATE="2026-11-23",
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def url(function: tuple[str, Path]) -> str:
+    """The address of a function with a good bundle."""
+    return function[0]
+
+
+@pytest.fixture
+def client() -> Iterator[requests.Session]:
+    """A client that leaves no connection open: gunicorn waits for those before it ends."""
+    with requests.Session() as session:
+        session.headers["Connection"] = "close"
+        yield session

@@ -1,0 +1,96 @@
+"""What a form brings: files, samples and addresses are sent on; what is none, or too large, is refused here."""
+
+import io
+import json
+from html import unescape
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from PIL import Image
+
+from serving.web.app import create_app
+from serving.web.upload import MAX_POSTER_BYTES, SAMPLES
+
+JSON = {"Accept": "application/json"}
+
+
+@pytest.fixture
+def client(function: Any) -> FlaskClient:
+    return create_app(function.url).test_client()
+
+
+def upload(client: FlaskClient, data: bytes, name: str = "p.jpg") -> Any:
+    """Send a form as a browser writes it."""
+    kind = "text/plain" if name.endswith(".txt") else "image/jpeg"
+    head = f'Content-Disposition: form-data; name="poster"; filename="{name}"\r\nContent-Type: {kind}'
+    body = f"--x\r\n{head}\r\n\r\n".encode() + data + b"\r\n--x--\r\n"
+    return client.post("/anime", data=body, content_type="multipart/form-data; boundary=x", headers=JSON)
+
+
+def error_of(response: Any) -> tuple[int, str, str]:
+    return response.status_code, response.json["error"]["code"], response.json["error"]["message"]
+
+
+def test_the_function_is_sent_the_bytes_as_an_image(client: FlaskClient, function: Any) -> None:
+    assert upload(client, b"bytes").status_code == 200
+    assert function.posters == [b"bytes"]
+    assert function.headers[0]["Content-Type"] == "image/jpeg"
+    assert "Authorization" not in function.headers[0]
+
+
+def test_a_file_that_is_called_no_image_is_sent_as_plain_bytes(client: FlaskClient, function: Any) -> None:
+    upload(client, b"bytes", "poster.txt")
+    assert function.headers[0]["Content-Type"] == "application/octet-stream"
+
+
+@pytest.mark.parametrize("address", ["https://example.org/poster.jpg?a=1&b=<2>", "posters/5.jpg"])
+def test_an_address_is_handed_to_the_function_and_not_fetched_here(
+    address: str, client: FlaskClient, function: Any
+) -> None:
+    response = client.post("/anime", data={"address": f"  {address} "})
+    assert response.status_code == 200
+    assert json.loads(function.posters[0]) == {"name": address}
+    assert function.headers[0]["Content-Type"] == "application/json"
+    text = unescape(response.text)
+    assert f"Read from {address}" in text
+    assert "this page shows no pictures from other sites" in text
+    assert f'<input type="hidden" name="address" value="{address}">' in text
+
+
+def test_a_file_goes_before_an_address(client: FlaskClient, function: Any) -> None:
+    client.post("/anime", data={"poster": (io.BytesIO(b"bytes"), "p.jpg"), "address": "https://example.org/p.jpg"})
+    assert function.posters == [b"bytes"]
+
+
+def test_a_photograph_is_the_form_s_second_file(client: FlaskClient, function: Any) -> None:
+    files = [(io.BytesIO(b""), ""), (io.BytesIO(b"photograph"), "camera.jpg")]
+    assert "Read from camera.jpg" in client.post("/anime", data={"poster": files}).text
+    assert function.posters == [b"photograph"]
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_a_drawn_sample_is_asked_about_like_an_upload(sample: str, client: FlaskClient, function: Any) -> None:
+    response = client.post("/anime", data={"sample": sample})
+    assert response.status_code == 200
+    with Image.open(io.BytesIO(function.posters[0])) as image:
+        assert image.size == (225, 318)
+
+
+@pytest.mark.parametrize("form", [{}, {"poster": ""}, {"poster": (io.BytesIO(b""), "")}, {"sample": "../app"}])
+def test_a_form_without_a_poster_is_told_to_choose_one(form: dict[str, Any], client: FlaskClient) -> None:
+    response = client.post("/anime", data=form, headers=JSON)
+    assert error_of(response) == (400, "no_poster", "No poster was chosen; choose an image or give its address first.")
+
+
+@pytest.mark.parametrize("surplus", [1, 1_000_000])
+def test_a_poster_that_is_too_large_is_refused_here(surplus: int, client: FlaskClient, function: Any) -> None:
+    status, code, message = error_of(upload(client, bytes(MAX_POSTER_BYTES + surplus)))
+    assert (status, code) == (413, "too_large")
+    assert "20 MB" in message
+    assert function.posters == []
+
+
+def test_a_poster_of_exactly_the_limit_passes(client: FlaskClient, function: Any) -> None:
+    assert upload(client, bytes(MAX_POSTER_BYTES)).status_code == 200
+    assert len(function.posters[0]) == MAX_POSTER_BYTES

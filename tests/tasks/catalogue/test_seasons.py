@@ -1,0 +1,71 @@
+"""Seasons and ranges of them."""
+
+from datetime import date
+
+import pytest
+
+from tasks.catalogue.seasons import Season, parse_season, parse_seasons, season_of_date
+from tasks.errors import SeasonError
+
+
+def test_a_range_holds_both_of_its_ends_in_the_order_of_time() -> None:
+    names = [str(season) for season in parse_seasons("2015-fall..2016-summer")]
+    assert names == ["2015-fall", "2016-winter", "2016-spring", "2016-summer"]
+
+
+def test_fifty_one_years_are_204_seasons() -> None:
+    assert len(parse_seasons("1974-winter..2024-fall")) == 204
+
+
+def test_a_single_season_is_a_range_of_one() -> None:
+    assert parse_seasons(" 1998-Spring ") == [Season(1998, 1)]
+
+
+def test_a_season_knows_where_its_page_is() -> None:
+    assert parse_season("2010-fall").path == "/anime/season/2010/fall"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "2015",
+        "2015-autumn",
+        "winter-2015",
+        "15-winter",
+        "1800-winter",
+        "9999-fall",
+        "2015-winter..",
+        "..",
+        "2015-winter..2016-winter..2017-winter",
+    ],
+)
+def test_what_is_no_season_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(SeasonError, match="such as 2015-winter"):
+        parse_seasons(text)
+
+
+def test_a_range_that_ends_before_it_begins_is_refused_with_the_one_meant() -> None:
+    with pytest.raises(SeasonError, match=r"did you mean 2015-winter\.\.2019-fall\?"):
+        parse_seasons("2019-fall..2015-winter")
+
+
+@pytest.mark.parametrize(
+    ("date", "season"),
+    [
+        ("1998-04-03", "1998-spring"),
+        ("2024-12", "2024-fall"),
+        ("2000-01-05", "2000-winter"),
+        ("1998", None),
+        (None, None),
+    ],
+)
+def test_the_season_of_a_date_is_known_from_its_month(date: str | None, season: str | None) -> None:
+    found = season_of_date(date)
+    assert (str(found) if found else None) == season
+
+
+def test_a_range_to_now_ends_with_the_season_of_today() -> None:
+    today = date.today()
+    last = parse_seasons("2015-winter..now")[-1]
+    assert (last.year, last.quarter) == (today.year, (today.month - 1) // 3)
