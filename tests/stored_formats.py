@@ -10,15 +10,20 @@ format changes on purpose.
 import argparse
 import json
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import zipfile
 from hashlib import sha256
 from pathlib import Path
 
+from infra.local.site.server import small_site
+
 ARCHIVE = Path(__file__).parent / "flows" / "stored_formats.zip"
 SITE_PORT = 48764
 """The port of the built-in site in the archive's addresses."""
 TITLES = 170
+SEASONS = "2015-winter..2019-fall"
 _INDEX = "index.json"
 _LEFT_OUT = ("logs", "prefect", "tensorboard", "checkpoints", "stack.json", "stack.lock", "run.lock")
 
@@ -60,38 +65,23 @@ def unpack(workspace: Path, archive: Path = ARCHIVE) -> None:
         (workspace / name).write_bytes(data)
 
 
+def retrain(workspace: Path, site_url: str) -> None:
+    """Run the command that made the archive; it leaves `summary.json` in the workspace."""
+    command = [sys.executable, "-m", "flows.cli", "retrain", "--workspace", str(workspace), "--site-url", site_url]
+    command += ["--seasons", SEASONS, "--image-size", "32", "--min-posters", "15", "--min-posters-per-part", "2"]
+    command += ["--candidates", "scratch", "--trials", "1", "--epochs", "4", "--weights", "none"]
+    subprocess.run(command, cwd=Path(__file__).parents[1], check=True)
+
+
 def main() -> None:
     """Run the flow once over the built-in site and pack its workspace."""
-    import os
-
-    from infra.local.site.server import small_site
-    from infra.local.stack import local_stack
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ARCHIVE)
     output = parser.parse_args().output
     with tempfile.TemporaryDirectory() as folder, small_site(TITLES, port=SITE_PORT) as site_url:
-        with local_stack(Path(folder)) as stack:
-            os.environ.update(stack.environment)
-            from flows.summary import run_retrain, write_summary
-
-            summary = run_retrain(parameters(site_url))
-            write_summary(summary, Path(folder) / "summary.json")
+        retrain(Path(folder), site_url)
         pack(Path(folder), output)
-    print(f"{summary.message}\n{output}: {output.stat().st_size / 1e6:.1f} MB")
-
-
-def parameters(site_url: str) -> object:
-    """The parameters of the run that made the archive."""
-    from flows.parameters import RetrainParameters
-    from ml.configuration import PreprocessConfig, TrainConfig
-
-    return RetrainParameters(
-        site_url=site_url,
-        seasons="2015-winter..2019-fall",
-        preprocess=PreprocessConfig(image_size=32, min_posters=15, min_posters_per_part=2),
-        train=TrainConfig(candidates="scratch", trials=1, epochs=4, weights="none"),
-    )
+    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -3,19 +3,13 @@
 import gzip
 import json
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.summary import RunSummary, run_retrain
 from infra.local.site.server import SmallSite, small_site
-from infra.local.stack import local_stack
-from infra.settings import read_settings
-from infra.store import Store
 from tasks.catalogue.seasons import parse_seasons
 from tasks.crawl.ledger import Ledger
 from tasks.crawl.revisits import season_is_due
@@ -31,10 +25,16 @@ def before() -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def reused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunSummary, list[str], set[str]]]:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive as a workspace."""
+    folder = tmp_path_factory.mktemp("stored-formats")
+    stored_formats.unpack(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reused(workspace: Path) -> tuple[dict, list[str], set[str]]:
     """A run on the archive's workspace: its summary, the paths it requested, and the paths that were due."""
-    workspace = tmp_path_factory.mktemp("stored-formats")
-    stored_formats.unpack(workspace)
     requested: list[str] = []
     answer = SmallSite.answer
 
@@ -45,15 +45,11 @@ def reused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunSummar
     with (
         pytest.MonkeyPatch.context() as patch,
         small_site(stored_formats.TITLES, port=stored_formats.SITE_PORT) as site_url,
-        local_stack(workspace) as stack,
-        temporary_settings({PREFECT_API_URL: stack.environment["PREFECT_API_URL"]}),
     ):
-        for name, value in stack.environment.items():
-            patch.setenv(name, value)
         patch.setattr(SmallSite, "answer", noting)
-        parameters = stored_formats.parameters(site_url)
-        due = _due_paths(workspace, site_url, parameters.seasons)
-        yield run_retrain(parameters), requested, due
+        due = _due_paths(workspace, site_url, stored_formats.SEASONS)
+        stored_formats.retrain(workspace, site_url)
+    return json.loads((workspace / "summary.json").read_bytes()), requested, due
 
 
 def _due_paths(workspace: Path, site_url: str, seasons: str) -> set[str]:
@@ -80,12 +76,12 @@ def test_archive_has_no_absolute_path(before: dict[str, bytes]) -> None:
 def test_stored_formats_are_reused_by_each_step_and_the_champion_is_kept(reused, before: dict[str, bytes]) -> None:
     summary, _, _ = reused
     then = json.loads(before["summary.json"])["record"]
-    assert [(step.name, step.state) for step in summary.steps] == [
+    assert [(step["name"], step["state"]) for step in summary["steps"]] == [
         *(("scrape", "Completed"), ("download posters", "Completed"), ("preprocess", "Reused")),
         *(("train", "Reused"), ("evaluate", "Completed"), ("register", "Reused")),
     ]
-    assert summary.message.startswith("champion kept")
-    now = summary.record.model_dump(mode="json")
+    assert summary["message"].startswith("champion kept")
+    now = summary["record"]
     for record, name in (
         *(("catalogue", "sha256"), ("posters", "sha256"), ("dataset", "dataset_key")),
         *(("training", "bundle_sha256"), ("model", "version"), ("training", "run_id")),
@@ -98,11 +94,9 @@ def test_stored_formats_keep_requests_to_what_is_due(reused) -> None:
     assert {path for path in requested if path != "/robots.txt"} <= due
 
 
-def test_stored_formats_keep_their_names_in_the_bucket(reused, before: dict[str, bytes]) -> None:
-    store, prefix = Store(read_settings()), "bucket/.cloudstorage/anime-genre/"
-    names = [name.removeprefix(prefix) for name in before if name.startswith(prefix)]
+def test_stored_formats_keep_their_names_in_the_bucket(reused, workspace: Path, before: dict[str, bytes]) -> None:
+    bucket = Path("bucket/.cloudstorage/anime-genre")
     for name in ("page-visits.json", "poster-visits.json", "hosts.json"):
-        entries_before = json.loads(before[prefix + name])
-        entries = json.loads(store.read(name))
-        assert [list(entry) for entry in entries] == [list(entry) for entry in entries_before], name
-    assert {"parts.csv", "history.csv", "catalogues/latest.json"} <= {*names}
+        then = json.loads(before[str(bucket / name)])
+        now = json.loads((workspace / bucket / name).read_bytes())
+        assert [list(entry) for entry in now] == [list(entry) for entry in then], name
