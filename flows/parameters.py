@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ml.configuration import PreprocessConfig, TrainConfig
 from tasks.catalogue.configuration import CollectConfig
-from tasks.crawl.addresses import SITE_URL
+from tasks.myanimelist.page_addresses import SITE_URL
 
 
 class RetrainParameters(BaseModel):

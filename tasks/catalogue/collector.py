@@ -27,13 +27,14 @@ from tasks.catalogue.poster_download import PosterOutcome, download_posters, wri
 from tasks.catalogue.scraping import read_seasons
 from tasks.catalogue.seasons import Season
 from tasks.catalogue.titles import AnimeRecord
-from tasks.crawl.client import REQUESTS_PER_SECOND, SiteClient
-from tasks.crawl.exclusive_lock import asking_alone
+from tasks.crawl.client import SiteClient
+from tasks.crawl.exclusive_lock import exclusive_lock
 from tasks.crawl.kept_pages import KeptPages
 from tasks.crawl.ledger import FILE, Crawl, Ledger
 from tasks.crawl.page_reader import PageReader
 from tasks.crawl.traffic import Traffic
 from tasks.errors import DriftError, EmptyCatalogueError
+from tasks.myanimelist.page_addresses import REQUESTS_PER_SECOND, without_csrf_token
 from tasks.records import CatalogueRecord
 
 # Posters come from a host that is made for it, and takes more than the site itself.
@@ -87,11 +88,11 @@ class Collector:
 
     async def read_catalogue(self, seasons: Sequence[Season]) -> list[AnimeRecord]:
         """The titles of the seasons, with what their own pages tell; raises as `read_seasons` and `add_details`."""
-        with asking_alone(self._site_url):
+        with exclusive_lock(self._site_url):
             started = self._begin()
             async with self._client(self._config.requests_per_second, REQUESTS_PER_SECOND, 1) as client:
                 async with self._counted("Season pages", client) as traffic:
-                    reader = PageReader(self.ledger, self.kept, client, traffic)
+                    reader = PageReader(self.ledger, self.kept, client, traffic, without_csrf_token)
                     try:
                         records = await read_seasons(
                             self._site_url, seasons, reader, self.ledger, started, traffic, self._config.refresh
@@ -100,7 +101,7 @@ class Collector:
                         self._doubt()
                         raise
                 async with self._counted("Detail pages", client) as traffic:
-                    reader = PageReader(self.ledger, self.kept, client, traffic)
+                    reader = PageReader(self.ledger, self.kept, client, traffic, without_csrf_token)
                     return await add_details(
                         self._site_url, records, self._config.details, reader, self.ledger, started, traffic
                     )
@@ -108,7 +109,7 @@ class Collector:
     async def reread_catalogue(self, seasons: Sequence[Season]) -> list[AnimeRecord]:
         """The same from the pages as they were kept, without a request; raises as `read_catalogue`."""
         traffic = Traffic("Kept pages")
-        reader = PageReader(self.ledger, self.kept, None, traffic)
+        reader = PageReader(self.ledger, self.kept, None, traffic, without_csrf_token)
         records = await read_seasons(self._site_url, seasons, reader, self.ledger, 0, traffic)
         return await add_details(self._site_url, records, 0, reader, self.ledger, 0, traffic)
 
@@ -117,7 +118,7 @@ class Collector:
 
         With them the crawl is over.
         """
-        with asking_alone(self._site_url):
+        with exclusive_lock(self._site_url):
             started = self._begin()
             pace = self._config.poster_requests_per_second
             async with (

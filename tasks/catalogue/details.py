@@ -5,10 +5,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tasks.catalogue.seasons import FIRST_YEAR, Season, parse_season
+from tasks.catalogue.seasons import FIRST_YEAR, Season, parse_season, quiet_days
 from tasks.crawl.ledger import Ledger, PageVisit
 from tasks.crawl.page_reader import PageReader
-from tasks.crawl.revisits import season_is_due
+from tasks.crawl.revisits import is_due
 from tasks.crawl.traffic import Traffic
 from tasks.errors import SiteBlocked, SiteError
 from tasks.myanimelist.pages import AnimeRecord, parse_detail_page
@@ -80,11 +80,11 @@ def _to_ask(
     def order(record: AnimeRecord) -> tuple[bool, int]:
         return visits[record.mal_id] is not None, -(record.members or 0)
 
-    def is_due(record: AnimeRecord) -> bool:
+    def record_is_due(record: AnimeRecord) -> bool:
         season = parse_season(record.season) if record.season else _OLDEST
-        return season_is_due(visits[record.mal_id], season, started)
+        return is_due(visits[record.mal_id], quiet_days(season, started), started)
 
-    due = sorted(filter(is_due, records), key=order)
+    due = sorted(filter(record_is_due, records), key=order)
     return {record.mal_id: record for record in due[: max(0, pages - already)]}
 
 

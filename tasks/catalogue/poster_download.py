@@ -16,7 +16,7 @@ from tasks.catalogue.titles import AnimeRecord, is_explicit
 from tasks.catalogue.workers import for_each
 from tasks.crawl.client import SiteClient
 from tasks.crawl.ledger import Ledger, PosterVisit
-from tasks.crawl.revisits import poster_is_due
+from tasks.crawl.revisits import is_stale
 from tasks.crawl.traffic import Traffic
 from tasks.errors import (
     BrokenImageError,
@@ -31,6 +31,8 @@ from tasks.errors import (
 _FAILURES_IN_A_ROW = 20
 _CHECK_SIZE = 64  # pixels; any size decodes the whole file
 _SMALLEST_SIDE, _LONGEST_RATIO = 32, 5  # pixels, and long side by short side: no poster is beyond these
+# After how many days a poster that could not be downloaded is retried. One that "failed" is always due.
+_RETRY_DAYS = {"missing": 30.0, "refused": 365.0, "broken": 7.0}
 # The site's question mark and its icon, where they stand in a poster's place.
 _PLACEHOLDER_ADDRESS = re.compile(r"/(?:qm_\d+|questionmark_\d+|apple-touch-icon[^/]*|na|no_?image)\.\w+$")
 # Two or three titles share a poster now and then; an image of so many is no poster.
@@ -145,6 +147,12 @@ def _without_asking(
         elif visit and visit.url == record.poster_url and _is_settled(visit, path, started):
             outcomes[record.mal_id] = _outcome(visit, "present")
     return outcomes
+
+
+def poster_is_due(visit: PosterVisit, started: float) -> bool:
+    """Whether the crawl that began at `started` retries a poster that could not be downloaded."""
+    days = _RETRY_DAYS.get(visit.status)
+    return days is None or is_stale(visit.url, visit.checked, days, started)
 
 
 def _is_settled(visit: PosterVisit, path: Path, started: float) -> bool:

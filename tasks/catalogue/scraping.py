@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from functools import partial
 
 from tasks.catalogue.catalogue_table import merge
-from tasks.catalogue.seasons import Season
+from tasks.catalogue.seasons import Season, quiet_days
 from tasks.crawl.ledger import Ledger
 from tasks.crawl.page_reader import PageReader
-from tasks.crawl.revisits import season_is_due
+from tasks.crawl.revisits import is_due
 from tasks.crawl.traffic import Traffic
 from tasks.errors import EmptyCatalogueError, PageError, PageLayoutError, SeasonError
+from tasks.myanimelist.page_addresses import season_path
 from tasks.myanimelist.pages import AnimeRecord, parse_season_page
 
 logger = logging.getLogger(__name__)
@@ -40,9 +41,9 @@ async def read_seasons(
     """
     pages: dict[Season, list[AnimeRecord]] = {}
     unknown: list[Season] = []
-    urls = {season: site_url + season.path for season in seasons}
+    urls = {season: site_url + season_path(season) for season in seasons}
     visits = {season: ledger.pages.get(url) for season, url in urls.items()}
-    due = {season for season, visit in visits.items() if season_is_due(visit, season, started, refresh)}
+    due = {season for season, visit in visits.items() if is_due(visit, quiet_days(season, started), started, refresh)}
     traffic.expect(len(due))
     traffic.outcomes["not due"] = len(seasons) - len(due)
 

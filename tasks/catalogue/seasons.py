@@ -2,13 +2,14 @@
 
 import re
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 
 from tasks.errors import SeasonError
 
 NAMES = ("winter", "spring", "summer", "fall")
 FIRST_YEAR = 1917  # of the oldest season in the site's archive
 _LAST_YEAR = 2100  # later is a slip of the hand; seasons to come that nobody has announced the site refuses
+_SHARE_OF_AGE, _LONGEST_QUIET_DAYS = 0.25, 365.0
 
 
 @dataclass(frozen=True, order=True)
@@ -20,11 +21,6 @@ class Season:
 
     def __str__(self) -> str:
         return f"{self.year}-{NAMES[self.quarter]}"
-
-    @property
-    def path(self) -> str:
-        """The address of its page on the site."""
-        return f"/anime/season/{self.year}/{NAMES[self.quarter]}"
 
     def following(self) -> "Season":
         """The season after this one."""
@@ -68,6 +64,17 @@ def _season_or_now(text: str) -> Season:
         return parse_season(text)
     today = date.today()
     return Season(today.year, (today.month - 1) // 3)
+
+
+def quiet_days(season: Season, now: float) -> float:
+    """After how many days a season's pages are re-fetched: a quarter of the season's age, 365 at most.
+
+    Pages of running and future seasons are re-fetched in every crawl (0 days). `now` is in seconds since 1970.
+    """
+    following = season.following()
+    ended = date(following.year, 1 + 3 * following.quarter, 1)
+    age_days = (datetime.fromtimestamp(now, UTC).date() - ended).days
+    return max(0.0, min(_SHARE_OF_AGE * age_days, _LONGEST_QUIET_DAYS))
 
 
 def season_of_date(date: str | None) -> Season | None:

@@ -7,8 +7,6 @@ from urllib.parse import urlsplit
 from infra.errors import ConfigurationError
 from tasks.errors import SiteError, SiteUnavailable
 
-SITE_URL = "https://myanimelist.net"
-
 
 def host_of(url: str) -> str:
     """Host and port of an address, in small letters; raises SiteError for what is none."""
@@ -17,7 +15,7 @@ def host_of(url: str) -> str:
     except ValueError:  # an unfinished IPv6 address
         parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SiteError(f"{url!r} is no address on the web: write one such as {SITE_URL}.")
+        raise SiteError(f"{url!r} is no address on the web: write one such as https://example.org.")
     return parts.netloc.lower()
 
 

@@ -33,8 +33,6 @@ from tasks.errors import (
     SiteUnavailable,
 )
 
-# The pace that the site tolerates; people who went faster were blocked for hours.
-REQUESTS_PER_SECOND = 1.0
 NAME = "anime-genre"
 _ROBOTS = "/robots.txt"
 
@@ -103,7 +101,7 @@ class SiteClient:
         *,
         contact: str | None = None,
         requests_per_second: float | None = None,
-        default_requests_per_second: float = REQUESTS_PER_SECOND,
+        default_requests_per_second: float = 1.0,
         connections: int = 1,
         timeout_seconds: float = 10,
         attempts: int = 4,

@@ -12,7 +12,7 @@ from tasks.errors import SiteBusy
 
 
 @contextmanager
-def asking_alone(site_url: str) -> Iterator[None]:
+def exclusive_lock(site_url: str) -> Iterator[None]:
     """Be the only one on this machine who asks a site, for the length of the block.
 
     Held by a socket's name in Linux's abstract namespace: no file is left, and it ends with the process, however

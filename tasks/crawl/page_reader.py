@@ -1,7 +1,6 @@
 """Pages by address: asked for where they are due, else read from what was kept."""
 
 import asyncio
-import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,21 +13,28 @@ from tasks.crawl.traffic import Traffic
 from tasks.errors import KeptPageError, NotOnSite, PageCutError, PageError
 
 Content = TypeVar("Content")
-# In the head of each page, and another one each time: without it, a page that did not change has the same hash.
-_TOKEN = re.compile(rb"<meta name=['\"]csrf_token['\"][^>]*>")
 
 
 class PageReader:
     """Reads pages, keeps them, and writes down each visit as soon as it is over.
 
-    Without a client nothing is asked of the site: what is read is what was kept.
+    Without a client nothing is requested: only kept pages are read. `normalise` removes what differs in each response
+    of an unchanged page.
     """
 
-    def __init__(self, ledger: Ledger, kept: KeptPages, client: SiteClient | None, traffic: Traffic) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        kept: KeptPages,
+        client: SiteClient | None,
+        traffic: Traffic,
+        normalise: Callable[[bytes], bytes],
+    ) -> None:
         self._ledger = ledger
         self._kept = kept
         self._client = client
         self._traffic = traffic
+        self._normalise = normalise
 
     async def read(self, url: str, parse: Callable[[bytes], Content], due: bool) -> Content | None:
         """What `parse` makes of a page; None where the site has none at this address (or none is kept).
@@ -79,7 +85,7 @@ class PageReader:
         return content
 
     def _parse_new(self, body: bytes, parse: Callable[[bytes], Content]) -> tuple[str, Content]:
-        body = _TOKEN.sub(b"", body)
+        body = self._normalise(body)
         try:
             content = parse(body)
         except PageCutError:

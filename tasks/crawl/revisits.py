@@ -1,47 +1,30 @@
-"""When is a page or a poster asked for again? Seldom, and the more seldom the older it is."""
+"""When to fetch a page again: the longer it has been unchanged, the less often."""
 
 import hashlib
-from datetime import UTC, date, datetime
 
-from tasks.catalogue.seasons import Season
-from tasks.crawl.ledger import PageVisit, PosterVisit
+from tasks.crawl.ledger import PageVisit
 
 _DAY_SECONDS = 86_400
-# A page that was read a year after its season is read again after some four months, one of ten years ago after a year.
-_SHARE_OF_AGE, _LONGEST_DAYS = 0.25, 365.0
-# What was asked for in vain; a poster that "failed", because its host did not answer as it should, is always due.
-_POSTER_DAYS = {"missing": 30.0, "refused": 365.0, "broken": 7.0}
 
 
-def season_is_due(visit: PageVisit | None, season: Season, now: float, refresh: bool = False) -> bool:
-    """Whether a page about a season is to be read in the crawl that began at `now` (seconds since 1970).
+def is_due(visit: PageVisit | None, quiet_days: float, started: float, refresh: bool = False) -> bool:
+    """Whether the crawl that began at `started` (seconds since 1970) fetches a page.
 
-    Once a crawl; those of running and coming seasons in every crawl, with `refresh` all. `visit` is what is known
-    of the page.
+    A page is fetched at most once per crawl. It is due if it has no visit, if its visit is doubtful, if `refresh` is
+    set, or if it was last checked more than about `quiet_days` ago.
     """
     if visit is None:
         return True
-    if visit.checked >= now:
+    if visit.checked >= started:
         return False
-    if visit.doubtful:
-        return True
-    if refresh:
-        return True
-    over_days = (datetime.fromtimestamp(now, UTC).date() - _first_day(season.following())).days
-    days = max(0.0, min(_SHARE_OF_AGE * over_days, _LONGEST_DAYS))
-    return now - visit.checked >= days * _DAY_SECONDS * _spread(visit.url)
+    return visit.doubtful or refresh or is_stale(visit.url, visit.checked, quiet_days, started)
 
 
-def poster_is_due(visit: PosterVisit, now: float) -> bool:
-    """Whether a poster that could not be had is to be asked for again in the crawl that began at `now`."""
-    days = _POSTER_DAYS.get(visit.status)
-    return days is None or now - visit.checked >= days * _DAY_SECONDS * _spread(visit.url)
+def is_stale(url: str, checked: float, quiet_days: float, started: float) -> bool:
+    """Whether more than about `quiet_days` have passed between `checked` and `started`.
 
-
-def _first_day(season: Season) -> date:
-    return date(season.year, 1 + 3 * season.quarter, 1)
-
-
-def _spread(url: str) -> float:
-    """A factor from 0.5 to 1.5, always the same for an address: what was read in one run is not due in one run."""
-    return 0.5 + int.from_bytes(hashlib.sha256(url.encode()).digest()[:4]) / 2**32
+    The number of days is multiplied by a factor from 0.5 to 1.5 that depends only on the URL. URLs that were fetched
+    together are thus not due together.
+    """
+    spread = 0.5 + int.from_bytes(hashlib.sha256(url.encode()).digest()[:4]) / 2**32
+    return started - checked >= quiet_days * _DAY_SECONDS * spread

@@ -212,6 +212,7 @@ async def _serve_until_closed(owner: Connection, data: Path) -> None:
 def _fill(answers: dict[bytes, bytes], data: Path, base_url: str) -> Site:
     """Put in the answers to all addresses, each with its head."""
     from tasks.catalogue.seasons import parse_seasons
+    from tasks.myanimelist.page_addresses import season_path
     from tasks.myanimelist.pages import is_explicit, parse_season_page
 
     spec = importlib.util.spec_from_file_location("serve", data / SERVER)
@@ -227,7 +228,7 @@ def _fill(answers: dict[bytes, bytes], data: Path, base_url: str) -> Site:
         return body
 
     fill("/robots.txt")
-    seasons = [season.path for season in parse_seasons(SEASONS)]
+    seasons = [season_path(season) for season in parse_seasons(SEASONS)]
     records = [record for path in seasons for record in parse_season_page(fill(path))]
     posters = dict.fromkeys(record.poster_url for record in records if record.poster_url and not is_explicit(record))
     for poster in posters:

@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from infra.local.site.server import SmallSite, small_site
-from tasks.catalogue.seasons import parse_seasons
+from tasks.catalogue.seasons import parse_seasons, quiet_days
 from tasks.crawl.ledger import Ledger
-from tasks.crawl.revisits import season_is_due
+from tasks.crawl.revisits import is_due
+from tasks.myanimelist.page_addresses import season_path
 from tests import stored_formats
 
 _ABSOLUTE_PATH = re.compile(rb"file:///|/(?:home|root|work|tmp|Users|usr|var|private|opt|srv|mnt)/[\w.-]+")
@@ -55,10 +56,10 @@ def reused(workspace: Path) -> tuple[dict, list[str], set[str]]:
 def _due_paths(workspace: Path, site_url: str, seasons: str) -> set[str]:
     """The season pages that are due today, judged by the archive's ledger alone."""
     ledger, now = Ledger(workspace / "ledger.sqlite"), datetime.now(UTC).timestamp()
-    pages = {season: ledger.pages.get(site_url + season.path) for season in parse_seasons(seasons)}
+    pages = {season: ledger.pages.get(site_url + season_path(season)) for season in parse_seasons(seasons)}
     assert len(pages) == 20 and all(pages.values())
     ledger.close()
-    return {urlsplit(visit.url).path for season, visit in pages.items() if season_is_due(visit, season, now)}
+    return {urlsplit(visit.url).path for season, visit in pages.items() if is_due(visit, quiet_days(season, now), now)}
 
 
 def test_archive_is_small_and_stores_equal_files_once(before: dict[str, bytes]) -> None:

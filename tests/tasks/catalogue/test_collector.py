@@ -22,7 +22,7 @@ from tasks.catalogue.last_good import HISTORY
 from tasks.catalogue.poster_download import PosterOutcome
 from tasks.catalogue.seasons import parse_seasons
 from tasks.catalogue.titles import AnimeRecord
-from tasks.crawl.exclusive_lock import asking_alone
+from tasks.crawl.exclusive_lock import exclusive_lock
 from tasks.crawl.traffic import Traffic
 from tasks.errors import DriftError, EmptyCatalogueError, KeptPageError, PageLayoutError, SiteBlocked, SiteBusy
 from tests.faulty_site import FaultySite, faulty_site
@@ -297,12 +297,12 @@ def test_a_site_that_refuses_us_is_left_alone_by_the_next_run(site: FaultySite, 
 
 
 def test_two_runs_do_not_ask_the_same_site_at_once(site: FaultySite, tmp_path: Path) -> None:
-    with asking_alone(site.url), pytest.raises(SiteBusy, match="Another run is asking") as caught:
+    with exclusive_lock(site.url), pytest.raises(SiteBusy, match="Another run is asking") as caught:
         collect(tmp_path, site.url)
     assert caught.value.retryable
     with (
         Collector(tmp_path, site.url, CollectConfig()) as collector,
-        asking_alone(site.url),
+        exclusive_lock(site.url),
         pytest.raises(SiteBusy, match="Another run is asking"),
     ):
         asyncio.run(collector.download_posters([]))

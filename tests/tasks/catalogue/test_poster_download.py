@@ -15,9 +15,9 @@ from aiohttp.test_utils import TestServer
 from PIL import Image
 
 from infra.files import sha256_of
-from tasks.catalogue.poster_download import PosterOutcome, download_posters, write_outcomes
+from tasks.catalogue.poster_download import PosterOutcome, download_posters, poster_is_due, write_outcomes
 from tasks.crawl.client import SiteClient
-from tasks.crawl.ledger import Ledger
+from tasks.crawl.ledger import Ledger, PosterVisit
 from tasks.crawl.traffic import Traffic
 from tasks.errors import SiteBlocked, SiteUnavailable
 from tasks.myanimelist.pages import AnimeRecord
@@ -269,3 +269,18 @@ def test_outcomes_are_written_down_for_people(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["mal_id"] for row in rows] == ["1", "2"]
     assert (rows[1]["status"], rows[1]["reason"]) == ("broken", 'cut short, says "Pillow"')
+
+
+@pytest.mark.parametrize(
+    ("status", "least", "most"), [("missing", 15, 45), ("refused", 182, 548), ("broken", 3, 11), ("failed", 0, 0)]
+)
+def test_poster_is_due_after_days_that_depend_on_its_status_and_url(status: str, least: int, most: int) -> None:
+    visits = [PosterVisit(number, f"http://a.test/{number}.jpg", 0, status) for number in range(100)]
+    days = [next(day for day in range(1000) if poster_is_due(visit, day * 86_400)) for visit in visits]
+    assert least <= min(days) <= max(days) <= most
+    assert len(set(days)) > 5 or status == "failed"
+
+
+def test_poster_that_failed_is_due_in_the_same_crawl() -> None:
+    assert poster_is_due(PosterVisit(1, "http://a.test/1.jpg", 60, "failed"), 0)
+    assert not poster_is_due(PosterVisit(1, "http://a.test/1.jpg", 60, "missing"), 0)

@@ -1,10 +1,10 @@
 """Seasons and ranges of them."""
 
-from datetime import date
+from datetime import UTC, date, datetime
 
 import pytest
 
-from tasks.catalogue.seasons import Season, parse_season, parse_seasons, season_of_date
+from tasks.catalogue.seasons import Season, parse_season, parse_seasons, quiet_days, season_of_date
 from tasks.errors import SeasonError
 
 
@@ -19,10 +19,6 @@ def test_fifty_one_years_are_204_seasons() -> None:
 
 def test_a_single_season_is_a_range_of_one() -> None:
     assert parse_seasons(" 1998-Spring ") == [Season(1998, 1)]
-
-
-def test_a_season_knows_where_its_page_is() -> None:
-    assert parse_season("2010-fall").path == "/anime/season/2010/fall"
 
 
 @pytest.mark.parametrize(
@@ -69,3 +65,11 @@ def test_a_range_to_now_ends_with_the_season_of_today() -> None:
     today = date.today()
     last = parse_seasons("2015-winter..now")[-1]
     assert (last.year, last.quarter) == (today.year, (today.month - 1) // 3)
+
+
+@pytest.mark.parametrize(
+    ("season", "days"),
+    [("2026-fall", 0), ("2025-winter", 0), ("2024-fall", 1.25), ("2023-fall", 92.75), ("1917-winter", 365)],
+)
+def test_quiet_days_grow_with_the_age_of_a_season_up_to_a_year(season: str, days: float) -> None:
+    assert quiet_days(parse_season(season), datetime(2025, 1, 6, 3, tzinfo=UTC).timestamp()) == days

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from tasks.crawl.exclusive_lock import asking_alone
+from tasks.crawl.exclusive_lock import exclusive_lock
 from tasks.errors import SiteBusy
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems h
 ROOT = Path(__file__).parents[3]
 HOLDER = """
 import sys, time
-from tasks.crawl.exclusive_lock import asking_alone
-with asking_alone(sys.argv[1]):
+from tasks.crawl.exclusive_lock import exclusive_lock
+with exclusive_lock(sys.argv[1]):
     print("asking", flush=True)
     sys.stdin.readline()
 """
@@ -42,17 +42,17 @@ def site_url() -> str:
 
 def test_while_another_process_asks_nobody_else_does(site_url: str) -> None:
     with another_process_asking(site_url):
-        with pytest.raises(SiteBusy, match=site_url.removeprefix("http://")) as caught, asking_alone(site_url):
+        with pytest.raises(SiteBusy, match=site_url.removeprefix("http://")) as caught, exclusive_lock(site_url):
             pass
         assert caught.value.retryable
-        with pytest.raises(SiteBusy), asking_alone(f"{site_url}/anime/season"):
+        with pytest.raises(SiteBusy), exclusive_lock(f"{site_url}/anime/season"):
             pass
-    with asking_alone(site_url):
+    with exclusive_lock(site_url):
         pass
 
 
 def test_another_site_may_be_asked_meanwhile(site_url: str) -> None:
-    with another_process_asking(site_url), asking_alone(f"http://other-{uuid4()}.test"):
+    with another_process_asking(site_url), exclusive_lock(f"http://other-{uuid4()}.test"):
         pass
 
 
@@ -60,22 +60,22 @@ def test_a_process_that_is_killed_leaves_the_site_free(site_url: str) -> None:
     with another_process_asking(site_url) as process:
         process.kill()
         process.wait()
-        with asking_alone(site_url):
+        with exclusive_lock(site_url):
             pass
 
 
 def test_within_a_process_it_is_the_same(site_url: str) -> None:
-    with asking_alone(site_url), pytest.raises(SiteBusy), asking_alone(site_url):
+    with exclusive_lock(site_url), pytest.raises(SiteBusy), exclusive_lock(site_url):
         pass
 
 
 def test_an_error_leaves_the_site_free_and_goes_on(site_url: str) -> None:
-    with pytest.raises(OSError, match="of the block"), asking_alone(site_url):
+    with pytest.raises(OSError, match="of the block"), exclusive_lock(site_url):
         raise OSError("of the block")
-    with asking_alone(site_url):
+    with exclusive_lock(site_url):
         pass
 
 
 def test_a_site_with_a_long_name_is_not_taken_for_a_busy_one() -> None:
-    with asking_alone(f"http://{uuid4()}.{'long.' * 20}test:8000"):
+    with exclusive_lock(f"http://{uuid4()}.{'long.' * 20}test:8000"):
         pass
