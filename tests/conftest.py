@@ -1,31 +1,65 @@
-"""What all tests share: the real data where it is at hand, and an environment that waits little."""
+"""Shared by all tests: the environment, the real data if present, markers, and a check that nothing is left behind."""
 
 import os
+import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-# Read when the steps are imported: a failed step waits this long before it is tried again.
+# Steps read this when they are imported: a failed step waits this long before it is retried.
 os.environ["ANIME_GENRE_RETRY_DELAY_SECONDS"] = "[2, 2]"
-_home = tempfile.TemporaryDirectory()  # gone when the tests are
+_home = tempfile.TemporaryDirectory()  # deleted when the tests end
 os.environ["PREFECT_HOME"] = _home.name
-os.environ["XDG_RUNTIME_DIR"] = _home.name  # where gunicorn keeps its control socket
+os.environ["XDG_RUNTIME_DIR"] = _home.name  # gunicorn puts its control socket there
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-# Tests train on tiny tensors, for which a second thread costs more than it does; the processes they start have it too.
+# Tests train on tiny tensors, for which a second thread costs more than it saves; their child processes inherit this.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
 
 ROOT = Path(__file__).parent.parent
+_CACHES = {".pytest_cache", ".mypy_cache", ".ruff_cache", ".import_linter_cache", ".hypothesis", "workspace"}
+_MARKS = re.compile(r"^pytestmark = \[?pytest\.mark\.(stack|browser|train)\b", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Skip the import of a whole file whose marker is deselected: torch, MLflow and Prefect take seconds to import."""
+    if collection_path.suffix != ".py":
+        return None
+    marks = _MARKS.search(collection_path.read_text(encoding="utf-8"))
+    return True if marks and f"not {marks[1]}" in config.option.markexpr else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker runs all tests that need the stack, and all tests of a file, so that they share fixtures."""
+    for item in items:
+        stack = "running_stack" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("stack" if stack else item.nodeid.partition("::")[0]))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fail if the tests leave a process, a listening port or a file in the repository behind."""
+    before = {*ROOT.iterdir()}
+    yield
+    process = psutil.Process()
+    left = [" ".join(child.cmdline()) or child.name() for child in process.children(recursive=True)]
+    # Python's own helper for shared memory lives as long as the process that uses it.
+    left = [command for command in left if "multiprocessing.resource_tracker" not in command]
+    left += [f"port {each.laddr.port}" for each in process.net_connections("inet") if each.status == "LISTEN"]
+    left += [path.name for path in {*ROOT.iterdir()} - before if path.name not in _CACHES]
+    assert left == [], "the tests left this behind"
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real pages, posters and weights; tests that need it skip where it is absent."""
+    """The folder with real pages, posters and weights; tests that need it skip if it is absent."""
     folder = Path(os.environ.get("ANIME_GENRE_REAL_DATA", ROOT.parent / "shared"))
     if not (folder / "posters" / "anime.zip").exists():
-        pytest.skip(f"no real data in {folder}; ANIME_GENRE_REAL_DATA may name another folder")
+        pytest.skip(f"no real data in {folder}; set ANIME_GENRE_REAL_DATA to another folder")
     return folder
