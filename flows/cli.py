@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import ConfigurationError
-from infra.local.processes import Processes, answers, free_port
+from infra.local.processes import Processes, free_port, is_reachable
 from infra.local.stack import Ports, Stack, local_stack, prepare_workspace, running_stack_environment
 from serving.bundle.errors import AnimeGenreError
 
@@ -126,7 +126,7 @@ def _services(workspace: Path) -> Iterator[None]:
     """
     if "PREFECT_API_URL" in os.environ:
         os.environ["ANIME_GENRE_WORKSPACE"] = str(prepare_workspace(workspace))
-        if not answers(f"{os.environ['PREFECT_API_URL']}/health"):
+        if not is_reachable(f"{os.environ['PREFECT_API_URL']}/health"):
             raise ConfigurationError(f"No Prefect server answers at PREFECT_API_URL={os.environ['PREFECT_API_URL']}.")
         yield
     elif environment := running_stack_environment(workspace):

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.parameters import RetrainParameters
-from infra.files import alone, write_bytes
+from infra.files import exclusive_lock, write_bytes
 from infra.settings import read_settings
 from tasks.catalogue.collector import Collector
 from tasks.catalogue.configuration import CollectConfig, DriftLimits
@@ -35,7 +35,7 @@ def run_collect(workspace: Path, parameters: RetrainParameters) -> None:
     console = _console()
     config, site_url = parameters.collect, parameters.site_url
     contact = read_settings().contact
-    with alone(workspace), Collector(workspace, site_url, config, contact, _say(console)) as collector:
+    with exclusive_lock(workspace), Collector(workspace, site_url, config, contact, _say(console)) as collector:
         try:
             records = asyncio.run(collector.read_catalogue(parse_seasons(parameters.seasons)))
             about = collector.replace_last_good(parameters.seasons, records)
@@ -57,7 +57,7 @@ def run_reparse(workspace: Path, limits: DriftLimits) -> None:
     if about is None:
         raise CatalogueError(f"Nothing was collected in {workspace} yet: there are no kept pages to read.")
     console = _console()
-    with alone(workspace), Collector(workspace, about.site_url, CollectConfig(**asdict(limits))) as collector:
+    with exclusive_lock(workspace), Collector(workspace, about.site_url, CollectConfig(**asdict(limits))) as collector:
         records = asyncio.run(collector.reread_catalogue(parse_seasons(about.seasons)))
         made = collector.replace_last_good(about.seasons, records)
     console.print(f"{made.titles} titles from the kept pages, {made.changes} changes; no request was made.")

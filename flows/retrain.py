@@ -1,13 +1,16 @@
-"""The whole of it, from the site's pages to the answering endpoint; each line is one retryable step."""
+"""The flow `retrain`: from the site's pages to the deployed function. Each line is one retryable step."""
 
-from prefect import flow
-from prefect.client.schemas.objects import State
+import logging
+
+from prefect import Flow, flow
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Completed
 
-from flows.logs import speak_clearly
 from flows.parameters import RetrainParameters
-from infra.files import alone
+from infra.files import exclusive_lock
+from infra.local.stack import LOGGED_PACKAGES
 from infra.settings import read_settings
+from serving.bundle.errors import AnimeGenreError
 from tasks.evaluate import evaluate
 from tasks.posters import download_posters
 from tasks.preprocess import preprocess
@@ -19,10 +22,28 @@ from tasks.train import train
 from tasks.upload import upload
 
 
-@flow(name="retrain", persist_result=False, on_running=[speak_clearly])
+def configure_logging(flow: "Flow[..., object]", flow_run: FlowRun, state: State) -> None:
+    """Log the project's packages at level INFO and its own errors without a traceback.
+
+    A hook that runs when a flow starts: Prefect would log other packages at level WARNING.
+    """
+    for name in LOGGED_PACKAGES.split(","):
+        logging.getLogger(name).setLevel(logging.INFO)
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_remove_traceback)
+
+
+def _remove_traceback(record: logging.LogRecord) -> bool:
+    """Remove the traceback of the project's own errors and of OSError: their message is enough."""
+    if record.exc_info and isinstance(record.exc_info[1], AnimeGenreError | OSError):
+        record.exc_info = None
+    return True
+
+
+@flow(name="retrain", persist_result=False, on_running=[configure_logging])
 def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
-    """Scrape, train, and put the new model before users if it is better than the present one."""
-    with alone(read_settings().workspace):
+    """Scrape the site, train, and deploy the new model if it is better than the champion."""
+    with exclusive_lock(read_settings().workspace):
         catalogue = scrape(parameters.site_url, parameters.seasons, parameters.collect)
         posters = download_posters(catalogue, parameters.collect)
         dataset = preprocess(catalogue, posters, parameters.preprocess)

@@ -41,7 +41,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[None]:
     """Hold a folder for the length of the block, against other processes.
 
     Raises:

@@ -5,12 +5,14 @@ from pathlib import Path
 from prefect.artifacts import create_link_artifact
 
 import serving
-from infra.cloud_run import CloudRun, Revision, source_zip
+from infra.cloud_run import CloudRun
 from infra.endpoint import ask
 from infra.errors import DeploymentError
 from infra.files import sha256_of
 from infra.registry import Registry
+from infra.revisions import Revision
 from infra.settings import read_settings
+from infra.source_zip import source_zip
 from infra.store import Store
 from serving.bundle.model import Model
 from tasks.bundles import fetch_uploaded_bundle

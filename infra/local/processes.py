@@ -115,7 +115,7 @@ class Processes:
         """
         deadline = time.monotonic() + timeout_seconds
         for name, process, ready_url in self._started:
-            while ready_url is not None and not answers(ready_url):
+            while ready_url is not None and not is_reachable(ready_url):
                 if process.poll() is not None:
                     raise StackError(self._end_of(name, process.returncode))
                 if time.monotonic() > deadline:
@@ -155,7 +155,7 @@ class Processes:
             end_trees(left, self._ending_seconds)
 
 
-def answers(url: str) -> bool:
+def is_reachable(url: str) -> bool:
     """Whether an address answers with success."""
     try:
         with urllib.request.urlopen(url, timeout=5):

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from infra.errors import ConfigurationError, StackError
 from infra.files import write_bytes
-from infra.local.processes import Processes, answers, claim_port
+from infra.local.processes import Processes, claim_port, is_reachable
 from infra.settings import read_settings
 
 _QUIET = {
@@ -96,7 +96,7 @@ def running_stack_environment(workspace: Path) -> dict[str, str] | None:
         environment: dict[str, str] = json.loads((workspace / _NOTE).read_text())
     except (OSError, ValueError):
         return None
-    return environment if answers(f"{environment['PREFECT_API_URL']}/health") else None
+    return environment if is_reachable(f"{environment['PREFECT_API_URL']}/health") else None
 
 
 def prepare_workspace(workspace: Path) -> Path:

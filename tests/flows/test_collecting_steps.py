@@ -12,7 +12,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import Artifact
 from prefect.concurrency.sync import concurrency
 
-from flows.logs import speak_clearly
+from flows.retrain import configure_logging
 from flows.summary import recorded_steps
 from infra.local.site.invented_titles import SEASONS
 from infra.local.stack import Stack
@@ -42,7 +42,7 @@ def site(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         yield site
 
 
-@flow(name="collect only", on_running=[speak_clearly])
+@flow(name="collect only", on_running=[configure_logging])
 def collect(site_url: str, refresh: bool = False) -> tuple[str, str]:
     """The flow's first two lines."""
     config = CollectConfig(refresh=refresh)

@@ -14,10 +14,12 @@ import pytest
 import requests
 
 import serving
-from infra.cloud_run import RUNTIME_ENVIRONMENT, CloudRun, source_zip
+from infra.cloud_run import CloudRun
 from infra.errors import ConfigurationError, DeploymentError, NotFound, ServiceUnavailable
 from infra.local.run_api import cloud_run
+from infra.revisions import RUNTIME_ENVIRONMENT
 from infra.settings import Settings
+from infra.source_zip import source_zip
 from infra.store import Store
 
 SERVING = Path(serving.__file__).parent

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import BusyError
-from infra.files import alone, moved_in, sha256_of, sha256_of_file, write_bytes
+from infra.files import exclusive_lock, moved_in, sha256_of, sha256_of_file, write_bytes
 
 
 def test_a_file_appears_when_its_block_ends_well(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_a_file_hashes_as_its_bytes_do(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
-    with alone(tmp_path), pytest.raises(BusyError, match="Another run is working"), alone(tmp_path):
+    with exclusive_lock(tmp_path), pytest.raises(BusyError, match="Another run is working"), exclusive_lock(tmp_path):
         pass
-    with alone(tmp_path):
+    with exclusive_lock(tmp_path):
         pass

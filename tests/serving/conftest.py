@@ -18,8 +18,9 @@ from google.cloud.storage import Bucket, Client
 from onnx import TensorProto, helper, numpy_helper
 
 import serving
-from infra.cloud_run import RUNTIME_ENVIRONMENT, source_zip
 from infra.local.processes import Processes, free_port
+from infra.revisions import RUNTIME_ENVIRONMENT
+from infra.source_zip import source_zip
 from tests.storage import storage_emulator
 
 StartFunction = Callable[..., AbstractContextManager[tuple[str, Path]]]

@@ -71,7 +71,7 @@ def _kilobytes(file: Path, member: str) -> int:
 def unpack_function(folder: Path) -> Path:
     """The zip that is deployed, unpacked into `folder`."""
     import serving
-    from infra.cloud_run import source_zip
+    from infra.source_zip import source_zip
 
     with zipfile.ZipFile(io.BytesIO(source_zip(Path(serving.__file__).parent))) as archive:
         archive.extractall(folder)
@@ -94,7 +94,7 @@ def upload_bundle(storage_url: str, bundle: Path, bucket: str = BUCKET) -> dict[
     sha256 = hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()
     files = {f"bundles/{sha256}/{path.name}": path.read_bytes() for path in bundle.iterdir()}
     upload(storage_url, files, bucket)
-    from infra.cloud_run import RUNTIME_ENVIRONMENT
+    from infra.revisions import RUNTIME_ENVIRONMENT
 
     return {
         **RUNTIME_ENVIRONMENT,

@@ -21,9 +21,10 @@ import requests
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 
-from infra.cloud_run import CloudRun, Revision
+from infra.cloud_run import CloudRun
 from infra.errors import StackError
 from infra.local.run_api import cloud_run
+from infra.revisions import Revision
 from infra.settings import Settings
 
 PARENT = "/v2/projects/test-project/locations/test-region"

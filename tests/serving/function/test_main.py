@@ -21,7 +21,7 @@ from google.cloud.storage import Bucket
 from PIL import Image
 
 import serving
-from infra.cloud_run import source_zip
+from infra.source_zip import source_zip
 from serving.bundle.model import Model
 from serving.function.question import MAX_JSON_BYTES
 from serving.function.sources import MAX_BYTES

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from google.cloud.storage import Bucket
 
-from infra.cloud_run import RUNTIME_ENVIRONMENT
+from infra.revisions import RUNTIME_ENVIRONMENT
 from tests.serving.conftest import write_bundle
 from tests.soak.function_clients import Connection, send_all, send_load, send_mutations, size_limit_bytes, slow_senders
 from tests.soak.function_process import FunctionProcess, started, unpack_function, wait_for_answer
