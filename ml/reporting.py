@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.errors import needs_package
-from ml.evaluation.curves import poster_sheet
+from ml.poster_sheet import poster_sheet
 from ml.scores.metrics import Labels, Probabilities
 
 _LAYOUT = {

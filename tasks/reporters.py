@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.registry import Registry
-from ml.evaluation.curves import poster_sheet
+from ml.poster_sheet import poster_sheet
 from ml.reporting import NullReporter, Reporter
 
 logger = logging.getLogger("tasks")

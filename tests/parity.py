@@ -8,7 +8,7 @@ import requests
 import torch
 
 from ml.data.decoding import file_sha256
-from ml.export.bundle_writer import export_onnx
+from ml.export.graph import export_onnx
 from ml.networks.backbones import GenreNetwork, backbone, head
 from serving.bundle.image import decode
 from serving.bundle.model import Preprocessing

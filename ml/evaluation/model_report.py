@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from ml.data.shards import Rows
 from ml.errors import needs_package
-from ml.evaluation.curves import POSTER_SHAPE, poster_address, precision_recall_curve, svg_path
+from ml.evaluation.curves import poster_address, precision_recall_points, svg_path
 from ml.networks.activation import overlay
+from ml.poster_sheet import POSTER_SHAPE
 from ml.scores.calibration import calibrate
 from ml.scores.intervals import Differences, Interval, Intervals, Predictions
 from ml.scores.metrics import Labels, Scores, WeightedF1, average_precision, errors_together, poster_f1
@@ -180,7 +181,7 @@ def _curves(genres: Sequence[str], predictions: Predictions, labels: Labels) -> 
     for g in np.argsort(-labels.sum(0, dtype=np.int64), kind="stable").tolist():
         own, truth = predictions.probabilities[:, g], labels[:, g]
         if truth.any():
-            path = svg_path(precision_recall_curve(own, truth))
+            path = svg_path(precision_recall_points(own, truth))
             curves.append(Curve(genres[g], int(truth.sum()), average_precision(own, truth), float(truth.mean()), path))
     return curves
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ml.data.dataset import Dataset
 from ml.data.splits import TRAIN, VALIDATION
 from ml.errors import MissingPackageError, needs_package
-from ml.export.bundle_writer import export, load_graph, strip
+from ml.export.graph import export, load_graph, strip
 from ml.reporting import Reporter
 from ml.scores.folds import stratified_folds
 from ml.scores.metrics import Probabilities, Scores, score

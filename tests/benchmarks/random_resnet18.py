@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ml.export.bundle_writer import export
+from ml.export.graph import export
 from ml.export.quantisation import quantised
 from ml.networks.backbones import GenreNetwork, backbone, head
 from serving.bundle.model import MANIFEST, MODEL, MODEL_INT8, Preprocessing, Served

@@ -93,7 +93,7 @@ def test_a_bundle_whose_maps_are_no_numbers_is_not_written(
 ) -> None:
     network = copy.deepcopy(explaining.network)
     network.head.weight.data.fill_(3e38)  # the probabilities are 1, and numbers
-    with pytest.raises(TrainingError, match="class activation maps are no numbers"):
+    with pytest.raises(TrainingError, match="class activation maps are not finite"):
         write_bundle(tmp_path, replace(explaining, network=network), quick, dataset, "")
     assert not list(tmp_path.iterdir())
 

@@ -16,7 +16,8 @@ from ml.data.splits import TEST, VALIDATION
 from ml.evaluation.judge import judge
 from ml.evaluation.predictions import collect_answers
 from ml.export import quantisation
-from ml.export.bundle_writer import export, load_graph, write_bundle
+from ml.export.bundle_writer import write_bundle
+from ml.export.graph import export, load_graph
 from ml.export.model_card import model_card
 from ml.export.quantisation import carried_over, quantised, served_best
 from ml.networks.backbones import GenreNetwork, scratch_body

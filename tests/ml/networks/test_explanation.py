@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ml.export.bundle_writer import export_onnx
+from ml.export.graph import export_onnx
 from ml.networks.activation import activation_maps, last_feature_map
 from ml.networks.backbones import GenreNetwork, backbone, feature_count, head, scratch_body
 from ml.networks.explanation import ExplainedNetwork, explain

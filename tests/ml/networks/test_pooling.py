@@ -8,7 +8,8 @@ from torch import nn
 
 from ml.configuration import PreprocessConfig
 from ml.data.dataset import preprocessing
-from ml.export.bundle_writer import TOLERANCE, export_onnx
+from ml.export.bundle_writer import TOLERANCE
+from ml.export.graph import export_onnx
 from ml.networks.backbones import GenreNetwork, backbone, feature_count
 from ml.networks.pooling import PooledBody, pooled
 
