@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ml.configuration import PreprocessConfig, TrainConfig
 from ml.data.dataset import Dataset, build_dataset
-from ml.data.decoding import open_pixels, pixels_folder
+from ml.data.decoding import open_pixels
 from ml.data.user_table import draw_parts, read_table
 from ml.errors import DatasetError
 from ml.evaluation.judge import Evaluation, judge, report_page
@@ -104,7 +104,7 @@ def train_from_table(
     output.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is known before the work, not after
     weights = read_weights(train.weights, train.backbone, workspace / "weights")
     with reporting as reporter:
-        pixels = open_pixels(pixels_folder(workspace, preprocess.image_size))
+        pixels = open_pixels(workspace, preprocess.image_size)
         dataset = build_dataset(draw_parts(table, pixels, reporter), workspace, preprocess, reporter, pixels)
         preprocessed = time.perf_counter()
         checkpoints = checkpoints_of(workspace, output.resolve().name, dataset, train, weights)

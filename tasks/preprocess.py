@@ -1,11 +1,12 @@
-"""Step 3: posters and genres become a dataset of pixels and labels, split by franchise.
+"""Step 3: builds the dataset of pixels and labels from posters and genres, split by franchise.
 
-Pixels stand in shards, `pixels/{size}-v{version}/`, that all datasets share: a poster is decoded once, on one machine.
+The bucket holds the dataset's files and the posters. Pixels are decoded from the posters on each machine and cached in
+the workspace.
 """
 
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact
 
@@ -13,11 +14,11 @@ from infra.errors import NotFound
 from infra.settings import read_settings
 from infra.store import Store
 from ml.configuration import PreprocessConfig
-from ml.data.dataset import Dataset, build_dataset, dataset_folder, dataset_key
-from ml.data.decoding import Poster, decode_posters, open_pixels, perceptual_hashes, pixels_folder
+from ml.data.dataset import LABELS, MANIFEST, ROWS, Dataset, build_dataset, dataset_folder, dataset_key, read_rows
+from ml.data.decoding import Poster, decode_posters, open_pixels, perceptual_hashes
 from ml.data.duplicates import look_alikes
 from ml.data.genres import Genre
-from ml.data.shards import ARRAY, INDEX, Shards
+from ml.data.shards import Shards
 from ml.data.splits import PARTS, PartTable, franchises
 from tasks.catalogue.catalogue_table import read_catalogue
 from tasks.catalogue.titles import CROSSOVERS, AnimeRecord, is_explicit
@@ -27,18 +28,16 @@ from tasks.reporters import ProgressLog
 from tasks.step import reused, step
 
 _PARTS_KEY = "parts.csv"
-_PIXELS = "pixels"
-_FILES = ("labels.npy", "rows.csv", "manifest.json")
 
 
 @step("preprocess")
 def preprocess(catalogue: CatalogueRecord, posters: PosterSetRecord, config: PreprocessConfig) -> DatasetRecord:
-    """Decode the posters of all titles with genres, and keep them with their labels and parts in the store.
+    """Decode the posters of all titles with genres and store their labels and parts in the bucket.
 
     Raises:
         DatasetError: too few posters for two genres.
-        StalePosterError: a poster that is not decoded yet is another one in the store by now.
-        ServiceUnavailable: the store does not answer (retryable).
+        StalePosterError: a poster in the bucket was replaced in the meantime.
+        ServiceUnavailable: the bucket is not reachable (retryable).
     """
     settings = read_settings()
     store, workspace = Store(settings), settings.workspace
@@ -55,29 +54,21 @@ def preprocess(catalogue: CatalogueRecord, posters: PosterSetRecord, config: Pre
 def make_dataset(
     store: Store, workspace: Path, titles: list[AnimeRecord], sha256_of: Mapping[int, str], config: PreprocessConfig
 ) -> tuple[Dataset, bool]:
-    """The dataset of these titles, on this machine and in the store; and whether it is new.
+    """The dataset of these titles, in the workspace and in the bucket; and whether it is new. Raises as `preprocess`.
 
-    Only posters whose pixels are neither here nor in the store are fetched and decoded. Raises as `preprocess`.
+    Posters whose pixels are not in the workspace are fetched and decoded.
     """
     folder = workspace / "posters"
+    pixels = open_pixels(workspace, config.image_size)
+    _decode(store, folder, {title.mal_id: sha256_of[title.mal_id] for title in titles}, pixels)
     undrawn = dataset_rows(titles, sha256_of, {str(title.mal_id): ("", "") for title in titles}, folder)
-    needed = [poster.sha256 for poster in undrawn]
-    pixels, in_the_store = _open_pixels(store, workspace, config.image_size)
-    missing = set(pixels.missing(needed))
-    fetch_posters(store, folder, {t.mal_id: sha256_of[t.mal_id] for t in titles if sha256_of[t.mal_id] in missing})
-    decode_posters(undrawn, pixels, ProgressLog())
-    _upload_shards(store, pixels, set(pixels.names(needed)) - in_the_store)
-
     parts = _parts(store, titles, look_alikes(perceptual_hashes(undrawn, pixels)))
     rows = dataset_rows(titles, sha256_of, parts, folder)
     key = dataset_key(rows, config)
-    if store.exists(f"{_folder(key)}/manifest.json"):
+    if store.exists(f"{_folder(key)}/{MANIFEST}"):
         return fetch_dataset(store, workspace, key), False
-    _fetch_shards(store, pixels, pixels.absent(needed))
     dataset = build_dataset(rows, workspace, config, ProgressLog(), pixels)
-    # One that was built here by a run that could not upload it may have its pixels from other shards.
-    _upload_shards(store, pixels, set(dataset.shards) - in_the_store - set(pixels.names(needed)))
-    for name in _FILES:  # in this order: the manifest says that all is there
+    for name in (LABELS, ROWS, MANIFEST):  # the manifest last: it means that the dataset is complete
         store.upload({f"{_folder(key)}/{name}": dataset.folder / name})
     return dataset, True
 
@@ -106,42 +97,26 @@ def dataset_rows(
 
 
 def fetch_dataset(store: Store, workspace: Path, key: str) -> Dataset:
-    """A dataset of the store on this machine, and the shards that it needs; what is here already is not fetched."""
+    """Open a dataset of the bucket in the workspace. Files and pixels that the workspace has are reused.
+
+    Raises StalePosterError if a poster in the bucket was replaced in the meantime.
+    """
     folder = dataset_folder(workspace, key)
-    for name in _FILES:
+    for name in (LABELS, ROWS, MANIFEST):
         store.fetch(f"{_folder(key)}/{name}", folder / name)
-    manifest = json.loads((folder / _FILES[-1]).read_bytes())
-    names = manifest["shards"]
-    pixels = pixels_folder(workspace, manifest["preprocessing"]["size"])
-    here = [name for name in names if (pixels / f"{name}{INDEX}").exists()]
-    _fetch_shards(store, open_pixels(pixels, only=here, elsewhere=names), names)
+    size = json.loads((folder / MANIFEST).read_bytes())["preprocessing"]["size"]
+    rows = read_rows(folder)
+    sha256_of = {int(id): sha256 for id, sha256 in zip(rows["id"], rows["sha256"], strict=True)}
+    _decode(store, workspace / "posters", sha256_of, open_pixels(workspace, size))
     return Dataset.load(folder)
 
 
-def _open_pixels(store: Store, workspace: Path, size: int) -> tuple[Shards, set[str]]:
-    """The shards of pixels on this machine and in the store, the latter by their indexes; and the latter's names."""
-    folder = pixels_folder(workspace, size)
-    indexes = [PurePosixPath(key) for key in store.keys(f"{_PIXELS}/{folder.name}/") if key.endswith(INDEX)]
-    names = {index.stem for index in indexes}
-    here = open_pixels(folder, elsewhere=names)  # a shard that is damaged here is dropped, so that it is fetched anew
-    store.download({_shard_key(here, n, INDEX): here.file(n, INDEX) for n in names if not here.file(n, INDEX).exists()})
-    return open_pixels(folder, elsewhere=names), names
-
-
-def _upload_shards(store: Store, pixels: Shards, names: Iterable[str]) -> None:
-    names = sorted(names)
-    for ending in (ARRAY, INDEX):  # in this order: the index says that all is there
-        store.upload({_shard_key(pixels, name, ending): pixels.file(name, ending) for name in names})
-
-
-def _fetch_shards(store: Store, pixels: Shards, names: Iterable[str]) -> None:
-    for ending in (ARRAY, INDEX):  # in this order: the index says that all is there
-        files = {_shard_key(pixels, name, ending): pixels.file(name, ending) for name in names}
-        store.download({key: file for key, file in files.items() if not file.exists()})
-
-
-def _shard_key(pixels: Shards, name: str, ending: str) -> str:
-    return f"{_PIXELS}/{pixels.folder.name}/{name}{ending}"
+def _decode(store: Store, folder: Path, sha256_of: Mapping[int, str], pixels: Shards) -> None:
+    """Fetch the posters whose pixels are missing into the folder, and decode them."""
+    missing = set(pixels.missing(sha256_of.values()))
+    needed = {mal_id: sha256 for mal_id, sha256 in sha256_of.items() if sha256 in missing}
+    fetch_posters(store, folder, needed)
+    decode_posters({sha256: folder / f"{mal_id}.jpg" for mal_id, sha256 in needed.items()}, pixels, ProgressLog())
 
 
 def _folder(key: str) -> str:

@@ -1,14 +1,13 @@
-"""A dataset on disk: posters with their labels, franchises and parts, and the shards that hold their pixels.
+"""A dataset on disk: labels, franchises and parts of posters, beside the cache of their pixels.
 
-    datasets/{key}/labels.npy      uint8 [N, G], 1 where a poster has a genre
-    datasets/{key}/rows.csv        id, title, franchise, part, sha256 of each of the N posters
-    datasets/{key}/manifest.json   key, preprocessing, genres, broken posters, shards; written last: all is there
-    pixels/{size}-v{version}/      the shards, which all datasets of a workspace share
+    datasets/{key}/labels.npy      uint8 [N, G], 1 if a poster has a genre
+    datasets/{key}/rows.csv        id, title, franchise, part and sha256 of each of the N posters
+    datasets/{key}/manifest.json   key, preprocessing, genres and broken posters; written last, so it means complete
+    pixels/{size}-v{version}/      decoded posters, shared by all datasets of a workspace (see `ml.data.decoding`)
 
-The folder is named by the dataset's key, the hash of what goes into it.
+The dataset's key is a hash of its content.
 """
 
-import csv
 import hashlib
 import json
 import logging
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from ml.configuration import PreprocessConfig
@@ -29,7 +29,6 @@ from ml.data.decoding import (
     decode_posters,
     open_pixels,
     perceptual_hashes,
-    pixels_folder,
 )
 from ml.data.duplicates import look_alikes
 from ml.data.genres import Genre, GenreChoice, LeftOutGenre, choose_genres, multi_hot
@@ -42,27 +41,27 @@ from serving.bundle.model import RESIZE, Preprocessing
 logger = logging.getLogger(__name__)
 
 LAYOUT = 2
-"""Of a dataset's files: a folder of another layout has another key, so it is not read but made anew."""
+"""Version of a dataset's files. It is part of the key, so a dataset with another layout is never read."""
 DATASETS = "datasets"
+LABELS, ROWS, MANIFEST = "labels.npy", "rows.csv", "manifest.json"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of pixels between 0 and 1 (https://docs.pytorch.org/vision/stable/models.html); one from scratch does not mind."""
-_LABELS, _ROWS, _MANIFEST = "labels.npy", "rows.csv", "manifest.json"
-_COLUMNS = ("id", "title", "franchise", "part", "sha256")
+"""For pixels between 0 and 1 (https://docs.pytorch.org/vision/stable/models.html). All networks use them: a network
+that is trained from scratch works with any normalisation."""
+_COLUMNS = ["id", "title", "franchise", "part", "sha256"]
 
 
 def preprocessing(config: PreprocessConfig) -> Preprocessing:
-    """How posters become the network's input: squashed to a square, normalised as torchvision's weights expect it."""
+    """How posters become network input: resized to a square and normalised for torchvision's weights."""
     return Preprocessing(config.image_size, IMAGENET_MEAN, IMAGENET_STD, RESIZE, PREPROCESSING_VERSION)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Posters, labels and parts; entries of the tuples and rows of the arrays are parallel.
+    """Posters, labels and parts. Tuples and arrays are parallel, one entry per poster.
 
-    `images` are uint8 [N, 3, size, size], gathered from memory-mapped shards when they are indexed; `labels` uint8
-    [N, G]. `broken` gives the reason by the id of each poster that could not be used, `shards` are the names of
-    those with its pixels. Of the titles whose posters look alike there are `alike_posters` in `alike_groups`; a group
-    is in one franchise, and so in one part.
+    `images` are uint8 [N, 3, size, size], read from memory-mapped shards when they are indexed; `labels` are uint8
+    [N, G]. `broken` gives the reason, by id, of each poster that could not be decoded. `alike_posters` posters in
+    `alike_groups` groups look alike; each group belongs to one franchise, and so to one part.
     """
 
     folder: Path
@@ -71,7 +70,6 @@ class Dataset:
     genres: tuple[Genre, ...]
     left_out: tuple[LeftOutGenre, ...]
     broken: dict[str, str]
-    shards: tuple[str, ...]
     alike_groups: int
     alike_posters: int
     ids: tuple[str, ...]
@@ -84,20 +82,16 @@ class Dataset:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Open a dataset that `build_dataset` made, with its shards in the same workspace.
+        """Open a stored dataset; its posters must be in the workspace's cache of pixels.
 
-        Raises DatasetError where there is none or it is damaged, or pixels of its posters are missing.
+        Raises DatasetError if the dataset is missing or damaged, or if pixels of its posters are missing.
         """
         try:
-            manifest = json.loads((folder / _MANIFEST).read_bytes())
+            manifest = json.loads((folder / MANIFEST).read_bytes())
             how = _preprocessing(manifest["preprocessing"])
-            with (folder / _ROWS).open(encoding="utf-8", newline="") as stream:
-                header, *rows = csv.reader(stream)
-            if tuple(header) != _COLUMNS:
-                raise ValueError(f"the columns of {_ROWS} are {header}")
-            ids, titles, franchises, parts, sha256 = zip(*rows, strict=True)
-            pixels = open_pixels(pixels_folder(folder.parents[1], how.size), only=manifest["shards"])
-            if missing := pixels.missing(sha256):
+            rows = read_rows(folder)
+            pixels = open_pixels(folder.parents[1], how.size)
+            if missing := pixels.missing(rows["sha256"]):
                 raise ValueError(f"pixels of {len(missing)} posters are missing")
             dataset = cls(
                 folder=folder,
@@ -109,49 +103,46 @@ class Dataset:
                     for entry in manifest["left_out"]
                 ),
                 broken=manifest["broken"],
-                shards=tuple(manifest["shards"]),
                 alike_groups=manifest["alike"]["groups"],
                 alike_posters=manifest["alike"]["posters"],
-                ids=ids,
-                titles=titles,
-                sha256=sha256,
-                franchises=np.array(franchises, np.str_),
-                parts=np.array(parts, np.str_),
-                images=pixels.rows(sha256),
-                labels=np.load(folder / _LABELS),
+                ids=tuple(rows["id"]),
+                titles=tuple(rows["title"]),
+                sha256=tuple(rows["sha256"]),
+                franchises=rows["franchise"].to_numpy(np.str_),
+                parts=rows["part"].to_numpy(np.str_),
+                images=pixels.rows(tuple(rows["sha256"])),
+                labels=np.load(folder / LABELS),
             )
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f"The folder {folder} is no complete dataset: {error}.") from error
+            raise DatasetError(f"The folder {folder} is not a complete dataset: {error}.") from error
         if len(dataset.labels) != len(rows):
             raise DatasetError(f"The dataset in {folder} is damaged: its files differ in length.")
         return dataset
 
     def _save(self, folder: Path) -> None:
-        """Write into a folder what `load` reads there."""
-        np.save(folder / _LABELS, self.labels)
-        with (folder / _ROWS).open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(_COLUMNS)
-            columns = (self.ids, self.titles, self.franchises.tolist(), self.parts.tolist(), self.sha256)
-            writer.writerows(zip(*columns, strict=True))
+        """Write the files that `load` reads."""
+        np.save(folder / LABELS, self.labels)
+        columns = (self.ids, self.titles, self.franchises.tolist(), self.parts.tolist(), self.sha256)
+        rows = pd.DataFrame(dict(zip(_COLUMNS, columns, strict=True)))
+        rows.to_csv(folder / ROWS, index=False, lineterminator="\r\n")
         manifest = {
             "key": self.key,
             "preprocessing": asdict(self.preprocessing),
             "genres": [asdict(genre) for genre in self.genres],
-            "left_out": [asdict(lacking) for lacking in self.left_out],
+            "left_out": [asdict(genre) for genre in self.left_out],
             "broken": self.broken,
             "alike": {"groups": self.alike_groups, "posters": self.alike_posters},
-            "shards": self.shards,
+            "shards": [],  # earlier versions listed stored pixels here; today pixels are decoded where they are needed
         }
-        (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
 
     def rows(self, part: str) -> NDArray[np.int64]:
-        """The rows of a part: train, validation or test."""
+        """The row numbers of a part: train, validation or test."""
         return np.flatnonzero(self.parts == part)
 
     @property
     def genre_names(self) -> tuple[str, ...]:
-        """Names of the genres, in the order of the labels' columns."""
+        """The names of the genres, in the order of the labels' columns."""
         return tuple(genre.name for genre in self.genres)
 
     def summary(self) -> dict[str, object]:
@@ -162,16 +153,27 @@ class Dataset:
             "posters": {part: len(self.rows(part)) for part in PARTS},
             "franchises": len(set(self.franchises.tolist())),
             "genres": {genre.name: int(count) for genre, count in zip(self.genres, self.labels.sum(0), strict=True)},
-            "genres_left_out": {lacking.genre.name: lacking.reason for lacking in self.left_out},
+            "genres_left_out": {left_out.genre.name: left_out.reason for left_out in self.left_out},
             "broken_posters": len(self.broken),
             "posters_alike": {"groups": self.alike_groups, "posters": self.alike_posters},
         }
 
 
-def dataset_key(posters: Sequence[Poster], config: PreprocessConfig) -> str:
-    """The hash of what a dataset of these posters holds; it needs no poster to be read.
+def read_rows(folder: Path) -> pd.DataFrame:
+    """The rows of a stored dataset: columns id, title, franchise, part and sha256, all str.
 
-    Titles, scores and dates are not in it: they change without the dataset changing.
+    Raises OSError or ValueError if the file is missing or damaged.
+    """
+    rows = pd.read_csv(folder / ROWS, dtype=str, keep_default_na=False)
+    if list(rows) != _COLUMNS:
+        raise ValueError(f"the columns of {ROWS} are {list(rows)}")
+    return rows
+
+
+def dataset_key(posters: Sequence[Poster], config: PreprocessConfig) -> str:
+    """The hash of a dataset's content, computed without reading the posters.
+
+    Titles, scores and dates are not part of it, because they change while the dataset stays the same.
     """
     content = {
         "posters": [
@@ -186,7 +188,7 @@ def dataset_key(posters: Sequence[Poster], config: PreprocessConfig) -> str:
 
 
 def dataset_folder(workspace: Path, key: str) -> Path:
-    """Where a workspace keeps the dataset of a key."""
+    """The folder of a dataset in a workspace."""
     return workspace / DATASETS / key
 
 
@@ -197,78 +199,71 @@ def build_dataset(
     reporter: Reporter,
     pixels: Shards | None = None,
 ) -> Dataset:
-    """Make the dataset of these posters in the workspace, or open it where it is made already.
+    """Build the dataset of these posters, or open it if the workspace has it.
 
-    Posters whose pixels the shards do not know are decoded; `pixels` are the workspace's shards, opened here where
-    none are given. Titles without genres are unknown, not negative, and do not enter; nor do those left out of all
-    parts. A poster that cannot be decoded is recorded in `broken`. Raises DatasetError where fewer than two genres
-    have enough posters.
+    `pixels` is the workspace's cache, opened here if it is not given. Posters that it lacks are decoded. Titles without
+    genres are unknown, not negative, so they are left out, as are titles without a part. Posters that cannot be decoded
+    are recorded in `broken`. Raises DatasetError if fewer than two genres have enough posters.
     """
     key = dataset_key(posters, config)
     folder = dataset_folder(workspace, key)
-    if (folder / _MANIFEST).exists():
+    if (folder / MANIFEST).exists():
         try:
             return Dataset.load(folder)
         except DatasetError as error:
-            logger.warning("%s It is built anew.", error)
+            logger.warning("%s It is rebuilt.", error)
             shutil.rmtree(folder)
     usable = _usable(posters)
-    choice = _choose_genres(usable, config)  # too few posters are told before any is decoded
-    pixels = pixels or open_pixels(pixels_folder(workspace, config.image_size))
-    decode_posters(usable, pixels, reporter)
-    dataset = _made(usable, choice, pixels, folder, key, config)
-    beside = folder.with_name(f"{key}.new")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    dataset._save(beside)
-    shutil.rmtree(folder, ignore_errors=True)
-    beside.replace(folder)
-    for lacking in dataset.left_out:
-        logger.warning("The genre %s is left out: %s.", lacking.genre.name, lacking.reason)
-    if dataset.broken:
-        logger.warning("%d of %d posters could not be used.", len(dataset.broken), len(usable))
-    return dataset
-
-
-def _usable(posters: Sequence[Poster]) -> list[Poster]:
-    """Posters that enter a dataset, by id."""
-    chosen = (poster for poster in posters if poster.genres and poster.part in PARTS)
-    return sorted(chosen, key=lambda poster: poster.id)
-
-
-def _choose_genres(posters: Sequence[Poster], config: PreprocessConfig) -> GenreChoice:
-    return choose_genres([poster.genres for poster in posters], [poster.part for poster in posters], config)
-
-
-def _made(
-    usable: Sequence[Poster], choice: GenreChoice, pixels: Shards, folder: Path, key: str, config: PreprocessConfig
-) -> Dataset:
-    """The dataset of decoded posters; `choice` are the genres of all of them, chosen anew where some are broken."""
+    choice = _choose_genres(usable, config)  # before decoding, so that too few posters fail early
+    pixels = pixels or open_pixels(workspace, config.image_size)
+    decode_posters({poster.sha256: poster.file for poster in usable}, pixels, reporter)
     broken = broken_posters(usable, pixels)
-    posters = [poster for poster in usable if poster.id not in broken]
-    choice = _choose_genres(posters, config) if broken else choice
-    sha256 = tuple(poster.sha256 for poster in posters)
-    # How many posters look like another one, and how many groups they make.
-    pairs = look_alikes(perceptual_hashes(posters, pixels))
-    group_of = join_franchises({id: id for pair in pairs for id in pair}, pairs)
-    return Dataset(
+    if broken:
+        usable = [poster for poster in usable if poster.id not in broken]
+        choice = _choose_genres(usable, config)
+        logger.warning("%d of %d posters could not be decoded.", len(broken), len(broken) + len(usable))
+    for left_out in choice.left_out:
+        logger.warning("The genre %s is left out: %s.", left_out.genre.name, left_out.reason)
+    dataset = Dataset(
         folder=folder,
         key=key,
         preprocessing=preprocessing(config),
         genres=choice.learned,
         left_out=choice.left_out,
         broken=broken,
-        shards=tuple(pixels.names(sha256)),
-        alike_groups=len(set(group_of.values())),
-        alike_posters=len(group_of),
-        ids=tuple(poster.id for poster in posters),
-        titles=tuple(poster.title for poster in posters),
-        sha256=sha256,
-        franchises=np.array([poster.franchise for poster in posters], np.str_),
-        parts=np.array([poster.part for poster in posters], np.str_),
-        images=pixels.rows(sha256),
-        labels=multi_hot([poster.genres for poster in posters], choice.learned),
+        **_alike_counts(perceptual_hashes(usable, pixels)),
+        ids=tuple(poster.id for poster in usable),
+        titles=tuple(poster.title for poster in usable),
+        sha256=tuple(poster.sha256 for poster in usable),
+        franchises=np.array([poster.franchise for poster in usable], np.str_),
+        parts=np.array([poster.part for poster in usable], np.str_),
+        images=pixels.rows([poster.sha256 for poster in usable]),
+        labels=multi_hot([poster.genres for poster in usable], choice.learned),
     )
+    part = folder.with_name(f"{key}.new")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    dataset._save(part)
+    shutil.rmtree(folder, ignore_errors=True)
+    part.replace(folder)
+    return dataset
+
+
+def _usable(posters: Sequence[Poster]) -> list[Poster]:
+    """The posters with genres and a part, sorted by id."""
+    usable = (poster for poster in posters if poster.genres and poster.part in PARTS)
+    return sorted(usable, key=lambda poster: poster.id)
+
+
+def _choose_genres(posters: Sequence[Poster], config: PreprocessConfig) -> GenreChoice:
+    return choose_genres([poster.genres for poster in posters], [poster.part for poster in posters], config)
+
+
+def _alike_counts(hash_of: dict[str, str]) -> dict[str, Any]:
+    """The number of posters that look like another one, and the number of their groups."""
+    pairs = look_alikes(hash_of)
+    group_of = join_franchises({id: id for pair in pairs for id in pair}, pairs)
+    return {"alike_groups": len(set(group_of.values())), "alike_posters": len(group_of)}
 
 
 def _preprocessing(entry: dict[str, Any]) -> Preprocessing:

@@ -1,7 +1,7 @@
-"""Posters become pixels: image files, decoded side by side into shards, each once."""
+"""Decodes poster files into pixels, in parallel; each poster is decoded once and cached in shards."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from PIL import Image
 
 from ml.data.duplicates import perceptual_hash, thumbnail
 from ml.data.genres import Genre
-from ml.data.shards import ROWS_PER_SHARD, Extra, Shards, ShardWriter
+from ml.data.shards import ROWS_PER_SHARD, Note, Shards, ShardWriter
 from ml.errors import DatasetError
 from ml.reporting import Reporter
 from serving.bundle.errors import PosterError
@@ -22,16 +22,16 @@ from serving.bundle.image import decode
 from serving.bundle.model import available_cpus
 
 PREPROCESSING_VERSION = 1
-"""To be raised whenever the same file would give other pixels than before."""
+"""Increment if the same file gives different pixels than before."""
 _HASH, _BROKEN = "hash", "broken"
-_CHUNK = 16  # posters a thread takes at a time
+_CHUNK = 16  # posters per task of a thread
 
 
 @dataclass(frozen=True)
 class Poster:
-    """A title's poster on disk, and what is known about the title.
+    """A poster on disk and the metadata of its title.
 
-    `part` is train, validation, test or left_out, "" before it is drawn; `sha256` is that of the file.
+    `part` is train, validation, test or left_out, and "" before it is drawn; `sha256` is the hash of the file.
     """
 
     id: str
@@ -44,34 +44,27 @@ class Poster:
 
 
 def file_sha256(file: Path) -> str:
-    """The sha256 of a file, in hex."""
+    """The sha256 of a file, as 64 hexadecimal digits."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def pixels_folder(workspace: Path, size: int) -> Path:
-    """Where a workspace keeps the pixels of posters, `size` x `size`."""
-    return workspace / "pixels" / f"{size}-v{PREPROCESSING_VERSION}"
+def open_pixels(workspace: Path, size: int) -> Shards:
+    """The workspace's cache of decoded posters, uint8 [3, size, size] each."""
+    return Shards(workspace / "pixels" / f"{size}-v{PREPROCESSING_VERSION}", (3, size, size), np.uint8)
 
 
-def open_pixels(folder: Path, *, only: Iterable[str] | None = None, elsewhere: Collection[str] = ()) -> Shards:
-    """The shards, uint8 [3, size, size], of a `pixels_folder`; `only` and `elsewhere` as in `Shards`."""
-    size = int(folder.name.partition("-")[0])
-    return Shards(folder, (3, size, size), np.uint8, only=only, elsewhere=elsewhere)
+def decode_posters(files: Mapping[str, Path], pixels: Shards, reporter: Reporter) -> None:
+    """Decode the posters that the cache lacks; `files` gives each poster's file by its sha256.
 
-
-def decode_posters(posters: Sequence[Poster], pixels: Shards, reporter: Reporter) -> None:
-    """Decode those posters that the shards do not know yet.
-
-    A poster that cannot be decoded is remembered with the reason, so that it is not tried again. Raises DatasetError
-    for a file that is not there or not the one that was recorded. Pillow lets go of the interpreter's lock while it
-    decodes and resizes, so threads do; the hashes, which need the lock all the time, wait for the shard's end: beside
-    each other, threads that take turns so often lose more than they gain.
+    If a poster cannot be decoded, the cache stores the reason, so that it is not decoded again. Raises DatasetError if
+    a file is missing or its sha256 differs.
     """
-    file_of = {poster.sha256: poster.file for poster in posters}
-    missing = pixels.missing(file_of)
+    missing = pixels.missing(files)
     threads = available_cpus()
     buffers: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
+    # Pillow releases the interpreter's lock while it decodes and resizes, so threads are enough. The perceptual hashes
+    # hold the lock. They are computed after the threads: in between, threads would wait for each other too often.
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(missing), ROWS_PER_SHARD):
             hashes = missing[start : start + ROWS_PER_SHARD]
@@ -79,63 +72,61 @@ def decode_posters(posters: Sequence[Poster], pixels: Shards, reporter: Reporter
             with pixels.write(hashes) as shard:
                 for _ in range(threads if buffers.empty() else 0):
                     buffers.put(np.empty((_CHUNK, *shard.shape), np.uint8))
-                decode_chunk = partial(_decode_chunk, [file_of[sha256] for sha256 in hashes], hashes, shard, buffers)
-                seen: list[Image.Image | str] = []
+                decode_chunk = partial(_decode_chunk, [(files[each], each) for each in hashes], shard, buffers)
+                decoded: list[Image.Image | str] = []
                 for chunk in pool.map(decode_chunk, chunks):
-                    seen += chunk
-                    reporter.progress(start + len(seen), len(missing), "decoding posters")
-                for row, small in enumerate(seen):
+                    decoded += chunk
+                    reporter.progress(start + len(decoded), len(missing), "decoding posters")
+                for row, small in enumerate(decoded):
                     shard.note(row, {_BROKEN: small} if isinstance(small, str) else {_HASH: perceptual_hash(small)})
 
 
 def broken_posters(posters: Sequence[Poster], pixels: Shards) -> dict[str, str]:
-    """The reason by the id of each poster that could not be decoded."""
-    return {id: extra[_BROKEN] for id, extra in _extras(posters, pixels) if _BROKEN in extra}
+    """The reason, by id, of each poster that could not be decoded."""
+    return {id: note[_BROKEN] for id, note in _notes(posters, pixels) if _BROKEN in note}
 
 
 def perceptual_hashes(posters: Sequence[Poster], pixels: Shards) -> dict[str, str]:
-    """The perceptual hash by the id of each decoded poster, "" of a flat or broken one (see `ml.data.duplicates`)."""
-    return {id: extra.get(_HASH, "") for id, extra in _extras(posters, pixels)}
+    """The perceptual hash of each poster by id, "" for flat and broken posters (see `ml.data.duplicates`)."""
+    return {id: note.get(_HASH, "") for id, note in _notes(posters, pixels)}
 
 
-def _extras(posters: Sequence[Poster], pixels: Shards) -> Iterable[tuple[str, Extra]]:
-    extras = pixels.extras([poster.sha256 for poster in posters])
-    return zip([poster.id for poster in posters], extras, strict=True)
+def _notes(posters: Sequence[Poster], pixels: Shards) -> Iterable[tuple[str, Note]]:
+    return zip([poster.id for poster in posters], pixels.notes(poster.sha256 for poster in posters), strict=True)
 
 
 def _decode_chunk(
-    files: Sequence[Path],
-    hashes: Sequence[str],
+    files: Sequence[tuple[Path, str]],
     shard: ShardWriter,
     buffers: "SimpleQueue[NDArray[np.uint8]]",
     rows: range,
 ) -> list[Image.Image | str]:
-    """Decode some of a shard's files into their rows; gives each one's thumbnail, or why it cannot be used.
+    """Decode some of a shard's files (path and sha256) into their rows.
 
-    The pixels come into a buffer that is used again and again: fresh memory would cost a tenth of the time.
+    Gives each poster's thumbnail, or the reason why it cannot be decoded.
     """
-    seen: list[Image.Image | str] = []
-    buffer = buffers.get()
+    decoded: list[Image.Image | str] = []
+    buffer = buffers.get()  # buffers are reused: fresh memory costs a tenth of the time
     try:
         for row, pixels in zip(rows, buffer, strict=False):
-            data = _read(files[row], hashes[row])
+            data = _read(*files[row])
             try:
-                seen.append(thumbnail(decode(data, pixels.shape[-1], pixels)))
+                decoded.append(thumbnail(decode(data, pixels.shape[-1], pixels)))
             except PosterError as error:
                 pixels[:] = 0
-                seen.append(str(error))
+                decoded.append(str(error))
         shard.put(rows.start, buffer[: len(rows)])
     finally:
         buffers.put(buffer)
-    return seen
+    return decoded
 
 
 def _read(file: Path, sha256: str) -> bytes:
-    """The poster's file, whose sha256 has to be the recorded one: that of the dataset's key."""
+    """A poster's file. Raises DatasetError if it is missing or its sha256 differs from the recorded one."""
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise DatasetError(f"{file} cannot be read ({error.strerror}): fetch it again.") from error
+        raise DatasetError(f"{file} cannot be read ({error.strerror}): download it again.") from error
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise DatasetError(f"{file} is not the file whose sha256 was recorded: fetch it again.")
+        raise DatasetError(f"{file} does not have the recorded sha256: download it again.")
     return data

@@ -77,7 +77,7 @@ def draw_parts(table: Table, pixels: Shards, reporter: Reporter) -> list[Poster]
     decoded here. Raises as `ml.data.decoding.decode_posters`.
     """
     labelled = [poster for poster in table.posters if poster.genres]
-    decode_posters(labelled, pixels, reporter)
+    decode_posters({poster.sha256: poster.file for poster in labelled}, pixels, reporter)
     alike = look_alikes(perceptual_hashes(labelled, pixels))
     franchise_of = join_franchises({poster.id: poster.franchise for poster in table.posters}, alike)
     return [

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ml.configuration import PreprocessConfig, TrainConfig
 from ml.data.dataset import Dataset, build_dataset
-from ml.data.decoding import open_pixels, pixels_folder
+from ml.data.decoding import open_pixels
 from ml.data.splits import TEST, TRAIN, VALIDATION
 from ml.data.user_table import draw_parts, read_table
 from ml.errors import DatasetError
@@ -127,7 +127,7 @@ def compare_table(
         logger.warning("%s", notice)
     weights = read_weights(train.weights, train.backbone, workspace / "weights")
     with reporting as reporter:
-        pixels = open_pixels(pixels_folder(workspace, preprocess.image_size))
+        pixels = open_pixels(workspace, preprocess.image_size)
         rows = draw_parts(table, pixels, reporter)
         dataset = build_dataset(rows, workspace, replace(preprocess, min_posters_per_part=0), reporter, pixels)
         comparison = compare(dataset, train, weights, reporter)

@@ -28,7 +28,7 @@ from PIL import Image
 
 from ml.configuration import PreprocessConfig
 from ml.data.dataset import build_dataset
-from ml.data.decoding import Poster, decode_posters, file_sha256, open_pixels, perceptual_hashes, pixels_folder
+from ml.data.decoding import Poster, decode_posters, file_sha256, open_pixels, perceptual_hashes
 from ml.data.duplicates import look_alikes
 from ml.data.genres import Genre
 from ml.data.splits import draw_part
@@ -82,7 +82,7 @@ def rebuilt(posters: list[Poster], folder: Path, size: int, runs: int) -> None:
         build_dataset(posters, workspace, config, NullReporter())
         first.append(built - start)
         again.append(time.perf_counter() - built)
-    hashes = perceptual_hashes(posters, open_pixels(pixels_folder(workspace, size)))
+    hashes = perceptual_hashes(posters, open_pixels(workspace, size))
     start = time.perf_counter()
     pairs = look_alikes(hashes)
     searched = time.perf_counter() - start
@@ -124,7 +124,7 @@ def measured(posters: list[Poster], workspace: Path, size: int) -> tuple[float, 
     start, cpu_start = time.perf_counter(), time.process_time()
     decode(posters, workspace, size)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-    rows = open_pixels(pixels_folder(workspace, size)).rows([poster.sha256 for poster in posters])
+    rows = open_pixels(workspace, size).rows([poster.sha256 for poster in posters])
     for first in range(0, len(rows), 16):
         rows[first : first + 16].sum()
     ended.set()
@@ -139,8 +139,8 @@ def anonymous_mb() -> float:
 
 
 def decode(posters: list[Poster], workspace: Path, size: int) -> None:
-    pixels = open_pixels(pixels_folder(workspace, size))
-    decode_posters(posters, pixels, NullReporter())
+    pixels = open_pixels(workspace, size)
+    decode_posters({poster.sha256: poster.file for poster in posters}, pixels, NullReporter())
 
 
 def plain_loop(posters: list[Poster], folder: Path, size: int) -> None:

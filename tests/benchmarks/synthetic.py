@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ml.configuration import PreprocessConfig
 from ml.data.dataset import Dataset, build_dataset
-from ml.data.decoding import Poster, open_pixels, pixels_folder
+from ml.data.decoding import Poster, open_pixels
 from ml.data.genres import Genre
 from ml.data.shards import ROWS_PER_SHARD
 from ml.data.splits import TEST, TRAIN, VALIDATION
@@ -29,7 +29,7 @@ _BLOCK = 8
 def synthetic_dataset(workspace: Path, count: int, size: int) -> Dataset:
     """A dataset of `count` posters, of which eight in ten are for training and one for validation."""
     sha256 = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(count)]
-    pixels = open_pixels(pixels_folder(workspace, size))
+    pixels = open_pixels(workspace, size)
     drawn = _pictures(size)
     missing = pixels.missing(sha256)
     for first in range(0, len(missing), ROWS_PER_SHARD):

@@ -15,7 +15,7 @@ from plain_recipe import PosterFiles, train_as_usual
 from ml.compute import Compute
 from ml.configuration import PreprocessConfig, TrainConfig
 from ml.data.dataset import Dataset, build_dataset
-from ml.data.decoding import Poster, open_pixels, pixels_folder
+from ml.data.decoding import Poster, open_pixels
 from ml.data.user_table import draw_parts, read_table
 from ml.networks.backbones import feature_count
 from ml.networks.kernel import KernelHead, KernelSetting
@@ -65,7 +65,7 @@ class RealPosters:
 
     def dataset(self, workspace: Path, size: int) -> tuple[Dataset, list[Poster]]:
         """The dataset and its posters, from the files on or as far as the workspace has it."""
-        pixels = open_pixels(pixels_folder(workspace, size))
+        pixels = open_pixels(workspace, size)
         posters = draw_parts(read_table(self.catalogue, self.folder), pixels, NullReporter())
         return build_dataset(posters, workspace, PreprocessConfig(image_size=size), NullReporter(), pixels), posters
 

@@ -1,7 +1,8 @@
-"""Datasets in the bucket and on this machine, through the real client and a local emulator, without Prefect."""
+"""Datasets in the bucket and in a workspace, with the real client and a local emulator, without Prefect."""
 
 import hashlib
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from infra.settings import Settings
 from infra.store import Store
 from ml.configuration import PreprocessConfig
 from ml.data.dataset import Dataset
-from ml.errors import DatasetError
 from serving.bundle.image import decode
 from tasks.catalogue.titles import AnimeRecord
 from tasks.errors import StalePosterError
@@ -35,7 +35,7 @@ def drawn(number: int) -> bytes:
 
 
 class Bucket:
-    """A bucket with the posters of some titles."""
+    """A bucket with titles and their posters."""
 
     def __init__(self, settings: Settings) -> None:
         self.store = Store(settings)
@@ -44,7 +44,9 @@ class Bucket:
 
     def add(self, mal_id: int, poster: bytes) -> None:
         genre, genre_id = [("Action", 1), ("Comedy", 4)][mal_id % 2]
-        title = f"{'abcdefghi'[mal_id // 9]}{'abcdefghi'[mal_id % 9]} tale"  # a number would be taken for a season's
+        title = (
+            f"{'abcdefghi'[mal_id // 9]}{'abcdefghi'[mal_id % 9]} tale"  # numbers would look like seasons of one title
+        )
         self.titles.append(AnimeRecord(mal_id, title, genres=[genre], genre_ids=[genre_id]))
         self.replace(mal_id, poster)
 
@@ -55,9 +57,6 @@ class Bucket:
     def dataset(self, workspace: Path) -> tuple[Dataset, bool]:
         return make_dataset(self.store, workspace, self.titles, self.sha256, CONFIG)
 
-    def arrays(self) -> set[str]:
-        return {key for key in self.store.keys("pixels/32-v1/") if key.endswith(".npy")}
-
 
 @pytest.fixture(scope="module")
 def storage_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -67,7 +66,7 @@ def storage_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def bucket(storage_url: str, tmp_path: Path) -> Bucket:
-    """A bucket of the test's own with the posters of 60 titles; no two titles are one franchise."""
+    """A new bucket with the posters of 60 titles, each a franchise of its own."""
     name = tmp_path.name.replace("_", "-")[:60]
     settings = Settings(workspace=tmp_path, bucket=name, storage_emulator_host=storage_url, service_timeout_seconds=5)
     client = storage.Client(
@@ -84,7 +83,7 @@ def posters_in(workspace: Path) -> set[str]:
     return {file.name for file in (workspace / "posters").glob("*")}
 
 
-def test_a_dataset_is_made_once_and_its_pixels_are_those_of_the_posters(bucket: Bucket, tmp_path: Path) -> None:
+def test_dataset_is_built_once_and_has_the_pixels_of_its_posters(bucket: Bucket, tmp_path: Path) -> None:
     dataset, is_new = bucket.dataset(tmp_path)
     assert is_new
     assert len(dataset.ids) == TITLES
@@ -93,67 +92,50 @@ def test_a_dataset_is_made_once_and_its_pixels_are_those_of_the_posters(bucket: 
         assert np.array_equal(dataset.images[row], decode(poster, 32))
     again, is_new = bucket.dataset(tmp_path)
     assert not is_new and again.key == dataset.key
-    assert len(bucket.arrays()) == 1
+    assert bucket.store.keys("pixels/") == []
 
 
-def test_an_empty_worker_reuses_a_dataset_without_a_poster(bucket: Bucket, tmp_path: Path) -> None:
+def test_dataset_is_decoded_from_the_posters_on_an_empty_worker(bucket: Bucket, tmp_path: Path) -> None:
     dataset, _ = bucket.dataset(tmp_path / "first")
-    reused, is_new = bucket.dataset(tmp_path / "second")
-    assert not is_new and reused.key == dataset.key
-    assert posters_in(tmp_path / "second") == set()
-    assert np.array_equal(reused.images[:], dataset.images[:])
-
-
-def test_only_new_and_changed_posters_are_fetched_decoded_and_uploaded(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.add(61, drawn(60))
     bucket.dataset(tmp_path / "first")
-    before = bucket.arrays()
+    fetched = fetch_dataset(bucket.store, tmp_path / "second", dataset.key)
+    assert np.array_equal(fetched.images[:], dataset.images[:])
+    assert posters_in(tmp_path / "second") == {f"{mal_id}.jpg" for mal_id in range(1, TITLES + 1)}
+
+
+def test_dataset_of_an_earlier_version_is_decoded_from_the_posters(bucket: Bucket, tmp_path: Path) -> None:
+    """Its manifest names shards of pixels."""
+    dataset, _ = bucket.dataset(tmp_path / "first")
+    key = f"datasets/{dataset.key}/manifest.json"
+    manifest = json.loads(bucket.store.read(key)) | {"shards": ["0123abcd"]}
+    bucket.store.write(key, json.dumps(manifest).encode())
+    fetched = fetch_dataset(bucket.store, tmp_path / "second", dataset.key)
+    assert np.array_equal(fetched.images[:], dataset.images[:])
+
+
+def test_dataset_decodes_only_new_and_changed_posters(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.dataset(tmp_path)
+    for poster in (tmp_path / "posters").iterdir():
+        poster.unlink()
     bucket.add(61, drawn(60))
     bucket.replace(5, drawn(500))
-    dataset, is_new = bucket.dataset(tmp_path / "second")
+    dataset, is_new = bucket.dataset(tmp_path)
     assert is_new and len(dataset.ids) == 61
-    assert posters_in(tmp_path / "second") == {"61.jpg", "5.jpg"}
-    (new,) = bucket.arrays() - before
-    assert len(np.load(tmp_path / "second" / new)) == 2
+    assert posters_in(tmp_path) == {"61.jpg", "5.jpg"}
     assert np.array_equal(dataset.images[dataset.ids.index("5")], decode(drawn(500), 32))
 
 
-def test_a_worker_fetches_only_the_shards_that_a_dataset_needs(bucket: Bucket, tmp_path: Path) -> None:
-    dataset, _ = bucket.dataset(tmp_path / "first")
-    bucket.add(61, drawn(60))
-    bucket.dataset(tmp_path / "first")
-    fetched = fetch_dataset(bucket.store, tmp_path / "third", dataset.key)
-    assert np.array_equal(fetched.images[:], dataset.images[:])
-    assert len(list((tmp_path / "third" / "pixels" / "32-v1").glob("*.npy"))) == 1
-    assert posters_in(tmp_path / "third") == set()
-
-
-def test_a_shard_that_is_damaged_here_is_fetched_anew(
-    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    dataset, _ = bucket.dataset(tmp_path / "first")
+def test_damaged_pixels_are_decoded_again(bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset, _ = bucket.dataset(tmp_path)
     expected = dataset.images[:]
-    (key,) = bucket.arrays()
-    (tmp_path / "first" / key).write_bytes(b"damaged")
-    assert np.array_equal(fetch_dataset(bucket.store, tmp_path / "first", dataset.key).images[:], expected)
-    (tmp_path / "first" / key).write_bytes(b"damaged")
-    assert np.array_equal(bucket.dataset(tmp_path / "first")[0].images[:], expected)
-    assert len([message for message in caplog.messages if "is dropped" in message]) == 2
-    assert bucket.arrays() == {key}
+    (shard,) = (tmp_path / "pixels" / "32-v1").glob("*.npy")
+    shard.write_bytes(b"damaged")
+    assert np.array_equal(fetch_dataset(bucket.store, tmp_path, dataset.key).images[:], expected)
+    assert "It is deleted and its rows are rebuilt" in caplog.text
 
 
-def test_a_run_that_ended_before_its_dataset_was_uploaded_goes_on_from_the_pixels(
-    bucket: Bucket, tmp_path: Path
-) -> None:
-    titles, bucket.titles = bucket.titles, bucket.titles[:12]
-    with pytest.raises(DatasetError, match="to learn"):
-        bucket.dataset(tmp_path / "first")
-    assert len(bucket.arrays()) == 1
-    bucket.titles = titles
-    bucket.dataset(tmp_path / "second")
-    assert len(posters_in(tmp_path / "second")) == TITLES - 12
-
-
-def test_titles_whose_posters_look_alike_are_in_one_part(bucket: Bucket, tmp_path: Path) -> None:
+def test_titles_with_posters_that_look_alike_are_in_one_part(bucket: Bucket, tmp_path: Path) -> None:
     first, _ = bucket.dataset(tmp_path / "first")
     old = first.ids[first.rows("test")[0]]
     other = Image.open(io.BytesIO(bucket.store.read(poster_key(old)))).resize((140, 200))
@@ -166,7 +148,7 @@ def test_titles_whose_posters_look_alike_are_in_one_part(bucket: Bucket, tmp_pat
     assert dataset.summary()["posters_alike"] == {"groups": 1, "posters": 9}
 
 
-def test_a_poster_that_was_replaced_meanwhile_stops_the_run(bucket: Bucket, tmp_path: Path) -> None:
+def test_poster_replaced_in_the_meantime_stops_the_run(bucket: Bucket, tmp_path: Path) -> None:
     bucket.store.write(poster_key(7), drawn(700))
     with pytest.raises(StalePosterError, match=r"posters/7\.jpg"):
         bucket.dataset(tmp_path)

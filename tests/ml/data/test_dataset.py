@@ -15,7 +15,7 @@ from serving.bundle.image import decode
 Make = Callable[[Path, int], list[Poster]]
 
 
-def test_pixels_are_those_that_serving_decodes_and_rows_stay_together(dataset: Dataset, posters: list[Poster]) -> None:
+def test_rows_keep_pixels_labels_and_part_of_a_poster_together(dataset: Dataset, posters: list[Poster]) -> None:
     by_id = {poster.id: poster for poster in posters}
     for row in (0, 17, len(dataset.ids) - 1):
         poster = by_id[dataset.ids[row]]
@@ -28,12 +28,7 @@ def test_pixels_are_those_that_serving_decodes_and_rows_stay_together(dataset: D
     assert sum(len(dataset.rows(part)) for part in ("train", "validation", "test")) == 120
 
 
-def test_writing_to_gathered_pixels_does_not_reach_the_file(dataset: Dataset) -> None:
-    dataset.images[:10][:] = 0
-    assert dataset.images[0].any()
-
-
-def test_the_key_holds_genres_posters_parts_and_preprocessing_and_no_titles(
+def test_key_depends_on_genres_posters_parts_and_preprocessing_but_not_titles(
     posters: list[Poster], small: PreprocessConfig
 ) -> None:
     key = dataset_key(posters, small)
@@ -50,9 +45,20 @@ def test_the_key_holds_genres_posters_parts_and_preprocessing_and_no_titles(
     assert dataset_key(posters, replace(small, min_posters=11)) != key
 
 
-def test_a_dataset_that_is_there_is_not_built_again(
-    posters: list[Poster], dataset: Dataset, small: PreprocessConfig
+def test_rows_table_keeps_titles_that_pandas_reads_as_missing(
+    tmp_path: Path, make: Make, small: PreprocessConfig
 ) -> None:
+    posters = make(tmp_path / "posters", 60)
+    titles = ["None", "NA", "Null", "nan", "", ' "quoted", with commas ', "two\nlines"]
+    for row, title in enumerate(titles):
+        posters[row] = replace(posters[row], title=title)
+    folder = build_dataset(posters, tmp_path, small, NullReporter()).folder
+    dataset = Dataset.load(folder)
+    assert [dataset.titles[dataset.ids.index(str(row))] for row in range(len(titles))] == titles
+    assert (folder / "rows.csv").read_bytes().startswith(b"id,title,franchise,part,sha256\r\n0,None,series 0,")
+
+
+def test_existing_dataset_is_reused(posters: list[Poster], dataset: Dataset, small: PreprocessConfig) -> None:
     gone = [replace(poster, file=Path("nowhere.jpg")) for poster in posters]
     assert build_dataset(gone, dataset.folder.parents[1], small, NullReporter()).key == dataset.key
 
@@ -63,7 +69,7 @@ def test_broken_posters_are_recorded_and_left_out(tmp_path: Path, make: Make, sm
     cut_data = cut.file.read_bytes()[:300]
     cut.file.write_bytes(cut_data)
     text.file.write_text("<html>")
-    posters[3], posters[59] = _with_own_sha256(cut), _with_own_sha256(text)
+    posters[3], posters[59] = _with_new_sha256(cut), _with_new_sha256(text)
     dataset = build_dataset(posters, tmp_path, small, NullReporter())
     assert set(dataset.broken) == {"3", "59"}
     assert len(dataset.images) == len(dataset.labels) == len(dataset.ids) == 58
@@ -72,31 +78,29 @@ def test_broken_posters_are_recorded_and_left_out(tmp_path: Path, make: Make, sm
     assert np.array_equal(dataset.images[row], decode(posters[58].file.read_bytes(), 32))
 
 
-def test_a_file_other_than_the_recorded_one_makes_no_dataset(
+def test_dataset_is_not_built_from_a_file_with_another_hash(
     tmp_path: Path, make: Make, small: PreprocessConfig
 ) -> None:
-    """A dataset without these posters would have the key of the complete one."""
+    """Otherwise a dataset without the poster would have the same key."""
     posters = make(tmp_path / "posters", 60)
     whole = posters[10].file.read_bytes()
     posters[10].file.write_bytes(posters[11].file.read_bytes())
-    with pytest.raises(DatasetError, match=r"10\.jpg is not the file whose sha256 was recorded: fetch it again"):
+    with pytest.raises(DatasetError, match=r"10\.jpg does not have the recorded sha256: download it again"):
         build_dataset(posters, tmp_path, small, NullReporter())
     posters[10].file.unlink()
-    with pytest.raises(DatasetError, match=r"10\.jpg cannot be read \(No such file or directory\): fetch it again"):
+    with pytest.raises(DatasetError, match=r"10\.jpg cannot be read \(No such file or directory\): download it again"):
         build_dataset(posters, tmp_path, small, NullReporter())
     posters[10].file.write_bytes(whole)
     assert len(build_dataset(posters, tmp_path, small, NullReporter()).ids) == 60
 
 
-def test_titles_without_genres_do_not_enter(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
+def test_titles_without_genres_are_left_out(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
     posters = make(tmp_path / "posters", 60)
     posters[5] = replace(posters[5], genres=())
     assert "5" not in build_dataset(posters, tmp_path, small, NullReporter()).ids
 
 
-def test_a_build_that_was_killed_leaves_nothing_that_counts_as_done(
-    tmp_path: Path, make: Make, small: PreprocessConfig
-) -> None:
+def test_interrupted_build_leaves_no_dataset(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
     class Killed(NullReporter):
         def progress(self, done: int, total: int, what: str) -> None:
             if done >= 30:
@@ -110,16 +114,16 @@ def test_a_build_that_was_killed_leaves_nothing_that_counts_as_done(
     assert [path.name for path in (tmp_path / "datasets").iterdir()] == [dataset_key(posters, small)]
 
 
-def test_a_damaged_dataset_is_built_anew(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
+def test_damaged_dataset_is_rebuilt(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
     posters = make(tmp_path / "posters", 60)
     folder = build_dataset(posters, tmp_path, small, NullReporter()).folder
     (folder / "labels.npy").write_bytes(b"")
-    with pytest.raises(DatasetError, match="no complete dataset"):
+    with pytest.raises(DatasetError, match="not a complete dataset"):
         Dataset.load(folder)
     assert len(build_dataset(posters, tmp_path, small, NullReporter()).images) == 60
 
 
-def test_damaged_pixels_are_decoded_anew(
+def test_damaged_pixels_are_decoded_again(
     tmp_path: Path, make: Make, small: PreprocessConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     posters = make(tmp_path / "posters", 60)
@@ -128,13 +132,11 @@ def test_damaged_pixels_are_decoded_anew(
     (file,) = (tmp_path / "pixels" / "32-v1").glob("*.npy")
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     assert np.array_equal(build_dataset(posters, tmp_path, small, NullReporter()).images[:], expected)
-    assert "is dropped, and its rows are made anew: its checksum is another one" in caplog.text
-    assert "pixels of 60 posters are missing. It is built anew." in caplog.text
+    assert "is damaged: its checksum is wrong. It is deleted and its rows are rebuilt." in caplog.text
+    assert "pixels of 60 posters are missing. It is rebuilt." in caplog.text
 
 
-def test_of_two_datasets_the_second_decodes_only_what_is_new(
-    tmp_path: Path, make: Make, small: PreprocessConfig
-) -> None:
+def test_second_dataset_decodes_only_new_posters(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
     totals: list[int] = []
 
     class Counting(NullReporter):
@@ -142,11 +144,10 @@ def test_of_two_datasets_the_second_decodes_only_what_is_new(
             totals.append(total)
 
     posters = make(tmp_path / "posters", 70)
-    first = build_dataset(posters[:60], tmp_path, small, NullReporter())
+    build_dataset(posters[:60], tmp_path, small, NullReporter())
     gone = [replace(poster, file=Path("nowhere.jpg")) for poster in posters[:60]]
     second = build_dataset(gone + posters[60:], tmp_path, small, Counting())
     assert set(totals) == {10}
-    assert set(first.shards) < set(second.shards)
     for poster in posters:
         row = second.ids.index(poster.id)
         assert np.array_equal(second.images[row], decode(poster.file.read_bytes(), 32))
@@ -154,19 +155,19 @@ def test_of_two_datasets_the_second_decodes_only_what_is_new(
 
 def test_posters_that_look_alike_are_counted(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
     posters = make(tmp_path / "posters", 60)
-    for own, other in ((7, 3), (9, 3), (21, 20)):
-        posters[own].file.write_bytes(posters[other].file.read_bytes())
-        posters[own] = _with_own_sha256(posters[own])
+    for copy, other in ((7, 3), (9, 3), (21, 20)):
+        posters[copy].file.write_bytes(posters[other].file.read_bytes())
+        posters[copy] = _with_new_sha256(posters[copy])
     summary = build_dataset(posters, tmp_path, small, NullReporter()).summary()
     assert summary["posters_alike"] == {"groups": 2, "posters": 5}
 
 
-def test_too_few_posters_are_told_before_any_is_decoded(tmp_path: Path, posters: list[Poster]) -> None:
+def test_too_few_posters_fail_before_decoding(tmp_path: Path, posters: list[Poster]) -> None:
     gone = [replace(poster, file=Path("nowhere.jpg")) for poster in posters]
     with pytest.raises(DatasetError, match="120 posters leave 0 genres to learn"):
         build_dataset(gone, tmp_path, PreprocessConfig(min_posters=500), NullReporter())
     assert not list(tmp_path.iterdir())
 
 
-def _with_own_sha256(poster: Poster) -> Poster:
+def _with_new_sha256(poster: Poster) -> Poster:
     return replace(poster, sha256=file_sha256(poster.file))

@@ -12,7 +12,6 @@ from ml.data.decoding import (
     file_sha256,
     open_pixels,
     perceptual_hashes,
-    pixels_folder,
 )
 from ml.data.shards import Shards
 from ml.errors import DatasetError
@@ -23,7 +22,7 @@ Make = Callable[[Path, int], list[Poster]]
 
 
 class Decoded(NullReporter):
-    """Remembers how many posters there were to decode."""
+    """Records the number of posters to decode."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -34,16 +33,16 @@ class Decoded(NullReporter):
 
 
 def opened(workspace: Path) -> Shards:
-    return open_pixels(pixels_folder(workspace, 32))
+    return open_pixels(workspace, 32)
 
 
 def decoded(posters: list[Poster], workspace: Path) -> int:
     reporter = Decoded()
-    decode_posters(posters, opened(workspace), reporter)
+    decode_posters({poster.sha256: poster.file for poster in posters}, opened(workspace), reporter)
     return reporter.total
 
 
-def test_pixels_are_those_that_serving_decodes(tmp_path: Path, make: Make) -> None:
+def test_pixels_equal_those_of_serving(tmp_path: Path, make: Make) -> None:
     posters = make(tmp_path / "posters", 50)
     assert decoded(posters, tmp_path) == 50
     rows = opened(tmp_path).rows([poster.sha256 for poster in posters])
@@ -51,7 +50,7 @@ def test_pixels_are_those_that_serving_decodes(tmp_path: Path, make: Make) -> No
         assert np.array_equal(rows[row], decode(poster.file.read_bytes(), 32))
 
 
-def test_only_new_and_changed_posters_are_decoded(tmp_path: Path, make: Make) -> None:
+def test_decoding_skips_known_posters(tmp_path: Path, make: Make) -> None:
     posters = make(tmp_path / "posters", 30)
     assert decoded(posters[:20], tmp_path) == 20
     assert decoded(posters[:20], tmp_path) == 0
@@ -61,7 +60,7 @@ def test_only_new_and_changed_posters_are_decoded(tmp_path: Path, make: Make) ->
     assert decoded(posters, tmp_path) == 0
 
 
-def test_a_poster_that_cannot_be_decoded_is_remembered_and_not_tried_again(tmp_path: Path, make: Make) -> None:
+def test_broken_poster_is_recorded_and_not_decoded_again(tmp_path: Path, make: Make) -> None:
     posters = make(tmp_path / "posters", 5)
     posters[2].file.write_text("<html>")
     posters[2] = replace(posters[2], sha256=file_sha256(posters[2].file))
@@ -70,19 +69,19 @@ def test_a_poster_that_cannot_be_decoded_is_remembered_and_not_tried_again(tmp_p
     assert broken_posters(posters, opened(tmp_path)) == {"2": "This is not a JPEG, PNG, WebP, AVIF or GIF image."}
     hashes = perceptual_hashes(posters, opened(tmp_path))
     assert hashes.pop("2") == ""
-    assert all(len(own) == 16 for own in hashes.values())
+    assert all(len(hash) == 16 for hash in hashes.values())
 
 
-def test_a_file_that_two_titles_share_is_decoded_once(tmp_path: Path, make: Make) -> None:
+def test_file_shared_by_two_titles_is_decoded_once(tmp_path: Path, make: Make) -> None:
     posters = make(tmp_path / "posters", 3)
     posters[1] = replace(posters[1], file=posters[0].file, sha256=posters[0].sha256)
     assert decoded(posters, tmp_path) == 2
 
 
-def test_finished_shards_count_when_a_build_is_killed(tmp_path: Path, make: Make) -> None:
+def test_decoding_continues_after_the_complete_shards_of_a_failed_run(tmp_path: Path, make: Make) -> None:
     posters = sorted(make(tmp_path / "posters", 30), key=lambda poster: poster.sha256)
     whole = posters[20].file.read_bytes()
-    decode_posters(posters[:20], opened(tmp_path), NullReporter())
+    decoded(posters[:20], tmp_path)
     posters[20].file.unlink()
     with pytest.raises(DatasetError, match="cannot be read"):
         decoded(posters, tmp_path)

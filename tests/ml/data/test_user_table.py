@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ml.data.decoding import Poster, file_sha256, open_pixels, pixels_folder
+from ml.data.decoding import Poster, file_sha256, open_pixels
 from ml.data.genres import Genre
 from ml.data.splits import draw_part
 from ml.data.user_table import Table, draw_parts, read_table
@@ -30,7 +30,7 @@ def write(folder: Path, rows: list[dict[str, str]]) -> Path:
 
 
 def drawn(table: Table, workspace: Path) -> list[Poster]:
-    return draw_parts(table, open_pixels(pixels_folder(workspace, 32)), NullReporter())
+    return draw_parts(table, open_pixels(workspace, 32), NullReporter())
 
 
 def test_a_full_table_is_read_with_ids_titles_and_genre_ids(folder: Path) -> None:
