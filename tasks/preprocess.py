@@ -136,7 +136,7 @@ def _parts(store: Store, titles: list[AnimeRecord], alike: Iterable[tuple[str, s
         {str(t.mal_id): [str(r.mal_id) for r in t.related if r.relation not in CROSSOVERS] for t in titles},
         alike,
     )
-    parts = table.assign(franchise_of).parts
+    parts = table.assign(franchise_of)
     if len(table.rows) > known:
         store.write(_PARTS_KEY, table.text().encode())
     return {i: (franchise_of[i], parts[i]) for i in franchise_of}

@@ -1,11 +1,10 @@
-"""Train, validation and test parts by franchise, drawn once and for good.
+"""Train, validation and test parts by franchise, drawn once and kept.
 
-A random split puts siblings of half of all test titles into training, and a model that copies a sibling's
-genres scores well without reading a pixel. So a franchise is in one part, drawn from a hash of its key, and
-the table of parts only grows. Titles whose posters are one picture count as one franchise.
+In a random split, half of all test titles have siblings in the training part, and a model that copies a sibling's
+genres scores well without reading a pixel. So each franchise belongs to one part, drawn from a hash of its key. The
+table of parts only grows. Titles whose posters look alike count as one franchise.
 """
 
-import csv
 import hashlib
 import re
 import unicodedata
@@ -16,14 +15,17 @@ from io import StringIO
 from itertools import chain
 from typing import Self
 
+import pandas as pd
+from scipy.cluster.hierarchy import DisjointSet
+
 from ml.errors import DatasetError
 
 TRAIN, VALIDATION, TEST, LEFT_OUT = "train", "validation", "test", "left_out"
 PARTS = (TRAIN, VALIDATION, TEST)
 _VALIDATION_SHARE, _TEST_SHARE = 0.15, 0.15
-_COLUMNS = ("id", "franchise", "part")
+_COLUMNS = ["id", "franchise", "part"]
 
-# A subtitle: what follows ": ", " - ", a tilde or a bracket. "Re:Zero" and "Fate/stay night" have none.
+# A subtitle follows ": ", " - ", a tilde or a bracket. "Re:Zero" and "Fate/stay night" have none.
 _SUBTITLE = re.compile(r"(?<=.)(?::\s|\s[-\u2013\u2014]+\s|\s?[~〜(\[「]).*")
 _LEADING_FORM = re.compile(r"^(?:gekijou?ban|eiga|zoku|shin)\s+")
 _ORDINAL = r"(?:\d+(?:st|nd|rd|th)|first|second|third|fourth|fifth|final|the final)"
@@ -39,8 +41,8 @@ _TRAILING_FORM = re.compile(
 def franchise_key(title: str) -> str:
     """The franchise that a title names: the title without season, part, form, numeral and subtitle.
 
-    Two titles of one key count as one franchise; a key that is too broad costs a little balance between the
-    parts, a key that is too narrow would leak, so the rules prefer too broad.
+    Titles with the same key count as one franchise. A key that is too broad makes the parts a little less balanced,
+    but a key that is too narrow leaks, so the rules prefer broad keys.
     """
     folded = unicodedata.normalize("NFKC", title).casefold().strip()
     key = _words(_SUBTITLE.sub("", folded))
@@ -51,7 +53,7 @@ def franchise_key(title: str) -> str:
 
 
 def draw_part(franchise: str) -> str:
-    """The part of a new franchise: 70 % train, 15 % validation, 15 % test, drawn from the hash of its key."""
+    """The part of a new franchise, drawn from the hash of its key: 70 % train, 15 % validation, 15 % test."""
     draw = int.from_bytes(hashlib.sha256(franchise.encode()).digest()[:8]) / 2**64
     if draw < _TEST_SHARE:
         return TEST
@@ -63,10 +65,10 @@ def franchises(
     related: Mapping[str, Iterable[str]] | None = None,
     alike: Iterable[tuple[str, str]] = (),
 ) -> dict[str, str]:
-    """The franchise key of each title by its id; titles that are related, or whose posters look alike, share one.
+    """The franchise key of each title by id. Titles that are related or whose posters look alike share a key.
 
-    `related` gives the ids of the titles related to a title; ids that are not in `titles` still join those
-    that name them. `alike` are pairs of ids (see `ml.data.duplicates.look_alikes`).
+    `related` gives the related ids of each id. Ids that are not in `titles` still connect the titles that name them.
+    `alike` are pairs of ids (see `ml.data.duplicates.look_alikes`).
     """
     keys = {id: franchise_key(title) or id for id, title in titles.items()}
     pairs = ((id, other) for id, others in (related or {}).items() for other in others)
@@ -74,103 +76,82 @@ def franchises(
 
 
 def join_franchises(keys: Mapping[str, str], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The franchise key of each title by its id, where pairs of ids are of one franchise.
+    """The franchise key of each title by id, where each pair of ids belongs to one franchise.
 
-    The key of a joined franchise is the alphabetically first of its titles' keys.
+    The key of a joined franchise is the alphabetically first key of its titles.
     """
-    groups = _Groups()
+    groups = _group(chain(_members(keys), ((("title", one), ("title", other)) for one, other in pairs)))
+    first: dict[_Member, str] = {}
     for id, key in keys.items():
-        groups.join(("title", id), ("franchise", key))
-    for one, other in pairs:
-        groups.join(("title", one), ("title", other))
-    first: dict[tuple[str, str], str] = {}
-    for id, key in keys.items():
-        group = groups.of(("title", id))
+        group = groups["title", id]
         first[group] = min(first.get(group, key), key)
-    return {id: first[groups.of(("title", id))] for id in keys}
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """The part of each title by its id, `LEFT_OUT` for those of `left_out`: members of franchises that turned
-    out to be one while they stood in several parts."""
-
-    parts: Mapping[str, str]
-    left_out: tuple[str, ...]
+    return {id: first[groups["title", id]] for id in keys}
 
 
 @dataclass
 class PartTable:
-    """Which part each title was drawn into: rows are added, none ever changes."""
+    """The part of each title. Rows are added, but never change."""
 
     rows: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Franchise and part by the title's id."""
+    """Franchise and part of each title by id."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read the table from csv text; DatasetError where it is none."""
-        reader = csv.DictReader(StringIO(text))
-        if tuple(reader.fieldnames or ()) != _COLUMNS:
+        """Read the table from CSV text. Raises DatasetError if it is damaged."""
+        try:
+            table = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False)
+        except ValueError as error:
+            raise DatasetError(f"The table of parts is damaged: {str(error).strip()}.") from error
+        if list(table) != _COLUMNS:
             raise DatasetError(f"The table of parts must have the columns {', '.join(_COLUMNS)}.")
-        rows: dict[str, tuple[str, str]] = {}
-        for row in reader:
-            if row["part"] not in PARTS or row["id"] in rows:
-                raise DatasetError(f"The table of parts is damaged at the title '{row['id']}'.")
-            rows[row["id"]] = row["franchise"], row["part"]
-        return cls(rows)
+        if (damaged := table["id"][~table["part"].isin(PARTS) | table["id"].duplicated()]).size:
+            raise DatasetError(f"The table of parts is damaged at the title '{damaged.iloc[0]}'.")
+        return cls({id: (franchise, part) for id, franchise, part in table.itertuples(index=False)})
 
     def text(self) -> str:
-        """The table as csv, in the order in which its rows were added."""
-        out = StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(_COLUMNS)
-        writer.writerows((id, *row) for id, row in self.rows.items())
-        return out.getvalue()
+        """The table as CSV, in the order in which rows were added."""
+        rows = [(id, *row) for id, row in self.rows.items()]
+        return str(pd.DataFrame(rows, columns=_COLUMNS, dtype=str).to_csv(index=False, lineterminator="\n"))
 
-    def assign(self, franchise_of: Mapping[str, str]) -> Assignment:
-        """The part of each title of `franchise_of` (id to franchise key); titles new to the table join it.
+    def assign(self, franchise_of: Mapping[str, str]) -> dict[str, str]:
+        """The part of each title of `franchise_of` (franchise key by id). New titles are added to the table.
 
-        A new title takes its franchise's part; a new franchise draws one. Where franchises that stand in
-        several parts turn out to be one, its titles in test stay (else those in validation), the others are
-        left out, and new titles take the part that stays.
+        A new title gets the part of its franchise; a new franchise draws its part. If franchises of different parts
+        turn out to be one, its titles in test keep their part (or those in validation if none is in test). The other
+        titles get `LEFT_OUT`, and new titles get the part that was kept.
         """
-        groups = _Groups()
-        for id, franchise in franchise_of.items():
-            groups.join(("title", id), ("franchise", franchise))
-        for id, (franchise, _) in self.rows.items():
-            groups.join(("title", id), ("franchise", franchise))
-        drawn: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+        groups = _group(chain(_members(franchise_of), _members({id: row[0] for id, row in self.rows.items()})))
+        drawn: defaultdict[_Member, set[str]] = defaultdict(set)
         for id, (_, part) in self.rows.items():
-            drawn[groups.of(("title", id))].add(part)
+            drawn[groups["title", id]].add(part)
         parts: dict[str, str] = {}
         for id in sorted(franchise_of):
             franchise = franchise_of[id]
-            group = drawn[groups.of(("title", id))] or {draw_part(franchise)}
-            stays = max(group, key=PARTS.index)
+            kept = max(drawn[groups["title", id]] or {draw_part(franchise)}, key=PARTS.index)
             if id not in self.rows:
-                self.rows[id] = franchise, stays
-            parts[id] = stays if self.rows[id][1] == stays else LEFT_OUT
-        return Assignment(parts, tuple(id for id, part in parts.items() if part == LEFT_OUT))
+                self.rows[id] = franchise, kept
+            parts[id] = kept if self.rows[id][1] == kept else LEFT_OUT
+        return parts
 
 
-class _Groups:
-    """Disjoint sets (union-find with path halving; Tarjan and van Leeuwen 1984)."""
+_Member = tuple[str, str]
+"""A title by its id, or a franchise by its key."""
 
-    def __init__(self) -> None:
-        self._parent: dict[tuple[str, str], tuple[str, str]] = {}
 
-    def of(self, member: tuple[str, str]) -> tuple[str, str]:
-        parent = self._parent
-        parent.setdefault(member, member)
-        while parent[member] != member:
-            parent[member] = parent[parent[member]]
-            member = parent[member]
-        return member
+def _members(franchise_of: Mapping[str, str]) -> Iterable[tuple[_Member, _Member]]:
+    return ((("title", id), ("franchise", key)) for id, key in franchise_of.items())
 
-    def join(self, one: tuple[str, str], other: tuple[str, str]) -> None:
-        self._parent[self.of(one)] = self.of(other)
+
+def _group(pairs: Iterable[tuple[_Member, _Member]]) -> DisjointSet:
+    """The disjoint sets in which the members of each pair are together."""
+    groups = DisjointSet()
+    for one, other in pairs:
+        groups.add(one)
+        groups.add(other)
+        groups.merge(one, other)
+    return groups
 
 
 def _words(text: str) -> str:
-    """Letters and digits, single spaces between them."""
+    """The letters and digits of a text, with single spaces between words."""
     return " ".join(re.findall(r"\w+", text))

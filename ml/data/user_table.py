@@ -1,10 +1,10 @@
-"""A table of posters of one's own: a csv file and a folder, for those who have posters already."""
+"""Reads posters from a CSV table and a folder, for people who have posters already."""
 
-import csv
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import pandas as pd
 
 from ml.data.decoding import Poster, decode_posters, file_sha256, perceptual_hashes
 from ml.data.duplicates import look_alikes
@@ -16,65 +16,63 @@ from ml.reporting import Reporter
 
 SEPARATOR = "|"
 
-_Row = Mapping[str, str]
-
 
 @dataclass(frozen=True)
 class Table:
-    """Posters as a table has them, their parts still to be drawn (see `draw_parts`), their franchises those of the
-    table; and what the table did not know, a sentence each."""
+    """The posters of a table, without parts (see `draw_parts`), and notices about missing columns and files."""
 
     posters: tuple[Poster, ...]
     notices: tuple[str, ...]
 
 
 def read_table(catalogue: Path, folder: Path) -> Table:
-    """Read a csv table of posters whose files are in `folder`, or in the folder around it.
+    """Read a CSV table of posters; the files are in `folder` or in its parent folder.
 
-    Columns: `file` and `genres` (joined by "|"); an id, which is `id` or else a column ending in `_id`, else
-    the file's stem; and, if they are there, `title`, `franchise` and `genre_ids` (parallel to `genres`).
-    Raises DatasetError where the table cannot be read, misses columns, has no rows, or none of its files is there.
+    Required columns are `file` and `genres` (joined by "|"). The id is the column `id`, or the first column that ends
+    in `_id`, or the file name without its extension. Optional columns are `title`, `franchise` and `genre_ids`
+    (parallel to `genres`). Raises DatasetError if the table cannot be read, lacks a required column, has no rows,
+    repeats an id, or if no file exists.
     """
-    rows, columns = _read(catalogue)
-    missing = " and ".join(f"'{name}'" for name in ("file", "genres") if name not in columns)
-    if missing:
-        found = ", ".join(columns) or "none"
-        raise DatasetError(f"The table {catalogue} lacks the columns {missing}; its columns are {found}.")
-    if not rows:
+    table = _read(catalogue)
+    columns = list(table)
+    if missing := " and ".join(f"'{name}'" for name in ("file", "genres") if name not in columns):
+        raise DatasetError(f"The table {catalogue} lacks the columns {missing}; its columns are {', '.join(columns)}.")
+    if table.empty:
         raise DatasetError(f"The table {catalogue} has no rows.")
     id_column = _id_column(columns)
-    ids = [row[id_column] if id_column else Path(row["file"]).stem for row in rows]
-    twice = [id for id, count in Counter(ids).items() if count > 1]
-    if twice:
-        raise DatasetError(f"The table {catalogue} has the id '{twice[0]}' more than once.")
-    files = [_find(row["file"], folder) for row in rows]
-    absent = [row["file"] for row, file in zip(rows, files, strict=True) if file is None]
-    if len(absent) == len(rows):
-        raise DatasetError(f"None of the {len(rows)} files in the table {catalogue} is in {folder}.")
     notices = _notices(columns, id_column)
+    table["id"] = table[id_column] if id_column else [Path(file).stem for file in table["file"]]
+    for name in ("title", "franchise"):
+        if name not in columns:
+            table[name] = ""
+    if (repeated := table["id"][table["id"].duplicated()]).size:
+        raise DatasetError(f"The table {catalogue} contains the id '{repeated.iloc[0]}' more than once.")
+    paths = [_find(file, folder) for file in table["file"]]
+    absent = [file for file, path in zip(table["file"], paths, strict=True) if path is None]
+    if len(absent) == len(table):
+        raise DatasetError(f"None of the {len(table)} files of the table {catalogue} is in {folder}.")
     if absent:
-        notices.append(f"{len(absent)} of {len(rows)} posters are missing, {absent[0]} is one.")
+        notices.append(f"{len(absent)} of {len(table)} posters are missing, for example {absent[0]}.")
     posters = tuple(
         Poster(
-            id=id,
-            title=row.get("title", ""),
-            genres=_genres(row, id),
-            franchise=row.get("franchise", "") or franchise_key(row.get("title", "")) or id,
+            id=row["id"],
+            title=row["title"],
+            genres=_genres(row),
+            franchise=row["franchise"] or franchise_key(row["title"]) or row["id"],
             part="",
-            file=file,
-            sha256=file_sha256(file),
+            file=path,
+            sha256=file_sha256(path),
         )
-        for row, id, file in zip(rows, ids, files, strict=True)
-        if file is not None
+        for row, path in zip(table.to_dict("records"), paths, strict=True)
+        if path is not None
     )
     return Table(posters, tuple(notices))
 
 
 def draw_parts(table: Table, pixels: Shards, reporter: Reporter) -> list[Poster]:
-    """The table's posters in their parts: a franchise is in one, and so are posters that look alike.
+    """Draw the part of each poster: a franchise is in one part, and so are posters that look alike.
 
-    What posters look like is known once they are decoded: those with genres that the shards do not know yet are
-    decoded here. Raises as `ml.data.decoding.decode_posters`.
+    Posters with genres are decoded if the cache lacks them. Raises as `ml.data.decoding.decode_posters`.
     """
     labelled = [poster for poster in table.posters if poster.genres]
     decode_posters({poster.sha256: poster.file for poster in labelled}, pixels, reporter)
@@ -86,15 +84,13 @@ def draw_parts(table: Table, pixels: Shards, reporter: Reporter) -> list[Poster]
     ]
 
 
-def _read(catalogue: Path) -> tuple[list[_Row], list[str]]:
+def _read(catalogue: Path) -> pd.DataFrame:
     try:
-        with catalogue.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, restval="")
-            return list(reader), list(reader.fieldnames or ())
+        return pd.read_csv(catalogue, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
     except OSError as error:
         raise DatasetError(f"The table {catalogue} cannot be read: {error.strerror}.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"The table {catalogue} is no csv file in UTF-8: {error}.") from error
+    except ValueError as error:  # not UTF-8, or not CSV
+        raise DatasetError(f"The table {catalogue} is not a CSV file in UTF-8: {str(error).strip()}.") from error
 
 
 def _id_column(columns: Sequence[str]) -> str | None:
@@ -102,7 +98,7 @@ def _id_column(columns: Sequence[str]) -> str | None:
 
 
 def _find(file: str, folder: Path) -> Path | None:
-    """The file in the folder, or, where the table's paths begin with the folder's name, beside it."""
+    """The path of a file in the folder, or in the parent folder if the table's paths include the folder's name."""
     candidates = (folder / file, folder.parent / file)
     return next((path for path in candidates if file and path.is_file()), None)
 
@@ -110,25 +106,25 @@ def _find(file: str, folder: Path) -> Path | None:
 def _notices(columns: Sequence[str], id_column: str | None) -> list[str]:
     notices = []
     if id_column is None:
-        notices.append("The table has no id: a file's name without its ending is its id.")
+        notices.append("The table has no id column: file names without their extensions are the ids.")
     if "franchise" not in columns and "title" not in columns:
         notices.append(
-            "The table has no titles and no franchises: each row is its own group, but for posters that look alike."
+            "The table has no titles and no franchises: each row is its own group, except for posters that look alike."
         )
     if "genre_ids" not in columns:
-        notices.append("The table has no genre ids: labels are the names of the genres.")
+        notices.append("The table has no genre ids: genres are identified by their names.")
     return notices
 
 
-def _genres(row: _Row, id: str) -> tuple[Genre, ...]:
-    names = _list(row["genres"])
+def _genres(row: dict[str, str]) -> tuple[Genre, ...]:
+    names = _split(row["genres"])
     if "genre_ids" not in row:
         return tuple(Genre(None, name) for name in names)
     try:
-        return tuple(Genre(int(number), name) for number, name in zip(_list(row["genre_ids"]), names, strict=True))
+        return tuple(Genre(int(number), name) for number, name in zip(_split(row["genre_ids"]), names, strict=True))
     except ValueError as error:
-        raise DatasetError(f"In the row of '{id}' genre_ids are not a number for each genre.") from error
+        raise DatasetError(f"The row of '{row['id']}' does not have one numeric genre id per genre.") from error
 
 
-def _list(joined: str) -> list[str]:
+def _split(joined: str) -> list[str]:
     return [entry.strip() for entry in joined.split(SEPARATOR) if entry.strip()]

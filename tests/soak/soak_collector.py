@@ -140,7 +140,7 @@ def key_of(folder: Path, outcomes: list[PosterOutcome]) -> str:
     sha256 = {outcome.mal_id: str(outcome.sha256) for outcome in outcomes if outcome.usable}
     usable = usable_titles(read_catalogue(folder / "catalogue.csv"), sha256)
     franchise_of = franchises({str(title.mal_id): title.title for title in usable})
-    parts = PartTable().assign(franchise_of).parts
+    parts = PartTable().assign(franchise_of)
     rows = dataset_rows(usable, sha256, {i: (franchise_of[i], parts[i]) for i in franchise_of}, folder / "posters")
     return dataset_key(rows, PreprocessConfig())
 

@@ -16,7 +16,6 @@ from ml.data.splits import (
     draw_part,
     franchise_key,
     franchises,
-    join_franchises,
 )
 from ml.errors import DatasetError
 
@@ -38,37 +37,33 @@ from ml.errors import DatasetError
         (["☆"], "☆"),
     ],
 )
-def test_titles_of_a_franchise_share_a_key(titles: list[str], key: str) -> None:
+def test_franchise_key_is_shared_by_titles_of_a_franchise(titles: list[str], key: str) -> None:
     assert {franchise_key(title) for title in titles} == {key}
 
 
-def test_titles_that_only_begin_alike_stay_apart() -> None:
+def test_franchise_key_differs_for_titles_with_a_common_beginning() -> None:
     assert franchise_key("Mononoke") != franchise_key("Mononoke Hime")
     assert franchise_key("Another") != franchise_key("Another World")
 
 
-def test_related_titles_are_one_franchise_even_through_an_unknown_one() -> None:
+def test_franchise_joins_titles_related_through_an_unknown_one() -> None:
     titles = {"1": "Shingeki no Kyojin", "2": "Attack", "3": "Bebop"}
     keys = franchises(titles, {"1": ["9"], "2": ["9"]})
     assert keys == {"1": "attack", "2": "attack", "3": "bebop"}
 
 
-def test_titles_whose_posters_look_alike_are_one_franchise_with_all_that_is_related() -> None:
+def test_franchise_joins_titles_whose_posters_look_alike() -> None:
     titles = {"1": "Bebop", "2": "Attack", "3": "Cowboy", "4": "Cowboy: Sequel", "5": "Trigun"}
     keys = franchises(titles, {"1": ["2"]}, [("2", "4")])
     assert keys == {"1": "attack", "2": "attack", "3": "attack", "4": "attack", "5": "trigun"}
     assert {draw_part(keys[id]) for id in "1234"} == {draw_part("attack")}
 
 
-def test_groups_that_are_given_are_joined_by_pairs() -> None:
-    assert join_franchises({"1": "b", "2": "a", "3": "c"}, [("1", "2")]) == {"1": "a", "2": "a", "3": "c"}
-
-
-def test_titles_without_a_title_are_not_one_franchise() -> None:
+def test_franchise_of_an_empty_title_is_its_id() -> None:
     assert franchises({"1": "", "2": ""}) == {"1": "1", "2": "2"}
 
 
-def test_parts_are_drawn_about_70_15_15_and_never_differ() -> None:
+def test_part_is_drawn_70_15_15_and_reproducible() -> None:
     drawn = [draw_part(f"franchise {number}") for number in range(4000)]
     share = {part: count / 4000 for part, count in Counter(drawn).items()}
     assert share[TRAIN] == pytest.approx(0.70, abs=0.03)
@@ -77,26 +72,25 @@ def test_parts_are_drawn_about_70_15_15_and_never_differ() -> None:
     assert [draw_part("cowboy bebop"), draw_part("overlord"), draw_part("gintama")] == [TEST, TEST, TRAIN]
 
 
-def test_a_new_title_takes_its_franchises_part() -> None:
+def test_part_of_a_new_title_is_that_of_its_franchise() -> None:
     table = PartTable({"1": ("a", TEST)})
-    assert table.assign({"1": "a", "2": "a"}).parts == {"1": TEST, "2": TEST}
+    assert table.assign({"1": "a", "2": "a"}) == {"1": TEST, "2": TEST}
     assert table.rows["2"] == ("a", TEST)
 
 
-def test_a_new_title_takes_the_part_of_siblings_that_left_the_catalogue() -> None:
+def test_part_of_a_new_title_is_that_of_siblings_no_longer_in_the_catalogue() -> None:
     table = PartTable({"1": ("a", VALIDATION)})
-    assert table.assign({"2": "a"}).parts == {"2": VALIDATION}
+    assert table.assign({"2": "a"}) == {"2": VALIDATION}
 
 
-def test_when_franchises_turn_out_to_be_one_test_stays_and_the_others_leave() -> None:
+def test_part_test_is_kept_if_franchises_turn_out_to_be_one() -> None:
     table = PartTable({"1": ("a", TEST), "2": ("b", TRAIN), "3": ("c", VALIDATION)})
-    assignment = table.assign({"1": "a", "2": "a", "3": "a", "4": "a"})
-    assert assignment.parts == {"1": TEST, "2": LEFT_OUT, "3": LEFT_OUT, "4": TEST}
-    assert assignment.left_out == ("2", "3")
+    parts = table.assign({"1": "a", "2": "a", "3": "a", "4": "a"})
+    assert parts == {"1": TEST, "2": LEFT_OUT, "3": LEFT_OUT, "4": TEST}
     assert table.rows["2"] == ("b", TRAIN)
 
 
-def test_rows_of_the_table_never_change_and_are_only_added() -> None:
+def test_part_table_only_grows() -> None:
     table = PartTable()
     table.assign({str(number): f"franchise {number}" for number in range(30)})
     before = table.text()
@@ -106,21 +100,31 @@ def test_rows_of_the_table_never_change_and_are_only_added() -> None:
     assert len(again.rows) == 40
 
 
-def test_a_damaged_table_of_parts_is_named() -> None:
+def test_part_table_keeps_bytes_and_words_that_pandas_reads_as_missing() -> None:
+    text = 'id,franchise,part\n1,null,train\nNA,nan,test\n007,"a, ""b""",validation\n'
+    table = PartTable.parse(text)
+    assert table.rows == {"1": ("null", TRAIN), "NA": ("nan", TEST), "007": ('a, "b"', VALIDATION)}
+    assert table.text() == text
+    assert PartTable().text() == "id,franchise,part\n"
+
+
+def test_damaged_part_table_is_refused() -> None:
     with pytest.raises(DatasetError, match="the columns id, franchise, part"):
         PartTable.parse("a,b\n1,2\n")
+    with pytest.raises(DatasetError, match="damaged: No columns"):
+        PartTable.parse("")
     with pytest.raises(DatasetError, match="damaged at the title '7'"):
         PartTable.parse("id,franchise,part\n7,a,elsewhere\n")
 
 
-def test_sequels_of_the_real_catalogue_are_on_one_side(real_data: Path) -> None:
+def test_sequels_of_the_real_catalogue_are_in_one_part(real_data: Path) -> None:
     with zipfile.ZipFile(real_data / "posters" / "anime.zip") as archive:
         name = next(name for name in archive.namelist() if name.endswith("anime.csv"))
         rows = list(csv.DictReader(io.StringIO(archive.read(name).decode())))
     titles = {row["mal_id"]: row["title"] for row in rows}
-    parts = PartTable().assign(franchises(titles)).parts
+    parts = PartTable().assign(franchises(titles))
     by_title = {title: parts[id] for id, title in titles.items()}
-    # Read off the titles by other means: "X: subtitle", "X II", "X 2nd Season", where X is a title itself.
+    # Sequels found by other means: "X: subtitle", "X II", "X 2nd Season", where X is a title itself.
     sequel = re.compile(r"(.+?)(?:: .+| II+| \d\w\w Season| Season \d| OVA| Movie.*)")
     pairs = [
         (part, by_title[match[1]])

@@ -33,7 +33,7 @@ def drawn(table: Table, workspace: Path) -> list[Poster]:
     return draw_parts(table, open_pixels(workspace, 32), NullReporter())
 
 
-def test_a_full_table_is_read_with_ids_titles_and_genre_ids(folder: Path) -> None:
+def test_table_is_read_with_ids_titles_and_genre_ids(folder: Path) -> None:
     titles = ("Bebop", "Bebop: The Movie")
     rows = [
         {"mal_id": str(n), "title": title, "genres": "Action|Sci-Fi", "genre_ids": "1|24", "file": f"posters/{n}.jpg"}
@@ -47,16 +47,25 @@ def test_a_full_table_is_read_with_ids_titles_and_genre_ids(folder: Path) -> Non
     assert first.sha256 == file_sha256(folder / "0.jpg")
 
 
+def test_cells_keep_words_that_pandas_reads_as_missing(folder: Path) -> None:
+    (folder.parent / "table.csv").write_text("file,id,title,genres\n0.jpg,NA,None,nan\n1.jpg,007,Null,\n2.jpg,1.0\n")
+    posters = read_table(folder.parent / "table.csv", folder).posters
+    assert [(poster.id, poster.title, [genre.name for genre in poster.genres]) for poster in posters] == [
+        *(("NA", "None", ["nan"]), ("007", "Null", []), ("1.0", "", [])),
+    ]
+    assert [poster.franchise for poster in posters] == ["none", "null", "1.0"]
+
+
 @pytest.mark.parametrize("prefix", ["posters/", ""])
 @pytest.mark.parametrize("up", [False, True])
-def test_files_are_found_in_the_folder_or_the_one_around_it(folder: Path, prefix: str, up: bool) -> None:
+def test_files_are_found_in_the_folder_or_its_parent(folder: Path, prefix: str, up: bool) -> None:
     if up and not prefix:
         shutil.copytree(folder, folder.parent, dirs_exist_ok=True)
     file = write(folder, [{"id": "7", "genres": "Action", "file": f"{prefix}0.jpg"}])
     assert read_table(file, folder.parent if up else folder).posters[0].file.name == "0.jpg"
 
 
-def test_what_the_table_does_not_know_is_said(folder: Path) -> None:
+def test_notices_name_missing_columns(folder: Path) -> None:
     rows = [{"genres": "Action", "file": f"{n}.jpg"} for n in range(3)]
     table = read_table(write(folder, rows), folder)
     assert [poster.id for poster in table.posters] == ["0", "1", "2"]
@@ -66,13 +75,13 @@ def test_what_the_table_does_not_know_is_said(folder: Path) -> None:
     assert "each row is its own group" in table.notices[1]
 
 
-def test_a_given_franchise_is_taken(folder: Path) -> None:
+def test_franchise_column_decides_the_part(folder: Path) -> None:
     rows = [{"id": str(n), "franchise": "all", "genres": "Action", "file": f"{n}.jpg"} for n in range(3)]
     posters = drawn(read_table(write(folder, rows), folder), folder.parent)
     assert {(poster.franchise, poster.part) for poster in posters} == {("all", draw_part("all"))}
 
 
-def test_posters_that_look_alike_are_in_one_part_whatever_their_franchises(folder: Path) -> None:
+def test_posters_that_look_alike_are_in_one_part(folder: Path) -> None:
     (folder / "3.jpg").write_bytes((folder / "1.jpg").read_bytes())
     franchises = ["solo", "twin b", "other", "twin a"]
     rows = [
@@ -84,7 +93,7 @@ def test_posters_that_look_alike_are_in_one_part_whatever_their_franchises(folde
     assert [poster.part for poster in posters] == [draw_part(poster.franchise) for poster in posters]
 
 
-def test_posters_without_genres_or_broken_ones_do_not_keep_a_table_from_being_drawn(folder: Path) -> None:
+def test_parts_are_drawn_with_broken_posters_and_posters_without_genres(folder: Path) -> None:
     (folder / "2.jpg").write_text("<html>")
     (folder / "3.jpg").write_text("<html/>")
     rows = [{"genres": "" if n == 1 else "Action", "file": f"{n}.jpg"} for n in range(4)]
@@ -92,14 +101,14 @@ def test_posters_without_genres_or_broken_ones_do_not_keep_a_table_from_being_dr
     assert [poster.franchise for poster in posters] == ["0", "1", "2", "3"]
 
 
-def test_missing_posters_are_said_and_passed_over(folder: Path) -> None:
+def test_missing_posters_are_skipped_with_a_notice(folder: Path) -> None:
     rows = [{"id": str(n), "genres": "Action", "file": f"{n}.jpg"} for n in range(6)]
     table = read_table(write(folder, rows), folder)
     assert len(table.posters) == 4
-    assert "2 of 6 posters are missing, 4.jpg is one." in table.notices
+    assert "2 of 6 posters are missing, for example 4.jpg." in table.notices
 
 
-def test_what_is_wrong_with_a_table_is_said_in_a_sentence(folder: Path, tmp_path: Path) -> None:
+def test_invalid_table_is_refused_with_a_sentence(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="cannot be read: No such file"):
         read_table(tmp_path / "absent.csv", folder)
     with pytest.raises(DatasetError, match=r"lacks the columns 'file' and 'genres'; its columns are a, b\."):
@@ -109,10 +118,10 @@ def test_what_is_wrong_with_a_table_is_said_in_a_sentence(folder: Path, tmp_path
         read_table(tmp_path / "empty.csv", folder)
     with pytest.raises(DatasetError, match="None of the 1 files"):
         read_table(write(folder, [{"genres": "Action", "file": "9.jpg"}]), folder)
-    with pytest.raises(DatasetError, match="the id '1' more than once"):
+    with pytest.raises(DatasetError, match="contains the id '1' more than once"):
         read_table(write(folder, [{"id": "1", "genres": "Action", "file": f"{n}.jpg"} for n in range(2)]), folder)
-    with pytest.raises(DatasetError, match="In the row of '1' genre_ids"):
+    with pytest.raises(DatasetError, match="The row of '1' does not have one numeric genre id per genre"):
         read_table(write(folder, [{"id": "1", "genres": "A|B", "genre_ids": "1", "file": "1.jpg"}]), folder)
     (tmp_path / "bytes.csv").write_bytes(b"file,genres\n\xff\xfe,x\n")
-    with pytest.raises(DatasetError, match="no csv file in UTF-8"):
+    with pytest.raises(DatasetError, match="not a CSV file in UTF-8"):
         read_table(tmp_path / "bytes.csv", folder)
