@@ -1,36 +1,31 @@
 """What both collecting steps do it with: the collector in the workspace, one crawl at a time, and its progress."""
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 
-from infra.errors import NotFound
 from infra.settings import read_settings
 from infra.store import Store
 from tasks.catalogue.collector import Collector
 from tasks.catalogue.configuration import CollectConfig
 from tasks.crawl.addresses import host_of
-from tasks.crawl.ledger import HostMemory, Ledger
+from tasks.crawl.mirror import CrawlMirror
 from tasks.crawl.traffic import Traffic
 from tasks.errors import SiteBusy
 
 # A run that was killed keeps its slot until its lease is over; only so much longer another one is worth waiting for.
 _LEASE_SECONDS, _WAIT_SECONDS = 60, 75
 
-_HOSTS = "hosts.json"
-
 logger = logging.getLogger("tasks")
 
 
 @contextmanager
-def crawl(site_url: str, config: CollectConfig) -> Iterator[Collector]:
+def crawl(site_url: str, config: CollectConfig) -> Iterator[tuple[Collector, CrawlMirror]]:
     """The collector of the workspace, for the only run that asks the site now; a table of what was asked is left as
     an artifact, also where the crawl fails.
 
@@ -41,9 +36,10 @@ def crawl(site_url: str, config: CollectConfig) -> Iterator[Collector]:
     settings = read_settings()
     with _only_run(site_url):
         collector = Collector(settings.workspace, site_url, config, settings.contact, TrafficReport())
-        with collector, _hosts_in_the_store(Store(settings), collector.ledger):
+        mirror = CrawlMirror(Store(settings), collector.ledger, collector.kept, collector.posters)
+        with collector, mirror.hosts():
             try:
-                yield collector
+                yield collector, mirror
             finally:
                 rows = [row for traffic in collector.traffics for row in traffic.rows() if row["count"]]
                 create_table_artifact(rows or [{"what": "nothing was asked"}], key="crawl", description=site_url)
@@ -70,22 +66,6 @@ def _only_run(site_url: str) -> Iterator[None]:
         except TimeoutError:
             raise SiteBusy(f"Another run is asking {host}, and one at a time is enough.") from None
         yield
-
-
-@contextmanager
-def _hosts_in_the_store(store: Store, ledger: Ledger) -> Iterator[None]:
-    """What hosts taught any worker is known here before the block, and what they taught us is there after it: a site
-    that refused one of us is left alone by all."""
-    try:
-        known = [HostMemory(**entry) for entry in json.loads(store.read(_HOSTS))]
-    except NotFound:
-        known = []
-    mine = ledger.hosts.all()
-    ledger.hosts.put(*(theirs.merged(mine.get(theirs.host, theirs)) for theirs in known))
-    try:
-        yield
-    finally:
-        store.write(_HOSTS, json.dumps([asdict(memory) for memory in ledger.hosts.all().values()]).encode())
 
 
 class TrafficReport:

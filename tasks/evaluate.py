@@ -18,7 +18,7 @@ from ml.scores.intervals import Interval
 from serving.bundle.model import Model
 from tasks.bundles import fetch_bundle, fetch_uploaded_bundle
 from tasks.champion import Champion, present_champion
-from tasks.posters import poster_key
+from tasks.crawl.mirror import poster_key
 from tasks.preprocess import fetch_dataset
 from tasks.records import DatasetRecord, EvaluationRecord, KnownPoster, ScoreRecord, TrainingRecord
 from tasks.step import step

@@ -1,10 +1,7 @@
 """Step 1: the site's season pages become the summary table `catalogue.csv`, if they are as they always were."""
 
 import asyncio
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -13,19 +10,16 @@ from infra.errors import NotFound
 from infra.files import write_bytes
 from infra.settings import read_settings
 from infra.store import Store
-from tasks.catalogue.collector import Collector
 from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.drift import Measure
 from tasks.catalogue.history import merged
 from tasks.catalogue.last_good import ABOUT, HISTORY, about_last_good, known_key
 from tasks.catalogue.seasons import parse_seasons
-from tasks.crawl.ledger import PageVisit
 from tasks.crawling import crawl
 from tasks.records import CatalogueRecord
 from tasks.step import step
 
 _LATEST = "catalogues/latest.json"
-_VISITS = "page-visits.json"
 
 
 @step("scrape")
@@ -43,7 +37,7 @@ def scrape(site_url: str, seasons: str, config: CollectConfig) -> CatalogueRecor
     settings = read_settings()
     store, folder = Store(settings), settings.workspace
     wanted = parse_seasons(seasons)
-    with crawl(site_url, config) as collector, _pages_in_the_store(store, collector):
+    with crawl(site_url, config) as (collector, mirror), mirror.pages():
         _fetch_last_good(store, folder, site_url)
         records = asyncio.run(collector.read_catalogue(wanted))
         record = collector.replace_last_good(seasons, records, _show_drift)
@@ -62,34 +56,6 @@ def _show_drift(measures: Sequence[Measure]) -> None:
     create_table_artifact(
         [measure.row() for measure in measures], key="drift", description="Changes since the last good catalogue"
     )
-
-
-@contextmanager
-def _pages_in_the_store(store: Store, collector: Collector) -> Iterator[None]:
-    """What the bucket knows and keeps of pages is here before the block, and what is new is there after it, also
-    where the crawl is stopped: a worker with an empty disk asks for no page twice."""
-    try:
-        known = {entry["url"]: PageVisit(**entry) for entry in json.loads(store.read(_VISITS))}
-    except NotFound:
-        known = {}
-    path = collector.kept.path
-    collector.ledger.pages.adopt(known)
-    there = {visit.sha256: path(visit.sha256) for visit in known.values() if visit.sha256}
-    store.download({_page_key(sha256): file for sha256, file in there.items() if not file.exists()})
-    try:
-        yield
-    finally:
-        visits = collector.ledger.pages.all().values()
-        new = {
-            v.sha256: path(v.sha256) for v in visits if v.sha256 and v.sha256 not in there and path(v.sha256).exists()
-        }
-        store.upload({_page_key(sha256): file for sha256, file in new.items()})
-        kept = [visit for visit in visits if not visit.sha256 or visit.sha256 in there or visit.sha256 in new]
-        store.write(_VISITS, json.dumps([asdict(visit) for visit in kept]).encode())
-
-
-def _page_key(sha256: str) -> str:
-    return f"pages/{sha256}.html.gz"
 
 
 def _fetch_last_good(store: Store, folder: Path, site_url: str) -> None:

@@ -175,7 +175,7 @@ class Collector:
         about = about_last_good(self._folder)
         accepted = about.accepted if about and about.site_url == self._site_url else 0
         pages = [page for page in self.ledger.pages.all().values() if page.url.startswith(f"{self._site_url}/")]
-        self.ledger.pages.put(*(replace(page, doubtful=True) for page in pages if page.checked >= accepted))
+        self.ledger.pages.put(*(replace(page, suspect=True) for page in pages if page.checked >= accepted))
         self._finish()
 
     def _client(self, pace: float | None, polite_pace: float, connections: int) -> SiteClient:

@@ -60,7 +60,7 @@ async def add_details(
             logger.info("The page of %s is left out: %s", record.title, error)
             if asked.pop(record.mal_id, None):  # it is not asked for again in this crawl, but read as it was kept
                 visit = visits[record.mal_id] or PageVisit(url, 0)
-                ledger.pages.put(replace(visit, checked=time.time(), doubtful=True))
+                ledger.pages.put(replace(visit, checked=time.time(), suspect=True))
                 traffic.settle("broken", type(error).__name__)
                 to_read.append(record)
         else:

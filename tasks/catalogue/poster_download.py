@@ -80,7 +80,7 @@ async def download_posters(
         SiteBlocked: the host refuses us.
         SiteUnavailable, SiteError: many posters in a row could not be had.
     """
-    visits = ledger.posters.all()
+    visits = {int(key): visit for key, visit in ledger.posters.all().items()}
     outcomes = await asyncio.to_thread(_without_asking, records, folder, visits, started)
     asked = [record for record in records if record.mal_id not in outcomes]
     traffic.expect(len(asked))
@@ -91,7 +91,7 @@ async def download_posters(
     async def settle(record: AnimeRecord) -> None:
         nonlocal failures_in_a_row
         path, url = folder / f"{record.mal_id}.jpg", record.poster_url or ""
-        visit = PosterVisit(record.mal_id, url, 0, "failed")
+        visit = PosterVisit(str(record.mal_id), url, 0, "failed")
         try:
             fetched = await client.fetch(url, _whole_image)
         except NotOnSite as error:
@@ -177,7 +177,7 @@ def _unwanted(record: AnimeRecord) -> PosterOutcome | None:
 
 def _outcome(visit: PosterVisit, here: str) -> PosterOutcome:
     status = here if visit.status == "here" else visit.status
-    return PosterOutcome(visit.mal_id, status, visit.reason, visit.sha256, visit.url)
+    return PosterOutcome(int(visit.id), status, visit.reason, visit.sha256, visit.url)
 
 
 def _judged(outcomes: Sequence[PosterOutcome]) -> list[PosterOutcome]:

@@ -192,7 +192,7 @@ class SiteClient:
         if name not in self._hosts:
             check_contact(url, self._contact)
             memory = self._ledger.hosts.get(name) or HostMemory(name)
-            ceiling = remembered(memory.ceiling, time.time() - memory.learnt)
+            ceiling = remembered(memory.ceiling, time.time() - memory.learned)
             limit = self._requests_per_second
             if limit is None and not is_loopback(url):
                 limit = self._default_requests_per_second
@@ -200,7 +200,7 @@ class SiteClient:
             pace.hold(min(memory.held_until - time.time(), _LONGEST_WAIT_SECONDS))  # as an earlier answer asked
             self._hosts[name] = _Host(memory, pace, asyncio.Semaphore(self._connections))
         host = self._hosts[name]
-        if host.memory.not_before > time.time():
+        if host.memory.blocked_until > time.time():
             raise SiteBlocked(_blocked(host.memory))
         return host
 
@@ -281,7 +281,7 @@ class SiteClient:
         if retry_after_seconds:
             self._remember(host, replace(host.memory, held_until=time.time() + retry_after_seconds))
         if host.pace.ceiling < ceiling:
-            self._remember(host, replace(host.memory, ceiling=host.pace.ceiling, learnt=time.time()))
+            self._remember(host, replace(host.memory, ceiling=host.pace.ceiling, learned=time.time()))
             logger.info(
                 "%s says that we ask too often: at most %.2g requests a second from now on.",
                 host.memory.host,
@@ -290,7 +290,7 @@ class SiteClient:
 
     def _stop(self, host: _Host, answered: str, seconds: float, address: str | None = None) -> NoReturn:
         """The host does not want us (at `address`): nothing is asked of it for a while, in this run and the next."""
-        self._remember(host, replace(host.memory, not_before=time.time() + seconds, reason=answered))
+        self._remember(host, replace(host.memory, blocked_until=time.time() + seconds, reason=answered))
         raise SiteBlocked(_blocked(host.memory), address)
 
     def _remember(self, host: _Host, memory: HostMemory) -> None:
@@ -333,7 +333,7 @@ def _text(body: bytes) -> str:
 
 
 def _blocked(memory: HostMemory) -> str:
-    moment = datetime.fromtimestamp(memory.not_before, UTC)
+    moment = datetime.fromtimestamp(memory.blocked_until, UTC)
     return (
         f"The site refuses us: {memory.reason}. Nothing is asked of {memory.host} before {moment:%Y-%m-%d %H:%M} UTC; "
         "try again then, and slower."

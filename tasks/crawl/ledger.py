@@ -1,30 +1,35 @@
-"""What was asked of the site and what came of it: one sqlite file, sound after a kill at any moment.
+"""The record of all requests and their outcomes, in one SQLite file that survives a kill at any moment.
 
     ledger = Ledger(workspace / "ledger.sqlite")
     ledger.pages.put(PageVisit(url, checked=time.time(), sha256=...))
     ledger.pages.get(url)
 
-A table for each kind of entry, with a column for each of its fields; the first one is the key.
+Each kind of entry has a table with one column per field. The first field is the key.
 """
 
 import math
 import sqlite3
-from collections.abc import Mapping
-from dataclasses import astuple, dataclass, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+from urllib.parse import quote
 
 from tasks.errors import LedgerError
 
 FILE = "ledger.sqlite"
 
+# Stored names (columns of the database, keys of the bucket's JSON files) that differ from the names of the fields.
+_STORED_NAMES = {"id": "mal_id", "suspect": "doubtful", "learned": "learnt", "blocked_until": "not_before"}
+_DIGITS = 18  # an integer with more digits may not fit into a column
+
 
 @dataclass(frozen=True)
 class PageVisit:
-    """The last time that a page was asked for. `checked` is that moment, in seconds since 1970.
+    """The last request for a page, at `checked` (seconds since 1970).
 
-    `sha256` names the page as kept (`KeptPages`), None where the site has none. `doubtful`: what came did not
-    stand the comparison with the last good catalogue and is asked for again as soon as may be.
+    `sha256` names the kept page (see `KeptPages`), None if the site has no such page. A `suspect` page failed the
+    comparison with the last good catalogue, so the next crawl re-fetches it.
     """
 
     url: str
@@ -32,18 +37,18 @@ class PageVisit:
     sha256: str | None = None
     etag: str | None = None
     last_modified: str | None = None
-    doubtful: bool = False
+    suspect: bool = False
 
 
 @dataclass(frozen=True)
 class PosterVisit:
-    """The last time that a title's poster was asked for, at `url`.
+    """The last request for the poster of the title `id`.
 
-    `status` is "here" (a file of that sha256), "missing", "broken", "refused" or "failed"; `reason` says why there
-    is no file.
+    `status` is "here" (there is a file with that sha256), "missing", "broken", "refused" or "failed". `reason` says
+    why there is no file.
     """
 
-    mal_id: int
+    id: str
     url: str
     checked: float
     status: str
@@ -53,30 +58,33 @@ class PosterVisit:
 
 @dataclass(frozen=True)
 class HostMemory:
-    """What a host taught us: the pace that it does not mind, learnt at some moment; when it may be asked again, if it
-    refused us for a `reason`; and until when it asked to be left alone for a while."""
+    """What is known about a host.
+
+    `ceiling` is the number of requests per second that it tolerates, learned at the time `learned`. It is not
+    contacted before `blocked_until`, for that `reason`, and asked for a pause until `held_until`.
+    """
 
     host: str
     ceiling: float = math.inf
-    learnt: float = 0
-    not_before: float = 0
+    learned: float = 0
+    blocked_until: float = 0
     reason: str = ""
     held_until: float = 0
 
     def merged(self, other: "HostMemory") -> "HostMemory":
-        """What is known from two ledgers: of each lesson the later one."""
-        refused, taught = (
-            max(self, other, key=lambda memory: memory.not_before),
-            max(self, other, key=lambda memory: memory.learnt),
-        )
+        """The knowledge of two ledgers combined: the latest ceiling, the latest block and the latest pause."""
+        blocked = max(self, other, key=lambda memory: memory.blocked_until)
+        learned = max(self, other, key=lambda memory: memory.learned)
         held_until = max(self.held_until, other.held_until)
-        return replace(refused, ceiling=taught.ceiling, learnt=taught.learnt, held_until=held_until)
+        return replace(blocked, ceiling=learned.ceiling, learned=learned.learned, held_until=held_until)
 
 
 @dataclass(frozen=True)
 class Crawl:
-    """The last reading of a site, from its first page to its last poster. `finished` is None while it goes on, or
-    where it was killed."""
+    """The last crawl of a site, from its first page to its last poster.
+
+    `finished` is None while the crawl is running, and after it was killed.
+    """
 
     site: str
     started: float
@@ -84,77 +92,116 @@ class Crawl:
 
 
 Entry = TypeVar("Entry", bound="PageVisit | PosterVisit | HostMemory | Crawl")
-
 Visit = TypeVar("Visit", bound="PageVisit | PosterVisit")
 
 
+def to_stored(entry: PageVisit | PosterVisit | HostMemory | Crawl) -> dict[str, Any]:
+    """The values of an entry by their stored names."""
+    return {_stored_name(name): _stored_value(name, value) for name, value in asdict(entry).items()}
+
+
+def from_stored(kind: type[Entry], stored: Mapping[str, Any]) -> Entry:
+    """The entry with these stored values."""
+    names = [field.name for field in fields(kind)]
+    values = {name: stored[_stored_name(name)] for name in names if _stored_name(name) in stored}
+    return kind(**values | ({"id": str(values["id"])} if "id" in values else {}))
+
+
+def poster_name(title_id: str) -> str:
+    """The name of the file with a title's poster; characters that are unsafe in file names are percent-encoded."""
+    return f"{quote(title_id, safe='')}.jpg"
+
+
+def _stored_name(name: str) -> str:
+    return _STORED_NAMES.get(name, name)
+
+
+def _stored_value(name: str, value: Any) -> Any:
+    """The value as stored: ids that are plain numbers are integers."""
+    is_number = name == "id" and value.isdecimal() and len(value) <= _DIGITS and str(int(value)) == value
+    return int(value) if is_number else value
+
+
 class Table(Generic[Entry]):
-    """The entries of one kind, by their key; what was `put` is there after a kill."""
+    """All entries of one kind by their key. Entries that were `put` survive a kill."""
 
     def __init__(self, database: sqlite3.Connection, kind: type[Entry]) -> None:
         self._database = database
-        self._kind = kind
-        self._names = [field.name for field in fields(kind)]
-        columns = ", ".join(f"{name} PRIMARY KEY" if name == self._names[0] else name for name in self._names)
+        self.kind = kind
+        self._key = fields(kind)[0].name
+        self._columns = [_stored_name(field.name) for field in fields(kind)]
+        key, *others = self._columns
+        columns = ", ".join([f"{key} PRIMARY KEY", *others])
         database.execute(f"CREATE TABLE IF NOT EXISTS {kind.__name__} ({columns}) WITHOUT ROWID")
-        self._select("LIMIT 1")  # fails where an earlier version of this code made the table
+        self._select("LIMIT 1")  # fails if the table has other columns
 
-    def get(self, key: object) -> Entry | None:
-        """The entry of this key."""
-        found = self._select(f"WHERE {self._names[0]} = ?", key)
+    def get(self, key: str) -> Entry | None:
+        """The entry with this key, None if there is none."""
+        found = self._select(f"WHERE {self._columns[0]} = ?", _stored_value(self._key, key))
         return found[0] if found else None
 
-    def all(self) -> dict[Any, Entry]:
-        """Every entry by its key."""
-        return {getattr(entry, self._names[0]): entry for entry in self._select("")}
+    def all(self) -> dict[str, Entry]:
+        """All entries by their key."""
+        return {self.key_of(entry): entry for entry in self._select("")}
+
+    def key_of(self, entry: Entry) -> str:
+        """The key of an entry."""
+        return str(getattr(entry, self._key))
 
     def put(self, *entries: Entry) -> None:
-        """Write entries down, each in the place of the one with its key; raises LedgerError where that fails."""
-        marks = ", ".join("?" * len(self._names))
-        insert = f"INSERT OR REPLACE INTO {self._kind.__name__} VALUES ({marks})"
+        """Write entries; each replaces the entry with the same key.
+
+        Raises:
+            LedgerError: the file cannot be written.
+        """
+        marks = ", ".join("?" * len(self._columns))
+        insert = f"INSERT OR REPLACE INTO {self.kind.__name__} VALUES ({marks})"
         try:
             with self._database:
-                self._database.executemany(insert, [astuple(entry) for entry in entries])
+                self._database.executemany(insert, [tuple(to_stored(entry).values()) for entry in entries])
         except sqlite3.Error as error:
             raise LedgerError(f"The ledger cannot be written: {error}. Is the disk full?") from error
 
     def _select(self, where: str, *values: object) -> list[Entry]:
-        columns = ", ".join(self._names)
+        query = f"SELECT {', '.join(self._columns)} FROM {self.kind.__name__} {where}"
         return [
-            self._kind(*row)
-            for row in self._database.execute(f"SELECT {columns} FROM {self._kind.__name__} {where}", values)
+            from_stored(self.kind, dict(zip(self._columns, row, strict=True)))
+            for row in self._database.execute(query, values)
         ]
 
 
 class Visits(Table[Visit]):
     """Visits of pages or of posters."""
 
-    def adopt(self, visits: Mapping[Any, Visit]) -> None:
-        """Take over what another ledger knows: visits later than one's own of the same key, or of keys one has not,
-        and the doubt about what both know."""
-        mine = self.all()
+    def merge(self, others: Iterable[Visit]) -> None:
+        """Take over the visits of another ledger that are newer or unknown here, or that are suspect only there."""
+        known = self.all()
 
-        def knows_better(key: object, visit: Visit) -> bool:
-            own = mine.get(key)
-            doubts = getattr(visit, "doubtful", False)
-            return own is None or own.checked < visit.checked or (own.checked == visit.checked and doubts)
+        def is_better(visit: Visit) -> bool:
+            here = known.get(self.key_of(visit))
+            if here is None or here.checked != visit.checked:
+                return here is None or here.checked < visit.checked
+            return isinstance(visit, PageVisit) and visit.suspect
 
-        self.put(*(visit for key, visit in visits.items() if knows_better(key, visit)))
+        self.put(*filter(is_better, others))
 
 
 class Ledger:
-    """The ledger in a file, or in memory alone without one.
+    """The ledger in a file, or in memory if `path` is None.
 
     Raises:
-        LedgerError: the file cannot be opened, or is no ledger.
+        LedgerError: the file cannot be opened, or is not a ledger.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-        self._database = _connected(path)
         try:
-            # With a log beside it, a write is one append: no wait for the disk, and a kill loses nothing.
+            self._database = sqlite3.connect(path or ":memory:")
+        except sqlite3.Error as error:
+            raise _unusable(path, error) from error
+        try:
+            # With a write-ahead log, a write is one append: it does not wait for the disk, and a kill loses nothing.
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")
             self.pages = Visits(self._database, PageVisit)
@@ -166,16 +213,9 @@ class Ledger:
             raise _unusable(path, error) from error
 
     def close(self) -> None:
-        """Close the file; nothing is lost without it."""
+        """Close the file. Entries are safe without it."""
         self._database.close()
 
 
-def _connected(path: Path | None) -> sqlite3.Connection:
-    try:
-        return sqlite3.connect(path or ":memory:")
-    except sqlite3.Error as error:
-        raise _unusable(path, error) from error
-
-
 def _unusable(path: Path | None, error: sqlite3.Error) -> LedgerError:
-    return LedgerError(f"The ledger {path} cannot be used: {error}. Move it away to begin anew.")
+    return LedgerError(f"The ledger {path} cannot be used: {error}. Move it away to start a new one.")

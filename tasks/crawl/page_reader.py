@@ -71,11 +71,11 @@ class PageReader:
                 self._ledger.pages.put(PageVisit(url, time.time()))
                 return None
             # What was there once is not forgotten for one such answer, and is asked for again in the next crawl.
-            self._ledger.pages.put(replace(visit, checked=time.time(), doubtful=True))
+            self._ledger.pages.put(replace(visit, checked=time.time(), suspect=True))
             return await asyncio.to_thread(self._parse_kept, before, parse)
         if fetched is None:
             assert visit is not None and before is not None  # only then there were validators
-            self._ledger.pages.put(replace(visit, checked=time.time(), doubtful=False))
+            self._ledger.pages.put(replace(visit, checked=time.time(), suspect=False))
             self._traffic.settle("unchanged")
             return await asyncio.to_thread(self._parse_kept, before, parse)
         sha256, content = fetched.content

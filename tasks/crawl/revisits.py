@@ -10,14 +10,14 @@ _DAY_SECONDS = 86_400
 def is_due(visit: PageVisit | None, quiet_days: float, started: float, refresh: bool = False) -> bool:
     """Whether the crawl that began at `started` (seconds since 1970) fetches a page.
 
-    A page is fetched at most once per crawl. It is due if it has no visit, if its visit is doubtful, if `refresh` is
+    A page is fetched at most once per crawl. It is due if it has no visit, if its visit is suspect, if `refresh` is
     set, or if it was last checked more than about `quiet_days` ago.
     """
     if visit is None:
         return True
     if visit.checked >= started:
         return False
-    return visit.doubtful or refresh or is_stale(visit.url, visit.checked, quiet_days, started)
+    return visit.suspect or refresh or is_stale(visit.url, visit.checked, quiet_days, started)
 
 
 def is_stale(url: str, checked: float, quiet_days: float, started: float) -> bool:

@@ -18,8 +18,8 @@ from ml.configuration import PreprocessConfig
 from ml.data.dataset import Dataset
 from serving.bundle.image import decode
 from tasks.catalogue.titles import AnimeRecord
+from tasks.crawl.mirror import poster_key
 from tasks.errors import StalePosterError
-from tasks.posters import poster_key
 from tasks.preprocess import fetch_dataset, make_dataset
 from tests.storage import storage_emulator
 
@@ -51,7 +51,7 @@ class Bucket:
         self.replace(mal_id, poster)
 
     def replace(self, mal_id: int, poster: bytes) -> None:
-        self.store.write(poster_key(mal_id), poster)
+        self.store.write(poster_key(str(mal_id)), poster)
         self.sha256[mal_id] = hashlib.sha256(poster).hexdigest()
 
     def dataset(self, workspace: Path) -> tuple[Dataset, bool]:
@@ -149,6 +149,6 @@ def test_titles_with_posters_that_look_alike_are_in_one_part(bucket: Bucket, tmp
 
 
 def test_poster_replaced_in_the_meantime_stops_the_run(bucket: Bucket, tmp_path: Path) -> None:
-    bucket.store.write(poster_key(7), drawn(700))
+    bucket.store.write(poster_key("7"), drawn(700))
     with pytest.raises(StalePosterError, match=r"posters/7\.jpg"):
         bucket.dataset(tmp_path)

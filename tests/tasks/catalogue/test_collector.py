@@ -249,7 +249,7 @@ def test_detail_pages_that_cannot_be_had_end_nothing_and_lose_nothing(site: Faul
     )
     with Collector(tmp_path, site.url, CollectConfig()) as collector:
         for page in collector.ledger.pages.all().values():
-            collector.ledger.pages.put(dataclasses.replace(page, doubtful=True))
+            collector.ledger.pages.put(dataclasses.replace(page, suspect=True))
     again = collect(tmp_path, site.url, details=40)
     assert again.traffics[1].outcomes["broken"] >= 1
     assert [record.rating for record in again.records] == told

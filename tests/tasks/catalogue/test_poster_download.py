@@ -224,7 +224,7 @@ async def test_a_host_that_refuses_us_is_asked_once_and_its_one_poster_does_not_
         await run(*records, concurrency=1)
     assert host.asked == ["0"]
     host.status = 200
-    run.ledger.hosts.put(replace(next(iter(run.ledger.hosts.all().values())), not_before=0))
+    run.ledger.hosts.put(replace(next(iter(run.ledger.hosts.all().values())), blocked_until=0))
     assert Counter(outcome.status for outcome in await run(*records)) == {"refused": 1, "new": 4}
 
 
@@ -275,12 +275,12 @@ def test_outcomes_are_written_down_for_people(tmp_path: Path) -> None:
     ("status", "least", "most"), [("missing", 15, 45), ("refused", 182, 548), ("broken", 3, 11), ("failed", 0, 0)]
 )
 def test_poster_is_due_after_days_that_depend_on_its_status_and_url(status: str, least: int, most: int) -> None:
-    visits = [PosterVisit(number, f"http://a.test/{number}.jpg", 0, status) for number in range(100)]
+    visits = [PosterVisit(str(number), f"http://a.test/{number}.jpg", 0, status) for number in range(100)]
     days = [next(day for day in range(1000) if poster_is_due(visit, day * 86_400)) for visit in visits]
     assert least <= min(days) <= max(days) <= most
     assert len(set(days)) > 5 or status == "failed"
 
 
 def test_poster_that_failed_is_due_in_the_same_crawl() -> None:
-    assert poster_is_due(PosterVisit(1, "http://a.test/1.jpg", 60, "failed"), 0)
-    assert not poster_is_due(PosterVisit(1, "http://a.test/1.jpg", 60, "missing"), 0)
+    assert poster_is_due(PosterVisit("1", "http://a.test/1.jpg", 60, "failed"), 0)
+    assert not poster_is_due(PosterVisit("1", "http://a.test/1.jpg", 60, "missing"), 0)

@@ -275,7 +275,7 @@ async def test_a_wait_of_hours_ends_the_crawl_and_is_remembered(status: int) -> 
             with pytest.raises(SiteBlocked, match=str(status)) as caught:
                 await site.text()
     (memory,) = ledger.hosts.all().values()
-    assert 7100 < memory.not_before - time.time() < 7200
+    assert 7100 < memory.blocked_until - time.time() < 7200
     assert not caught.value.retryable
     assert time.monotonic() - began < 5
 
@@ -287,7 +287,7 @@ async def test_a_wait_of_years_is_cut_to_a_week(header: str) -> None:
         with pytest.raises(SiteBlocked):
             await site.text()
     (memory,) = ledger.hosts.all().values()
-    assert 6.9 < (memory.not_before - time.time()) / 86_400 < 7.1
+    assert 6.9 < (memory.blocked_until - time.time()) / 86_400 < 7.1
 
 
 async def test_a_short_wait_is_kept_by_the_next_client_too() -> None:

@@ -12,8 +12,8 @@ NOW = 1_736_132_400.0  # 2025-01-06
 URLS = [f"https://example.org/{number}" for number in range(200)]
 
 
-def visited(days_ago: float, url: str = URLS[0], doubtful: bool = False) -> PageVisit:
-    return PageVisit(url, NOW - days_ago * DAY, "ab" * 32, doubtful=doubtful)
+def visited(days_ago: float, url: str = URLS[0], suspect: bool = False) -> PageVisit:
+    return PageVisit(url, NOW - days_ago * DAY, "ab" * 32, suspect=suspect)
 
 
 def test_is_due_without_a_visit() -> None:
@@ -28,13 +28,13 @@ def test_is_due_in_every_crawl_without_quiet_days() -> None:
 @pytest.mark.parametrize("quiet_days", [0, 365])
 def test_is_due_at_most_once_per_crawl(quiet_days: float, refresh: bool) -> None:
     for days in (0, 1):
-        assert not is_due(visited(-days, doubtful=True), quiet_days, NOW, refresh)
+        assert not is_due(visited(-days, suspect=True), quiet_days, NOW, refresh)
 
 
-def test_is_due_with_refresh_or_a_doubtful_visit() -> None:
+def test_is_due_with_refresh_or_a_suspect_visit() -> None:
     assert not is_due(visited(1), 365, NOW)
     assert is_due(visited(1), 365, NOW, refresh=True)
-    assert is_due(visited(1, doubtful=True), 365, NOW)
+    assert is_due(visited(1, suspect=True), 365, NOW)
 
 
 def test_is_due_after_half_to_one_and_a_half_times_the_quiet_days_depending_on_the_url() -> None:

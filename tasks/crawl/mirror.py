@@ -1,0 +1,127 @@
+"""The bucket's copy of the crawl state, so that a worker with an empty disk requests nothing twice."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from infra.errors import NotFound
+from infra.files import sha256_of_file
+from infra.store import Store
+from tasks.crawl.kept_pages import KeptPages
+from tasks.crawl.ledger import (
+    Entry,
+    Ledger,
+    PageVisit,
+    PosterVisit,
+    Table,
+    Visit,
+    Visits,
+    from_stored,
+    poster_name,
+    to_stored,
+)
+
+_PAGE_VISITS, _POSTER_VISITS, _HOSTS = "page-visits.json", "poster-visits.json", "hosts.json"
+
+
+def poster_key(title_id: str) -> str:
+    """The object key of a title's poster."""
+    return f"posters/{poster_name(title_id)}"
+
+
+class CrawlMirror:
+    """Mirrors a ledger with its kept pages and its folder of posters in the bucket.
+
+    Each method is a context manager. Before the block it merges the bucket's state into the local one. After the
+    block it writes the local state to the bucket, even if the block raises. Files are copied only if the other side
+    lacks them, and the bucket lists only files that it has.
+    """
+
+    def __init__(self, store: Store, ledger: Ledger, kept: KeptPages, posters: Path) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._kept = kept
+        self._posters = posters
+
+    @contextmanager
+    def hosts(self) -> Iterator[None]:
+        """Mirror what is known about hosts: all workers avoid a host that blocked one of them."""
+        table = self._ledger.hosts
+        here = table.all()
+        table.put(*(memory.merged(here.get(memory.host, memory)) for memory in self._read(_HOSTS, table)))
+        try:
+            yield
+        finally:
+            self._write(_HOSTS, table.all().values())
+
+    @contextmanager
+    def pages(self) -> Iterator[None]:
+        """Mirror page visits and kept pages."""
+
+        def path(visit: PageVisit) -> Path:
+            return self._kept.path(str(visit.sha256))
+
+        with self._visits(_PAGE_VISITS, "pages", self._ledger.pages, path, lambda visit: path(visit).exists()):
+            yield
+
+    @contextmanager
+    def posters(self) -> Iterator[None]:
+        """Mirror poster visits and posters."""
+
+        def path(visit: PosterVisit) -> Path:
+            return self._posters / poster_name(visit.id)
+
+        def is_here(visit: PosterVisit) -> bool:
+            return path(visit).exists() and sha256_of_file(path(visit)) == visit.sha256
+
+        with self._visits(_POSTER_VISITS, "posters", self._ledger.posters, path, is_here):
+            yield
+
+    @contextmanager
+    def _visits(
+        self,
+        name: str,
+        folder: str,
+        table: Visits[Visit],
+        path: Callable[[Visit], Path],
+        is_here: Callable[[Visit], bool],
+    ) -> Iterator[None]:
+        """Mirror a table of visits as the object `name`, and their files in `folder`.
+
+        `path` is the local file of a visit, and `is_here` tells whether it is there with the visit's content.
+        """
+        known = self._read(name, table)
+        table.merge(known)
+        in_bucket = {table.key_of(visit): visit.sha256 for visit in known}
+
+        def is_in_bucket(visit: Visit) -> bool:
+            return in_bucket.get(table.key_of(visit)) == visit.sha256
+
+        def files(visits: Iterable[Visit]) -> dict[str, Path]:
+            return {f"{folder}/{path(visit).name}": path(visit) for visit in visits}
+
+        with_file = [visit for visit in table.all().values() if visit.sha256]
+        self._store.download(files(visit for visit in with_file if is_in_bucket(visit) and not is_here(visit)))
+        try:
+            yield
+        finally:
+            visits = table.all()
+            new = {
+                key: visit
+                for key, visit in visits.items()
+                if visit.sha256 and not is_in_bucket(visit) and is_here(visit)
+            }
+            self._store.upload(files(new.values()))
+            # A visit whose file has gone since, such as a poster of an explicit title, is not listed.
+            listed = [v for key, v in visits.items() if not v.sha256 or is_in_bucket(v) or key in new]
+            self._write(name, listed)
+
+    def _read(self, name: str, table: Table[Entry]) -> list[Entry]:
+        try:
+            return [from_stored(table.kind, stored) for stored in json.loads(self._store.read(name))]
+        except NotFound:
+            return []
+
+    def _write(self, name: str, entries: Iterable[Entry]) -> None:
+        self._store.write(name, json.dumps([to_stored(entry) for entry in entries]).encode())

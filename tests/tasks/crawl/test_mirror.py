@@ -1,0 +1,112 @@
+"""The bucket's copy of the crawl state, through the real client and a local emulator."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.files import sha256_of
+from infra.settings import Settings
+from infra.store import Store
+from tasks.crawl.kept_pages import KeptPages
+from tasks.crawl.ledger import HostMemory, Ledger, PageVisit, PosterVisit
+from tasks.crawl.mirror import CrawlMirror, poster_key
+from tests.storage import storage_emulator
+
+URL = "https://example.org/season"
+POSTER = b"a poster"
+
+
+class Worker:
+    """A worker with a disk of its own."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self.ledger = Ledger()
+        self.kept = KeptPages(folder / "pages")
+        self.posters = folder / "posters"
+        self.posters.mkdir(parents=True)
+        self.mirror = CrawlMirror(store, self.ledger, self.kept, self.posters)
+
+    def add_page(self, body: bytes, url: str = URL, checked: float = 1) -> str:
+        sha256 = self.kept.keep(body)
+        self.ledger.pages.put(PageVisit(url, checked, sha256))
+        return sha256
+
+    def add_poster(self, title_id: str, body: bytes = POSTER) -> None:
+        (self.posters / f"{title_id}.jpg").write_bytes(body)
+        self.ledger.posters.put(PosterVisit(title_id, URL, 1, "here", sha256_of(body)))
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with storage_emulator(tmp_path_factory.mktemp("emulator"), "mirror") as url:
+        yield url
+
+
+@pytest.fixture
+def store(address: str) -> Iterator[Store]:
+    store = Store(Settings(bucket="mirror", storage_emulator_host=address))
+    yield store
+    for name in ("page-visits.json", "poster-visits.json", "hosts.json"):
+        store.write(name, b"[]")
+
+
+def test_mirror_gives_pages_to_another_worker_even_if_the_crawl_raises(store: Store, tmp_path: Path) -> None:
+    one, other = (Worker(store, tmp_path / name) for name in ("one", "other"))
+    with pytest.raises(RuntimeError), one.mirror.pages():
+        sha256 = one.add_page(b"a page")
+        one.ledger.pages.put(PageVisit("https://example.org/missing", 2))
+        raise RuntimeError
+    with other.mirror.pages():
+        assert other.kept.read(sha256) == b"a page"
+        assert other.ledger.pages.all() == one.ledger.pages.all()
+
+
+def test_mirror_gives_posters_to_another_worker_and_replaces_older_files(store: Store, tmp_path: Path) -> None:
+    one, other = (Worker(store, tmp_path / name) for name in ("one", "other"))
+    with one.mirror.posters():
+        one.add_poster("7")
+    (other.posters / "7.jpg").write_bytes(b"an older poster")
+    with other.mirror.posters():
+        assert (other.posters / "7.jpg").read_bytes() == POSTER == store.read(poster_key("7"))
+        other.add_poster("7", b"a newer poster")
+    assert store.read(poster_key("7")) == b"a newer poster"
+
+
+def test_mirror_copies_no_file_that_the_other_side_has(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (Worker(store, tmp_path / name) for name in ("one", "other"))
+    copied: list[str] = []
+    for name in ("upload", "download"):
+        copy = getattr(store, name)
+        monkeypatch.setattr(store, name, lambda files, copy=copy: (copied.extend(files), copy(files)))
+    for worker in (one, one, other, other):
+        with worker.mirror.pages(), worker.mirror.posters():
+            if not copied:
+                worker.add_page(b"another page")
+                worker.add_poster("8")
+    assert len(copied) == 4  # each file once up and once down
+
+
+def test_mirror_lists_only_files_that_the_bucket_has(store: Store, tmp_path: Path) -> None:
+    worker = Worker(store, tmp_path)
+    with worker.mirror.posters():
+        for title_id in ("10", "9", "explicit"):
+            worker.add_poster(title_id)
+        (worker.posters / "explicit.jpg").unlink()
+        worker.ledger.posters.put(PosterVisit("11", URL, 1, "missing"))
+    listed = json.loads(store.read("poster-visits.json"))
+    assert [entry["mal_id"] for entry in listed] == [9, 10, 11]
+
+
+def test_mirror_shares_what_is_known_about_hosts(store: Store, tmp_path: Path) -> None:
+    one, other = (Worker(store, tmp_path / name) for name in ("one", "other"))
+    with one.mirror.hosts():
+        one.ledger.hosts.put(HostMemory("a.test", 2, 10))
+    with other.mirror.hosts():
+        other.ledger.hosts.put(HostMemory("b.test", blocked_until=5, reason="status 403"))
+    assert set(other.ledger.hosts.all()) == {"a.test", "b.test"}
+    with one.mirror.hosts():
+        assert one.ledger.hosts.all() == other.ledger.hosts.all()
