@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from ml.errors import SettingError
 
@@ -30,12 +29,6 @@ class Compute:
         """Run a network's matrix products and convolutions in bfloat16 where that is used."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             yield
-
-    def compiled(self, model: nn.Module, wanted: bool) -> nn.Module:
-        """The model, compiled in place where that is wanted: its weights and their names stay."""
-        if wanted:
-            model.compile()
-        return model
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from ml.scores.metrics import Labels, Probabilities
 
 _LAYOUT = {
     "All runs together": {
-        "loss": ["Multiline", ["loss/training", "loss/validation"]],
-        "weighted F1": ["Multiline", ["weighted_f1/training", "weighted_f1/validation"]],
+        "loss": ["Multiline", ["train/loss", "validation/loss"]],
+        "weighted F1": ["Multiline", ["validation/weighted_f1"]],
         "learning rate": ["Multiline", ["learning_rate"]],
     }
 }

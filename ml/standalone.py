@@ -14,6 +14,7 @@ from ml.data.decoding import open_pixels
 from ml.data.user_table import draw_parts, read_table
 from ml.errors import DatasetError
 from ml.evaluation.judge import Evaluation, judge, report_page
+from ml.evaluation.leaks import Leak
 from ml.evaluation.predictions import collect_answers
 from ml.export.bundle_writer import check_packages, write_bundle
 from ml.export.model_card import model_card
@@ -39,6 +40,7 @@ class TableRun:
     notices: tuple[str, ...]
     dataset: Dataset
     outcome: TrainingOutcome
+    leaks: tuple[Leak, ...]
     evaluation: Evaluation
     seconds: Mapping[str, float]
 
@@ -51,7 +53,7 @@ class TableRun:
             "dataset": self.dataset.summary(),
             "networks": [network.as_dict() for network in networks],
             "chosen": self.outcome.chosen.name,
-            "leaks": [asdict(leak) for leak in self.outcome.leaks],
+            "leaks": [asdict(leak) for leak in self.leaks],
             **self.evaluation.as_dict(),
             "seconds": self.seconds,
         }
@@ -120,7 +122,7 @@ def train_from_table(
         "train": trained - preprocessed,
         "evaluate": time.perf_counter() - trained,
     }
-    run = TableRun(output, model.sha256, table.notices, dataset, outcome, evaluation, seconds)
+    run = TableRun(output, model.sha256, table.notices, dataset, outcome, answers.leaks, evaluation, seconds)
     # A path is of this machine, and not for whoever gets the folder; the manifest has the weights' sha256.
     configuration = {**asdict(preprocess), **asdict(train), "weights": Path(train.weights).name}
     report = {"configuration": configuration, **run.as_dict()}

@@ -10,8 +10,7 @@ from ml.data.shards import Rows
 from ml.networks.kernel import fit_curves
 from ml.scores.metrics import Decisions, GenreScores, Labels, Probabilities, Scores, score
 from ml.scores.thresholds import fit_thresholds
-from ml.training.candidates import KERNEL_FIRST
-from ml.training.frozen import FrozenSearch, answers_of
+from ml.training.frozen import KERNEL_FIRST, FrozenSearch, head_probabilities
 
 _DRAWS = 100
 _LEVELS = 4
@@ -47,7 +46,7 @@ def colour_histogram(
     estimates = trying.estimates(KERNEL_FIRST)
     curves = fit_curves(estimates, labels)
     thresholds = fit_thresholds(curves.probabilities(estimates), labels)
-    probabilities = answers_of(trying.head(KERNEL_FIRST, curves), FeatureTable(asked))
+    probabilities = head_probabilities(trying.head(KERNEL_FIRST, curves), FeatureTable(asked))
     return probabilities, probabilities >= thresholds
 
 

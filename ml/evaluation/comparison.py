@@ -148,7 +148,7 @@ def compare(dataset: Dataset, config: TrainConfig, weights: Weights | None, repo
         parts[fold_of == fold] = TEST
         view = replace(dataset, parts=parts)
         with reporter.run(f"fold-{fold + 1}", {"fold": fold + 1}) as own:
-            outcome = train_networks(view, config, weights, own, leaks=False)
+            outcome = train_networks(view, config, weights, own)
         rows = view.rows(TEST)
         for network in (*outcome.networks, *outcome.recipes):
             answers.setdefault(network.name, _Answers(dataset)).take(rows, network)

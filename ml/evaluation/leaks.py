@@ -5,6 +5,7 @@ validation parts alone. Copying siblings' genres reads no pixel, so what it gain
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +17,19 @@ from ml.scores.folds import stratified_folds
 from ml.scores.metrics import Labels, Probabilities, score
 from ml.scores.thresholds import cross_fitted_decisions
 from ml.training.bench import Bench
-from ml.training.candidates import KERNEL_FIRST
-from ml.training.features import Features
-from ml.training.frozen import FrozenSearch
-from ml.training.outcome import Leak
+from ml.training.frozen import KERNEL_FIRST, FrozenSearch
 
 
-def leak_gauge(bench: Bench, features: Features | None) -> tuple[Leak, ...]:
+@dataclass(frozen=True)
+class Leak:
+    """A figure of one method over random folds and over folds of whole franchises."""
+
+    name: str
+    random_split: float
+    franchise_folds: float
+
+
+def leak_gauge(bench: Bench, features: FeatureTable | None) -> tuple[Leak, ...]:
     """Weighted F1 and mAP of copying siblings, of colours alone and of the backbone's features, both ways."""
     rows = np.sort(np.concatenate([bench.training, bench.validation]))
     labels, franchises = bench.dataset.labels[rows], bench.dataset.franchises[rows]
@@ -34,7 +41,7 @@ def leak_gauge(bench: Bench, features: Features | None) -> tuple[Leak, ...]:
     leaks += _leaks("copying siblings' genres", labels, copied, (random, grouped))
     seen = {"colours alone": FeatureTable(colour_histograms(bench.dataset.images, rows))}
     if features is not None:
-        seen["the backbone's features"] = features.values.only(rows)
+        seen["the backbone's features"] = features.only(rows)
     for name, values in seen.items():
         answers = [_out_of_fold(values, labels, groups, bench.config.seed) for groups in (each_alone, franchises)]
         leaks += _leaks(name, labels, answers, (random, grouped))

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from ml.data.shards import Rows
 from ml.errors import needs_package
 from ml.evaluation.curves import poster_address, precision_recall_points, svg_path
+from ml.evaluation.leaks import Leak
 from ml.networks.activation import overlay
 from ml.poster_sheet import POSTER_SHAPE
 from ml.scores.calibration import calibrate
 from ml.scores.intervals import Differences, Interval, Intervals, Predictions
 from ml.scores.metrics import Labels, Scores, WeightedF1, average_precision, errors_together, poster_f1
-from ml.training.outcome import Leak
 
 if TYPE_CHECKING:
     from jinja2 import Template

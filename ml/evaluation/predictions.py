@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from ml.data.dataset import Dataset
 from ml.data.splits import TEST, VALIDATION
 from ml.errors import TrainingError
+from ml.evaluation.leaks import Leak, leak_gauge
 from ml.networks.activation import activation_maps, last_feature_map
 from ml.scores.metrics import Decisions, Probabilities
-from ml.training.outcome import Leak, NetworkOutcome, TrainingOutcome
+from ml.training.outcome import NetworkOutcome, TrainingOutcome
 
 _EXAMPLES = 12
 
@@ -105,7 +106,7 @@ def collect_answers(outcome: TrainingOutcome, dataset: Dataset) -> Answers:
             for network in (outcome.chosen, *others)
         ),
         _activations(outcome.chosen, dataset),
-        outcome.leaks,
+        leak_gauge(outcome.bench, outcome.features),
     )
 
 

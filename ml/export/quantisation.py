@@ -24,7 +24,8 @@ from ml.export.graph import export, load_graph, strip
 from ml.reporting import Reporter
 from ml.scores.folds import stratified_folds
 from ml.scores.metrics import Probabilities, Scores, score
-from ml.scores.thresholds import common_threshold, cross_fitted_decisions, fit_thresholds
+from ml.scores.thresholds import cross_fitted_decisions
+from ml.training.bench import Bench
 from ml.training.outcome import Exported, NetworkOutcome, TrainingOutcome
 from serving.bundle.model import BATCH_SIZE, INPUT, MODEL, MODEL_INT8, Model, Served
 
@@ -60,13 +61,13 @@ def served_best(outcome: TrainingOutcome, dataset: Dataset, folder: Path, report
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".int8-") as beside:
-        served = _served(outcome.chosen, dataset, Path(beside), reporter)
+        served = _served(outcome.chosen, outcome.bench, Path(beside), reporter)
     networks = tuple(served if network is outcome.chosen else network for network in outcome.networks)
     return replace(outcome, networks=networks, chosen=served)
 
 
-def _served(chosen: NetworkOutcome, dataset: Dataset, folder: Path, reporter: Reporter) -> NetworkOutcome:
-    rows = chosen.fitted_rows
+def _served(chosen: NetworkOutcome, bench: Bench, folder: Path, reporter: Reporter) -> NetworkOutcome:
+    dataset, rows = bench.dataset, chosen.fitted_rows
     known = chosen.predict(rows)  # before the export: it may take the network to another device
     fp32 = export(chosen.network.cpu().eval(), dataset.preprocessing.size)
     try:
@@ -107,15 +108,9 @@ def _served(chosen: NetworkOutcome, dataset: Dataset, folder: Path, reporter: Re
     )
     if not (good and fast):
         return replace(chosen, exported=replace(fp32, served=Served(MODEL, "fp32", reason)))
-    validation, labels = dataset.rows(VALIDATION), dataset.labels[rows]
-    own = probabilities[np.searchsorted(rows, validation)]
     return replace(
         chosen,
-        validation=_scores(own, validation, dataset),
-        validation_probabilities=own,
-        fitted_probabilities=probabilities,
-        thresholds=fit_thresholds(probabilities, labels),
-        common_threshold=common_threshold(probabilities, labels),
+        **bench.assess(rows, probabilities),
         predict=lambda asked: _answers(model, dataset, asked),
         exported=Exported({**fp32.graphs, MODEL_INT8: graph}, fp32.explains, Served(MODEL_INT8, "int8", reason)),
     )

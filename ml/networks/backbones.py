@@ -128,6 +128,13 @@ def load_backbone(network: Backbone, state: Mapping[str, Tensor]) -> None:
     network.body.load_state_dict(given, strict=False)
 
 
+def pretrained_backbone(name: str, state: Mapping[str, Tensor]) -> Backbone:
+    """A backbone with pretrained weights. Raises SettingError for an unknown name, WeightsError as `load_backbone`."""
+    network = backbone(name)
+    load_backbone(network, state)
+    return network
+
+
 def feature_count(body: nn.Module, size: int, name: str) -> int:
     """F of a body for posters of size x size pixels; TrainingError where it does not take such posters."""
     try:

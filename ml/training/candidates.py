@@ -1,108 +1,194 @@
-"""The networks that are compared: how each is made, what is trained of it, and where its search looks."""
+"""The registry of candidate networks: `CANDIDATES` has one entry per kind of network.
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from pathlib import Path
+To add a network, add an entry. The command line, the form and the search read everything about a network from it.
+Functions import torch when they are called, so that `--help` does not load it.
+"""
 
-from torch import nn
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from ml.compute import choose_compute
 from ml.configuration import TrainConfig
 from ml.errors import SettingError
-from ml.networks.backbones import Backbone, backbone, load_backbone
-from ml.networks.kernel import KernelSetting
-from ml.networks.weights import Weights, is_file, load_state
-from ml.training.fit import Hyperparameters
-from ml.training.outcome import Trained
 
-SCRATCH, FROZEN, FINE_TUNED, WHOLE = "scratch", "frozen", "lp-ft", "whole"
-NAMES = (SCRATCH, FROZEN, FINE_TUNED, WHOLE)
+if TYPE_CHECKING:
+    from ml.networks.weights import Weights
+    from ml.reporting import Reporter
+    from ml.training.bench import Bench
+    from ml.training.features import Pretrained
+    from ml.training.outcome import NetworkOutcome
+
+Trained = Literal["whole", "frozen", "lp-ft"]
+"""Which weights are trained: all of them, only the head, or the head first and then all of them."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """A hyperparameter between two values, searched on a logarithmic scale or not."""
+    """An interval of hyperparameter values, searched on a logarithmic scale unless `log` is false."""
 
     low: float
     high: float
     log: bool = True
 
 
-Space = dict[str, Range | tuple[int, ...]]
-"""Where a network's hyperparameters are searched, by name: ranges and choices."""
-
-SCRATCH_SPACE: Space = {
-    "learning_rate": Range(1e-3, 2e-2),
-    "weight_decay": Range(1e-3, 0.3),
-    "dropout": Range(0.0, 0.5, log=False),
-    "hidden": (64, 128, 256),
-}
-SCRATCH_FIRST = Hyperparameters(learning_rate=5e-3, weight_decay=0.05, dropout=0.2, hidden=128)
-WHOLE_SPACE: Space = {
-    "learning_rate": Range(3e-4, 1e-2),
-    "weight_decay": Range(1e-3, 0.3),
-    "dropout": Range(0.0, 0.5, log=False),
-    "hidden": (0, 128),
-}
-WHOLE_FIRST = Hyperparameters(learning_rate=2e-3, weight_decay=0.05, dropout=0.2, hidden=0)
-FINE_TUNED_SPACE: Space = {"learning_rate": Range(1e-5, 1e-3), "weight_decay": Range(1e-3, 0.3)}
-FINE_TUNED_FIRST = Hyperparameters(learning_rate=1e-4, weight_decay=0.05, dropout=0.0, hidden=0)
-KERNEL_SPACE: Space = {"ridge": Range(0.3, 30.0), "width": Range(0.1, 2.0)}
-KERNEL_FIRST = KernelSetting(ridge=3.0, width=0.5)
-RECIPE_SPACE: Space = {"weight_decay": Range(1e-2, 100.0)}
+Space = Mapping[str, Range | tuple[int, ...]]
+"""A search space: an interval or a tuple of choices per hyperparameter."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network whose layers are trained by gradient steps.
+    """A kind of network.
 
-    `body` makes one on each call: with random weights drawn anew, or a copy of pretrained ones.
+    Attributes:
+        name: its name in settings, reports and bundles.
+        description: one sentence for `--help` and forms.
+        trained: which of its weights are trained.
+        space: the search space of its hyperparameters.
+        first: its complete hyperparameters in the first trial; later trials replace those in `space`.
+        train: trains it. Arguments are this entry, the bench, the pretrained backbone (None if there are no weights)
+            and the network's reporter.
+        without_weights: the candidate that replaces it if there are no pretrained weights.
     """
 
     name: str
-    backbone: str | None
-    weights_sha256: str | None
+    description: str
     trained: Trained
     space: Space
-    first: Hyperparameters
-    body: Callable[[], nn.Module]
+    first: Mapping[str, float]
+    train: Callable[["Candidate", "Bench", "Pretrained | None", "Reporter"], "NetworkOutcome"]
+    without_weights: str | None = None
 
 
-def pretrained(name: str, weights: Weights) -> Backbone:
-    """A backbone with its weights; SettingError for an unknown one, WeightsError for weights that do not fit."""
-    network = backbone(name)
-    load_backbone(network, weights.state)
-    return network
+def _train_scratch(
+    candidate: Candidate, bench: "Bench", pretrained: "Pretrained | None", reporter: "Reporter"
+) -> "NetworkOutcome":
+    from ml.networks.backbones import scratch_body
+    from ml.training.gradient import Body, train_by_gradient
+
+    return train_by_gradient(candidate, bench, Body(lambda: scratch_body(bench.dataset.preprocessing.size)), reporter)
 
 
-def chosen_candidates(config: TrainConfig, weights: Weights | None) -> tuple[str, ...]:
-    """The names of the networks to compare, each once.
+def _train_frozen(
+    candidate: Candidate, bench: "Bench", pretrained: "Pretrained | None", reporter: "Reporter"
+) -> "NetworkOutcome":
+    from ml.training.frozen import train_frozen
 
-    What needs a pretrained backbone is trained whole where there are no weights for it. Raises SettingError for a
-    name that is none.
+    assert pretrained is not None
+    return train_frozen(candidate, bench, pretrained, reporter)
+
+
+def _train_fine_tuned(
+    candidate: Candidate, bench: "Bench", pretrained: "Pretrained | None", reporter: "Reporter"
+) -> "NetworkOutcome":
+    from ml.training.frozen import KERNEL_FIRST, head_of_training_part
+    from ml.training.gradient import Body, train_by_gradient
+
+    assert pretrained is not None
+    body = Body(lambda: copy.deepcopy(pretrained.body), pretrained.backbone.name, pretrained.weights_sha256)
+    head = head_of_training_part(bench, pretrained.features, KERNEL_FIRST)
+    return train_by_gradient(candidate, bench, body, reporter, head)
+
+
+def _train_whole(
+    candidate: Candidate, bench: "Bench", pretrained: "Pretrained | None", reporter: "Reporter"
+) -> "NetworkOutcome":
+    from ml.networks.backbones import backbone
+    from ml.training.gradient import Body, train_by_gradient
+
+    name = bench.config.backbone
+    if pretrained is None:
+        body = Body(lambda: backbone(name).body, name)
+    else:
+        plain = pretrained.backbone.body
+        body = Body(lambda: copy.deepcopy(plain), name, pretrained.weights_sha256)
+    return train_by_gradient(candidate, bench, body, reporter)
+
+
+SCRATCH, FROZEN, FINE_TUNED, WHOLE = "scratch", "frozen", "lp-ft", "whole"
+
+CANDIDATES: Mapping[str, Candidate] = {
+    candidate.name: candidate
+    for candidate in (
+        Candidate(
+            SCRATCH,
+            "A small convolutional network, trained from random weights.",
+            trained="whole",
+            space={
+                "learning_rate": Range(1e-3, 2e-2),
+                "weight_decay": Range(1e-3, 0.3),
+                "dropout": Range(0.0, 0.5, log=False),
+                "hidden": (64, 128, 256),
+            },
+            first={"learning_rate": 5e-3, "weight_decay": 0.05, "dropout": 0.2, "hidden": 128},
+            train=_train_scratch,
+        ),
+        Candidate(
+            FROZEN,
+            "The pretrained backbone with unchanged weights and a new head.",
+            trained="frozen",
+            space={"ridge": Range(0.3, 30.0), "width": Range(0.1, 2.0)},
+            first={"ridge": 3.0, "width": 0.5},
+            train=_train_frozen,
+            without_weights=WHOLE,
+        ),
+        Candidate(
+            FINE_TUNED,
+            "The pretrained backbone with a fitted head, then all weights fine-tuned.",
+            trained="lp-ft",
+            space={"learning_rate": Range(1e-5, 1e-3), "weight_decay": Range(1e-3, 0.3)},
+            first={"learning_rate": 1e-4, "weight_decay": 0.05, "dropout": 0.0, "hidden": 0},
+            train=_train_fine_tuned,
+            without_weights=WHOLE,
+        ),
+        Candidate(
+            WHOLE,
+            "The backbone with a new head, all weights trained together.",
+            trained="whole",
+            space={
+                "learning_rate": Range(3e-4, 1e-2),
+                "weight_decay": Range(1e-3, 0.3),
+                "dropout": Range(0.0, 0.5, log=False),
+                "hidden": (0, 128),
+            },
+            first={"learning_rate": 2e-3, "weight_decay": 0.05, "dropout": 0.2, "hidden": 0},
+            train=_train_whole,
+        ),
+    )
+}
+"""All candidate networks by name."""
+
+
+def chosen_candidates(config: TrainConfig, weights: "Weights | None") -> tuple[str, ...]:
+    """The names of the candidate networks to compare, without duplicates.
+
+    Without pretrained weights, networks that need them are replaced (see `Candidate.without_weights`). Raises
+    SettingError for an unknown name.
     """
-    asked = [name.strip() for name in config.candidates.split(",") if name.strip()]
-    for name in asked:
-        if name not in NAMES:
-            raise SettingError(f"There is no candidate '{name}': name some of {', '.join(NAMES)}, separated by commas.")
-    if not asked:
-        raise SettingError(f"No candidate is named: name some of {', '.join(NAMES)}, separated by commas.")
-    given = [WHOLE if weights is None and name in (FROZEN, FINE_TUNED) else name for name in asked]
-    return tuple(dict.fromkeys(given))
-
-
-def hyperparameters(parameters: dict[str, float], first: Hyperparameters) -> Hyperparameters:
-    """Hyperparameters with what a trial chose, the rest as in the first setting."""
-    known = {entry.name: getattr(first, entry.name) for entry in fields(Hyperparameters)}
-    return Hyperparameters(**{**known, **parameters})
+    names = [name.strip() for name in config.candidates.split(",") if name.strip()]
+    choices = ", ".join(CANDIDATES)
+    if not names:
+        raise SettingError(f"candidates is empty; choose from {choices}.")
+    for name in names:
+        if name not in CANDIDATES:
+            raise SettingError(f"Unknown candidate network '{name}'; choose from {choices}.")
+    if weights is None:
+        names = [CANDIDATES[name].without_weights or name for name in names]
+    return tuple(dict.fromkeys(names))
 
 
 def check_settings(config: TrainConfig) -> None:
-    """Find what is wrong with the settings before anything is started.
+    """Check settings before training starts.
 
-    Raises SettingError for an unknown backbone, candidate or device, and WeightsError for a file that cannot be read
-    or does not fit. What would have to be downloaded is not checked.
+    Weights that would have to be downloaded are not checked. Raises SettingError for an unknown backbone, candidate or
+    device, and WeightsError if a weights file cannot be read or does not fit the backbone.
     """
+    from pathlib import Path
+
+    from ml.compute import choose_compute
+    from ml.networks.backbones import backbone, load_backbone
+    from ml.networks.weights import is_file, load_state
+
     choose_compute(config.device)
     chosen_candidates(config, None)
     network = backbone(config.backbone)

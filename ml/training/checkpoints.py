@@ -1,7 +1,7 @@
-"""What a training that was killed needs to go on: files of tensors and numbers, moved into place whole.
+"""Checkpoints let a killed training resume: files of tensors and numbers, replaced atomically.
 
-A checkpoint belongs to one configuration on one dataset; what it holds is read without running any code in it. The
-files stay in the workspace, and go when the training they belong to is done.
+A checkpoint belongs to one configuration and one dataset. Reading it runs no code from the file. The files are in the
+workspace and are removed after the training.
 """
 
 import logging
@@ -21,15 +21,25 @@ logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 60.0
 _ABOUT = "about"
-_NO_STATE = (EOFError, ValueError, AttributeError, TypeError)
-"""What reading raises where the file holds something else than a state."""
+_DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    AttributeError,
+    TypeError,
+    LookupError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+)
+"""What reading a file that holds no checkpoint may raise."""
 
 
 class Checkpoint(Protocol):
-    """One slot: the last state that was saved in it."""
+    """A slot that holds the last saved state."""
 
     def load(self) -> dict[str, Any] | None:
-        """What was saved last; None where nothing was."""
+        """The last saved state, or None if there is none."""
         ...
 
     def due(self) -> bool:
@@ -37,12 +47,12 @@ class Checkpoint(Protocol):
         ...
 
     def save(self, content: Mapping[str, object]) -> None:
-        """Keep tensors, numbers, texts, and lists and dicts of these."""
+        """Save tensors, numbers, strings, and lists and dicts of these."""
         ...
 
 
 class NoCheckpoint:
-    """Keeps nothing: for what takes seconds."""
+    """A slot that saves nothing."""
 
     def load(self) -> None:
         return None
@@ -61,26 +71,29 @@ class FileCheckpoint:
         self._saved = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """As `Checkpoint.load`; a damaged file is said and passed over.
+        """The last saved state, or None if there is none or the file is damaged, which is logged.
 
-        Raises SettingError, which names the settings that differ, for the checkpoint of another configuration.
+        Raises SettingError, naming the differences, if the checkpoint belongs to another configuration.
         """
         if not self._file.exists():
             return None
         try:
-            with zipfile.ZipFile(self._file) as archive:  # torch.load does not compare the checksums
+            with zipfile.ZipFile(self._file) as archive:  # torch.load does not compare checksums
                 if damaged := archive.testzip():
                     raise zipfile.BadZipFile(damaged)
             content: dict[str, Any] = torch.load(self._file, map_location="cpu", weights_only=True)
             about = content.pop(_ABOUT)
-        except (OSError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, LookupError, *_NO_STATE):
-            logger.warning("The checkpoint %s is damaged: what it held is trained anew.", self._file)
+        except _DAMAGED:
+            logger.warning("The checkpoint %s is damaged and is ignored.", self._file)
             return None
         if about != self._about:
             names = sorted(name for name in {*about, *self._about} if about.get(name) != self._about.get(name))
-            differ = ", ".join(f"{name} {about.get(name)} there and {self._about.get(name)} here" for name in names)
+            differences = ", ".join(
+                f"{name} is {about.get(name)} in the checkpoint and {self._about.get(name)} now" for name in names
+            )
             raise SettingError(
-                f"The checkpoint {self._file} is of another configuration ({differ}): remove it, or train as it was."
+                f"The checkpoint {self._file} belongs to another configuration: {differences}. Remove it, or use its "
+                "configuration."
             )
         return content
 
@@ -89,14 +102,14 @@ class FileCheckpoint:
 
     def save(self, content: Mapping[str, object]) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        beside = self._file.with_suffix(".part")
-        torch.save({**content, _ABOUT: self._about}, beside)
-        beside.replace(self._file)
+        part = self._file.with_suffix(".part")
+        torch.save({**content, _ABOUT: self._about}, part)
+        part.replace(self._file)
         self._saved = time.monotonic()
 
 
 class Checkpoints:
-    """A folder of slots, all of one configuration (`about`, a text or number a name)."""
+    """A folder of slots for one configuration; `about` has a string or number per setting."""
 
     def __init__(self, folder: Path, about: Mapping[str, object], every_seconds: float = EVERY_SECONDS) -> None:
         self._folder, self._about, self._every_seconds = folder, about, every_seconds
@@ -105,12 +118,12 @@ class Checkpoints:
         return FileCheckpoint(self._folder / f"{name}.pt", self._about, self._every_seconds)
 
     def clear(self) -> None:
-        """Remove all: the training is done."""
+        """Remove all checkpoints."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class NoCheckpoints:
-    """Slots that keep nothing."""
+    """Slots that save nothing."""
 
     def slot(self, name: str) -> Checkpoint:
         return NoCheckpoint()

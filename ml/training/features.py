@@ -1,14 +1,14 @@
-"""A frozen backbone runs once per poster; heads are searched and trained on what it saw.
+"""Features of a pretrained backbone: each poster passes through it once, and heads are trained on the results.
 
-Features are kept in shards by the poster's sha256, in a folder for each backbone, weights, preprocessing and
-precision: a new poster costs one pass, and a training on known posters none.
+Features are cached in shards by the poster's sha256. There is one folder per backbone, weights, preprocessing and
+precision. A new poster costs one pass; training on known posters costs none.
 """
 
+import copy
 import hashlib
 import json
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,41 +16,63 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ml.compute import Compute
-from ml.data.dataset import Dataset
 from ml.data.feature_table import FeatureTable
 from ml.data.shards import ROWS_PER_SHARD, Shards
-from ml.networks.backbones import GenreNetwork, feature_count
+from ml.networks.backbones import Backbone, GenreNetwork, feature_count, pretrained_backbone
+from ml.networks.pooling import pooled
+from ml.networks.weights import Weights
 from ml.reporting import Reporter
+from ml.training.bench import Bench
 
 FEATURES_VERSION = 1
-"""To be raised whenever the same backbone would give other features than before."""
+"""Raise this whenever the same backbone would give other features than before."""
 _BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
-class Features:
-    """Of all posters of a dataset, [N, F]; the first `own` are the network's own last ones.
+class Pretrained:
+    """A pretrained backbone and its features of all posters of a dataset.
 
-    `images_per_second` is that of the posters that had to go through the backbone, None where there were none.
+    Attributes:
+        backbone: the backbone as torchvision has it, with its own features.
+        weights_sha256: hash of its weights file.
+        body: the backbone with pooled features of several stages, [N, 3, S, S] to [N, F].
+        features: the body's features of all posters, [N, F]; the first `plain_count` columns are the backbone's own.
+        images_per_second: posters per second through the body, None if all features were cached.
     """
 
-    values: FeatureTable
-    own: int
+    backbone: Backbone
+    weights_sha256: str
+    body: nn.Module
+    plain_count: int
+    features: FeatureTable
     images_per_second: float | None
+
+    @classmethod
+    def load(cls, bench: Bench, weights: Weights, reporter: Reporter) -> "Pretrained":
+        """Load the configured backbone and compute its features. Raises WeightsError if the weights do not fit."""
+        name, size = bench.config.backbone, bench.dataset.preprocessing.size
+        plain = pretrained_backbone(name, weights.state)
+        plain_count = feature_count(plain.body, size, name)
+        body = pooled(copy.deepcopy(plain.body), size, name)  # a copy, so that no network changes another one's weights
+        features, rate = cached_features(body, name, weights.sha256, bench, reporter)
+        return cls(plain, weights.sha256, body, plain_count, features, rate)
 
 
 def cached_features(
-    body: nn.Module, own: int, name: str, weights_sha256: str, dataset: Dataset, compute: Compute, reporter: Reporter
-) -> Features:
-    """Features of all posters of the dataset, from its workspace's cache where they are there.
+    body: nn.Module, name: str, weights_sha256: str, bench: Bench, reporter: Reporter
+) -> tuple[FeatureTable, float | None]:
+    """Features of all posters of the dataset, from the workspace's cache if possible, and posters per second.
 
-    `body` is what gives them, [N, 3, S, S] to [N, F]. All parts at once: it is frozen and sees each poster by itself,
-    so nothing leaks from one part to another.
+    `body` maps [N, 3, S, S] to [N, F]. All parts are computed together: the body is frozen and sees each poster by
+    itself, so nothing leaks from one part into another. The rate is None if all features were cached.
     """
+    dataset, compute = bench.dataset, bench.compute
     width = feature_count(body, dataset.preprocessing.size, name)
-    about = [FEATURES_VERSION, name, weights_sha256, asdict(dataset.preprocessing), width, compute.precision]
-    digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
-    shards = Shards(_folder(dataset) / f"{name}-{digest}", (width,), np.float32)
+    key = [FEATURES_VERSION, name, weights_sha256, asdict(dataset.preprocessing), width, compute.precision]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    folder = dataset.folder.parents[1] / "features" / f"{name}-{digest}"
+    shards = Shards(folder, (width,), np.float32)
     missing = shards.missing(dataset.sha256)
     rate = None
     if missing:
@@ -64,21 +86,17 @@ def cached_features(
             with shards.write(hashes) as shard:
                 for begin in range(0, len(hashes), _BATCH_SIZE):
                     rows = np.array([row_of[sha256] for sha256 in hashes[begin : begin + _BATCH_SIZE]])
-                    shard.put(begin, extract(network, torch.from_numpy(dataset.images[rows]), compute))
+                    shard.put(begin, _extract(network, torch.from_numpy(dataset.images[rows]), compute))
                     reporter.progress(first + begin + len(rows), len(missing), "backbone's features", "images")
         rate = len(missing) / (time.perf_counter() - start)
-        network.cpu()  # others make copies of the body, and the device's memory is for them
-    return Features(FeatureTable(shards.rows(dataset.sha256), compute.device), own, rate)
+        network.cpu()  # frees the device's memory for the networks that are trained
+    return FeatureTable(shards.rows(dataset.sha256), compute.device), rate
 
 
 @torch.no_grad()
-def extract(network: GenreNetwork, images: Tensor, compute: Compute) -> NDArray[np.float32]:
-    """Features float32 [n, F] on the CPU, from uint8 [n, 3, S, S]."""
+def _extract(network: GenreNetwork, images: Tensor, compute: Compute) -> NDArray[np.float32]:
+    """Features float32 [n, F] on the CPU, from posters uint8 [n, 3, S, S]."""
     with compute.autocast():
         features = network.features(images.to(compute.device).contiguous(memory_format=torch.channels_last))
     values: NDArray[np.float32] = features.float().cpu().numpy()
     return values
-
-
-def _folder(dataset: Dataset) -> Path:
-    return dataset.folder.parents[1] / "features"

@@ -1,14 +1,14 @@
-"""One training run: a network over whole posters, or a head over features that were computed once.
+"""One training run: a whole network on posters, or a head on cached features.
 
-Posters stay uint8 where they are (on a GPU all of them, on a CPU the dataset's memory maps) and are normalised
-and flipped in batches on the device, so that there is nothing for loader workers to do.
+Posters stay uint8 in GPU memory or in the dataset's memory maps. Batches are normalised and flipped on the device, so
+no loader processes are needed.
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -20,33 +20,45 @@ from ml.errors import TrainingError
 from ml.reporting import Reporter
 from ml.scores.metrics import Probabilities, weighted_f1
 from ml.scores.thresholds import cross_fitted_decisions
-from ml.training.checkpoints import Checkpoint
+from ml.training.checkpoints import Checkpoint, NoCheckpoint
 
 EVALUATION_BATCH_SIZE = 128
+_REPORTED = {
+    "loss/training": "train/loss",
+    "loss/validation": "validation/loss",
+    "weighted_f1/validation": "validation/weighted_f1",
+    "learning_rate": "learning_rate",
+}
+"""Names of reported curves by the names that checkpoints store."""
 
 
 class Inputs(Protocol):
-    """Posters, uint8 [N, 3, S, S], or features, float [N, F]: rows of them become a batch on the device."""
+    """Posters, uint8 [N, 3, S, S], or features, float [N, F]; indexing with rows gives a batch on the device."""
 
     def __getitem__(self, rows: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """What the search chooses. `hidden` is the width of the head's first layer, 0 for a single layer."""
+    """What a search chooses. `hidden` is the width of the head's hidden layer, 0 for a head without one."""
 
     learning_rate: float
     weight_decay: float
     dropout: float
     hidden: int
 
+    @classmethod
+    def of(cls, values: Mapping[str, float]) -> Self:
+        """From a mapping that has all of them."""
+        return cls(**values)  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a network is trained on and compared on.
+    """What a network is trained and scored on.
 
-    `labels` are float [N, G] on the device. `training` and `validation` are rows of inputs and labels; `folds`, [V],
-    is the fold of each validation row.
+    `labels` are float [N, G] on the device. `training` [T] and `validation` [V] are rows of inputs and labels. `folds`
+    [V] is the fold of each validation row.
     """
 
     inputs: Inputs
@@ -60,8 +72,11 @@ class TrainingData:
 class Schedule:
     """How long and in which steps a network is trained.
 
-    `flip`: half of the posters, drawn anew each epoch, are mirrored. `rate`: the learning rate rises and falls once
-    (Smith and Topin 2017, https://arxiv.org/abs/1708.07120), or stays. `keep`: the epoch that is kept.
+    Attributes:
+        flip: mirror a random half of the posters in each epoch.
+        rate: the learning rate rises and falls once (Smith and Topin 2017, https://arxiv.org/abs/1708.07120), or is
+            constant.
+        keep: keep the epoch with the best validation score, or the last one.
     """
 
     epochs: int
@@ -73,10 +88,20 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """A trained network at the epoch that was kept: `state` on the CPU, and weighted F1 on the validation part.
+class FitTask:
+    """What all trials of a network share."""
 
-    `images_per_second` counts training alone, from the second epoch where there is one: the first warms up.
+    data: TrainingData
+    schedule: Schedule
+    compute: Compute
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A trained network at the epoch that was kept: its `state` on the CPU, and its validation weighted F1.
+
+    `images_per_second` is the median over epochs without evaluation. The first epoch counts only if it is the only
+    one, because it includes warm-up.
     """
 
     state: dict[str, Tensor]
@@ -87,7 +112,7 @@ class Fit:
 
 @dataclass
 class _Progress:
-    """Where a training stands between two steps."""
+    """The state of a training run between two steps; checkpoints store its fields by name."""
 
     epoch: int = 0
     step: int = 0
@@ -99,130 +124,138 @@ class _Progress:
 
 def fit(
     model: nn.Module,
-    data: TrainingData,
     hyperparameters: Hyperparameters,
-    schedule: Schedule,
-    compute: Compute,
+    task: FitTask,
     reporter: Reporter,
-    checkpoint: Checkpoint,
-    on_epoch: Callable[[int, float], None],
+    checkpoint: Checkpoint | None = None,
+    on_epoch: Callable[[int, float], None] = lambda epoch, score: None,
 ) -> Fit:
-    """Train a model that is on the device already, from where the checkpoint left it.
+    """Train a model that is already on the device, starting from the checkpoint if it has a state.
 
-    Validation decisions are cross-fitted (thresholds from other folds). Draws from PyTorch's global random state,
-    which a checkpoint brings back too: killed and started again, a training ends with the same weights. `on_epoch` is
-    told how many epochs are done and the validation weighted F1, earlier epochs included. Raises TrainingError where
-    the loss is no number; what was saved before that stays.
+    Validation decisions use cross-fitted thresholds. Random numbers come from PyTorch's global state, which
+    checkpoints restore: a killed and restarted training ends with the same weights. `on_epoch` is called after each
+    epoch, including restored ones, with the number of completed epochs and the validation weighted F1.
+
+    Raises TrainingError if the loss or a weight is not finite. The last good checkpoint is kept.
     """
-    loss_function = nn.MultiLabelSoftMarginLoss()
-    steps = math.ceil(len(data.training) / schedule.batch_size)
-    optimizer = _optimizer(model, hyperparameters)
-    scheduler = _scheduler(optimizer, hyperparameters, schedule, steps)
+    data, schedule, compute = task.data, task.schedule, task.compute
+    checkpoint = checkpoint or NoCheckpoint()
+    run = _Run(model, hyperparameters, task)
     labels = data.labels[_rows(data.validation, data.labels)]
     truth = labels.cpu().numpy().astype(np.uint8)
-    total = torch.zeros((), device=compute.device)
-    saved = checkpoint.load()
-    progress = _restore(saved, model, optimizer, scheduler, total) if saved else _Progress()
-    for epoch, point in enumerate(progress.points):
-        reporter.scalars(point, epoch + 1)
-        on_epoch(epoch + 1, point["weighted_f1/validation"])
+    run.restore(checkpoint)
+    progress = run.progress
+
+    def report(epoch: int, point: dict[str, float]) -> None:
+        reporter.scalars({_REPORTED[name]: value for name, value in point.items()}, epoch)
+        on_epoch(epoch, point["weighted_f1/validation"])
+
+    for epoch, point in enumerate(progress.points, 1):
+        report(epoch, point)
     while progress.epoch < schedule.epochs:
         model.train()
         start = time.perf_counter() - progress.seconds
-        # Batches of about equal size: a last one of a single poster would have no batch statistics.
+        # Batches of about equal size: BatchNorm cannot normalise a last batch of one poster.
         order = np.random.default_rng((schedule.seed, progress.epoch)).permutation(data.training)
-        for index in torch.tensor_split(_rows(order, data.labels), steps)[progress.step :]:
+        for index in torch.tensor_split(_rows(order, data.labels), run.steps)[progress.step :]:
             if checkpoint.due() and progress.step:
-                _check(total, model, progress.epoch, hyperparameters)
                 progress.seconds = time.perf_counter() - start
-                _save(checkpoint, progress, model, optimizer, scheduler, total)
+                run.save(checkpoint)
             batch = _batch(data.inputs, index, schedule.flip)
             with compute.autocast():
                 logits = model(batch)
-            loss = loss_function(logits.float(), data.labels[index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            scheduler.step()
-            total += loss.detach()
-            progress.step += 1
-        _check(total, model, progress.epoch, hyperparameters)
+            run.step(logits.float(), data.labels[index])
+        run.check_finite()
         progress.rates.append(len(data.training) / (time.perf_counter() - start))
         logits = predict_logits(model, data.inputs, data.validation, compute)
         score = weighted_f1(cross_fitted_decisions(logits.sigmoid().cpu().numpy(), truth, data.folds), truth)
         if progress.kept is None or schedule.keep == "last" or score > progress.kept[0]:
             state = {name: value.cpu().clone() for name, value in model.state_dict().items()}
             progress.kept = score, progress.epoch, state
-        point = {
-            "loss/training": total.item() / steps,
-            "loss/validation": loss_function(logits, labels).item(),
-            "weighted_f1/validation": score,
-            "learning_rate": float(scheduler.get_last_lr()[0]),
-        }
-        progress.points.append(point)
+        progress.points.append(
+            {
+                "loss/training": run.total_loss.item() / run.steps,
+                "loss/validation": run.loss(logits, labels).item(),
+                "weighted_f1/validation": score,
+                "learning_rate": float(run.scheduler.get_last_lr()[0]),
+            }
+        )
         progress.epoch, progress.step, progress.seconds = progress.epoch + 1, 0, 0.0
-        total.zero_()
+        run.total_loss.zero_()
         if checkpoint.due() or progress.epoch == schedule.epochs:
-            _save(checkpoint, progress, model, optimizer, scheduler, total)
-        reporter.scalars(point, progress.epoch)
-        on_epoch(progress.epoch, score)
+            run.save(checkpoint)
+        report(progress.epoch, progress.points[-1])
     assert progress.kept is not None
     score, epoch, state = progress.kept
     return Fit(state, epoch + 1, score, float(np.median(progress.rates[1:] or progress.rates)))
 
 
-def _check(total: Tensor, model: nn.Module, epoch: int, hyperparameters: Hyperparameters) -> None:
-    """Whether losses and weights are numbers; also before a state is saved, so that a good one is not lost."""
-    # A step may spoil weights whose loss was a number still.
-    finite = torch.stack([total.isfinite(), *(parameter.isfinite().all() for parameter in model.parameters())])
-    if not bool(finite.all()):
-        raise TrainingError(
-            f"The loss is no number any more in epoch {epoch + 1}: "
-            f"a learning rate below {hyperparameters.learning_rate:.2g} may help."
+class _Run:
+    """A model with its optimiser, its learning rate schedule and its progress: what a checkpoint stores."""
+
+    def __init__(self, model: nn.Module, hyperparameters: Hyperparameters, task: FitTask) -> None:
+        self.model, self._hyperparameters = model, hyperparameters
+        self.loss = nn.MultiLabelSoftMarginLoss()
+        self.steps = math.ceil(len(task.data.training) / task.schedule.batch_size)
+        self._optimizer = _optimizer(model, hyperparameters)
+        self.scheduler = _scheduler(self._optimizer, hyperparameters, task.schedule, self.steps)
+        self.total_loss = torch.zeros((), device=task.compute.device)
+        self.progress = _Progress()
+
+    def step(self, logits: Tensor, labels: Tensor) -> None:
+        """Take one gradient step for a batch's logits and labels, float [n, G]."""
+        loss = self.loss(logits, labels)
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        self.scheduler.step()
+        self.total_loss += loss.detach()
+        self.progress.step += 1
+
+    def check_finite(self) -> None:
+        """Raise TrainingError if the loss or a weight is not finite."""
+        # A step may make weights infinite although its loss was finite.
+        weights = (parameter.isfinite().all() for parameter in self.model.parameters())
+        if not bool(torch.stack([self.total_loss.isfinite(), *weights]).all()):
+            raise TrainingError(
+                f"The loss is not finite in epoch {self.progress.epoch + 1}: "
+                f"a learning rate below {self._hyperparameters.learning_rate:.2g} may help."
+            )
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Save the state, unless it is not finite: the last good checkpoint is not overwritten."""
+        self.check_finite()
+        device = self.total_loss.device
+        checkpoint.save(
+            {
+                "progress": dict(vars(self.progress)),
+                "model": self.model.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "total": self.total_loss,
+                "random": torch.get_rng_state(),
+                "cuda_random": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            }
         )
 
-
-def _save(
-    checkpoint: Checkpoint,
-    progress: _Progress,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    total: Tensor,
-) -> None:
-    checkpoint.save(
-        {
-            "progress": dict(vars(progress)),
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "scheduler": scheduler.state_dict(),
-            "total": total,
-            "random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state(total.device) if total.is_cuda else None,
-        }
-    )
-
-
-def _restore(
-    saved: dict[str, Any],
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    total: Tensor,
-) -> _Progress:
-    model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    scheduler.load_state_dict(saved["scheduler"])
-    total.copy_(saved["total"])
-    torch.set_rng_state(saved["random"])
-    if total.is_cuda and saved["cuda_random"] is not None:  # None where the checkpoint is of a CPU
-        torch.cuda.set_rng_state(saved["cuda_random"], total.device)
-    return _Progress(**saved["progress"])
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Restore the checkpoint's state, including PyTorch's random state, if it has one."""
+        saved: dict[str, Any] | None = checkpoint.load()
+        if saved is None:
+            return
+        self.model.load_state_dict(saved["model"])
+        self._optimizer.load_state_dict(saved["optimizer"])
+        self.scheduler.load_state_dict(saved["scheduler"])
+        self.total_loss.copy_(saved["total"])
+        torch.set_rng_state(saved["random"])
+        if self.total_loss.is_cuda and saved["cuda_random"] is not None:  # None if the checkpoint was saved on a CPU
+            torch.cuda.set_rng_state(saved["cuda_random"], self.total_loss.device)
+        self.progress = _Progress(**saved["progress"])
 
 
 @torch.no_grad()
 def predict_logits(model: nn.Module, inputs: Inputs, rows: NDArray[np.int64], compute: Compute) -> Tensor:
-    """Logits of these rows of the inputs, float [len(rows), G], on the device."""
+    """Logits for these rows of the inputs, float [len(rows), G], on the device."""
     model.eval()
     batches = []
     for start in range(0, len(rows), EVALUATION_BATCH_SIZE):
@@ -233,13 +266,13 @@ def predict_logits(model: nn.Module, inputs: Inputs, rows: NDArray[np.int64], co
 
 
 def predict_probabilities(model: nn.Module, inputs: Inputs, rows: NDArray[np.int64], compute: Compute) -> Probabilities:
-    """Probabilities of these rows of the inputs, float32 [len(rows), G]."""
+    """Probabilities for these rows of the inputs, float32 [len(rows), G]."""
     probabilities: Probabilities = predict_logits(model, inputs, rows, compute).sigmoid().cpu().numpy()
     return probabilities
 
 
 def _batch(inputs: Inputs, index: Tensor, flip: bool) -> Tensor:
-    """Rows of the inputs on their device; posters with channels last, which convolutions are faster on."""
+    """A batch of the inputs; posters in the channels-last memory format, which is faster for convolutions."""
     batch = inputs[index]
     if batch.dim() < 4:
         return batch
@@ -264,8 +297,7 @@ def _scheduler(
 
 
 def _optimizer(model: nn.Module, hyperparameters: Hyperparameters) -> torch.optim.Optimizer:
-    """AdamW; weights decay, biases and normalisation do not (a decaying last bias would unlearn how rare
-    genres are)."""
+    """AdamW with weight decay for weights only: decay of the last bias would unlearn the genres' frequencies."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": hyperparameters.weight_decay},

@@ -1,8 +1,9 @@
-"""Networks that are trained by gradient steps, whole: from scratch, from pretrained weights, or after their head."""
+"""Networks trained by gradient steps: from scratch, from pretrained weights, or from a fitted head on."""
 
+import copy
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,47 +13,58 @@ from torch import nn
 from ml.networks.backbones import GenreNetwork, feature_count, head
 from ml.reporting import Reporter
 from ml.scores.metrics import Probabilities
-from ml.scores.thresholds import common_threshold, fit_thresholds
 from ml.training.bench import Bench
-from ml.training.candidates import Candidate, hyperparameters
-from ml.training.fit import Fit, Hyperparameters, Schedule, TrainingData, fit, predict_probabilities
+from ml.training.candidates import Candidate
+from ml.training.fit import Fit, FitTask, Hyperparameters, Schedule, TrainingData, fit, predict_probabilities
 from ml.training.outcome import NetworkOutcome
-from ml.training.search import Step, best_of, search
+from ml.training.search import SearchPlan, Step, best_of, search
 
-_PRUNED_FROM = 1 / 3
-"""Share of the epochs in which no trial is given up: first epochs say little."""
+_SHARE_WITHOUT_PRUNING = 1 / 3
+"""Share of the epochs in which no trial is pruned: the first epochs say little about the last."""
+
+
+@dataclass(frozen=True)
+class Body:
+    """The body of a network before training.
+
+    `make` returns a new body on each call, with random weights or with a copy of pretrained ones. `backbone` and
+    `weights_sha256` name its architecture and its weights file, if it has them.
+    """
+
+    make: Callable[[], nn.Module]
+    backbone: str | None = None
+    weights_sha256: str | None = None
 
 
 def train_by_gradient(
-    bench: Bench,
-    candidate: Candidate,
-    reporter: Reporter,
-    new_head: Callable[[Hyperparameters], nn.Module] | None = None,
+    candidate: Candidate, bench: Bench, body: Body, reporter: Reporter, fitted_head: nn.Module | None = None
 ) -> NetworkOutcome:
-    """Search a network's hyperparameters, each trial trained on the training part, and keep the best epoch of all.
+    """Search a network's hyperparameters on the training part, and keep the best epoch of all trials.
 
-    `new_head` makes the head a trial starts with; without it a fresh one with the trial's width and dropout.
+    Each trial starts with a copy of `fitted_head`, or with a new head of the trial's width and dropout.
     """
     start = time.perf_counter()
-    config, dataset = bench.config, bench.dataset
-    features = feature_count(candidate.body(), dataset.preprocessing.size, candidate.backbone or candidate.name)
-    data = TrainingData(bench.posters, bench.labels, bench.training, bench.validation, bench.folds)
-    schedule = Schedule(config.epochs, config.batch_size, config.seed, flip=True)
+    config, dataset, compute = bench.config, bench.dataset, bench.compute
+    features = feature_count(body.make(), dataset.preprocessing.size, body.backbone or candidate.name)
+    task = FitTask(
+        TrainingData(bench.posters, bench.labels, bench.training, bench.validation, bench.folds),
+        Schedule(config.epochs, config.batch_size, config.seed, flip=True),
+        compute,
+    )
     fits: dict[int, Fit] = {}
 
-    def network(parameters: Hyperparameters) -> GenreNetwork:
-        torch.manual_seed(config.seed)  # a trial's random weights do not depend on the trials before it
-        top = (
-            new_head(parameters)
-            if new_head
-            else head(features, bench.frequencies, parameters.hidden, parameters.dropout)
-        )
-        # The copy of a body that a frozen network had is frozen, too.
-        made = GenreNetwork(candidate.body().requires_grad_(True), top, dataset.preprocessing, frozen=False)
-        return made.to(bench.compute.device).to(memory_format=torch.channels_last)
+    def new_network(parameters: Hyperparameters) -> GenreNetwork:
+        torch.manual_seed(config.seed)  # a trial's random weights must not depend on earlier trials
+        if fitted_head is None:
+            top: nn.Module = head(features, bench.frequencies, parameters.hidden, parameters.dropout)
+        else:
+            top = copy.deepcopy(fitted_head)
+        # A copy of a frozen network's body is frozen, too.
+        network = GenreNetwork(body.make().requires_grad_(True), top, dataset.preprocessing, frozen=False)
+        return network.to(compute.device).to(memory_format=torch.channels_last)
 
-    def attempt(number: int, chosen: dict[str, float], own: Reporter, step: Step) -> float:
-        parameters = hyperparameters(chosen, candidate.first)
+    def attempt(number: int, parameters: dict[str, float], trial_reporter: Reporter, step: Step) -> float:
+        hyperparameters = Hyperparameters.of({**candidate.first, **parameters})
 
         def on_epoch(epoch: int, score: float) -> None:
             images = len(bench.training)
@@ -61,49 +73,43 @@ def train_by_gradient(
             if epoch < config.epochs:
                 step(epoch, score)
 
-        model = bench.compute.compiled(network(parameters), config.compile)
+        model = new_network(hyperparameters)
+        if config.compile:
+            model.compile()
         slot = bench.checkpoints.slot(f"{candidate.name}-trial-{number}")
-        fits[number] = fit(model, data, parameters, schedule, bench.compute, own, slot, on_epoch)
+        fits[number] = fit(model, hyperparameters, task, trial_reporter, slot, on_epoch)
         return fits[number].validation_weighted_f1
 
-    first = {name: asdict(candidate.first)[name] for name in candidate.space}
-    trials = search(
+    plan = SearchPlan(
         candidate.name,
         candidate.space,
-        first,
+        candidate.first,
         config.trials,
         config.seed,
-        reporter,
-        attempt,
-        pruned_from_step=max(1, round(_PRUNED_FROM * config.epochs)),
+        pruned_from_step=max(1, round(_SHARE_WITHOUT_PRUNING * config.epochs)),
     )
+    trials = search(plan, attempt, reporter)
     best = best_of(trials)
-    kept = network(hyperparameters(dict(best.parameters), candidate.first))
-    kept.load_state_dict(fits[best.number].state)
-    precise = replace(bench.compute, bf16=False)
+    network = new_network(Hyperparameters.of({**candidate.first, **best.parameters}))
+    network.load_state_dict(fits[best.number].state)
+    full_precision = replace(compute, bf16=False)
 
     def predict(rows: NDArray[np.int64]) -> Probabilities:
-        # In float32, as the exported network is going to answer.
-        return predict_probabilities(kept.to(bench.compute.device), bench.posters, rows, precise)
+        # In float32, like the exported network.
+        return predict_probabilities(network.to(compute.device), bench.posters, rows, full_precision)
 
-    probabilities = predict(bench.validation)
     return NetworkOutcome(
         name=candidate.name,
-        backbone=candidate.backbone,
-        weights_sha256=candidate.weights_sha256,
+        backbone=body.backbone,
+        weights_sha256=body.weights_sha256,
         trained=candidate.trained,
         best=best,
         trials=trials,
-        validation=bench.score(probabilities),
-        validation_probabilities=probabilities,
-        fitted_rows=bench.validation,
-        fitted_probabilities=probabilities,
-        thresholds=fit_thresholds(probabilities, bench.truth),
-        common_threshold=common_threshold(probabilities, bench.truth),
-        network=kept,
+        **bench.assess(bench.validation, predict(bench.validation)),
+        network=network,
         predict=predict,
-        device=str(bench.compute.device),
-        precision=bench.compute.precision,
+        device=str(compute.device),
+        precision=compute.precision,
         seconds=time.perf_counter() - start,
         images_per_second=fits[best.number].images_per_second,
     )

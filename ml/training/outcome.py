@@ -1,24 +1,25 @@
-"""What came of training: each network at its best setting, and the one that was chosen."""
+"""Results of training: each network with its best hyperparameters, and the chosen network."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ml.data.feature_table import FeatureTable
 from ml.networks.backbones import GenreNetwork
 from ml.scores.metrics import Probabilities, Scores
+from ml.training.bench import Bench
+from ml.training.candidates import Trained
 from serving.bundle.model import Served
-
-Trained = Literal["whole", "frozen", "lp-ft"]
-"""All of a network from its first weights on, its head alone, or all of it after its head."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting of a network's hyperparameters, numbered from 1, and its weighted F1 on the validation part, the last
-    one where the trial was given up early."""
+    """One trial of a search.
+
+    `number` counts from 1. `validation_weighted_f1` is the trial's score; for a pruned trial, the last one it reported.
+    """
 
     number: int
     parameters: Mapping[str, float]
@@ -29,8 +30,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Exported:
-    """A network as ONNX graphs, by the name of each one's file in a bundle; whether they give class activation maps
-    beside probabilities, and which of them is served."""
+    """A network as ONNX graphs by file name in the bundle.
+
+    `explains` tells whether the graphs return class activation maps besides probabilities, `served` which graph is
+    served and why.
+    """
 
     graphs: Mapping[str, bytes]
     explains: bool
@@ -39,15 +43,20 @@ class Exported:
 
 @dataclass(frozen=True)
 class NetworkOutcome:
-    """A network at its best hyperparameters; on the CPU until it is asked to `predict`.
+    """A network with its best hyperparameters.
 
-    `validation` are scores of `validation_probabilities`, float32 [V, G], on the validation part with cross-fitted
-    thresholds. `thresholds`, float [G], are a genre's own, `common_threshold` is the best one for all; both are fitted
-    to `fitted_probabilities`, float32 [F, G], about `fitted_rows`, [F], sorted rows of the dataset, those of the
-    validation part among them, and by networks that have not learned from these posters. `predict` gives probabilities
-    float32 [n, G] of the network itself for rows of the dataset, also for those that it has learned from.
-    `images_per_second` are posters in training, and for a frozen backbone posters through it (None where its features
-    were known). `exported` is None until it was chosen how the network is served (see `ml.export.quantisation`).
+    Attributes:
+        validation: scores on the validation part with cross-fitted thresholds, of `validation_probabilities`
+            (float32 [V, G]).
+        fitted_rows: the dataset's rows that thresholds are fitted on, sorted, [F]. They include the validation part.
+        fitted_probabilities: float32 [F, G], from networks that were not trained on these posters.
+        thresholds: one per genre, float [G]; `common_threshold` is the best single threshold for all genres.
+        network: on the CPU, in evaluation mode.
+        predict: returns the network's probabilities, float32 [n, G], for rows of the dataset. For rows it was trained
+            on, they are overconfident.
+        images_per_second: posters per second in training. For a frozen backbone, posters per second through the
+            backbone, or None if all features were cached.
+        exported: None until the served graph is chosen (see `ml.export.quantisation`).
     """
 
     name: str
@@ -71,7 +80,7 @@ class NetworkOutcome:
     exported: Exported | None = None
 
     def as_dict(self) -> dict[str, object]:
-        """What is known about the network, ready for JSON."""
+        """The network's figures as JSON values."""
         return {
             "name": self.name,
             "backbone": self.backbone,
@@ -89,20 +98,14 @@ class NetworkOutcome:
 
 
 @dataclass(frozen=True)
-class Leak:
-    """One figure of one method as a random split would have it, and as folds of whole franchises have it."""
-
-    name: str
-    random_split: float
-    franchise_folds: float
-
-
-@dataclass(frozen=True)
 class TrainingOutcome:
-    """The networks that were compared, the chosen one of them, the recipe's that it is measured against, and how
-    much a random split of the same posters would flatter."""
+    """All compared networks, the chosen one, and the recipe's networks as a baseline.
+
+    `bench` and `features` (of the pretrained backbone, None if there is none) are what the networks were trained on.
+    """
 
     networks: tuple[NetworkOutcome, ...]
     chosen: NetworkOutcome
     recipes: tuple[NetworkOutcome, ...]
-    leaks: tuple[Leak, ...]
+    bench: Bench
+    features: FeatureTable | None

@@ -1,8 +1,9 @@
-"""A search over hyperparameters: Optuna proposes, a function tries, and trials that fall behind are given up."""
+"""Hyperparameter search with Optuna. Trials that fall behind are pruned."""
 
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ml.errors import TrainingError, needs_package
@@ -15,45 +16,50 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_BEFORE_PRUNING = 2
-"""Trials that run to their end before others are compared with their median."""
+_TRIALS_BEFORE_PRUNING = 2
 
 
 class Pruned(Exception):
-    """Raised inside a trial that has fallen behind the others; no error, and never seen outside of the search."""
+    """Raised inside a trial that fell behind the others. It never leaves the search."""
 
 
 Step = Callable[[int, float], None]
-"""Tells the search how far a trial is (counted from 1) and its score by then; raises Pruned."""
-Try = Callable[[int, dict[str, float], Reporter, Step], float]
-"""Tries a setting: the trial's number from 1, the setting, where its curves go, the step; gives its score."""
+"""Reports a trial's step, counted from 1, and its score so far. Raises Pruned."""
+Attempt = Callable[[int, dict[str, float], Reporter, Step], float]
+"""Runs a trial and returns its score. Arguments are its number, its hyperparameters, its reporter and its step."""
 
 
-def search(
-    name: str,
-    space: Space,
-    first: Mapping[str, float],
-    trials: int,
-    seed: int,
-    reporter: Reporter,
-    attempt: Try,
-    pruned_from_step: int = 1,
-) -> tuple[Trial, ...]:
-    """Try up to `trials` settings, `first` first; all that were finished or given up, in the order of trial.
+@dataclass(frozen=True)
+class SearchPlan:
+    """What is searched, and for how long.
 
-    The same seed proposes the same settings for the same scores, so a search that was killed is repeated by running it
-    anew with trials that remember their results. A trial that diverges is passed over; raises its TrainingError where
-    all do.
+    `first` are the hyperparameters of the first trial; only those in `space` are used. No trial is pruned before
+    `pruned_from_step`.
+    """
+
+    name: str
+    space: Space
+    first: Mapping[str, float]
+    trials: int
+    seed: int
+    pruned_from_step: int = 1
+
+
+def search(plan: SearchPlan, attempt: Attempt, reporter: Reporter) -> tuple[Trial, ...]:
+    """Run up to `plan.trials` trials and return those that finished or were pruned, in order.
+
+    The same seed and scores give the same hyperparameters. A killed search can therefore be repeated with trials that
+    restore their results. Trials that diverge are skipped; if all diverge, the first TrainingError is raised.
     """
     with needs_package("The search over hyperparameters"):
         import optuna
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what matters is told by this module
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # this module logs what matters
     done: list[Trial] = []
     failures: list[TrainingError] = []
 
     def objective(trial: optuna.Trial) -> float:
         start = time.perf_counter()
-        number, parameters = trial.number + 1, _suggest(trial, space)
+        number, parameters = trial.number + 1, _suggest(trial, plan.space)
         scores: list[float] = []
 
         def step(at: int, score: float) -> None:
@@ -62,31 +68,33 @@ def search(
             if trial.should_prune():
                 raise Pruned
 
-        with reporter.run(f"trial-{number}", parameters) as own:
+        with reporter.run(f"trial-{number}", parameters) as trial_reporter:
             pruned = False
             try:
-                score = attempt(number, parameters, own, step)
+                score = attempt(number, parameters, trial_reporter, step)
             except Pruned:
                 pruned, score = True, scores[-1]
-                logger.info("%s, trial %d is given up at weighted F1 %.3f.", name, number, score)
+                logger.info("%s, trial %d: pruned at weighted F1 %.3f", plan.name, number, score)
             except TrainingError as error:
-                logger.warning("%s, trial %d: %s", name, number, error)
+                logger.warning("%s, trial %d: %s", plan.name, number, error)
                 failures.append(error)
                 raise
             done.append(Trial(number, parameters, score, time.perf_counter() - start, pruned))
-            own.hparams(parameters, {"best/weighted_f1": score})
-        # Outside of the run: to be given up is no failure of it.
+            trial_reporter.hparams(parameters, {"validation/best_weighted_f1": score})
+        # Raised outside of the run, which would otherwise be marked as failed.
         if pruned:
             raise optuna.TrialPruned
         return score
 
     study = optuna.create_study(
         direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=seed % 2**32),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=_BEFORE_PRUNING, n_warmup_steps=pruned_from_step),
+        sampler=optuna.samplers.TPESampler(seed=plan.seed % 2**32),
+        pruner=optuna.pruners.MedianPruner(
+            n_startup_trials=_TRIALS_BEFORE_PRUNING, n_warmup_steps=plan.pruned_from_step
+        ),
     )
-    study.enqueue_trial(dict(first))
-    study.optimize(objective, n_trials=trials, catch=TrainingError)
+    study.enqueue_trial({name: plan.first[name] for name in plan.space})
+    study.optimize(objective, n_trials=plan.trials, catch=TrainingError)
     if not any(not trial.pruned for trial in done):
         raise failures[0]
     return tuple(done)

@@ -18,12 +18,13 @@ from torch import nn
 from ml.compute import Compute, choose_compute
 from ml.configuration import TrainConfig
 from ml.networks.backbones import GenreNetwork, backbone, feature_count, head, scratch_body
-from ml.networks.pooling import pooled
+from ml.networks.weights import Weights
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
-from ml.training.checkpoints import NoCheckpoint, NoCheckpoints
-from ml.training.features import cached_features
-from ml.training.fit import Hyperparameters, Schedule, TrainingData, fit
+from ml.training.candidates import CANDIDATES, FROZEN
+from ml.training.checkpoints import NoCheckpoints
+from ml.training.features import Pretrained
+from ml.training.fit import FitTask, Hyperparameters, Schedule, TrainingData, fit
 from ml.training.frozen import train_frozen
 
 SETTING = Hyperparameters(learning_rate=1e-3, weight_decay=0.05, dropout=0.2, hidden=0)
@@ -94,7 +95,8 @@ def rates_of(setting: RateSetting, count: int, compiled: list[bool], workspace: 
     bench = Bench(dataset, TrainConfig(), compute, NoCheckpoints())
     networks = {flag: new_network(setting, bench) for flag in compiled}
     for flag, network in networks.items():
-        compute.compiled(network, flag)
+        if flag:
+            network.compile()
     with MemoryWatch() as watch:
         start = time.perf_counter()
         assert len(bench.posters[torch.zeros(1, dtype=torch.long, device=compute.device)]) == 1
@@ -103,7 +105,9 @@ def rates_of(setting: RateSetting, count: int, compiled: list[bool], workspace: 
         for flag, network in networks.items():
             if compute.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(compute.device)
-            model = compute.compiled(nn.Sequential(network.body, network.head), flag)
+            model = nn.Sequential(network.body, network.head)
+            if flag:
+                model.compile()
             end_to_end, random, peak = [], [], 0
             for _ in range(setting.runs):
                 end_to_end.append(end_to_end_rate(network, bench, setting, compute))
@@ -130,9 +134,7 @@ def end_to_end_rate(network: GenreNetwork, bench: Bench, setting: RateSetting, c
     """
     data = TrainingData(bench.posters, bench.labels, bench.training, bench.validation, bench.folds)
     schedule = Schedule(setting.epochs, setting.batch_size, seed=0, flip=True)
-    return fit(
-        network, data, SETTING, schedule, compute, NullReporter(), NoCheckpoint(), lambda epoch, score: None
-    ).images_per_second
+    return fit(network, SETTING, FitTask(data, schedule, compute), NullReporter()).images_per_second
 
 
 def random_tensor_rate(model: nn.Module, posters: int, genres: int, setting: RateSetting, compute: Compute) -> float:
@@ -181,19 +183,17 @@ def features_and_head(count: int, workspace: Path, compute: Compute) -> tuple[fl
     """Seconds for the features, seconds for a head on them (out of fold and then on all), and the memory of both."""
     dataset = synthetic_dataset(workspace, count, FEATURES_SIZE)
     torch.manual_seed(0)
-    plain = backbone(FEATURES_BACKBONE).body
-    own = feature_count(plain, FEATURES_SIZE, FEATURES_BACKBONE)
-    body = pooled(plain, FEATURES_SIZE, FEATURES_BACKBONE)
-    bench = Bench(dataset, TrainConfig(trials=1), compute, NoCheckpoints())
+    weights = Weights(backbone(FEATURES_BACKBONE).body.state_dict(), "random")
+    bench = Bench(dataset, TrainConfig(backbone=FEATURES_BACKBONE, trials=1), compute, NoCheckpoints())
     start = time.perf_counter()
     with MemoryWatch() as first:
-        features = cached_features(body, own, FEATURES_BACKBONE, "random", dataset, compute, NullReporter())
+        pretrained = Pretrained.load(bench, weights, NullReporter())
     extracted = time.perf_counter()
     with MemoryWatch() as second:
-        train_frozen(bench, body, FEATURES_BACKBONE, "random", features, NullReporter())
+        train_frozen(CANDIDATES[FROZEN], bench, pretrained, NullReporter())
     fitted = time.perf_counter()
     memory = (
         f"anonymous memory {first.before:.0f} MB before, at most {first.peak:.0f} MB for features, "
-        f"{second.peak:.0f} MB for the head ({np.prod(features.values.shape) * 4 / 2**20:.0f} MB are the features)"
+        f"{second.peak:.0f} MB for the head ({np.prod(pretrained.features.shape) * 4 / 2**20:.0f} MB are the features)"
     )
     return extracted - start, fitted - extracted, memory

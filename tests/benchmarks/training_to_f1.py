@@ -1,6 +1,5 @@
 """How long it takes to reach an F1 on real posters: a frozen backbone beside the recipe, LP-FT beside fine-tuning."""
 
-import copy
 import shutil
 import statistics
 import time
@@ -9,35 +8,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from plain_recipe import PosterFiles, train_as_usual
 
 from ml.compute import Compute
 from ml.configuration import PreprocessConfig, TrainConfig
 from ml.data.dataset import Dataset, build_dataset
 from ml.data.decoding import Poster, open_pixels
+from ml.data.feature_table import FeatureTable
 from ml.data.user_table import draw_parts, read_table
-from ml.networks.backbones import feature_count
+from ml.networks.backbones import pretrained_backbone
 from ml.networks.kernel import KernelHead, KernelSetting
-from ml.networks.pooling import pooled
 from ml.networks.weights import Weights, load_state
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
-from ml.training.candidates import (
-    FINE_TUNED,
-    FINE_TUNED_FIRST,
-    FINE_TUNED_SPACE,
-    KERNEL_FIRST,
-    WHOLE,
-    WHOLE_FIRST,
-    WHOLE_SPACE,
-    Candidate,
-    pretrained,
-)
+from ml.training.candidates import CANDIDATES, FINE_TUNED, FROZEN, WHOLE
 from ml.training.checkpoints import NoCheckpoints
-from ml.training.features import Features, cached_features
-from ml.training.frozen import answers_of, head_of_training_part, train_frozen
-from ml.training.gradient import train_by_gradient
+from ml.training.features import Pretrained
+from ml.training.frozen import KERNEL_FIRST, head_of_training_part, head_probabilities, train_frozen
 
 BACKBONE = "squeezenet1_1"
 FINE_TUNED_EPOCHS = 3
@@ -95,7 +82,7 @@ def against_the_recipe(real: RealPosters, folder: Path, size: int, runs: int, co
     cached: list[Reached] = []
     for _ in range(runs):
         start = time.perf_counter()
-        plain = pretrained(BACKBONE, load_state(real.weights))
+        plain = pretrained_backbone(BACKBONE, load_state(real.weights).state)
         loaded = time.perf_counter() - start
         epochs = train_as_usual(
             training, validation, bench.folds, plain, dataset.preprocessing, len(dataset.genres), compute, 0, enough
@@ -136,7 +123,7 @@ def frozen_to(enough: float, real: RealPosters, workspace: Path, size: int, comp
     start = time.perf_counter()
     dataset, _ = real.dataset(workspace, size)
     bench = new_bench(dataset, compute, TrainConfig())
-    _, features = features_of(bench, load_state(real.weights))
+    features = Pretrained.load(bench, load_state(real.weights), NullReporter()).features
     begun = time.perf_counter()
     score, tried = 0.0, 0
     for setting in SETTINGS:
@@ -151,8 +138,8 @@ def frozen_to(enough: float, real: RealPosters, workspace: Path, size: int, comp
 def whole_search(real: RealPosters, workspace: Path, dataset: Dataset, compute: Compute) -> str:
     """What the candidate 'frozen' takes as it is trained by default."""
     bench, weights = new_bench(dataset, compute, TrainConfig()), load_state(real.weights)
-    body, features = features_of(bench, weights)
-    outcome = train_frozen(bench, body, BACKBONE, weights.sha256, features, NullReporter())
+    pretrained = Pretrained.load(bench, weights, NullReporter())
+    outcome = train_frozen(CANDIDATES[FROZEN], bench, pretrained, NullReporter())
     return (
         f"the candidate as it is trained by default, {len(outcome.trials)} settings out of fold on both parts: "
         f"{outcome.seconds:.1f} s, F1 {outcome.validation.weighted_f1:.3f}"
@@ -212,11 +199,14 @@ class Curve(NullReporter):
 
     def __init__(self) -> None:
         self.points: list[Point] = []
+        self.start()
+
+    def start(self) -> None:
         self._start = time.perf_counter()
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         if "learning_rate" in values:  # of an epoch, not of a trial
-            self.add(step, values["weighted_f1/validation"])
+            self.add(step, values["validation/weighted_f1"])
 
     def add(self, epoch: int, score: float) -> None:
         self.points.append(Point(epoch, time.perf_counter() - self._start, score))
@@ -232,23 +222,20 @@ class Curve(NullReporter):
 
 def plain_curve(bench: Bench, weights: Weights) -> Curve:
     curve = Curve()
-    body = pretrained(BACKBONE, weights).body
-    candidate = Candidate(
-        WHOLE, BACKBONE, weights.sha256, "whole", WHOLE_SPACE, WHOLE_FIRST, lambda: copy.deepcopy(body)
-    )
-    train_by_gradient(bench, candidate, curve)
+    pretrained = Pretrained.load(bench, weights, NullReporter())
+    curve.start()
+    candidate = CANDIDATES[WHOLE]
+    candidate.train(candidate, bench, pretrained, curve)
     return curve
 
 
 def lp_ft_curve(bench: Bench, weights: Weights) -> Curve:
     curve = Curve()
-    body, features = features_of(bench, weights)
-    head = head_of_training_part(bench, features, KERNEL_FIRST)
-    curve.add(0, head_score(bench, features, head))
-    candidate = Candidate(
-        FINE_TUNED, BACKBONE, weights.sha256, "lp-ft", FINE_TUNED_SPACE, FINE_TUNED_FIRST, lambda: copy.deepcopy(body)
-    )
-    train_by_gradient(bench, candidate, curve, lambda parameters: copy.deepcopy(head))
+    pretrained = Pretrained.load(bench, weights, NullReporter())
+    head = head_of_training_part(bench, pretrained.features, KERNEL_FIRST)
+    curve.add(0, head_score(bench, pretrained.features, head))
+    candidate = CANDIDATES[FINE_TUNED]
+    candidate.train(candidate, bench, pretrained, curve)
     return curve
 
 
@@ -256,18 +243,9 @@ def new_bench(dataset: Dataset, compute: Compute, config: TrainConfig) -> Bench:
     return Bench(dataset, replace(config, backbone=BACKBONE), compute, NoCheckpoints())
 
 
-def features_of(bench: Bench, weights: Weights) -> tuple[torch.nn.Module, Features]:
-    """The pooled backbone and its features of all posters, cached or not."""
-    size = bench.dataset.preprocessing.size
-    plain = pretrained(BACKBONE, weights)
-    own = feature_count(plain.body, size, BACKBONE)
-    body = pooled(plain.body, size, BACKBONE)
-    return body, cached_features(body, own, BACKBONE, weights.sha256, bench.dataset, bench.compute, NullReporter())
-
-
-def head_score(bench: Bench, features: Features, head: KernelHead) -> float:
+def head_score(bench: Bench, features: FeatureTable, head: KernelHead) -> float:
     """Weighted F1 of a head on the validation part."""
-    return bench.score(answers_of(head, features.values.only(bench.validation))).weighted_f1
+    return bench.score(head_probabilities(head, features.only(bench.validation))).weighted_f1
 
 
 def spread(values: list[float] | list[int], digits: int = 1) -> str:

@@ -36,12 +36,12 @@ def board(tmp_path: Path) -> Path:
 
 def _train(trial: Reporter) -> None:
     for epoch in (1, 2, 3):
-        trial.scalars({"loss/training": 1 / epoch, "loss/validation": 2 / epoch, "learning_rate": 0.1}, epoch)
+        trial.scalars({"train/loss": 1 / epoch, "validation/loss": 2 / epoch, "learning_rate": 0.1}, epoch)
     trial.hparams({"learning_rate": 0.1, "hidden": 0, "weights": None, "folds": (1, 2)}, {"best/weighted_f1": 0.5})
 
 
 def test_tensorboard_gets_curves_and_parameters_of_nested_runs(board: Path) -> None:
-    points = _events(board / "scratch" / "trial-1").Scalars("loss/training")
+    points = _events(board / "scratch" / "trial-1").Scalars("train/loss")
     assert [(point.step, point.value) for point in points] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
     assert "parameters/text_summary" in _events(board / "scratch").Tags()["tensors"]
     assert _events(board / "transfer").Scalars("genre_f1/Sci-Fi")[0].value == pytest.approx(0.2)
@@ -52,7 +52,7 @@ def test_curves_of_all_trials_of_all_networks_share_their_names_so_that_they_are
     trials = [run for run in runs if "trial" in run]
     assert sorted(trials) == [f"{network}/trial-{n}" for network in ("scratch", "transfer") for n in (1, 2)]
     assert {tuple(sorted(runs[run]["scalars"])) for run in trials} == {
-        ("best/weighted_f1", "learning_rate", "loss/training", "loss/validation")
+        ("best/weighted_f1", "learning_rate", "train/loss", "validation/loss")
     }
 
 
@@ -62,7 +62,7 @@ def test_one_layout_draws_training_beside_validation_for_all_runs(board: Path) -
     event = _events(board).Tensors("custom_scalars__config__")[0]
     layout = Layout.FromString(event.tensor_proto.string_val[0])
     charts = {chart.title: list(chart.multiline.tag) for chart in layout.category[0].chart}
-    assert charts["loss"] == ["loss/training", "loss/validation"]
+    assert charts["loss"] == ["train/loss", "validation/loss"]
 
 
 def test_posters_are_one_picture_with_their_captions_in_it(board: Path) -> None:

@@ -20,11 +20,11 @@ from ml.data.dataset import Dataset
 from ml.errors import SettingError, TrainingError
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
-from ml.training.candidates import SCRATCH_FIRST, SCRATCH_SPACE, Candidate
+from ml.training.candidates import CANDIDATES, SCRATCH
 from ml.training.checkpoints import Checkpoint, Checkpoints, NoCheckpoint, NoCheckpoints
-from ml.training.fit import Fit, Hyperparameters, Inputs, Schedule, TrainingData, fit
-from ml.training.gradient import train_by_gradient
-from ml.training.learning import checkpoints_of, train_networks
+from ml.training.fit import Fit, FitTask, Hyperparameters, Inputs, Schedule, TrainingData, fit
+from ml.training.gradient import Body, train_by_gradient
+from ml.training.learning import train_networks
 from ml.training.outcome import Trial
 
 ROOT = Path(__file__).parents[3]
@@ -35,11 +35,11 @@ STEPS, VALIDATION_BATCHES = 4, 1
 
 
 class Killed(BaseException):
-    """Stands for the end of the process: nothing in the house catches it."""
+    """Stands for the end of the process: no code catches it."""
 
 
 class Mortal:
-    """Inputs whose owner dies when they are asked for the k-th time."""
+    """Inputs that kill the training at the k-th batch."""
 
     def __init__(self, images: Tensor, dies_at: int) -> None:
         self.images, self.left = images, dies_at
@@ -52,13 +52,13 @@ class Mortal:
 
 
 class MortalReporter(NullReporter):
-    """Dies when it is told curves for the k-th time."""
+    """Kills the training at the k-th epoch."""
 
     def __init__(self, dies_at: int) -> None:
         self.left = dies_at
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        if "loss/training" in values:
+        if "train/loss" in values:
             if self.left == 0:
                 raise Killed
             self.left -= 1
@@ -87,9 +87,7 @@ def train(inputs: Inputs, checkpoint: Checkpoint, schedule: Schedule = SCHEDULE)
     rows = np.arange(80)
     data = TrainingData(inputs, labels, rows[:60], rows[60:], rows[60:] % 5)
     with torch.random.fork_rng(devices=[]):
-        return fit(
-            new_model(), data, SETTING, schedule, choose_compute("cpu"), NullReporter(), checkpoint, lambda *_: None
-        )
+        return fit(new_model(), SETTING, FitTask(data, schedule, choose_compute("cpu")), NullReporter(), checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +96,7 @@ def undisturbed(images: Tensor) -> Fit:
 
 
 def same(one: Fit, other: Fit) -> bool:
-    """Whether two trainings ended alike, bit for bit."""
+    """Whether two trainings gave the same result, bit for bit."""
     return (
         one.state.keys() == other.state.keys()
         and all(one.state[name].numpy().tobytes() == other.state[name].numpy().tobytes() for name in one.state)
@@ -107,7 +105,7 @@ def same(one: Fit, other: Fit) -> bool:
 
 
 @pytest.mark.parametrize("killed_at", range(SCHEDULE.epochs * (STEPS + VALIDATION_BATCHES)))
-def test_a_training_killed_at_any_step_ends_with_the_same_weights_bit_for_bit(
+def test_training_killed_at_any_step_resumes_bit_for_bit(
     killed_at: int, images: Tensor, undisturbed: Fit, tmp_path: Path
 ) -> None:
     checkpoints = Checkpoints(tmp_path, ABOUT, every_seconds=0)
@@ -115,16 +113,18 @@ def test_a_training_killed_at_any_step_ends_with_the_same_weights_bit_for_bit(
         train(Mortal(images, killed_at), checkpoints.slot("trial"))
     again = Mortal(images, 1000)
     assert same(train(again, checkpoints.slot("trial")), undisturbed)
-    done = killed_at - (killed_at % (STEPS + VALIDATION_BATCHES) == STEPS)  # a step before validation is not kept
+    done = killed_at - (
+        killed_at % (STEPS + VALIDATION_BATCHES) == STEPS
+    )  # the last step before validation is not saved
     left = SCHEDULE.epochs * (STEPS + VALIDATION_BATCHES) - (1000 - again.left)
-    assert left >= done - 1, "what was done is not done again"
+    assert left >= done - 1, "completed steps are repeated"
 
 
-def test_a_training_killed_again_and_again_ends_the_same(images: Tensor, undisturbed: Fit, tmp_path: Path) -> None:
+def test_training_killed_repeatedly_resumes_bit_for_bit(images: Tensor, undisturbed: Fit, tmp_path: Path) -> None:
     kills = 0
     while True:
         try:
-            # Two batches in each life: the one after which a state is saved, and the next.
+            # Two batches per attempt: a state is saved after the first one.
             result = train(Mortal(images, 3), Checkpoints(tmp_path, ABOUT, every_seconds=0).slot("trial"))
             break
         except Killed:
@@ -134,17 +134,17 @@ def test_a_training_killed_again_and_again_ends_the_same(images: Tensor, undistu
     assert same(result, undisturbed)
 
 
-def test_checkpoints_that_are_seldom_due_give_the_same_as_those_of_every_step(
-    images: Tensor, undisturbed: Fit, tmp_path: Path
-) -> None:
+def test_checkpoint_interval_does_not_change_the_result(images: Tensor, undisturbed: Fit, tmp_path: Path) -> None:
     assert same(train(images, Checkpoints(tmp_path / "seldom", ABOUT, every_seconds=1e9).slot("trial")), undisturbed)
     saved = Checkpoints(tmp_path / "seldom", ABOUT, every_seconds=1e9).slot("trial").load()
-    assert saved is not None and saved["progress"]["kept"] is not None  # at its end, so that it is not done twice
+    assert (
+        saved is not None and saved["progress"]["kept"] is not None
+    )  # saved at the end, so that a completed training is skipped
     assert same(train(images, Checkpoints(tmp_path / "often", ABOUT, every_seconds=0).slot("trial")), undisturbed)
     assert [file.name for file in (tmp_path / "often").iterdir()] == ["trial.pt"]
 
 
-def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(images: Tensor, tmp_path: Path) -> None:
+def test_checkpoint_survives_a_loss_that_is_not_finite(images: Tensor, tmp_path: Path) -> None:
     class Spoiling(Mortal):
         def __getitem__(self, rows: Tensor) -> Tensor:
             batch = self.images[rows].float()
@@ -152,7 +152,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(images: Tensor
             return batch * float("nan") if self.left < 0 else batch
 
     slot = Checkpoints(tmp_path, ABOUT, every_seconds=0).slot("trial")
-    with pytest.raises(TrainingError, match=r"no number any more in epoch 2: a learning rate below 0\.05 may help\."):
+    with pytest.raises(TrainingError, match=r"not finite in epoch 2: a learning rate below 0\.05 may help\."):
         train(Spoiling(images, 7), slot)
     saved = slot.load()
     assert saved is not None
@@ -160,9 +160,9 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(images: Tensor
     assert all(bool(value.isfinite().all()) for value in saved["model"].values())
 
 
-def test_weights_that_are_no_numbers_are_not_saved_though_their_loss_was_one(tmp_path: Path) -> None:
+def test_checkpoint_is_not_saved_if_weights_are_not_finite(tmp_path: Path) -> None:
     class Root(nn.Module):
-        """At zero a square root is a number, and its slope none."""
+        """At zero the square root is finite, its gradient is not."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -177,21 +177,21 @@ def test_weights_that_are_no_numbers_are_not_saved_though_their_loss_was_one(tmp
     data = TrainingData(features, torch.ones(80, 2), rows[:60], rows[60:], rows[60:] % 5)
     slot = Checkpoints(tmp_path, ABOUT, every_seconds=0).slot("trial")
     torch.manual_seed(0)
-    arguments = data, SETTING, replace(SCHEDULE, flip=False), choose_compute("cpu"), NullReporter(), slot
-    with pytest.raises(TrainingError, match="no number any more in epoch 1"):
-        fit(Root(), *arguments, lambda *_: None)
+    task = FitTask(data, replace(SCHEDULE, flip=False), choose_compute("cpu"))
+    with pytest.raises(TrainingError, match="not finite in epoch 1"):
+        fit(Root(), SETTING, task, NullReporter(), slot)
     saved = slot.load()
     assert saved is None or bool(saved["model"]["layer.weight"].isfinite().all())
 
 
-def test_a_checkpoint_of_another_configuration_names_what_differs(tmp_path: Path) -> None:
+def test_checkpoint_of_another_configuration_names_the_differences(tmp_path: Path) -> None:
     Checkpoints(tmp_path, ABOUT, 0).slot("trial").save({"epoch": 1})
-    with pytest.raises(SettingError, match=r"of another configuration \(epochs 3 there and 4 here, seed None there"):
+    with pytest.raises(SettingError, match="epochs is 3 in the checkpoint and 4 now, seed is None in"):
         Checkpoints(tmp_path, {**ABOUT, "epochs": 4, "seed": 1}, 0).slot("trial").load()
     assert Checkpoints(tmp_path, ABOUT, 0).slot("trial").load() == {"epoch": 1}
 
 
-def test_a_damaged_checkpoint_is_said_and_trained_anew(
+def test_damaged_checkpoint_is_logged_and_ignored(
     images: Tensor, undisturbed: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoints = Checkpoints(tmp_path, ABOUT, every_seconds=0)
@@ -200,10 +200,10 @@ def test_a_damaged_checkpoint_is_said_and_trained_anew(
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-500])
     assert same(train(images, checkpoints.slot("trial")), undisturbed)
-    assert f"The checkpoint {file} is damaged: what it held is trained anew." in caplog.text
+    assert f"The checkpoint {file} is damaged and is ignored." in caplog.text
 
 
-def test_whatever_is_wrong_with_a_checkpoint_is_noticed(tmp_path: Path) -> None:
+def test_damage_of_any_kind_is_detected(tmp_path: Path) -> None:
     slot = Checkpoints(tmp_path, ABOUT, 0).slot("trial")
     slot.save({"model": {"weight": torch.arange(1000.0)}})
     (file,) = tmp_path.iterdir()
@@ -222,12 +222,12 @@ def test_whatever_is_wrong_with_a_checkpoint_is_noticed(tmp_path: Path) -> None:
         assert slot.load() is None
 
 
-def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
     torch.save({"about": ABOUT, "evil": Path("a path is an object of a class")}, tmp_path / "trial.pt")
     assert Checkpoints(tmp_path, ABOUT, 0).slot("trial").load() is None
 
 
-def test_a_save_that_is_killed_leaves_the_one_before_it(tmp_path: Path) -> None:
+def test_save_that_is_killed_keeps_the_previous_state(tmp_path: Path) -> None:
     class Unwritable:
         def __reduce__(self) -> str:
             raise Killed
@@ -239,33 +239,26 @@ def test_a_save_that_is_killed_leaves_the_one_before_it(tmp_path: Path) -> None:
     assert slot.load() == {"epoch": 1}
 
 
-def test_no_checkpoints_keep_nothing() -> None:
-    slot = NoCheckpoints().slot("trial")
-    slot.save({"epoch": 1})
-    assert slot.load() is None
-    assert not slot.due()
-
-
 def small_body() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
 
 
-def test_a_search_that_is_killed_proposes_the_same_settings_and_prunes_the_same_trials(
+def test_search_that_is_killed_repeats_its_settings_and_prunings(
     dataset: Dataset, quick: TrainConfig, tmp_path: Path
 ) -> None:
     config = replace(quick, trials=6, epochs=3)
-    candidate = Candidate("small", None, None, "whole", SCRATCH_SPACE, SCRATCH_FIRST, small_body)
 
     def trials(checkpoints: Checkpoints | NoCheckpoints, reporter: NullReporter) -> list[Trial]:
         with torch.random.fork_rng(devices=[]):
-            outcome = train_by_gradient(Bench(dataset, config, choose_compute("cpu"), checkpoints), candidate, reporter)
+            bench = Bench(dataset, config, choose_compute("cpu"), checkpoints)
+            outcome = train_by_gradient(CANDIDATES[SCRATCH], bench, Body(small_body), reporter)
         return [replace(trial, seconds=0) for trial in outcome.trials]
 
     counting = MortalReporter(1000)
     undisturbed = trials(NoCheckpoints(), counting)
     assert any(trial.pruned for trial in undisturbed)
-    told = 1000 - counting.left
-    for dies_at in (told // 2, told - 1):
+    epochs = 1000 - counting.left
+    for dies_at in (epochs // 2, epochs - 1):
         checkpoints = Checkpoints(tmp_path / str(dies_at), ABOUT, every_seconds=0)
         with pytest.raises(Killed):
             trials(checkpoints, MortalReporter(dies_at))
@@ -294,7 +287,7 @@ print(json.dumps(digests))
 """
 
 
-def test_a_process_that_is_killed_while_it_trains_ends_with_the_same_networks_when_it_is_run_again(
+def test_process_that_is_killed_resumes_with_the_same_networks(
     dataset: Dataset, quick: TrainConfig, tmp_path: Path
 ) -> None:
     config = replace(quick, candidates="scratch", trials=1, epochs=3)
@@ -320,14 +313,3 @@ def test_a_process_that_is_killed_while_it_trains_ends_with_the_same_networks_wh
             digest.update(name.encode() + value.numpy().tobytes())
         undisturbed[network.name] = digest.hexdigest()
     assert json.loads(again.stdout.splitlines()[-1]) == undisturbed
-
-
-def test_a_training_refuses_the_checkpoints_of_other_settings_instead_of_mixing_them(
-    dataset: Dataset, quick: TrainConfig, tmp_path: Path
-) -> None:
-    config = replace(quick, candidates="scratch", trials=2, epochs=2)
-    checkpoints_of(tmp_path, "name", dataset, config, None).slot("scratch-trial-1").save({})
-    other = replace(config, epochs=3)
-    with pytest.raises(SettingError, match=r"\(epochs 2 there and 3 here\): remove it, or train as it was"):
-        train_networks(dataset, other, None, NullReporter(), checkpoints_of(tmp_path, "name", dataset, other, None))
-    assert (tmp_path / "checkpoints" / "name" / "scratch-trial-1.pt").exists()

@@ -1,4 +1,3 @@
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,16 +6,18 @@ import torch
 from torch import Tensor, nn
 
 from ml.compute import Compute, choose_compute
-from ml.configuration import PreprocessConfig
+from ml.configuration import PreprocessConfig, TrainConfig
 from ml.data.dataset import Dataset, build_dataset
 from ml.data.decoding import Poster
 from ml.networks.backbones import scratch_body
 from ml.reporting import NullReporter
-from ml.training.features import Features, cached_features
+from ml.training.bench import Bench
+from ml.training.checkpoints import NoCheckpoints
+from ml.training.features import cached_features
 
 
 class Counting(nn.Module):
-    """A body that counts the posters it sees, without those of probes."""
+    """A body that records the batch sizes it sees, except those of probes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,63 +31,54 @@ class Counting(nn.Module):
 
 @pytest.fixture
 def data(posters: list[Poster], small: PreprocessConfig, tmp_path: Path) -> Dataset:
-    """A dataset of all posters but one, in a workspace without features."""
+    """A dataset of all posters but one, in a workspace without cached features."""
     return build_dataset(posters[:-1], tmp_path, small, NullReporter())
 
 
 def features_of(
     data: Dataset, body: nn.Module | None = None, weights: str = "sha256", compute: Compute | None = None
-) -> tuple[Features, list[int]]:
+) -> tuple[Tensor, list[int], float | None]:
+    """Features, the batch sizes that the body saw, and posters per second."""
     body = body or Counting()
-    made = cached_features(body, 3, "counting", weights, data, compute or choose_compute("cpu"), NullReporter())
-    return made, getattr(body, "seen", [])
-
-
-def everything(features: Features) -> Tensor:
-    return features.values.columns(features.values.shape[1])
+    bench = Bench(data, TrainConfig(), compute or choose_compute("cpu"), NoCheckpoints())
+    features, rate = cached_features(body, "counting", weights, bench, NullReporter())
+    return features.columns(features.shape[1]), getattr(body, "seen", []), rate
 
 
 def folders(data: Dataset) -> set[Path]:
     return set((data.folder.parents[1] / "features").iterdir())
 
 
-def test_features_are_those_of_each_poster_in_the_order_of_the_dataset(data: Dataset) -> None:
+def test_features_are_in_the_order_of_the_dataset(data: Dataset) -> None:
     torch.manual_seed(0)
     body = scratch_body(32).eval()
-    made = cached_features(body, 256, "scratch", "sha256", data, choose_compute("cpu"), NullReporter())
-    values = everything(made)
-    assert (values.shape, values.dtype, made.own) == ((119, 256), torch.float32, 256)
-    assert made.images_per_second is not None and made.images_per_second > 0
+    values, _, rate = features_of(data, body)
+    assert (values.shape, values.dtype) == ((119, 256), torch.float32)
+    assert rate is not None and rate > 0
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in (data.preprocessing.mean, data.preprocessing.std))
     for row in (0, 57, 118):
         with torch.no_grad():
-            alone = body((torch.from_numpy(data.images[row : row + 1]) / 255 - mean) / std)
-        assert torch.allclose(values[row], alone[0], atol=2e-2)
+            expected = body((torch.from_numpy(data.images[row : row + 1]) / 255 - mean) / std)
+        assert torch.allclose(values[row], expected[0], atol=2e-2)
 
 
-def test_the_body_sees_each_poster_once_and_none_when_it_is_asked_again(data: Dataset) -> None:
-    first, seen = features_of(data)
-    assert sum(seen) == 119
-    second, seen = features_of(data)
-    assert seen == []
-    assert second.images_per_second is None
-    assert torch.equal(everything(first), everything(second))
-
-
-def test_a_new_poster_costs_one_pass(
+def test_cache_is_reused_and_a_new_poster_costs_one_pass(
     data: Dataset, posters: list[Poster], small: PreprocessConfig, tmp_path: Path
 ) -> None:
-    first, _ = features_of(data)
+    first, seen, _ = features_of(data)
+    assert sum(seen) == 119
+    again, seen, rate = features_of(data)
+    assert (seen, rate) == ([], None)
+    assert torch.equal(first, again)
     more = build_dataset(posters, tmp_path, small, NullReporter())
-    second, seen = features_of(more)
+    second, seen, _ = features_of(more)
     assert seen == [1]
     row_of = {sha256: row for row, sha256 in enumerate(more.sha256)}
     known = [row_of[sha256] for sha256 in data.sha256]
-    assert torch.equal(everything(second)[known], everything(first))
-    assert features_of(data)[1] == [], "the shards of both are read together"
+    assert torch.equal(second[known], first)
 
 
-def test_other_weights_precision_or_width_have_a_folder_of_their_own(data: Dataset) -> None:
+def test_cache_has_one_folder_per_weights_precision_and_width(data: Dataset) -> None:
     compute = choose_compute("cpu")
     features_of(data)
     (first,) = folders(data)
@@ -105,26 +97,18 @@ def test_other_weights_precision_or_width_have_a_folder_of_their_own(data: Datas
 
 
 @pytest.mark.parametrize("ending", [".npy", ".json"])
-def test_a_damaged_cache_is_said_and_made_anew(data: Dataset, ending: str, caplog: pytest.LogCaptureFixture) -> None:
-    first = everything(features_of(data)[0])
+def test_cache_that_is_damaged_is_rebuilt(data: Dataset, ending: str, caplog: pytest.LogCaptureFixture) -> None:
+    first, _, _ = features_of(data)
     (folder,) = folders(data)
     (file,) = folder.glob(f"*{ending}")
     file.write_bytes(file.read_bytes()[:-7] + b"damaged")
-    second, seen = features_of(data)
+    second, seen, _ = features_of(data)
     assert sum(seen) == 119
-    assert torch.equal(first, everything(second))
-    assert "is dropped, and its rows are made anew" in caplog.text
+    assert torch.equal(first, second)
+    assert str(file.with_suffix(".npy")) in caplog.text
 
 
-def test_a_cache_that_is_gone_is_made_anew(data: Dataset) -> None:
-    first, _ = features_of(data)
-    shutil.rmtree(data.folder.parents[1] / "features")
-    second, seen = features_of(data)
-    assert sum(seen) == 119
-    assert torch.equal(everything(first), everything(second))
-
-
-def test_a_pass_that_ends_with_an_error_leaves_nothing_half_true(data: Dataset) -> None:
+def test_cache_is_not_written_by_a_pass_that_fails(data: Dataset) -> None:
     class Failing(Counting):
         def forward(self, images: Tensor) -> Tensor:
             if len(self.seen) == 1:
@@ -133,5 +117,5 @@ def test_a_pass_that_ends_with_an_error_leaves_nothing_half_true(data: Dataset) 
 
     with pytest.raises(MemoryError):
         features_of(data, Failing())
-    _, seen = features_of(data)
+    _, seen, _ = features_of(data)
     assert sum(seen) == 119

@@ -11,9 +11,9 @@ from ml.data.dataset import Dataset
 from ml.errors import TrainingError
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
-from ml.training.candidates import SCRATCH_FIRST, SCRATCH_SPACE, Candidate
+from ml.training.candidates import CANDIDATES, SCRATCH
 from ml.training.checkpoints import NoCheckpoints
-from ml.training.gradient import train_by_gradient
+from ml.training.gradient import Body, train_by_gradient
 from ml.training.outcome import NetworkOutcome
 
 
@@ -27,26 +27,23 @@ def bench(dataset: Dataset, quick: TrainConfig) -> Bench:
 
 
 def train(bench: Bench, body: nn.Module | None = None) -> NetworkOutcome:
-    candidate = Candidate(
-        "small", None, None, "whole", SCRATCH_SPACE, SCRATCH_FIRST, lambda: body if body else small_body()
-    )
     with torch.random.fork_rng(devices=[]):
-        return train_by_gradient(bench, candidate, NullReporter())
+        return train_by_gradient(CANDIDATES[SCRATCH], bench, Body(lambda: body or small_body()), NullReporter())
 
 
-def test_the_kept_network_is_that_of_the_best_trial_and_gives_the_probabilities_it_was_judged_by(bench: Bench) -> None:
+def test_kept_network_is_that_of_the_best_trial_and_predicts_what_was_scored(bench: Bench) -> None:
     outcome = train(bench)
     assert len(outcome.trials) == 2
     assert outcome.best.validation_weighted_f1 == max(trial.validation_weighted_f1 for trial in outcome.trials)
     with torch.no_grad():
-        answers = outcome.network.eval()(torch.from_numpy(bench.dataset.images[bench.validation])).sigmoid()
-    assert np.allclose(answers.numpy(), outcome.validation_probabilities, atol=1e-5)
+        probabilities = outcome.network.eval()(torch.from_numpy(bench.dataset.images[bench.validation])).sigmoid()
+    assert np.allclose(probabilities.numpy(), outcome.validation_probabilities, atol=1e-5)
     assert np.allclose(outcome.predict(bench.validation[:3]), outcome.validation_probabilities[:3], atol=1e-5)
     assert outcome.validation == bench.score(outcome.validation_probabilities)
     assert outcome.images_per_second is not None and outcome.images_per_second > 0
 
 
-def test_a_trial_does_not_depend_on_those_before_it_nor_on_the_random_state(bench: Bench) -> None:
+def test_trial_does_not_depend_on_earlier_trials_or_the_random_state(bench: Bench) -> None:
     torch.manual_seed(1)
     two = train(bench)
     torch.manual_seed(2)
@@ -54,14 +51,14 @@ def test_a_trial_does_not_depend_on_those_before_it_nor_on_the_random_state(benc
     assert one.trials[0].validation_weighted_f1 == two.trials[0].validation_weighted_f1
 
 
-def test_all_of_a_body_is_trained_also_where_a_frozen_network_had_it_before(bench: Bench) -> None:
+def test_body_of_a_frozen_network_is_trained_as_a_whole(bench: Bench) -> None:
     body = small_body().requires_grad_(False)
     before = body[0].weight.clone()
     train(Bench(bench.dataset, replace(bench.config, trials=1, epochs=1), bench.compute, bench.checkpoints), body)
     assert not torch.equal(body[0].weight, before)
 
 
-def test_networks_that_all_diverge_end_with_the_reason(bench: Bench) -> None:
+def test_training_that_always_diverges_raises_the_reason(bench: Bench) -> None:
     class Diverging(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -70,5 +67,5 @@ def test_networks_that_all_diverge_end_with_the_reason(bench: Bench) -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images.mean((2, 3)) * self.scale * float("nan")
 
-    with pytest.raises(TrainingError, match="no number any more in epoch 1"):
+    with pytest.raises(TrainingError, match="The loss is not finite in epoch 1"):
         train(bench, Diverging())

@@ -15,29 +15,21 @@ from ml.networks.backbones import backbone
 from ml.networks.pooling import PooledBody
 from ml.networks.weights import Weights
 from ml.reporting import NullReporter, Reporter
-from ml.training import learning
 from ml.training.bench import Bench
-from ml.training.candidates import (
-    FINE_TUNED,
-    FINE_TUNED_FIRST,
-    FINE_TUNED_SPACE,
-    KERNEL_FIRST,
-    SCRATCH_FIRST,
-    Candidate,
-)
+from ml.training.candidates import CANDIDATES, FINE_TUNED, FROZEN, SCRATCH
 from ml.training.checkpoints import NoCheckpoints
-from ml.training.frozen import answers_of, head_of_training_part
-from ml.training.gradient import train_by_gradient
+from ml.training.features import Pretrained
+from ml.training.frozen import KERNEL_FIRST, head_of_training_part, head_probabilities
 from ml.training.learning import checkpoints_of, train_networks
 from ml.training.outcome import TrainingOutcome
 
 
 class Runs(NullReporter):
-    """Remembers the names of nested runs, the scalars and the progress that were told."""
+    """Records the names of nested runs, and the scalars and progress reported to each."""
 
     def __init__(self, name: str = "", all: list["Runs"] | None = None) -> None:
         self.name, self.all = name, [] if all is None else all
-        self.told: set[str] = set()
+        self.scalar_names: set[str] = set()
         self.steps: list[tuple[int, int]] = []
         self.all.append(self)
 
@@ -48,25 +40,25 @@ class Runs(NullReporter):
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         assert all(type(value) is float for value in values.values())
-        self.told |= set(values)
+        self.scalar_names |= set(values)
 
     def progress(self, done: int, total: int, what: str, unit: str = "") -> None:
         self.steps.append((done, total))
 
 
-def test_networks_are_trained_and_the_better_one_is_chosen(outcome: TrainingOutcome) -> None:
+def test_training_chooses_the_network_with_the_highest_validation_score(outcome: TrainingOutcome) -> None:
     scratch, frozen = outcome.networks
     assert (scratch.name, scratch.trained, scratch.backbone) == ("scratch", "whole", None)
     assert (frozen.name, frozen.trained, frozen.backbone) == ("frozen", "frozen", "squeezenet1_1")
     assert outcome.chosen.validation.weighted_f1 == max(n.validation.weighted_f1 for n in outcome.networks)
     assert outcome.chosen.validation.weighted_f1 > 0.9
     assert all(len(network.trials) == 2 for network in outcome.networks)
-    assert scratch.trials[0].parameters == vars(SCRATCH_FIRST)
-    assert frozen.trials[0].parameters == vars(KERNEL_FIRST)
+    assert scratch.trials[0].parameters == CANDIDATES[SCRATCH].first
+    assert frozen.trials[0].parameters == CANDIDATES[FROZEN].first
     assert all(network.network.training is False for network in (*outcome.networks, *outcome.recipes))
 
 
-def test_a_frozen_backbone_is_byte_identical_after_training(outcome: TrainingOutcome, weights: Weights) -> None:
+def test_frozen_backbone_keeps_its_weights_byte_for_byte(outcome: TrainingOutcome, weights: Weights) -> None:
     for network in (outcome.networks[1], *outcome.recipes):
         body = network.network.body
         trained = (body.extractor if isinstance(body, PooledBody) else body).state_dict()
@@ -74,17 +66,7 @@ def test_a_frozen_backbone_is_byte_identical_after_training(outcome: TrainingOut
         assert all(trained[key].numpy().tobytes() == weights.state[key].numpy().tobytes() for key in trained)
 
 
-def test_fine_tuning_trains_the_whole_body_after_the_frozen_one_has_had_it(
-    fine_tuned: TrainingOutcome, weights: Weights
-) -> None:
-    frozen, tuned = fine_tuned.networks
-    assert (tuned.name, tuned.trained, tuned.backbone) == ("lp-ft", "lp-ft", "squeezenet1_1")
-    before, after = (network.network.body.extractor.state_dict() for network in (frozen, tuned))
-    assert all(torch.equal(before[key], weights.state[key]) for key in before)
-    assert not any(torch.equal(after[key], weights.state[key]) for key in after if key.endswith("weight"))
-
-
-def test_batch_normalisation_of_a_frozen_backbone_keeps_its_statistics(dataset: Dataset, quick: TrainConfig) -> None:
+def test_frozen_backbone_keeps_its_batch_norm_statistics(dataset: Dataset, quick: TrainConfig) -> None:
     with torch.random.fork_rng(devices=[]):
         given = backbone("resnet18").body.state_dict()
     config = replace(quick, backbone="resnet18", candidates="frozen", trials=1)
@@ -94,25 +76,28 @@ def test_batch_normalisation_of_a_frozen_backbone_keeps_its_statistics(dataset: 
     assert all(trained[f"extractor.{key}"].numpy().tobytes() == given[key].numpy().tobytes() for key in given)
 
 
-def test_fine_tuning_starts_from_the_head(dataset: Dataset, quick: TrainConfig, weights: Weights) -> None:
-    """With a learning rate of next to nothing it answers as the head of the training part does."""
+def test_fine_tuning_trains_all_weights_of_a_copy_of_the_body(fine_tuned: TrainingOutcome, weights: Weights) -> None:
+    frozen, tuned = fine_tuned.networks
+    assert (tuned.name, tuned.trained, tuned.backbone) == ("lp-ft", "lp-ft", "squeezenet1_1")
+    before, after = (network.network.body.extractor.state_dict() for network in (frozen, tuned))
+    assert all(torch.equal(before[key], weights.state[key]) for key in before)
+    assert not any(torch.equal(after[key], weights.state[key]) for key in after if key.endswith("weight"))
+
+
+def test_fine_tuning_starts_from_the_fitted_head(dataset: Dataset, quick: TrainConfig, weights: Weights) -> None:
+    """With a learning rate near zero it predicts what the head of the training part predicts."""
     bench = Bench(dataset, replace(quick, trials=1, epochs=1), choose_compute("cpu"), NoCheckpoints())
+    tuned = CANDIDATES[FINE_TUNED]
+    still = replace(tuned, space={"dropout": (0,)}, first={**tuned.first, "learning_rate": 1e-12})
     with torch.random.fork_rng(devices=[]):
-        transfer = learning._Transfer.make(bench, weights, NullReporter())
-        head = head_of_training_part(bench, transfer.features, KERNEL_FIRST)
-        still = replace(FINE_TUNED_FIRST, learning_rate=1e-12)
-        candidate = Candidate(
-            FINE_TUNED, "squeezenet1_1", "sha256", "lp-ft", {"dropout": (0,)}, still, lambda: transfer.body
-        )
-        outcome = train_by_gradient(bench, candidate, NullReporter(), lambda parameters: head)
-    expected = answers_of(head, transfer.features.values.only(bench.validation))
+        pretrained = Pretrained.load(bench, weights, NullReporter())
+        head = head_of_training_part(bench, pretrained.features, KERNEL_FIRST)
+        outcome = still.train(still, bench, pretrained, NullReporter())
+    expected = head_probabilities(head, pretrained.features.only(bench.validation))
     assert np.abs(outcome.validation_probabilities - expected).max() < 0.02
-    assert set(FINE_TUNED_SPACE) == {"learning_rate", "weight_decay"}
 
 
-def test_without_weights_the_backbone_is_trained_whole_and_the_recipe_is_a_small_network(
-    dataset: Dataset, quick: TrainConfig
-) -> None:
+def test_training_without_weights_trains_the_whole_backbone(dataset: Dataset, quick: TrainConfig) -> None:
     config = replace(quick, candidates="frozen", trials=1, epochs=1)
     outcome = train_networks(dataset, config, None, NullReporter())
     (whole,) = outcome.networks
@@ -125,7 +110,7 @@ def test_without_weights_the_backbone_is_trained_whole_and_the_recipe_is_a_small
     assert [(recipe.trained, recipe.backbone) for recipe in outcome.recipes] == [("whole", None)] * 2
 
 
-def test_the_test_part_is_not_looked_at_and_the_random_state_and_threads_are_left_alone(
+def test_training_ignores_test_labels_and_restores_random_state_and_threads(
     dataset: Dataset, quick: TrainConfig, weights: Weights, outcome: TrainingOutcome, fine_tuned: TrainingOutcome
 ) -> None:
     state, threads = torch.get_rng_state(), torch.get_num_threads()
@@ -143,33 +128,40 @@ def test_the_test_part_is_not_looked_at_and_the_random_state_and_threads_are_lef
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
-    # What was told on the way, too, so that it need not be trained once more.
-    told = {run.name: run.told for run in runs.all if run.name}
+    reported = {run.name: run.scalar_names for run in runs.all if run.name}  # checked here to save another training
     networks = {f"/{name}" for name in ("scratch", "frozen", "lp-ft", "recipe", "recipe-tuned")}
-    assert networks | {"/scratch/trial-2", "/frozen/trial-1", "/lp-ft/trial-2", "/recipe-tuned/trial-2"} <= set(told)
-    curves = {"loss/training", "loss/validation", "weighted_f1/validation", "learning_rate"}
+    trials = {"/scratch/trial-2", "/frozen/trial-1", "/lp-ft/trial-2", "/recipe-tuned/trial-2"}
+    assert networks | trials <= set(reported)
+    curves = {"train/loss", "validation/loss", "validation/weighted_f1", "learning_rate"}
     for run in ("/scratch/trial-1", "/lp-ft/trial-1", "/recipe", "/recipe-tuned/trial-1"):
-        assert curves <= told[run], run
+        assert curves <= reported[run], run
+    final = {"validation/weighted_f1", "validation/mean_average_precision", "validation/f1/Comedy"}
     for name in ("/scratch", "/frozen", "/lp-ft"):
-        assert {"weighted_f1", "mean_average_precision", "genre_f1/Comedy"} <= told[name]
+        assert final <= reported[name]
     for run in runs.all:
         assert all(0 <= done <= total for done, total in run.steps), run.name
 
 
-def test_the_recipe_is_never_chosen(outcome: TrainingOutcome) -> None:
+def test_recipe_is_never_chosen(outcome: TrainingOutcome) -> None:
     assert outcome.chosen in outcome.networks
     assert {recipe.name for recipe in outcome.recipes}.isdisjoint(network.name for network in outcome.networks)
 
 
-def test_weights_that_are_no_numbers_end_with_the_reason(
+def test_training_with_weights_that_are_not_finite_raises(
     dataset: Dataset, quick: TrainConfig, weights: Weights
 ) -> None:
     state = {**weights.state, "features.0.bias": weights.state["features.0.bias"] * float("nan")}
-    with pytest.raises(TrainingError, match="no numbers any more"):
+    with pytest.raises(TrainingError, match="features are not finite"):
         train_networks(dataset, replace(quick, candidates="frozen"), Weights(state, "damaged"), NullReporter())
 
 
-def test_checkpoints_belong_to_one_training_and_stay_until_they_are_cleared(
+def test_training_without_a_validation_part_raises(dataset: Dataset, quick: TrainConfig) -> None:
+    parts = np.where(dataset.parts == "validation", "train", dataset.parts)
+    with pytest.raises(DatasetError, match="The validation part has no posters"):
+        train_networks(replace(dataset, parts=parts), quick, None, NullReporter())
+
+
+def test_checkpoints_belong_to_one_training_until_they_are_cleared(
     dataset: Dataset, quick: TrainConfig, tmp_path: Path
 ) -> None:
     config = replace(quick, candidates="scratch", trials=1, epochs=1)
@@ -182,11 +174,14 @@ def test_checkpoints_belong_to_one_training_and_stay_until_they_are_cleared(
     checkpoints.clear()
     assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["another"]
     assert other.slot("left-behind").load() == {}
-    with pytest.raises(SettingError, match=r"dataset .* there and changed here"):
+    with pytest.raises(SettingError, match=r"dataset is .* in the checkpoint and changed now"):
         checkpoints_of(tmp_path, "another", replace(dataset, key="changed"), config, None).slot("left-behind").load()
 
 
-def test_a_dataset_without_a_validation_part_is_told(dataset: Dataset, quick: TrainConfig) -> None:
-    parts = np.where(dataset.parts == "validation", "train", dataset.parts)
-    with pytest.raises(DatasetError, match="No poster is in the validation part"):
-        train_networks(replace(dataset, parts=parts), quick, None, NullReporter())
+def test_training_refuses_checkpoints_of_other_settings(dataset: Dataset, quick: TrainConfig, tmp_path: Path) -> None:
+    config = replace(quick, candidates="scratch", trials=2, epochs=2)
+    checkpoints_of(tmp_path, "name", dataset, config, None).slot("scratch-trial-1").save({})
+    other = replace(config, epochs=3)
+    with pytest.raises(SettingError, match="epochs is 2 in the checkpoint and 3 now"):
+        train_networks(dataset, other, None, NullReporter(), checkpoints_of(tmp_path, "name", dataset, other, None))
+    assert (tmp_path / "checkpoints" / "name" / "scratch-trial-1.pt").exists()

@@ -12,7 +12,7 @@ from ml.networks.backbones import Backbone, backbone
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
 from ml.training.checkpoints import NoCheckpoints
-from ml.training.features import Features
+from ml.training.features import Pretrained
 from ml.training.outcome import TrainingOutcome
 from ml.training.recipe import EPOCHS, RECIPE, TUNED, train_recipes
 
@@ -22,7 +22,7 @@ def bench(dataset: Dataset, quick: TrainConfig) -> Bench:
     return Bench(dataset, replace(quick, trials=1, epochs=1), choose_compute("cpu"), NoCheckpoints())
 
 
-def test_the_recipe_is_a_frozen_backbone_with_one_new_layer(outcome: TrainingOutcome) -> None:
+def test_recipe_is_a_frozen_backbone_with_one_new_layer(outcome: TrainingOutcome) -> None:
     recipe, tuned = outcome.recipes
     assert (recipe.name, tuned.name) == (RECIPE, TUNED)
     for each in outcome.recipes:
@@ -35,24 +35,26 @@ def test_the_recipe_is_a_frozen_backbone_with_one_new_layer(outcome: TrainingOut
     assert 1 <= tuned.best.parameters["epochs"] <= 20
 
 
-def test_the_tuned_recipe_keeps_the_best_of_its_trials(outcome: TrainingOutcome) -> None:
+def test_tuned_recipe_keeps_the_best_trial(outcome: TrainingOutcome) -> None:
     tuned = outcome.recipes[1]
     finished = [trial.validation_weighted_f1 for trial in tuned.trials if not trial.pruned]
     assert tuned.best.validation_weighted_f1 == max(finished)
 
 
-def test_its_network_on_posters_gives_what_its_head_on_features_gave(
+def test_recipe_network_predicts_from_posters_what_its_head_predicts_from_features(
     outcome: TrainingOutcome, dataset: Dataset
 ) -> None:
     rows = dataset.rows("validation")
     for each in outcome.recipes:
         with torch.no_grad():
-            answers = each.network(torch.from_numpy(dataset.images[rows])).sigmoid().numpy()
-        assert np.allclose(answers, each.validation_probabilities, atol=0.03), "features were in the device's precision"
+            probabilities = each.network(torch.from_numpy(dataset.images[rows])).sigmoid().numpy()
+        assert np.allclose(probabilities, each.validation_probabilities, atol=0.03), (
+            "features were in the device's precision"
+        )
         assert np.allclose(each.predict(rows), each.validation_probabilities, atol=1e-6)
 
 
-def test_the_head_sees_the_backbones_own_features_alone(bench: Bench) -> None:
+def test_recipe_uses_only_the_features_of_the_plain_backbone(bench: Bench) -> None:
     body = backbone("squeezenet1_1").body
     values = torch.randn(len(bench.dataset.labels), 20, generator=torch.Generator().manual_seed(0))
     other = values.clone()
@@ -61,9 +63,7 @@ def test_the_head_sees_the_backbones_own_features_alone(bench: Bench) -> None:
         one, two = (
             train_recipes(
                 bench,
-                Backbone("net", body, "last"),
-                "sha256",
-                Features(FeatureTable(given.numpy()), 6, None),
+                Pretrained(Backbone("net", body, "last"), "sha256", body, 6, FeatureTable(given.numpy()), None),
                 NullReporter(),
             )
             for given in (values, other)
@@ -72,13 +72,13 @@ def test_the_head_sees_the_backbones_own_features_alone(bench: Bench) -> None:
         assert np.array_equal(before.validation_probabilities, after.validation_probabilities)
 
 
-def test_without_a_backbone_the_recipe_is_a_small_network(bench: Bench) -> None:
+def test_recipe_without_a_backbone_is_a_small_network(bench: Bench) -> None:
     with torch.random.fork_rng(devices=[]):
-        recipe, tuned = train_recipes(bench, None, None, None, NullReporter())
+        recipe, tuned = train_recipes(bench, None, NullReporter())
     for each in (recipe, tuned):
         assert (each.trained, each.backbone, each.weights_sha256) == ("whole", None, None)
         with torch.no_grad():
-            answers = each.network.eval()(torch.from_numpy(bench.dataset.images[bench.validation])).sigmoid()
-        assert np.allclose(answers.numpy(), each.validation_probabilities, atol=1e-5)
+            probabilities = each.network.eval()(torch.from_numpy(bench.dataset.images[bench.validation])).sigmoid()
+        assert np.allclose(probabilities.numpy(), each.validation_probabilities, atol=1e-5)
     assert recipe.best.parameters["epochs"] == EPOCHS
     assert tuned.best.parameters["epochs"] == bench.config.epochs

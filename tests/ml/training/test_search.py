@@ -1,5 +1,6 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -7,14 +8,15 @@ from ml.errors import TrainingError
 from ml.reporting import NullReporter, Reporter
 from ml.training.candidates import Range, Space
 from ml.training.outcome import Trial
-from ml.training.search import Step, Try, best_of, search
+from ml.training.search import Attempt, SearchPlan, Step, best_of, search
 
 SPACE: Space = {"rate": Range(1e-3, 1.0), "width": (1, 2, 4)}
 FIRST = {"rate": 0.1, "width": 2}
+PLAN = SearchPlan("network", SPACE, FIRST, trials=8, seed=0)
 
 
 class Runs(NullReporter):
-    """Remembers nested runs and what was told of them in the end."""
+    """Records nested runs and their final metrics."""
 
     def __init__(self) -> None:
         self.runs: dict[str, Mapping[str, object]] = {}
@@ -29,18 +31,18 @@ class Runs(NullReporter):
         self.figures.append(metrics)
 
 
-def near(number: int, parameters: dict[str, float], own: Reporter, step: Step) -> float:
-    """Best at a rate of 0.05."""
+def near(number: int, parameters: dict[str, float], reporter: Reporter, step: Step) -> float:
+    """Highest score at a rate of 0.05."""
     for at in (1, 2, 3):
         step(at, 1 - abs(parameters["rate"] - 0.05) - 0.1 / at)
     return 1 - abs(parameters["rate"] - 0.05)
 
 
-def trials(attempt: Try, count: int = 8, seed: int = 0, reporter: Reporter | None = None) -> tuple[Trial, ...]:
-    return search("network", SPACE, FIRST, count, seed, reporter or NullReporter(), attempt)
+def trials(attempt: Attempt, count: int = 8, seed: int = 0) -> tuple[Trial, ...]:
+    return search(replace(PLAN, trials=count, seed=seed), attempt, NullReporter())
 
 
-def test_the_first_setting_is_tried_first_and_all_lie_in_the_space() -> None:
+def test_search_tries_the_first_setting_first_and_stays_in_the_space() -> None:
     done = trials(near)
     assert done[0].parameters == FIRST
     assert [trial.number for trial in done] == list(range(1, 9))
@@ -50,14 +52,14 @@ def test_the_first_setting_is_tried_first_and_all_lie_in_the_space() -> None:
     assert best_of(done).validation_weighted_f1 == max(t.validation_weighted_f1 for t in done if not t.pruned)
 
 
-def test_the_same_seed_proposes_the_same_settings_and_another_one_others() -> None:
+def test_search_repeats_its_settings_for_the_same_seed() -> None:
     one, same, other = ([dict(trial.parameters) for trial in trials(near, seed=seed)] for seed in (3, 3, 4))
     assert one == same
     assert one != other
 
 
-def test_a_trial_that_falls_behind_is_given_up_and_is_never_the_best() -> None:
-    def attempt(number: int, parameters: dict[str, float], own: Reporter, step: Step) -> float:
+def test_trial_that_falls_behind_is_pruned_and_is_never_the_best() -> None:
+    def attempt(number: int, parameters: dict[str, float], reporter: Reporter, step: Step) -> float:
         for at in (1, 2, 3):
             step(at, 0.5 if number < 4 else 0.4)
         return 0.5 if number < 4 else 0.9
@@ -68,46 +70,46 @@ def test_a_trial_that_falls_behind_is_given_up_and_is_never_the_best() -> None:
     assert best_of(done).number < 4
 
 
-def test_no_trial_is_given_up_before_the_step_from_which_that_is_allowed() -> None:
+def test_trial_is_not_pruned_before_the_allowed_step() -> None:
     reached: dict[int, int] = {}
 
-    def attempt(number: int, parameters: dict[str, float], own: Reporter, step: Step) -> float:
+    def attempt(number: int, parameters: dict[str, float], reporter: Reporter, step: Step) -> float:
         for at in (1, 2, 3, 4):
             reached[number] = at
             step(at, 1 / number)
         return 1 / number
 
-    search("network", SPACE, FIRST, 4, 0, NullReporter(), attempt, pruned_from_step=2)
+    search(replace(PLAN, trials=4, pruned_from_step=2), attempt, NullReporter())
     assert reached == {1: 4, 2: 4, 3: 2, 4: 2}
 
 
-def test_trials_are_nested_runs_with_their_setting_and_what_came_of_it() -> None:
+def test_trials_are_nested_runs_with_settings_and_final_metrics() -> None:
     runs = Runs()
-    done = trials(near, 2, reporter=runs)
+    done = search(replace(PLAN, trials=2), near, runs)
     assert runs.runs == {"trial-1": done[0].parameters, "trial-2": done[1].parameters}
-    assert runs.figures == [{"best/weighted_f1": trial.validation_weighted_f1} for trial in done]
+    assert runs.figures == [{"validation/best_weighted_f1": trial.validation_weighted_f1} for trial in done]
 
 
-def test_a_trial_that_diverges_is_passed_over(caplog: pytest.LogCaptureFixture) -> None:
-    def attempt(number: int, parameters: dict[str, float], own: Reporter, step: Step) -> float:
+def test_trial_that_diverges_is_skipped(caplog: pytest.LogCaptureFixture) -> None:
+    def attempt(number: int, parameters: dict[str, float], reporter: Reporter, step: Step) -> float:
         if number == 1:
-            raise TrainingError("The loss is no number any more.")
+            raise TrainingError("The loss is not finite.")
         return 0.5
 
     assert [trial.number for trial in trials(attempt, 3)] == [2, 3]
-    assert "network, trial 1: The loss is no number any more." in caplog.text
+    assert "network, trial 1: The loss is not finite." in caplog.text
 
 
-def test_where_all_trials_diverge_the_first_reason_is_given() -> None:
-    def attempt(number: int, parameters: dict[str, float], own: Reporter, step: Step) -> float:
+def test_search_raises_the_first_reason_if_all_trials_diverge() -> None:
+    def attempt(number: int, parameters: dict[str, float], reporter: Reporter, step: Step) -> float:
         raise TrainingError(f"Trial {number} diverged.")
 
     with pytest.raises(TrainingError, match=r"Trial 1 diverged\."):
         trials(attempt, 3)
 
 
-def test_an_error_that_is_no_divergence_ends_the_search() -> None:
-    def attempt(number: int, parameters: dict[str, float], own: Reporter, step: Step) -> float:
+def test_search_does_not_catch_other_errors() -> None:
+    def attempt(number: int, parameters: dict[str, float], reporter: Reporter, step: Step) -> float:
         raise MemoryError
 
     with pytest.raises(MemoryError):
