@@ -18,13 +18,14 @@ def source_zip(folder: Path) -> bytes:
     """Return the function's source as Cloud Build expects it. The bytes depend on the files' content alone.
 
     The zip holds main.py, which imports the entry point; requirements.txt; and the package `anime_genre_function`
-    with the packages `bundle` and `function` of the `serving` folder.
+    with the packages `bundle` and `function` of the `serving` folder, including openapi.json.
     """
     requirements = folder / "function" / "requirements.txt"
     files = {"main.py": _MAIN.encode(), "requirements.txt": requirements.read_bytes()}
     files[f"{_PACKAGE}/__init__.py"] = b""
     for package in ("bundle", "function"):
-        files |= {f"{_PACKAGE}/{package}/{path.name}": path.read_bytes() for path in (folder / package).glob("*.py")}
+        shipped = (path for path in (folder / package).iterdir() if path.suffix in (".py", ".json"))
+        files |= {f"{_PACKAGE}/{package}/{path.name}": path.read_bytes() for path in shipped}
     buffer = io.BytesIO()
     # Stored, not deflated: deflated bytes depend on the version of zlib.
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:

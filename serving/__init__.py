@@ -1,1 +1,1 @@
-"""What leaves the house: the function and the page. Imports nothing of the project outside its own folder."""
+"""The parts that users reach: the Cloud Function and the web page, and the model bundle that they share."""

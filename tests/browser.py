@@ -1,4 +1,4 @@
-"""A real browser: Debian's Chromium, or another Chromium or Chrome on the path."""
+"""A real browser for tests: Chromium or Chrome."""
 
 import os
 import shutil
@@ -13,15 +13,15 @@ _NAMES = ("/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome")
 
 @contextmanager
 def chromium_browser() -> Iterator[Browser]:
-    """The browser for the length of the block; where there is none the test skips, unless that is forbidden."""
+    """Run the browser inside the block. Without a browser, skip the test, or fail if ANIME_GENRE_REQUIRE_BROWSER=1."""
     executable = next((found for name in _NAMES if (found := shutil.which(name))), None)
     if executable is None:
-        message = "No Chromium or Chrome is installed, so the page was not tried in a browser."
+        message = "No Chromium or Chrome is installed, so the page cannot be tested in a browser."
         if os.environ.get("ANIME_GENRE_REQUIRE_BROWSER") == "1":
             pytest.fail(message)
         pytest.skip(message)
     with sync_playwright() as playwright:
-        # Root may not use Chromium's sandbox; nothing but the project's own pages is opened.
+        # Root cannot use Chromium's sandbox. The tests open only the project's own pages.
         running = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield running
         running.close()

@@ -1,4 +1,4 @@
-"""A network with random weights as PyTorch has it and as a bundle, and how far apart their answers are."""
+"""Compares a network with random weights in PyTorch with the function that serves it as a bundle."""
 
 import json
 from pathlib import Path
@@ -20,21 +20,21 @@ _GENRES = 12
 
 
 def random_bundle(folder: Path) -> tuple[GenreNetwork, list[str]]:
-    """Write a bundle; gives its network and the names of its genres."""
+    """Write a bundle and return its network and the names of its genres."""
     names = [f"Genre {number}" for number in range(_GENRES)]
-    how = Preprocessing(SIZE, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "squash-bilinear", 1)
+    preprocessing = Preprocessing(SIZE, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "squash-bilinear", 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         top = head(512, np.full(_GENRES, 0.3), hidden=0, dropout=0.0)
-        network = GenreNetwork(backbone("squeezenet1_1").body, top, how, frozen=True).eval()
-    with torch.no_grad():  # or all answers would be near the genres' frequencies
+        network = GenreNetwork(backbone("squeezenet1_1").body, top, preprocessing, frozen=True).eval()
+    with torch.no_grad():  # otherwise all probabilities would be near the genres' frequencies
         top[-1].weight.mul_(20)
     folder.mkdir()
     (folder / "model.onnx").write_bytes(export_onnx(network, SIZE))
     manifest = {
         "format": 1,
         "genres": [{"id": number, "name": name, "threshold": 0.5} for number, name in enumerate(names)],
-        "preprocessing": vars(how),
+        "preprocessing": vars(preprocessing),
         "network": {},
         "dataset_key": "none",
         "files": {"model.onnx": file_sha256(folder / "model.onnx")},
@@ -43,16 +43,18 @@ def random_bundle(folder: Path) -> tuple[GenreNetwork, list[str]]:
     return network, names
 
 
-def answers_differ(url: str, session: requests.Session, network: GenreNetwork, genres: list[str]) -> dict[str, float]:
-    """The largest difference of a probability by the kind of picture; answers are of very different posters."""
-    differences, seen = {}, []
+def largest_differences(
+    url: str, session: requests.Session, network: GenreNetwork, genres: list[str]
+) -> dict[str, float]:
+    """The largest difference between two probabilities of a genre, per kind of picture."""
+    differences, probabilities = {}, []
     for kind, data in pictures_of_all_kinds():
-        answer = session.post(url, data=data, headers={"Content-Type": "application/octet-stream"}, timeout=60)
-        answer.raise_for_status()
-        said = {genre["name"]: genre["probability"] for genre in answer.json()["genres"]}
+        response = session.post(url, data=data, headers={"Content-Type": "application/octet-stream"}, timeout=60)
+        response.raise_for_status()
+        received = {genre["name"]: genre["probability"] for genre in response.json()["genres"]}
         with torch.no_grad():
             expected = network(torch.from_numpy(decode(data, SIZE)[None])).sigmoid()[0].numpy()
-        differences[kind] = float(np.abs(np.array([said[name] for name in genres]) - expected).max())
-        seen.append(expected)
-    assert np.ptp(seen, axis=0).max() > 0.1, "or the pictures were all the same to it"
+        differences[kind] = float(np.abs(np.array([received[name] for name in genres]) - expected).max())
+        probabilities.append(expected)
+    assert np.ptp(probabilities, axis=0).max() > 0.1, "the network does not distinguish the pictures"
     return differences

@@ -1,4 +1,4 @@
-"""Pictures for tests."""
+"""Generated pictures for tests."""
 
 import io
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def image_file(kind: str = "JPEG", size: tuple[int, int] = (60, 80), seed: int = 0) -> bytes:
-    """A picture whose colours depend on the seed."""
+    """The bytes of an image file; its colours depend on the seed."""
     colours = np.random.default_rng(seed).integers(0, 256, (2, 2, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(colours).resize(size).save(buffer, kind)
@@ -16,7 +16,7 @@ def image_file(kind: str = "JPEG", size: tuple[int, int] = (60, 80), seed: int =
 
 
 def pictures_of_all_kinds() -> Iterator[tuple[str, bytes]]:
-    """Pictures of every kind that people send, by its name: how they are compressed, coloured, turned, and sized."""
+    """Name and bytes of pictures of every kind that people send: formats, colour modes, orientations and sizes."""
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 256, (6, 5, 4), dtype=np.uint8)
     rgba = Image.fromarray(colours).resize((225, 318), Image.Resampling.BICUBIC)

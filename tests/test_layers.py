@@ -16,7 +16,7 @@ import tasks
 from serving.bundle.errors import AnimeGenreError
 
 ROOT = Path(__file__).parent.parent
-ERROR_MODULES = ("serving.bundle.errors", "ml.errors", "infra.errors", "tasks.errors")
+ERROR_MODULES = ("serving.bundle.errors", "serving.function.errors", "ml.errors", "infra.errors", "tasks.errors")
 
 
 def test_imports_only_point_down(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What training, scoring, the command line and the function share: image decoding, the model and their errors.
+"""Image decoding, the model bundle and their errors: shared by training, scoring, the command line and the function.
 
-Relative imports only, so that it works inside the repository and inside the zip that is deployed.
+The package uses relative imports only, so that it works in the repository and in the deployed zip.
 """

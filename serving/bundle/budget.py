@@ -1,4 +1,4 @@
-"""Memory that several threads share: who wants more than is left waits until others are done."""
+"""A memory budget shared by several threads: a thread waits until enough of it is free."""
 
 import threading
 from collections.abc import Iterator
@@ -6,27 +6,28 @@ from contextlib import contextmanager
 
 
 class Budget:
-    """So many bytes for all threads together."""
+    """`size_bytes` of memory, shared by all threads."""
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
-        self._left = size_bytes
+        self._free_bytes = size_bytes
         self._changed = threading.Condition()
 
     @contextmanager
     def hold(self, size_bytes: int, timeout_seconds: float | None = None) -> Iterator[None]:
-        """Hold bytes for the time of the block; who wants more than all of them gets them alone.
+        """Hold `size_bytes` inside the block. A request for more than the whole budget waits for the whole budget.
 
-        Raises TimeoutError where they do not become free in time.
+        Raises:
+            TimeoutError: the bytes did not become free within `timeout_seconds`.
         """
-        wanted = min(size_bytes, self.size_bytes)
+        needed = min(size_bytes, self.size_bytes)
         with self._changed:
-            if not self._changed.wait_for(lambda: self._left >= wanted, timeout_seconds):
-                raise TimeoutError(f"{wanted} bytes did not become free within {timeout_seconds} s.")
-            self._left -= wanted
+            if not self._changed.wait_for(lambda: self._free_bytes >= needed, timeout_seconds):
+                raise TimeoutError(f"{needed} bytes did not become free within {timeout_seconds} s.")
+            self._free_bytes -= needed
         try:
             yield
         finally:
             with self._changed:
-                self._left += wanted
+                self._free_bytes += needed
                 self._changed.notify_all()

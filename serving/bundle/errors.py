@@ -1,20 +1,19 @@
-"""The root of the project's exceptions, and those of the bottom layer.
+"""The base class of the project's exceptions, and the exceptions of images and model bundles.
 
-    AnimeGenreError         anything that goes wrong and can be told to a person in one sentence
-    ├── PosterError             an image that cannot be used: empty, truncated, damaged, too many pixels
-    │   ├── PosterFormatError       bytes that are no image in a format that is read
-    │   └── PosterSizeError         more pixels than are decoded
-    ├── BundleError             a model bundle that is incomplete, or not what its hashes say
-    └── RequestError            a request that the function does not answer, with its HTTP status
+    AnimeGenreError         any error that one sentence can explain to a person
+    ├── PosterError             an unusable image: empty, truncated or damaged
+    │   ├── PosterFormatError       not an image in a supported format
+    │   └── PosterSizeError         an image with too many pixels
+    └── BundleError             a model bundle that is incomplete or does not match its hashes
 
-The message is that sentence. Whether trying again may help is the class attribute `retryable`.
+The message is that sentence. The class attribute `retryable` says whether a retry may help.
 """
 
 from typing import ClassVar
 
 
 class AnimeGenreError(Exception):
-    """Root of every error of this project; its message is one sentence for a person."""
+    """Base class of every error of this project; its message is one sentence for a person."""
 
     retryable: ClassVar[bool] = False
 
@@ -24,20 +23,12 @@ class PosterError(AnimeGenreError):
 
 
 class PosterFormatError(PosterError):
-    """Bytes that are no image in a format that is read."""
+    """Bytes that are not an image in a supported format."""
 
 
 class PosterSizeError(PosterError):
-    """An image of more pixels than are decoded."""
+    """An image with more pixels than the decoder accepts."""
 
 
 class BundleError(AnimeGenreError):
-    """A model bundle that misses something or whose content is not what its hashes say."""
-
-
-class RequestError(AnimeGenreError):
-    """A request that is not answered: HTTP status, a code for programs, one sentence for a person."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.code = status, code
+    """A model bundle with a missing file, or with content that does not match its hashes."""

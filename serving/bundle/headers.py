@@ -1,32 +1,36 @@
-"""What a file's header promises, looked at before Pillow reads it: opening alone can take hundreds of megabytes."""
+"""Checks an image's header before Pillow reads it: opening a malicious file can take hundreds of megabytes."""
 
 import struct
 
 from .errors import PosterError, PosterSizeError
 
-_MOST_SEGMENTS = 1000  # before the pixels; photographs have some twenty
+_MAX_SEGMENTS = 1000  # before the pixels; photographs have about twenty
 
 
-def check_header(data: bytes, gif_pixels: int) -> None:
-    """Raises PosterError for a JPEG, PNG or GIF of far too many segments, PosterSizeError for a GIF of more than
-    `gif_pixels` pixels; says nothing about anything else."""
+def check_header(data: bytes, max_gif_pixels: int) -> None:
+    """Check the header of a JPEG, PNG or GIF. Other data passes unchecked.
+
+    Raises:
+        PosterError: the header has too many segments.
+        PosterSizeError: a GIF declares more than `max_gif_pixels` pixels.
+    """
     if data.startswith(b"\xff\xd8"):
-        segments = _jpeg_segments(data)
+        segments = _count_jpeg_segments(data)
     elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-        segments = _png_chunks(data)
+        segments = _count_png_chunks(data)
     elif data.startswith((b"GIF87a", b"GIF89a")):
-        segments = _gif_blocks(data, gif_pixels)
+        segments = _count_gif_blocks(data, max_gif_pixels)
     else:
         return
-    if segments > _MOST_SEGMENTS:
-        raise PosterError(f"The image's header is damaged: it has more than {_MOST_SEGMENTS} parts before the pixels.")
+    if segments > _MAX_SEGMENTS:
+        raise PosterError(f"The image's header is damaged: it has more than {_MAX_SEGMENTS} parts before the pixels.")
 
 
-def _jpeg_segments(data: bytes) -> int:
-    """Segments up to the first scan, as far as they can be told (ITU T.81, annex B)."""
+def _count_jpeg_segments(data: bytes) -> int:
+    """Segments before the first scan, as far as the data can be read (ITU T.81, annex B)."""
     count, at = 0, 2
-    while count <= _MOST_SEGMENTS and at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
-        if data[at + 1] == 0xFF:  # filling
+    while count <= _MAX_SEGMENTS and at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+        if data[at + 1] == 0xFF:  # a fill byte
             at += 1
             continue
         count += 1
@@ -34,37 +38,39 @@ def _jpeg_segments(data: bytes) -> int:
     return count
 
 
-def _png_chunks(data: bytes) -> int:
-    """Chunks up to the first pixels (https://www.w3.org/TR/png-3/#5DataRep)."""
+def _count_png_chunks(data: bytes) -> int:
+    """Chunks before the first pixels (https://www.w3.org/TR/png-3/#5DataRep)."""
     count, at = 0, 8
-    while count <= _MOST_SEGMENTS and at + 8 <= len(data) and data[at + 4 : at + 8] != b"IDAT":
+    while count <= _MAX_SEGMENTS and at + 8 <= len(data) and data[at + 4 : at + 8] != b"IDAT":
         count += 1
         at += 12 + int.from_bytes(data[at : at + 4], "big")
     return count
 
 
-def _gif_blocks(data: bytes, most_pixels: int) -> int:
-    """Blocks up to the first frame (https://www.w3.org/Graphics/GIF/spec-gif89a.txt), whose place on the screen is
-    looked at with the screen itself."""
+def _count_gif_blocks(data: bytes, max_pixels: int) -> int:
+    """Blocks before the first frame (https://www.w3.org/Graphics/GIF/spec-gif89a.txt).
+
+    The pixels that count are those of the screen and of the first frame, which may reach beyond it.
+    """
     count, at = 0, 13
     if len(data) < at:
         return count
     width, height = struct.unpack_from("<HH", data, 6)
-    at += _colour_table(data[10])
-    while count <= _MOST_SEGMENTS and at + 10 <= len(data) and data[at] == 0x21:  # an extension
+    at += _colour_table_bytes(data[10])
+    while count <= _MAX_SEGMENTS and at + 10 <= len(data) and data[at] == 0x21:  # an extension
         at += 2
-        while count <= _MOST_SEGMENTS and at < len(data) and data[at]:  # its blocks, the last of which is empty
+        while count <= _MAX_SEGMENTS and at < len(data) and data[at]:  # its blocks; an empty one ends it
             count += 1
             at += 1 + data[at]
         at += 1
     if at + 10 <= len(data) and data[at] == 0x2C:
         left, top, frame_width, frame_height = struct.unpack_from("<HHHH", data, at + 1)
         width, height = max(width, left + frame_width), max(height, top + frame_height)
-    if width * height > most_pixels:
+    if width * height > max_pixels:
         raise PosterSizeError(f"The image is too large: it has {width} x {height} pixels.")
     return count
 
 
-def _colour_table(flags: int) -> int:
-    """Bytes of the table that the flags announce."""
+def _colour_table_bytes(flags: int) -> int:
+    """Size of the colour table that the flags declare, in bytes."""
     return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0

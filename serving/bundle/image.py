@@ -1,7 +1,6 @@
-"""A poster becomes pixels: bytes of an image file in, uint8 [3, size, size] out.
+"""Decodes posters: the bytes of an image file become pixels, uint8 [3, size, size].
 
-The one decoder of the project: training, scoring, the command line and the deployed function all see a poster
-through `decode`, so that no skew between them is possible.
+Training, scoring, the command line and the deployed function all use `decode`, so that they see the same pixels.
 """
 
 import threading
@@ -20,22 +19,22 @@ from .errors import PosterError, PosterFormatError, PosterSizeError
 from .headers import check_header
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF")
-# What decoding takes, measured with Pillow 13; with alpha, or as CMYK, where there is that.
-_BYTES_A_PIXEL = {"GIF": 12, "PNG": 12, "JPEG": 12, "AVIF": 16, "WEBP": 21}
+# Memory that decoding takes, measured with Pillow 13, with alpha or as CMYK if the format has it.
+_BYTES_PER_PIXEL = {"GIF": 12, "PNG": 12, "JPEG": 12, "AVIF": 16, "WEBP": 21}
 _PROGRESSIVE_BYTES = 8
-# A JPEG that is scaled down while it is decoded takes next to nothing: this limits the time.
+# A JPEG that is scaled down during decoding takes almost no memory; this value limits the time.
 _SCALED_BYTES = 2
-_LONGEST_SIDE = 65_535  # as JPEG and GIF have it; resizing takes memory for each line and column, too
+_MAX_SIDE = 65_535  # the limit of JPEG and GIF; resizing also takes memory for each line and column
 DECODING_BYTES = 176 * 1024 * 1024
-"""What all decoding at one time may take: with the model's own memory it fits an instance of 512 MiB."""
+"""Memory of all concurrent decoding. Together with the model it fits an instance with 512 MiB."""
 
 _decoding = Budget(DECODING_BYTES)
-_filters = threading.Lock()
+_warning_filters = threading.Lock()
 
-# Texts beside the pixels, each letter of which can take four bytes; Pillow's own limit is 64 MB of letters.
+# Text chunks, in characters of up to four bytes. Pillow's default is 64 MB.
 PngImagePlugin.MAX_TEXT_MEMORY = 2 * 1024 * 1024
 
-# What each EXIF orientation asks for (Exif 2.32, section 4.6.4); 1 and unknown values ask for nothing.
+# The operation for each EXIF orientation (Exif 2.32, section 4.6.4); 1 and unknown values need none.
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -48,68 +47,69 @@ _ORIENTATIONS = {
 
 
 def decode(data: bytes, size: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-    """Decode an image file to RGB pixels, uint8 [3, size, size]; written to `out`, where it is given.
+    """Decode an image file to RGB pixels, uint8 [3, size, size], written to `out` if given.
 
-    EXIF orientation is applied, transparency is laid on white, 16-bit samples keep their high byte, an
-    animation gives its first frame. The picture is squashed to a square with Pillow's antialiased bilinear
-    filter.
+    EXIF orientation is applied, transparent areas become white, 16-bit samples keep their high byte, and an
+    animation gives its first frame. Pillow's antialiased bilinear filter squashes the picture to a square.
 
-    Threads that decode at the same time wait for each other where their images would take more than DECODING_BYTES.
+    Concurrent calls wait for each other if their images together need more than DECODING_BYTES.
 
-    Raises PosterFormatError for what is no JPEG, PNG, WebP, AVIF or GIF, PosterSizeError for an image that takes more
-    than DECODING_BYTES to decode, and PosterError for an empty, truncated or damaged one.
+    Raises:
+        PosterFormatError: the data is not a JPEG, PNG, WebP, AVIF or GIF image.
+        PosterSizeError: decoding would take more than DECODING_BYTES.
+        PosterError: the image is empty, truncated or damaged.
     """
     if not data:
         raise PosterError("The image is empty (0 bytes).")
     with _open(data) as image, _decoding.hold(_decoding_bytes(image, size)):
         try:
-            # A JPEG at least twice the size is scaled down while it is decoded: less time, less memory.
+            # A JPEG of at least twice the size is scaled down during decoding, which saves time and memory.
             image.draft(None, (size, size))
             image.load()
-            # Resized before it is turned and laid on white, which gives the same picture and copies less.
-            square = _samples(image).resize((size, size), Image.Resampling.BILINEAR)
+            # Resizing before turning and compositing gives the same picture and copies less.
+            square = _resizable(image).resize((size, size), Image.Resampling.BILINEAR)
             orientation = _orientation(image)
-        except Exception as error:  # Pillow raises whatever damaged data leads it to, SyntaxError included
-            raise PosterError(f"The image is damaged or cut short: {_reason(error)}.") from error
+        except Exception as error:  # damaged data makes Pillow raise many types, even SyntaxError
+            raise PosterError(f"The image is damaged or truncated: {_reason(error)}.") from error
     if orientation in _ORIENTATIONS:
         square = square.transpose(_ORIENTATIONS[orientation])
     square = _on_white(square)
     pixels = np.empty((3, size, size), np.uint8) if out is None else out
-    for channel, name in enumerate("RGB"):  # Pillow takes a channel out faster than numpy transposes
+    for channel, name in enumerate("RGB"):  # faster than a transpose in numpy
         pixels[channel] = np.frombuffer(square.tobytes("raw", name), np.uint8).reshape(size, size)
     return pixels
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """Width and height in pixels, from the header alone; raises as `decode` where that cannot be read."""
+    """Width and height in pixels, read from the header alone. Raises the errors of `decode`."""
     with _open(data) as image:
         return image.size
 
 
 def _decoding_bytes(image: Image.Image, size: int) -> int:
-    """About how much memory decoding takes; PosterSizeError where that is too much."""
+    """Memory that decoding takes, estimated. Raises PosterSizeError if it is more than DECODING_BYTES."""
     width, height = image.size
-    kind = "JPEG" if image.format == "MPO" else str(image.format)  # a JPEG with more pictures behind the first
-    each = _BYTES_A_PIXEL[kind]
-    if kind == "JPEG" and min(width, height) >= 2 * size:
-        each = _PROGRESSIVE_BYTES if "progressive" in image.info else _SCALED_BYTES
-    if width * height * each > DECODING_BYTES or max(width, height) > _LONGEST_SIDE:
+    file_format = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG that holds several pictures
+    bytes_per_pixel = _BYTES_PER_PIXEL[file_format]
+    if file_format == "JPEG" and min(width, height) >= 2 * size:
+        bytes_per_pixel = _PROGRESSIVE_BYTES if "progressive" in image.info else _SCALED_BYTES
+    if width * height * bytes_per_pixel > DECODING_BYTES or max(width, height) > _MAX_SIDE:
         raise PosterSizeError(
-            f"The image is too large: it has {width} x {height} pixels, and of its kind "
-            f"{DECODING_BYTES / each / 1e6:.0f} million are read, {_LONGEST_SIDE:,} a side."
+            f"The image is too large: it has {width} x {height} pixels. The limit for its format is "
+            f"{DECODING_BYTES / bytes_per_pixel / 1e6:.0f} million pixels and {_MAX_SIDE:,} per side."
         )
-    return width * height * each
+    return width * height * bytes_per_pixel
 
 
 def _open(data: bytes) -> Image.Image:
     """Read an image's header."""
-    check_header(data, DECODING_BYTES // _BYTES_A_PIXEL["GIF"])
+    check_header(data, DECODING_BYTES // _BYTES_PER_PIXEL["GIF"])
     try:
         with _without_warnings():
             return Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
-        if data[4:12] in (b"ftypavif", b"ftypavis"):  # of which the decoder reads all at once
-            raise PosterError("The image is damaged or cut short.") from error
+        if data[4:12] in (b"ftypavif", b"ftypavis"):  # an AVIF: its decoder reads everything at once
+            raise PosterError("The image is damaged or truncated.") from error
         raise PosterFormatError("This is not a JPEG, PNG, WebP, AVIF or GIF image.") from error
     except Image.DecompressionBombError as error:
         raise PosterSizeError("The image is too large: it has hundreds of millions of pixels.") from error
@@ -117,9 +117,9 @@ def _open(data: bytes) -> Image.Image:
         raise PosterError(f"The image's header is damaged: {_reason(error)}.") from error
 
 
-def _samples(image: Image.Image) -> Image.Image:
-    """The picture in a mode that can be resized: L, RGB or RGBA."""
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's versions convert to 8 bits differently
+def _resizable(image: Image.Image) -> Image.Image:
+    """The picture in mode L, RGB or RGBA, which can be resized."""
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's versions differ in how they convert it to 8 bits
         wide = np.asarray(image)
         return Image.fromarray(((wide if wide.dtype == np.uint16 else wide.clip(0, 65535)) // 256).astype(np.uint8))
     if image.has_transparency_data:
@@ -128,7 +128,7 @@ def _samples(image: Image.Image) -> Image.Image:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":  # converting would copy it
+    if image.mode == "RGB":  # a conversion would copy it
         return image
     if image.mode != "RGBA":
         return image.convert("RGB")
@@ -137,7 +137,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 where there is none or only the EXIF block is damaged."""
+    """The EXIF orientation; 1 if there is none or the EXIF block is damaged."""
     try:
         with _without_warnings():
             return cast(int, image.getexif().get(ExifTags.Base.Orientation, 1))
@@ -147,11 +147,11 @@ def _orientation(image: Image.Image) -> int:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Keep Pillow's warnings about metadata to ourselves: they say nothing about the pixels.
+    """Suppress Pillow's warnings about metadata, which do not affect the pixels.
 
-    The filters belong to the whole process, so one thread at a time; only headers are read meanwhile.
+    Warning filters are global to the process, so one thread at a time changes them. Only headers are read inside.
     """
-    with _filters, warnings.catch_warnings():
+    with _warning_filters, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 

@@ -1,9 +1,8 @@
-"""A model bundle becomes predictions: manifest.json, a network, and what they answer about posters.
+"""Loads a model bundle and predicts genres with it.
 
-A bundle is a folder (or a prefix of a bucket) of manifest.json, model.onnx, weights.safetensors, figures.json and
-card.md, and where that is served, model-int8.onnx. The manifest says which of the two networks is served and why, and
-holds the sha256 of the other files but the card, which is prose: the sha256 of manifest.json names the
-whole bundle.
+A bundle is a folder, or a prefix in a bucket, with manifest.json, model.onnx, weights.safetensors, figures.json,
+card.md and, if it is served, model-int8.onnx. The manifest says which of the two networks is served and why. It holds
+the sha256 of every other file except the card, which is prose. So the sha256 of manifest.json identifies the bundle.
 """
 
 import json
@@ -13,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256 as hash_sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,36 +33,39 @@ RESIZE = "squash-bilinear"  # what image.decode does
 INPUT = "images"
 OUTPUT = "probabilities"
 MAPS = "maps"
-BATCH_SIZE = 8  # images a pass through the network; more are no faster, and take more memory
+BATCH_SIZE = 8  # images per pass through the network; larger batches are no faster and take more memory
+
+Probability = Annotated[float, {"minimum": 0, "maximum": 1}]
+"""A number from 0 to 1, with its bounds as JSON Schema writes them."""
 
 
 @dataclass(frozen=True)
 class GenrePrediction:
-    """What a model says about one genre of one poster."""
+    """The prediction of one genre for one poster."""
 
     id: int | None
     name: str
-    probability: float
-    threshold: float
+    probability: Probability
+    threshold: Probability
     predicted: bool
 
 
 @dataclass(frozen=True)
 class GenreThreshold:
-    """A genre a model knows, and the probability from which on it is predicted."""
+    """A genre of the model, and the lowest probability at which it is predicted."""
 
     id: int | None
     name: str
     threshold: float
 
     def decide(self, probability: float) -> GenrePrediction:
-        """Apply the threshold."""
+        """Apply the threshold to a probability."""
         return GenrePrediction(self.id, self.name, probability, self.threshold, predicted=probability >= self.threshold)
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How posters become the network's input; mean and std stand in the ONNX graph itself too."""
+    """How posters become the network's input. The ONNX graph applies `mean` and `std` itself."""
 
     size: int
     mean: tuple[float, ...]
@@ -74,7 +76,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Served:
-    """Which of a bundle's networks is served: its file, "fp32" or "int8", and why, in one sentence."""
+    """The network of a bundle that is served: its file, its precision ("fp32" or "int8"), and the reason."""
 
     file: str
     precision: str
@@ -83,10 +85,9 @@ class Served:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle says about itself.
+    """The content of manifest.json.
 
-    `explains` is whether the network gives class activation maps beside its probabilities; `files` maps file names to
-    their sha256.
+    `explains` says whether the network also returns class activation maps. `files` maps file names to their sha256.
     """
 
     genres: tuple[GenreThreshold, ...]
@@ -99,7 +100,7 @@ class Manifest:
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Read manifest.json; BundleError names what is missing or wrong."""
+        """Parse manifest.json. Raises BundleError, which names the missing or invalid value."""
         try:
             document = json.loads(data)
         except ValueError as error:
@@ -111,7 +112,7 @@ class Manifest:
         served = _served(document)
         for name in {MODEL, served.file}:
             if not isinstance(files.get(name), str):
-                raise BundleError(f"The bundle's {MANIFEST} gives no sha256 of {name}.")
+                raise BundleError(f"The bundle's {MANIFEST} has no sha256 for {name}.")
         return cls(
             genres=_genres(_get(document, "genres", list, MANIFEST)),
             preprocessing=_preprocessing(_get(document, "preprocessing", dict, MANIFEST)),
@@ -124,13 +125,13 @@ class Manifest:
 
 
 class Model:
-    """A checked bundle, ready to answer. Safe to use from several threads."""
+    """A checked bundle that predicts genres. Safe to use from several threads."""
 
     def __init__(self, manifest: Manifest, sha256: str, session: "InferenceSession") -> None:
         self.manifest = manifest
         self.sha256 = sha256
         self._session = session
-        # More passes at a time than there are CPUs are no faster, and each has its own activations in memory.
+        # More concurrent passes than CPUs are no faster, and each holds its activations in memory.
         self._passes = threading.BoundedSemaphore(available_cpus())
 
     @classmethod
@@ -140,11 +141,13 @@ class Model:
 
     @classmethod
     def read(cls, file: Callable[[str], bytes], sha256: str | None = None) -> Self:
-        """Load a bundle whose files are read by their name, and whose manifest.json has to have this sha256 where one
-        is given.
+        """Load a bundle. `file` reads one of its files by name.
 
-        Only manifest.json and the network that is served are read. Raises BundleError where one is not what its sha256
-        says, or the network's input and output are not those of the manifest; and what `file` raises.
+        Only manifest.json and the served network are read.
+
+        Raises:
+            BundleError: manifest.json does not have the given `sha256`, the network does not have the sha256 of the
+                manifest, or its inputs and outputs do not match the manifest. Errors of `file` are passed on.
         """
         data = file(MANIFEST)
         actual = check_sha256(MANIFEST, data, sha256)
@@ -159,7 +162,7 @@ class Model:
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probability of each genre, float32 [N, G] in the manifest's order, for uint8 [N, 3, size, size].
 
-        Raises ValueError for an array of another type or shape.
+        Raises ValueError if the array has another type or shape.
         """
         self._check_images(images)
         return self._run([OUTPUT], images)[0]
@@ -167,8 +170,9 @@ class Model:
     def explained(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Probabilities [N, G] and class activation maps, float32 [N, G, h, w].
 
-        A map is 0 where a place does not speak for the genre. Raises ValueError as `probabilities`, and where the
-        network gives no maps.
+        A map is 0 in areas that do not support the genre.
+
+        Raises ValueError like `probabilities`, and if the network returns no maps.
         """
         self._check_images(images)
         if not self.manifest.explains:
@@ -184,19 +188,19 @@ class Model:
             )
 
     def _run(self, outputs: list[str], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """These outputs for all images, a batch at a time."""
-        # At least one batch, so that no image has an answer of the right shape, too.
+        """The named outputs for all images, computed in batches."""
+        # At least one batch, so that zero images also give arrays of the right shape.
         batches = [images[start : start + BATCH_SIZE] for start in range(0, max(len(images), 1), BATCH_SIZE)]
-        answers = []
+        results = []
         for batch in batches:
             with self._passes:
-                answers.append(self._session.run(outputs, {INPUT: batch}))
-        return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
+                results.append(self._session.run(outputs, {INPUT: batch}))
+        return [np.concatenate(parts) for parts in zip(*results, strict=True)]
 
     def predict(self, posters: Sequence[bytes]) -> list[list[GenrePrediction]]:
-        """The genres of each poster (bytes of an image file) in the manifest's order, thresholds applied.
+        """Predict the genres of each poster (bytes of an image file), in the manifest's order.
 
-        Raises PosterError for an image that cannot be used.
+        Raises PosterError if an image is unusable.
         """
         size = self.manifest.preprocessing.size
         images = np.empty((len(posters), 3, size, size), np.uint8)
@@ -209,7 +213,7 @@ class Model:
 
 
 def check_sha256(name: str, data: bytes, expected: str | None) -> str:
-    """The sha256 of a bundle's file; BundleError where another one was expected."""
+    """The sha256 of a bundle's file. Raises BundleError if it is not the expected one."""
     actual = hash_sha256(data).hexdigest()
     if expected is not None and actual != expected:
         raise BundleError(f"The bundle's {name} has sha256 {actual}, but {expected} was expected.")
@@ -224,29 +228,29 @@ def _read(folder: Path, name: str) -> bytes:
 
 
 def _session(graph: bytes, name: str) -> "InferenceSession":
-    # Imported here because manifests are read, too, where there is no ONNX Runtime. The import itself would
-    # report to Microsoft and leave a folder in the user's cache.
+    # Imported here because manifests are also read where ONNX Runtime is not installed. Without this variable the
+    # import itself sends telemetry to Microsoft and creates a folder in the user's cache.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     from onnxruntime import InferenceSession, SessionOptions
 
     options = SessionOptions()
     options.intra_op_num_threads = available_cpus()
-    # Threads that spin while they wait would take the CPUs from those that decode posters.
+    # Spinning threads would take CPU time from the threads that decode posters.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors only; what matters is raised
+    options.log_severity_level = 3  # errors only; the rest is raised as exceptions
     try:
         return InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own exception types are not public
+    except Exception as error:  # ONNX Runtime's exception types are not public
         raise BundleError(f"ONNX Runtime cannot load the bundle's {name}: {error}") from error
 
 
 def available_cpus() -> int:
-    """The CPUs this process may run on, which can be fewer than the machine has."""
+    """The number of CPUs this process may use, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_shapes(session: "InferenceSession", manifest: Manifest) -> None:
-    """An ONNX dimension that is no number is free, and fits everything."""
+    """Compare the graph's inputs and outputs with the manifest. A symbolic ONNX dimension matches any size."""
     size = manifest.preprocessing.size
     expected = {
         INPUT: ("tensor(uint8)", [None, 3, size, size]),
@@ -254,11 +258,11 @@ def _check_shapes(session: "InferenceSession", manifest: Manifest) -> None:
     }
     if manifest.explains:
         expected[MAPS] = ("tensor(float)", [None, len(manifest.genres), None, None])
-    name_of_file = manifest.served.file
+    file = manifest.served.file
     found = {value.name: value for value in (*session.get_inputs(), *session.get_outputs())}
     for name, (kind, shape) in expected.items():
         if name not in found:
-            raise BundleError(f"The bundle's {name_of_file} has no input or output named '{name}'.")
+            raise BundleError(f"The bundle's {file} has no input or output named '{name}'.")
         value = found[name]
         fits = len(value.shape) == len(shape) and all(
             wanted is None or not isinstance(given, int) or given == wanted
@@ -266,22 +270,22 @@ def _check_shapes(session: "InferenceSession", manifest: Manifest) -> None:
         )
         if value.type != kind or not fits:
             raise BundleError(
-                f"The '{name}' of the bundle's {name_of_file} is {value.type} {value.shape}; "
-                f"the manifest asks for {kind} {['N' if wanted is None else wanted for wanted in shape]}."
+                f"The '{name}' of the bundle's {file} is {value.type} {value.shape}; "
+                f"the manifest requires {kind} {['N' if wanted is None else wanted for wanted in shape]}."
             )
 
 
 def _served(document: dict[str, object]) -> Served:
-    """The network that is served; bundles from before there were two say nothing about it."""
+    """The served network. Old bundles, which have only one network, have no such entry."""
     if "served" not in document:
         return Served(MODEL, "fp32", "")
     entry, where = _get(document, "served", dict, MANIFEST), f"{MANIFEST}, served"
     file = _get(entry, "file", str, where)
     if file not in (MODEL, MODEL_INT8):
-        raise BundleError(f"In the bundle's {where} the file cannot be {json.dumps(file)[:60]}.")
+        raise _invalid(where, "file", file)
     precision = _get(entry, "precision", str, where)
     if precision not in ("fp32", "int8"):
-        raise BundleError(f"In the bundle's {where} the precision cannot be {json.dumps(precision)[:60]}.")
+        raise _invalid(where, "precision", precision)
     return Served(file, precision, _get(entry, "reason", str, where))
 
 
@@ -293,7 +297,7 @@ def _genres(entries: list[object]) -> tuple[GenreThreshold, ...]:
         name = _get(entry, "name", str, where)
         threshold = float(_get(entry, "threshold", (int, float), where))
         if not 0 <= threshold <= 1:
-            raise BundleError(f"In the bundle's {where} the threshold {threshold} is not between 0 and 1.")
+            raise BundleError(f"The bundle's {where} has a threshold of {threshold}; it must be between 0 and 1.")
         genres.append(GenreThreshold(identifier, name, threshold))
     if not genres:
         raise BundleError(f"The bundle's {MANIFEST} lists no genres.")
@@ -304,10 +308,10 @@ def _preprocessing(entry: dict[str, object]) -> Preprocessing:
     where = f"{MANIFEST}, preprocessing"
     size = _get(entry, "size", int, where)
     if size < 1:
-        raise BundleError(f"In the bundle's {where} the size {size} is not positive.")
+        raise BundleError(f"The bundle's {where} has a size of {size}; it must be positive.")
     resize = _get(entry, "resize", str, where)
     if resize != RESIZE:
-        raise BundleError(f"The bundle's posters are resized by '{resize}'; this program knows '{RESIZE}'.")
+        raise BundleError(f"The bundle resizes posters with '{resize}'; this program supports only '{RESIZE}'.")
     return Preprocessing(
         size=size,
         mean=_channels(entry, "mean", where),
@@ -320,15 +324,19 @@ def _preprocessing(entry: dict[str, object]) -> Preprocessing:
 def _channels(entry: dict[str, object], name: str, where: str) -> tuple[float, ...]:
     values = _get(entry, name, list, where)
     if len(values) != 3 or not all(isinstance(value, int | float) for value in values):
-        raise BundleError(f"In the bundle's {where} '{name}' is not three numbers.")
+        raise BundleError(f"The bundle's {where} has a '{name}' that is not three numbers.")
     return tuple(float(value) for value in values)
 
 
 def _get(entry: object, name: str, kind: type | tuple[type, ...], where: str) -> Any:
-    """A member of a JSON object, checked for its type (a bool is not a number here)."""
+    """A member of a JSON object, with its type checked. A bool does not count as a number."""
     if not isinstance(entry, dict) or name not in entry:
         raise BundleError(f"The bundle's {where} has no '{name}'.")
     value = cast(dict[str, object], entry)[name]
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise BundleError(f"In the bundle's {where} '{name}' cannot be {json.dumps(value)[:60]}.")
+        raise _invalid(where, name, value)
     return value
+
+
+def _invalid(where: str, name: str, value: object) -> BundleError:
+    return BundleError(f"The bundle's {where} has an invalid '{name}': {json.dumps(value)[:60]}.")

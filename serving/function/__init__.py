@@ -1,4 +1,4 @@
-"""The function over HTTP: names an anime's genres from its poster.
+"""The Cloud Function: predicts the genres of an anime from its poster, over HTTP.
 
-Relative imports only, so that it works inside the repository and inside the zip that is deployed.
+The package uses relative imports only, so that it works in the repository and in the deployed zip.
 """

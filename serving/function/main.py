@@ -1,12 +1,12 @@
-"""The deployed function over HTTP: a poster comes in, its genres go out as JSON.
+"""The entry point of the Cloud Function: a poster in, its genres as JSON out.
 
-functions-framework runs it from the zip that is deployed (target `predict`). Its environment is described in
-`loading` (which model) and `sources` (which posters); besides,
+functions-framework runs it from the deployed zip (target `predict`). `loading` describes the environment variables of
+the model, `named_posters` those of named posters. This module reads one more:
 
-    CORS_ORIGINS    pages of other origins that may ask, with commas between them, or *; none where it is not set
+    CORS_ORIGINS    origins whose pages may call the function, separated by commas, or *; none by default
 
-GET / says how to ask, GET /openapi.json says it to programs. GET /healthz says whether the model is there; GET /health
-is the same, because Google's front end keeps addresses that end in z for itself.
+GET / describes the function to people, GET /openapi.json to programs. GET /health says whether the model is loaded.
+GET /healthz is the same, but Google's front end reserves addresses that end in z.
 """
 
 import json
@@ -16,56 +16,69 @@ import traceback
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import flask
 import functions_framework
 
-from ..bundle.errors import AnimeGenreError, RequestError
+from ..bundle.errors import AnimeGenreError
 from ..bundle.image import FORMATS
-from .answering import Stopwatch, answer, refusal
-from .loading import Bundle, identity
-from .openapi import document
-from .question import MAX_INSTANCES, asked
-from .reading import drain
-from .sources import MAX_BYTES
+from .body_limits import drain
+from .errors import RequestError, status_and_code
+from .inference import Stopwatch, predict_posters
+from .loading import Bundle, model_identity
+from .named_posters import MAX_BYTES
+from .request_body import MAX_INSTANCES, read_request
+from .response_types import (
+    BatchResponse,
+    DescriptionResponse,
+    ErrorDetail,
+    ErrorResponse,
+    HealthResponse,
+    Limits,
+    ModelResponse,
+    PosterResponse,
+    to_json,
+)
 
-Action = Callable[[flask.Request, Stopwatch], dict[str, Any]]
+Action = Callable[[flask.Request, Stopwatch], Any]
 _bundle = Bundle()
-# The framework imports this file and then forks the process that answers.
+# The framework imports this file and then forks the worker process.
 os.register_at_fork(after_in_child=_bundle.load_in_background)
 
 
 @functions_framework.http
 def predict(request: flask.Request) -> flask.Response:
-    """Answer one request, and write one line about it to the log."""
-    watch, identifier = Stopwatch(), _identifier(request)
-    headers = {"X-Request-Id": identifier, **_cross_origin(request)}
+    """Respond to one request and write one line about it to the log."""
+    watch, request_id = Stopwatch(), _request_id(request)
+    headers = {"X-Request-Id": request_id, **_cors_headers(request)}
     stack_trace = None
     try:
-        body, status = _route(request, watch, headers), 200
+        response, status = _route(request, watch, headers), 200
     except AnimeGenreError as error:
-        status, code = refusal(error)
-        body = {"error": {"code": code, "message": str(error)}}
+        status, code = status_and_code(error)
+        response = ErrorResponse(ErrorDetail(code, str(error)))
     except Exception:
         status, stack_trace = 500, traceback.format_exc()
-        body = {"error": {"code": "internal", "message": "Something went wrong that this function did not expect."}}
+        response = ErrorResponse(ErrorDetail("internal", "The function failed with an unexpected error."))
     if status not in (200, 408, 413) or request.method != "POST":
         drain(request)
-    _log(request, identifier, body, status, watch, stack_trace)
+    body = to_json(response)
+    _log(request, request_id, body, status, watch, stack_trace)
     if request.method == "OPTIONS" and status == 200:
         return flask.Response(status=204, headers=headers)
     content = (json.dumps(body, ensure_ascii=False) + "\n").encode()
     headers["Content-Length"] = str(len(content))
-    # As a stream, or the framework would read every request to its end first, however long that is and takes.
+    # As a stream: otherwise the framework would first read the whole request, whatever its size and duration.
     return flask.Response(iter([content]), status, headers, mimetype="application/json")
 
 
-def _route(request: flask.Request, watch: Stopwatch, headers: dict[str, str]) -> dict[str, Any]:
-    """What the address answers; `headers` are the answer's."""
+def _route(request: flask.Request, watch: Stopwatch, headers: dict[str, str]) -> Any:
+    """The response of the requested address. Adds to the response's `headers`."""
     actions = _ADDRESSES.get(request.path)
     if actions is None:
-        raise RequestError(404, "no_such_page", "There is nothing at this address; GET / says what there is.")
+        raise RequestError(404, "no_such_page", "There is nothing at this address; GET / lists the addresses.")
     allowed = [*actions, *(["HEAD"] if "GET" in actions else []), "OPTIONS"]
     if request.method == "OPTIONS":
         headers["Allow"] = ", ".join(allowed)
@@ -74,47 +87,47 @@ def _route(request: flask.Request, watch: Stopwatch, headers: dict[str, str]) ->
     if action is None:
         headers["Allow"] = ", ".join(allowed)
         raise RequestError(
-            405, "method_not_allowed", f"This address takes {' or '.join(actions)}, not {request.method}."
+            405, "method_not_allowed", f"This address supports {' or '.join(actions)}, not {request.method}."
         )
     return action(request, watch)
 
 
-def _describe(request: flask.Request, watch: Stopwatch) -> dict[str, Any]:
-    return {
-        "name": "anime-genre",
-        "what": "Names the genres of an anime from its poster.",
-        "ask": [
+def _describe(request: flask.Request, watch: Stopwatch) -> DescriptionResponse:
+    return DescriptionResponse(
+        name="anime-genre",
+        what="Predicts the genres of an anime from its poster.",
+        ask=[
             'POST / with {"name": "posters/5.jpg"}: an object in the bucket, a gs:// address, or an https:// address '
-            "of the site's poster host",
-            'POST / with {"image": BASE64}, with an image as the body, or with an image as a file of a form',
-            f'POST / with {{"instances": [{{"name": ...}}, {{"image": ...}}]}}: up to {MAX_INSTANCES} at once',
-            "?top=3: only the three most probable genres; ?explain=Action: where on the poster it was seen",
+            "on an allowed host",
+            'POST / with {"image": BASE64}, with an image as the body, or with a form that has one file',
+            f'POST / with {{"instances": [{{"name": ...}}, {{"image": ...}}]}}: up to {MAX_INSTANCES} posters',
+            "?top=3: only the three most probable genres; ?explain=Action: where on the poster the model sees it",
         ],
-        "formats": list(FORMATS),
-        "limits": {"size_bytes": MAX_BYTES, "instances": MAX_INSTANCES},
-        "model": "/model",
-        "health": "/health",
-        "openapi": "/openapi.json",
-    }
+        formats=list(FORMATS),
+        limits=Limits(MAX_BYTES, MAX_INSTANCES),
+        model="/model",
+        health="/health",
+        openapi="/openapi.json",
+    )
 
 
-def _health(request: flask.Request, watch: Stopwatch) -> dict[str, Any]:
-    return {"status": "ok", "model": identity(_bundle.model())}
+def _health(request: flask.Request, watch: Stopwatch) -> HealthResponse:
+    return HealthResponse("ok", model_identity(_bundle.model()))
 
 
-def _model(request: flask.Request, watch: Stopwatch) -> dict[str, Any]:
-    return {"model": identity(_bundle.model()), **_bundle.about()}
+def _model(request: flask.Request, watch: Stopwatch) -> ModelResponse:
+    return _bundle.description()
 
 
-def _openapi(request: flask.Request, watch: Stopwatch) -> dict[str, Any]:
-    return document()
+def _openapi(request: flask.Request, watch: Stopwatch) -> Any:
+    return json.loads((Path(__file__).parent / "openapi.json").read_bytes())
 
 
-def _predict(request: flask.Request, watch: Stopwatch) -> dict[str, Any]:
+def _predict(request: flask.Request, watch: Stopwatch) -> PosterResponse | BatchResponse:
     with ExitStack() as reading:
         with watch.stage("fetch"):
-            question = reading.enter_context(asked(request))
-        return answer(question, _bundle, watch)
+            posters = reading.enter_context(read_request(request))
+        return predict_posters(posters, _bundle, watch)
 
 
 _ADDRESSES: dict[str, dict[str, Action]] = {
@@ -126,8 +139,8 @@ _ADDRESSES: dict[str, dict[str, Action]] = {
 }
 
 
-def _cross_origin(request: flask.Request) -> dict[str, str]:
-    """What lets a page of another origin read the answer, where the setting names it."""
+def _cors_headers(request: flask.Request) -> dict[str, str]:
+    """The headers that let a page of an allowed origin read the response."""
     allowed = [entry.strip() for entry in os.environ.get("CORS_ORIGINS", "").split(",") if entry.strip()]
     origin = request.headers.get("Origin")
     if not allowed:
@@ -144,23 +157,25 @@ def _cross_origin(request: flask.Request) -> dict[str, str]:
     }
 
 
-def _identifier(request: flask.Request) -> str:
-    """Of a request: its trace in Google's own logs, where it has one."""
+def _request_id(request: flask.Request) -> str:
+    """The trace id of Google's logs if the request has one, else a random id."""
     trace = request.headers.get("X-Cloud-Trace-Context", "").partition("/")[0]
     return trace if trace.isalnum() and len(trace) <= 64 else uuid.uuid4().hex
 
 
 def _log(
     request: flask.Request,
-    identifier: str,
+    request_id: str,
     body: dict[str, Any],
     status: int,
     watch: Stopwatch,
     stack_trace: str | None,
 ) -> None:
-    """One JSON line as Cloud Logging reads it (https://cloud.google.com/logging/docs/structured-logging); nothing of
-    the image is in it."""
-    milliseconds = watch.milliseconds()
+    """Write one JSON line as Cloud Logging reads it (https://cloud.google.com/logging/docs/structured-logging).
+
+    Nothing of the image is logged.
+    """
+    milliseconds = to_json(watch.timing())
     line: dict[str, Any] = {
         "severity": "ERROR" if status >= 500 else "WARNING" if status >= 400 else "INFO",
         "message": f"{request.method} {request.path} {status}",
@@ -170,12 +185,12 @@ def _log(
             "status": status,
             "latency": f"{milliseconds['total'] / 1000:.4f}s",
         },
-        "request_id": identifier,
+        "request_id": request_id,
         "milliseconds": milliseconds,
     }
     project = os.environ.get("GOOGLE_CLOUD_PROJECT")
     if project and "X-Cloud-Trace-Context" in request.headers:
-        line["logging.googleapis.com/trace"] = f"projects/{project}/traces/{identifier}"
+        line["logging.googleapis.com/trace"] = f"projects/{project}/traces/{request_id}"
     if "error" in body:
         line |= {"code": body["error"]["code"], "reason": body["error"]["message"]}
     if "model" in body and isinstance(body["model"], dict):
@@ -185,6 +200,6 @@ def _log(
     if "predictions" in body:
         line["instances"] = len(body["predictions"])
     if stack_trace:
-        line["stack_trace"] = stack_trace  # for those who run the function, never for those who ask it
+        line["stack_trace"] = stack_trace  # for the operator only; clients never see it
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()

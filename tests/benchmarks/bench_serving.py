@@ -34,7 +34,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # of which a script that is run sees only its own folder
 
-from tests.soak.function_process import FunctionProcess, started, unpack_function, upload_bundle, wait_for_answer
+from tests.soak.function_process import FunctionProcess, started, unpack_function, upload_bundle, wait_for_response
 from tests.storage import storage_emulator
 
 # Nothing that a function maps is imported here: what two processes map counts half in the PSS of each.
@@ -163,7 +163,7 @@ def measure(candidate: Candidate, posters: Path, requests: int, log: Path, into:
     poster = sorted(posters.iterdir())[0].read_bytes()
     began = time.perf_counter()
     with started(candidate.source, candidate.environment, log, candidate.python) as function:
-        answer = json.loads(wait_for_answer(function, poster))
+        answer = json.loads(wait_for_response(function, poster))
         into.start_seconds.append(time.perf_counter() - began)
         measure_running(function, posters, requests, into)
     return {genre["name"]: genre["probability"] for genre in answer["genres"]}

@@ -1,4 +1,4 @@
-"""A bundle small enough to be made in a test, and the bucket it lies in."""
+"""A small model bundle, a bucket that holds it, and the function that serves it."""
 
 import hashlib
 import io
@@ -34,19 +34,19 @@ GENRES = [
 
 
 def mean_colour_network(outputs: int = 3, input_name: str = "images", slope: float = 8) -> bytes:
-    """A network whose probabilities are sigmoid(slope * (mean of a channel - 0.5)): red, green, blue."""
+    """A network whose probabilities are sigmoid(slope * (mean of a channel - 0.5)) for red, green and blue."""
     constants = {
         "axes": np.array([2, 3], np.int64),
         "full": np.array(255, np.float32),
         "half": np.array(0.5, np.float32),
         "slope": np.array(slope, np.float32),
     }
-    # Maps: each channel's own pixels, as shares.
+    # The class activation map of a genre is its colour channel, scaled to 0..1.
     nodes = [
         helper.make_node("Cast", [input_name], ["float"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
-        helper.make_node("Div", ["mean", "full"], ["share"]),
-        helper.make_node("Sub", ["share", "half"], ["centred"]),
+        helper.make_node("Div", ["mean", "full"], ["scaled"]),
+        helper.make_node("Sub", ["scaled", "half"], ["centred"]),
         helper.make_node("Mul", ["centred", "slope"], ["logits"]),
         helper.make_node("Sigmoid", ["logits"], ["probabilities"]),
         helper.make_node("Div", ["float", "full"], ["maps"]),
@@ -67,7 +67,7 @@ def mean_colour_network(outputs: int = 3, input_name: str = "images", slope: flo
 
 
 def manifest_of(network: bytes) -> dict[str, object]:
-    """A valid manifest of a bundle with this network."""
+    """A valid manifest for a bundle with this network."""
     return {
         "format": 1,
         "genres": GENRES,
@@ -80,7 +80,7 @@ def manifest_of(network: bytes) -> dict[str, object]:
         },
         "network": {"name": "scratch", "backbone": None, "weights_sha256": None, "parameters": {}},
         "dataset_key": "d" * 64,
-        "served": {"file": "model.onnx", "precision": "fp32", "reason": "There is no other."},
+        "served": {"file": "model.onnx", "precision": "fp32", "reason": "It is the only one."},
         "explains": True,
         "files": {
             "model.onnx": hashlib.sha256(network).hexdigest(),
@@ -92,12 +92,12 @@ def manifest_of(network: bytes) -> dict[str, object]:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    """A bundle's folder, for a test to change."""
+    """The folder of a bundle, which the test may change."""
     return write_bundle(tmp_path / "bundle")
 
 
 def write_bundle(folder: Path) -> Path:
-    """Write a valid bundle."""
+    """Write a valid bundle and return its folder."""
     folder.mkdir()
     network = mean_colour_network()
     (folder / "model.onnx").write_bytes(network)
@@ -105,6 +105,15 @@ def write_bundle(folder: Path) -> Path:
     (folder / "card.md").write_text("# A model of colours\n")
     (folder / "manifest.json").write_text(json.dumps(manifest_of(network), sort_keys=True, indent=2) + "\n")
     return folder
+
+
+def write_int8_network(bundle: Path, network: bytes) -> None:
+    """Add an int8 network to a bundle and serve it."""
+    (bundle / "model-int8.onnx").write_bytes(network)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["served"] = {"file": "model-int8.onnx", "precision": "int8", "reason": "It is as good."}
+    manifest["files"]["model-int8.onnx"] = hashlib.sha256(network).hexdigest()
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
 
 
 @pytest.fixture(scope="session")
@@ -116,19 +125,19 @@ def storage_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def bucket(storage_url: str) -> Bucket:
-    """The bucket, by Google's own client."""
+    """The bucket, through Google's client."""
     client = Client(project="test", credentials=AnonymousCredentials(), client_options={"api_endpoint": storage_url})
     return client.bucket("posters-bucket")
 
 
 @pytest.fixture(scope="session")
 def uploaded_bundle(bucket: Bucket, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The sha256 of a bundle that lies in the bucket."""
+    """The sha256 of a bundle in the bucket."""
     return upload_bundle(bucket, write_bundle(tmp_path_factory.mktemp("upload") / "bundle"))["BUNDLE_SHA256"]
 
 
 def upload_bundle(bucket: Bucket, folder: Path) -> dict[str, str]:
-    """Put a bundle into the bucket; gives the environment in which a function serves it."""
+    """Upload a bundle and return the environment variables with which a function serves it."""
     sha256 = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
     for path in folder.iterdir():
         bucket.blob(f"bundles/{sha256}/{path.name}").upload_from_filename(str(path))
@@ -137,21 +146,24 @@ def upload_bundle(bucket: Bucket, folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def start_function(tmp_path_factory: pytest.TempPathFactory, storage_url: str) -> StartFunction:
-    """Run the deployed zip with an environment; gives its address and its log."""
-    source = Path(serving.__file__).parent
+    """Start a function from its zip (by default today's) and give its URL and its log file.
+
+    The checkout is on the import path of the process, so that a test notices if it shadows the deployed source.
+    """
+    checkout = Path(serving.__file__).parents[1]
 
     @contextmanager
-    def start(**environment: str) -> Iterator[tuple[str, Path]]:
+    def start(source: bytes | None = None, **environment: str) -> Iterator[tuple[str, Path]]:
         folder = tmp_path_factory.mktemp("function")
-        with zipfile.ZipFile(io.BytesIO(source_zip(source))) as archive:
+        with zipfile.ZipFile(io.BytesIO(source or source_zip(checkout / "serving"))) as archive:
             archive.extractall(folder / "source")
         port = free_port()
         url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "functions_framework", "--target", "predict", "--source", "main.py"]
         command += ["--host", "127.0.0.1", "--port", str(port)]
-        environment = {"STORAGE_EMULATOR_HOST": storage_url, **RUNTIME_ENVIRONMENT, **environment}
+        settings = {"STORAGE_EMULATOR_HOST": storage_url, "PYTHONPATH": str(checkout), **RUNTIME_ENVIRONMENT}
         with Processes(folder) as processes:
-            processes.start("function", command, environment, f"{url}/", folder / "source")
+            processes.start("function", command, settings | environment, f"{url}/", folder / "source")
             processes.wait_ready()
             yield url, processes.log("function")
 
@@ -160,7 +172,7 @@ def start_function(tmp_path_factory: pytest.TempPathFactory, storage_url: str) -
 
 @pytest.fixture(scope="session")
 def function(start_function: StartFunction, uploaded_bundle: str) -> Iterator[tuple[str, Path]]:
-    """A function with a good bundle: its address and its log."""
+    """A function with a valid bundle: its URL and its log file."""
     with start_function(
         BUNDLE_URI=f"gs://posters-bucket/bundles/{uploaded_bundle}",
         BUNDLE_SHA256=uploaded_bundle,
@@ -172,13 +184,13 @@ def function(start_function: StartFunction, uploaded_bundle: str) -> Iterator[tu
 
 @pytest.fixture
 def url(function: tuple[str, Path]) -> str:
-    """The address of a function with a good bundle."""
+    """The URL of a function with a valid bundle."""
     return function[0]
 
 
 @pytest.fixture
 def client() -> Iterator[requests.Session]:
-    """A client that leaves no connection open: gunicorn waits for those before it ends."""
+    """A client that closes its connections: gunicorn waits for open ones before it exits."""
     with requests.Session() as session:
         session.headers["Connection"] = "close"
         yield session

@@ -1,9 +1,9 @@
-"""Clients of the function: many at once, each over a connection that it keeps, and those that send slowly.
+"""Clients of the function: concurrent clients with persistent connections, and slow senders.
 
     python -m tests.soak.function_clients load|mutations --url URL --folder FOLDER --count 1000 [--clients 8] [--seed 0]
 
-runs them as a process of its own, beside which the function has its memory and its lock to itself, and prints what
-came of it as JSON. FOLDER holds the bundle that the function serves, and posters/, which lie in the function's bucket.
+This command runs the clients in a separate process, so that they do not share memory or the GIL with the function's
+tests, and prints the outcome as JSON. FOLDER holds the function's bundle and posters/, the posters of its bucket.
 """
 
 import argparse
@@ -31,23 +31,23 @@ from tests.soak.mutations import damaged_message, mutated_request
 ROOT = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 120.0
 REFUSALS = {400, 403, 404, 405, 408, 411, 413, 414, 415, 422, 431}
-"""What a damaged request may be told."""
-UNAVAILABLE = 503  # said by design: the function is busy, or its bucket does not answer
-NOT_IMPLEMENTED = {501, 505}  # said by gunicorn, about a message in no HTTP that it knows
-_LOSSES = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
-_KEPT_FAULTS = 30
+"""The statuses that a damaged request may get."""
+UNAVAILABLE = 503  # by design: the function is busy or its bucket is unreachable
+NOT_IMPLEMENTED = {501, 505}  # from gunicorn, for a message in an unknown version of HTTP
+_CONNECTION_ERRORS = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
+_MAX_FAULTS = 30
 _STALL_SECONDS = 1.0
 
 
 @dataclass
 class Outcome:
-    """What came of many requests: answers by status, for each kind of request, and what was wrong.
+    """The outcome of many requests: responses by status for each kind of request, and faults.
 
-    `resent` are those that were lost with the connection that they were sent over, `stalled` those of them that had
-    been waited for: the function had them, and let them lie.
+    `resent` counts requests that were lost with a closed connection and sent again. `stalled` counts those among them
+    that the function had received but not processed for a while.
     """
 
-    answers: dict[str, Counter[int]] = field(default_factory=dict)
+    responses: dict[str, Counter[int]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     faults_count: int = 0
     seconds: float = 0.0
@@ -57,36 +57,36 @@ class Outcome:
     stalled: int = 0
 
     def count(self, kind: str, status: int, seconds: float, fault: str | None) -> None:
-        """Note an answer."""
-        self.answers.setdefault(kind, Counter())[status] += 1
+        """Record a response."""
+        self.responses.setdefault(kind, Counter())[status] += 1
         if seconds > self.slowest_seconds:
             self.slowest_seconds, self.slowest_kind = seconds, kind
         if fault:
             self.faults_count += 1
-            if len(self.faults) < _KEPT_FAULTS:
+            if len(self.faults) < _MAX_FAULTS:
                 self.faults.append(fault)
 
     def statuses(self) -> Counter[int]:
-        """All answers by status; 0 are those that did not come."""
-        return sum(self.answers.values(), Counter())
+        """All responses by status; 0 counts requests without a response."""
+        return sum(self.responses.values(), Counter())
 
     def to_json(self) -> str:
-        """As one line."""
+        """The outcome as one line of JSON."""
         return json.dumps(vars(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Outcome":
-        """What `to_json` wrote."""
+        """Read the output of `to_json`."""
         outcome = cls(**json.loads(text))
-        outcome.answers = {
+        outcome.responses = {
             kind: Counter({int(status): count for status, count in counts.items()})
-            for kind, counts in outcome.answers.items()
+            for kind, counts in outcome.responses.items()
         }
         return outcome
 
 
 class Connection:
-    """One client's connection, kept from request to request."""
+    """A client's persistent connection."""
 
     def __init__(self, url: str, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         self._http = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout_seconds)
@@ -94,16 +94,16 @@ class Connection:
         self.stalled = 0
 
     def send(self, request: Request) -> tuple[int, bytes]:
-        """Status and body of the answer; OSError or http.client.HTTPException where none comes."""
+        """The status and body of the response. Raises OSError or http.client.HTTPException if there is none."""
         reused = self._http.sock is not None
         began = time.monotonic()
         try:
             return self._send(request)
-        except _LOSSES:
+        except _CONNECTION_ERRORS:
             self.close()
             if not reused:
                 raise
-            # A server may close a kept connection at any time; it may not read a request from it first.
+            # A server may close an idle connection at any time, but not after it has read a request from it.
             self.resent += 1
             self.stalled += time.monotonic() - began > _STALL_SECONDS
             return self._send(request)
@@ -122,12 +122,12 @@ class Connection:
         except (BrokenPipeError, ConnectionResetError):
             if self._http.sock is None:
                 raise
-            # Refused before it was read to its end; the answer may be there nonetheless.
+            # Refused before the whole body was read. There may still be a response.
         response = self._http.getresponse()
         return response.status, response.read()
 
     def close(self) -> None:
-        """End it."""
+        """Close the connection."""
         self._http.close()
 
 
@@ -136,7 +136,7 @@ Judge = Callable[[Request, int, bytes], str | None]
 
 
 def send_all(url: str, count: int, clients: int, send: Send, judge: Judge) -> Outcome:
-    """Send so many numbered requests, without a pause, from so many threads."""
+    """Send `count` numbered requests from `clients` threads, without pauses."""
     outcome = Outcome()
     numbers = iter(range(count))
     lock = threading.Lock()
@@ -173,17 +173,17 @@ def send_all(url: str, count: int, clients: int, send: Send, judge: Judge) -> Ou
 
 
 def send_load(url: str, requests: Requests, posters: Posters, count: int, clients: int) -> Outcome:
-    """Good and bad requests; every answer is compared with the one that is due."""
+    """Send valid and invalid requests and compare every response with the expected one."""
 
     def send(connection: Connection, number: int) -> tuple[Request, int, bytes]:
         request = requests.numbered(number)
         return request, *connection.send(request)
 
-    return send_all(url, count, clients, send, lambda *answer: fault_of(*answer, posters))
+    return send_all(url, count, clients, send, lambda *response: fault_of(*response, posters))
 
 
 def send_mutations(url: str, posters: Posters, count: int, clients: int, seed: int) -> Outcome:
-    """Damaged requests; each has to be answered or refused."""
+    """Send damaged requests. Each must be processed or refused."""
 
     def send(connection: Connection, number: int) -> tuple[Request, int, bytes]:
         rng = random.Random(f"{seed}:{number}")
@@ -196,26 +196,26 @@ def send_mutations(url: str, posters: Posters, count: int, clients: int, seed: i
 
 
 def fault_of_mutation(request: Request, status: int, body: bytes) -> str | None:
-    """What is wrong with the answer to a damaged request, if anything."""
-    if request.kind == "message":  # may be no HTTP at all, and then gets no answer, or one in gunicorn's words
+    """The fault in the response to a damaged request; None if there is none."""
+    if request.kind == "message":  # may not be HTTP at all; then gunicorn closes the connection or responds itself
         known = status in {0, 200, UNAVAILABLE} | REFUSALS | NOT_IMPLEMENTED
-        return None if known else f"a damaged message is answered {status}"
-    said = f"{request.kind} {request.method} {request.path}: {status} {body[:200]!r}"
+        return None if known else f"a damaged message gets the status {status}"
+    description = f"{request.kind} {request.method} {request.path}: {status} {body[:200]!r}"
     if request.method in ("HEAD", "OPTIONS"):
-        return None if status in {200, 204} | REFUSALS else said
+        return None if status in {200, 204} | REFUSALS else description
     if status not in {200, UNAVAILABLE} | REFUSALS:
-        return f"{said} for {request.content_type} {request.body[:60]!r}"
+        return f"{description} for {request.content_type} {request.body[:60]!r}"
     try:
         document = json.loads(body)
     except ValueError:
-        return f"{said} is no JSON"
+        return f"{description} is not JSON"
     if status == 200:
         return None
-    return fault_of_error(document, None, said)
+    return fault_of_error(document, None, description)
 
 
 def send_message(url: str, message: bytes, timeout_seconds: float = 30) -> int:
-    """Send bytes as they are and no more; gives the status of what comes back, 0 where that is none."""
+    """Send raw bytes. Returns the status of the response, or 0 if there is none."""
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=timeout_seconds) as connection:
         try:
@@ -229,27 +229,27 @@ def send_message(url: str, message: bytes, timeout_seconds: float = 30) -> int:
             return 0
 
 
-def _status(answer: bytes) -> int:
-    words = answer.split(maxsplit=2)
+def _status(response: bytes) -> int:
+    words = response.split(maxsplit=2)
     return int(words[1]) if len(words) > 1 and words[0].startswith(b"HTTP/") and words[1].isdigit() else 0
 
 
 @dataclass
 class SlowSenders:
-    """Clients that send a byte a second, and what became of them: a status, or 0 for a connection that was closed."""
+    """Clients that send one byte per second, and their status and duration: 0 if the connection was closed."""
 
     count: int
-    ends: dict[int, tuple[int, float]] = field(default_factory=dict)
+    results: dict[int, tuple[int, float]] = field(default_factory=dict)
 
     @property
     def waiting(self) -> int:
-        """How many still send."""
-        return self.count - len(self.ends)
+        """The number of clients that are still sending."""
+        return self.count - len(self.results)
 
 
 @contextmanager
 def slow_senders(url: str, count: int, interval_seconds: float = 1.0) -> Iterator[SlowSenders]:
-    """Send the headers of a poster, and then, as long as the block runs, a byte a second of it."""
+    """Send the headers of a request and then, inside the block, one byte of its body per interval."""
     address = urlsplit(url)
     senders = SlowSenders(count)
     ended = threading.Event()
@@ -263,15 +263,15 @@ def slow_senders(url: str, count: int, interval_seconds: float = 1.0) -> Iterato
     def drip() -> None:
         while not ended.wait(interval_seconds):
             for number, connection in enumerate(connections):
-                if number in senders.ends:
+                if number in senders.results:
                     continue
                 try:
                     if select.select([connection], [], [], 0)[0]:
-                        senders.ends[number] = (_status(connection.recv(64)), time.monotonic() - began)
+                        senders.results[number] = (_status(connection.recv(64)), time.monotonic() - began)
                     else:
                         connection.sendall(b"\xd8")
                 except OSError:
-                    senders.ends[number] = (0, time.monotonic() - began)
+                    senders.results[number] = (0, time.monotonic() - began)
 
     thread = threading.Thread(target=drip)
     thread.start()
@@ -285,7 +285,7 @@ def slow_senders(url: str, count: int, interval_seconds: float = 1.0) -> Iterato
 
 
 def size_limit_bytes(url: str) -> int:
-    """The largest poster that the function takes, by its own description."""
+    """The largest poster that the function accepts, according to its description."""
     connection = Connection(url)
     _, body = connection.send(Request("page", method="GET"))
     connection.close()
@@ -294,15 +294,15 @@ def size_limit_bytes(url: str) -> int:
 
 
 class ClientProcess:
-    """The clients as a process of its own."""
+    """Runs the clients in a separate process."""
 
     def __init__(self, what: str, url: str, folder: Path, count: int, clients: int, seed: int) -> None:
         command = [sys.executable, "-m", "tests.soak.function_clients", what, "--url", url, "--folder", str(folder)]
         command += ["--count", str(count), "--clients", str(clients), "--seed", str(seed)]
         self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
-    def runs(self, seconds: float) -> bool:
-        """Whether it is still at work after so many seconds more."""
+    def is_running(self, seconds: float) -> bool:
+        """Wait for some seconds. Returns whether the process is still running then."""
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -310,10 +310,10 @@ class ClientProcess:
         return False
 
     def outcome(self) -> Outcome:
-        """What came of it, once it is done."""
+        """Wait for the process and return its outcome."""
         output, _ = self._process.communicate()
         if self._process.returncode:
-            raise RuntimeError(f"The clients ended with code {self._process.returncode}.")
+            raise RuntimeError(f"The clients exited with code {self._process.returncode}.")
         return Outcome.from_json(output)
 
 

@@ -1,7 +1,7 @@
-"""The function as it is deployed: its zip, unpacked alone, run by functions-framework beside a bucket of its own.
+"""Runs the function from its deployed zip, with functions-framework and a bucket in a storage emulator.
 
-Google's client, and what makes the zip, are imported where they are needed: a library that two processes map counts
-half in the PSS of each, and what measures the function's memory must not take a share of it.
+Google's client and the zip's builder are imported inside functions. A library that two processes map counts half in
+the PSS of each, so a process that measures the function's memory must not map its libraries.
 """
 
 import hashlib
@@ -25,42 +25,42 @@ from infra.local.processes import end_trees, free_port
 
 BUCKET = "posters-bucket"
 MANIFEST = "manifest.json"
-_ENDING_SECONDS = 3  # gunicorn waits longer for the connections that are left
+_STOP_SECONDS = 3  # gunicorn waits longer for open connections
 
 
 @dataclass(frozen=True)
 class FunctionProcess:
-    """A running function: its address, the process that was started, and its log."""
+    """A running function: its URL, its main process and its log file."""
 
     url: str
     process: subprocess.Popen[bytes]
     log: Path
 
     def tree(self) -> list[psutil.Process]:
-        """The process and all it started."""
+        """The main process and all its descendants."""
         parent = psutil.Process(self.process.pid)
         return [parent, *parent.children(recursive=True)]
 
     def workers(self) -> list[int]:
-        """The processes that answer, by their id; others after a crash."""
+        """The ids of the worker processes. They change after a crash."""
         return sorted(child.pid for child in self.tree()[1:])
 
     def pss_bytes(self) -> int:
-        """Proportional set size of the whole tree: what is shared is counted once."""
+        """Proportional set size of all processes, in which shared memory counts once."""
         return sum(_kilobytes(Path(f"/proc/{member.pid}/smaps_rollup"), "Pss:") for member in self.tree()) * 1024
 
     def peak_rss_bytes(self) -> int:
-        """The most memory that one of its processes held, ever or since `forget_peak`."""
+        """The highest memory use of any of its processes, ever or since `reset_peak`."""
         return max(_kilobytes(Path(f"/proc/{member.pid}/status"), "VmHWM:") for member in self.tree()) * 1024
 
-    def forget_peak(self) -> None:
-        """Let `peak_rss_bytes` begin anew (proc(5), /proc/PID/clear_refs)."""
+    def reset_peak(self) -> None:
+        """Reset `peak_rss_bytes` (proc(5), /proc/PID/clear_refs)."""
         for member in self.tree():
             Path(f"/proc/{member.pid}/clear_refs").write_text("5")
 
 
 def _kilobytes(file: Path, member: str) -> int:
-    """A member of a file in /proc, 0 where its process has just ended."""
+    """A value from a file in /proc; 0 if its process has just ended."""
     try:
         lines = file.read_text().splitlines()
     except OSError:
@@ -69,7 +69,7 @@ def _kilobytes(file: Path, member: str) -> int:
 
 
 def unpack_function(folder: Path) -> Path:
-    """The zip that is deployed, unpacked into `folder`."""
+    """Unpack the deployed zip into `folder`."""
     import serving
     from infra.source_zip import source_zip
 
@@ -79,18 +79,18 @@ def unpack_function(folder: Path) -> Path:
 
 
 def upload(storage_url: str, files: Mapping[str, bytes], bucket: str = BUCKET) -> None:
-    """Put files into an emulator's bucket."""
+    """Upload files to an emulator's bucket."""
     from google.auth.credentials import AnonymousCredentials
     from google.cloud.storage import Client
 
     options = {"api_endpoint": storage_url}
-    into = Client(project="local", credentials=AnonymousCredentials(), client_options=options).bucket(bucket)
+    target = Client(project="local", credentials=AnonymousCredentials(), client_options=options).bucket(bucket)
     for name, data in files.items():
-        into.blob(name).upload_from_string(data)
+        target.blob(name).upload_from_string(data)
 
 
 def upload_bundle(storage_url: str, bundle: Path, bucket: str = BUCKET) -> dict[str, str]:
-    """Put a bundle into an emulator's bucket; gives the environment in which a function serves it."""
+    """Upload a bundle to an emulator's bucket and return the environment variables with which a function serves it."""
     sha256 = hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()
     files = {f"bundles/{sha256}/{path.name}": path.read_bytes() for path in bundle.iterdir()}
     upload(storage_url, files, bucket)
@@ -108,11 +108,11 @@ def upload_bundle(storage_url: str, bundle: Path, bucket: str = BUCKET) -> dict[
 def started(
     source: Path, environment: Mapping[str, str], log: Path, python: str = sys.executable
 ) -> Iterator[FunctionProcess]:
-    """A function's process, as the local Cloud Run starts it; ended with its children after the block."""
+    """Run a function inside the block, with the command of the local Cloud Run."""
     port = free_port()
     command = [python, "-m", "functions_framework", "--target", "predict", "--source", str(source / "main.py")]
     command += ["--host", "127.0.0.1", "--port", str(port)]
-    # gunicorn keeps a control socket there, whose path has to be short.
+    # gunicorn puts a control socket into XDG_RUNTIME_DIR; the path must be short.
     with log.open("ab") as output, tempfile.TemporaryDirectory(prefix="run-") as runtime:
         process = subprocess.Popen(
             command,
@@ -126,12 +126,12 @@ def started(
         try:
             yield FunctionProcess(f"http://127.0.0.1:{port}", process, log)
         finally:
-            end_trees([process.pid], _ENDING_SECONDS)
+            end_trees([process.pid], _STOP_SECONDS)
             process.wait()
 
 
-def wait_for_answer(function: FunctionProcess, poster: bytes, timeout_seconds: float = 120) -> bytes:
-    """The first answer to a poster, asked for until it comes; RuntimeError where none does."""
+def wait_for_response(function: FunctionProcess, poster: bytes, timeout_seconds: float = 120) -> bytes:
+    """Send a poster until it gets a prediction; return it. Raises RuntimeError if there is none in time."""
     address = urlsplit(function.url)
     deadline = time.monotonic() + timeout_seconds
     status = 0
@@ -143,9 +143,9 @@ def wait_for_answer(function: FunctionProcess, poster: bytes, timeout_seconds: f
             status, body = response.status, response.read()
             if status == 200:
                 return body
-        except OSError:  # nobody listens yet
+        except OSError:  # the port is not open yet
             pass
         finally:
             connection.close()
         time.sleep(0.01)
-    raise RuntimeError(f"The function gave no answer (status {status}); see {function.log}.")
+    raise RuntimeError(f"The function gave no prediction (last status {status}); see {function.log}.")

@@ -1,8 +1,8 @@
-"""Requests to the function, good and bad, drawn by a seed, each with what has to come of it.
+"""Generates valid and invalid requests to the function from a seed, each with its expected response.
 
-A good one is a poster in one of the ways that the function takes it, and its answer is known: the probabilities that
-`serving.bundle.model.Model` gives in this process. A bad one has the status and, where there is but one, the code
-that the function's description gives it.
+A valid request sends a poster in one of the supported ways. The expected probabilities are those of
+`serving.bundle.model.Model` in this process. An invalid request has an expected status and, if only one is possible,
+an expected error code.
 """
 
 import base64
@@ -36,10 +36,10 @@ LARGEST_BATCH = 32
 
 @dataclass(frozen=True)
 class Request:
-    """A request, and what has to come of it.
+    """A request and its expected response.
 
-    `answers` names the posters whose genres the answer has to hold, in a batch also the codes of its errors;
-    `code` is that of the only error that may come, where it is known.
+    `expected` names the posters whose predictions the response must contain; in a batch also error codes. `code` is
+    the expected error code, if only one is possible.
     """
 
     kind: str
@@ -50,37 +50,37 @@ class Request:
     chunked: bool = False
     statuses: tuple[int, ...] = (200,)
     code: str | None = None
-    answers: tuple[str, ...] = ()
+    expected: tuple[str, ...] = ()
     top: int | None = None
     explained: str | None = None
 
     @property
     def good(self) -> bool:
-        """Whether it has to be answered."""
+        """Whether the request must succeed."""
         return self.statuses == (200,)
 
 
 class Posters:
-    """Posters as files, by their names in the bucket, and what the model says about them."""
+    """Image files by their names in the bucket, and the model's predictions for them."""
 
     def __init__(self, files: Mapping[str, bytes], model: Model) -> None:
         self.files = dict(files)
         self.names = sorted(self.files)
         self.genres = [genre.name for genre in model.manifest.genres]
-        self.answers = {
+        self.probabilities = {
             name: {genre.name: genre.probability for genre in model.predict([data])[0]}
             for name, data in self.files.items()
         }
 
     @classmethod
     def read(cls, folder: Path, bundle: Path) -> "Posters":
-        """The files of a folder, which lie in the bucket as posters/NAME."""
+        """Read the files of a folder, which the bucket holds as posters/NAME."""
         files = {f"posters/{path.name}": path.read_bytes() for path in sorted(folder.iterdir())}
         return cls(files, Model.load(bundle))
 
 
 def draw_posters(count: int, seed: int = 0) -> dict[str, bytes]:
-    """Small drawn pictures in every format that is read, by their names in the bucket."""
+    """Small generated pictures in every supported format, by their names in the bucket."""
     files = {}
     for number in range(count):
         suffix = list(MEDIA_TYPES)[number % len(MEDIA_TYPES)]
@@ -114,12 +114,12 @@ def form(*files: bytes, name: str = "poster") -> bytes:
 
 
 def base64_of(data: bytes) -> str:
-    """An image as a member of JSON."""
+    """An image in base64."""
     return base64.b64encode(data).decode()
 
 
 class Requests:
-    """Draws requests; the same number under the same seed is the same request."""
+    """Generates requests. The same seed and number give the same request."""
 
     def __init__(self, posters: Posters, bucket: str, size_limit_bytes: int, seed: int = 0) -> None:
         self._posters = posters
@@ -128,7 +128,7 @@ class Requests:
         self._seed = seed
 
     def numbered(self, number: int) -> Request:
-        """A request, of which every tenth is bad; those of all kinds in turn."""
+        """The request with this number. Every tenth is invalid; the kinds of invalid requests take turns."""
         rng = random.Random(f"{self._seed}:{number}")
         if number % 10 == 9:
             return self.bad[number // 10 % len(self.bad)](rng)
@@ -137,7 +137,7 @@ class Requests:
 
     @cached_property
     def good(self) -> list[tuple[Callable[[random.Random], Request], float]]:
-        """The kinds that have to be answered, and how often they come."""
+        """The kinds of valid requests, and their weights."""
         return [
             (self._raw, 8),
             (self._octets, 2),
@@ -155,7 +155,7 @@ class Requests:
 
     @cached_property
     def bad(self) -> list[Callable[[random.Random], Request]]:
-        """The kinds that have to be refused."""
+        """The kinds of invalid requests."""
         return [
             self._malformed_json,
             self._malformed_base64,
@@ -181,39 +181,39 @@ class Requests:
 
     def _raw(self, rng: random.Random) -> Request:
         name, data = self._draw(rng)
-        return Request("raw", data, MEDIA_TYPES[name.rpartition(".")[2]], answers=(name,))
+        return Request("raw", data, MEDIA_TYPES[name.rpartition(".")[2]], expected=(name,))
 
     def _octets(self, rng: random.Random) -> Request:
         name, data = self._draw(rng)
-        return Request("octets", data, "application/octet-stream", answers=(name,))
+        return Request("octets", data, "application/octet-stream", expected=(name,))
 
     def _chunked(self, rng: random.Random) -> Request:
         name, data = self._draw(rng)
-        return Request("chunked", data, "image/jpeg", chunked=True, answers=(name,))
+        return Request("chunked", data, "image/jpeg", chunked=True, expected=(name,))
 
     def _form(self, rng: random.Random) -> Request:
         name, data = self._draw(rng)
-        return Request("form", form(data), FORM, answers=(name,))
+        return Request("form", form(data), FORM, expected=(name,))
 
     def _base64(self, rng: random.Random) -> Request:
         name, data = self._draw(rng)
-        return self._json("base64", {"image": base64_of(data)}, answers=(name,))
+        return self._json("base64", {"image": base64_of(data)}, expected=(name,))
 
     def _name(self, rng: random.Random) -> Request:
         name, _ = self._draw(rng)
-        return self._json("name", {"name": name}, answers=(name,))
+        return self._json("name", {"name": name}, expected=(name,))
 
     def _address(self, rng: random.Random) -> Request:
         name, _ = self._draw(rng)
-        return self._json("gs:// address", {"name": f"gs://{self._bucket}/{name}"}, answers=(name,))
+        return self._json("gs:// address", {"name": f"gs://{self._bucket}/{name}"}, expected=(name,))
 
     def _batch(self, rng: random.Random) -> Request:
         names = rng.sample(self._posters.names, rng.randint(1, min(8, len(self._posters.names))))
         instances = [{"image": base64_of(self._posters.files[name])} for name in names]
-        return self._json("batch", {"instances": instances}, answers=tuple(names))
+        return self._json("batch", {"instances": instances}, expected=tuple(names))
 
     def _mixed_batch(self, rng: random.Random) -> Request:
-        """A batch of which some instances cannot be answered: the others are."""
+        """A batch in which some posters are invalid."""
         (first, data), (second, _) = self._draw(rng), self._draw(rng)
         instances = [
             ({"image": base64_of(data)}, first),
@@ -224,19 +224,19 @@ class Requests:
             ({"name": f"gs://{self._bucket}-2/{first}"}, "forbidden_bucket"),
         ]
         rng.shuffle(instances)
-        answers = tuple(answer for _, answer in instances)
-        return self._json("mixed batch", {"instances": [instance for instance, _ in instances]}, answers=answers)
+        expected = tuple(each for _, each in instances)
+        return self._json("mixed batch", {"instances": [instance for instance, _ in instances]}, expected=expected)
 
     def _top(self, rng: random.Random) -> Request:
         name, data = self._draw(rng)
         top = rng.randint(1, len(self._posters.genres) + 2)
-        return Request("top", data, "image/jpeg", path=f"/?top={top}", answers=(name,), top=top)
+        return Request("top", data, "image/jpeg", path=f"/?top={top}", expected=(name,), top=top)
 
     def _explained(self, rng: random.Random) -> Request:
         name, data = self._draw(rng)
         genre = self._posters.genres[0]
         path = f"/?explain={rng.choice((genre, genre.lower(), genre.upper()))}"
-        return Request("explained", data, "image/jpeg", path=path, answers=(name,), explained=genre)
+        return Request("explained", data, "image/jpeg", path=path, expected=(name,), explained=genre)
 
     def _page(self, rng: random.Random) -> Request:
         path = rng.choice(("/", "/health", "/healthz", "/model", "/openapi.json"))
@@ -263,7 +263,7 @@ class Requests:
         texts = [json.dumps(body).encode() for body in bodies]
         texts += [b"", b"{", b'{"name": "posters', b"\xff\xfe\x00", b"[" * 100_000, data]
         body = rng.choice(texts)
-        # A batch may say about each instance on its own what is wrong with it.
+        # A batch may also report an error per instance.
         statuses = (200, 400) if body.startswith(b'{"instances": [') and len(body) > 17 else (400,)
         return Request("malformed JSON", body, JSON, statuses=statuses)
 
@@ -298,7 +298,7 @@ class Requests:
         return self._json("unknown name", body, statuses=(404,), code="no_such_poster")
 
     def _odd_name(self, rng: random.Random) -> Request:
-        """Names that JSON can hold and a bucket cannot, and that mean something in an address or on a screen."""
+        """Names that JSON allows but a bucket does not, or that have a meaning in URLs or on a terminal."""
         name = rng.choice(("\ud800.jpg", "posters/\ud83d", "a\x00b.jpg", "a\r\nHost: b", "\u202e", "%2e%2e", "?a=b#c"))
         return self._json("odd name", {"name": name}, statuses=(400, 404))
 
@@ -363,61 +363,61 @@ class Requests:
 
 
 def fault_of(request: Request, status: int, body: bytes, posters: Posters) -> str | None:
-    """What is wrong with an answer, if anything."""
-    said = f"{request.kind} {request.method} {request.path}: {status} {body[:200]!r}"
+    """The fault in a response; None if there is none."""
+    response = f"{request.kind} {request.method} {request.path}: {status} {body[:200]!r}"
     if status not in request.statuses:
-        return f"{said}, expected {request.statuses}"
+        return f"{response}, expected {request.statuses}"
     try:
         document = json.loads(body)
     except ValueError:
-        return f"{said} is no JSON"
+        return f"{response} is not JSON"
     if status != 200:
-        return fault_of_error(document, request.code, said)
-    if not request.answers:
+        return fault_of_error(document, request.code, response)
+    if not request.expected:
         return None
     try:
         if json.loads(request.body).get("instances") if request.content_type == JSON else False:
-            return _fault_of_batch(document, request, posters, said)
+            return _fault_of_batch(document, request, posters, response)
         if request.explained and document["explanation"]["genre"]["name"] != request.explained:
-            return f"{said} explains another genre than {request.explained}"
-        return _fault_of_genres(document["genres"], request.answers[0], request.top, posters, said)
+            return f"{response} explains a genre other than {request.explained}"
+        return _fault_of_genres(document["genres"], request.expected[0], request.top, posters, response)
     except (KeyError, TypeError, IndexError) as error:
-        return f"{said} has not the promised shape: {error!r}"
+        return f"{response} has an unexpected shape: {error!r}"
 
 
-def fault_of_error(document: object, code: str | None, said: str) -> str | None:
-    """What is wrong with the way an error is said, if anything."""
+def fault_of_error(document: object, code: str | None, response: str) -> str | None:
+    """The fault in an error response; None if there is none."""
     error = document.get("error") if isinstance(document, dict) else None
     if not isinstance(error, dict) or not {"code", "message"} <= error.keys():
-        return f"{said} does not name its error"
+        return f"{response} does not name its error"
     if code is not None and error["code"] != code:
-        return f"{said}, expected the code {code}"
+        return f"{response}, expected the code {code}"
     return None
 
 
-def _fault_of_batch(document: dict, request: Request, posters: Posters, said: str) -> str | None:
+def _fault_of_batch(document: dict, request: Request, posters: Posters, response: str) -> str | None:
     predictions = document["predictions"]
-    if len(predictions) != len(request.answers):
-        return f"{said} has {len(predictions)} predictions for {len(request.answers)} instances"
-    for prediction, expected in zip(predictions, request.answers, strict=True):
-        if expected in posters.answers:
-            fault = _fault_of_genres(prediction["genres"], expected, request.top, posters, said)
+    if len(predictions) != len(request.expected):
+        return f"{response} has {len(predictions)} predictions for {len(request.expected)} instances"
+    for prediction, expected in zip(predictions, request.expected, strict=True):
+        if expected in posters.probabilities:
+            fault = _fault_of_genres(prediction["genres"], expected, request.top, posters, response)
         else:
-            fault = fault_of_error(prediction, expected, f"{said}: {prediction}")
+            fault = fault_of_error(prediction, expected, f"{response}: {prediction}")
         if fault:
             return fault
     return None
 
 
-def _fault_of_genres(genres: list[dict], poster: str, top: int | None, posters: Posters, said: str) -> str | None:
-    expected = posters.answers[poster]
+def _fault_of_genres(genres: list[dict], poster: str, top: int | None, posters: Posters, response: str) -> str | None:
+    expected = posters.probabilities[poster]
     count = len(expected) if top is None else min(top, len(expected))
     best = sorted(expected.values(), reverse=True)[:count]
     probabilities = [genre["probability"] for genre in genres]
     if len(genres) != count:
-        return f"{said} has {len(genres)} genres, not {count}"
+        return f"{response} has {len(genres)} genres, not {count}"
     if any(not math.isclose(genre["probability"], expected[genre["name"]], abs_tol=TOLERANCE) for genre in genres):
-        return f"{said} is not the model's answer for {poster}: {expected}"
+        return f"{response} is not the model's prediction for {poster}: {expected}"
     if any(not math.isclose(one, other, abs_tol=TOLERANCE) for one, other in zip(probabilities, best, strict=True)):
-        return f"{said} does not begin with the most probable genres"
+        return f"{response} does not start with the most probable genres"
     return None

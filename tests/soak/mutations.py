@@ -1,6 +1,6 @@
-"""Images and bodies as no program writes them: damaged ones drawn by a seed, decompression bombs, and the largest.
+"""Damaged images and requests generated from a seed, decompression bombs, and the largest supported images.
 
-Everything here is bytes; what they have to lead to is said where they are sent.
+This module only generates bytes. The callers know the expected responses.
 """
 
 import json
@@ -15,22 +15,22 @@ from PIL import Image
 
 from tests.soak.function_requests import FORM, JSON, MEDIA_TYPES, Request, base64_of, encoded, form
 
-HUGE = 60_000  # pixels a side, more than any format's decoder should be let loose on
+HUGE = 60_000  # pixels per side; no decoder should process such an image
 
 
 # Damaged images
 
 
 def flipped(rng: random.Random, data: bytes) -> bytes:
-    """A few bytes are others."""
+    """Replace a few bytes."""
     damaged = bytearray(data)
     for _ in range(rng.randint(1, 16)):
         damaged[rng.randrange(len(damaged))] = rng.randrange(256)
     return bytes(damaged)
 
 
-def flipped_at_its_begin(rng: random.Random, data: bytes) -> bytes:
-    """Bytes of the header are others, of those that look like numbers above all."""
+def flipped_header(rng: random.Random, data: bytes) -> bytes:
+    """Replace bytes of the header, mostly with extreme values."""
     damaged = bytearray(data)
     for _ in range(rng.randint(1, 4)):
         damaged[rng.randrange(4, min(len(damaged), 120))] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))
@@ -38,29 +38,29 @@ def flipped_at_its_begin(rng: random.Random, data: bytes) -> bytes:
 
 
 def truncated(rng: random.Random, data: bytes) -> bytes:
-    """The end is missing."""
+    """Remove the end."""
     return data[: rng.randrange(len(data))]
 
 
 def spliced(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    """The begin of one image and the end of another."""
+    """Join the start of one image with the end of another."""
     return data[: rng.randrange(len(data))] + other[rng.randrange(len(other)) :]
 
 
 def rearranged(rng: random.Random, data: bytes) -> bytes:
-    """A piece is missing, there twice, or zeros."""
+    """Remove, repeat, reverse or zero a piece."""
     first, last = sorted((rng.randrange(len(data)), rng.randrange(len(data))))
     piece = data[first:last]
     return data[:first] + rng.choice((b"", piece * 2, bytes(len(piece)), piece[::-1])) + data[last:]
 
 
 def mutated_image(rng: random.Random, images: list[bytes]) -> bytes:
-    """One of the images, damaged in one or two ways."""
+    """Damage one of the images in one or two ways."""
     data = rng.choice(images)
     for _ in range(rng.choice((1, 1, 2))):
         ways: tuple[Callable[[], bytes], ...] = (
             lambda data=data: flipped(rng, data),
-            lambda data=data: flipped_at_its_begin(rng, data),
+            lambda data=data: flipped_header(rng, data),
             lambda data=data: truncated(rng, data),
             lambda data=data: spliced(rng, data, rng.choice(images)),
             lambda data=data: rearranged(rng, data),
@@ -71,7 +71,7 @@ def mutated_image(rng: random.Random, images: list[bytes]) -> bytes:
 
 
 def with_size(data: bytes, width: int, height: int) -> bytes:
-    """The image says in its header that it has another size; left as it is where no header is found."""
+    """Declare another size in the image's header. An image without a readable header stays as it is."""
     edit = {b"\x89PNG": _png_size, b"\xff\xd8\xff": _jpeg_size, b"GIF8": _gif_size, b"RIFF": _webp_size}
     change = next((change for magic, change in edit.items() if data.startswith(magic)), _avif_size)
     edited = bytearray(data)
@@ -98,13 +98,13 @@ def _gif_size(data: bytearray, width: int, height: int) -> None:
     size = struct.pack("<HH", min(width, 0xFFFF), min(height, 0xFFFF))
     data[6:10] = size
     place = 13 + (3 << ((data[10] & 7) + 1) if data[10] & 0x80 else 0)
-    while data[place] == 0x21:  # extensions, each of blocks that begin with their length
+    while data[place] == 0x21:  # extensions: blocks that start with their length
         place += 2
         while data[place]:
             place += 1 + data[place]
         place += 1
     if data[place] != 0x2C:
-        raise ValueError("no picture")
+        raise ValueError("no frame")
     data[place + 5 : place + 9] = size
 
 
@@ -120,7 +120,7 @@ def _webp_size(data: bytearray, width: int, height: int) -> None:
     elif kind == b"VP8 ":
         struct.pack_into("<HH", data, 26, width, height)
     else:
-        raise ValueError("no picture")
+        raise ValueError("no frame")
 
 
 def _avif_size(data: bytearray, width: int, height: int) -> None:
@@ -132,7 +132,7 @@ def _avif_size(data: bytearray, width: int, height: int) -> None:
 
 
 def mutated_request(rng: random.Random, posters: Mapping[str, bytes]) -> Request:
-    """A request of which some part is damaged; it may be answered, and it may be refused."""
+    """A request with one damaged part. It may succeed or be refused."""
     images = list(posters.values())
     image = mutated_image(rng, images)
     whole = rng.choice(images)
@@ -156,7 +156,7 @@ def mutated_request(rng: random.Random, posters: Mapping[str, bytes]) -> Request
 
 
 def damaged_message(rng: random.Random, posters: Mapping[str, bytes]) -> bytes:
-    """A whole HTTP message, damaged where its headers are: a connection of its own for each."""
+    """A whole HTTP message with damaged headers. It needs a new connection."""
     body = rng.choice(list(posters.values()))
     headers = [
         b"POST / HTTP/1.1",
@@ -202,11 +202,11 @@ def _batch(rng: random.Random, images: list[bytes]) -> object:
 
 
 def _damaged_text(rng: random.Random, text: bytes) -> bytes:
-    return rng.choice((flipped, flipped_at_its_begin, truncated, rearranged))(rng, text)
+    return rng.choice((flipped, flipped_header, truncated, rearranged))(rng, text)
 
 
 def _any_json(rng: random.Random, depth: int) -> object:
-    """JSON of any shape, in which the names that the function reads come up often."""
+    """JSON of any shape, often with the member names that the function reads."""
     leaves: tuple[object, ...] = (
         None,
         True,
@@ -286,17 +286,17 @@ def _path(rng: random.Random) -> str:
 
 
 def declared_bombs(images: Mapping[str, bytes]) -> dict[str, bytes]:
-    """A small file a format that says it has 60,000 x 60,000 pixels, or as many as its format can say."""
-    bombs = {f"{suffix} that declares it": with_size(data, HUGE, HUGE) for suffix, data in images.items()}
+    """One small file per format that declares 60,000 x 60,000 pixels, or the most its format can declare."""
+    bombs = {f"{suffix} that declares a huge size": with_size(data, HUGE, HUGE) for suffix, data in images.items()}
     assert all(bomb != data for bomb, data in zip(bombs.values(), images.values(), strict=True))
     frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
     animation = encoded(frames[0], "webp", save_all=True, append_images=frames[1:], duration=100)
-    # Here the canvas is not that of a frame, and may be as large as it likes.
-    return bombs | {"animated webp that declares it": with_size(animation, HUGE, HUGE)}
+    # An animation's canvas may be larger than its frames.
+    return bombs | {"animated webp that declares a huge size": with_size(animation, HUGE, HUGE)}
 
 
 def real_bombs() -> Iterator[tuple[str, bytes]]:
-    """Small files, of every format, that really hold far too many pixels, or too much else."""
+    """Small files of every format that contain far too many pixels or too much other data."""
     yield "png of 400 Mpx", png(20_000, 20_000, bits=1, colours=0)
     yield "png of 14 Mpx in one row", png(14_000_000, 1, bits=8, colours=6)
     yield "png of 14 Mpx in one column", png(1, 14_000_000, bits=8, colours=6)
@@ -336,7 +336,7 @@ def real_bombs() -> Iterator[tuple[str, bytes]]:
 
 
 def large_images(pixels: int) -> Iterator[tuple[str, bytes]]:
-    """Whole images of so many pixels, of every format in the modes that take most memory to decode."""
+    """Valid images with `pixels` pixels, in every format and in the modes whose decoding takes most memory."""
     side = int(pixels**0.5)
     size = (side, side)
     half = Image.new("RGBA", size, (200, 30, 60, 128))
@@ -354,7 +354,7 @@ def large_images(pixels: int) -> Iterator[tuple[str, bytes]]:
     yield "png, grey of 16 bits", png(side, side, bits=16, colours=0)
     yield "png, wide", png(65_535, pixels // 65_535, bits=8, colours=6)
     yield "png, high", png(pixels // 65_535, 65_535, bits=8, colours=6)
-    # Too narrow to be scaled down while it is decoded.
+    # Too narrow to be scaled down during decoding.
     narrow = (min(pixels // 300, 65_535), 300)
     yield "jpg, narrow", encoded(Image.new("CMYK", narrow), "jpg", progressive=True)
 
@@ -362,7 +362,7 @@ def large_images(pixels: int) -> Iterator[tuple[str, bytes]]:
 def png(
     width: int, height: int, bits: int, colours: int, chunk: tuple[bytes, bytes] | None = None, times: int = 1
 ) -> bytes:
-    """A PNG of zeros, written a row at a time, so that it takes no memory here; `colours` is its colour type."""
+    """A PNG of zeros, written row by row to save memory here. `colours` is its colour type."""
 
     def part(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

@@ -1,3 +1,5 @@
+"""A budget is shared by threads that wait for each other."""
+
 import threading
 import time
 
@@ -6,7 +8,7 @@ import pytest
 from serving.bundle.budget import Budget
 
 
-def test_who_wants_more_than_is_left_waits_until_others_are_done() -> None:
+def test_hold_waits_until_enough_is_free() -> None:
     budget, order = Budget(10), []
 
     def large() -> None:
@@ -25,7 +27,7 @@ def test_who_wants_more_than_is_left_waits_until_others_are_done() -> None:
     assert order == ["first", "second", "large"]
 
 
-def test_who_wants_more_than_there_is_gets_all() -> None:
+def test_hold_of_more_than_the_budget_takes_all_of_it() -> None:
     budget = Budget(10)
     with budget.hold(25), pytest.raises(TimeoutError), budget.hold(1, timeout_seconds=0.01):
         pass
@@ -33,7 +35,7 @@ def test_who_wants_more_than_there_is_gets_all() -> None:
         pass
 
 
-def test_what_ends_with_an_error_is_given_back() -> None:
+def test_bytes_are_free_again_after_an_error() -> None:
     budget = Budget(10)
     with pytest.raises(ValueError, match="some"), budget.hold(10):
         raise ValueError("some")

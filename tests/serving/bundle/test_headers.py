@@ -7,6 +7,7 @@ import zlib
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from serving.bundle.errors import PosterError, PosterSizeError
 from serving.bundle.headers import check_header
@@ -21,29 +22,29 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png_with(extra: bytes) -> bytes:
-    """A small PNG with more chunks behind its header."""
+    """A small PNG with additional chunks after its header."""
     data = image_file("PNG")
     return data[:33] + extra + data[33:]
 
 
 def gif(screen: tuple[int, int], frame: tuple[int, int, int, int], extensions: bytes = b"") -> bytes:
-    """A GIF that announces sizes and brings no pixels."""
+    """A GIF that declares sizes but has no pixels."""
     head = b"GIF89a" + struct.pack("<HHBBB", *screen, 0, 0, 0) + extensions
     return head + b"," + struct.pack("<HHHHB", *frame, 0) + b"\x02\x00;"
 
 
-def test_pictures_of_all_kinds_pass() -> None:
+def test_valid_headers_pass() -> None:
     for _, data in pictures_of_all_kinds():
         check_header(data, GIF_PIXELS)
 
 
 @pytest.mark.parametrize("cut", range(0, 40))
-def test_cut_headers_pass_and_are_left_to_pillow(cut: int) -> None:
+def test_truncated_headers_pass_and_are_left_to_pillow(cut: int) -> None:
     for _, data in pictures_of_all_kinds():
         check_header(data[:cut], GIF_PIXELS)
 
 
-def test_a_gif_is_as_large_as_its_screen_and_its_first_frame() -> None:
+def test_gif_size_includes_its_screen_and_its_first_frame() -> None:
     comment = b"!\xfe" + b"\x05hello" * 20 + b"\x00"
     for data in (
         gif((13_000, 13_000), (0, 0, 1, 1)),
@@ -56,7 +57,7 @@ def test_a_gif_is_as_large_as_its_screen_and_its_first_frame() -> None:
         decode(gif((1, 1), (0, 0, 1, 1), b"!\xfe" + b"\x01a" * 2000 + b"\x00"), 64)
 
 
-def test_segments_without_end_are_refused() -> None:
+def test_too_many_segments_are_refused() -> None:
     jpeg = image_file("JPEG")
     with pytest.raises(PosterError, match="more than 1000 parts"):
         decode(jpeg[:2] + b"\xff\xe1\x00\x02" * 100_000 + jpeg[2:], 64)
@@ -64,7 +65,7 @@ def test_segments_without_end_are_refused() -> None:
         decode(png_with(chunk(b"abCd", b"") * 2000), 64)
 
 
-def test_texts_of_a_png_take_little_memory() -> None:
+def test_png_texts_take_little_memory() -> None:
     text = "\N{GRINNING FACE}" + "a" * 1_000_000
     content = b"key\0\1\0\0\0" + zlib.compress(text.encode())
     tracemalloc.start()
@@ -75,10 +76,8 @@ def test_texts_of_a_png_take_little_memory() -> None:
     assert peak < 40_000_000
 
 
-def test_a_picture_with_an_ordinary_text_is_read() -> None:
+def test_png_with_an_ordinary_text_is_decoded() -> None:
     buffer = io.BytesIO()
-    from PIL.PngImagePlugin import PngInfo
-
     info = PngInfo()
     info.add_itxt("Description", "A poster. " * 1000, zip=True)
     Image.new("RGB", (20, 30), "red").save(buffer, "PNG", pnginfo=info)

@@ -1,4 +1,4 @@
-"""Every kind of image becomes the pixels that a plain, careful reading of it gives."""
+"""Every kind of image is decoded to the pixels of a simple reference implementation."""
 
 import struct
 import zipfile
@@ -18,7 +18,7 @@ SIZE = 48
 
 
 def smooth_picture(width: int = 90, height: int = 128) -> Image.Image:
-    """A picture without fine detail, so that what a codec loses stays small."""
+    """A picture without fine detail, so that compression changes it little."""
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     waves = np.stack([x, y, 0.5 + 0.5 * np.sin(4 * x * y)], axis=-1)
     return Image.fromarray((waves * 255).astype(np.uint8))
@@ -31,8 +31,8 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def plainly_read(data: bytes, size: int = SIZE) -> np.ndarray:
-    """Decode at full size, turn, lay on white, then resize: int [3, size, size]."""
+def reference(data: bytes, size: int = SIZE) -> np.ndarray:
+    """Decode at full size, turn, composite on white, then resize: int [3, size, size]."""
     with Image.open(BytesIO(data)) as image:
         turned = ImageOps.exif_transpose(image)
         if turned.mode == "I;16":
@@ -78,13 +78,13 @@ def sixteen_bits() -> Image.Image:
         pytest.param(encoded(smooth_picture(4000, 1), "JPEG", quality=95), id="4000x1"),
     ],
 )
-def test_every_mode_is_read_as_a_plain_reading_gives_it(data: bytes) -> None:
+def test_decode_matches_the_reference_in_every_mode(data: bytes) -> None:
     pixels = decode(data, SIZE)
     assert pixels.shape == (3, SIZE, SIZE)
     assert pixels.dtype == np.uint8
     assert pixels.flags.c_contiguous
-    # Colour under partly transparent pixels is rounded in another order.
-    assert np.abs(pixels.astype(int) - plainly_read(data)).max() <= 2
+    # The colour of partly transparent pixels is rounded in another order.
+    assert np.abs(pixels.astype(int) - reference(data)).max() <= 2
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -92,22 +92,22 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(smooth_picture(), "JPEG", quality=95, exif=exif)
-    assert np.abs(decode(data, SIZE).astype(int) - plainly_read(data)).max() <= 2
+    assert np.abs(decode(data, SIZE).astype(int) - reference(data)).max() <= 2
 
 
-def test_a_damaged_exif_block_does_not_cost_the_picture() -> None:
-    garbage = b"Exif\x00\x00II*\x00garbage that is no directory"
+def test_damaged_exif_block_is_ignored() -> None:
+    garbage = b"Exif\x00\x00II*\x00garbage, not a directory"
     data = encoded(smooth_picture(), "JPEG", quality=95, exif=garbage)
     plain = encoded(smooth_picture(), "JPEG", quality=95)
     assert np.array_equal(decode(data, SIZE), decode(plain, SIZE))
 
 
-def test_a_large_jpeg_scaled_down_while_it_is_decoded_looks_the_same() -> None:
+def test_large_jpeg_matches_the_reference_when_scaled_down() -> None:
     data = encoded(smooth_picture(1000, 1400), "JPEG", quality=95)
-    assert np.abs(decode(data, SIZE).astype(int) - plainly_read(data)).max() <= 4
+    assert np.abs(decode(data, SIZE).astype(int) - reference(data)).max() <= 4
 
 
-def test_an_animation_gives_its_first_frame() -> None:
+def test_animation_gives_its_first_frame() -> None:
     red, blue = Image.new("RGB", (20, 20), "red"), Image.new("RGB", (20, 20), "blue")
     for kind in ("GIF", "WEBP"):
         data = encoded(red, kind, save_all=True, append_images=[blue], duration=100)
@@ -115,20 +115,20 @@ def test_an_animation_gives_its_first_frame() -> None:
         assert middle[0] > 240 and middle[2] < 15, kind
 
 
-def test_of_a_jpeg_with_more_pictures_behind_the_first_that_is_read() -> None:
+def test_jpeg_with_several_pictures_gives_the_first() -> None:
     red, blue = Image.new("RGB", (20, 20), "red"), Image.new("RGB", (20, 20), "blue")
     data = encoded(red, "MPO", save_all=True, append_images=[blue])
     assert Image.open(BytesIO(data)).format == "MPO"
     assert decode(data, 8)[0].min() > 240
 
 
-def test_full_transparency_is_white() -> None:
+def test_transparent_pixels_become_white() -> None:
     data = encoded(Image.new("RGBA", (10, 10), (200, 0, 0, 0)), "PNG")
     assert (decode(data, 4) == 255).all()
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that promises a size and brings no pixels."""
+    """A PNG that declares a size but has no pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         checksum = zlib.crc32(kind + content)
@@ -141,13 +141,13 @@ def png_header(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("width", "height"), [(4001, 4000), (10_000, 10_000), (60_000, 60_000), (1, 70_000), (70_000, 1)]
 )
-def test_too_many_pixels_are_refused_before_they_are_decoded(width: int, height: int) -> None:
+def test_too_many_pixels_are_refused_before_decoding(width: int, height: int) -> None:
     with pytest.raises(PosterSizeError, match=r"^The image is too large: it has .* pixels"):
         decode(png_header(width, height), SIZE)
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "fits", "does_not"),
+    ("kind", "options", "fits", "too_large"),
     [
         ("PNG", {"compress_level": 1}, (3900, 3900), (3930, 3930)),
         ("WEBP", {"method": 0}, (2950, 2950), (2970, 2970)),
@@ -158,17 +158,17 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(width: int, height:
         ("JPEG", {}, (280, 50_000), (280, 60_000)),
     ],
 )
-def test_a_photograph_is_read_as_far_as_its_kinds_memory_allows(
-    kind: str, options: dict[str, object], fits: tuple[int, int], does_not: tuple[int, int]
+def test_pixel_limit_follows_from_the_formats_memory(
+    kind: str, options: dict[str, object], fits: tuple[int, int], too_large: tuple[int, int]
 ) -> None:
     decode(encoded(Image.new("L", fits), kind, **options), 256)
-    with pytest.raises(PosterSizeError, match=f"it has {does_not[0]} x {does_not[1]} pixels"):
-        decode(encoded(Image.new("L", does_not), kind, **options), 256)
+    with pytest.raises(PosterSizeError, match=f"it has {too_large[0]} x {too_large[1]} pixels"):
+        decode(encoded(Image.new("L", too_large), kind, **options), 256)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "AVIF"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_a_truncated_image_is_an_error(kind: str, share: float) -> None:
+def test_truncated_image_is_an_error(kind: str, share: float) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 60, 3), dtype=np.uint8))
     data = encoded(noise, kind)
     with pytest.raises(PosterError):
@@ -178,18 +178,18 @@ def test_a_truncated_image_is_an_error(kind: str, share: float) -> None:
 @pytest.mark.parametrize(
     "data", [b"not an image", b"<html>404</html>", encoded(smooth_picture(), "BMP"), b"%PDF-1.7\n"]
 )
-def test_what_is_no_image_of_a_known_format_says_so(data: bytes) -> None:
+def test_unsupported_format_is_an_error(data: bytes) -> None:
     with pytest.raises(PosterFormatError, match="not a JPEG, PNG, WebP, AVIF or GIF"):
         decode(data, SIZE)
 
 
-def test_no_bytes_are_an_error() -> None:
+def test_empty_data_is_an_error() -> None:
     with pytest.raises(PosterError, match="empty"):
         decode(b"", SIZE)
 
 
 @pytest.mark.parametrize("make", [smooth_picture, with_alpha])
-def test_flipped_bytes_end_in_pixels_or_a_poster_error(make: Callable[[], Image.Image]) -> None:
+def test_flipped_bytes_give_pixels_or_a_poster_error(make: Callable[[], Image.Image]) -> None:
     random = np.random.default_rng(1)
     for kind in ("PNG", "WEBP", "GIF", "AVIF"):
         original = np.frombuffer(encoded(make(), kind), np.uint8)
@@ -203,9 +203,9 @@ def test_flipped_bytes_end_in_pixels_or_a_poster_error(make: Callable[[], Image.
                 assert str(error).endswith(".")
 
 
-def test_a_real_poster_is_read_as_a_plain_reading_gives_it(real_data: Path) -> None:
+def test_decode_matches_the_reference_on_real_posters(real_data: Path) -> None:
     with zipfile.ZipFile(real_data / "posters" / "anime.zip") as archive:
         names = [name for name in archive.namelist() if name.endswith(".jpg")][:20]
         for name in names:
             data = archive.read(name)
-            assert np.abs(decode(data, 256).astype(int) - plainly_read(data, 256)).max() <= 2
+            assert np.abs(decode(data, 256).astype(int) - reference(data, 256)).max() <= 2

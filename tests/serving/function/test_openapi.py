@@ -1,6 +1,6 @@
-"""The OpenAPI document and what the function does are the same: schemathesis asks whatever the document allows.
+"""The function does what openapi.json says. Schemathesis generates requests from the document.
 
-What it makes up hardly ever has a good answer, so that those, and each kind of refusal, are asked for here besides.
+Generated requests rarely succeed, so this file also sends valid requests and one request per kind of error.
 """
 
 import json
@@ -19,29 +19,35 @@ from jsonschema import Draft202012Validator
 from schemathesis import Case, HookContext
 from schemathesis.config import SchemathesisConfig
 
-from serving.function.openapi import document
-from serving.function.question import MAX_INSTANCES
-from serving.function.sources import MAX_BYTES, MAX_NAME_BYTES
+from serving import openapi
+from serving.function.named_posters import MAX_BYTES, MAX_NAME_BYTES
+from serving.function.request_body import MAX_INSTANCES
 from tests.pictures import image_file
 from tests.serving.conftest import StartFunction, upload_bundle
 
+pytestmark = pytest.mark.stack
+DOCUMENT = json.loads(openapi.FILE.read_text())
 for kind in ("jpeg", "png", "webp", "avif", "gif"):
     schemathesis.serializer.alias(f"image/{kind}", "application/octet-stream")
-# What fits the schema may name no poster there is, and a string of bytes need not be an image.
+# A valid name may belong to no poster, and a valid string of bytes need not be an image.
 _UNUSABLE = ["403", "404", "415", "422"]
 schema = schemathesis.openapi.from_dict(
-    document(),
+    DOCUMENT,
     config=SchemathesisConfig.from_dict(
         {"checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", *_UNUSABLE]}}}
     ),
 )
 
 
+def test_openapi_json_is_up_to_date() -> None:
+    assert openapi.document() == DOCUMENT, "run: python -m serving.openapi"
+
+
 @schema.hook
 def filter_case(context: HookContext, case: Case) -> bool:
-    """All but batches of which only posters are wrong, and names that are too long in bytes.
+    """Leave out batches in which only the posters are invalid, and names with too many bytes.
 
-    The answer to such a batch is good, with errors in it; how many bytes a name has no schema can limit.
+    Such a batch gets a 200 with errors inside. JSON Schema cannot limit the number of bytes.
     """
     if case.meta is None or not isinstance(case.body, dict):
         return True
@@ -50,11 +56,11 @@ def filter_case(context: HookContext, case: Case) -> bool:
         batch = isinstance(instances, list) and 0 < len(instances) <= MAX_INSTANCES
         return not (batch and case.body.keys() == {"instances"})
     names = [each["name"] for each in instances or [case.body] if "name" in each]
-    return all(len(name.encode()) <= MAX_NAME_BYTES and _fits_files(name) for name in names)
+    return all(len(name.encode()) <= MAX_NAME_BYTES and _is_valid_path(name) for name in names)
 
 
-def _fits_files(name: str) -> bool:
-    """Whether the emulator, which keeps objects as files, can look for an object of this name."""
+def _is_valid_path(name: str) -> bool:
+    """Whether the emulator, which stores objects as files, can look for an object with this name."""
     return all(len(part.encode()) <= 255 for part in name.split("/"))
 
 
@@ -62,7 +68,7 @@ def _fits_files(name: str) -> bool:
 @hypothesis.settings(
     max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
-def test_every_answer_is_one_of_those_in_the_document(case: Case, url: str) -> None:
+def test_response_to_generated_request_matches_the_document(case: Case, url: str) -> None:
     case.call_and_validate(base_url=url)
 
 
@@ -71,24 +77,23 @@ BASE64 = b64encode(image_file("PNG", seed=1)).decode()
 
 
 def validator(path: str, method: str, status: int) -> Draft202012Validator:
-    """Of what the document says is answered there with this status; KeyError where it says nothing of it."""
-    said = document()
-    schema = said["paths"][path][method]["responses"][str(status)]["content"]["application/json"]["schema"]
-    return Draft202012Validator({**schema, "components": said["components"]})
+    """A validator for responses with this status. Raises KeyError if the document does not list the status."""
+    content = DOCUMENT["paths"][path][method]["responses"][str(status)]["content"]["application/json"]
+    return Draft202012Validator({**content["schema"], "components": DOCUMENT["components"]})
 
 
 def checked(response: requests.Response, path: str, method: str, status: int = 200) -> dict[str, Any]:
-    """An answer that has this status and is as the document says."""
+    """The body of a response, after its status and schema are checked."""
     assert response.status_code == status, response.text
     assert response.headers["Content-Type"] == "application/json"
-    answer: dict[str, Any] = response.json()
-    validator(path, method, status).validate(answer)
-    return answer
+    body: dict[str, Any] = response.json()
+    validator(path, method, status).validate(body)
+    return body
 
 
-def test_every_schema_of_the_document_is_one() -> None:
-    for schema in document()["components"]["schemas"].values():
-        Draft202012Validator.check_schema(schema)
+def test_schemas_are_valid() -> None:
+    for component in DOCUMENT["components"]["schemas"].values():
+        Draft202012Validator.check_schema(component)
 
 
 @pytest.mark.parametrize(
@@ -100,33 +105,33 @@ def test_every_schema_of_the_document_is_one() -> None:
         ({"top": 2, "explain": "Sea & Sky"}, 2, True),
     ],
 )
-def test_what_is_said_about_a_poster_is_as_documented(
-    url: str, parameters: dict[str, object], genres: int, explained: bool
-) -> None:
-    answer = checked(requests.post(url, params=parameters, **JPEG), "/", "post")
-    assert (len(answer["genres"]), "explanation" in answer) == (genres, explained)
+def test_prediction_matches_the_document(url: str, parameters: dict[str, object], genres: int, explained: bool) -> None:
+    body = checked(requests.post(url, params=parameters, **JPEG), "/", "post")
+    assert (len(body["genres"]), "explanation" in body) == (genres, explained)
 
 
 @pytest.mark.parametrize("parameters", [{}, {"top": 1, "explain": "1"}])
-def test_a_batch_of_good_and_bad_posters_is_answered_as_documented(
-    url: str, bucket: Bucket, parameters: dict[str, object]
-) -> None:
+def test_batch_matches_the_document(url: str, bucket: Bucket, parameters: dict[str, object]) -> None:
     bucket.blob("posters/documented.jpg").upload_from_string(JPEG["data"])
     instances = [
         *({"image": BASE64}, {"name": "posters/documented.jpg"}),
         *({"name": "posters/none.jpg"}, {"name": "https://evil.example/1.jpg"}, {"image": "AAAA"}, {"image": ""}, 7),
     ]
-    answer = checked(requests.post(url, params=parameters, json={"instances": instances}), "/", "post")
-    statuses = [entry.get("error", {}).get("status", 200) for entry in answer["predictions"]]
+    body = checked(requests.post(url, params=parameters, json={"instances": instances}), "/", "post")
+    statuses = [entry.get("error", {}).get("status", 200) for entry in body["predictions"]]
     assert statuses == [200, 200, 404, 403, 415, 422, 400]
 
 
-@pytest.mark.parametrize("path", ["/", "/health", "/healthz", "/model", "/openapi.json"])
-def test_what_is_said_about_the_function_is_as_documented(url: str, path: str) -> None:
+@pytest.mark.parametrize("path", ["/", "/health", "/healthz", "/model"])
+def test_get_response_matches_the_document(url: str, path: str) -> None:
     checked(requests.get(url + path), path, "get")
 
 
-def test_a_model_that_explains_nothing_and_has_no_card_or_version_answers_as_documented(
+def test_openapi_json_is_served(url: str) -> None:
+    assert checked(requests.get(f"{url}/openapi.json"), "/openapi.json", "get") == DOCUMENT
+
+
+def test_response_without_card_figures_version_and_maps_matches_the_document(
     start_function: StartFunction, bucket: Bucket, bundle: Path
 ) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
@@ -134,10 +139,10 @@ def test_a_model_that_explains_nothing_and_has_no_card_or_version_answers_as_doc
     (bundle / "manifest.json").write_text(json.dumps(manifest | {"explains": False}))
     (bundle / "card.md").unlink()
     with start_function(**upload_bundle(bucket, bundle)) as (url, _):
-        answer = checked(requests.post(url, params={"explain": "Drama"}, **JPEG), "/", "post")
-        about = checked(requests.get(f"{url}/model"), "/model", "get")
-    assert answer["explanation"].keys() == {"genre", "image", "reason"}
-    assert (about["card"], about["figures"], about["model"]["version"]) == (None, None, None)
+        body = checked(requests.post(url, params={"explain": "Drama"}, **JPEG), "/", "post")
+        model = checked(requests.get(f"{url}/model"), "/model", "get")
+    assert body["explanation"].keys() == {"genre", "image", "reason"}
+    assert (model["card"], model["figures"], model["model"]["version"]) == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -155,39 +160,39 @@ def test_a_model_that_explains_nothing_and_has_no_card_or_version_answers_as_doc
         ({**JPEG, "data": JPEG["data"][:-400]}, 422),
     ],
 )
-def test_refusals_of_a_question_are_as_documented(url: str, request_of: dict[str, Any], status: int) -> None:
+def test_error_response_matches_the_document(url: str, request_of: dict[str, Any], status: int) -> None:
     checked(requests.request(**{"method": "POST", "url": url, **request_of}), "/", "post", status)
 
 
-def test_refusals_without_a_model_are_as_documented(start_function: StartFunction) -> None:
+def test_error_response_without_a_model_matches_the_document(start_function: StartFunction) -> None:
     with start_function(BUNDLE_URI="", BUNDLE_SHA256="") as (url, _):
         checked(requests.post(url, **JPEG), "/", "post", 503)
         for path in ("/health", "/healthz", "/model"):
             checked(requests.get(url + path), path, "get", 503)
 
 
-def test_every_operation_may_fail_and_says_so_as_a_refusal() -> None:
-    for path, operations in document()["paths"].items():
+def test_every_operation_lists_the_unexpected_error() -> None:
+    for path, operations in DOCUMENT["paths"].items():
         for method in operations:
-            validator(path, method, 500).validate({"error": {"code": "internal", "message": "Something."}})
+            validator(path, method, 500).validate({"error": {"code": "internal", "message": "A sentence."}})
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda answer: answer["genres"][0].pop("threshold"),
-        lambda answer: answer["genres"][0].update(probability=1.5),
-        lambda answer: answer["genres"][0].update(id="1"),
-        lambda answer: answer["explanation"].pop("image"),
-        lambda answer: answer["model"].update(precision="int4"),
-        lambda answer: answer["timing_ms"].pop("infer"),
-        lambda answer: answer.update(error={}),
+        lambda body: body["genres"][0].pop("threshold"),
+        lambda body: body["genres"][0].update(probability=1.5),
+        lambda body: body["genres"][0].update(id="1"),
+        lambda body: body["explanation"].pop("image"),
+        lambda body: body["model"].update(precision="int4"),
+        lambda body: body["timing_ms"].pop("infer"),
+        lambda body: body.update(error={}),
     ],
 )
-def test_another_answer_is_not_as_documented(url: str, change: Callable[[dict[str, Any]], None]) -> None:
-    answer = checked(requests.post(url, params={"explain": "1"}, **JPEG), "/", "post")
-    change(answer)
-    assert not validator("/", "post", 200).is_valid(answer)
+def test_document_rejects_a_changed_response(url: str, change: Callable[[dict[str, Any]], None]) -> None:
+    body = checked(requests.post(url, params={"explain": "1"}, **JPEG), "/", "post")
+    change(body)
+    assert not validator("/", "post", 200).is_valid(body)
 
 
 @pytest.mark.parametrize(
@@ -198,15 +203,15 @@ def test_another_answer_is_not_as_documented(url: str, change: Callable[[dict[st
         (("x" * 127 + "/") * 8 + "x", 400),
     ],
 )
-def test_a_name_is_allowed_to_be_as_long_as_the_function_takes(url: str, name: str, status: int) -> None:
-    question = {"name": name}
-    allowed = Draft202012Validator({"$ref": "#/components/schemas/Question", "components": document()["components"]})
+def test_name_may_be_as_long_in_the_document_as_in_the_function(url: str, name: str, status: int) -> None:
+    body = {"name": name}
+    schema = {"$ref": "#/components/schemas/NamedPoster", "components": DOCUMENT["components"]}
     assert (len(name.encode()) <= MAX_NAME_BYTES) == (status == 404)
-    assert allowed.is_valid(question) == (status == 404)
-    checked(requests.post(url, json=question), "/", "post", status)
+    assert Draft202012Validator(schema).is_valid(body) == (status == 404)
+    checked(requests.post(url, json=body), "/", "post", status)
 
 
-def test_that_the_limit_of_a_name_is_one_of_bytes_is_said_in_words(url: str) -> None:
+def test_name_limit_is_documented_in_bytes(url: str) -> None:
     checked(requests.post(url, json={"name": "ü" * (MAX_NAME_BYTES // 2 + 1)}), "/", "post", 400)
-    named = document()["components"]["schemas"]["Question"]["oneOf"][0]["properties"]["name"]
-    assert f"{MAX_NAME_BYTES} bytes in UTF-8" in named["description"]
+    name = DOCUMENT["components"]["schemas"]["NamedPoster"]["properties"]["name"]
+    assert f"{MAX_NAME_BYTES} bytes in UTF-8" in name["description"]

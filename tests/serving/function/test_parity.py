@@ -1,28 +1,22 @@
-"""The function answers as PyTorch does about the same posters, whatever kind of picture they are."""
+"""The function gives the same probabilities as PyTorch, for every kind of picture."""
 
-import hashlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
+import pytest
 import requests
 from google.cloud.storage import Bucket
 
-from tests.parity import TOLERANCE, answers_differ, random_bundle
+from tests.parity import TOLERANCE, largest_differences, random_bundle
+from tests.serving.conftest import StartFunction, upload_bundle
 
-StartFunction = Callable[..., AbstractContextManager[tuple[str, Path]]]
+pytestmark = [pytest.mark.stack, pytest.mark.train]
 
 
-def test_the_function_answers_as_pytorch_does_about_pictures_of_all_kinds(
-    start_function: StartFunction, bucket: Bucket, tmp_path: Path
+def test_function_agrees_with_pytorch_on_pictures_of_all_kinds(
+    start_function: StartFunction, client: requests.Session, bucket: Bucket, tmp_path: Path
 ) -> None:
     network, genres = random_bundle(tmp_path / "bundle")
-    sha256 = hashlib.sha256((tmp_path / "bundle" / "manifest.json").read_bytes()).hexdigest()
-    for file in (tmp_path / "bundle").iterdir():
-        bucket.blob(f"parity/{file.name}").upload_from_filename(str(file))
-    running = start_function(BUNDLE_URI="gs://posters-bucket/parity", BUNDLE_SHA256=sha256)
-    with running as (url, _), requests.Session() as session:
-        session.headers["Connection"] = "close"
-        differences = answers_differ(url, session, network, genres)
+    with start_function(**upload_bundle(bucket, tmp_path / "bundle")) as (url, _):
+        differences = largest_differences(url, client, network, genres)
     assert len(differences) == 21
     assert max(differences.values()) <= TOLERANCE, differences

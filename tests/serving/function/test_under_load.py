@@ -1,4 +1,4 @@
-"""The function under load, damage, bombs and slow senders: short, seeded versions of tests/soak/soak_function.py."""
+"""Load, damaged requests, decompression bombs and slow senders: short, seeded versions of soak_function.py."""
 
 from collections.abc import Iterator
 
@@ -8,17 +8,18 @@ from google.cloud.storage import Bucket
 from infra.revisions import RUNTIME_ENVIRONMENT
 from tests.serving.conftest import write_bundle
 from tests.soak.function_clients import Connection, send_all, send_load, send_mutations, size_limit_bytes, slow_senders
-from tests.soak.function_process import FunctionProcess, started, unpack_function, wait_for_answer
+from tests.soak.function_process import FunctionProcess, started, unpack_function, wait_for_response
 from tests.soak.function_requests import Posters, Request, Requests, draw_posters, fault_of
 from tests.soak.mutations import declared_bombs, png
 
+pytestmark = pytest.mark.stack
 CLIENTS = 4
 MEMORY_LIMIT_BYTES = 512 * 2**20
 
 
 @pytest.fixture(scope="module")
 def posters(bucket: Bucket, tmp_path_factory: pytest.TempPathFactory) -> Posters:
-    """Posters of every format, which lie in the bucket, and what the model says about them."""
+    """Posters of every format in the bucket, and the model's predictions for them."""
     folder = tmp_path_factory.mktemp("posters")
     (folder / "posters").mkdir()
     for name, data in draw_posters(10).items():
@@ -31,7 +32,7 @@ def posters(bucket: Bucket, tmp_path_factory: pytest.TempPathFactory) -> Posters
 def running(
     posters: Posters, storage_url: str, uploaded_bundle: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[FunctionProcess]:
-    """A function of this module's own."""
+    """A function for this module only."""
     folder = tmp_path_factory.mktemp("loaded-function")
     environment = {
         **RUNTIME_ENVIRONMENT,
@@ -40,26 +41,26 @@ def running(
         "BUNDLE_SHA256": uploaded_bundle,
     }
     with started(unpack_function(folder / "source"), environment, folder / "function.log") as function:
-        wait_for_answer(function, posters.files["posters/0.jpg"])
+        wait_for_response(function, posters.files["posters/0.jpg"])
         yield function
 
 
 @pytest.fixture(autouse=True)
-def _it_survives(running: FunctionProcess) -> Iterator[None]:
-    """After each test, the processes are those from before, and none ever held too much memory."""
+def survives(running: FunctionProcess) -> Iterator[None]:
+    """Check after each test that no process was replaced and none ever used too much memory."""
     before = running.workers()
     yield
     assert running.workers() == before
     assert running.peak_rss_bytes() <= MEMORY_LIMIT_BYTES
 
 
-def test_every_answer_of_a_load_is_the_one_that_is_due(running: FunctionProcess, posters: Posters) -> None:
+def test_load_gets_the_expected_responses(running: FunctionProcess, posters: Posters) -> None:
     requests = Requests(posters, "posters-bucket", size_limit_bytes(running.url))
     outcome = send_load(running.url, requests, posters, 400, CLIENTS)
     assert outcome.faults == []
     assert outcome.stalled == 0
     assert outcome.statuses()[200] >= 360
-    assert {kind for kind, counts in outcome.answers.items() if counts[200]} >= {
+    assert {kind for kind, counts in outcome.responses.items() if counts[200]} >= {
         "raw",
         "form",
         "base64",
@@ -68,14 +69,14 @@ def test_every_answer_of_a_load_is_the_one_that_is_due(running: FunctionProcess,
     }
 
 
-def test_damaged_images_bodies_and_messages_are_answered_or_refused(running: FunctionProcess, posters: Posters) -> None:
+def test_damaged_requests_are_processed_or_refused(running: FunctionProcess, posters: Posters) -> None:
     outcome = send_mutations(running.url, posters, 300, CLIENTS, seed=0)
     assert outcome.faults == []
     assert outcome.stalled == 0
     assert outcome.statuses()[200] > 10
 
 
-def test_images_that_declare_or_hold_too_many_pixels_are_refused(running: FunctionProcess, posters: Posters) -> None:
+def test_decompression_bombs_are_refused(running: FunctionProcess, posters: Posters) -> None:
     samples = {name.rpartition(".")[2]: data for name, data in posters.files.items()}
     bombs = {**declared_bombs(samples), "png of 400 Mpx": png(20_000, 20_000, bits=1, colours=0)}
     connection = Connection(running.url)
@@ -85,14 +86,14 @@ def test_images_that_declare_or_hold_too_many_pixels_are_refused(running: Functi
     assert len(statuses) >= 6
 
 
-def test_slow_senders_do_not_keep_others_from_being_answered(running: FunctionProcess, posters: Posters) -> None:
+def test_slow_senders_do_not_delay_others(running: FunctionProcess, posters: Posters) -> None:
     def send(connection: Connection, number: int) -> tuple[Request, int, bytes]:
         name = posters.names[number % len(posters.names)]
-        request = Request("good", posters.files[name], "image/jpeg", answers=(name,))
+        request = Request("good", posters.files[name], "image/jpeg", expected=(name,))
         return request, *connection.send(request)
 
     with slow_senders(running.url, 2, interval_seconds=0.2) as senders:
-        outcome = send_all(running.url, 100, 2, send, lambda *answer: fault_of(*answer, posters))
+        outcome = send_all(running.url, 100, 2, send, lambda *response: fault_of(*response, posters))
         assert senders.waiting == 2
     assert outcome.faults == []
     assert outcome.statuses() == {200: 100}

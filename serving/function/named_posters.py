@@ -1,7 +1,8 @@
-"""Posters that a request names instead of bringing them: objects of a bucket, and pictures of known hosts.
+"""Fetches posters that a request names: objects in a bucket, and images on allowed hosts. Environment variables:
 
-POSTER_BUCKETS  buckets besides the bundle's own that gs:// addresses may name, with commas between them
-POSTER_HOSTS    hosts (HOST or HOST:PORT) that https:// addresses may name; the site's poster CDN where it is not set
+POSTER_BUCKETS  further buckets that gs:// addresses may name, separated by commas
+POSTER_HOSTS    hosts (HOST or HOST:PORT) that https:// addresses may name, separated by commas; by default the
+                site's poster host
 """
 
 import os
@@ -13,47 +14,53 @@ import urllib3
 from google.api_core import exceptions as google_exceptions
 from google.cloud.storage import Bucket
 
-from ..bundle.errors import RequestError
-from .loading import UNREACHABLE, download
+from .errors import RequestError
+from .loading import STORAGE_ERRORS, download
 
-MAX_BYTES = 20 * 1024 * 1024  # of a poster; Cloud Run itself ends at 32 MiB a request
-MAX_NAME_BYTES = 1024  # Cloud Storage's own limit for an object's name
+MAX_BYTES = 20 * 1024 * 1024  # per poster; Cloud Run's limit is 32 MiB per request
+MAX_NAME_BYTES = 1024  # Cloud Storage's limit for the name of an object
 HOST_TIMEOUT_SECONDS = 10.0
-_SILENCE_SECONDS = 5.0  # of a host between two packets
+_READ_TIMEOUT_SECONDS = 5.0  # between two packets of a host
 _CHUNK_BYTES = 64 * 1024
 _DEFAULT_HOSTS = "cdn.myanimelist.net"
 
 
-def named_poster(name: object, bucket: Bucket) -> bytes:
-    """The poster of a name, at most MAX_BYTES + 1 bytes of it.
+def fetch_poster(name: object, bucket: Bucket) -> bytes:
+    """The first MAX_BYTES + 1 bytes of a poster.
 
-    `name` is an object's path in `bucket`, a gs:// address or an https:// address.
+    `name` is the name of an object in `bucket`, a gs:// address or an https:// address.
 
-    Raises RequestError: 400 for what is no name, 403 for another bucket or host, 404 for no such poster, 503 where
-    bucket or host do not answer, 504 where the host is too slow.
+    Raises RequestError: 400 for an invalid name, 403 for a forbidden bucket or host, 404 if there is no such poster,
+    503 if the bucket or host is unreachable, 504 if the host is too slow.
     """
     if not isinstance(name, str) or not 0 < len(name.encode(errors="surrogatepass")) <= MAX_NAME_BYTES:
-        raise RequestError(400, "bad_request", 'A poster is named like {"name": "posters/5.jpg"}.')
-    if any("\ud800" <= letter <= "\udfff" for letter in name):  # halves of letters, which no address can hold
-        raise RequestError(400, "bad_request", "The poster's name is no text.")
+        raise RequestError(
+            400,
+            "bad_request",
+            f"The poster's name must be a string of 1 to {MAX_NAME_BYTES} bytes, as in posters/5.jpg.",
+        )
+    if any("\ud800" <= letter <= "\udfff" for letter in name):  # lone surrogates, which UTF-8 cannot encode
+        raise RequestError(400, "bad_request", "The poster's name is not valid Unicode text.")
     if name.startswith(("https://", "http://")):
         return _from_host(name)
     if name.startswith("gs://"):
         bucket_name, _, name = name.removeprefix("gs://").partition("/")
         if bucket_name != bucket.name:
             if bucket_name not in _listed("POSTER_BUCKETS", ""):
-                raise RequestError(403, "forbidden_bucket", "Posters are read from the function's own bucket only.")
+                raise RequestError(
+                    403, "forbidden_bucket", "Posters are read only from the function's own bucket and allowed ones."
+                )
             bucket = bucket.client.bucket(bucket_name)
         if not name:
-            raise RequestError(400, "bad_request", "The gs:// address names a bucket and no object.")
+            raise RequestError(400, "bad_request", "The gs:// address names a bucket but no object.")
     return _from_bucket(name, bucket)
 
 
 def _from_bucket(name: str, bucket: Bucket) -> bytes:
-    if name in (".", ".."):  # which addresses lose on their way
-        raise RequestError(400, "bad_request", f"'{name}' is no object's name.")
+    if name in (".", ".."):  # a URL cannot contain these names
+        raise RequestError(400, "bad_request", f"'{name}' is not a valid object name.")
     try:
-        # A range, so that no object can fill the memory.
+        # A range request, so that a large object cannot fill the memory.
         return download(bucket, name, end=MAX_BYTES)
     except google_exceptions.NotFound as error:
         raise RequestError(404, "no_such_poster", f"There is no poster '{name}' in the bucket.") from error
@@ -62,9 +69,9 @@ def _from_bucket(name: str, bucket: Bucket) -> bytes:
     except google_exceptions.Forbidden as error:
         raise RequestError(403, "forbidden_bucket", f"The function may not read the bucket {bucket.name}.") from error
     except google_exceptions.BadRequest as error:
-        raise RequestError(400, "bad_request", "The bucket takes no such name.") from error
-    except UNREACHABLE as error:
-        raise RequestError(503, "storage_unavailable", "The bucket does not answer; try again.") from error
+        raise RequestError(400, "bad_request", "The bucket does not accept this name.") from error
+    except STORAGE_ERRORS as error:
+        raise RequestError(503, "storage_unavailable", "The bucket is unreachable; try again.") from error
 
 
 def _from_host(address: str) -> bytes:
@@ -74,29 +81,29 @@ def _from_host(address: str) -> bytes:
         with requests.get(
             url,
             stream=True,
-            timeout=_SILENCE_SECONDS,
+            timeout=_READ_TIMEOUT_SECONDS,
             allow_redirects=False,
             headers={"Accept": "image/*", "Accept-Encoding": "identity"},
-            auth=lambda request: request,  # none, not even of a .netrc
+            auth=lambda request: request,  # no credentials, not even from a .netrc file
         ) as response:
             if response.status_code in (404, 410):
                 raise RequestError(404, "no_such_poster", "The poster's host has no such poster.")
             if response.status_code != 200:
                 raise RequestError(
-                    503, "poster_unavailable", f"The poster's host answers {response.status_code} and no poster."
+                    503, "poster_unavailable", f"The poster's host responded with status {response.status_code}."
                 )
             return _read(response.raw, deadline)
     except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
         raise _too_slow() from error
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        raise RequestError(503, "poster_unavailable", "The poster's host does not answer.") from error
+        raise RequestError(503, "poster_unavailable", "The poster's host is unreachable.") from error
 
 
 def _allowed(address: str) -> str:
-    """The address, put together anew from its parts, so that nothing else is asked than what was looked at.
+    """Check an address and rebuild it from its checked parts, so that the request goes to exactly this host.
 
-    That the host is listed and shows a certificate for its name keeps inner addresses out, whatever the name resolves
-    to.
+    The host must be listed and must present a certificate for its name. This keeps requests away from internal
+    addresses, whatever the name resolves to.
     """
     if not address.isascii() or not address.isprintable() or "\\" in address or " " in address:
         raise RequestError(400, "bad_request", "The poster's address is malformed.")
@@ -105,14 +112,12 @@ def _allowed(address: str) -> str:
     except ValueError as error:
         raise RequestError(400, "bad_request", "The poster's address is malformed.") from error
     if parts.scheme != "https" or parts.netloc.lower() not in _listed("POSTER_HOSTS", _DEFAULT_HOSTS):
-        raise RequestError(
-            403, "forbidden_host", "Posters are read from https:// addresses of the hosts that were allowed only."
-        )
+        raise RequestError(403, "forbidden_host", "Posters are read only from https:// addresses on allowed hosts.")
     return f"https://{parts.netloc.lower()}{parts.path or '/'}" + (f"?{parts.query}" if parts.query else "")
 
 
 def _read(raw: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-    """What comes before the deadline; a piece at a time, as it comes, so that a host that drips does not hold it up."""
+    """Read the response until the deadline, piece by piece, so that a host that sends slowly cannot block it."""
     data = bytearray()
     while len(data) <= MAX_BYTES and (piece := raw.read1(_CHUNK_BYTES)):
         data += piece

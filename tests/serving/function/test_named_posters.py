@@ -1,10 +1,9 @@
-"""Posters of known hosts: what is fetched, and what an address cannot make the function do."""
+"""Posters on allowed hosts and in allowed buckets, and addresses that must not lead anywhere else."""
 
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,19 +11,20 @@ from pathlib import Path
 import pytest
 import requests
 
-from serving.function.sources import HOST_TIMEOUT_SECONDS, MAX_BYTES
+from serving.function.named_posters import HOST_TIMEOUT_SECONDS, MAX_BYTES
 from tests.certificates import certificate_for_localhost
 from tests.pictures import image_file
+from tests.serving.conftest import StartFunction
 
-StartFunction = Callable[..., AbstractContextManager[tuple[str, Path]]]
+pytestmark = pytest.mark.stack
 
 
 @dataclass
 class Host:
-    """A host of posters, whose paths say how it behaves."""
+    """A host of posters. The path of a request says how it responds; `requests` holds their paths and headers."""
 
     address: str = ""
-    asked: list[dict[str, str]] = field(default_factory=list)
+    requests: list[dict[str, str]] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def host(certificate: Path) -> Iterator[Host]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            host.asked.append({"path": self.path, **self.headers})
+            host.requests.append({"path": self.path, **self.headers})
             what = self.path.split("/")[1]
             status = int(what) if what.isdigit() else 200
             data = bytes(MAX_BYTES + 100) if what == "large" else image_file(seed=5)
@@ -60,7 +60,7 @@ def host(certificate: Path) -> Iterator[Host]:
                 else:
                     self.wfile.write(data)
             except OSError:
-                pass  # who asked has had enough
+                pass  # the client has closed the connection
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -70,7 +70,7 @@ def host(certificate: Path) -> Iterator[Host]:
         block_on_close = False
 
         def handle_error(self, request: object, client_address: object) -> None:
-            """One that hangs up is no news."""
+            """A client that closes the connection is expected."""
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
@@ -86,7 +86,7 @@ def host(certificate: Path) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def url(start_function: StartFunction, uploaded_bundle: str, host: Host, certificate: Path) -> Iterator[str]:
-    """A function that may read that host's posters, and those of a second bucket."""
+    """A function that may read posters from this host and from a second bucket."""
     with start_function(
         BUNDLE_URI=f"gs://posters-bucket/bundles/{uploaded_bundle}",
         BUNDLE_SHA256=uploaded_bundle,
@@ -97,17 +97,18 @@ def url(start_function: StartFunction, uploaded_bundle: str, host: Host, certifi
         yield url
 
 
-def ask(url: str, name: str) -> tuple[int, str]:
+def status_and_code(url: str, name: str) -> tuple[int, str]:
+    """The status, and the code of the error if there is one."""
     response = requests.post(url, json={"name": name}, timeout=60)
     return response.status_code, "" if response.ok else response.json()["error"]["code"]
 
 
-def test_a_poster_of_a_known_host_is_answered_like_its_bytes(url: str, host: Host) -> None:
+def test_poster_on_an_allowed_host_gives_the_same_prediction_as_its_bytes(url: str, host: Host) -> None:
     named = requests.post(url, json={"name": f"https://{host.address}/good/1.jpg?s=1"})
     sent = requests.post(url, data=image_file(seed=5), headers={"Content-Type": "image/jpeg"})
     assert named.json()["genres"] == sent.json()["genres"]
-    assert host.asked[-1]["path"] == "/good/1.jpg?s=1"
-    assert "Authorization" not in host.asked[-1]
+    assert host.requests[-1]["path"] == "/good/1.jpg?s=1"
+    assert "Authorization" not in host.requests[-1]
 
 
 @pytest.mark.parametrize(
@@ -123,14 +124,14 @@ def test_a_poster_of_a_known_host_is_answered_like_its_bytes(url: str, host: Hos
         ("dripping", 504, "too_slow"),
     ],
 )
-def test_what_the_host_does_wrong_is_said(url: str, host: Host, path: str, status: int, code: str) -> None:
-    before = len(host.asked)
-    assert ask(url, f"https://{host.address}/{path}") == (status, code)
-    assert len(host.asked) == before + 1, "a redirection is not followed"
+def test_host_error_becomes_a_status_and_a_code(url: str, host: Host, path: str, status: int, code: str) -> None:
+    before = len(host.requests)
+    assert status_and_code(url, f"https://{host.address}/{path}") == (status, code)
+    assert len(host.requests) == before + 1, "redirects are not followed"
 
 
-def test_no_address_leads_to_another_host(url: str, host: Host) -> None:
-    before = len(host.asked)
+def test_address_cannot_lead_to_another_host(url: str, host: Host) -> None:
+    before = len(host.requests)
     port = host.address.partition(":")[2]
     for address in (
         f"http://{host.address}/good",
@@ -145,19 +146,19 @@ def test_no_address_leads_to_another_host(url: str, host: Host) -> None:
         "https://[::1]/good",
         "https:///good",
     ):
-        assert ask(url, address) == (403, "forbidden_host"), address
+        assert status_and_code(url, address) == (403, "forbidden_host"), address
     for address in (
         f"https://{host.address}\\@evil.example/",
         f"https://{host.address}/a b",
         f"https://{host.address}/\n",
         "https://[",
     ):
-        assert ask(url, address) == (400, "bad_request"), address
-    assert ask(url, "file:///etc/passwd") == (404, "no_such_poster"), "an object's name like any other"
-    assert len(host.asked) == before
+        assert status_and_code(url, address) == (400, "bad_request"), address
+    assert status_and_code(url, "file:///etc/passwd") == (404, "no_such_poster"), "it is the name of an object"
+    assert len(host.requests) == before
 
 
-def test_a_host_that_is_not_there_or_shows_no_certificate_is_said(
+def test_host_without_a_valid_certificate_or_connection_is_unavailable(
     start_function: StartFunction, uploaded_bundle: str, host: Host
 ) -> None:
     with start_function(
@@ -165,15 +166,15 @@ def test_a_host_that_is_not_there_or_shows_no_certificate_is_said(
         BUNDLE_SHA256=uploaded_bundle,
         POSTER_HOSTS=f"{host.address},localhost:1",
     ) as (url, _):
-        assert ask(url, f"https://{host.address}/good") == (503, "poster_unavailable")
-        assert ask(url, "https://localhost:1/good") == (503, "poster_unavailable")
+        assert status_and_code(url, f"https://{host.address}/good") == (503, "poster_unavailable")
+        assert status_and_code(url, "https://localhost:1/good") == (503, "poster_unavailable")
 
 
-def test_other_buckets_are_read_where_the_setting_names_them(url: str, storage_url: str) -> None:
-    made = requests.post(f"{storage_url}/storage/v1/b?project=test", json={"name": "second-bucket"})
-    assert made.ok, made.text
+def test_other_bucket_is_read_only_if_it_is_allowed(url: str, storage_url: str) -> None:
+    created = requests.post(f"{storage_url}/storage/v1/b?project=test", json={"name": "second-bucket"})
+    assert created.ok, created.text
     requests.post(
         f"{storage_url}/upload/storage/v1/b/second-bucket/o?uploadType=media&name=a.jpg", data=image_file(seed=5)
     ).raise_for_status()
-    assert ask(url, "gs://second-bucket/a.jpg") == (200, "")
-    assert ask(url, "gs://third-bucket/a.jpg") == (403, "forbidden_bucket")
+    assert status_and_code(url, "gs://second-bucket/a.jpg") == (200, "")
+    assert status_and_code(url, "gs://third-bucket/a.jpg") == (403, "forbidden_bucket")

@@ -1,0 +1,28 @@
+"""The errors that the function sends to its clients.
+
+AnimeGenreError
+└── RequestError    a refused request, with its HTTP status and error code
+"""
+
+from ..bundle.errors import AnimeGenreError, BundleError, PosterError, PosterFormatError, PosterSizeError
+
+
+class RequestError(AnimeGenreError):
+    """A refused request: an HTTP status, an error code for programs, and one sentence for a person."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+def status_and_code(error: AnimeGenreError) -> tuple[int, str]:
+    """The HTTP status and the error code of an exception."""
+    if isinstance(error, RequestError):
+        return error.status, error.code
+    if isinstance(error, PosterFormatError):
+        return 415, "unsupported_format"
+    if isinstance(error, PosterSizeError):
+        return 422, "too_many_pixels"
+    if isinstance(error, PosterError):
+        return 422, "unusable_image"
+    return 503, "bundle_error" if isinstance(error, BundleError) else "unavailable"

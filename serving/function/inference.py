@@ -1,0 +1,175 @@
+"""From a request's posters to predictions: fetch, decode, run the network."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle.errors import AnimeGenreError
+from ..bundle.heatmap import data_url, heatmap
+from ..bundle.image import decode
+from ..bundle.model import GenrePrediction, GenreThreshold, Model
+from .body_limits import reserve_named_poster
+from .errors import RequestError, status_and_code
+from .loading import Bundle, model_identity
+from .named_posters import MAX_BYTES, fetch_poster
+from .request_body import NamedPoster, PosterRequest, parse_instance
+from .response_types import (
+    BatchResponse,
+    Explanation,
+    Genre,
+    InstanceError,
+    InstanceErrorDetail,
+    PosterPrediction,
+    PosterResponse,
+    Timing,
+)
+
+_FETCH_THREADS = 4  # posters of a batch that are fetched and decoded concurrently
+_BATCH_SECONDS = 30.0  # the last poster of a batch must start by then; Cloud Run ends a request after 60
+
+
+class Stopwatch:
+    """Measures the stages fetch, decode and infer; in a batch, the sum over all posters."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._lock = threading.Lock()
+        self._seconds = {"fetch": 0.0, "decode": 0.0, "infer": 0.0}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._seconds[name] += time.perf_counter() - start
+
+    def timing(self) -> Timing:
+        """Milliseconds per stage, and in total until now."""
+        seconds = {**self._seconds, "total": time.perf_counter() - self._start}
+        return Timing(**{name: round(value * 1000, 1) for name, value in seconds.items()})
+
+
+def predict_posters(request: PosterRequest, bundle: Bundle, watch: Stopwatch) -> PosterResponse | BatchResponse:
+    """Predict the genres of a request's posters.
+
+    In a batch each poster has a prediction or an error of its own. Otherwise the error is raised as AnimeGenreError.
+    """
+    model = bundle.model()
+    column = None if request.explain is None else _column(request.explain, model)
+    images: list[NDArray[np.uint8] | InstanceError]
+    if request.batch:
+        deadline = time.monotonic() + _BATCH_SECONDS
+        with ThreadPoolExecutor(min(_FETCH_THREADS, len(request.instances))) as pool:
+            images = list(
+                pool.map(lambda instance: _load_instance(instance, bundle, model, watch, deadline), request.instances)
+            )
+    else:
+        images = [_load(request.instances[0], bundle, model, watch)]
+    with watch.stage("infer"):
+        loaded = [image for image in images if not isinstance(image, InstanceError)]
+        predictions = iter(_predict(loaded, model, request.top, column))
+    results = [image if isinstance(image, InstanceError) else next(predictions) for image in images]
+    if request.batch:
+        return BatchResponse(results, model_identity(model), watch.timing())
+    (prediction,) = results
+    assert isinstance(prediction, PosterPrediction)
+    return PosterResponse(
+        genres=prediction.genres,
+        explanation=prediction.explanation,
+        model=model_identity(model),
+        timing_ms=watch.timing(),
+    )
+
+
+def _predict(
+    images: list[NDArray[np.uint8]], model: Model, top: int | None, column: int | None
+) -> list[PosterPrediction]:
+    """The prediction of each image, with an explanation of the genre in `column` if one is given."""
+    if not images:
+        return []
+    maps = None
+    if column is not None and model.manifest.explains:
+        probabilities, maps = model.explained(np.stack(images))
+    else:
+        probabilities = model.probabilities(np.stack(images))
+    return [
+        PosterPrediction(
+            genres=_genres(model, row, top),
+            explanation=None
+            if column is None
+            else _explanation(model, column, None if maps is None else maps[number, column]),
+        )
+        for number, row in enumerate(probabilities)
+    ]
+
+
+def _explanation(model: Model, column: int, activation: NDArray[np.float32] | None) -> Explanation:
+    genre = Genre(model.manifest.genres[column].id, model.manifest.genres[column].name)
+    if activation is None:
+        return Explanation(genre, None, "This network cannot show where on a poster it sees a genre.")
+    return Explanation(genre, data_url(heatmap(activation, model.manifest.preprocessing.size)))
+
+
+def _load_instance(
+    instance: object, bundle: Bundle, model: Model, watch: Stopwatch, deadline: float
+) -> NDArray[np.uint8] | InstanceError:
+    """The pixels of a poster of a batch, or its error. The error is not kept as an exception.
+
+    An exception would keep the poster in memory through its traceback.
+    """
+    try:
+        if time.monotonic() > deadline:
+            raise RequestError(504, "too_slow", "The other posters of the batch took too long; send fewer.")
+        return _load(instance, bundle, model, watch)
+    except AnimeGenreError as error:
+        return InstanceError(InstanceErrorDetail(*status_and_code(error), str(error)))
+
+
+def _load(instance: object, bundle: Bundle, model: Model, watch: Stopwatch) -> NDArray[np.uint8]:
+    """The pixels of a poster, uint8 [3, size, size]."""
+    size = model.manifest.preprocessing.size
+    with watch.stage("fetch"):
+        poster = parse_instance(instance)
+    if not isinstance(poster, NamedPoster):
+        return _decode(poster, size, watch)
+    with reserve_named_poster():
+        with watch.stage("fetch"):
+            data = fetch_poster(poster.name, bundle.bucket())
+        return _decode(data, size, watch)
+
+
+def _decode(poster: bytes, size: int, watch: Stopwatch) -> NDArray[np.uint8]:
+    if len(poster) > MAX_BYTES:
+        raise RequestError(413, "too_large", f"The poster is larger than {MAX_BYTES // 2**20} MiB.")
+    with watch.stage("decode"):
+        return decode(poster, size)
+
+
+def _column(explain: str, model: Model) -> int:
+    """The column of a genre given by its name or id. Raises RequestError (404) if the model does not know it."""
+
+    def matches(genre: GenreThreshold) -> bool:
+        return explain.casefold() == genre.name.casefold() or (genre.id is not None and explain == str(genre.id))
+
+    for column, genre in enumerate(model.manifest.genres):
+        if matches(genre):
+            return column
+    known = ", ".join(genre.name for genre in model.manifest.genres)
+    raise RequestError(404, "unknown_genre", f"The model does not know this genre. It knows {known}.")
+
+
+def _genres(model: Model, probabilities: NDArray[np.float32], top: int | None) -> list[GenrePrediction]:
+    """The `top` most probable genres, most probable first."""
+    predictions = [
+        genre.decide(probability)
+        for genre, probability in zip(model.manifest.genres, probabilities.tolist(), strict=True)
+    ]
+    return sorted(predictions, key=lambda genre: -genre.probability)[:top]
