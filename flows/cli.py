@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -221,12 +222,12 @@ def _site_parameters(args: argparse.Namespace, **others: Any) -> "RetrainParamet
     """The parameters, of a site that can be read as far as can be known without asking it."""
     from ml.commands import settings
     from tasks.catalogue.configuration import CollectConfig
-    from tasks.catalogue.seasons import parse_seasons
     from tasks.crawl.addresses import check_reachable
+    from tasks.source_choice import source_for
 
     given = {name: value for name in ("site_url", "seasons") if (value := getattr(args, name)) is not None}
     parameters = _parameters(collect=settings(args, CollectConfig), **given, **others)
-    parse_seasons(parameters.seasons)
+    source_for(parameters.site_url).pages(parameters.seasons, time.time())
     _check_contact(parameters.site_url)
     check_reachable(parameters.site_url)
     return parameters

@@ -1,4 +1,4 @@
-"""Collecting alone: the site's pages and posters into a workspace, without Prefect, MLflow or a bucket."""
+"""Collecting alone: downloads a site's pages and posters into a workspace, without Prefect, MLflow or a bucket."""
 
 import asyncio
 import logging
@@ -16,66 +16,55 @@ from tasks.catalogue.collector import Collector
 from tasks.catalogue.configuration import CollectConfig, DriftLimits
 from tasks.catalogue.dataset_report import dataset_report
 from tasks.catalogue.last_good import about_last_good
-from tasks.catalogue.poster_download import PosterOutcome
-from tasks.catalogue.seasons import parse_seasons
-from tasks.catalogue.titles import AnimeRecord
+from tasks.catalogue.poster_download import is_usable
 from tasks.crawl.traffic import Traffic
 from tasks.errors import CatalogueError
-from tasks.records import CatalogueRecord
+from tasks.source_choice import source_for
 
 REPORT = "report.html"
 
 
 def run_collect(workspace: Path, parameters: RetrainParameters) -> None:
-    """Collect into a workspace, and leave `catalogue.csv`, `posters/`, `history.csv` and `report.html` there.
+    """Collect into a workspace: `catalogue.csv`, `posters/`, `posters.csv`, `history.csv` and `report.html`.
 
     Raises:
-        AnimeGenreError: as the steps scrape and download posters, the same code but for the bucket.
+        AnimeGenreError: as the steps scrape and download posters, which run the same code.
     """
     console = _console()
-    config, site_url = parameters.collect, parameters.site_url
-    contact = read_settings().contact
-    with exclusive_lock(workspace), Collector(workspace, site_url, config, contact, _say(console)) as collector:
+    source, selection = source_for(parameters.site_url), parameters.seasons
+    contact, show = read_settings().contact, _show_progress(console)
+    with exclusive_lock(workspace), Collector(workspace, source, parameters.collect, contact, show) as collector:
         try:
-            records = asyncio.run(collector.read_catalogue(parse_seasons(parameters.seasons)))
-            about = collector.replace_last_good(parameters.seasons, records)
-            outcomes = asyncio.run(collector.download_posters(records))
+            catalogue = asyncio.run(collector.read_catalogue(selection))
+            about = collector.replace_last_good(selection, catalogue)
+            posters = asyncio.run(collector.download_posters(catalogue))
         finally:
-            _show(console, collector.traffics)
-        _report(workspace, records, outcomes, about, console)
+            _show_requests(console, collector.traffics)
+    page = dataset_report(catalogue, posters, source, workspace / "posters", about.snapshot_date)
+    write_bytes(workspace / REPORT, page.encode())
+    console.print(
+        f"{about.titles} titles, {is_usable(posters).sum()} posters, {about.changes} changes since the last catalogue. "
+        f"The files are in {workspace}; open {workspace / REPORT} to see the report."
+    )
 
 
 def run_reparse(workspace: Path, limits: DriftLimits) -> None:
-    """Make the workspace's catalogue anew from the pages as they were kept.
+    """Rebuild the workspace's catalogue from the kept pages.
 
     Raises:
-        CatalogueError: the workspace has none yet.
-        KeptPageError: a page is damaged or gone.
+        CatalogueError: the workspace has no catalogue yet.
+        KeptPageError: a kept page is damaged or missing.
         PageError, DriftError: as when the site is read.
     """
     about = about_last_good(workspace)
     if about is None:
-        raise CatalogueError(f"Nothing was collected in {workspace} yet: there are no kept pages to read.")
+        raise CatalogueError(f"There are no kept pages in {workspace}: nothing was collected there yet.")
     console = _console()
-    with exclusive_lock(workspace), Collector(workspace, about.site_url, CollectConfig(**asdict(limits))) as collector:
-        records = asyncio.run(collector.reread_catalogue(parse_seasons(about.seasons)))
-        made = collector.replace_last_good(about.seasons, records)
-    console.print(f"{made.titles} titles from the kept pages, {made.changes} changes; no request was made.")
-
-
-def _report(
-    workspace: Path,
-    records: list[AnimeRecord],
-    outcomes: list[PosterOutcome],
-    about: CatalogueRecord,
-    console: Console,
-) -> None:
-    page = dataset_report(records, outcomes, workspace / "posters", about.snapshot_date)
-    write_bytes(workspace / REPORT, page.encode())
-    console.print(
-        f"{about.titles} titles, {sum(outcome.usable for outcome in outcomes)} posters, {about.changes} changes since "
-        f"the last catalogue. Everything lies in {workspace}; {workspace / REPORT} shows it."
-    )
+    source, config = source_for(about.site_url), CollectConfig(**asdict(limits))
+    with exclusive_lock(workspace), Collector(workspace, source, config) as collector:
+        catalogue = asyncio.run(collector.reread_catalogue(about.seasons))
+        rebuilt = collector.replace_last_good(about.seasons, catalogue)
+    console.print(f"{rebuilt.titles} titles from the kept pages, {rebuilt.changes} changes; no request was made.")
 
 
 def _console() -> Console:
@@ -85,16 +74,16 @@ def _console() -> Console:
     return console
 
 
-def _say(console: Console) -> Callable[[Traffic], None]:
-    def say(traffic: Traffic) -> None:
+def _show_progress(console: Console) -> Callable[[Traffic], None]:
+    def show(traffic: Traffic) -> None:
         if traffic.total:
             console.print(traffic.sentence(), highlight=False)
 
-    return say
+    return show
 
 
-def _show(console: Console, traffics: list[Traffic]) -> None:
-    table = Table("what", "outcome", "count", "reason", title="What was asked of the site")
+def _show_requests(console: Console, traffics: list[Traffic]) -> None:
+    table = Table("what", "outcome", "count", "reason", title="Requests to the site")
     for traffic in traffics:
         for row in traffic.rows():
             if row["count"]:

@@ -13,6 +13,7 @@ from infra.settings import read_settings
 from infra.store import Store
 from tasks.catalogue.collector import Collector
 from tasks.catalogue.configuration import CollectConfig
+from tasks.catalogue.source import Source
 from tasks.crawl.addresses import host_of
 from tasks.crawl.mirror import CrawlMirror
 from tasks.crawl.traffic import Traffic
@@ -25,7 +26,7 @@ logger = logging.getLogger("tasks")
 
 
 @contextmanager
-def crawl(site_url: str, config: CollectConfig) -> Iterator[tuple[Collector, CrawlMirror]]:
+def crawl(source: Source, config: CollectConfig) -> Iterator[tuple[Collector, CrawlMirror]]:
     """The collector of the workspace, for the only run that asks the site now; a table of what was asked is left as
     an artifact, also where the crawl fails.
 
@@ -34,15 +35,15 @@ def crawl(site_url: str, config: CollectConfig) -> Iterator[tuple[Collector, Cra
         ConfigurationError: the site is asked only with a contact, and none is set.
     """
     settings = read_settings()
-    with _only_run(site_url):
-        collector = Collector(settings.workspace, site_url, config, settings.contact, TrafficReport())
+    with _only_run(source.site_url):
+        collector = Collector(settings.workspace, source, config, settings.contact, TrafficReport())
         mirror = CrawlMirror(Store(settings), collector.ledger, collector.kept, collector.posters)
         with collector, mirror.hosts():
             try:
                 yield collector, mirror
             finally:
                 rows = [row for traffic in collector.traffics for row in traffic.rows() if row["count"]]
-                create_table_artifact(rows or [{"what": "nothing was asked"}], key="crawl", description=site_url)
+                create_table_artifact(rows or [{"what": "nothing was asked"}], key="crawl", description=source.site_url)
 
 
 @contextmanager

@@ -1,90 +1,97 @@
-"""Step 2: a poster a title, `posters/{mal_id}.jpg`, on this machine and in the bucket."""
+"""Step 2: downloads one poster per title, `posters/{id}.jpg`, into the workspace and the bucket."""
 
 import asyncio
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from infra.files import sha256_of, sha256_of_file, write_bytes
 from infra.settings import read_settings
 from infra.store import Store
-from tasks.catalogue.catalogue_table import read_catalogue
+from tasks.catalogue.catalogue_table import CODE_NAMES, STORED_NAMES, read_catalogue
 from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.dataset_report import dataset_report, dataset_summary
-from tasks.catalogue.poster_download import PosterOutcome
+from tasks.catalogue.poster_download import POSTER_COLUMNS, is_usable
+from tasks.catalogue.titles import is_number
+from tasks.crawl.ledger import poster_name
 from tasks.crawl.mirror import poster_key
 from tasks.crawling import crawl
 from tasks.errors import StalePosterError
 from tasks.records import CatalogueRecord, PosterSetRecord
+from tasks.source_choice import source_for
 from tasks.step import step
+
+_ROWS_SHOWN = 1000
 
 
 @step("download posters")
 def download_posters(catalogue: CatalogueRecord, config: CollectConfig) -> PosterSetRecord:
-    """Download the posters of a catalogue that are not here yet; what is missing or broken is recorded.
+    """Download the posters of a catalogue that are not in the workspace yet, and record what is known about each.
 
     Raises:
-        SiteUnavailable, SiteBusy: the posters' host does not answer, or another run is asking it (retryable).
+        SiteUnavailable, SiteBusy: the posters' host is not reachable, or another run is reading the site (retryable).
         SiteBlocked: the posters' host refuses us.
     """
     settings = read_settings()
-    store = Store(settings)
-    titles = read_catalogue(store.fetch(catalogue.key, settings.workspace / catalogue.key))
-    with crawl(catalogue.site_url, config) as (collector, mirror), mirror.posters():
-        outcomes = asyncio.run(collector.download_posters(titles))
-    content = _content(outcomes)
+    store, folder, source = Store(settings), settings.workspace, source_for(catalogue.site_url)
+    titles = read_catalogue(store.fetch(catalogue.key, folder / catalogue.key))
+    with crawl(source, config) as (collector, mirror), mirror.posters():
+        posters = asyncio.run(collector.download_posters(titles))
+    content = _stored(posters)
     sha256 = sha256_of(content)
     key = f"poster-sets/{sha256}.json"
     store.write(key, content)
-    counts = Counter(outcome.status for outcome in outcomes)
-    report = dataset_report(titles, outcomes, settings.workspace / "posters", catalogue.snapshot_date).encode()
+    report = dataset_report(titles, posters, source, folder / "posters", catalogue.snapshot_date).encode()
     report_key = f"reports/{sha256_of(report)}/report.html"
     store.write(report_key, report)
-    write_bytes(settings.workspace / "report.html", report)
-    create_markdown_artifact(dataset_summary(titles, outcomes), key="dataset-report", description=store.uri(report_key))
+    write_bytes(folder / "report.html", report)
+    create_markdown_artifact(dataset_summary(titles, posters), key="dataset-report", description=store.uri(report_key))
+    counts = {status: int(count) for status, count in posters["status"].value_counts(sort=False).items()}
+    lacking = posters.loc[~is_usable(posters), ["id", "status", "reason"]]
     create_table_artifact(
-        [{"mal_id": o.mal_id, "status": o.status, "reason": o.reason} for o in outcomes if not o.usable][:1000],
+        lacking.head(_ROWS_SHOWN).to_dict("records"),
         key="posters-without-a-file",
         description=", ".join(f"{count} {status}" for status, count in counts.items()),
     )
+    new, present = counts.pop("new", 0), counts.pop("present", 0)
     return PosterSetRecord(
-        key=key,
-        sha256=sha256,
-        posters=counts["new"] + counts["present"],
-        new=counts.pop("new", 0),
-        report_key=report_key,
-        without={status: count for status, count in counts.items() if status != "present"},
+        key=key, sha256=sha256, posters=new + present, new=new, report_key=report_key, without=counts
     )
 
 
-def read_poster_set(store: Store, key: str) -> list[PosterOutcome]:
-    """The outcomes that a poster set holds."""
-    return [PosterOutcome(**entry) for entry in json.loads(store.read(key))]
+def _stored(posters: pd.DataFrame) -> bytes:
+    """A poster set as JSON, which does not tell new posters from present ones."""
+    stored = posters.rename(columns=STORED_NAMES).replace({"status": {"new": "present"}})
+    entries = [{name: value or None for name, value in row.items()} for row in stored.to_dict("records")]
+    for id, entry in zip(posters["id"], entries, strict=True):
+        entry[STORED_NAMES["id"]] = int(id) if is_number(id) else id
+    return json.dumps(entries).encode()
 
 
-def fetch_posters(store: Store, folder: Path, sha256_of_title: Mapping[int, str]) -> None:
-    """Make the posters in the folder those of the hashes: what is absent or another one comes from the bucket.
+def read_poster_set(store: Store, key: str) -> pd.DataFrame:
+    """The poster table of a poster set."""
+    table = pd.DataFrame(json.loads(store.read(key))).rename(columns=CODE_NAMES)
+    return table.reindex(columns=POSTER_COLUMNS).fillna("").astype(str)
+
+
+def fetch_posters(store: Store, folder: Path, sha256_of_title: Mapping[str, str]) -> None:
+    """Fetch posters that are not in the folder, or have another hash there, from the bucket.
 
     Raises:
-        StalePosterError: the bucket has another poster by now, too.
+        StalePosterError: a poster in the bucket has another hash, too.
     """
 
-    def differs(mal_id: int) -> bool:
-        path = folder / f"{mal_id}.jpg"
-        return not path.exists() or sha256_of_file(path) != sha256_of_title[mal_id]
+    def differs(id: str) -> bool:
+        path = folder / poster_name(id)
+        return not path.exists() or sha256_of_file(path) != sha256_of_title[id]
 
-    wrong = [mal_id for mal_id in sha256_of_title if differs(mal_id)]
-    store.download({poster_key(str(mal_id)): folder / f"{mal_id}.jpg" for mal_id in wrong})
-    if stale := [mal_id for mal_id in wrong if differs(mal_id)]:
+    wrong = [id for id in sha256_of_title if differs(id)]
+    store.download({poster_key(id): folder / poster_name(id) for id in wrong})
+    if stale := [id for id in wrong if differs(id)]:
         raise StalePosterError(
-            f"Another run replaced {len(stale)} posters in the bucket, such as {poster_key(str(stale[0]))}. "
+            f"Another run replaced {len(stale)} posters in the bucket, such as {poster_key(stale[0])}. "
             "Start the run again."
         )
-
-
-def _content(outcomes: Iterable[PosterOutcome]) -> bytes:
-    return json.dumps([asdict(o) | {"status": "present" if o.usable else o.status} for o in outcomes]).encode()

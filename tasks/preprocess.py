@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import pandas as pd
 from prefect.artifacts import create_markdown_artifact
 
 from infra.errors import NotFound
@@ -20,11 +21,14 @@ from ml.data.duplicates import look_alikes
 from ml.data.genres import Genre
 from ml.data.shards import Shards
 from ml.data.splits import PARTS, PartTable, franchises
-from tasks.catalogue.catalogue_table import read_catalogue
-from tasks.catalogue.titles import CROSSOVERS, AnimeRecord, is_explicit
+from tasks.catalogue.catalogue_table import items, read_catalogue, related_in
+from tasks.catalogue.poster_download import is_usable
+from tasks.catalogue.source import Source
+from tasks.crawl.ledger import poster_name
 from tasks.posters import fetch_posters, read_poster_set
 from tasks.records import CatalogueRecord, DatasetRecord, PosterSetRecord
 from tasks.reporters import ProgressLog
+from tasks.source_choice import source_for
 from tasks.step import reused, step
 
 _PARTS_KEY = "parts.csv"
@@ -41,9 +45,10 @@ def preprocess(catalogue: CatalogueRecord, posters: PosterSetRecord, config: Pre
     """
     settings = read_settings()
     store, workspace = Store(settings), settings.workspace
+    source = source_for(catalogue.site_url)
     titles = read_catalogue(store.fetch(catalogue.key, workspace / catalogue.key))
-    sha256 = {o.mal_id: str(o.sha256) for o in read_poster_set(store, posters.key) if o.usable}
-    dataset, is_new = make_dataset(store, workspace, usable_titles(titles, sha256), sha256, config)
+    usable = usable_titles(titles, read_poster_set(store, posters.key), source)
+    dataset, is_new = make_dataset(store, workspace, usable, source, config)
     record = _record(dataset, catalogue, posters)
     if not is_new:
         return reused(record, f"dataset {dataset.key[:12]}")
@@ -52,18 +57,19 @@ def preprocess(catalogue: CatalogueRecord, posters: PosterSetRecord, config: Pre
 
 
 def make_dataset(
-    store: Store, workspace: Path, titles: list[AnimeRecord], sha256_of: Mapping[int, str], config: PreprocessConfig
+    store: Store, workspace: Path, titles: pd.DataFrame, source: Source, config: PreprocessConfig
 ) -> tuple[Dataset, bool]:
     """The dataset of these titles, in the workspace and in the bucket; and whether it is new. Raises as `preprocess`.
 
+    `titles` is a catalogue with the additional column `sha256`, that of the poster (see `usable_titles`).
     Posters whose pixels are not in the workspace are fetched and decoded.
     """
     folder = workspace / "posters"
     pixels = open_pixels(workspace, config.image_size)
-    _decode(store, folder, {title.mal_id: sha256_of[title.mal_id] for title in titles}, pixels)
-    undrawn = dataset_rows(titles, sha256_of, {str(title.mal_id): ("", "") for title in titles}, folder)
-    parts = _parts(store, titles, look_alikes(perceptual_hashes(undrawn, pixels)))
-    rows = dataset_rows(titles, sha256_of, parts, folder)
+    _decode(store, folder, dict(zip(titles["id"], titles["sha256"], strict=True)), pixels)
+    undrawn = dataset_rows(titles, dict.fromkeys(titles["id"], ("", "")), folder)
+    alike = look_alikes(perceptual_hashes(undrawn, pixels))
+    rows = dataset_rows(titles, _parts(store, titles, source, alike), folder)
     key = dataset_key(rows, config)
     if store.exists(f"{_folder(key)}/{MANIFEST}"):
         return fetch_dataset(store, workspace, key), False
@@ -73,27 +79,32 @@ def make_dataset(
     return dataset, True
 
 
-def usable_titles(titles: Iterable[AnimeRecord], sha256_of: Mapping[int, str]) -> list[AnimeRecord]:
-    """The titles that can be learned from: with genres and a poster (its hash by the title's id), not explicit."""
-    return [title for title in titles if title.mal_id in sha256_of and title.genres and not is_explicit(title)]
+def usable_titles(catalogue: pd.DataFrame, posters: pd.DataFrame, source: Source) -> pd.DataFrame:
+    """The titles with genres and a usable poster that are not explicit. The column `sha256` has the poster's hash."""
+    titles = catalogue[(catalogue["genres"] != "") & ~source.is_explicit(catalogue)]
+    return titles.merge(posters.loc[is_usable(posters), ["id", "sha256"]], on="id")
 
 
-def dataset_rows(
-    titles: Iterable[AnimeRecord], sha256_of: Mapping[int, str], parts: Mapping[str, tuple[str, str]], folder: Path
-) -> list[Poster]:
-    """The dataset's rows, of titles with franchise and part by their ids and posters in the folder."""
+def dataset_rows(titles: pd.DataFrame, parts: Mapping[str, tuple[str, str]], folder: Path) -> list[Poster]:
+    """The dataset's rows: titles with their posters in the folder, and with franchise and part by their ids."""
     return [
         Poster(
-            id=str(title.mal_id),
+            id=title.id,
             title=title.title,
-            genres=tuple(Genre(i, name) for i, name in zip(title.genre_ids, title.genres, strict=True)),
-            franchise=parts[str(title.mal_id)][0],
-            part=parts[str(title.mal_id)][1],
-            file=folder / f"{title.mal_id}.jpg",
-            sha256=sha256_of[title.mal_id],
+            genres=_genres(title.genre_ids, title.genres),
+            franchise=parts[title.id][0],
+            part=parts[title.id][1],
+            file=folder / poster_name(title.id),
+            sha256=title.sha256,
         )
-        for title in titles
+        for title in titles.itertuples()
     ]
+
+
+def _genres(ids: str, names: str) -> tuple[Genre, ...]:
+    if not ids:
+        return tuple(Genre(None, name) for name in items(names))
+    return tuple(Genre(int(id), name) for id, name in zip(items(ids), items(names), strict=True))
 
 
 def fetch_dataset(store: Store, workspace: Path, key: str) -> Dataset:
@@ -106,36 +117,40 @@ def fetch_dataset(store: Store, workspace: Path, key: str) -> Dataset:
         store.fetch(f"{_folder(key)}/{name}", folder / name)
     size = json.loads((folder / MANIFEST).read_bytes())["preprocessing"]["size"]
     rows = read_rows(folder)
-    sha256_of = {int(id): sha256 for id, sha256 in zip(rows["id"], rows["sha256"], strict=True)}
+    sha256_of = dict(zip(rows["id"], rows["sha256"], strict=True))
     _decode(store, workspace / "posters", sha256_of, open_pixels(workspace, size))
     return Dataset.load(folder)
 
 
-def _decode(store: Store, folder: Path, sha256_of: Mapping[int, str], pixels: Shards) -> None:
+def _decode(store: Store, folder: Path, sha256_of: Mapping[str, str], pixels: Shards) -> None:
     """Fetch the posters whose pixels are missing into the folder, and decode them."""
     missing = set(pixels.missing(sha256_of.values()))
-    needed = {mal_id: sha256 for mal_id, sha256 in sha256_of.items() if sha256 in missing}
+    needed = {id: sha256 for id, sha256 in sha256_of.items() if sha256 in missing}
     fetch_posters(store, folder, needed)
-    decode_posters({sha256: folder / f"{mal_id}.jpg" for mal_id, sha256 in needed.items()}, pixels, ProgressLog())
+    decode_posters({sha256: folder / poster_name(id) for id, sha256 in needed.items()}, pixels, ProgressLog())
 
 
 def _folder(key: str) -> str:
     return f"datasets/{key}"
 
 
-def _parts(store: Store, titles: list[AnimeRecord], alike: Iterable[tuple[str, str]]) -> Mapping[str, tuple[str, str]]:
-    """Franchise and part of each title by its id, where pairs of titles have posters that look alike; the append-only
-    table in the store learns new titles."""
+def _parts(
+    store: Store, titles: pd.DataFrame, source: Source, alike: Iterable[tuple[str, str]]
+) -> Mapping[str, tuple[str, str]]:
+    """Franchise and part of each title by its id. New titles are appended to the table of parts in the bucket.
+
+    `alike` are pairs of titles whose posters look alike: they are in one part.
+    """
     try:
         table = PartTable.parse(store.read(_PARTS_KEY).decode())
     except NotFound:
         table = PartTable()
     known = len(table.rows)
-    franchise_of = franchises(
-        {str(t.mal_id): t.title for t in titles},
-        {str(t.mal_id): [str(r.mal_id) for r in t.related if r.relation not in CROSSOVERS] for t in titles},
-        alike,
-    )
+    related = {
+        title.id: [other.id for other in related_in(title.related) if other.relation not in source.weak_relations]
+        for title in titles.itertuples()
+    }
+    franchise_of = franchises(dict(zip(titles["id"], titles["title"], strict=True)), related, alike)
     parts = table.assign(franchise_of)
     if len(table.rows) > known:
         store.write(_PARTS_KEY, table.text().encode())
@@ -162,5 +177,5 @@ def _report(dataset: Dataset, record: DatasetRecord) -> str:
     left_out = "\n".join(f"- {lacking.genre.name}: {lacking.reason}" for lacking in dataset.left_out)
     parts = ", ".join(f"{count} {part}" for part, count in record.parts.items())
     table = f"| genre | posters |\n| --- | --- |\n{learned}"
-    alike = f"{dataset.alike_posters} look like another one; each of their {dataset.alike_groups} groups is in one part"
-    return f"{record.posters} posters: {parts}; {alike}.\n\n{table}\n\nLeft out:\n\n{left_out or '- none'}"
+    alike = f"{dataset.alike_posters} look like another one, in {dataset.alike_groups} groups"
+    return f"{record.posters} posters: {parts}; {alike}.\n\n{table}\n\nGenres left out:\n\n{left_out or '- none'}"

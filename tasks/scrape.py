@@ -14,9 +14,9 @@ from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.drift import Measure
 from tasks.catalogue.history import merged
 from tasks.catalogue.last_good import ABOUT, HISTORY, about_last_good, known_key
-from tasks.catalogue.seasons import parse_seasons
 from tasks.crawling import crawl
 from tasks.records import CatalogueRecord
+from tasks.source_choice import source_for
 from tasks.step import step
 
 _LATEST = "catalogues/latest.json"
@@ -36,17 +36,16 @@ def scrape(site_url: str, seasons: str, config: CollectConfig) -> CatalogueRecor
     """
     settings = read_settings()
     store, folder = Store(settings), settings.workspace
-    wanted = parse_seasons(seasons)
-    with crawl(site_url, config) as (collector, mirror), mirror.pages():
+    source = source_for(site_url)
+    with crawl(source, config) as (collector, mirror), mirror.pages():
         _fetch_last_good(store, folder, site_url)
-        records = asyncio.run(collector.read_catalogue(wanted))
-        record = collector.replace_last_good(seasons, records, _show_drift)
+        catalogue = asyncio.run(collector.read_catalogue(seasons))
+        record = collector.replace_last_good(seasons, catalogue, _show_drift)
     known = known_key(site_url)
     store.upload({key: folder / key for key in (record.key, HISTORY, known)})
     store.upload({_LATEST: folder / ABOUT})
     create_markdown_artifact(
-        f"{record.titles} titles of {len(wanted)} seasons ({seasons}) from {site_url}; "
-        f"{record.changes} changes since the last catalogue.",
+        f"{record.titles} titles of {seasons} from {site_url}; {record.changes} changes since the last catalogue.",
         key="catalogue",
     )
     return record

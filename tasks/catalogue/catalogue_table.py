@@ -1,121 +1,109 @@
-"""The summary table: records of many pages become one row a title, in catalogue.csv and back."""
+"""The catalogue: a DataFrame with one row per title, and its CSV file.
 
-import csv
+All columns hold text (dtype str). Empty text means unknown. Lists are joined by "|".
+
+| column | content |
+| --- | --- |
+| id | the source's id of the title; rows are sorted by it, as numbers if all ids are numbers |
+| title, type, source | text, such as "TV" and "Light novel" |
+| start_date, aired_to | ISO dates: 1998-04-03, 1998-04 or 1998 |
+| episodes, members | whole numbers |
+| score | a decimal number |
+| genres, themes, demographics, studios | lists of names |
+| genre_ids | a list of whole numbers, parallel to `genres`, or empty |
+| poster_url, rating | text |
+| season | such as 2010-fall |
+| related | a list of relation and percent-encoded id, such as "Sequel 5114" |
+"""
+
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields, replace
+from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from urllib.parse import quote, unquote
+
+import pandas as pd
 
 from infra.files import moved_in
-from tasks.catalogue.seasons import parse_season, season_of_date
-from tasks.catalogue.titles import AnimeRecord, Related
+from tasks.catalogue.titles import Related, Title, id_sort_key
 from tasks.errors import CatalogueError
 
-COLUMNS = tuple(field.name for field in fields(AnimeRecord))[:-1]
+COLUMNS = [field.name for field in fields(Title)][:-1]
+LIST_SEPARATOR = "|"
+# The names of columns in files, where they differ from those in code.
+STORED_NAMES = {"id": "mal_id"}
+CODE_NAMES = {stored: name for name, stored in STORED_NAMES.items()}
 # From titles' own pages, which not every run reads.
 _OPTIONAL = {"rating", "aired_to", "related"}
-LIST_SEPARATOR = "|"
+_PATTERNS = {
+    "id": r".+",
+    "episodes": r"\d*",
+    "score": r"(?:\d+(?:\.\d+)?)?",
+    "members": r"\d*",
+    "genre_ids": r"(?:\d+(?:\|\d+)*)?",
+    "related": r"(?:[^|]* [^ |]+(?:\|[^|]* [^ |]+)*)?",
+}
 
 
-def merge(pages: Iterable[Iterable[AnimeRecord]]) -> list[AnimeRecord]:
-    """The titles of many season pages, each once and sorted by id.
-
-    A title that continues stands on several pages. It is kept as the earliest one has it, which is where it
-    began; where no page read is that one, its season is that of its first day, if the site knows this.
-    """
-    records: dict[int, AnimeRecord] = {}
-    for page in pages:
-        for record in page:
-            known = records.get(record.mal_id)
-            if known is None or _order(record) < _order(known):
-                records[record.mal_id] = record
-    return [_in_its_own_season(records[mal_id]) for mal_id in sorted(records)]
-
-
-def _order(record: AnimeRecord) -> tuple[bool, bool, tuple[int, int]]:
-    season = parse_season(record.season) if record.season else None
-    return record.continuing, season is None, (season.year, season.quarter) if season else (0, 0)
-
-
-def _in_its_own_season(record: AnimeRecord) -> AnimeRecord:
-    began = season_of_date(record.start_date)
-    return replace(record, season=str(began)) if record.continuing and began else record
-
-
-def write_catalogue(records: Sequence[AnimeRecord], path: Path) -> None:
-    """Write the table, whole or not at all: UTF-8, lists joined by "|", empty cells for what is unknown.
-
-    Related titles are written as relation and id ("Sequel 5114"), without their names.
-    """
-    with moved_in(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for record in records:
-            writer.writerow([_cell(getattr(record, column)) for column in COLUMNS])
+def catalogue_of(titles: Iterable[Title]) -> pd.DataFrame:
+    """The catalogue of these titles, sorted by id."""
+    rows = [[_cell(getattr(title, column)) for column in COLUMNS] for title in titles]
+    return sorted_by_id(pd.DataFrame(rows, columns=COLUMNS, dtype=str))
 
 
 def _cell(value: object) -> str:
     if isinstance(value, Related):
-        return f"{value.relation} {value.mal_id}"
+        return f"{value.relation} {quote(value.id, safe='')}"
     if isinstance(value, list):
         return LIST_SEPARATOR.join(map(_cell, value))
-    # A lone return is not quoted by the csv module, nor can it read one.
+    # A carriage return without a line feed would end the row when the file is read.
     return "" if value is None else re.sub(r"\r(?!\n)", " ", str(value))
 
 
-_READ: dict[str, Callable[[str], Any]] = {
-    "mal_id": int,
-    "title": str,
-    "episodes": lambda cell: int(cell) if cell else None,
-    "score": lambda cell: float(cell) if cell else None,
-    "members": lambda cell: int(cell) if cell else None,
-    "genre_ids": lambda cell: [int(item) for item in _items(cell)],
-    **dict.fromkeys(("genres", "themes", "demographics", "studios"), lambda cell: _items(cell)),
-    "related": lambda cell: [_related(item) for item in _items(cell)],
-    **dict.fromkeys(
-        ("type", "source", "start_date", "poster_url", "season", "rating", "aired_to"), lambda cell: cell or None
-    ),
-}
+def sorted_by_id(table: pd.DataFrame) -> pd.DataFrame:
+    """A table sorted by its column `id`: as numbers if all ids are numbers, else as text."""
+    key = id_sort_key(table["id"])
+    return table.sort_values("id", key=lambda ids: ids.map(key), kind="stable", ignore_index=True)
 
 
-def _items(cell: str) -> list[str]:
+def items(cell: str) -> list[str]:
+    """The items of a cell that holds a list."""
     return cell.split(LIST_SEPARATOR) if cell else []
 
 
-def _related(item: str) -> Related:
-    relation, _, mal_id = item.rpartition(" ")
-    return Related(relation, int(mal_id))
+def related_in(cell: str) -> list[Related]:
+    """The related titles in a cell of the column `related`, without their names."""
+    pairs = (item.rpartition(" ") for item in items(cell))
+    return [Related(relation, unquote(id)) for relation, _, id in pairs]
 
 
-def read_catalogue(path: Path) -> list[AnimeRecord]:
-    """Read a table that `write_catalogue` wrote; columns of other people's beside its own are left out.
+def write_catalogue(catalogue: pd.DataFrame, path: Path) -> None:
+    """Write a catalogue as CSV in UTF-8. A reader sees the whole file or none."""
+    with moved_in(path) as beside:
+        catalogue.rename(columns=STORED_NAMES).to_csv(beside, index=False, lineterminator="\n")
+
+
+def read_catalogue(path: Path) -> pd.DataFrame:
+    """Read a catalogue that `write_catalogue` wrote. Other columns are ignored.
 
     Raises:
-        CatalogueError: there is no such file, a column is missing, or a cell is not what its column holds.
+        CatalogueError: the file does not exist, lacks a column, or has an invalid cell.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, strict=True)
-            there = rows.fieldnames or ()
-            missing = [column for column in COLUMNS if column not in there and column not in _OPTIONAL]
-            if missing:
-                raise CatalogueError(f"The catalogue {path} has no column {', '.join(missing)}.")
-            return [_record(row, f"{path}, line {rows.line_num}") for row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
         raise CatalogueError(f"The catalogue {path} cannot be read: {error}.") from error
-
-
-def _record(row: dict[str, str | None], where: str) -> AnimeRecord:
-    values: dict[str, Any] = {}
-    for column in COLUMNS:
-        if column in _OPTIONAL and column not in row:
-            continue
-        cell = row[column]
-        try:
-            if cell is None:
-                raise ValueError("the row is too short")
-            values[column] = _READ[column](cell)
-        except ValueError as error:
-            raise CatalogueError(f"In {where} the cell {column} cannot be read: {error}.") from error
-    return AnimeRecord(**values)
+    table = table.rename(columns=CODE_NAMES)
+    missing = [column for column in COLUMNS if column not in table and column not in _OPTIONAL]
+    if missing:
+        names = ", ".join(STORED_NAMES.get(column, column) for column in missing)
+        raise CatalogueError(f"The catalogue {path} has no column {names}.")
+    table = table.reindex(columns=COLUMNS, fill_value="")
+    for column, pattern in _PATTERNS.items():
+        invalid = table.loc[~table[column].str.fullmatch(pattern), column]
+        if len(invalid):
+            name = STORED_NAMES.get(column, column)
+            raise CatalogueError(
+                f"The catalogue {path} has an invalid {name} in row {invalid.index[0] + 1}: {invalid.iloc[0]!r}."
+            )
+    return table

@@ -1,11 +1,12 @@
-"""The collector: pages and posters of a site into a folder, politely, and never the same thing twice.
+"""Downloads a source's pages and posters into a folder.
 
-    with Collector(folder, "https://myanimelist.net", CollectConfig(), contact="me@example.org") as collector:
-        records = asyncio.run(collector.read_catalogue(parse_seasons("2015-winter..now")))
-        collector.replace_last_good("2015-winter..now", records)
-        outcomes = asyncio.run(collector.download_posters(records))
+    source = MyAnimeList("https://myanimelist.net")
+    with Collector(folder, source, CollectConfig(), contact="me@example.org") as collector:
+        catalogue = asyncio.run(collector.read_catalogue("2015-winter..now"))
+        collector.replace_last_good("2015-winter..now", catalogue)
+        posters = asyncio.run(collector.download_posters(catalogue))
 
-The folder then holds the ledger, the kept pages and the posters. Killed at any moment, it goes on where it was.
+The folder then contains the ledger, the kept pages and the posters. After a kill, the next run continues the crawl.
 """
 
 import asyncio
@@ -18,40 +19,41 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import pandas as pd
+
 from tasks.catalogue import drift
+from tasks.catalogue.catalogue_table import catalogue_of
 from tasks.catalogue.configuration import CollectConfig
+from tasks.catalogue.crawl_context import CrawlContext
 from tasks.catalogue.details import add_details
 from tasks.catalogue.drift import Measure
 from tasks.catalogue.last_good import about_last_good, read_last_good, replace_last_good
-from tasks.catalogue.poster_download import PosterOutcome, download_posters, write_outcomes
-from tasks.catalogue.scraping import read_seasons
-from tasks.catalogue.seasons import Season
-from tasks.catalogue.titles import AnimeRecord
+from tasks.catalogue.poster_download import download_posters, write_posters
+from tasks.catalogue.scraping import read_titles
+from tasks.catalogue.source import Source
 from tasks.crawl.client import SiteClient
 from tasks.crawl.exclusive_lock import exclusive_lock
 from tasks.crawl.kept_pages import KeptPages
 from tasks.crawl.ledger import FILE, Crawl, Ledger
-from tasks.crawl.page_reader import PageReader
 from tasks.crawl.traffic import Traffic
 from tasks.errors import DriftError, EmptyCatalogueError
-from tasks.myanimelist.page_addresses import REQUESTS_PER_SECOND, without_csrf_token
 from tasks.records import CatalogueRecord
 
-# Posters come from a host that is made for it, and takes more than the site itself.
-POSTERS_PER_SECOND = 4.0
 _POSTER_CONNECTIONS = 4
-# A crawl that was interrupted goes on for so long; later it begins anew.
+# An interrupted crawl is continued for so long. Later a new one begins.
 _CRAWL_SECONDS = 86_400.0
-_SHOWN_SECONDS = 5.0
+_SHOW_SECONDS = 5.0
 
 
 def show_nothing(what: object) -> None:
-    """Says nothing."""
+    """Ignore progress."""
 
 
 class Collector:
-    """Reads one site into one folder. `show` is told how far it is, every few seconds and at the end, in a thread;
-    `traffics` are the counts of all that was asked.
+    """Reads one source into one folder.
+
+    Every few seconds and at the end, `show` is called in a thread with the current progress. `traffics` counts all
+    requests.
 
     Raises:
         LedgerError: the folder's ledger cannot be used.
@@ -60,7 +62,7 @@ class Collector:
     def __init__(
         self,
         folder: Path,
-        site_url: str,
+        source: Source,
         config: CollectConfig,
         contact: str | None = None,
         show: Callable[[Traffic], None] = show_nothing,
@@ -70,15 +72,15 @@ class Collector:
         self.ledger = Ledger(folder / FILE)
         self.traffics: list[Traffic] = []
         self._folder = folder
-        self._site_url = site_url.rstrip("/")
+        self._source = source
         self._config = config
         self._contact = contact
         self._show = show
 
     def __enter__(self) -> Self:
         for pattern in (".*.part", "*/.*.part"):
-            for half_written in self._folder.glob(pattern):  # by a run that was killed
-                half_written.unlink(missing_ok=True)
+            for incomplete in self._folder.glob(pattern):  # written by a run that was killed
+                incomplete.unlink(missing_ok=True)
         return self
 
     def __exit__(
@@ -86,81 +88,73 @@ class Collector:
     ) -> None:
         self.ledger.close()
 
-    async def read_catalogue(self, seasons: Sequence[Season]) -> list[AnimeRecord]:
-        """The titles of the seasons, with what their own pages tell; raises as `read_seasons` and `add_details`."""
-        with exclusive_lock(self._site_url):
+    async def read_catalogue(self, selection: str) -> pd.DataFrame:
+        """The catalogue of a selection, such as a range of seasons; raises as `read_titles` and `add_details`."""
+        source, config = self._source, self._config
+        with exclusive_lock(source.site_url):
             started = self._begin()
-            async with self._client(self._config.requests_per_second, REQUESTS_PER_SECOND, 1) as client:
-                async with self._counted("Season pages", client) as traffic:
-                    reader = PageReader(self.ledger, self.kept, client, traffic, without_csrf_token)
+            async with self._client(config.requests_per_second, source.requests_per_second, 1) as client:
+                async with self._part("Season pages", client, started) as part:
                     try:
-                        records = await read_seasons(
-                            self._site_url, seasons, reader, self.ledger, started, traffic, self._config.refresh
-                        )
+                        titles = await read_titles(part, selection, config.refresh)
                     except EmptyCatalogueError:
-                        self._doubt()
+                        self._suspect_pages()
                         raise
-                async with self._counted("Detail pages", client) as traffic:
-                    reader = PageReader(self.ledger, self.kept, client, traffic, without_csrf_token)
-                    return await add_details(
-                        self._site_url, records, self._config.details, reader, self.ledger, started, traffic
-                    )
+                async with self._part("Detail pages", client, started) as part:
+                    return catalogue_of(await add_details(part, titles, config.details))
 
-    async def reread_catalogue(self, seasons: Sequence[Season]) -> list[AnimeRecord]:
-        """The same from the pages as they were kept, without a request; raises as `read_catalogue`."""
-        traffic = Traffic("Kept pages")
-        reader = PageReader(self.ledger, self.kept, None, traffic, without_csrf_token)
-        records = await read_seasons(self._site_url, seasons, reader, self.ledger, 0, traffic)
-        return await add_details(self._site_url, records, 0, reader, self.ledger, 0, traffic)
+    async def reread_catalogue(self, selection: str) -> pd.DataFrame:
+        """The catalogue from the kept pages, without a request; raises as `read_catalogue`."""
+        context = CrawlContext(self._source, self.ledger, self.kept, None, 0, Traffic("Kept pages"))
+        return catalogue_of(await add_details(context, await read_titles(context, selection), 0))
 
-    async def download_posters(self, records: Sequence[AnimeRecord]) -> list[PosterOutcome]:
-        """Posters into the folder `posters`, one outcome a record; raises as `posters.download_posters`.
+    async def download_posters(self, catalogue: pd.DataFrame) -> pd.DataFrame:
+        """Download the posters into the folder `posters`, and finish the crawl.
 
-        With them the crawl is over.
+        Returns a poster table, and raises as `poster_download.download_posters`.
         """
-        with exclusive_lock(self._site_url):
+        source, pace = self._source, self._config.poster_requests_per_second
+        with exclusive_lock(source.site_url):
             started = self._begin()
-            pace = self._config.poster_requests_per_second
             async with (
-                self._client(pace, POSTERS_PER_SECOND, _POSTER_CONNECTIONS) as client,
-                self._counted("Posters", client) as traffic,
+                self._client(pace, source.posters_per_second, _POSTER_CONNECTIONS) as client,
+                self._part("Posters", client, started) as part,
             ):
-                outcomes = await download_posters(
-                    records, self.posters, client, self.ledger, started, traffic, _POSTER_CONNECTIONS
-                )
-            write_outcomes(outcomes, self.posters)
+                posters = await download_posters(part, catalogue, self.posters, _POSTER_CONNECTIONS)
+            write_posters(posters, self.posters)
             self._finish()
-        return outcomes
+        return posters
 
     def replace_last_good(
         self,
-        seasons: str,
-        records: Sequence[AnimeRecord],
+        selection: str,
+        catalogue: pd.DataFrame,
         show: Callable[[Sequence[Measure]], None] = show_nothing,
     ) -> CatalogueRecord:
-        """Let the new catalogue of these seasons (`2015-winter..now`) take the last good one's place in the folder,
-        if they are not too different; `show` is told how they differ.
+        """Make a selection's catalogue the folder's last good one, unless it differs too much from the present one.
+
+        `show` is called with the differences.
 
         Raises:
-            DriftError: they are. The last good one stays; the pages, too, but they are asked for again.
+            DriftError: it differs too much. The last good one stays, and the next crawl re-fetches the pages.
         """
-        last = read_last_good(self._folder, self._site_url, seasons)
-        measures = drift.compare(last.records, records, last.seasons, self._config)
+        last = read_last_good(self._folder, self._source, selection)
+        measures = drift.compare(last, catalogue, self._source, self._config)
         show(measures)
         try:
             drift.check(measures)
         except DriftError:
-            self._doubt()
+            self._suspect_pages()
             raise
-        about = replace_last_good(self._folder, self._site_url, seasons, records, last)
+        about = replace_last_good(self._folder, self._source, selection, catalogue, last)
         self.kept.remove_all_but({page.sha256 for page in self.ledger.pages.all().values()})
         return about
 
     def _crawl(self) -> Crawl:
-        return self.ledger.crawls.get(self._site_url) or Crawl(self._site_url, 0, 0)
+        return self.ledger.crawls.get(self._source.site_url) or Crawl(self._source.site_url, 0, 0)
 
     def _begin(self) -> float:
-        """When the crawl began; one that was interrupted goes on."""
+        """The time at which the crawl began. An interrupted crawl is continued."""
         crawl = self._crawl()
         if crawl.finished is not None or time.time() - crawl.started > _CRAWL_SECONDS:
             crawl = replace(crawl, started=time.time(), finished=None)
@@ -170,11 +164,11 @@ class Collector:
     def _finish(self) -> None:
         self.ledger.crawls.put(replace(self._crawl(), finished=time.time()))
 
-    def _doubt(self) -> None:
-        """Have the pages that were read since the last good catalogue asked for again in the next crawl."""
-        about = about_last_good(self._folder)
-        accepted = about.accepted if about and about.site_url == self._site_url else 0
-        pages = [page for page in self.ledger.pages.all().values() if page.url.startswith(f"{self._site_url}/")]
+    def _suspect_pages(self) -> None:
+        """Have the next crawl re-fetch the pages that were read since the last good catalogue."""
+        site_url, about = self._source.site_url, about_last_good(self._folder)
+        accepted = about.accepted if about and about.site_url == site_url else 0
+        pages = [page for page in self.ledger.pages.all().values() if page.url.startswith(f"{site_url}/")]
         self.ledger.pages.put(*(replace(page, suspect=True) for page in pages if page.checked >= accepted))
         self._finish()
 
@@ -189,19 +183,19 @@ class Collector:
         )
 
     @asynccontextmanager
-    async def _counted(self, what: str, client: SiteClient) -> AsyncIterator[Traffic]:
-        """A count of what the client does in the block, shown every few seconds and at the end."""
-        traffic = client.traffic = Traffic(what)
+    async def _part(self, name: str, client: SiteClient, started: float) -> AsyncIterator[CrawlContext]:
+        """A part of the crawl, whose progress is shown every few seconds and at the end of the block."""
+        traffic = client.traffic = Traffic(name)
         self.traffics.append(traffic)
 
         async def keep_showing() -> None:
             while True:
-                await asyncio.sleep(_SHOWN_SECONDS)
+                await asyncio.sleep(_SHOW_SECONDS)
                 await asyncio.to_thread(self._show, copy.deepcopy(traffic))
 
         showing = asyncio.create_task(keep_showing())
         try:
-            yield traffic
+            yield CrawlContext(self._source, self.ledger, self.kept, client, started, traffic)
         finally:
             showing.cancel()
             await asyncio.gather(showing, return_exceptions=True)

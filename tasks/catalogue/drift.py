@@ -1,25 +1,29 @@
-"""Has the site changed so that the new catalogue would spoil the old one? Two catalogues in, a table out."""
+"""Compares a new catalogue with the last good one, to notice that the site has changed its pages."""
 
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
+from tasks.catalogue.catalogue_table import LIST_SEPARATOR
 from tasks.catalogue.configuration import DriftLimits
-from tasks.catalogue.titles import GENRE_IDS, AnimeRecord
+from tasks.catalogue.last_good import LastGood
+from tasks.catalogue.source import Source
 from tasks.errors import DriftError
 
-# Fewer titles than these are chance, whatever share they are.
-_FEWEST = 3
-# Of titles that are new, so many share no genres, or no poster, only where the pages are not read as they are meant.
-_LARGEST_SHARE_OF_NEW, _FEWEST_NEW = 0.9, 20
-# Of one season's titles; a page that is gone, or another season's in its place, is few titles of all.
-_OF_A_SEASON = 0.5
-_FIELDS = ("type", "source", "start_date", "episodes", "score", "members", "themes", "demographics", "studios")
+# Fewer titles than these may be chance, whatever their share.
+_MIN_TITLES = 3
+# If nearly all new titles lack genres, or a poster, the pages are not understood.
+_NEW_SHARE, _MIN_NEW_TITLES = 0.9, 20
+# Of the titles of one group. One missing page is a small share of all titles.
+_GROUP_SHARE = 0.5
+_FIELDS = ["type", "source", "start_date", "episodes", "score", "members", "themes", "demographics", "studios"]
+_COMPARED = ["genre_ids", "poster_url", *_FIELDS]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """So many titles (`count`) of those that could (`of`), and the share of them from which on it is drift."""
+    """How many titles (`count`) of how many (`of`) changed in one way, and the largest share (0 to 1) that is fine."""
 
     name: str
     count: int
@@ -28,85 +32,95 @@ class Measure:
 
     @property
     def share(self) -> float:
-        """Count by number."""
+        """The share of titles, 0 to 1."""
         return self.count / self.of if self.of else 0.0
 
     @property
     def drifted(self) -> bool:
-        """Whether it is past the limit."""
-        return self.count >= _FEWEST and self.share > self.limit
+        """Whether the share is above the limit."""
+        return self.count >= _MIN_TITLES and self.share > self.limit
 
     def row(self) -> dict[str, str | int]:
-        """The row of a table for people."""
-        verdict = "STOP" if self.drifted else "fine"
-        share, limit = f"{self.share:.1%}", f"{self.limit:.0%}"
+        """The measure as a row of a table."""
         return {
             "what": self.name,
             "titles": self.count,
             "of": self.of,
-            "share": share,
-            "limit": limit,
-            "verdict": verdict,
+            "share": f"{self.share:.1%}",
+            "limit": f"{self.limit:.0%}",
+            "verdict": "STOP" if self.drifted else "fine",
         }
 
 
-def compare(
-    before: Sequence[AnimeRecord], now: Sequence[AnimeRecord], seasons: Collection[str], limits: DriftLimits
-) -> list[Measure]:
-    """How the new catalogue (`now`) differs from the last good one (`before`, empty for the first).
+def compare(last: LastGood, now: pd.DataFrame, source: Source, limits: DriftLimits) -> list[Measure]:
+    """How the new catalogue `now` differs from the last good one.
 
-    Compared are the titles of the `seasons` that both were made of, and of these only such where anything at all
-    changed: pages that were not read again would hide what happened to those that were.
+    Compares the titles that the new catalogue has to include. Groups, such as seasons, in which nothing changed do not
+    count: their pages were probably not read again, and would hide what happened to the others.
     """
-    new_of = {record.mal_id: record for record in now}
-    touched = {
-        record.season
-        for record in before
-        if record.season in seasons and _measured(new_of.get(record.mal_id)) != _measured(record)
-    }
-    old = [record for record in before if record.season in touched]
-    both = [(record, new_of[record.mal_id]) for record in old if record.mal_id in new_of]
-    known_ids = GENRE_IDS.union(*(record.genre_ids for record in before))
-    before_ids = {record.mal_id for record in before}
-    added = [record for record in now if record.mal_id not in before_ids]
-    changed = [new for _, new in both] + added
-    unknown = [record for record in changed if not known_ids.issuperset(record.genre_ids)]
-    large = added if len(added) >= _FEWEST_NEW else []
+    before = last.titles.assign(group=source.group_of(last.titles))
+    joined = before.merge(now, on="id", how="left", suffixes=("", "_now"), indicator="found")
+    is_gone = joined["found"] == "left_only"
+    differs = is_gone | pd.concat([joined[name] != joined[f"{name}_now"] for name in _COMPARED], axis=1).any(axis=1)
+    changed_groups = joined.loc[differs & last.selected, "group"]
+    is_compared = joined["group"].isin(changed_groups)
+    old, kept = joined[is_compared], joined[is_compared & ~is_gone]
+    added = now[~now["id"].isin(before["id"])]
+    many_added = added if len(added) >= _MIN_NEW_TITLES else added[:0]
 
     def emptied(name: str, what: str, limit: float) -> Measure:
-        had = [new for record, new in both if getattr(record, name)]
-        return Measure(what, sum(not getattr(new, name) for new in had), len(had), limit)
+        had = kept[kept[name] != ""]
+        return Measure(what, _count(had[f"{name}_now"] == ""), len(had), limit)
 
     def lacking(name: str, what: str) -> Measure:
-        return Measure(what, sum(not getattr(new, name) for new in large), len(large), _LARGEST_SHARE_OF_NEW)
+        return Measure(what, _count(many_added[name] == ""), len(many_added), _NEW_SHARE)
 
-    gone_of: Counter[str | None] = Counter(record.season for record in old if record.mal_id not in new_of)
-    worst = max(gone_of, key=lambda season: (gone_of[season], str(season)), default=None)
     return [
-        Measure("titles lost", len(old) - len(both), len(old), limits.max_lost_titles),
-        Measure(f"lost of {worst or 'a season'}", gone_of[worst], sum(r.season == worst for r in old), _OF_A_SEASON),
+        Measure("titles lost", len(old) - len(kept), len(old), limits.max_lost_titles),
+        _worst_group(old),
         emptied("genres", "lost their genres", limits.max_lost_genres),
         emptied("poster_url", "lost their poster", limits.max_lost_posters),
         *(emptied(name, f"lost their {name.replace('_', ' ')}", limits.max_emptied) for name in _FIELDS),
-        Measure("have an unknown genre", len(unknown), len(changed), limits.max_unknown_genres),
+        _unknown_genres(before, pd.concat([kept["genre_ids_now"], added["genre_ids"]]), source, limits),
         lacking("genres", "new, without genres"),
         lacking("poster_url", "new, without poster"),
     ]
 
 
+def _count(mask: "pd.Series[bool]") -> int:
+    return int(mask.sum())
+
+
+def _worst_group(old: pd.DataFrame) -> Measure:
+    """The group that lost the most titles."""
+    lost = old.loc[old["found"] == "left_only", "group"].value_counts().sort_index()
+    if lost.empty:
+        return Measure("lost of one group", 0, 0, _GROUP_SHARE)
+    worst = lost[lost == lost.max()].index[-1]
+    return Measure(f"lost of {worst or 'the whole'}", int(lost[worst]), _count(old["group"] == worst), _GROUP_SHARE)
+
+
+def _unknown_genres(before: pd.DataFrame, genre_ids: "pd.Series[str]", source: Source, limits: DriftLimits) -> Measure:
+    """The titles with a genre that neither the source nor the last good catalogue knows."""
+    known = {"", *map(str, source.genre_ids), *before["genre_ids"].str.split(LIST_SEPARATOR).explode()}
+    each = genre_ids.reset_index(drop=True).str.split(LIST_SEPARATOR).explode()
+    unknown = each[~each.isin(known)].index.nunique()
+    return Measure("have an unknown genre", unknown, len(genre_ids), limits.max_unknown_genres)
+
+
 def check(measures: Sequence[Measure]) -> None:
-    """See to it that nothing is past its limit.
+    """Check that no measure is above its limit.
 
     Raises:
-        DriftError: something is; the message has the table.
+        DriftError: one is. The message contains the table of measures.
     """
-    drifted = [measure for measure in measures if measure.drifted]
+    drifted = [measure.name for measure in measures if measure.drifted]
     if drifted:
         raise DriftError(
-            f"The new catalogue is not as catalogues were ({', '.join(m.name for m in drifted)}). The last good one "
-            "stays, if there is one, and the pages are asked for again in the next run. Has the site changed?\n"
+            f"The new catalogue differs too much from the last good one ({', '.join(drifted)}). The last good one, if "
+            "there is one, stays, and the next run re-fetches the pages. Has the site changed?\n"
             + "\n".join(map(_line, measures))
-            + "\nIf this is as it should be, raise the limit for one run."
+            + "\nIf the change is correct, raise the limit for one run."
         )
 
 
@@ -114,8 +128,3 @@ def _line(measure: Measure) -> str:
     verdict = "  <- STOP" if measure.drifted else ""
     numbers = f"{measure.count:>6} of {measure.of:<6}{measure.share:>7.1%}  limit {measure.limit:.0%}"
     return f"  {measure.name:<26}{numbers}{verdict}"
-
-
-def _measured(record: AnimeRecord | None) -> object:
-    """What is compared of a title."""
-    return record and (record.genre_ids, record.poster_url, *(getattr(record, name) for name in _FIELDS))

@@ -1,80 +1,60 @@
-"""How titles change over the years: `history.csv`, a row for each field of a title that became another one."""
+"""The history of a catalogue: `history.csv`, one row for each field of a title that changed.
 
-import csv
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
+A history is a table of text with the columns date (ISO), id, title, field, before and after. If the field is `GONE`,
+the title itself is gone.
+"""
+
 from io import StringIO
 
-from tasks.catalogue.catalogue_table import LIST_SEPARATOR
-from tasks.catalogue.titles import AnimeRecord
+import pandas as pd
+
+from tasks.catalogue.catalogue_table import CODE_NAMES, STORED_NAMES
 
 # Not score, members and episodes, which change all the time, nor dates, which become more exact.
 _TRACKED = ("title", "type", "source", "genres", "themes", "demographics", "studios", "rating", "poster_url")
+_COLUMNS = ["date", "id", "title", "field", "before", "after"]
 GONE = "(gone)"
 
 
-@dataclass(frozen=True)
-class Change:
-    """On that day (ISO) a title's field was found to be another one; the field `GONE` is the title itself."""
-
-    date: str
-    mal_id: int
-    title: str
-    field: str
-    before: str
-    after: str
-
-
-_COLUMNS = tuple(field.name for field in fields(Change))
-
-
-def changes(
-    before: Iterable[AnimeRecord], now: Iterable[AnimeRecord], seasons: Collection[str], date: str
-) -> list[Change]:
-    """What changed between two catalogues, for the titles of the earlier one; gone are only those of `seasons`,
-    which both catalogues are made of."""
-    new_of = {record.mal_id: record for record in now}
-    found = []
-    for record in before:
-        new = new_of.get(record.mal_id)
-        if new is None:
-            if record.season in seasons:
-                found.append(Change(date, record.mal_id, record.title, GONE, "", ""))
-            continue
-        for name in _TRACKED:
-            old_text, new_text = _text(getattr(record, name)), _text(getattr(new, name))
-            told = name != "rating" or (old_text and new_text)  # only titles' own pages tell the rating
-            if old_text != new_text and told:
-                found.append(Change(date, record.mal_id, new.title, name, old_text, new_text))
-    return found
+def changes(before: pd.DataFrame, now: pd.DataFrame, selected: "pd.Series[bool]", date: str) -> pd.DataFrame:
+    """What changed from one catalogue to the next. `selected` are the titles of `before` that `now` has to include:
+    only these can be gone."""
+    joined = before.merge(now, on="id", how="left", suffixes=("", "_now"), indicator="found")
+    is_gone = joined["found"] == "left_only"
+    found = [joined.loc[is_gone & selected, ["id", "title"]].assign(field=GONE, before="", after="")]
+    for name in _TRACKED:
+        old, new = joined[name], joined[f"{name}_now"]
+        differs = ~is_gone & (old != new)
+        if name == "rating":  # known only after the title's own page was read
+            differs &= (old != "") & (new != "")
+        row = {"id": joined["id"], "title": joined["title_now"], "field": name, "before": old, "after": new}
+        found.append(pd.DataFrame(row)[differs])
+    return pd.concat(found).sort_index(kind="stable").assign(date=date)[_COLUMNS].reset_index(drop=True)
 
 
-def extended(history: str, found: Sequence[Change]) -> str:
-    """The csv text with rows for these changes; what a field's last row says already is not written twice."""
-    last = {(row[1], row[3]): row[4:] for row in csv.reader(StringIO(history, newline="")) if len(row) == len(_COLUMNS)}
-    out = StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    if not history:
-        writer.writerow(_COLUMNS)
-    for change in found:
-        row = [str(value).replace("\r", " ") for value in astuple(change)]
-        if last.get((row[1], row[3])) != row[4:]:
-            writer.writerow(row)
-    return history + out.getvalue()
+def extended(history: str, found: pd.DataFrame) -> str:
+    """The CSV text of a history with these changes added, except those that are a field's last row already."""
+    known = _parsed(history)
+    found = found.replace("\r", " ", regex=True)
+    last = known.drop_duplicates(["id", "field"], keep="last")
+    is_known = (
+        found.merge(last, on=["id", "field", "before", "after"], how="left", indicator="found")["found"] == "both"
+    )
+    return _text(pd.concat([known, found[~is_known.to_numpy()]]))
 
 
 def merged(one: str, other: str) -> str:
-    """The csv text with the rows of both, in the order of their days; those in both stand once."""
-    texts = (csv.reader(StringIO(text, newline="")) for text in (one, other))
-    rows: dict[tuple[str, ...], None] = dict.fromkeys(tuple(row) for text in texts for row in text)
-    rows.pop(_COLUMNS, None)
-    by_day = sorted(rows, key=lambda row: row[0])
-    out = StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows(by_day)
-    return out.getvalue()
+    """The CSV text of a history with the rows of both, each once, sorted by date."""
+    both = pd.concat([_parsed(one), _parsed(other)]).drop_duplicates()
+    return _text(both.sort_values("date", kind="stable"))
 
 
-def _text(value: object) -> str:
-    return LIST_SEPARATOR.join(value) if isinstance(value, list) else str(value or "")
+def _parsed(text: str) -> pd.DataFrame:
+    if not text:
+        return pd.DataFrame(columns=_COLUMNS, dtype=str)
+    return pd.read_csv(StringIO(text, newline=""), dtype=str, keep_default_na=False).rename(columns=CODE_NAMES)
+
+
+def _text(history: pd.DataFrame) -> str:
+    text: str = history.rename(columns=STORED_NAMES).to_csv(index=False, lineterminator="\n")
+    return text

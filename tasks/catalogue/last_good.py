@@ -1,21 +1,21 @@
-"""The last good catalogue in a folder: `catalogues/{sha256}.csv`, named in `catalogue.json`, and `history.csv`.
+"""The last good catalogue of a folder: `catalogues/{sha256}.csv`, named by `catalogue.json`, and `history.csv`.
 
-A new catalogue takes its place once `drift` has found nothing; a kill in between leaves the old one. For people,
-`catalogue.csv` is a copy of it. `known/{site}.csv` has every title that was ever in a good catalogue of a site, as it
-was last: what a new one is compared with, whichever seasons the last run read.
+A new catalogue replaces it after `drift` has found nothing. A kill in between leaves the old one. `catalogue.csv` is a
+copy for people. `known/{site}.csv` has the last known row of every title that was ever in a good catalogue of a site.
+New catalogues are compared with it, whatever the last run selected.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pandas as pd
+
 from infra.files import sha256_of, write_bytes
-from tasks.catalogue.catalogue_table import read_catalogue, write_catalogue
+from tasks.catalogue.catalogue_table import catalogue_of, read_catalogue, sorted_by_id, write_catalogue
 from tasks.catalogue.history import changes, extended
-from tasks.catalogue.seasons import parse_seasons
-from tasks.catalogue.titles import AnimeRecord
+from tasks.catalogue.source import Source
 from tasks.crawl.addresses import host_of, is_loopback
 from tasks.errors import CatalogueError
 from tasks.records import CatalogueRecord
@@ -25,67 +25,69 @@ CATALOGUE, ABOUT, HISTORY = "catalogue.csv", "catalogue.json", "history.csv"
 
 @dataclass(frozen=True)
 class LastGood:
-    """The titles of a site that are known, and the names of the seasons whose titles a new catalogue has to have."""
+    """The known titles of a source, and which of them a new catalogue of the selection has to include (a mask)."""
 
-    records: list[AnimeRecord] = field(default_factory=list)
-    seasons: frozenset[str] = frozenset()
+    titles: pd.DataFrame
+    selected: "pd.Series[bool]"
 
 
 def about_last_good(folder: Path) -> CatalogueRecord | None:
-    """What the folder's catalogue is; None where there is none.
+    """The record of the folder's catalogue; None if there is none.
 
     Raises:
-        CatalogueError: it is damaged.
+        CatalogueError: the record is damaged.
     """
     try:
         return CatalogueRecord.model_validate_json((folder / ABOUT).read_bytes())
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise CatalogueError(f"The file {folder / ABOUT} cannot be read; move it away to begin anew.") from error
+        raise CatalogueError(f"The file {folder / ABOUT} cannot be read. Move it away to start again.") from error
 
 
 def known_key(site_url: str) -> str:
-    """Where the site's known titles are, in a folder as in the bucket. A stand-in on this machine's own addresses is
-    one site, whatever its port."""
+    """The file of the site's known titles, in a folder as in the bucket.
+
+    All addresses of this machine are one site, whatever the port.
+    """
     site = "local" if is_loopback(site_url) else host_of(site_url)
     return f"known/{re.sub(r'[^a-z0-9.-]', '_', site)}.csv"
 
 
-def read_last_good(folder: Path, site_url: str, seasons: str) -> LastGood:
-    """What a new catalogue of this site and these seasons is to be compared with; nothing for the first one.
+def read_last_good(folder: Path, source: Source, selection: str) -> LastGood:
+    """What a new catalogue of the selection is compared with; without titles if it is the first one.
 
     Raises:
-        CatalogueError: it is damaged.
+        CatalogueError: the file of known titles is damaged.
     """
-    known = folder / known_key(site_url)
-    records = read_catalogue(known) if known.exists() else []
-    return LastGood(records, frozenset(map(str, parse_seasons(seasons))))
+    known = folder / known_key(source.site_url)
+    titles = read_catalogue(known) if known.exists() else catalogue_of([])
+    groups = {page.group for page in source.pages(selection, datetime.now(UTC).timestamp())}
+    return LastGood(titles, source.group_of(titles).isin(groups))
 
 
 def replace_last_good(
-    folder: Path, site_url: str, seasons: str, records: Sequence[AnimeRecord], last: LastGood
+    folder: Path, source: Source, selection: str, catalogue: pd.DataFrame, last: LastGood
 ) -> CatalogueRecord:
-    """Write down what changed since `last`, and put the new catalogue in its place."""
+    """Add the changes since `last` to the history, and make `catalogue` the last good one."""
     now = datetime.now(UTC)
     history = folder / HISTORY
     text = history.read_text(encoding="utf-8") if history.exists() else ""
-    found = changes(last.records, records, last.seasons, now.date().isoformat())
+    found = changes(last.titles, catalogue, last.selected, now.date().isoformat())
     write_bytes(history, extended(text, found).encode())
-    write_catalogue(records, folder / CATALOGUE)
+    write_catalogue(catalogue, folder / CATALOGUE)
     content = (folder / CATALOGUE).read_bytes()
     sha256 = sha256_of(content)
     key = f"catalogues/{sha256}.csv"
     write_bytes(folder / key, content)
-    there = {record.mal_id for record in records}
-    others = [r for r in last.records if r.mal_id not in there and r.season not in last.seasons]
-    write_catalogue(sorted([*records, *others], key=lambda record: record.mal_id), folder / known_key(site_url))
+    others = last.titles[~last.selected & ~last.titles["id"].isin(catalogue["id"])]
+    write_catalogue(sorted_by_id(pd.concat([catalogue, others])), folder / known_key(source.site_url))
     about = CatalogueRecord(
         key=key,
         sha256=sha256,
-        site_url=site_url,
-        seasons=seasons,
-        titles=len(records),
+        site_url=source.site_url,
+        seasons=selection,
+        titles=len(catalogue),
         changes=len(found),
         snapshot_date=now.date().isoformat(),
         accepted=now.timestamp(),

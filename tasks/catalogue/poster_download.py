@@ -1,23 +1,36 @@
-"""Posters, a file a title: `posters/{mal_id}.jpg`, and beside them `posters.csv`, what became of each."""
+"""Posters as files, `posters/{id}.jpg`, and a table of what is known about each.
+
+A poster table is a DataFrame of text with one row per title and the columns id, status, reason (why there is no
+poster), sha256 (of the file) and url. Empty text means none.
+
+| status | meaning |
+| --- | --- |
+| new, present | there is a file: downloaded now, or in an earlier run |
+| missing | the host has nothing at the address (404) |
+| broken | the image is incomplete, or does not have a poster's size |
+| failed, refused | the host was not reachable, or did not send the poster |
+| placeholder | the source's placeholder, or an image that many titles have |
+| duplicate | another title has the same image |
+| explicit, no_address | never downloaded: the title is explicit, or has no address of a poster |
+"""
 
 import asyncio
-import csv
 import re
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+
+import pandas as pd
 
 from infra.files import moved_in, sha256_of, sha256_of_file, write_bytes
 from serving.bundle.errors import PosterError, PosterSizeError
 from serving.bundle.image import decode, image_size
-from tasks.catalogue.titles import AnimeRecord, is_explicit
-from tasks.catalogue.workers import for_each
+from tasks.catalogue.catalogue_table import STORED_NAMES, sorted_by_id
+from tasks.catalogue.crawl_context import CrawlContext
 from tasks.crawl.client import SiteClient
-from tasks.crawl.ledger import Ledger, PosterVisit
+from tasks.crawl.ledger import PosterVisit, poster_name
 from tasks.crawl.revisits import is_stale
-from tasks.crawl.traffic import Traffic
 from tasks.errors import (
     BrokenImageError,
     NotOnSite,
@@ -27,126 +40,146 @@ from tasks.errors import (
     UnusableImageError,
 )
 
-# One poster that cannot be had is no matter; so many without one between them are a host that is down.
+POSTER_COLUMNS = ["id", "status", "reason", "sha256", "url"]
+# One poster that fails does not matter. So many in a row mean that the host is down.
 _FAILURES_IN_A_ROW = 20
 _CHECK_SIZE = 64  # pixels; any size decodes the whole file
-_SMALLEST_SIDE, _LONGEST_RATIO = 32, 5  # pixels, and long side by short side: no poster is beyond these
+_SMALLEST_SIDE, _LONGEST_RATIO = 32, 5  # pixels, and long side by short side: no poster exceeds these
 # After how many days a poster that could not be downloaded is retried. One that "failed" is always due.
 _RETRY_DAYS = {"missing": 30.0, "refused": 365.0, "broken": 7.0}
-# The site's question mark and its icon, where they stand in a poster's place.
-_PLACEHOLDER_ADDRESS = re.compile(r"/(?:qm_\d+|questionmark_\d+|apple-touch-icon[^/]*|na|no_?image)\.\w+$")
-# Two or three titles share a poster now and then; an image of so many is no poster.
+# Two or three titles may share a poster. An image of so many is a placeholder.
 _PLACEHOLDER_TITLES = 5
-_COLUMNS = ("mal_id", "url", "sha256", "status", "reason")
 
 
-@dataclass(frozen=True)
-class PosterOutcome:
-    """What became of a title's poster.
-
-    `status` is "new" (downloaded now), "present" (downloaded before), "missing" (404), "broken" (no whole image,
-    or none of a poster's size), "failed" (the host did not answer as it should), "refused" (it refused us),
-    "placeholder", "duplicate" (another title has the same image), "explicit" (never asked for) or "no_address".
-    `sha256` is the file's, None where there is no file; `reason` says what is the matter.
-    """
-
-    mal_id: int
-    status: str
-    reason: str | None = None
-    sha256: str | None = None
-    url: str | None = None
-
-    @property
-    def usable(self) -> bool:
-        """Whether there is a poster to learn from."""
-        return self.status in ("new", "present")
+def is_usable(posters: pd.DataFrame) -> "pd.Series[bool]":
+    """Which titles of a poster table have a poster to learn from."""
+    return posters["status"].isin(["new", "present"])
 
 
 async def download_posters(
-    records: Sequence[AnimeRecord],
-    folder: Path,
-    client: SiteClient,
-    ledger: Ledger,
-    started: float,
-    traffic: Traffic,
-    concurrency: int = 4,
-) -> list[PosterOutcome]:
-    """Download the posters of some titles that are not in `folder` yet; one outcome a record, in their order.
+    context: CrawlContext, catalogue: pd.DataFrame, folder: Path, concurrency: int = 4
+) -> pd.DataFrame:
+    """Download the posters of a catalogue that are not in `folder` yet; returns a poster table in the same order.
 
-    A file that is there from the same address is never asked for again; what could not be had is, where it is due
-    in the crawl that began at `started`. Each poster is in the ledger as soon as its file is in its place.
+    A poster that was downloaded from the same address is never fetched again. One that could not be downloaded is
+    retried when it is due. Each poster is in the ledger as soon as its file is in its place.
 
     Raises:
         SiteBlocked: the host refuses us.
-        SiteUnavailable, SiteError: many posters in a row could not be had.
+        SiteUnavailable, SiteError: many posters in a row could not be downloaded.
     """
-    visits = {int(key): visit for key, visit in ledger.posters.all().items()}
-    outcomes = await asyncio.to_thread(_without_asking, records, folder, visits, started)
-    asked = [record for record in records if record.mal_id not in outcomes]
-    traffic.expect(len(asked))
-    for outcome in outcomes.values():
-        traffic.note("unchanged" if outcome.usable else outcome.status, _short(outcome.reason))
+    client, ledger, traffic = context.client, context.ledger, context.traffic
+    assert client is not None
+    earlier = ledger.posters.all()
+    visits = await asyncio.to_thread(_settled_visits, context, catalogue, folder, earlier)
+    url_of = dict(zip(catalogue["id"], catalogue["poster_url"], strict=True))
+    due = [id for id in url_of if id not in visits]
+    traffic.expect(len(due))
+    for visit in visits.values():
+        traffic.note("unchanged" if visit.status == "here" else visit.status, _without_address(visit.reason))
+    new: set[str] = set()
     failures_in_a_row = 0
 
-    async def settle(record: AnimeRecord) -> None:
+    async def download(id: str) -> None:
         nonlocal failures_in_a_row
-        path, url = folder / f"{record.mal_id}.jpg", record.poster_url or ""
-        visit = PosterVisit(str(record.mal_id), url, 0, "failed")
+        path, visit = folder / poster_name(id), PosterVisit(id, url_of[id], 0, "failed")
         try:
-            fetched = await client.fetch(url, _whole_image)
-        except NotOnSite as error:
-            visit = replace(visit, status="missing", reason=str(error))
-        except (BrokenImageError, UnusableImageError) as error:
-            visit = replace(visit, status="broken", reason=str(error))
+            visit = await _download(client, visit, path)
         except SiteBlocked as error:
-            if error.address:  # so that one poster that is refused for ever does not end each run
+            if error.address:  # remembered, so that one refused poster does not end every run
                 ledger.posters.put(replace(visit, status="refused", reason=str(error), checked=time.time()))
             raise
         except SiteError as error:
             failures_in_a_row += 1
             if failures_in_a_row == _FAILURES_IN_A_ROW:
                 raise
-            if isinstance(error, SiteUnavailable):
-                visit = replace(visit, reason=f"{url} could not be had: {error.why}")
-            else:  # an answer that will be the same tomorrow
-                visit = replace(visit, status="refused", reason=str(error))
+            visit = _failed(visit, error)
         else:
-            assert fetched is not None  # nothing was known that could have stayed the same
-            write_bytes(path, fetched.content)
-            visit = replace(visit, status="here", sha256=sha256_of(fetched.content))
-        failures_in_a_row = failures_in_a_row if visit.status in ("failed", "refused") else 0
-        outcome = _outcome(visit, "new")
-        older = visits.get(record.mal_id)
-        if visit.status == "failed" and older and _is_here(older, path):
-            outcome = _outcome(older, "present")  # a poster of an older address is better than none, for now
+            failures_in_a_row = 0
+        traffic.settle(visit.status if visit.status != "here" else "new", _without_address(visit.reason))
+        known = earlier.get(id)
+        if visit.status == "failed" and known and _is_here(known, path):
+            visits[id] = known  # until the new address is reachable, the poster of the old one is used
+            return
+        if visit.status == "here":
+            new.add(id)
         else:
-            if visit.sha256 is None:
-                path.unlink(missing_ok=True)
-            ledger.posters.put(replace(visit, checked=time.time()))
-        outcomes[record.mal_id] = outcome
-        traffic.settle(visit.status if visit.status != "here" else "new", _short(visit.reason))
+            path.unlink(missing_ok=True)
+        visits[id] = visit
+        ledger.posters.put(replace(visit, checked=time.time()))
 
-    await for_each(asked, settle, concurrency)
-    judged = _judged([outcomes[record.mal_id] for record in records])
-    for outcome in judged:
-        if outcome.status != outcomes[outcome.mal_id].status:
-            traffic.note(outcome.status, "other titles have the same image")
+    await for_each(due, download, concurrency)
+    posters = _table([visits[id] for id in url_of], new)
+    judged = _without_shared_images(posters)
+    for status in judged.loc[judged["status"] != posters["status"], "status"]:
+        traffic.note(status, "other titles have the same image")
     return judged
 
 
-def _without_asking(
-    records: Sequence[AnimeRecord], folder: Path, visits: dict[int, PosterVisit], started: float
-) -> dict[int, PosterOutcome]:
-    """What became of the posters that need not be downloaded, by id."""
-    outcomes: dict[int, PosterOutcome] = {}
-    for record in records:
-        path, visit = folder / f"{record.mal_id}.jpg", visits.get(record.mal_id)
-        if unwanted := _unwanted(record):
-            outcomes[record.mal_id] = unwanted
-            path.unlink(missing_ok=True)
-        elif visit and visit.url == record.poster_url and _is_settled(visit, path, started):
-            outcomes[record.mal_id] = _outcome(visit, "present")
-    return outcomes
+async def for_each(ids: Iterable[str], work: Callable[[str], Awaitable[None]], concurrency: int) -> None:
+    """Do `work` for each id, at most `concurrency` at a time.
+
+    The first exception cancels the work in progress and is raised as it is.
+    """
+    remaining = iter(ids)
+
+    async def worker() -> None:
+        for id in remaining:
+            await work(id)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(concurrency):
+                group.create_task(worker())
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+
+
+async def _download(client: SiteClient, visit: PosterVisit, path: Path) -> PosterVisit:
+    """Download a poster to a file; raises SiteError if the host does not say what it has at the address."""
+    try:
+        fetched = await client.fetch(visit.url, _whole_image)
+    except NotOnSite as error:
+        return replace(visit, status="missing", reason=str(error))
+    except (BrokenImageError, UnusableImageError) as error:
+        return replace(visit, status="broken", reason=str(error))
+    assert fetched is not None  # only a conditional request can be answered by "unchanged"
+    write_bytes(path, fetched.content)
+    return replace(visit, status="here", sha256=sha256_of(fetched.content))
+
+
+def _failed(visit: PosterVisit, error: SiteError) -> PosterVisit:
+    # Reasons are part of stored poster sets and of their hashes.
+    if isinstance(error, SiteUnavailable):
+        return replace(visit, status="failed", reason=f"{visit.url} could not be had: {error.why}")
+    return replace(visit, status="refused", reason=str(error))  # a response that will be the same tomorrow
+
+
+def _settled_visits(
+    context: CrawlContext, catalogue: pd.DataFrame, folder: Path, earlier: Mapping[str, PosterVisit]
+) -> dict[str, PosterVisit]:
+    """The visits of posters that this crawl does not fetch, by id."""
+    visits: dict[str, PosterVisit] = {}
+    explicit = context.source.is_explicit(catalogue)
+    for id, url, is_explicit in zip(catalogue["id"], catalogue["poster_url"], explicit, strict=True):
+        path, visit = folder / poster_name(id), earlier.get(id)
+        if is_explicit:
+            reason = "posters of explicit titles are not downloaded"
+            visits[id] = PosterVisit(id, url, 0, "explicit", reason=reason)
+        elif not url:
+            visits[id] = PosterVisit(id, "", 0, "no_address", reason="the site shows a placeholder, or no image")
+        elif context.source.is_placeholder(url):
+            visits[id] = PosterVisit(id, url, 0, "placeholder", reason=f"{url} is the site's placeholder")
+        else:
+            if visit and visit.url == url and _is_settled(visit, path, context.started):
+                visits[id] = visit
+            continue
+        path.unlink(missing_ok=True)
+    return visits
+
+
+def _is_settled(visit: PosterVisit, path: Path, started: float) -> bool:
+    return _is_here(visit, path) if visit.status == "here" else not poster_is_due(visit, started)
 
 
 def poster_is_due(visit: PosterVisit, started: float) -> bool:
@@ -155,56 +188,36 @@ def poster_is_due(visit: PosterVisit, started: float) -> bool:
     return days is None or is_stale(visit.url, visit.checked, days, started)
 
 
-def _is_settled(visit: PosterVisit, path: Path, started: float) -> bool:
-    return _is_here(visit, path) if visit.status == "here" else not poster_is_due(visit, started)
-
-
 def _is_here(visit: PosterVisit, path: Path) -> bool:
     return visit.status == "here" and path.is_file() and sha256_of_file(path) == visit.sha256
 
 
-def _unwanted(record: AnimeRecord) -> PosterOutcome | None:
-    """The outcome of a poster that is never asked for."""
-    url = record.poster_url
-    if is_explicit(record):
-        return PosterOutcome(record.mal_id, "explicit", "posters of explicit titles are not downloaded", url=url)
-    if url is None:
-        return PosterOutcome(record.mal_id, "no_address", "the site shows a placeholder, or no image")
-    if _PLACEHOLDER_ADDRESS.search(url):
-        return PosterOutcome(record.mal_id, "placeholder", f"{url} is the site's placeholder", url=url)
-    return None
+def _table(visits: Iterable[PosterVisit], new: set[str]) -> pd.DataFrame:
+    def status(visit: PosterVisit) -> str:
+        return visit.status if visit.status != "here" else "new" if visit.id in new else "present"
+
+    rows = [(visit.id, status(visit), visit.reason or "", visit.sha256 or "", visit.url) for visit in visits]
+    return pd.DataFrame(rows, columns=POSTER_COLUMNS, dtype=str)
 
 
-def _outcome(visit: PosterVisit, here: str) -> PosterOutcome:
-    status = here if visit.status == "here" else visit.status
-    return PosterOutcome(int(visit.id), status, visit.reason, visit.sha256, visit.url)
-
-
-def _judged(outcomes: Sequence[PosterOutcome]) -> list[PosterOutcome]:
-    """The outcomes, with images that several titles have told apart: the title of the lowest id keeps a poster that
-    it shares with a few, nobody one that many have."""
-    sharing: defaultdict[str, list[int]] = defaultdict(list)
-    for outcome in outcomes:
-        if outcome.usable:
-            sharing[str(outcome.sha256)].append(outcome.mal_id)
-
-    def judge(outcome: PosterOutcome) -> PosterOutcome:
-        titles = sharing.get(outcome.sha256 or "", [])
-        if len(titles) >= _PLACEHOLDER_TITLES:
-            return replace(outcome, status="placeholder", reason=f"{len(titles)} titles have this very image")
-        if len(titles) > 1 and outcome.mal_id != min(titles):
-            return replace(outcome, status="duplicate", reason=f"the same image as that of {min(titles)}")
-        return outcome
-
-    return [judge(outcome) for outcome in outcomes]
+def _without_shared_images(posters: pd.DataFrame) -> pd.DataFrame:
+    """The table, in which of the titles that share an image the first one keeps it, or none if they are many."""
+    posters = posters.set_index("id")
+    by_image = sorted_by_id(posters[is_usable(posters)].reset_index()).groupby("sha256")["id"]
+    for ids in by_image.agg(list):
+        if len(ids) >= _PLACEHOLDER_TITLES:
+            posters.loc[ids, ["status", "reason"]] = "placeholder", f"{len(ids)} titles have this very image"
+        elif len(ids) > 1:
+            posters.loc[ids[1:], ["status", "reason"]] = "duplicate", f"the same image as that of {ids[0]}"
+    return posters.reset_index()
 
 
 def _whole_image(data: bytes) -> bytes:
     """The bytes of an image that the models' own decoder reads to its end.
 
     Raises:
-        BrokenImageError: it does not; half of it may have come, with no error on the way.
-        UnusableImageError: it is of a size that no poster has.
+        BrokenImageError: the image cannot be decoded. A download may have ended early without an error.
+        UnusableImageError: no poster has this size.
     """
     try:
         width, height = image_size(data)
@@ -219,17 +232,14 @@ def _whole_image(data: bytes) -> bytes:
     return data
 
 
-def _short(reason: str | None) -> str | None:
-    """A reason without the address that differs from title to title."""
+def _without_address(reason: str | None) -> str | None:
+    """A reason without the address, which differs from title to title."""
     return re.sub(r"https?://\S+", "the address", reason) if reason else None
 
 
-def write_outcomes(outcomes: Iterable[PosterOutcome], folder: Path) -> None:
-    """Write down what became of each poster, for people: `posters.csv` beside the folder `posters`."""
-    with (
-        moved_in(folder.with_name(f"{folder.name}.csv")) as beside,
-        beside.open("w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(outcome) for outcome in sorted(outcomes, key=lambda outcome: outcome.mal_id))
+def write_posters(posters: pd.DataFrame, folder: Path) -> None:
+    """Write a poster table for people: `posters.csv` beside the folder `posters`."""
+    columns = ["id", "url", "sha256", "status", "reason"]
+    with moved_in(folder.with_name(f"{folder.name}.csv")) as beside:
+        table = sorted_by_id(posters)[columns].rename(columns=STORED_NAMES)
+        table.to_csv(beside, index=False, lineterminator="\n")

@@ -1,76 +1,80 @@
-"""From the site's season pages to the catalogue's records."""
+"""Reads the pages of a selection and merges their titles."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 
-from tasks.catalogue.catalogue_table import merge
-from tasks.catalogue.seasons import Season, quiet_days
-from tasks.crawl.ledger import Ledger
-from tasks.crawl.page_reader import PageReader
+from tasks.catalogue.crawl_context import CrawlContext
+from tasks.catalogue.seasons import parse_season, season_of_date
+from tasks.catalogue.titles import Title, id_sort_key
 from tasks.crawl.revisits import is_due
-from tasks.crawl.traffic import Traffic
-from tasks.errors import EmptyCatalogueError, PageError, PageLayoutError, SeasonError
-from tasks.myanimelist.page_addresses import season_path
-from tasks.myanimelist.pages import AnimeRecord, parse_season_page
+from tasks.errors import EmptyCatalogueError, PageError, SeasonError
 
 logger = logging.getLogger(__name__)
 
 
-async def read_seasons(
-    site_url: str,
-    seasons: Sequence[Season],
-    reader: PageReader,
-    ledger: Ledger,
-    started: float,
-    traffic: Traffic,
-    refresh: bool = False,
-) -> list[AnimeRecord]:
-    """Every title of some seasons, each once and sorted by id.
+async def read_titles(context: CrawlContext, selection: str, refresh: bool = False) -> list[Title]:
+    """The titles of a selection, each once, sorted by id.
 
-    Asked for are the pages that are due in the crawl that began at `started` (with `refresh`: all that were not asked
-    for since), all others are read as they were kept. A season that the site does not have (one to come, mostly) is
-    left out with a warning.
+    Fetches the pages that are due (with `refresh` all that this crawl has not fetched yet) and reads the others as they
+    were kept. Pages that the site does not have, such as those of future seasons, are skipped with a warning.
 
     Raises:
-        SeasonError: the site has none of the seasons.
-        EmptyCatalogueError: the pages hold no title.
-        PageLayoutError: a page is not what it should be.
+        SeasonError: the selection is invalid, or the site has none of its pages.
+        EmptyCatalogueError: the pages list no title.
+        PageLayoutError: a page is not as expected.
         KeptPageError: as `PageReader.read`.
         SiteUnavailable, SiteBlocked, SiteError: as `SiteClient.fetch`.
     """
-    pages: dict[Season, list[AnimeRecord]] = {}
-    unknown: list[Season] = []
-    urls = {season: site_url + season_path(season) for season in seasons}
-    visits = {season: ledger.pages.get(url) for season, url in urls.items()}
-    due = {season for season, visit in visits.items() if is_due(visit, quiet_days(season, started), started, refresh)}
-    traffic.expect(len(due))
-    traffic.outcomes["not due"] = len(seasons) - len(due)
+    source, ledger, reader = context.source, context.ledger, context.reader
+    pages = source.pages(selection, context.started)
+    due = {page for page in pages if is_due(ledger.pages.get(page.url), page.quiet_days, context.started, refresh)}
+    context.traffic.expect(len(due))
+    context.traffic.outcomes["not due"] = len(pages) - len(due)
 
-    for season in seasons:  # one after the other: a kill costs one page, and at the site's pace nothing is gained
+    found: list[list[Title]] = []
+    missing: list[str] = []
+    for page in pages:  # one after the other: a kill costs one page, and the site's pace allows no more
         try:
-            page = await reader.read(urls[season], partial(_parse, season), season in due)
+            titles = await reader.read(page.url, partial(source.parse_page, page), page in due)
         except PageError as error:
-            raise type(error)(f"The page of {season}: {error}") from error
-        if page is None:
-            unknown.append(season)
+            raise type(error)(f"The page of {page.name}: {error}") from error
+        if titles is None:
+            missing.append(page.name)
         else:
-            pages[season] = page
+            found.append(titles)
 
-    names = ", ".join(str(season) for season in sorted(unknown))
-    if not pages:
-        raise SeasonError(f"{site_url} has no page of {names}.")
-    if unknown:
-        logger.warning("%s has no page of %s: left out.", site_url, names)
-    records = merge(pages[season] for season in sorted(pages))
+    if not found:
+        raise SeasonError(f"{source.site_url} has no page of {', '.join(missing)}.")
+    if missing:
+        logger.warning("%s has no page of %s: skipped.", source.site_url, ", ".join(missing))
+    records = merge(found)
     if not records:
-        raise EmptyCatalogueError(f"The season pages of {site_url} hold no title ({len(pages)} pages read).")
+        raise EmptyCatalogueError(f"The pages of {source.site_url} list no title ({len(found)} pages read).")
     return records
 
 
-def _parse(season: Season, body: bytes) -> list[AnimeRecord]:
-    """The titles of a season's page, if it is that season's."""
-    records = parse_season_page(body)
-    if records and records[0].season != str(season):
-        raise PageLayoutError(f"This is the page of another season, {records[0].season}.")
-    return records
+def merge(pages: Iterable[Iterable[Title]]) -> list[Title]:
+    """The titles of several pages, each once, sorted by id.
+
+    A continuing title is on the pages of several seasons. Its earliest page is used, which is that of the season in
+    which it began. If that page was not read, its season is that of its start date, if this is known.
+    """
+    titles: dict[str, Title] = {}
+    for page in pages:
+        for title in page:
+            known = titles.get(title.id)
+            if known is None or _order(title) < _order(known):
+                titles[title.id] = title
+    return [_in_first_season(titles[id]) for id in sorted(titles, key=id_sort_key(titles))]
+
+
+def _order(title: Title) -> tuple[bool, bool, tuple[int, int]]:
+    season = parse_season(title.season) if title.season else None
+    return title.continuing, season is None, (season.year, season.quarter) if season else (0, 0)
+
+
+def _in_first_season(title: Title) -> Title:
+    began = season_of_date(title.start_date)
+    return replace(title, season=str(began)) if title.continuing and began else title

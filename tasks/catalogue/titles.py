@@ -1,34 +1,31 @@
-"""What is known of one title, whichever page it was read from."""
+"""One title as a page of a source describes it, and the order of ids."""
 
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-# Hentai and Erotica: titles whose posters are never downloaded.
-EXPLICIT_GENRE_IDS = frozenset({12, 49})
-# The site's 21 genres since 2022; themes and demographics are counted apart.
-GENRE_IDS = EXPLICIT_GENRE_IDS | {1, 2, 4, 5, 7, 8, 9, 10, 14, 22, 24, 26, 28, 30, 36, 37, 41, 46, 47}
-
-# Titles that only share a character are no franchise: one crossover would make one of dozens.
-CROSSOVERS = frozenset({"Character"})
+_NUMBER = re.compile(r"0|[1-9][0-9]*")
 
 
 @dataclass(frozen=True)
 class Related:
-    """Another anime that a detail page names, and what it is to this one ("Sequel", "Side Story", ...)."""
+    """A related title, and how it is related ("Sequel", "Side Story", ...)."""
 
     relation: str
-    mal_id: int
+    id: str
     title: str = ""
 
 
 @dataclass(frozen=True)
-class AnimeRecord:
-    """One title. The fields are the columns of catalogue.csv, in its order, but for the last one.
+class Title:
+    """One title. The fields are the columns of the catalogue (`catalogue_table`), except for the last one.
 
-    None and empty lists are what the site does not say; in particular a title without genres is of unknown
-    genre, not of none. Dates are ISO and as exact as the site's: "1998-04-03", "1998-04" or "1998".
+    None and empty lists are values that the source does not give. A title without genres has unknown genres. Dates are
+    ISO dates as exact as the source's: "1998-04-03", "1998-04" or "1998". `genre_ids` is empty or parallel to `genres`.
     """
 
-    mal_id: int
+    id: str
     title: str
     type: str | None = None
     source: str | None = None
@@ -43,14 +40,19 @@ class AnimeRecord:
     studios: list[str] = field(default_factory=list)
     poster_url: str | None = None
     season: str | None = None
-    # Only detail pages know these.
+    # Given only by the title's own page.
     rating: str | None = None
     aired_to: str | None = None
     related: list[Related] = field(default_factory=list)
-    # Only season pages know this: the title began in an earlier season than the page's, which `season` is.
+    # Given only by pages of seasons: the title began before the page's season, which is in `season`.
     continuing: bool = False
 
 
-def is_explicit(record: AnimeRecord) -> bool:
-    """Whether a title is pornographic by the site's own genres or rating."""
-    return not EXPLICIT_GENRE_IDS.isdisjoint(record.genre_ids) or (record.rating or "").startswith("Rx")
+def is_number(id: str) -> bool:
+    """Whether an id is a whole number in its usual form, without leading zeros."""
+    return _NUMBER.fullmatch(id) is not None
+
+
+def id_sort_key(ids: Iterable[str]) -> Callable[[str], Any]:
+    """The key that sorts these ids: as numbers if all are numbers, else as text."""
+    return int if all(map(is_number, ids)) else str

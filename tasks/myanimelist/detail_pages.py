@@ -5,7 +5,7 @@ from collections import defaultdict
 
 from bs4 import Tag
 
-from tasks.catalogue.titles import AnimeRecord, Related
+from tasks.catalogue.titles import Related, Title
 from tasks.errors import PageLayoutError
 from tasks.myanimelist.fields import (
     anime_id,
@@ -57,7 +57,7 @@ _LAYOUT = Layout(
 )
 
 
-def parse_detail_page(html: str | bytes) -> AnimeRecord:
+def parse_detail_page(html: str | bytes) -> Title:
     """Read a title's page.
 
     `members` is None on pages for small screens, which do not give it. `genres` is what the page lists under
@@ -74,17 +74,17 @@ def parse_detail_page(html: str | bytes) -> AnimeRecord:
     title = title_of(tags.get("title-name"))
     if title is None:
         raise PageLayoutError("This is no title's page: it has no heading with the title (h1.title-name).")
-    mal_id = anime_id(attribute(tags["og:url"], "content")) if "og:url" in tags else None
-    if mal_id is None:
+    title_id = anime_id(attribute(tags["og:url"], "content")) if "og:url" in tags else None
+    if title_id is None:
         raise PageLayoutError(f"The page of {title!r} has no address with the title's id (meta og:url).")
     fields = _fields(trees)
     for name in _REQUIRED:
         if name not in fields:
-            raise PageLayoutError(f'The page of {title!r} ({mal_id}) has no field "{name}".')
+            raise PageLayoutError(f'The page of {title!r} ({title_id}) has no field "{name}".')
     start_date, _, aired_to = (text_of(fields["Aired"]) or "").partition(" to ")
     genres = _labels(fields, "Genre") + _labels(fields, "Explicit Genre")
-    return AnimeRecord(
-        mal_id=mal_id,
+    return Title(
+        id=title_id,
         title=title,
         type=known(text_of(fields["Type"])),
         source=known(text_of(fields["Source"])),
@@ -155,7 +155,7 @@ def _related(trees: dict[str, list[SparseTree]]) -> list[Related]:
 
 def _related_by(relation: str | None, link: Tag, title: str) -> list[Related]:
     """The related title that a link leads to, none where it leads elsewhere; "Prequel (OVA)" is "Prequel"."""
-    mal_id = anime_id(attribute(link, "href"))
-    if relation is None or mal_id is None:
+    title_id = anime_id(attribute(link, "href"))
+    if relation is None or title_id is None:
         return []
-    return [Related(re.sub(r"(?: \([^()]*\)|:)$", "", relation), mal_id, title)]
+    return [Related(re.sub(r"(?: \([^()]*\)|:)$", "", relation), title_id, title)]

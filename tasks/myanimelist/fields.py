@@ -90,10 +90,10 @@ def season_in(text: str | None) -> str | None:
     return f"{match[2]}-{match[1].lower()}" if match else None
 
 
-def anime_id(address: str) -> int | None:
+def anime_id(address: str) -> str | None:
     """The id in the address of an anime's own page; None for any other address."""
     match = re.search(r"/anime/(\d+)(?:/[^/]*)?$", address)
-    return int(match[1]) if match else None
+    return str(int(match[1])) if match else None
 
 
 def attribute(tag: Tag, name: str) -> str:

@@ -5,7 +5,7 @@ import re
 from bs4 import Tag
 from bs4.element import NavigableString
 
-from tasks.catalogue.titles import AnimeRecord
+from tasks.catalogue.titles import Title
 from tasks.errors import PageLayoutError
 from tasks.myanimelist.fields import (
     anime_id,
@@ -57,7 +57,7 @@ _LAYOUT = Layout(
 )
 
 
-def parse_season_page(html: str | bytes) -> list[AnimeRecord]:
+def parse_season_page(html: str | bytes) -> list[Title]:
     """Read a season's page: its titles in the page's order, each once.
 
     `season` is the page's season, for titles too that only continue in it (those have `continuing`). A season
@@ -69,7 +69,7 @@ def parse_season_page(html: str | bytes) -> list[AnimeRecord]:
     """
     season: str | None = None
     continuing: bool | None = None  # None as long as there is no list
-    records: dict[int, AnimeRecord] = {}
+    records: dict[str, Title] = {}
     for tree in _LAYOUT.trees(whole_page(html)):
         if tree.told_by == "title":
             season = season or season_in(text_of(tree.tag))
@@ -79,7 +79,7 @@ def parse_season_page(html: str | bytes) -> list[AnimeRecord]:
             continuing = "Continuing" in (text_of(tree.tag) or "")
         elif tree.told_by == "seasonal-anime" and continuing is not None and season:
             record = _read_card(tree, season, continuing)
-            records.setdefault(record.mal_id, record)
+            records.setdefault(record.id, record)
     if continuing is None:
         raise PageLayoutError("This is no season's page: it has no list of titles (div.seasonal-anime-list).")
     if season is None:
@@ -87,17 +87,17 @@ def parse_season_page(html: str | bytes) -> list[AnimeRecord]:
     return list(records.values())
 
 
-def _read_card(card: SparseTree, season: str, continuing: bool) -> AnimeRecord:
+def _read_card(card: SparseTree, season: str, continuing: bool) -> Title:
     link, genres, image = card.first("link-title"), card.first("genres"), card.first("image")
-    title, mal_id = title_of(link), anime_id(attribute(link, "href")) if link else None
-    if title is None or mal_id is None:
+    title, title_id = title_of(link), anime_id(attribute(link, "href")) if link else None
+    if title is None or title_id is None:
         raise PageLayoutError("A card of the season's page has no title with its address (a.link-title).")
     if genres is None:
-        raise PageLayoutError(f"The card of {title!r} ({mal_id}) has no place for genres (div.genres).")
+        raise PageLayoutError(f"The card of {title!r} ({title_id}) has no place for genres (div.genres).")
     labels = genre_links(genres)
     properties = _properties(card.parts["property"])
-    return AnimeRecord(
-        mal_id=mal_id,
+    return Title(
+        id=title_id,
         title=title,
         type=_type(card.tag),
         source=known(_value(properties["Source"])) if "Source" in properties else None,

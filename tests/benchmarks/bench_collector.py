@@ -107,12 +107,12 @@ def crawl_with_client(pages: list[str], posters: list[str], concurrency: int, pa
 
 
 async def _ask_all(crawl: Crawl, pages: list[str], posters: list[str], concurrency: int, parse: bool) -> None:
-    from tasks.catalogue.workers import for_each
+    from tasks.catalogue.poster_download import for_each
     from tasks.crawl.client import SiteClient
     from tasks.errors import NotOnSite
 
     if parse:
-        from tasks.myanimelist.pages import parse_season_page
+        from tasks.myanimelist.season_pages import parse_season_page
 
     def read_page(body: bytes) -> tuple[int, Any]:
         return len(body), parse_season_page(body) if parse else None
@@ -211,9 +211,11 @@ async def _serve_until_closed(owner: Connection, data: Path) -> None:
 
 def _fill(answers: dict[bytes, bytes], data: Path, base_url: str) -> Site:
     """Put in the answers to all addresses, each with its head."""
+    from tasks.catalogue.catalogue_table import catalogue_of
     from tasks.catalogue.seasons import parse_seasons
     from tasks.myanimelist.page_addresses import season_path
-    from tasks.myanimelist.pages import is_explicit, parse_season_page
+    from tasks.myanimelist.season_pages import parse_season_page
+    from tasks.myanimelist.source import MyAnimeList
 
     spec = importlib.util.spec_from_file_location("serve", data / SERVER)
     assert spec and spec.loader
@@ -230,7 +232,9 @@ def _fill(answers: dict[bytes, bytes], data: Path, base_url: str) -> Site:
     fill("/robots.txt")
     seasons = [season_path(season) for season in parse_seasons(SEASONS)]
     records = [record for path in seasons for record in parse_season_page(fill(path))]
-    posters = dict.fromkeys(record.poster_url for record in records if record.poster_url and not is_explicit(record))
+    catalogue = catalogue_of(records)
+    posters = dict.fromkeys(catalogue.loc[~MyAnimeList().is_explicit(catalogue), "poster_url"])
+    posters.pop("", None)
     for poster in posters:
         fill(urlsplit(poster).path)
     return Site([base_url + path for path in seasons], list(posters))

@@ -17,7 +17,8 @@ from pathlib import Path
 from bs4 import BeautifulSoup
 from lxml.html import document_fromstring
 
-from tasks.myanimelist.pages import parse_detail_page, parse_season_page
+from tasks.myanimelist.detail_pages import parse_detail_page
+from tasks.myanimelist.season_pages import parse_season_page
 
 Parser = Callable[[str], object]
 KINDS: tuple[tuple[str, str, Parser], ...] = (

@@ -34,7 +34,7 @@ def test_collect_leaves_catalogue_posters_history_and_report_and_says_what_it_as
     said = capsys.readouterr().out
     assert f"Season pages: {len(SEASONS)} of {len(SEASONS)} (" in said
     assert "Detail pages: 5 of 5 (" in said
-    assert "What was asked of the site" in said and "requested" in said
+    assert "Requests to the site" in said and "requested" in said
     assert "36 titles" in said
     with (tmp_path / "catalogue.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -59,7 +59,7 @@ def test_reparse_makes_no_request(site: FaultySite, tmp_path: Path, capsys: pyte
 
 def test_reparse_of_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reparse", "--workspace", str(tmp_path / "w")]) == 1
-    assert "Nothing was collected in" in capsys.readouterr().err
+    assert "nothing was collected there yet" in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
 
 

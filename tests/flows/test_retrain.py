@@ -158,12 +158,12 @@ def test_a_revision_that_answers_other_than_its_bundle_does_not_go_live(first_ru
 def test_a_poster_on_disk_that_is_another_one_is_fetched_again(first_run, tmp_path) -> None:
     store = Store(read_settings())
     name = first_run[0].record.evaluation.known_posters[0].name
-    mal_id = int(name.removeprefix("posters/").removesuffix(".jpg"))
-    (tmp_path / f"{mal_id}.jpg").write_bytes(b"an older poster")
-    fetch_posters(store, tmp_path, {mal_id: sha256_of(store.read(name))})
-    assert (tmp_path / f"{mal_id}.jpg").read_bytes() == store.read(name)
+    id = name.removeprefix("posters/").removesuffix(".jpg")
+    (tmp_path / f"{id}.jpg").write_bytes(b"an older poster")
+    fetch_posters(store, tmp_path, {id: sha256_of(store.read(name))})
+    assert (tmp_path / f"{id}.jpg").read_bytes() == store.read(name)
     with pytest.raises(StalePosterError, match=name):
-        fetch_posters(store, tmp_path, {mal_id: sha256_of(b"a poster of long ago")})
+        fetch_posters(store, tmp_path, {id: sha256_of(b"a poster of long ago")})
 
 
 def test_mlflow_knows_the_runs_it_has_and_no_others(first_run) -> None:

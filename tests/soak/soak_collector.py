@@ -27,6 +27,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from infra.files import sha256_of_file
 from infra.local.processes import free_port
 from ml.configuration import PreprocessConfig
@@ -36,8 +38,8 @@ from serving.bundle.errors import AnimeGenreError
 from tasks.catalogue.catalogue_table import read_catalogue
 from tasks.catalogue.collector import Collector
 from tasks.catalogue.configuration import CollectConfig
-from tasks.catalogue.poster_download import PosterOutcome
-from tasks.catalogue.seasons import parse_seasons
+from tasks.crawl.ledger import poster_name
+from tasks.myanimelist.source import MyAnimeList
 from tasks.preprocess import dataset_rows, usable_titles
 
 SEASONS = "1974-winter..2024-fall"
@@ -97,36 +99,36 @@ def replayed(data: Path, folder: Path, port: int = 0, **options: object) -> Iter
 class Collected:
     """What a run of the collector gave, and how long its parts took."""
 
-    posters: dict[int, str]
+    posters: dict[str, str]
     records: int
     titles: str
     pages_seconds: float
     posters_seconds: float
     poster_requests: int
-    outcomes: list[PosterOutcome]
+    table: pd.DataFrame
 
 
 def collect(folder: Path, url: str, seasons: str = SEASONS, **settings: object) -> Collected:
     """One run of the collector, here and now."""
     config = CollectConfig(**settings)  # type: ignore[arg-type]
-    with Collector(folder, url, config) as collector:
+    with Collector(folder, MyAnimeList(url), config) as collector:
         began = time.monotonic()
-        records = asyncio.run(collector.read_catalogue(parse_seasons(seasons)))
-        collector.replace_last_good(seasons, records)
+        catalogue = asyncio.run(collector.read_catalogue(seasons))
+        collector.replace_last_good(seasons, catalogue)
         read = time.monotonic()
-        outcomes = asyncio.run(collector.download_posters(records))
+        table = asyncio.run(collector.download_posters(catalogue))
         ended = time.monotonic()
-    for outcome in outcomes:
-        if outcome.sha256:
-            assert sha256_of_file(folder / "posters" / f"{outcome.mal_id}.jpg") == outcome.sha256
+    posters = {id: sha256 for id, sha256 in zip(table["id"], table["sha256"], strict=True) if sha256}
+    for id, sha256 in posters.items():
+        assert sha256_of_file(folder / "posters" / poster_name(id)) == sha256
     return Collected(
-        posters={outcome.mal_id: outcome.sha256 for outcome in outcomes if outcome.sha256},
-        records=len(records),
+        posters=posters,
+        records=len(catalogue),
         titles=titles(folder, url),
         pages_seconds=read - began,
         posters_seconds=ended - read,
         poster_requests=collector.traffics[-1].requests,
-        outcomes=outcomes,
+        table=table,
     )
 
 
@@ -135,13 +137,12 @@ def titles(folder: Path, url: str) -> str:
     return hashlib.sha256((folder / "catalogue.csv").read_text().replace(url, "").encode()).hexdigest()
 
 
-def key_of(folder: Path, outcomes: list[PosterOutcome]) -> str:
+def key_of(folder: Path, table: pd.DataFrame) -> str:
     """The dataset's key, as the step preprocess makes it."""
-    sha256 = {outcome.mal_id: str(outcome.sha256) for outcome in outcomes if outcome.usable}
-    usable = usable_titles(read_catalogue(folder / "catalogue.csv"), sha256)
-    franchise_of = franchises({str(title.mal_id): title.title for title in usable})
+    usable = usable_titles(read_catalogue(folder / "catalogue.csv"), table, MyAnimeList())
+    franchise_of = franchises(dict(zip(usable["id"], usable["title"], strict=True)))
     parts = PartTable().assign(franchise_of)
-    rows = dataset_rows(usable, sha256, {i: (franchise_of[i], parts[i]) for i in franchise_of}, folder / "posters")
+    rows = dataset_rows(usable, {i: (franchise_of[i], parts[i]) for i in franchise_of}, folder / "posters")
     return dataset_key(rows, PreprocessConfig())
 
 
@@ -263,7 +264,7 @@ def check_second_run(data: Path, folder: Path, seed: int) -> None:
         again = len(site.requests()) - requests
     seconds = [run.pages_seconds + run.posters_seconds for run in (first, second)]
     ratio = seconds[1] / seconds[0]
-    keys = [key_of(folder / "twice", run.outcomes) for run in (first, second)]
+    keys = [key_of(folder / "twice", run.table) for run in (first, second)]
     print(f"  at {LIMIT} requests a second: first run {seconds[0]:.1f} s, second {seconds[1]:.2f} s ({ratio:.3f})")
     print(
         f"  {pages} pages in {first.pages_seconds:.2f} s, "

@@ -17,9 +17,11 @@ from infra.store import Store
 from ml.configuration import PreprocessConfig
 from ml.data.dataset import Dataset
 from serving.bundle.image import decode
-from tasks.catalogue.titles import AnimeRecord
+from tasks.catalogue.catalogue_table import catalogue_of
+from tasks.catalogue.titles import Title
 from tasks.crawl.mirror import poster_key
 from tasks.errors import StalePosterError
+from tasks.myanimelist.source import MyAnimeList
 from tasks.preprocess import fetch_dataset, make_dataset
 from tests.storage import storage_emulator
 
@@ -39,23 +41,25 @@ class Bucket:
 
     def __init__(self, settings: Settings) -> None:
         self.store = Store(settings)
-        self.titles: list[AnimeRecord] = []
-        self.sha256: dict[int, str] = {}
+        self.titles: list[Title] = []
+        self.sha256: dict[str, str] = {}
 
-    def add(self, mal_id: int, poster: bytes) -> None:
-        genre, genre_id = [("Action", 1), ("Comedy", 4)][mal_id % 2]
-        title = (
-            f"{'abcdefghi'[mal_id // 9]}{'abcdefghi'[mal_id % 9]} tale"  # numbers would look like seasons of one title
+    def add(self, number: int, poster: bytes) -> None:
+        genre, genre_id = [("Action", 1), ("Comedy", 4)][number % 2]
+        name = (
+            f"{'abcdefghi'[number // 9]}{'abcdefghi'[number % 9]} tale"  # numbers would look like seasons of one title
         )
-        self.titles.append(AnimeRecord(mal_id, title, genres=[genre], genre_ids=[genre_id]))
-        self.replace(mal_id, poster)
+        self.titles.append(Title(str(number), name, genres=[genre], genre_ids=[genre_id]))
+        self.replace(str(number), poster)
 
-    def replace(self, mal_id: int, poster: bytes) -> None:
-        self.store.write(poster_key(str(mal_id)), poster)
-        self.sha256[mal_id] = hashlib.sha256(poster).hexdigest()
+    def replace(self, id: str, poster: bytes) -> None:
+        self.store.write(poster_key(id), poster)
+        self.sha256[id] = hashlib.sha256(poster).hexdigest()
 
     def dataset(self, workspace: Path) -> tuple[Dataset, bool]:
-        return make_dataset(self.store, workspace, self.titles, self.sha256, CONFIG)
+        catalogue = catalogue_of(self.titles)
+        titles = catalogue.assign(sha256=catalogue["id"].map(self.sha256))
+        return make_dataset(self.store, workspace, titles, MyAnimeList(), CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +105,7 @@ def test_dataset_is_decoded_from_the_posters_on_an_empty_worker(bucket: Bucket, 
     bucket.dataset(tmp_path / "first")
     fetched = fetch_dataset(bucket.store, tmp_path / "second", dataset.key)
     assert np.array_equal(fetched.images[:], dataset.images[:])
-    assert posters_in(tmp_path / "second") == {f"{mal_id}.jpg" for mal_id in range(1, TITLES + 1)}
+    assert posters_in(tmp_path / "second") == {f"{number}.jpg" for number in range(1, TITLES + 1)}
 
 
 def test_dataset_of_an_earlier_version_is_decoded_from_the_posters(bucket: Bucket, tmp_path: Path) -> None:
@@ -119,7 +123,7 @@ def test_dataset_decodes_only_new_and_changed_posters(bucket: Bucket, tmp_path: 
     for poster in (tmp_path / "posters").iterdir():
         poster.unlink()
     bucket.add(61, drawn(60))
-    bucket.replace(5, drawn(500))
+    bucket.replace("5", drawn(500))
     dataset, is_new = bucket.dataset(tmp_path)
     assert is_new and len(dataset.ids) == 61
     assert posters_in(tmp_path) == {"61.jpg", "5.jpg"}
@@ -141,10 +145,10 @@ def test_titles_with_posters_that_look_alike_are_in_one_part(bucket: Bucket, tmp
     other = Image.open(io.BytesIO(bucket.store.read(poster_key(old)))).resize((140, 200))
     stream = io.BytesIO()
     other.save(stream, "JPEG", quality=60)
-    for mal_id in range(61, 69):
-        bucket.add(mal_id, stream.getvalue() + bytes(mal_id))
+    for number in range(61, 69):
+        bucket.add(number, stream.getvalue() + bytes(number))
     dataset, _ = bucket.dataset(tmp_path / "first")
-    assert {part for mal_id, part in zip(dataset.ids, dataset.parts, strict=True) if int(mal_id) > 60} == {"test"}
+    assert {part for id, part in zip(dataset.ids, dataset.parts, strict=True) if int(id) > 60} == {"test"}
     assert dataset.summary()["posters_alike"] == {"groups": 1, "posters": 9}
 
 

@@ -23,8 +23,10 @@ from infra.local.site.drawing import poster_jpeg
 from infra.local.site.invented_titles import EXPLICIT_GENRE, SEASONS, InventedTitle, PosterState, invented_titles
 from infra.local.site.pages import detail_page, not_found_page, poster_path, season_page
 from infra.local.site.server import small_site
+from tasks.catalogue.titles import Related, Title
 from tasks.errors import PageLayoutError
-from tasks.myanimelist.pages import AnimeRecord, Related, parse_detail_page, parse_season_page
+from tasks.myanimelist.detail_pages import parse_detail_page
+from tasks.myanimelist.season_pages import parse_season_page
 
 BASE_URL = "http://127.0.0.1:8764"
 ROOT = Path(__file__).parents[3]
@@ -41,9 +43,9 @@ def base_url() -> Iterator[str]:
         yield address
 
 
-def labels(record: AnimeRecord) -> dict[str, object]:
+def labels(record: Title) -> dict[str, object]:
     return {
-        "mal_id": record.mal_id,
+        "id": record.id,
         "title": record.title,
         "type": record.type,
         "source": record.source,
@@ -63,7 +65,7 @@ def labels(record: AnimeRecord) -> dict[str, object]:
 def expected(title: InventedTitle) -> dict[str, object]:
     without_poster = title.poster is PosterState.PLACEHOLDER
     return {
-        "mal_id": title.mal_id,
+        "id": str(title.mal_id),
         "title": title.title,
         "type": title.type,
         "source": title.source,
@@ -172,11 +174,11 @@ def test_genres_show_in_posters_but_imperfectly(titles: list[InventedTitle]) -> 
 def test_every_season_page_reads_back_as_what_was_invented(titles: list[InventedTitle]) -> None:
     for season in SEASONS:
         records = parse_season_page(season_page(titles, season, BASE_URL))
-        listed = {title.mal_id: title for title in titles if season in title.pages}
-        assert {record.mal_id for record in records} == set(listed)
+        listed = {str(title.mal_id): title for title in titles if season in title.pages}
+        assert {record.id for record in records} == set(listed)
         assert len(records) == len(listed)
         for record in records:
-            title = listed[record.mal_id]
+            title = listed[record.id]
             assert labels(record) == expected(title)
             assert (record.season, record.continuing) == (season, title.season != season)
 
@@ -190,7 +192,7 @@ def test_every_kind_of_detail_page_reads_back_as_what_was_invented(titles: list[
         assert labels(record) == expected(title)
         assert (record.rating, record.aired_to) == (title.rating, title.aired_to)
         assert record.season == (title.season if title.type == "TV" else None)
-        assert record.related == [Related(r.kind, r.mal_id, r.title) for r in title.related]
+        assert record.related == [Related(r.kind, str(r.mal_id), r.title) for r in title.related]
 
 
 def test_the_page_of_an_unknown_address_is_no_season_page() -> None:
@@ -202,17 +204,17 @@ def test_the_page_of_an_unknown_address_is_no_season_page() -> None:
 
 
 def test_a_season_page_leads_to_its_posters(base_url: str) -> None:
-    known = {title.mal_id: title for title in invented_titles(60, seed=3)}
+    known = {str(title.mal_id): title for title in invented_titles(60, seed=3)}
     season = next(title.season for title in known.values() if title.poster is PosterState.DRAWN)
     with urlopen(f"{base_url}/anime/season/{season.replace('-', '/')}") as answer:
         records = parse_season_page(answer.read())
     posters = 0
     for record in records:
-        if known[record.mal_id].poster is PosterState.DRAWN:
+        if known[record.id].poster is PosterState.DRAWN:
             assert record.poster_url is not None
             with urlopen(record.poster_url) as answer:
                 assert answer.headers["Content-Type"] == "image/jpeg"
-                assert answer.read() == poster_jpeg(known[record.mal_id], seed=3)
+                assert answer.read() == poster_jpeg(known[record.id], seed=3)
             posters += 1
     assert posters > 0
 

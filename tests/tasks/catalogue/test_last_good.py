@@ -1,4 +1,4 @@
-"""The last good catalogue of a folder: what a new one is compared with, and what takes its place."""
+"""The last good catalogue of a folder: what a new one is compared with, and what replaces it."""
 
 import csv
 import os
@@ -7,37 +7,45 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from infra.files import sha256_of_file
+from tasks.catalogue.catalogue_table import catalogue_of
 from tasks.catalogue.last_good import (
     ABOUT,
     CATALOGUE,
     HISTORY,
-    LastGood,
     about_last_good,
     known_key,
     read_last_good,
     replace_last_good,
 )
-from tasks.catalogue.titles import AnimeRecord, Related
+from tasks.catalogue.titles import Related, Title
 from tasks.errors import CatalogueError
+from tasks.myanimelist.source import MyAnimeList
 from tasks.records import CatalogueRecord
 
 SITE = "https://myanimelist.net"
 SEASONS = "2010-summer..2011-winter"
-RECORDS = [
-    AnimeRecord(5, "Bells, early", genres=["Comedy"], genre_ids=[4], score=6.9, season="2010-summer"),
-    AnimeRecord(7, 'The "Lamp"', type="TV", season="2010-fall", rating="PG", related=[Related("Sequel", 8)]),
-    AnimeRecord(8, "Lamps", type="TV", season="2011-winter"),
+TITLES = [
+    Title("5", "Bells, early", genres=["Comedy"], genre_ids=[4], score=6.9, season="2010-summer"),
+    Title("7", 'The "Lamp"', type="TV", season="2010-fall", rating="PG", related=[Related("Sequel", "8")]),
+    Title("10", "Lamps", type="TV", season="2011-winter"),
 ]
 
 
 def replaced(
-    folder: Path, records: Sequence[AnimeRecord] = RECORDS, site_url: str = SITE, seasons: str = SEASONS
+    folder: Path, titles: Sequence[Title] = TITLES, site_url: str = SITE, seasons: str = SEASONS
 ) -> CatalogueRecord:
-    """As a run does it: what is there is read, and the new catalogue takes its place."""
-    return replace_last_good(folder, site_url, seasons, records, read_last_good(folder, site_url, seasons))
+    """Read the last good catalogue and replace it, as a run does."""
+    source = MyAnimeList(site_url)
+    last = read_last_good(folder, source, seasons)
+    return replace_last_good(folder, source, seasons, catalogue_of(titles), last)
+
+
+def known(folder: Path, site_url: str = SITE) -> pd.DataFrame:
+    return read_last_good(folder, MyAnimeList(site_url), SEASONS).titles
 
 
 def history(folder: Path) -> list[dict[str, str]]:
@@ -45,16 +53,16 @@ def history(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_what_took_its_place_is_read_back(tmp_path: Path) -> None:
+def test_last_good_catalogue_is_read_back(tmp_path: Path) -> None:
     about = replaced(tmp_path)
-    assert read_last_good(tmp_path, SITE, SEASONS) == LastGood(
-        RECORDS, frozenset({"2010-summer", "2010-fall", "2011-winter"})
-    )
+    last = read_last_good(tmp_path, MyAnimeList(), "2010-summer..2010-fall")
+    pd.testing.assert_frame_equal(last.titles, catalogue_of(TITLES))
+    assert list(last.selected) == [True, True, False]
     assert about_last_good(tmp_path) == about
 
 
-def test_it_says_what_it_is(tmp_path: Path) -> None:
-    about = replaced(tmp_path)
+def test_last_good_record_describes_the_catalogue(tmp_path: Path) -> None:
+    about = replaced(tmp_path, site_url=f"{SITE}/")
     sha256 = sha256_of_file(tmp_path / CATALOGUE)
     assert about == CatalogueRecord(
         key=f"catalogues/{sha256}.csv",
@@ -69,95 +77,80 @@ def test_it_says_what_it_is(tmp_path: Path) -> None:
     assert 0 <= datetime.now(UTC).timestamp() - about.accepted < 60
 
 
-def test_what_changed_since_is_written_down(tmp_path: Path) -> None:
+def test_last_good_history_lists_what_changed(tmp_path: Path) -> None:
     replaced(tmp_path)
     assert history(tmp_path) == []
-    about = replaced(tmp_path, [replace(RECORDS[0], genres=["Comedy", "Drama"], genre_ids=[4, 8]), RECORDS[2]])
+    about = replaced(tmp_path, [replace(TITLES[0], genres=["Comedy", "Drama"], genre_ids=[4, 8]), TITLES[2]])
     assert about.changes == 2
     assert [(row["mal_id"], row["field"], row["after"]) for row in history(tmp_path)] == [
         ("5", "genres", "Comedy|Drama"),
         ("7", "(gone)", ""),
     ]
-    replaced(tmp_path, [RECORDS[0], RECORDS[2]])
+    replaced(tmp_path, [TITLES[0], TITLES[2]])
     assert [row["field"] for row in history(tmp_path)] == ["genres", "(gone)", "genres"]
 
 
-def test_a_folder_without_a_catalogue_has_nothing_to_compare_with(tmp_path: Path) -> None:
+def test_last_good_is_empty_in_a_new_folder(tmp_path: Path) -> None:
     assert about_last_good(tmp_path) is None
-    assert read_last_good(tmp_path, SITE, SEASONS).records == []
+    assert known(tmp_path).empty
 
 
 @pytest.mark.parametrize("other", ["https://example.org", "http://myanimelist.net:8000", "http://127.0.0.1:8000"])
-def test_the_catalogue_of_another_site_is_not_compared_with(tmp_path: Path, other: str) -> None:
+def test_last_good_ignores_the_catalogue_of_another_site(tmp_path: Path, other: str) -> None:
     replaced(tmp_path)
-    assert read_last_good(tmp_path, other, SEASONS).records == []
+    assert known(tmp_path, other).empty
 
 
 @pytest.mark.parametrize(
     ("before", "now"),
     [
-        (SITE, f"{SITE}/"),
         (SITE, "https://MyAnimeList.net"),
-        ("http://127.0.0.1:8000", "http://127.0.0.1:46011"),
         ("http://127.0.0.1:8000", "http://localhost:46011"),
         ("http://[::1]:8000", "http://site.localhost"),
     ],
 )
-def test_the_same_site_is_known_however_it_is_written(tmp_path: Path, before: str, now: str) -> None:
+def test_last_good_knows_a_site_by_its_other_addresses(tmp_path: Path, before: str, now: str) -> None:
     replaced(tmp_path, site_url=before)
-    assert read_last_good(tmp_path, now, SEASONS).records == RECORDS
+    assert len(known(tmp_path, now)) == 3
 
 
-def test_a_run_over_few_seasons_forgets_nothing_of_the_others(tmp_path: Path) -> None:
+def test_last_good_keeps_the_titles_of_other_seasons(tmp_path: Path) -> None:
     replaced(tmp_path)
-    about = replaced(tmp_path, [replace(RECORDS[1], type="OVA")], seasons="2010-fall")
-    assert (about.titles, about.changes) == (1, 1)
-    last = read_last_good(tmp_path, SITE, SEASONS)
-    assert [record.type for record in last.records] == [None, "OVA", "TV"]
-    assert last.seasons == {"2010-summer", "2010-fall", "2011-winter"}
-
-
-def test_a_narrower_catalogue_has_lost_nothing_by_it(tmp_path: Path) -> None:
-    replaced(tmp_path)
-    about = replaced(tmp_path, RECORDS[1:2], seasons="2010-fall")
-    assert (about.changes, about.seasons, history(tmp_path)) == (0, "2010-fall", [])
+    about = replaced(tmp_path, [replace(TITLES[1], type="OVA")], seasons="2010-fall")
+    assert (about.titles, about.changes, about.seasons) == (1, 1, "2010-fall")
+    assert list(known(tmp_path)["id"]) == ["5", "7", "10"]
+    assert list(known(tmp_path)["type"]) == ["", "OVA", "TV"]
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b'{"key": "catalogues/1.csv"}', b'"catalogue"'])
-def test_what_it_is_cannot_be_read_and_says_what_to_do(tmp_path: Path, damage: bytes) -> None:
+def test_last_good_record_that_is_damaged_is_an_error(tmp_path: Path, damage: bytes) -> None:
     replaced(tmp_path)
     (tmp_path / ABOUT).write_bytes(damage)
-    with pytest.raises(CatalogueError, match=r"catalogue\.json cannot be read; move it away"):
+    with pytest.raises(CatalogueError, match=r"catalogue\.json cannot be read\. Move it away"):
         about_last_good(tmp_path)
     assert (tmp_path / ABOUT).read_bytes() == damage
 
 
-def test_a_table_that_is_damaged_is_no_empty_one(tmp_path: Path) -> None:
+def test_last_good_table_that_is_damaged_is_an_error(tmp_path: Path) -> None:
     replaced(tmp_path)
     (tmp_path / known_key(SITE)).write_bytes(b"mal_id\n1\n")
     with pytest.raises(CatalogueError, match="has no column"):
-        read_last_good(tmp_path, SITE, SEASONS)
+        known(tmp_path)
 
 
 @pytest.mark.parametrize("file", [HISTORY, CATALOGUE, ABOUT])
-def test_a_run_that_ends_while_it_writes_a_file_leaves_the_old_catalogue(tmp_path: Path, file: str) -> None:
+def test_last_good_survives_a_run_that_fails_and_the_repeated_run_adds_no_change_twice(
+    tmp_path: Path, file: str
+) -> None:
     replaced(tmp_path)
-    (tmp_path / f".{file}.{os.getpid()}.part").mkdir()  # where the file is written to: nothing can be
-    with pytest.raises(OSError):
-        replaced(tmp_path, RECORDS[:1], seasons="2010-summer")
-    assert read_last_good(tmp_path, SITE, SEASONS).records == RECORDS
-
-
-@pytest.mark.parametrize("file", [HISTORY, CATALOGUE, ABOUT])
-def test_a_run_that_is_repeated_after_that_writes_no_change_twice(tmp_path: Path, file: str) -> None:
-    replaced(tmp_path)
-    in_the_way = tmp_path / f".{file}.{os.getpid()}.part"
+    in_the_way = tmp_path / f".{file}.{os.getpid()}.part"  # where the file is written first
     in_the_way.mkdir()
     with pytest.raises(OSError):
-        replaced(tmp_path, RECORDS[:1])
-    in_the_way.rmdir()
-    replaced(tmp_path, RECORDS[:1])
-    assert [row["mal_id"] for row in history(tmp_path)] == ["7", "8"]
+        replaced(tmp_path, TITLES[:1])
     about = about_last_good(tmp_path)
-    assert about is not None
-    assert about.sha256 == sha256_of_file(tmp_path / CATALOGUE)
+    assert about is not None and about.titles == 3
+    in_the_way.rmdir()
+    replaced(tmp_path, TITLES[:1])
+    about = about_last_good(tmp_path)
+    assert about is not None and about.sha256 == sha256_of_file(tmp_path / CATALOGUE)
+    assert [row["mal_id"] for row in history(tmp_path)] == ["7", "10"]

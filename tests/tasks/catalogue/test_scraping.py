@@ -1,9 +1,10 @@
-"""From season pages on a server to the catalogue's records, through the collector."""
+"""Reads season pages from a server and merges their titles."""
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -12,11 +13,12 @@ from infra.local.site.invented_titles import invented_titles
 from infra.local.site.server import small_site
 from tasks.catalogue.collector import Collector
 from tasks.catalogue.configuration import CollectConfig
-from tasks.catalogue.seasons import Season, parse_seasons
+from tasks.catalogue.scraping import merge
+from tasks.catalogue.titles import Title
 from tasks.errors import EmptyCatalogueError, PageLayoutError, SeasonError, SiteUnavailable
-from tasks.myanimelist.pages import AnimeRecord
+from tasks.myanimelist.source import MyAnimeList
 
-Scrape = Callable[[str, Sequence[Season]], Awaitable[list[AnimeRecord]]]
+Scrape = Callable[[str, str], Awaitable[pd.DataFrame]]
 
 EMPTY = '<html><title>Fall 2010 - Anime</title><div class="seasonal-anime-list"></div></html>'
 
@@ -31,8 +33,8 @@ def site() -> Iterator[str]:
 def scrape(tmp_path: Path) -> Iterator[Scrape]:
     collectors: list[Collector] = []
 
-    async def scrape(site_url: str, seasons: Sequence[Season]) -> list[AnimeRecord]:
-        collectors.append(Collector(tmp_path, site_url, CollectConfig()))
+    async def scrape(site_url: str, seasons: str) -> pd.DataFrame:
+        collectors.append(Collector(tmp_path, MyAnimeList(site_url), CollectConfig()))
         return await collectors[0].read_catalogue(seasons)
 
     yield scrape
@@ -41,67 +43,91 @@ def scrape(tmp_path: Path) -> Iterator[Scrape]:
 
 
 def server_of(html: str, cut: int = 0) -> TestServer:
-    """A server whose every page is the same, cut in half the first `cut` times but of the length it tells."""
-    asked = iter(range(1_000_000))
+    """A server that sends the same page everywhere, the first `cut` times only half of it."""
+    requested = iter(range(1_000_000))
 
-    async def answer(request: web.Request) -> web.Response:
-        whole = next(asked) >= cut
+    async def respond(request: web.Request) -> web.Response:
+        whole = next(requested) >= cut
         return web.Response(text=html if whole else html[: len(html) // 2], content_type="text/html")
 
     application = web.Application()
-    application.router.add_get("/anime/season/2010/fall", answer)
+    application.router.add_get("/anime/season/2010/fall", respond)
     return TestServer(application)
 
 
-async def test_every_title_of_the_site_is_read_once_with_the_season_in_which_it_began(
-    site: str, scrape: Scrape
-) -> None:
-    titles = invented_titles(80, 3)
-    seasons = parse_seasons(
-        f"{min(t.season for t in titles)[:4]}-winter..{max(p for t in titles for p in t.pages)[:4]}-fall"
-    )
-    records = await scrape(site, seasons)
-    assert [(record.mal_id, record.title, record.season) for record in records] == sorted(
-        (title.mal_id, title.title, title.season) for title in titles
-    )
-    by_id = {title.mal_id: title for title in titles}
-    assert all(record.genres == [genre.name for genre in by_id[record.mal_id].genres] for record in records)
+async def test_scraping_reads_every_title_once_with_the_season_in_which_it_began(site: str, scrape: Scrape) -> None:
+    titles = sorted(invented_titles(80, 3), key=lambda title: title.mal_id)
+    first, last = min(t.season for t in titles)[:4], max(p for t in titles for p in t.pages)[:4]
+    catalogue = await scrape(site, f"{first}-winter..{last}-fall")
+    assert list(catalogue["id"]) == [str(title.mal_id) for title in titles]
+    assert list(catalogue["title"]) == [title.title for title in titles]
+    assert list(catalogue["season"]) == [title.season for title in titles]
+    assert list(catalogue["genres"]) == ["|".join(genre.name for genre in title.genres) for title in titles]
 
 
-async def test_seasons_that_the_site_does_not_have_are_left_out_with_a_warning(
+async def test_scraping_skips_seasons_that_the_site_lacks_with_a_warning(
     site: str, scrape: Scrape, caplog: pytest.LogCaptureFixture
 ) -> None:
-    season = invented_titles(80, 3)[0].season
+    first = min(title.season for title in invented_titles(80, 3))
     with caplog.at_level(logging.WARNING):
-        records = await scrape(site, parse_seasons(season) + parse_seasons("1917-winter..1917-spring"))
-    assert records
-    assert "has no page of 1917-winter, 1917-spring: left out" in caplog.text
+        assert len(await scrape(site, f"1995-fall..{first}"))
+    assert "has no page of 1995-fall, " in caplog.text and ": skipped" in caplog.text
 
 
-async def test_a_site_with_none_of_the_seasons_is_an_error_that_names_them(site: str, scrape: Scrape) -> None:
+async def test_scraping_fails_if_the_site_lacks_all_seasons(site: str, scrape: Scrape) -> None:
     with pytest.raises(SeasonError, match="has no page of 1917-winter, 1917-spring"):
-        await scrape(site, parse_seasons("1917-winter..1917-spring"))
+        await scrape(site, "1917-winter..1917-spring")
 
 
-async def test_pages_without_a_title_are_an_error(scrape: Scrape) -> None:
+async def test_scraping_fails_if_no_page_lists_a_title(scrape: Scrape) -> None:
     async with server_of(EMPTY) as server:
         with pytest.raises(EmptyCatalogueError, match="no title"):
-            await scrape(str(server.make_url("")), parse_seasons("2010-fall"))
+            await scrape(str(server.make_url("")), "2010-fall")
 
 
-async def test_a_page_in_another_layout_names_its_season_and_what_is_missing(scrape: Scrape) -> None:
+async def test_scraping_names_the_page_with_an_unknown_layout(scrape: Scrape) -> None:
     async with server_of("<html><p>Log in</p></html>") as server:
-        with pytest.raises(PageLayoutError, match=r"2010-fall.*no list of titles") as caught:
-            await scrape(str(server.make_url("")), parse_seasons("2010-fall"))
+        with pytest.raises(PageLayoutError, match=r"The page of 2010-fall: ") as caught:
+            await scrape(str(server.make_url("")), "2010-fall")
     assert not caught.value.retryable
 
 
-async def test_half_a_page_is_downloaded_again(scrape: Scrape) -> None:
+async def test_scraping_downloads_half_a_page_again(scrape: Scrape) -> None:
     async with server_of(EMPTY, cut=2) as server:
         with pytest.raises(EmptyCatalogueError):  # and not PageCutError
-            await scrape(str(server.make_url("")), parse_seasons("2010-fall"))
+            await scrape(str(server.make_url("")), "2010-fall")
 
 
-async def test_a_site_that_is_not_there_is_unavailable(scrape: Scrape) -> None:
+async def test_scraping_an_unreachable_site_is_retryable(scrape: Scrape) -> None:
     with pytest.raises(SiteUnavailable):
-        await scrape("http://127.0.0.1:9", parse_seasons("2010-fall"))
+        await scrape("http://127.0.0.1:9", "2010-fall")
+
+
+def on_page(id: str, season: str | None, *, continuing: bool = False, start_date: str | None = None) -> Title:
+    return Title(id, f"title {id}", season=season, continuing=continuing, start_date=start_date)
+
+
+def test_merge_sorts_titles_and_keeps_the_earliest_season() -> None:
+    later = [on_page("17", "2011-winter", continuing=True), on_page("5", "2011-winter")]
+    earlier = [on_page("17", "2010-fall"), on_page("3", "2010-fall")]
+    merged = [(title.id, title.season) for title in merge([later, earlier])]
+    assert merged == [("3", "2010-fall"), ("5", "2011-winter"), ("17", "2010-fall")]
+
+
+def test_merge_prefers_the_page_on_which_a_title_began_in_any_order() -> None:
+    # The site counts late December as winter, whose page comes after the autumn's.
+    pages = [[on_page("7", "2010-fall", continuing=True)], [on_page("7", "2011-winter")]]
+    assert [title.season for title in merge(pages)] == ["2011-winter"]
+    assert [title.season for title in merge(reversed(pages))] == ["2011-winter"]
+
+
+def test_merge_gives_a_continuing_title_the_season_of_its_start_date() -> None:
+    (title,) = merge([[on_page("21", "2015-winter", continuing=True, start_date="1999-10-20")]])
+    assert title.season == "1999-fall"
+    (title,) = merge([[on_page("21", "2015-winter", continuing=True, start_date="1999")]])
+    assert title.season == "2015-winter"
+
+
+def test_merge_keeps_the_first_of_titles_without_a_season() -> None:
+    first, second = on_page("b/1", None), on_page("b/1", None, start_date="1999")
+    assert merge([[first], [second]]) == [first]

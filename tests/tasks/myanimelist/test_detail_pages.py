@@ -2,8 +2,9 @@
 
 import pytest
 
+from tasks.catalogue.titles import Related, Title
 from tasks.errors import PageCutError, PageLayoutError
-from tasks.myanimelist.pages import AnimeRecord, Related, is_explicit, parse_detail_page
+from tasks.myanimelist.detail_pages import parse_detail_page
 
 HEAD = """<!DOCTYPE html><html><head><title>Lanterns - MyAnimeList.net</title>
 <meta property="og:image" content="https://cdn.myanimelist.net/img/sp/icon/twitter-card.png">
@@ -118,7 +119,7 @@ SMALL = (
 )
 
 
-def read(*changes: tuple[str, str]) -> AnimeRecord:
+def read(*changes: tuple[str, str]) -> Title:
     """The record of the large page above after some changes to it."""
     html = LARGE
     for old, new in changes:
@@ -128,8 +129,8 @@ def read(*changes: tuple[str, str]) -> AnimeRecord:
 
 
 def test_every_field_of_a_page_for_large_screens_is_read() -> None:
-    assert parse_detail_page(LARGE) == AnimeRecord(
-        mal_id=369,
+    assert parse_detail_page(LARGE) == Title(
+        id="369",
         title="Lanterns",
         type="TV",
         source="Light novel",
@@ -147,16 +148,16 @@ def test_every_field_of_a_page_for_large_screens_is_read() -> None:
         rating="R - 17+ (violence & profanity)",
         aired_to="2011-06-26",
         related=[
-            Related("Prequel", 970, "Wicks & Wax"),
-            Related("Side Story", 971, "Oil"),
-            Related("Side Story", 972, "Fat (Movie)"),
+            Related("Prequel", "970", "Wicks & Wax"),
+            Related("Side Story", "971", "Oil"),
+            Related("Side Story", "972", "Fat (Movie)"),
         ],
     )
 
 
 def test_every_field_of_a_page_for_small_screens_is_read() -> None:
-    assert parse_detail_page(SMALL.encode()) == AnimeRecord(
-        mal_id=369,
+    assert parse_detail_page(SMALL.encode()) == Title(
+        id="369",
         title="Lanterns",
         type="TV",
         source="Manga",
@@ -171,7 +172,7 @@ def test_every_field_of_a_page_for_small_screens_is_read() -> None:
         season="2000-winter",
         rating="R+ - Mild Nudity",
         aired_to="2000-03-22",
-        related=[Related("Prequel", 970, "Wicks"), Related("Other", 971, "Oil")],
+        related=[Related("Prequel", "970", "Wicks"), Related("Other", "971", "Oil")],
     )
 
 
@@ -183,7 +184,7 @@ def test_the_table_of_related_titles_of_2021_is_read() -> None:
         <a href="https://myanimelist.net/anime/9135/Fat">Fat</a></td></tr></tbody></table>"""
     start, end = LARGE.index('<div class="related-entries">'), LARGE.index('<div class="spaceit_pad"><small>')
     record = read((LARGE[start:end], table))
-    assert record.related == [Related("Side story", 6421, "Oil"), Related("Side story", 9135, "Fat")]
+    assert record.related == [Related("Side story", "6421", "Oil"), Related("Side story", "9135", "Fat")]
 
 
 def test_what_the_site_does_not_know_is_none_or_empty() -> None:
@@ -239,12 +240,9 @@ def test_the_days_on_air_may_be_open_or_inexact(aired: str, first: str, last: st
     assert (record.start_date, record.aired_to) == (first, last)
 
 
-def test_explicit_titles_are_known_by_rating_or_genre() -> None:
-    assert is_explicit(read(("R - 17+ (violence &amp; profanity)", "Rx - Hentai")))
+def test_explicit_genres_are_read_as_genres() -> None:
     record = read(("Theme:", "Explicit Genres:"), ("/anime/genre/13/Historical", "/anime/genre/49/Erotica"))
     assert record.genre_ids == [8, 14, 49]
-    assert is_explicit(record)
-    assert not is_explicit(read())
 
 
 def test_attributes_may_stand_in_any_order_and_classes_among_others() -> None:

@@ -56,8 +56,8 @@ def test_a_season_is_found_in_a_title() -> None:
 
 
 def test_only_an_animes_own_page_has_its_id() -> None:
-    assert anime_id("https://myanimelist.net/anime/10014/Shouwa_Monogatari") == 10014
-    assert anime_id("https://myanimelist.net/anime/10014") == 10014
+    assert anime_id("https://myanimelist.net/anime/10014/Shouwa_Monogatari") == "10014"
+    assert anime_id("https://myanimelist.net/anime/10014") == "10014"
     assert anime_id("https://myanimelist.net/anime/10014/Shouwa_Monogatari/characters") is None
     assert anime_id("https://myanimelist.net/anime/season/2010/fall") is None
     assert anime_id("https://myanimelist.net/manga/25/Fullmetal_Alchemist") is None

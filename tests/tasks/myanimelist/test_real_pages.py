@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from tasks.catalogue.titles import Title
 from tasks.errors import PageLayoutError
-from tasks.myanimelist.pages import AnimeRecord, parse_detail_page, parse_season_page
+from tasks.myanimelist.detail_pages import parse_detail_page
+from tasks.myanimelist.season_pages import parse_season_page
 
 TYPES = {"0": None, "1": "TV", "2": "OVA", "3": "Movie", "4": "Special", "5": "ONA", "9": "TV Special"}
 MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
@@ -62,7 +64,7 @@ def card_by_expressions(card: str, season: str, continuing: bool) -> dict[str, A
     date = group(r'js-start_date">(\d*)<', card) or ""
     image = group(r'<div class="image">.*?(?:data-src| src)="([^"]*)"', card) or ""
     return {
-        "mal_id": int(group(r'js-genre" id="(\d+)"', card) or 0),
+        "id": group(r'js-genre" id="(\d+)"', card),
         "title": group(r'class="js-title">([^<]*)<', card),
         "type": TYPES[group(r'js-anime-type-(\d)"', card) or ""],
         "source": words(rows["Source"]),
@@ -89,7 +91,7 @@ def season_by_expressions(html: str, season: str) -> list[dict[str, Any]]:
     return found
 
 
-def detail_by_expressions(html: str, mal_id: int) -> dict[str, Any]:
+def detail_by_expressions(html: str, title_id: str) -> dict[str, Any]:
     """A title's page by its labels: those of large screens, and of small ones (`td.list-title`)."""
     fields: dict[str, str] = {}
     for label, value in re.findall(r'<span class="dark_text">([^<]*):</span>(.*?)</div>', html, re.DOTALL):
@@ -106,21 +108,21 @@ def detail_by_expressions(html: str, mal_id: int) -> dict[str, Any]:
             r'<div class="relation">\s*([^<(]*?)\s*\([^<]*</div>\s*<div class="title">\s*'
             r'<a href="[^"]*?/(anime|manga)/(\d+)[^>]*>([^<]*)<'
         )
-        related += [(r[0], int(r[2]), unescape(r[3]).strip()) for r in re.findall(tile, html) if r[1] == "anime"]
+        related += [(r[0], r[2], unescape(r[3]).strip()) for r in re.findall(tile, html) if r[1] == "anime"]
     else:
         tile = (
             r'href="[^"]*?/anime/(\d+)[^"]*" class="thumb lazyload ga-click"[^>]*>'
             r'<img alt="([^"]*)"[^>]*></a></div><div class="text">([^<]*)<'
         )
-        related += [(r[2], int(r[0]), unescape(r[1])) for r in re.findall(tile, html, re.DOTALL)]
+        related += [(r[2], r[0], unescape(r[1])) for r in re.findall(tile, html, re.DOTALL)]
     row = (
         r'<td (?:nowrap=""|valign="top"|class="pr8)[^>]*>\s*([^<]*?):?\s*</td>\s*'
         r'<td[^>]*>(\s*<ul class="entries">.*?|<a.*?)</td>'
     )
     for relation, cell in re.findall(row, html, re.DOTALL):
-        related += [(relation, int(number), name) for number, name in links(r"[a-z]/anime/(\d+)", cell)]
+        related += [(relation, number, name) for number, name in links(r"[a-z]/anime/(\d+)", cell)]
     return {
-        "mal_id": mal_id,
+        "id": title_id,
         "title": group(r'<h1 class="title-name[^>]*>(?:<strong>)?([^<]*)<', html),
         "type": words(fields["Type"]),
         "source": words(fields["Source"]),
@@ -141,8 +143,8 @@ def detail_by_expressions(html: str, mal_id: int) -> dict[str, Any]:
     }
 
 
-def differences(record: AnimeRecord, expected: dict[str, Any]) -> dict[str, Any]:
-    read = vars(record) | {"related": [(r.relation, r.mal_id, r.title) for r in record.related]}
+def differences(record: Title, expected: dict[str, Any]) -> dict[str, Any]:
+    read = vars(record) | {"related": [(r.relation, r.id, r.title) for r in record.related]}
     return {name: (read[name], value) for name, value in expected.items() if read[name] != value}
 
 
@@ -152,7 +154,7 @@ def test_every_saved_season_page_is_read_as_expressions_read_it(real_data: Path)
         _, year, quarter = name.removesuffix(".html").split("/")
         records = parse_season_page(html)
         expected = season_by_expressions(html, f"{year}-{quarter}")
-        assert [record.mal_id for record in records] == [card["mal_id"] for card in expected], name
+        assert [record.id for record in records] == [card["id"] for card in expected], name
         for record, card in zip(records, expected, strict=True):
             assert not differences(record, card), name
         titles += len(records)
@@ -163,10 +165,8 @@ def test_every_replayed_season_page_is_read_with_all_of_its_titles(real_data: Pa
     titles = set()
     for name, html in pages(real_data / "myanimelist" / "replay.zip", "season/"):
         records = parse_season_page(html)
-        assert [record.mal_id for record in records] == [int(i) for i in re.findall(r'js-genre" id="(\d+)"', html)], (
-            name
-        )
-        titles |= {record.mal_id for record in records}
+        assert [record.id for record in records] == re.findall(r'js-genre" id="(\d+)"', html), name
+        titles |= {record.id for record in records}
     assert len(titles) == 1321
 
 
@@ -174,8 +174,8 @@ def test_every_replayed_season_page_is_read_with_all_of_its_titles(real_data: Pa
 def test_every_saved_title_page_is_read_as_expressions_read_it(real_data: Path, folder: str) -> None:
     seen = 0
     for name, html in pages(real_data / "myanimelist" / "pages.zip", folder):
-        mal_id = int(group(r'og:url" content="[^"]*?/anime/(\d+)', html) or 0)
-        assert not differences(parse_detail_page(html), detail_by_expressions(html, mal_id)), name
+        title_id = group(r'og:url" content="[^"]*?/anime/(\d+)', html) or ""
+        assert not differences(parse_detail_page(html), detail_by_expressions(html, title_id)), name
         seen += 1
     assert seen in (208, 4)
 

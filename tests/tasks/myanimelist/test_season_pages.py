@@ -2,8 +2,9 @@
 
 import pytest
 
+from tasks.catalogue.titles import Title
 from tasks.errors import PageCutError, PageLayoutError
-from tasks.myanimelist.pages import AnimeRecord, is_explicit, parse_season_page
+from tasks.myanimelist.season_pages import parse_season_page
 
 CARD = """
 <div class="js-anime-category-producer seasonal-anime js-seasonal-anime js-anime-type-all js-anime-type-1"
@@ -60,7 +61,7 @@ Fall 2010 - Anime - MyAnimeList.net
 """
 
 
-def read(*changes: tuple[str, str]) -> AnimeRecord:
+def read(*changes: tuple[str, str]) -> Title:
     """The record of the one card above after some changes to it."""
     card = CARD
     for old, new in changes:
@@ -71,8 +72,8 @@ def read(*changes: tuple[str, str]) -> AnimeRecord:
 
 
 def test_every_field_of_a_card_is_read() -> None:
-    assert read() == AnimeRecord(
-        mal_id=8769,
+    assert read() == Title(
+        id="8769",
         title="Lanterns",
         type="TV",
         source="Light novel",
@@ -110,9 +111,7 @@ def test_what_the_site_does_not_know_is_none_or_empty() -> None:
         ("images/anime/1508/129576.jpg", "images/qm_50.gif"),
         ("js-anime-type-1", "js-anime-type-0"),
     )
-    assert record == AnimeRecord(
-        8769, "Lanterns", themes=["Otaku Culture"], demographics=["Shounen"], season="2010-fall"
-    )
+    assert record == Title("8769", "Lanterns", themes=["Otaku Culture"], demographics=["Shounen"], season="2010-fall")
 
 
 def test_a_card_without_image_and_hidden_figures_is_read() -> None:
@@ -147,7 +146,7 @@ def test_several_studios_and_themes_keep_their_order() -> None:
     assert record.themes == ["Otaku Culture", "School"]
 
 
-def test_an_explicit_title_is_known_by_its_genre() -> None:
+def test_explicit_genre_is_read() -> None:
     record = read(
         (
             '<a href="/anime/genre/22/Romance" title="Romance">Romance</a>',
@@ -155,8 +154,6 @@ def test_an_explicit_title_is_known_by_its_genre() -> None:
         )
     )
     assert record.genre_ids == [4, 12]
-    assert is_explicit(record)
-    assert not is_explicit(read())
 
 
 @pytest.mark.parametrize(("number", "kind"), [(3, "Movie"), (9, "TV Special"), (6, "Music"), (77, None)])
@@ -184,18 +181,18 @@ def test_attributes_may_stand_in_any_order_and_classes_among_others() -> None:
 @pytest.mark.parametrize("lost", ["</div>", "</span>", "</a>"])
 def test_a_tag_that_a_card_forgets_to_close_loses_no_other_title(lost: str) -> None:
     cards = [CARD.replace("8769", number).replace("AIC", number) for number in ("1", "2", "3")]
-    known = {record.mal_id: record for record in parse_season_page(page(*cards))}
+    known = {record.id: record for record in parse_season_page(page(*cards))}
     for place in range(cards[0].count(lost)):
         parts = cards[0].split(lost)
         broken = lost.join(parts[: place + 1]) + lost.join(parts[place + 1 :])
         first, *others = parse_season_page(page(broken, *cards[1:]))
-        assert (first.mal_id, others) == (1, [known[2], known[3]])
+        assert (first.id, others) == ("1", [known["2"], known["3"]])
 
 
 def test_a_title_stands_once_however_often_the_page_shows_it() -> None:
     other = CARD.replace("8769", "5").replace("Lanterns", "Bells")
     records = parse_season_page(page(CARD, CARD, continuing=CARD + other))
-    assert [(record.mal_id, record.continuing) for record in records] == [(8769, False), (5, True)]
+    assert [(record.id, record.continuing) for record in records] == [("8769", False), ("5", True)]
     assert {record.season for record in records} == {"2010-fall"}
 
 

@@ -1,0 +1,79 @@
+"""What the collector has to know about a site or table: one `Source` per site.
+
+`tasks/README.md` says how to add another one; `tasks/source_choice.py` chooses it.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Protocol
+
+import pandas as pd
+
+from tasks.catalogue.titles import Title
+
+
+@dataclass(frozen=True)
+class SourcePage:
+    """A page of a source.
+
+    `name` identifies the page in messages. After a visit the page is not re-fetched for about `quiet_days`; with 0 it
+    is fetched in every crawl. `group` names the titles that the page lists: a season, or "" for the whole source.
+    """
+
+    url: str
+    name: str
+    quiet_days: float = 0
+    group: str = ""
+
+
+class Source(Protocol):
+    """A site or table of titles. Parsers raise PageLayoutError if a page is not as expected, PageCutError if it ends
+    too early."""
+
+    @property
+    def site_url(self) -> str:
+        """The site's address, without a path."""
+
+    @property
+    def requests_per_second(self) -> float:
+        """How many pages per second the site tolerates."""
+
+    @property
+    def posters_per_second(self) -> float:
+        """How many posters per second their host tolerates."""
+
+    @property
+    def genre_ids(self) -> Collection[int]:
+        """The ids of the known genres, the explicit ones included; empty if the source has no such ids."""
+
+    @property
+    def weak_relations(self) -> Collection[str]:
+        """The relations between titles that do not make them one franchise, such as a shared character."""
+
+    def pages(self, selection: str, started: float) -> list[SourcePage]:
+        """The pages to read for a selection, for a crawl that began at `started` (seconds since 1970).
+
+        Raises:
+            SeasonError: the selection is invalid.
+        """
+
+    def parse_page(self, page: SourcePage, body: bytes) -> list[Title]:
+        """The titles that a page lists."""
+
+    def detail_page(self, title: Title, started: float) -> SourcePage | None:
+        """A title's own page; None if it has none."""
+
+    def parse_details(self, body: bytes) -> Title:
+        """The title that its own page describes."""
+
+    def normalise(self, body: bytes) -> bytes:
+        """A page without what differs in each response, so that unchanged pages have the same hash."""
+
+    def group_of(self, catalogue: pd.DataFrame) -> "pd.Series[str]":
+        """The group of each title of a catalogue (see `SourcePage`)."""
+
+    def is_explicit(self, catalogue: pd.DataFrame) -> "pd.Series[bool]":
+        """Whether each title of a catalogue is pornographic. Posters of such titles are never downloaded."""
+
+    def is_placeholder(self, poster_url: str) -> bool:
+        """Whether the source shows the image at this address in place of a poster."""
