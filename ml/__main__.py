@@ -1,4 +1,4 @@
-"""Learning without an orchestrator: `python -m ml train --help`, `python -m ml predict --help`."""
+"""The command line of `ml` without an orchestrator: `python -m ml train --help`, `python -m ml predict --help`."""
 
 import argparse
 import sys
@@ -9,12 +9,14 @@ from serving.bundle.errors import AnimeGenreError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; gives the exit code, 0 where all went well."""
-    parser = argparse.ArgumentParser(prog="python -m ml", description="An anime's genres from its poster.")
+    """Run a command and return its exit code, 0 on success."""
+    parser = argparse.ArgumentParser(prog="python -m ml", description="Predict the genres of an anime from its poster.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_train(commands.add_parser("train", help="train on a table and a folder of posters"))
-    add_compare(commands.add_parser("compare", help="the networks against the usual recipe, over folds of a table"))
-    add_predict(commands.add_parser("predict", help="the genres of posters, by a trained model"))
+    add_compare(
+        commands.add_parser("compare", help="compare the networks with the standard recipe by cross-validation")
+    )
+    add_predict(commands.add_parser("predict", help="predict the genres of posters with a trained model"))
     options = parser.parse_args(arguments)
     try:
         return int(options.run(options))
@@ -23,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
-    except OSError as error:  # a full disk, a folder that is read-only
+    except OSError as error:  # for example a full disk or a read-only folder
         where = f" ({error.filename})" if error.filename else ""
         print(f"Error: {error.strerror or error}{where}.", file=sys.stderr)
     return 1

@@ -1,6 +1,6 @@
-"""The commands `train`, `compare` and `predict`: their options, and what they do.
+"""The commands `train`, `compare` and `predict`: their options and what they run.
 
-Each setting of `ml.configuration` is an option of its own name.
+Every setting of `ml.configuration` is an option with the same name.
 """
 
 import argparse
@@ -19,28 +19,30 @@ from serving.bundle.errors import AnimeGenreError
 
 if TYPE_CHECKING:
     from ml.reporting import Reporter
+    from ml.standalone import TableJob
+    from serving.bundle.model import Model
 
 _Config = TypeVar("_Config", bound=Checked)
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
-    """The options of `train`; what they ask for is done by the function in the namespace's `run`."""
+    """Add the options of `train`. The parsed namespace's `run` is the function that runs the command."""
     _add_table(parser)
     parser.add_argument(
         "--output",
         type=Path,
         required=True,
         metavar="BUNDLE_DIR",
-        help="Where the model, report.json and report.html go.",
+        help="Folder for the model, report.json and report.html.",
     )
     _add_learning(parser)
     parser.set_defaults(run=_train)
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
-    """The options of `compare`, likewise."""
+    """Add the options of `compare`, as `add_train` does."""
     _add_table(parser)
-    parser.add_argument("--output", type=Path, metavar="JSON", help="Where all figures go.")
+    parser.add_argument("--output", type=Path, metavar="JSON", help="File for all figures.")
     _add_learning(parser)
     parser.set_defaults(run=_compare)
 
@@ -51,9 +53,9 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="CSV",
-        help="Table with columns file, genres (joined by |) and an id; title, franchise, genre_ids help.",
+        help="Table with the columns file, genres (joined by |) and an id; optionally title, franchise, genre_ids.",
     )
-    parser.add_argument("--posters", type=Path, required=True, metavar="DIR", help="Folder of the files.")
+    parser.add_argument("--posters", type=Path, required=True, metavar="DIR", help="Folder of the poster files.")
 
 
 def _add_learning(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +64,7 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("workspace"),
         metavar="DIR",
-        help="Keeps pixels, features, datasets, checkpoints, downloaded weights and TensorBoard's curves. "
+        help="Folder that keeps pixels, features, datasets, checkpoints, downloaded weights and TensorBoard files. "
         "Default: %(default)s.",
     )
     add_settings(parser, PreprocessConfig)
@@ -89,10 +91,10 @@ def add_settings(parser: argparse.ArgumentParser, config: type[Checked]) -> None
 
 
 def add_predict(parser: argparse.ArgumentParser) -> None:
-    """The options of `predict`, likewise."""
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE_DIR", help="Folder that `train` wrote.")
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="Posters.")
-    parser.add_argument("--json", action="store_true", help="Print a list, an object a file.")
+    """Add the options of `predict`, as `add_train` does."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE_DIR", help="Folder that `train` has written.")
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="Poster files.")
+    parser.add_argument("--json", action="store_true", help="Print a JSON list with one object per file.")
     parser.set_defaults(run=_predict)
 
 
@@ -102,38 +104,34 @@ def settings(options: argparse.Namespace, config: type[_Config]) -> _Config:
 
 
 def _train(options: argparse.Namespace) -> int:
-    # Imported here so that --help and predict need not wait for torch.
-    from ml.standalone import train_from_table
+    # Imported here so that --help and predict do not import torch.
+    from ml.standalone import train_on_table
 
     _log()
-    run = train_from_table(
-        options.catalogue,
-        options.posters,
-        options.output,
-        options.workspace,
-        settings(options, PreprocessConfig),
-        settings(options, TrainConfig),
-        _reporting(options.workspace, options.output.resolve().name),
-    )
+    run = train_on_table(_job(options), options.output, _reporting(options.workspace, options.output.resolve().name))
     print(run.summary())
     return 0
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from ml.evaluation.comparison import compare_table
+    from ml.standalone import compare_on_table
 
     _log()
-    comparison = compare_table(
+    comparison = compare_on_table(_job(options), options.output, _reporting(options.workspace, "compare"))
+    print(comparison.summary())
+    return 0
+
+
+def _job(options: argparse.Namespace) -> "TableJob":
+    from ml.standalone import TableJob
+
+    return TableJob(
         options.catalogue,
         options.posters,
         options.workspace,
         settings(options, PreprocessConfig),
         settings(options, TrainConfig),
-        _reporting(options.workspace, "compare"),
-        options.output,
     )
-    print(comparison.summary())
-    return 0
 
 
 def _log() -> None:
@@ -143,7 +141,7 @@ def _log() -> None:
 
 @contextmanager
 def _reporting(workspace: Path, name: str) -> Iterator["Reporter"]:
-    """Tell the terminal, and TensorBoard in a folder of the workspace."""
+    """Report to the terminal, and to TensorBoard files in the workspace."""
     from ml.progress import TerminalReporter
     from ml.reporting import Reporters, TensorBoardReporter
 
@@ -159,34 +157,35 @@ def _predict(options: argparse.Namespace) -> int:
     from serving.bundle.model import Model
 
     model = Model.load(options.bundle)
-    answers: list[dict[str, Any]] = []
-    for file in options.files:
-        try:
-            (predictions,) = model.predict([file.read_bytes()])
-        except AnimeGenreError as error:
-            answers.append({"file": str(file), "error": str(error)})
-        except OSError as error:
-            answers.append({"file": str(file), "error": f"The file cannot be read: {error.strerror}."})
-        else:
-            keep = ("name", "probability", "threshold", "predicted")
-            genres = [{name: asdict(entry)[name] for name in keep} for entry in predictions]
-            answers.append({"file": str(file), "genres": genres})
+    results = [_predict_file(model, file) for file in options.files]
     if options.json:
-        print(json.dumps(answers, indent=2, ensure_ascii=False))
+        print(json.dumps(results, indent=2, ensure_ascii=False))
     else:
-        print("\n".join(_line(answer) for answer in answers))
-    failed = [answer for answer in answers if "error" in answer]
-    for answer in failed:
-        print(f"Error: {answer['file']}: {answer['error']}", file=sys.stderr)
+        print("\n".join(_line(result) for result in results))
+    failed = [result for result in results if "error" in result]
+    for result in failed:
+        print(f"Error: {result['file']}: {result['error']}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _line(answer: dict[str, Any]) -> str:
-    """One file's answer for a person: predicted genres, the most probable first."""
-    if "error" in answer:
-        return f"{answer['file']}: could not be read"
+def _predict_file(model: "Model", file: Path) -> dict[str, Any]:
+    """The predictions for a file, or why there are none, as JSON values."""
+    try:
+        (predictions,) = model.predict([file.read_bytes()])
+    except AnimeGenreError as error:
+        return {"file": str(file), "error": str(error)}
+    except OSError as error:
+        return {"file": str(file), "error": f"The file cannot be read: {error.strerror}."}
+    keep = ("name", "probability", "threshold", "predicted")
+    return {"file": str(file), "genres": [{name: asdict(genre)[name] for name in keep} for genre in predictions]}
+
+
+def _line(result: dict[str, Any]) -> str:
+    """The predicted genres of one file for a terminal, the most probable first."""
+    if "error" in result:
+        return f"{result['file']}: could not be read"
     predicted = sorted(
-        (genre for genre in answer["genres"] if genre["predicted"]), key=lambda genre: -genre["probability"]
+        (genre for genre in result["genres"] if genre["predicted"]), key=lambda genre: -genre["probability"]
     )
     named = ", ".join(f"{genre['name']} {genre['probability']:.2f}" for genre in predicted)
-    return f"{answer['file']}: {named or 'no genre reaches its threshold'}"
+    return f"{result['file']}: {named or 'no genre reaches its threshold'}"

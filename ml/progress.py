@@ -1,4 +1,4 @@
-"""Progress of a long step on a terminal: one bar that is drawn again and again, or a line now and then."""
+"""Shows the progress of long steps: a progress bar on a terminal, occasional lines otherwise."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ _LINE = "{desc}{n_fmt} of {total_fmt} ({rate_noinv_fmt}, {remaining} left)"
 
 
 class TerminalReporter(NullReporter):
-    """Draws a bar with the rate and the time that is left; where the stream is no terminal, a plain line at times."""
+    """Draws a bar with rate and remaining time. If the stream is not a terminal, it writes a line every 15 seconds."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -38,7 +38,7 @@ class TerminalReporter(NullReporter):
         self._what, self._first = what, done
         self._started = self._shown = time.monotonic()
         if self._stream.isatty():
-            # What was done before the first call is not part of the rate.
+            # Work from before the first call must not count towards the rate.
             self._bar = tqdm(total=total, initial=done, desc=what, unit=unit, file=self._stream, dynamic_ncols=True)
 
     def _write_line(self, done: int, total: int, what: str, unit: str) -> None:

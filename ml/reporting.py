@@ -1,6 +1,6 @@
-"""Where progress, curves, figures and pictures of learning go: one `Reporter`, null by default.
+"""Reports progress, curves, figures and pictures of training through one protocol, `Reporter`.
 
-Others (a tracker, an orchestrator) are written above `ml/` to the same protocol and joined by `Reporters`.
+Reporters for a tracker or an orchestrator are written above `ml/` and combined with `Reporters`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,36 +26,41 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 class Reporter(Protocol):
-    """What learning tells the world."""
+    """Receives what a training reports."""
 
     def run(self, name: str, parameters: Mapping[str, object]) -> AbstractContextManager["Reporter"]:
-        """A nested run, such as a network or a trial; what is told to the reporter it gives belongs to it."""
+        """Start a nested run, such as a network or a trial, and return its reporter.
+
+        A second call with the same name and without parameters continues the run.
+        """
         ...
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Points of curves, by name. Runs whose curves have the same names are drawn together."""
+        """Add a point to each named curve. Curves with the same name in several runs are drawn together."""
         ...
 
     def images(self, name: str, images: NDArray[np.uint8], captions: Sequence[str] = ()) -> None:
-        """Posters, uint8 [N, 3, S, S], with a caption each (its lines stay lines) or none at all."""
+        """Show posters, uint8 [N, 3, S, S], with one caption each (line breaks are kept) or without captions."""
         ...
 
     def pr_curves(self, name: str, labels: Labels, probabilities: Probabilities, genres: Sequence[str]) -> None:
-        """A precision-recall curve a genre, from labels and probabilities [N, G]."""
+        """Show one precision-recall curve per genre, from labels and probabilities [N, G]."""
         ...
 
     def hparams(self, parameters: Mapping[str, object], metrics: Mapping[str, float]) -> None:
-        """What this run was trained with, beside what came of it in the end, by names that no curve of it has."""
+        """Record this run's hyperparameters with its final metrics. No curve may have a metric's name."""
         ...
 
     def progress(self, done: int, total: int, what: str, unit: str = "") -> None:
-        """How far the step named `what` is, counted in `unit` ("images"); 0 where it begins, so that the rate is
-        right from the first on."""
+        """Report the progress of the step `what`, counted in `unit` ("images").
+
+        A step should report 0 when it starts, so that its rate is right from the beginning.
+        """
         ...
 
 
 class NullReporter:
-    """Keeps everything to itself."""
+    """Ignores everything."""
 
     @contextmanager
     def run(self, name: str, parameters: Mapping[str, object]) -> Iterator[Reporter]:
@@ -73,7 +78,7 @@ class NullReporter:
 
 
 class Reporters:
-    """Tells everything to several reporters."""
+    """Passes everything on to several reporters."""
 
     def __init__(self, *reporters: Reporter) -> None:
         self._reporters = reporters
@@ -105,10 +110,10 @@ class Reporters:
 
 
 class TensorBoardReporter(NullReporter):
-    """Event files for TensorBoard: a nested run is a folder in the folder of the run around it.
+    """Writes event files for TensorBoard. The folder of a nested run is inside the folder of its parent.
 
-    TensorBoard draws curves of one name together, whatever their runs; the tab "Custom Scalars" also has training
-    and validation in one chart.
+    TensorBoard draws curves with the same name together, for all runs. Its tab "Custom Scalars" also shows the curves
+    of the training and validation parts in one chart.
     """
 
     def __init__(self, folder: Path, outermost: bool = True) -> None:
@@ -118,15 +123,16 @@ class TensorBoardReporter(NullReporter):
         self._folder = folder
         self._writer = SummaryWriter(str(folder))
         if outermost:
-            # TensorBoard would show the charts again for each further run that asks for them.
+            # TensorBoard would repeat the charts for every other run that defines them.
             self._writer.add_custom_scalars(_LAYOUT)
 
     @contextmanager
     def run(self, name: str, parameters: Mapping[str, object]) -> Iterator[Reporter]:
         nested = TensorBoardReporter(self._folder / name, outermost=False)
         try:
-            table = "\n".join(f"| {key} | {value} |" for key, value in parameters.items())
-            nested._writer.add_text("parameters", f"| parameter | value |\n| --- | --- |\n{table}")
+            if parameters:
+                table = "\n".join(f"| {key} | {value} |" for key, value in parameters.items())
+                nested._writer.add_text("parameters", f"| parameter | value |\n| --- | --- |\n{table}")
             yield nested
         finally:
             nested.close()
@@ -146,8 +152,8 @@ class TensorBoardReporter(NullReporter):
         from torch.utils.tensorboard.summary import hparams
 
         known = {key: value if isinstance(value, _PLAIN) else str(value) for key, value in parameters.items()}
-        # `SummaryWriter.add_hparams` would write them to a run of its own. What it writes first, a list of names, is
-        # left out: TensorBoard reads that of one run alone, and without it gathers the names of all runs.
+        # `SummaryWriter.add_hparams` would write them to a separate run. Its first summary, a list of names, is
+        # omitted: TensorBoard reads this list from one run only, and collects the names of all runs without it.
         _, start, end = hparams(known, dict(metrics))  # type: ignore[no-untyped-call]
         events: Any = self._writer.file_writer
         for summary in (start, end):
@@ -155,5 +161,5 @@ class TensorBoardReporter(NullReporter):
         self.scalars(metrics, 0)
 
     def close(self) -> None:
-        """Write what is not yet written and close the files."""
+        """Flush and close the event files."""
         self._writer.close()

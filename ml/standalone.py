@@ -1,132 +1,175 @@
-"""From a table of posters to a bundle in one call, where there is no orchestrator."""
+"""Training on a table of posters, and comparing networks on one, in one call and without an orchestrator."""
 
 import json
 import logging
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ml.configuration import PreprocessConfig, TrainConfig
 from ml.data.dataset import Dataset, build_dataset
 from ml.data.decoding import open_pixels
+from ml.data.splits import TEST, VALIDATION
 from ml.data.user_table import draw_parts, read_table
 from ml.errors import DatasetError
-from ml.evaluation.judge import Evaluation, judge, report_page
-from ml.evaluation.leaks import Leak
-from ml.evaluation.predictions import collect_answers
-from ml.export.bundle_writer import check_packages, write_bundle
-from ml.export.model_card import model_card
-from ml.export.quantisation import served_best
-from ml.networks.weights import read_weights
+from ml.evaluation.comparison import Comparison, compare
+from ml.evaluation.judge import Evaluation, judge
+from ml.evaluation.model_report import model_report
+from ml.export.bundle_writer import check_packages
+from ml.networks.weights import Weights, read_weights
 from ml.reporting import Reporter
 from ml.training.candidates import check_settings
-from ml.training.learning import checkpoints_of, train_networks
-from ml.training.outcome import TrainingOutcome
+from ml.training.learning import checkpoints_of
+from ml.training_run import TrainingRun, run_training
 from serving.bundle.model import MANIFEST
 
 logger = logging.getLogger(__name__)
 
 REPORT, PAGE = "report.json", "report.html"
+_METRICS = ("weighted_f1", "macro_f1", "micro_f1", "mean_average_precision")
+
+
+@dataclass(frozen=True)
+class TableJob:
+    """A table of posters (see `ml.data.user_table`) and how to learn from it.
+
+    `workspace` keeps pixels, datasets, checkpoints and downloaded weights, which later runs reuse.
+    """
+
+    catalogue: Path
+    posters: Path
+    workspace: Path
+    preprocess: PreprocessConfig
+    train: TrainConfig
 
 
 @dataclass(frozen=True)
 class TableRun:
-    """What came of training from a table."""
+    """The result of training on a table."""
 
     bundle: Path
-    bundle_sha256: str
     notices: tuple[str, ...]
     dataset: Dataset
-    outcome: TrainingOutcome
-    leaks: tuple[Leak, ...]
+    run: TrainingRun
     evaluation: Evaluation
     seconds: Mapping[str, float]
 
     def as_dict(self) -> dict[str, object]:
-        """All figures, ready for JSON: what report.json holds."""
-        networks = (*self.outcome.networks, *self.outcome.recipes)
+        """All figures as JSON values: the content of report.json."""
+        outcome = self.run.outcome
         return {
-            "bundle_sha256": self.bundle_sha256,
+            "bundle_sha256": self.run.bundle.sha256,
             "notices": self.notices,
             "dataset": self.dataset.summary(),
-            "networks": [network.as_dict() for network in networks],
-            "chosen": self.outcome.chosen.name,
-            "leaks": [asdict(leak) for leak in self.leaks],
+            "networks": [network.as_dict() for network in (*outcome.networks, *outcome.recipes)],
+            "chosen": outcome.chosen.name,
+            "leaks": [asdict(leak) for leak in self.run.predictions.leaks],
             **self.evaluation.as_dict(),
             "seconds": self.seconds,
         }
 
     def summary(self) -> str:
-        """The figures that matter, as a table for a terminal."""
-        networks = (*self.outcome.networks, *self.outcome.recipes)
-        rows = [(f"{network.name} (validation)", network.validation) for network in networks]
-        rows += [(f"{model.name} (test)", model.scores) for model in self.evaluation.models]
-        lines = [f"{'':26} {'weighted F1':>12} {'macro F1':>9} {'micro F1':>9} {'mAP':>6}"]
-        for name, scores in rows:
+        """The main figures as tables for a terminal."""
+        outcome = self.run.outcome
+        validation = {network.name: network.validation for network in (*outcome.networks, *outcome.recipes)}
+        lines = []
+        for part, scores_by_name in ((VALIDATION, validation), (TEST, self.evaluation.scores)):
+            names = [f"{part}/{metric}" for metric in _METRICS]
+            lines.append(f"{'':18} {'  '.join(names)}")
+            for name, scores in scores_by_name.items():
+                figures = scores.scalars()
+                cells = (f"{figures[metric]:{len(head)}.3f}" for metric, head in zip(_METRICS, names, strict=True))
+                lines.append(f"{name:18} {'  '.join(cells)}")
+        for name, each in self.evaluation.differences.items():
+            f1 = each.weighted_f1
             lines.append(
-                f"{name:26} {scores.weighted_f1:12.3f} {scores.macro_f1:9.3f} {scores.micro_f1:9.3f} "
-                f"{scores.mean_average_precision:6.3f}"
-            )
-        for comparison in self.evaluation.comparisons:
-            f1 = comparison.differences.weighted_f1
-            lines.append(
-                f"{self.outcome.chosen.name} minus {comparison.opponent} on the test part: weighted F1 {f1.value:+.3f} "
+                f"{outcome.chosen.name} minus {name}: {TEST}/weighted_f1 {f1.value:+.3f} "
                 f"(95 % interval {f1.low:+.3f} to {f1.high:+.3f})"
             )
-        took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.seconds.items())
-        return "\n".join([*lines, f"Took: {took}.", f"Bundle: {self.bundle} (sha256 {self.bundle_sha256})"])
+        durations = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.seconds.items())
+        return "\n".join(
+            [*lines, f"Duration: {durations}.", f"Bundle: {self.bundle} (sha256 {self.run.bundle.sha256})"]
+        )
 
 
-def train_from_table(
-    catalogue: Path,
-    posters: Path,
-    output: Path,
-    workspace: Path,
-    preprocess: PreprocessConfig,
-    train: TrainConfig,
-    reporting: AbstractContextManager[Reporter],
-) -> TableRun:
-    """Train on a table (see `ml.data.user_table`) and write a bundle, report.json and report.html into `output`.
+def train_on_table(job: TableJob, output: Path, reporting: AbstractContextManager[Reporter]) -> TableRun:
+    """Train on a table and write a bundle, report.json and report.html into `output`.
 
-    `workspace` keeps pixels and datasets, which are used again, and downloaded weights. `reporting` is entered once the
-    settings and the table were found to be good, so that it leaves nothing where they are not. Raises MLError, which
-    says in a sentence what is wrong with the input; DatasetError, too, where `output` holds something else than
-    a bundle.
+    `reporting` is entered only after settings and table have been checked, so a refused input leaves no files.
+
+    Raises:
+        DatasetError: `output` is not empty and holds no bundle, or the table is unusable.
+        MLError: another input is invalid; the message is one sentence about it.
     """
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / MANIFEST).exists()):
-        raise DatasetError(f"{output} exists and is no bundle: give another folder, or empty this one.")
-    check_packages()
-    check_settings(train)
+        raise DatasetError(f"{output} exists and is not a bundle. Give another folder, or empty this one.")
     start = time.perf_counter()
-    table = read_table(catalogue, posters)
-    for notice in table.notices:
-        logger.warning("%s", notice)
-    output.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is known before the work, not after
-    weights = read_weights(train.weights, train.backbone, workspace / "weights")
-    with reporting as reporter:
-        pixels = open_pixels(workspace, preprocess.image_size)
-        dataset = build_dataset(draw_parts(table, pixels, reporter), workspace, preprocess, reporter, pixels)
+    with _prepared(job, job.preprocess, reporting, output) as (notices, dataset, weights, reporter):
         preprocessed = time.perf_counter()
-        checkpoints = checkpoints_of(workspace, output.resolve().name, dataset, train, weights)
-        outcome = train_networks(dataset, train, weights, reporter, checkpoints)
-        # Not in `output`: what a killed run left there would be taken for somebody's files.
-        outcome = served_best(outcome, dataset, workspace, reporter)
-    model = write_bundle(output, outcome.chosen, train, dataset, model_card(outcome, dataset))
-    trained = time.perf_counter()
-    answers = collect_answers(outcome, dataset)
-    evaluation = judge(model, answers, dataset)
+        checkpoints = checkpoints_of(job.workspace, output.resolve().name, dataset, job.train, weights)
+        # Temporary files are not in `output`, where a killed run's leftovers would look like somebody's files.
+        run = run_training(
+            dataset,
+            job.train,
+            weights,
+            reporter,
+            checkpoints,
+            bundle_folder=output,
+            temporary_folder=job.workspace,
+        )
+        trained = time.perf_counter()
+        evaluation = judge(run.bundle, run.predictions, dataset)
+        reporter.scalars(evaluation.metrics(), job.train.epochs)
     seconds = {
         "preprocess": preprocessed - start,
         "train": trained - preprocessed,
         "evaluate": time.perf_counter() - trained,
     }
-    run = TableRun(output, model.sha256, table.notices, dataset, outcome, answers.leaks, evaluation, seconds)
-    # A path is of this machine, and not for whoever gets the folder; the manifest has the weights' sha256.
-    configuration = {**asdict(preprocess), **asdict(train), "weights": Path(train.weights).name}
-    report = {"configuration": configuration, **run.as_dict()}
-    (output / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (output / PAGE).write_text(report_page(evaluation, answers, dataset), encoding="utf-8")
+    result = TableRun(output, notices, dataset, run, evaluation, seconds)
+    # Without the local path of the weights. The manifest has their sha256.
+    configuration = {**asdict(job.preprocess), **asdict(job.train), "weights": Path(job.train.weights).name}
+    _write_json(output / REPORT, {"configuration": configuration, **result.as_dict()})
+    (output / PAGE).write_text(model_report(evaluation, run.predictions, dataset), encoding="utf-8")
     checkpoints.clear()
-    return run
+    return result
+
+
+def compare_on_table(job: TableJob, output: Path | None, reporting: AbstractContextManager[Reporter]) -> Comparison:
+    """Compare the networks on a table and write all figures to the file `output`, if given.
+
+    Folds take the place of the table's parts, so genres need no minimum number of posters per part. Raises MLError.
+    """
+    if output is not None and output.is_dir():
+        raise DatasetError(f"{output} is a folder. Give the name of a file for the figures.")
+    preprocess = replace(job.preprocess, min_posters_per_part=0)
+    with _prepared(job, preprocess, reporting, output.parent if output else None) as (_, dataset, weights, reporter):
+        comparison = compare(dataset, job.train, weights, reporter)
+    if output is not None:
+        _write_json(output, comparison.as_dict())
+    return comparison
+
+
+@contextmanager
+def _prepared(
+    job: TableJob, preprocess: PreprocessConfig, reporting: AbstractContextManager[Reporter], folder: Path | None
+) -> Iterator[tuple[tuple[str, ...], Dataset, Weights | None, Reporter]]:
+    """Check the input, create the output folder and build the dataset: notices, dataset, weights, entered reporter."""
+    check_packages()
+    check_settings(job.train)
+    table = read_table(job.catalogue, job.posters)
+    for notice in table.notices:
+        logger.warning("%s", notice)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)  # fails before training, not after it, if it cannot be written
+    weights = read_weights(job.train.weights, job.train.backbone, job.workspace / "weights")
+    with reporting as reporter:
+        pixels = open_pixels(job.workspace, preprocess.image_size)
+        rows = draw_parts(table, pixels, reporter)
+        dataset = build_dataset(rows, job.workspace, preprocess, reporter, pixels)
+        yield table.notices, dataset, weights, reporter
+
+
+def _write_json(file: Path, document: Mapping[str, object]) -> None:
+    file.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

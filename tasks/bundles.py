@@ -1,4 +1,4 @@
-"""Where a bundle is: with its MLflow run from training on, and in the bucket once it is uploaded."""
+"""Bundles are kept with the MLflow run of their training, and in the bucket after their upload."""
 
 import shutil
 from pathlib import Path
@@ -12,20 +12,20 @@ _ARTIFACTS = "bundle"
 
 
 def bundle_key(sha256: str) -> str:
-    """The prefix of a bundle's objects in the bucket."""
+    """The prefix of a bundle's objects in the bucket, and of its files in the workspace."""
     return f"bundles/{sha256}"
 
 
 def log_bundle(registry: Registry, run_id: str, folder: Path) -> None:
-    """Keep a bundle's files with the run that trained it."""
+    """Log a bundle's files as artifacts of the run that trained it."""
     registry.log_folder(run_id, folder, _ARTIFACTS)
 
 
 def fetch_bundle(registry: Registry, workspace: Path, run_id: str, sha256: str) -> Path:
-    """The folder of a run's bundle on this machine, whole and checked; fetched from MLflow where it is not.
+    """The local folder of a run's bundle, complete and checked. It is downloaded from MLflow if necessary.
 
     Raises:
-        BundleError: a file is missing or not what its sha256 says.
+        BundleError: a file is missing or does not match its sha256.
     """
     folder = workspace / bundle_key(sha256)
     if not (folder / MANIFEST).exists():
@@ -35,11 +35,11 @@ def fetch_bundle(registry: Registry, workspace: Path, run_id: str, sha256: str) 
 
 
 def fetch_uploaded_bundle(store: Store, workspace: Path, sha256: str) -> Path:
-    """The folder of a bundle of the bucket on this machine, whole and checked.
+    """The local folder of an uploaded bundle, complete and checked. It is downloaded from the bucket if necessary.
 
     Raises:
-        NotFound: it is not in the bucket.
-        BundleError: a file is not what its sha256 says.
+        NotFound: the bundle is not in the bucket.
+        BundleError: a file does not match its sha256.
     """
     folder = workspace / bundle_key(sha256)
     if not (folder / MANIFEST).exists():
@@ -54,28 +54,28 @@ def fetch_uploaded_bundle(store: Store, workspace: Path, sha256: str) -> Path:
 
 
 def move_bundle(beside: Path, folder: Path) -> None:
-    """Move a whole bundle to its place, over what may lie there of an interrupted download."""
+    """Move a complete bundle into place. Files of an interrupted download are replaced."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside.replace(folder)
 
 
 def upload_bundle(store: Store, folder: Path, sha256: str) -> None:
-    """Put a bundle into the bucket, its manifest last: it says that all is there."""
+    """Upload a bundle. The manifest comes last: its presence means that the bundle is complete."""
     for name in _files(Manifest.parse((folder / MANIFEST).read_bytes())):
         store.upload({f"{bundle_key(sha256)}/{name}": folder / name})
 
 
 def _files(manifest: Manifest) -> tuple[str, ...]:
-    """All files of a bundle, its manifest last; which there are differs with what it holds and how old it is."""
+    """All files of a bundle, the manifest last. The set of files depends on the precision and the age of the bundle."""
     return (*sorted(manifest.files), CARD, MANIFEST)
 
 
 def check_bundle(folder: Path, sha256: str) -> Manifest:
-    """Compare every file of a bundle with the hashes in its manifest, and the manifest with the bundle's.
+    """Check the hash of the manifest and the hashes of all files that it lists.
 
     Raises:
-        BundleError: names the file that is missing or different.
+        BundleError: a file is missing or has another hash; the message names it.
     """
     data = (folder / MANIFEST).read_bytes()
     check_sha256(MANIFEST, data, sha256)

@@ -1,4 +1,4 @@
-"""The model in front of users. Traffic is what is live; the registry's alias follows it, and is repaired from it."""
+"""The champion: the model that the service's traffic goes to. The registry's alias `champion` follows the traffic."""
 
 from dataclasses import dataclass
 
@@ -9,16 +9,16 @@ from infra.settings import Settings
 
 @dataclass(frozen=True)
 class Champion:
-    """The version that answers users now."""
+    """The live version."""
 
     version: str
     bundle_sha256: str
 
 
 def present_champion(settings: Settings, registry: Registry) -> Champion | None:
-    """The bundle that the service's traffic goes to, None before the first deployment.
+    """The version that the service's traffic goes to, None before the first deployment.
 
-    Where the alias `champion` names another version (a run was killed between the two), it is set right.
+    If a run was killed between moving the traffic and the alias, the alias names another version and is repaired.
     """
     live = CloudRun(settings).live(settings.service)
     if live is None:

@@ -159,10 +159,8 @@ def _parts(
 
 def _record(dataset: Dataset, catalogue: CatalogueRecord, posters: PosterSetRecord) -> DatasetRecord:
     return DatasetRecord(
-        key=_folder(dataset.key),
         dataset_key=dataset.key,
         snapshot_date=catalogue.snapshot_date,
-        image_size=dataset.preprocessing.size,
         posters=len(dataset.ids),
         parts={part: len(dataset.rows(part)) for part in PARTS},
         genres=[genre.name for genre in dataset.genres],

@@ -1,17 +1,20 @@
-"""What the steps hand to each other: store keys, hashes and figures; never tensors, bytes or local paths."""
+"""Records that steps pass to each other: store keys, hashes and figures, never tensors, bytes or local paths."""
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Record(BaseModel):
-    """A small immutable record, kept as JSON."""
+    """A small immutable record. Its JSON uses aliases where a stored key differs from the field's name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
 
 class CatalogueRecord(Record):
-    """The summary table of one scrape: `catalogues/{sha256}.csv`; `changes` are those of titles since the last one, and
-    it was `accepted` as good at that moment, in seconds since 1970."""
+    """The table of one scrape, `catalogues/{sha256}.csv`.
+
+    `changes` counts changes of titles since the previous catalogue. `accepted` is when the catalogue passed the drift
+    checks, in seconds since 1970.
+    """
 
     key: str
     sha256: str
@@ -24,10 +27,10 @@ class CatalogueRecord(Record):
 
 
 class PosterSetRecord(Record):
-    """Which posters there are: `poster-sets/{sha256}.json`.
+    """The set of posters of a catalogue, `poster-sets/{sha256}.json`.
 
-    `posters` can be learned from, `new` of them were downloaded in this run; `without` counts the other titles by
-    what became of their posters ("missing", "explicit", ...); `report_key` is a page that shows them all.
+    `posters` counts usable posters, `new` those downloaded in this run. `without` counts the other titles by the
+    outcome of their posters ("missing", "explicit", ...). `report_key` is the page about the dataset.
     """
 
     key: str
@@ -39,12 +42,10 @@ class PosterSetRecord(Record):
 
 
 class DatasetRecord(Record):
-    """Decoded posters and labels: the objects below `datasets/{dataset_key}/`; `report_key` is a page about them."""
+    """A dataset: the objects below `datasets/{dataset_key}/`. `report_key` is the page about it."""
 
-    key: str
     dataset_key: str
     snapshot_date: str
-    image_size: int
     posters: int
     parts: dict[str, int]
     genres: list[str]
@@ -52,7 +53,7 @@ class DatasetRecord(Record):
 
 
 class NetworkRecord(Record):
-    """How one network did on the validation part."""
+    """Scores of one network on the validation part."""
 
     name: str
     backbone: str | None
@@ -65,20 +66,23 @@ class NetworkRecord(Record):
 
 
 class TrainingRecord(Record):
-    """The trained networks and the bundle of the chosen one, kept with its MLflow run; and the object with what all
-    networks say about the test part (see `ml.evaluation.predictions`)."""
+    """The trained networks and the bundle of the chosen one, which is kept with its MLflow run.
+
+    `predictions_key` is the object with all networks' predictions on the test part (`ml.evaluation.predictions`). The
+    stored key is `answers_key`.
+    """
 
     run_id: str
     bundle_sha256: str
     chosen: str
     networks: list[NetworkRecord]
-    answers_key: str
+    predictions_key: str = Field(alias="answers_key")
     device: str
     precision: str
 
 
 class ScoreRecord(Record):
-    """Scores on the test part."""
+    """Scores of a network or baseline on the test part."""
 
     name: str
     weighted_f1: float
@@ -88,7 +92,7 @@ class ScoreRecord(Record):
 
 
 class KnownPoster(Record):
-    """A poster of the test part: its object in the bucket, and the genres its title has of those that are learned."""
+    """A poster of the test part: its object in the bucket, and its title's genres that the model knows."""
 
     name: str
     title: str
@@ -96,15 +100,9 @@ class KnownPoster(Record):
 
 
 class EvaluationRecord(Record):
-    """The chosen network on the test part (first of the scores), beside the baselines and the champion.
-
-    The two weighted F1 of challenger and champion are over the genres that both know.
-    """
+    """Scores on the test part, the chosen network's first, and whether it replaces the champion and why."""
 
     scores: list[ScoreRecord]
-    champion_version: str | None
-    champion_weighted_f1: float | None
-    challenger_weighted_f1: float | None
     better: bool
     reason: str
     known_posters: list[KnownPoster]
@@ -126,16 +124,14 @@ class BundleRecord(Record):
 
 
 class DeploymentRecord(Record):
-    """What is live now."""
+    """The live revision."""
 
     url: str
     revision: str
-    version: str
-    bundle_sha256: str
 
 
 class RetrainRecord(Record):
-    """Everything that one run of the flow handed from step to step."""
+    """The records of all steps of one run of the flow."""
 
     catalogue: CatalogueRecord
     posters: PosterSetRecord

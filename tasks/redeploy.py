@@ -1,4 +1,4 @@
-"""Step 8: a revision of the function with the new bundle, asked about known posters, then given the traffic."""
+"""Step 8: deploy a revision of the function with the new bundle, check its predictions, and send it the traffic."""
 
 from pathlib import Path
 
@@ -26,19 +26,19 @@ from tasks.records import (
 )
 from tasks.step import step
 
-_TOLERANCE = 1e-3  # of a probability: the function may run on another CPU than this process
+_TOLERANCE = 1e-3  # of a probability; the function may run on another CPU than this process
 
 
 @step("redeploy")
 def redeploy(
     dataset: DatasetRecord, evaluation: EvaluationRecord, model: ModelRecord, bundle: BundleRecord
 ) -> DeploymentRecord:
-    """Roll out the bundle: build if the function's source changed, revision, known posters, traffic, alias.
+    """Deploy the bundle: build if the source changed, deploy a candidate revision, check it, move traffic and alias.
 
     Raises:
-        DeploymentError: the build or the revision failed, or it answers other than the bundle does: it does
-            not go live.
-        ServiceUnavailable: Cloud Run, the store or MLflow does not answer (retryable).
+        DeploymentError: the build or the revision failed, or its predictions differ from the bundle's. The revision
+            then gets no traffic.
+        ServiceUnavailable: Cloud Run, the store or MLflow is not reachable (retryable).
     """
     settings = read_settings()
     store, cloud_run = Store(settings), CloudRun(settings)
@@ -57,27 +57,27 @@ def redeploy(
         "POSTER_HOSTS": settings.poster_hosts,
         "POSTER_BUCKETS": settings.poster_buckets,
         "CORS_ORIGINS": settings.cors_origins,
-        "GOOGLE_CLOUD_PROJECT": settings.google_project,  # its logs name their request's trace by it
+        "GOOGLE_CLOUD_PROJECT": settings.google_project,  # used in the trace names of its log entries
     }
     candidate = cloud_run.deploy_candidate(settings.service, image, source_sha256, environment)
     _check(candidate, evaluation.known_posters, store, settings.workspace, model)
     live = cloud_run.send_traffic(settings.service, candidate.name)
     Registry(settings).set_champion(model.version)
     url = str(live.url)
-    create_link_artifact(url, key="function", description=f"Version {model.version} answers here.")
-    return DeploymentRecord(url=url, revision=live.name, version=model.version, bundle_sha256=bundle.sha256)
+    create_link_artifact(url, key="function", description=f"The function with version {model.version}")
+    return DeploymentRecord(url=url, revision=live.name)
 
 
 def _check(candidate: Revision, posters: list[KnownPoster], store: Store, workspace: Path, model: ModelRecord) -> None:
-    """Compare the candidate's answers about known posters with the bundle's own; DeploymentError if they differ."""
-    expected = Model.load(fetch_uploaded_bundle(store, workspace, model.bundle_sha256))
+    """Compare the candidate's predictions for known posters with the bundle's; DeploymentError if they differ."""
+    bundle = Model.load(fetch_uploaded_bundle(store, workspace, model.bundle_sha256))
     for poster in posters:
-        answer = ask(str(candidate.url), poster.name)
-        said = {genre["name"]: float(genre["probability"]) for genre in answer["genres"]}
-        (known,) = expected.predict([store.read(poster.name)])
-        wrong = [genre.name for genre in known if abs(said.get(genre.name, -1) - genre.probability) > _TOLERANCE]
-        if wrong or answer["model"]["sha256"] != model.bundle_sha256:
+        response = ask(str(candidate.url), poster.name)
+        probabilities = {genre["name"]: float(genre["probability"]) for genre in response["genres"]}
+        (expected,) = bundle.predict([store.read(poster.name)])
+        wrong = [g.name for g in expected if abs(probabilities.get(g.name, -1) - g.probability) > _TOLERANCE]
+        if wrong or response["model"]["sha256"] != model.bundle_sha256:
             raise DeploymentError(
-                f"The new revision answers other than version {model.version} about {poster.name}"
-                f" ({', '.join(wrong) or 'another bundle answered'}); it does not go live."
+                f"The predictions of the new revision for {poster.name} differ from those of version {model.version} "
+                f"({', '.join(wrong) or 'it serves another bundle'}). It does not go live."
             )

@@ -1,4 +1,4 @@
-"""Step 6: the trained network becomes a version in MLflow's registry."""
+"""Step 6: register the trained network as a version in MLflow's registry."""
 
 import subprocess
 from pathlib import Path
@@ -7,6 +7,7 @@ from prefect.artifacts import create_link_artifact
 
 from infra.registry import Registry
 from infra.settings import read_settings
+from ml.data.splits import TEST
 from serving.bundle.model import MODEL
 from tasks.bundles import check_bundle, fetch_bundle
 from tasks.records import DatasetRecord, EvaluationRecord, ModelRecord, TrainingRecord
@@ -18,8 +19,8 @@ def register(dataset: DatasetRecord, training: TrainingRecord, evaluation: Evalu
     """Register the chosen network with its scores, the dataset's hash and the code's commit.
 
     Raises:
-        ServiceUnavailable: MLflow does not answer (retryable).
-        BundleError: the bundle is not what its hash says.
+        ServiceUnavailable: MLflow is not reachable (retryable).
+        BundleError: the bundle does not match its hash.
     """
     settings = read_settings()
     registry = Registry(settings)
@@ -29,15 +30,14 @@ def register(dataset: DatasetRecord, training: TrainingRecord, evaluation: Evalu
         return reused(record, f"version {known.version} holds this bundle")
     folder = fetch_bundle(registry, settings.workspace, training.run_id, training.bundle_sha256)
     manifest = check_bundle(folder, training.bundle_sha256)
-    scores = evaluation.scores[0]
+    scores = evaluation.scores[0].model_dump(exclude={"name"})
     tags = {
         "bundle_sha256": training.bundle_sha256,
         "dataset_key": dataset.dataset_key,
         "dataset_date": dataset.snapshot_date,
         "git_commit": git_commit(),
         "network": training.chosen,
-        "weighted_f1": f"{scores.weighted_f1:.4f}",
-        "mean_average_precision": f"{scores.mean_average_precision:.4f}",
+        **{f"{TEST}/{metric}": f"{value:.4f}" for metric, value in scores.items()},
         "better_than_champion": str(evaluation.better).lower(),
     }
     version = registry.register(
@@ -50,9 +50,9 @@ def register(dataset: DatasetRecord, training: TrainingRecord, evaluation: Evalu
 
 
 def git_commit() -> str:
-    """The commit of the running code, "unknown" where it is no checkout."""
+    """The commit of the running code, "unknown" if it is not a checkout."""
     try:
-        found = subprocess.run(
+        result = subprocess.run(
             ["git", "rev-parse", "HEAD"],
             cwd=Path(__file__).parent,
             capture_output=True,
@@ -62,4 +62,4 @@ def git_commit() -> str:
         )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return found.stdout.strip()
+    return result.stdout.strip()

@@ -1,6 +1,8 @@
-"""Step 4: networks are trained and compared; the best one becomes a bundle, kept with its MLflow run."""
+"""Step 4: train and compare the networks. The best one becomes a bundle that is kept with its MLflow run."""
 
 import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,14 +16,12 @@ from infra.registry import Registry
 from infra.settings import Settings, read_settings
 from infra.store import Store
 from ml.configuration import TrainConfig
-from ml.evaluation.predictions import collect_answers
-from ml.export.bundle_writer import write_bundle
-from ml.export.model_card import model_card
-from ml.export.quantisation import served_best
+from ml.data.splits import VALIDATION
 from ml.networks.weights import read_weights
-from ml.reporting import Reporters, TensorBoardReporter
-from ml.training.learning import TRAINING_VERSION, checkpoints_of, train_networks
+from ml.reporting import Reporter, Reporters, TensorBoardReporter
+from ml.training.learning import TRAINING_VERSION, checkpoints_of
 from ml.training.outcome import NetworkOutcome
+from ml.training_run import TrainingRun, run_training
 from tasks.bundles import bundle_key, log_bundle, move_bundle
 from tasks.preprocess import fetch_dataset
 from tasks.records import DatasetRecord, NetworkRecord, TrainingRecord
@@ -35,56 +35,53 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
 
     Raises:
         WeightsError: the given weights cannot be read or do not fit the backbone.
-        TrainingError: no trial could be trained.
-        ServiceUnavailable: the store or MLflow does not answer (retryable).
+        TrainingError: every trial failed.
+        ServiceUnavailable: the store or MLflow is not reachable (retryable).
     """
     settings = read_settings()
-    store, workspace = Store(settings), settings.workspace
+    store, registry = Store(settings), Registry(settings)
     config = replace(config, weights=_local_weights(config.weights, settings))
-    weights = read_weights(config.weights, config.backbone, workspace / "weights")
+    weights = read_weights(config.weights, config.backbone, settings.workspace / "weights")
     key = _training_key(dataset, config, weights.sha256 if weights else None)
-    registry = Registry(settings)
-    done = _done(store, key)
-    if done is not None and registry.has_run(done.run_id):
-        return reused(done, f"bundle {done.bundle_sha256[:12]} was trained on this dataset with these settings")
+    stored = _stored(store, key)
+    if stored is not None and registry.has_run(stored.run_id):
+        return reused(stored, f"bundle {stored.bundle_sha256[:12]} was trained on this dataset with these settings")
 
-    data = fetch_dataset(store, workspace, dataset.dataset_key)
+    data = fetch_dataset(store, settings.workspace, dataset.dataset_key)
+    checkpoints = checkpoints_of(settings.workspace, key, data, config, weights)
     parameters = {"dataset_key": dataset.dataset_key, "posters": dataset.posters, **asdict(config)}
     with registry.run("retrain", parameters) as run_id:
-        started = datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S")
-        board = TensorBoardReporter(workspace / "tensorboard" / f"{started}_{run_id[:6]}")
-        try:
-            reporter = Reporters(ProgressLog(), board, MlflowReporter(registry, run_id))
-            checkpoints = checkpoints_of(workspace, key, data, config, weights)
-            outcome = train_networks(data, config, weights, reporter, checkpoints)
-            outcome = served_best(outcome, data, workspace / "bundles", reporter)
-        finally:
-            board.close()
-        beside = workspace / "bundles" / f"{run_id}.new"
-        bundle = write_bundle(beside, outcome.chosen, config, data, model_card(outcome, data, dataset.snapshot_date))
+        beside = settings.workspace / "bundles" / f"{run_id}.new"
+        with _reporter(registry, run_id, settings.workspace) as reporter:
+            run = run_training(
+                data,
+                config,
+                weights,
+                reporter,
+                checkpoints,
+                bundle_folder=beside,
+                temporary_folder=settings.workspace / "bundles",
+                date=dataset.snapshot_date,
+            )
         log_bundle(registry, run_id, beside)
-        registry.log_file(run_id, store.fetch(dataset.report_key, workspace / dataset.report_key))
-        registry.log_metrics(run_id, {f"validation/{k}": v for k, v in outcome.chosen.validation.scalars().items()})
-    move_bundle(beside, workspace / bundle_key(bundle.sha256))
-    answers = collect_answers(outcome, data).to_bytes()
-    record = TrainingRecord(
-        run_id=run_id,
-        bundle_sha256=bundle.sha256,
-        chosen=outcome.chosen.name,
-        networks=[_network(network) for network in (*outcome.networks, *outcome.recipes)],
-        answers_key=f"answers/{sha256_of(answers)}.npz",
-        device=outcome.chosen.device,
-        precision=outcome.chosen.precision,
-    )
-    store.write(record.answers_key, answers)
-    store.write(_manifest_key(key), record.model_dump_json().encode())
+        registry.log_file(run_id, store.fetch(dataset.report_key, settings.workspace / dataset.report_key))
+    move_bundle(beside, settings.workspace / bundle_key(run.bundle.sha256))
+    record = _store(store, key, run_id, run)
     checkpoints.clear()
-    create_markdown_artifact(_report(record), key="training")
+    create_markdown_artifact(_artifact(record), key="training")
     return record
 
 
+@contextmanager
+def _reporter(registry: Registry, run_id: str, workspace: Path) -> Iterator[Reporter]:
+    """Reports to the log, to the MLflow run and to TensorBoard files in the workspace."""
+    started = datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S")
+    with closing(TensorBoardReporter(workspace / "tensorboard" / f"{started}_{run_id[:6]}")) as tensorboard:
+        yield Reporters(ProgressLog(), tensorboard, MlflowReporter(registry, run_id))
+
+
 def _local_weights(spec: str, settings: Settings) -> str:
-    """The weights' setting with a gs:// address fetched to a file of this machine."""
+    """The weights setting. The file at a gs:// address is downloaded, and its local path returned."""
     address = urlsplit(spec)
     if address.scheme != "gs":
         return spec
@@ -95,7 +92,7 @@ def _local_weights(spec: str, settings: Settings) -> str:
 
 
 def _training_key(dataset: DatasetRecord, config: TrainConfig, weights_sha256: str | None) -> str:
-    """The hash of everything that decides which network comes out; weights by content, not by address."""
+    """The hash of everything that determines the result. Weights count by content, not by address."""
     content = {
         "version": TRAINING_VERSION,
         "dataset": dataset.dataset_key,
@@ -108,15 +105,32 @@ def _manifest_key(key: str) -> str:
     return f"trainings/{key}.json"
 
 
-def _done(store: Store, key: str) -> TrainingRecord | None:
-    """What an earlier run with the same data and settings left, if there was one."""
+def _stored(store: Store, key: str) -> TrainingRecord | None:
+    """The record of an earlier training with the same data and settings, None if there is none."""
     try:
         return TrainingRecord.model_validate_json(store.read(_manifest_key(key)))
     except NotFound:
         return None
 
 
-def _network(network: NetworkOutcome) -> NetworkRecord:
+def _store(store: Store, key: str, run_id: str, run: TrainingRun) -> TrainingRecord:
+    """Store the predictions and then the record, which says that the training is complete."""
+    outcome, predictions = run.outcome, run.predictions.to_bytes()
+    record = TrainingRecord(
+        run_id=run_id,
+        bundle_sha256=run.bundle.sha256,
+        chosen=outcome.chosen.name,
+        networks=[_network_record(network) for network in (*outcome.networks, *outcome.recipes)],
+        predictions_key=f"answers/{sha256_of(predictions)}.npz",
+        device=outcome.chosen.device,
+        precision=outcome.chosen.precision,
+    )
+    store.write(record.predictions_key, predictions)
+    store.write(_manifest_key(key), record.model_dump_json().encode())
+    return record
+
+
+def _network_record(network: NetworkOutcome) -> NetworkRecord:
     return NetworkRecord(
         name=network.name,
         backbone=network.backbone,
@@ -129,14 +143,15 @@ def _network(network: NetworkOutcome) -> NetworkRecord:
     )
 
 
-def _report(record: TrainingRecord) -> str:
+def _artifact(record: TrainingRecord) -> str:
     rows = "\n".join(
         f"| {n.name}{' (chosen)' if n.name == record.chosen else ''} | {n.backbone or ''} | {n.trained} | "
         f"{n.weighted_f1:.3f} | {n.mean_average_precision:.3f} | {n.seconds:.0f} |"
         for n in record.networks
     )
+    metrics = f"{VALIDATION}/weighted_f1 | {VALIDATION}/mean_average_precision"
     return (
-        f"Trained on {record.device}, {record.precision}.\n\n"
-        "| network | backbone | trained | weighted F1 (validation) | mAP | seconds |\n"
+        f"Trained on {record.device} in {record.precision}.\n\n"
+        f"| network | backbone | trained | {metrics} | seconds |\n"
         f"| --- | --- | --- | --- | --- | --- |\n{rows}"
     )

@@ -1,4 +1,4 @@
-"""Step 7: the bundle of a registered version goes to the bucket, where the function loads it from."""
+"""Step 7: upload the bundle of a registered version to the bucket, from which the function loads it."""
 
 from infra.registry import Registry
 from infra.settings import read_settings
@@ -11,18 +11,18 @@ from tasks.step import reused, step
 
 @step("upload")
 def upload(model: ModelRecord) -> BundleRecord:
-    """Put the bundle into the bucket, and its address on the version.
+    """Upload the bundle, and tag the version with its address.
 
     Raises:
-        ServiceUnavailable: the store or MLflow does not answer (retryable).
-        BundleError: the bundle is not what its hash says.
+        ServiceUnavailable: the store or MLflow is not reachable (retryable).
+        BundleError: the bundle does not match its hash.
     """
     settings = read_settings()
     store, registry = Store(settings), Registry(settings)
     record = BundleRecord(uri=store.uri(bundle_key(model.bundle_sha256)), sha256=model.bundle_sha256)
     registry.tag_version(model.version, {"bundle_uri": record.uri})
     if store.exists(f"{bundle_key(model.bundle_sha256)}/{MANIFEST}"):
-        return reused(record, f"{record.uri} is there")
+        return reused(record, f"{record.uri} is already in the bucket")
     folder = fetch_bundle(registry, settings.workspace, model.run_id, model.bundle_sha256)
     upload_bundle(store, folder, model.bundle_sha256)
     return record

@@ -1,71 +1,89 @@
-"""What hardly looks at a poster, or not at all: the zero of the scale, and what a model has to beat."""
+"""Baselines that ignore the poster or use only its colours: what a model has to beat."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.dummy import DummyClassifier
 
+from ml.data.dataset import Dataset
 from ml.data.feature_table import FeatureTable
 from ml.data.shards import Rows
+from ml.data.splits import TEST, TRAIN, VALIDATION
 from ml.networks.kernel import fit_curves
-from ml.scores.metrics import Decisions, GenreScores, Labels, Probabilities, Scores, score
+from ml.scores.metrics import GenreScores, Labels, Probabilities, Scores, score
 from ml.scores.thresholds import fit_thresholds
 from ml.training.frozen import KERNEL_FIRST, FrozenSearch, head_probabilities
 
+EVERY_GENRE = "every genre"
 _DRAWS = 100
 _LEVELS = 4
 _PIXEL_STEP = 4
 _PRIOR_SIBLINGS = 0.2
 
 
+def baselines(dataset: Dataset, seed: int = 0) -> dict[str, Scores]:
+    """Scores of all baselines on the test part, by name."""
+    test, training = dataset.rows(TEST), dataset.labels[dataset.rows(TRAIN)]
+    labels, genres = dataset.labels[test], dataset.genre_names
+    return {
+        EVERY_GENRE: every_genre(labels, genres),
+        "genre frequencies": genre_frequencies(labels, training, genres, seed),
+        "colour histogram": colour_histogram(dataset, seed),
+    }
+
+
 def every_genre(labels: Labels, genres: tuple[str, ...]) -> Scores:
-    """Predict each genre of each poster; labels [N, G]."""
+    """Scores of predicting every genre for every poster; labels [N, G]."""
     return score(np.ones(labels.shape, np.float32), np.ones(labels.shape, np.bool_), labels, genres)
 
 
 def genre_frequencies(labels: Labels, training: Labels, genres: tuple[str, ...], seed: int) -> Scores:
-    """Draw each genre as often as it stands in the training labels; the mean of the scores of 100 draws."""
-    generator = np.random.default_rng(seed)
-    frequencies = training.mean(0)
-    drawn = [generator.random(labels.shape) < frequencies for _ in range(_DRAWS)]
-    # A genre's probability is the same for all posters, so it ranks none of them above another.
-    constant = np.broadcast_to(frequencies, labels.shape)
-    return _mean([score(constant, decisions, labels, genres) for decisions in drawn])
+    """Mean scores of 100 random predictions that draw each genre with its frequency in the training labels.
+
+    `labels` are [N, G], `training` [T, G].
+    """
+    # DummyClassifier ignores the features. A RandomState, unlike an integer seed, draws anew in each call.
+    random = DummyClassifier(strategy="stratified", random_state=np.random.RandomState(seed))
+    random.fit(np.zeros((len(training), 1)), training)
+    posters = np.zeros((len(labels), 1))
+    # All posters have the same probability of a genre, so none of them ranks above another.
+    constant = np.broadcast_to(training.mean(0), labels.shape)
+    return _mean([score(constant, random.predict(posters) == 1, labels, genres) for _ in range(_DRAWS)])
 
 
-def colour_histogram(
-    known: NDArray[np.float32],
-    labels: Labels,
-    franchises: NDArray[np.str_],
-    asked: NDArray[np.float32],
-    seed: int,
-) -> tuple[Probabilities, Decisions]:
-    """Probabilities and decisions [n, G] from the colours of posters alone, by a kernel head as those on a backbone's
-    features: fitted on the histograms `known` [N, B] with labels [N, G], for the histograms `asked` [n, B]."""
-    trying = FrozenSearch(FeatureTable(known), labels, franchises, seed)
-    estimates = trying.estimates(KERNEL_FIRST)
+def colour_histogram(dataset: Dataset, seed: int) -> Scores:
+    """Scores of a kernel head on colour histograms, fitted on the training and validation parts."""
+    known = np.sort(np.concatenate([dataset.rows(TRAIN), dataset.rows(VALIDATION)]))
+    test, labels = dataset.rows(TEST), dataset.labels[known]
+    histograms = FeatureTable(colour_histograms(dataset.images, known))
+    search = FrozenSearch(histograms, labels, dataset.franchises[known], seed)
+    estimates = search.estimates(KERNEL_FIRST)
     curves = fit_curves(estimates, labels)
     thresholds = fit_thresholds(curves.probabilities(estimates), labels)
-    probabilities = head_probabilities(trying.head(KERNEL_FIRST, curves), FeatureTable(asked))
-    return probabilities, probabilities >= thresholds
+    head = search.head(KERNEL_FIRST, curves)
+    probabilities = head_probabilities(head, FeatureTable(colour_histograms(dataset.images, test)))
+    return score(probabilities, probabilities >= thresholds, dataset.labels[test], dataset.genre_names)
 
 
 def colour_histograms(images: Rows, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The share of pixels of each of 64 colours (4 levels a channel) in these rows of the images, float32 [n, 64];
-    of every fourth line and column."""
+    """Square roots of the shares of 64 colours (4 levels per channel) in these rows of the images, float32 [n, 64].
+
+    Only every fourth line and column is counted. Square roots raise the weight of the many small shares (Hellinger
+    distance).
+    """
     histograms = np.empty((len(rows), _LEVELS**3), np.float32)
     for place, row in enumerate(rows.tolist()):
         levels = images[row][:, ::_PIXEL_STEP, ::_PIXEL_STEP].astype(np.int64) * _LEVELS // 256
         colours = (levels[0] * _LEVELS + levels[1]) * _LEVELS + levels[2]
         histograms[place] = np.bincount(colours.ravel(), minlength=_LEVELS**3) / colours.size
-    # Square roots make the many small shares count beside the few large ones (Hellinger distance).
     return np.sqrt(histograms)
 
 
 def sibling_copy(labels: Labels, franchises: NDArray[np.str_], folds: NDArray[np.int64]) -> Probabilities:
-    """The share of a poster's siblings in the other folds that have each genre, float32 [N, G]; no pixel is read.
+    """For each poster and genre, the share of its siblings in the other folds that have the genre, float32 [N, G].
 
-    Where it has few or no siblings there, the genres' frequencies take their place.
+    Posters with few or no siblings in other folds get the genre frequencies. No pixel is read.
     """
     names, franchise = np.unique(franchises, return_inverse=True)
     probabilities = np.empty(labels.shape, np.float32)
@@ -73,19 +91,17 @@ def sibling_copy(labels: Labels, franchises: NDArray[np.str_], folds: NDArray[np
         inside, outside = folds == fold, folds != fold
         counts = np.zeros((len(names), labels.shape[1] + 1))
         np.add.at(counts, franchise[outside], np.column_stack([labels[outside], np.ones(outside.sum())]))
-        own = counts[franchise[inside]]
+        siblings = counts[franchise[inside]]
         prior = _PRIOR_SIBLINGS * labels[outside].mean(0)
-        probabilities[inside] = (own[:, :-1] + prior) / (own[:, -1:] + _PRIOR_SIBLINGS)
+        probabilities[inside] = (siblings[:, :-1] + prior) / (siblings[:, -1:] + _PRIOR_SIBLINGS)
     return probabilities
 
 
 def _mean(scores: Sequence[Scores]) -> Scores:
     first = scores[0]
-    figures: Mapping[str, float] = {
-        name: float(np.mean([each.scalars()[name] for each in scores])) for name in first.scalars()
-    }
+    means = {name: float(np.mean([each.scalars()[name] for each in scores])) for name in first.scalars()}
     return Scores(
-        **figures,
+        **means,
         posters=first.posters,
         genres=tuple(
             GenreScores(

@@ -1,7 +1,7 @@
-"""Is the challenger better than the champion?
+"""Decides whether the challenger is better than the champion.
 
-Both answer about the same test posters, over the genres that both know; the interval of the difference is a
-paired bootstrap over franchises (`ml.scores.intervals`).
+Both predict the same test posters and are compared over the genres that both know. The interval of the difference
+comes from a paired bootstrap over franchises (`ml.scores.intervals`).
 """
 
 from dataclasses import dataclass
@@ -10,29 +10,22 @@ import numpy as np
 
 from ml.data.dataset import Dataset
 from ml.data.splits import TEST
+from ml.evaluation.baselines import EVERY_GENRE
 from ml.evaluation.judge import ReadPoster, genres_of, predict
-from ml.scores.intervals import Bootstrap, interval
+from ml.scores.intervals import Bootstrap, Interval, interval
 from ml.scores.metrics import weighted_f1
 from serving.bundle.model import Model
-
-EVERY_GENRE = "the baseline 'every genre'"
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether the challenger takes the champion's place, and the figures behind it.
+    """Whether the challenger replaces the champion, and why.
 
-    `interval` holds the 2.5 and 97.5 percentiles of the difference, challenger minus champion.
+    `difference` is the challenger's weighted F1 minus the opponent's.
     """
 
     promote: bool
-    opponent: str
-    challenger_weighted_f1: float
-    opponent_weighted_f1: float
-    difference: float
-    interval: tuple[float, float]
-    genres: tuple[str, ...]
-    posters: int
+    difference: Interval
     sentence: str
 
 
@@ -43,36 +36,36 @@ def decide(
     read_poster: ReadPoster | None = None,
     seed: int = 0,
 ) -> Decision:
-    """Compare on the dataset's test part; a first model is compared with predicting every genre.
+    """Compare challenger and champion on the test part. The challenger wins with a higher weighted F1.
 
-    So is one that shares no genre with the champion: that champion could never be replaced otherwise. The
-    challenger wins with a higher weighted F1. `read_poster` gives posters to a champion of another image size;
-    raises DatasetError where it is missing then.
+    Without a champion the opponent is the baseline that predicts every genre. A champion that shares no genre with
+    the challenger could never be replaced, so the opponent is the baseline then, too. `read_poster` provides posters
+    for a champion with another image size. Raises DatasetError if it is needed and missing.
     """
     rows = dataset.rows(TEST)
-    own_columns = {genre.key: column for column, genre in enumerate(genres_of(challenger))}
-    _, own = predict(challenger, dataset, TEST)
+    columns = {genre.key: column for column, genre in enumerate(genres_of(challenger))}
+    _, decisions = predict(challenger, dataset)
     known = enumerate(genres_of(champion)) if champion else ()
-    shared = {genre.key: column for column, genre in known if genre.key in own_columns}
+    shared = {genre.key: column for column, genre in known if genre.key in columns}
     if champion is None or not shared:
-        names, labels, others = dataset.genre_names, dataset.labels[rows], np.ones_like(own)
-        opponent = EVERY_GENRE
+        labels, opponent_decisions = dataset.labels[rows], np.ones_like(decisions)
+        opponent = f"the baseline '{EVERY_GENRE}'"
     else:
-        columns = [own_columns[key] for key in shared]
-        names = tuple(dataset.genre_names[column] for column in columns)
-        labels, own = dataset.labels[rows][:, columns], own[:, columns]
-        others = predict(champion, dataset, TEST, read_poster)[1][:, list(shared.values())]
+        kept = [columns[key] for key in shared]
+        labels, decisions = dataset.labels[rows][:, kept], decisions[:, kept]
+        opponent_decisions = predict(champion, dataset, read_poster)[1][:, list(shared.values())]
         opponent = "the champion"
-    scores = weighted_f1(own, labels), weighted_f1(others, labels)
-    difference = scores[0] - scores[1]
+    challenger_f1, opponent_f1 = weighted_f1(decisions, labels), weighted_f1(opponent_decisions, labels)
     bootstrap = Bootstrap(labels, dataset.franchises[rows], seed=seed)
-    sure = interval(difference, bootstrap.weighted_f1(own) - bootstrap.weighted_f1(others))
-    promote = difference > 0
+    difference = interval(
+        challenger_f1 - opponent_f1, bootstrap.weighted_f1(decisions) - bootstrap.weighted_f1(opponent_decisions)
+    )
+    promote = difference.value > 0
     sentence = "The champion shares no genre with the challenger. " if champion and not shared else ""
     sentence += (
-        f"The challenger's weighted F1 is {scores[0]:.3f} and that of {opponent} {scores[1]:.3f} on "
-        f"{len(rows)} test posters over {len(names)} genres (difference {difference:+.3f}, 95 % interval "
-        f"{sure.low:+.3f} to {sure.high:+.3f}): "
-        f"{'the challenger is promoted' if promote else 'it is not promoted'}."
+        f"On {len(rows)} test posters and {labels.shape[1]} genres, test/weighted_f1 is {challenger_f1:.3f} for the "
+        f"challenger and {opponent_f1:.3f} for {opponent} (difference {difference.value:+.3f}, 95 % interval "
+        f"{difference.low:+.3f} to {difference.high:+.3f}). "
+        f"{'The challenger is promoted.' if promote else 'The challenger is not promoted.'}"
     )
-    return Decision(promote, opponent, *scores, difference, (sure.low, sure.high), names, len(rows), sentence)
+    return Decision(promote, difference, sentence)

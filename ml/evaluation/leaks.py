@@ -1,7 +1,8 @@
-"""How much a random split would flatter: the leak gauge.
+"""The leak gauge: how much a random split would overstate the figures.
 
-The same posters and methods are scored twice, over random folds and over folds of whole franchises, on the train and
-validation parts alone. Copying siblings' genres reads no pixel, so what it gains in random folds is all leak.
+The same methods are scored on the same posters twice: over random folds and over folds of whole franchises. Only the
+training and validation parts are used. Copying the genres of siblings reads no pixel, so its gain in random folds is a
+pure leak.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from ml.training.frozen import KERNEL_FIRST, FrozenSearch
 
 @dataclass(frozen=True)
 class Leak:
-    """A figure of one method over random folds and over folds of whole franchises."""
+    """One figure of one method, over random folds and over folds of whole franchises."""
 
     name: str
     random_split: float
@@ -30,21 +31,25 @@ class Leak:
 
 
 def leak_gauge(bench: Bench, features: FeatureTable | None) -> tuple[Leak, ...]:
-    """Weighted F1 and mAP of copying siblings, of colours alone and of the backbone's features, both ways."""
+    """Weighted F1 and mAP of three methods, over both kinds of folds.
+
+    The methods are copying the genres of siblings, a kernel head on colours, and one on the backbone's features [N, F]
+    (omitted if `features` is None).
+    """
     rows = np.sort(np.concatenate([bench.training, bench.validation]))
     labels, franchises = bench.dataset.labels[rows], bench.dataset.franchises[rows]
-    each_alone = np.arange(len(rows)).astype(np.str_)
-    random, grouped = stratified_folds(each_alone, labels), stratified_folds(franchises, labels)
+    single_posters = np.arange(len(rows)).astype(np.str_)
+    random, grouped = stratified_folds(single_posters, labels), stratified_folds(franchises, labels)
     shares = (_share_with_siblings(franchises, folds) for folds in (random, grouped))
     leaks = [Leak("posters with a sibling in training", *shares)]
     copied = [sibling_copy(labels, franchises, folds) for folds in (random, grouped)]
     leaks += _leaks("copying siblings' genres", labels, copied, (random, grouped))
-    seen = {"colours alone": FeatureTable(colour_histograms(bench.dataset.images, rows))}
+    tables = {"colours alone": FeatureTable(colour_histograms(bench.dataset.images, rows))}
     if features is not None:
-        seen["the backbone's features"] = features.only(rows)
-    for name, values in seen.items():
-        answers = [_out_of_fold(values, labels, groups, bench.config.seed) for groups in (each_alone, franchises)]
-        leaks += _leaks(name, labels, answers, (random, grouped))
+        tables["the backbone's features"] = features.only(rows)
+    for name, table in tables.items():
+        predicted = [_out_of_fold(table, labels, groups, bench.config.seed) for groups in (single_posters, franchises)]
+        leaks += _leaks(name, labels, predicted, (random, grouped))
     return tuple(leaks)
 
 
@@ -53,18 +58,18 @@ def _share_with_siblings(franchises: NDArray[np.str_], folds: NDArray[np.int64])
     return float(np.concatenate(shared).mean())
 
 
-def _out_of_fold(values: FeatureTable, labels: Labels, groups: NDArray[np.str_], seed: int) -> Probabilities:
-    estimates = FrozenSearch(values, labels, groups, seed).estimates(KERNEL_FIRST)
+def _out_of_fold(table: FeatureTable, labels: Labels, groups: NDArray[np.str_], seed: int) -> Probabilities:
+    estimates = FrozenSearch(table, labels, groups, seed).estimates(KERNEL_FIRST)
     return fit_curves(estimates, labels).probabilities(estimates)
 
 
 def _leaks(
-    name: str, labels: Labels, answers: Sequence[Probabilities], folds: tuple[NDArray[np.int64], NDArray[np.int64]]
+    name: str, labels: Labels, predicted: Sequence[Probabilities], folds: tuple[NDArray[np.int64], NDArray[np.int64]]
 ) -> list[Leak]:
-    """Weighted F1 and mAP of answers [N, G] over random folds and over those of franchises."""
+    """Weighted F1 and mAP of probabilities [N, G] over random folds and over folds of franchises."""
     random, grouped = (
-        score(own, cross_fitted_decisions(own, labels, fold), labels, [""] * labels.shape[1])
-        for own, fold in zip(answers, folds, strict=True)
+        score(probabilities, cross_fitted_decisions(probabilities, labels, fold), labels, [""] * labels.shape[1])
+        for probabilities, fold in zip(predicted, folds, strict=True)
     )
     return [
         Leak(f"{name}: weighted F1", random.weighted_f1, grouped.weighted_f1),

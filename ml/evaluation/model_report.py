@@ -1,13 +1,10 @@
-"""What a trained model does well and what it does not: one HTML page on its own.
+"""The report about a trained model as one HTML page: figures, curves, errors, example posters and activation maps.
 
-    page = model_report(ReportData(title="Genres from posters", models=(...), chosen="transfer", ...))
-
-The page says the same for the same input, byte for byte, and loads nothing from anywhere: its styles, curves and
-pictures are inside it. What is not given has no section. Its markup is in model_report.html.
+The same input gives the same bytes. The page loads nothing: styles, curves and pictures are inside it. Its markup is
+in model_report.html.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,89 +12,49 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.data.shards import Rows
+from ml.data.dataset import Dataset
+from ml.data.splits import PARTS, TEST
 from ml.errors import needs_package
 from ml.evaluation.curves import poster_address, precision_recall_points, svg_path
-from ml.evaluation.leaks import Leak
-from ml.networks.activation import overlay
+from ml.evaluation.judge import Evaluation, ModelFigures
+from ml.evaluation.predictions import ActivationExamples, PredictionSet
 from ml.poster_sheet import POSTER_SHAPE
 from ml.scores.calibration import calibrate
-from ml.scores.intervals import Differences, Interval, Intervals, Predictions
+from ml.scores.intervals import Interval, Predictions
 from ml.scores.metrics import Labels, Scores, WeightedF1, average_precision, errors_together, poster_f1
+from serving.bundle.heatmap import data_url, heatmap
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
+_TITLE = "Genres of an anime from its poster"
 _EXAMPLES = 12
 _LEAST_PROBABILITY = 1e-6
 
 
-@dataclass(frozen=True)
-class ModelFigures:
-    """A line of the table of models. `scores` are at a model's own thresholds; the rest where it is known."""
+class Row(NamedTuple):
+    """A row of the table of models; None for figures that a baseline does not have."""
 
     name: str
     scores: Scores
+    weighted_f1_interval: Interval | None = None
+    mean_average_precision_interval: Interval | None = None
     by_threshold: WeightedF1 | None = None
-    intervals: Intervals | None = None
     calibration_error: float | None = None
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The chosen model minus an opponent, on the same posters."""
-
-    opponent: str
-    differences: Differences
-
-
-@dataclass(frozen=True)
-class ActivationExamples:
-    """Posters, uint8 [M, 3, S, S], with maps, float [M, h, w] from 0 to 1, of a genre each and its probability, [M]."""
-
-    titles: tuple[str, ...]
-    posters: NDArray[np.uint8]
-    genres: tuple[str, ...]
-    probabilities: NDArray[np.float32]
-    maps: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class ReportData:
-    """All that the page shows.
-
-    `facts` are words and figures for its head, such as ("posters", "1,045"). `chosen` is the name of one of the
-    `models`. `labels` [N, G] and `predictions` [N, G] are those of the chosen model for the posters that it is
-    scored on; `titles` [N] and `posters`, uint8 [N, 3, S, S], are of the same ones, and of the posters only those
-    that are shown are read, so that a memory map does.
-    """
-
-    title: str
-    chosen: str = ""
-    facts: tuple[tuple[str, str], ...] = ()
-    models: tuple[ModelFigures, ...] = ()
-    comparisons: tuple[Comparison, ...] = ()
-    leaks: tuple[Leak, ...] = ()
-    genres: tuple[str, ...] = ()
-    labels: Labels | None = None
-    predictions: Predictions | None = None
-    titles: tuple[str, ...] = ()
-    posters: NDArray[np.uint8] | Rows | None = None
-    activations: ActivationExamples | None = None
-
-
 class GenreBar(NamedTuple):
-    """A genre's F1, its interval where it is known, and the F1 of predicting it for every poster."""
+    """A genre's F1 with its interval, and the F1 of predicting the genre for every poster."""
 
     genre: str
     posters: int
     f1: float
-    interval: Interval | None
+    interval: Interval
     every: float
 
 
 class Curve(NamedTuple):
-    """A genre's precision-recall curve as an SVG path, and the area under it."""
+    """A genre's precision-recall curve as an SVG path, and its average precision."""
 
     genre: str
     posters: int
@@ -115,7 +72,10 @@ class Reliability(NamedTuple):
 
 
 class ErrorRow(NamedTuple):
-    """Where a genre was missed: how often, and the share in which each genre was predicted wrongly; None for itself."""
+    """How often a genre was missed, and the share of these posters for which each other genre was predicted wrongly.
+
+    The share of the genre itself is None.
+    """
 
     genre: str
     misses: int
@@ -123,7 +83,7 @@ class ErrorRow(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A poster as a data: address, with its genres that were found and missed and those predicted wrongly."""
+    """A poster as a data: address, with correctly predicted, missed and wrongly predicted genres."""
 
     title: str
     picture: str
@@ -133,7 +93,7 @@ class Example(NamedTuple):
 
 
 class Activation(NamedTuple):
-    """A poster and where it speaks for a genre, both as data: addresses."""
+    """A poster and the class activation map of one genre, both as data: addresses."""
 
     title: str
     genre: str
@@ -142,36 +102,65 @@ class Activation(NamedTuple):
     map: str
 
 
-def model_report(data: ReportData) -> str:
-    """The page; raises MissingPackageError where jinja2 is not installed."""
-    answers = (data.predictions, data.labels) if data.predictions and data.labels is not None else None
-    chosen = next((model for model in data.models if model.name == data.chosen), None)
-    best, worst = _examples(data, *answers) if answers else ([], [])
+def model_report(evaluation: Evaluation, predictions: PredictionSet, dataset: Dataset) -> str:
+    """The report as HTML. Of the posters, only those that are shown are read.
+
+    Raises MissingPackageError if jinja2 is not installed.
+    """
+    rows, chosen = dataset.rows(TEST), evaluation.chosen
+    labels, served = dataset.labels[rows], chosen.predictions
+    best, worst = _examples(served, dataset, rows)
     return _template().render(
-        data=data,
-        chosen=chosen,
+        title=_TITLE,
+        facts=_facts(dataset),
+        chosen=chosen.name,
+        models=_models(evaluation),
+        differences=evaluation.differences,
+        leaks=predictions.leaks,
+        genres=dataset.genre_names,
         bars=_bars(chosen),
-        curves=_curves(data.genres, *answers) if answers else [],
-        calibration=_reliability(*answers) if answers else None,
-        errors=_errors(data.genres, *answers) if answers else [],
-        any_poster=_wrong_shares(*answers) if answers else [],
-        examples=[("The best", best), ("The worst", worst)] if best or worst else [],
-        activations=_activations(data.activations),
+        curves=_curves(dataset.genre_names, served, labels),
+        calibration=_reliability(served, labels),
+        errors=_errors(dataset.genre_names, served, labels),
+        any_poster=(served.decisions & (labels == 0)).mean(0).tolist(),
+        examples=[("Best predictions", best), ("Worst predictions", worst)],
+        activations=_activations(predictions.activations, dataset),
         width=POSTER_SHAPE[0],
         height=POSTER_SHAPE[1],
     )
 
 
-def _bars(chosen: ModelFigures | None) -> list[GenreBar]:
-    """The genres with the most posters first."""
-    if chosen is None:
-        return []
-    genres = chosen.scores.genres
-    own = chosen.intervals.genre_f1 if chosen.intervals else [None] * len(genres)
+def _facts(dataset: Dataset) -> list[tuple[str, str]]:
+    return [
+        ("posters", f"{len(dataset.ids):,}"),
+        ("parts", ", ".join(f"{len(dataset.rows(part)):,} {part}" for part in PARTS)),
+        ("genres", str(len(dataset.genres))),
+        ("franchises", f"{len(set(dataset.franchises.tolist())):,}"),
+        ("dataset", dataset.key[:12]),
+    ]
+
+
+def _models(evaluation: Evaluation) -> list[Row]:
+    networks = [
+        Row(
+            network.name,
+            network.scores,
+            network.intervals.weighted_f1,
+            network.intervals.mean_average_precision,
+            network.by_threshold,
+            network.calibration_error,
+        )
+        for network in evaluation.networks
+    ]
+    return networks + [Row(name, scores) for name, scores in evaluation.baselines.items()]
+
+
+def _bars(chosen: ModelFigures) -> list[GenreBar]:
+    """One bar per genre, genres with the most posters first."""
     posters = chosen.scores.posters
     bars = [
         GenreBar(genre.genre, genre.support, genre.f1, interval, 2 * genre.support / max(posters + genre.support, 1))
-        for genre, interval in zip(genres, own, strict=True)
+        for genre, interval in zip(chosen.scores.genres, chosen.intervals.genre_f1, strict=True)
     ]
     return sorted(bars, key=lambda bar: -bar.posters)
 
@@ -179,17 +168,19 @@ def _bars(chosen: ModelFigures | None) -> list[GenreBar]:
 def _curves(genres: Sequence[str], predictions: Predictions, labels: Labels) -> list[Curve]:
     curves = []
     for g in np.argsort(-labels.sum(0, dtype=np.int64), kind="stable").tolist():
-        own, truth = predictions.probabilities[:, g], labels[:, g]
+        probabilities, truth = predictions.probabilities[:, g], labels[:, g]
         if truth.any():
-            path = svg_path(precision_recall_points(own, truth))
-            curves.append(Curve(genres[g], int(truth.sum()), average_precision(own, truth), float(truth.mean()), path))
+            path = svg_path(precision_recall_points(probabilities, truth))
+            precision = average_precision(probabilities, truth)
+            curves.append(Curve(genres[g], int(truth.sum()), precision, float(truth.mean()), path))
     return curves
 
 
 def _reliability(predictions: Predictions, labels: Labels) -> Reliability:
-    it = calibrate(predictions.probabilities, labels)
-    points = list(zip(it.mean_probability.tolist(), it.observed_share.tolist(), it.count.tolist(), strict=True))
-    return Reliability(it.expected_error, svg_path(np.stack([it.mean_probability, it.observed_share], axis=1)), points)
+    result = calibrate(predictions.probabilities, labels)
+    curve = np.stack([result.mean_probability, result.observed_share], axis=1)
+    points = [(x, y, n) for (x, y), n in zip(curve.tolist(), result.count.tolist(), strict=True)]
+    return Reliability(result.expected_error, svg_path(curve), points)
 
 
 def _errors(genres: Sequence[str], predictions: Predictions, labels: Labels) -> list[ErrorRow]:
@@ -200,45 +191,42 @@ def _errors(genres: Sequence[str], predictions: Predictions, labels: Labels) -> 
     return [ErrorRow(name, int(count), row) for name, count, row in zip(genres, misses, rows, strict=True)]
 
 
-def _wrong_shares(predictions: Predictions, labels: Labels) -> list[float]:
-    """The share of all posters that get each genre although they do not have it, [G]."""
-    shares: list[float] = (predictions.decisions & (labels == 0)).mean(0).tolist()
-    return shares
-
-
-def _examples(data: ReportData, predictions: Predictions, labels: Labels) -> tuple[list[Example], list[Example]]:
-    """The posters that were answered best and worst: by their F1, and by their log loss where that is the same."""
-    if data.posters is None:
-        return [], []
-    odds = np.clip(predictions.probabilities.astype(np.float64), _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
-    loss = -np.where(labels == 1, np.log(odds), np.log(1 - odds)).mean(1)
+def _examples(
+    predictions: Predictions, dataset: Dataset, rows: NDArray[np.int64]
+) -> tuple[list[Example], list[Example]]:
+    """The posters with the best and the worst predictions, by F1 and then by log loss."""
+    labels = dataset.labels[rows]
+    clipped = np.clip(predictions.probabilities.astype(np.float64), _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+    loss = -np.where(labels == 1, np.log(clipped), np.log(1 - clipped)).mean(1)
     order = np.lexsort((loss, -poster_f1(predictions.decisions, labels))).tolist()
     count = min(_EXAMPLES, len(order) // 2)
 
-    def example(row: int) -> Example:
-        decided, has = predictions.decisions[row], labels[row] == 1
-        # Of each kind the most probable first.
-        by_probability = np.argsort(-predictions.probabilities[row], kind="stable").tolist()
-        assert data.posters is not None
+    def example(place: int) -> Example:
+        decided, has = predictions.decisions[place], labels[place] == 1
+        by_probability = np.argsort(-predictions.probabilities[place], kind="stable").tolist()
+        names = dataset.genre_names
         return Example(
-            title=data.titles[row] if data.titles else "",
-            picture=poster_address(np.asarray(data.posters[row])),
-            found=[data.genres[g] for g in by_probability if decided[g] and has[g]],
-            missed=[data.genres[g] for g in by_probability if has[g] and not decided[g]],
-            wrong=[data.genres[g] for g in by_probability if decided[g] and not has[g]],
+            title=dataset.titles[rows[place]],
+            picture=poster_address(dataset.images[rows[place]]),
+            found=[names[g] for g in by_probability if decided[g] and has[g]],
+            missed=[names[g] for g in by_probability if has[g] and not decided[g]],
+            wrong=[names[g] for g in by_probability if decided[g] and not has[g]],
         )
 
-    return [example(row) for row in order[:count]], [example(row) for row in order[::-1][:count]]
+    return [example(place) for place in order[:count]], [example(place) for place in order[::-1][:count]]
 
 
-def _activations(examples: ActivationExamples | None) -> list[Activation]:
-    if examples is None:
-        return []
-    overlays = overlay(examples.posters, examples.maps)
+def _activations(examples: ActivationExamples, dataset: Dataset) -> list[Activation]:
     return [
-        Activation(title, genre, float(probability), poster_address(poster), poster_address(over))
-        for title, genre, probability, poster, over in zip(
-            examples.titles, examples.genres, examples.probabilities, examples.posters, overlays, strict=True
+        Activation(
+            dataset.titles[row],
+            dataset.genre_names[genre],
+            float(probability),
+            poster_address(dataset.images[row]),
+            data_url(heatmap(places, dataset.preprocessing.size)),
+        )
+        for row, genre, probability, places in zip(
+            examples.rows.tolist(), examples.genres.tolist(), examples.probabilities, examples.maps, strict=True
         )
     ]
 
@@ -254,15 +242,15 @@ def _template() -> "Template":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number="{:,}".format, figure="{:.3f}".format, difference=_difference, percent=_percent)
+    environment.filters.update(number="{:,}".format, figure="{:.3f}".format, difference=_signed, percent=_percent)
     return environment.get_template("model_report.html")
 
 
-def _difference(value: float) -> str:
-    """A figure with its sign; minus is as wide as plus."""
+def _signed(value: float) -> str:
+    """A figure with its sign, with a minus sign as wide as the plus sign."""
     return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _percent(share: float) -> str:
-    """A share (0 to 1) in whole percent, without the sign."""
+    """A share (0 to 1) in whole percent, without the percent sign."""
     return f"{100 * share:.0f}"

@@ -1,7 +1,8 @@
-"""What is known about a model before anyone has used it: figures.json of its bundle, for pages about the model.
+"""The figures that a bundle carries in figures.json, for pages about the model.
 
-Everything is measured on the validation part, with thresholds that were fitted on other franchises than they are
-tried on. There are no dates or durations: the same training gives the same bytes.
+All figures are measured on the validation part, with thresholds fitted on other franchises. They contain no dates or
+durations: the same training gives the same bytes. The file is part of the bundle's hash, so its keys and rounding are
+a stored format.
 """
 
 from dataclasses import asdict
@@ -21,52 +22,57 @@ _DIGITS = 4
 
 
 def figures(probabilities: Probabilities, thresholds: NDArray[np.float64], dataset: Dataset) -> dict[str, object]:
-    """The figures of a network, ready for JSON.
+    """The figures of a network as JSON values.
 
     Args:
-        probabilities: of the validation part's posters, float32 [V, G], by a network that has not learned from them.
-        thresholds: those it is served with, [G]; told, not used, because they were fitted on these posters.
-        dataset: the one it was trained on.
+        probabilities: of the validation part, float32 [V, G], from a network that was not trained on it.
+        thresholds: the served thresholds, [G]. They are listed, but not used for scoring, because they were fitted on
+            these posters.
+        dataset: the one the network was trained on.
     """
     rows = dataset.rows(VALIDATION)
     labels, franchises = dataset.labels[rows], dataset.franchises[rows]
-    # The folds and decisions that networks were compared by.
+    # The same folds and decisions as in the comparison of candidate networks.
     decisions = cross_fitted_decisions(probabilities, labels, stratified_folds(franchises, labels))
     scores = score(probabilities, decisions, labels, dataset.genre_names)
-    sure = intervals(Predictions(probabilities, decisions), labels, franchises)
+    bounds = intervals(Predictions(probabilities, decisions), labels, franchises)
     return {
         "part": VALIDATION,
         "posters": len(rows),
         "dataset": {"key": dataset.key, "posters": {part: len(dataset.rows(part)) for part in PARTS}},
-        "weighted_f1": _rounded(sure.weighted_f1),
-        "mean_average_precision": _rounded(sure.mean_average_precision),
+        "weighted_f1": _rounded(bounds.weighted_f1),
+        "mean_average_precision": _rounded(bounds.mean_average_precision),
         "genres": [
             {
                 "id": genre.id,
                 "name": genre.name,
-                "posters": own.support,
+                "posters": genre_scores.support,
                 "f1": _rounded(f1),
-                "average_precision": round(own.average_precision, _DIGITS),
+                "average_precision": round(genre_scores.average_precision, _DIGITS),
                 "threshold": round(float(threshold), _DIGITS),
             }
-            for genre, own, f1, threshold in zip(dataset.genres, scores.genres, sure.genre_f1, thresholds, strict=True)
+            for genre, genre_scores, f1, threshold in zip(
+                dataset.genres, scores.genres, bounds.genre_f1, thresholds, strict=True
+            )
         ],
         "confusions": _confusions(decisions, labels, dataset.genre_names),
     }
 
 
 def _confusions(decisions: Decisions, labels: Labels, genres: tuple[str, ...]) -> list[dict[str, object]]:
-    """The pairs of genres of which most posters miss the one that they have and get the other that they do not have,
-    at most `_CONFUSIONS`; decisions and labels are [N, G]."""
+    """The most frequent pairs of a missed genre and a genre predicted wrongly for the same poster.
+
+    At most `_CONFUSIONS` pairs are returned. Decisions and labels are [N, G].
+    """
     truth = labels == 1
     missed, wrong = (truth & ~decisions).astype(np.int64), (decisions & ~truth).astype(np.int64)
     both = missed.T @ wrong
     order = np.argsort(-both, axis=None, kind="stable")[:_CONFUSIONS]
     pairs = zip(*np.unravel_index(order, both.shape), strict=True)
     return [
-        {"missed": genres[mine], "given": genres[other], "posters": int(both[mine, other])}
-        for mine, other in pairs
-        if both[mine, other]
+        {"missed": genres[row], "given": genres[column], "posters": int(both[row, column])}
+        for row, column in pairs
+        if both[row, column]
     ]
 
 

@@ -1,58 +1,65 @@
-"""The model card of a bundle: for people who meet the model without its run (Mitchell et al. 2019,
-https://arxiv.org/abs/1810.03993)."""
+"""The model card of a bundle (Mitchell et al. 2019, https://arxiv.org/abs/1810.03993).
+
+It describes the model to people who do not have its training run. It is not part of the bundle's hash.
+"""
 
 from ml.data.dataset import Dataset
 from ml.data.splits import PARTS, VALIDATION
-from ml.scores.intervals import Interval, Predictions, intervals
+from ml.scores.intervals import Predictions, intervals
 from ml.scores.metrics import Scores
 from ml.training.outcome import TrainingOutcome
-from serving.bundle.model import Served
 
-_HOW = {
+_TRAINED = {
     "frozen": "a head fitted on a frozen backbone",
-    "lp-ft": "fine-tuned after its head",
-    "whole": "trained whole",
+    "lp-ft": "a backbone fine-tuned after its head",
+    "whole": "all layers trained",
 }
+_METRICS = ("weighted_f1", "macro_f1", "micro_f1", "mean_average_precision")
 
 
 def model_card(outcome: TrainingOutcome, dataset: Dataset, date: str | None = None) -> str:
-    """The card in Markdown, without durations or paths; `date` is that of the data, where it is known."""
+    """The card in Markdown, without durations and paths. `date` is the date of the data, if known."""
     chosen = outcome.chosen
-    validation = dataset.rows(VALIDATION)
-    own = Predictions(chosen.validation_probabilities, chosen.validation_probabilities >= chosen.thresholds)
-    sure = intervals(own, dataset.labels[validation], dataset.franchises[validation])
+    rows = dataset.rows(VALIDATION)
+    predictions = Predictions(chosen.validation_probabilities, chosen.validation_probabilities >= chosen.thresholds)
+    precision = intervals(predictions, dataset.labels[rows], dataset.franchises[rows]).mean_average_precision
+    size = dataset.preprocessing.size
+    served = chosen.exported.served if chosen.exported else None
     lines = [
         "# Genres of an anime from its poster",
         "",
-        f"Network: {chosen.name}{f' ({chosen.backbone})' if chosen.backbone else ''}, {_HOW[chosen.trained]}. Input: a "
-        f"poster squashed to {dataset.preprocessing.size} x {dataset.preprocessing.size} pixels. Output: a probability "
-        "a genre, and whether it reaches the genre's threshold.",
+        f"Network: {chosen.name}{f' ({chosen.backbone})' if chosen.backbone else ''}, {_TRAINED[chosen.trained]}. "
+        f"Input: a poster resized to {size} x {size} pixels without keeping its proportions. Output: for each genre a "
+        "probability, and whether it reaches the genre's threshold.",
         "",
-        *(_served(chosen.exported.served) if chosen.exported else ()),
+        *((f"Served in {served.precision}. {served.reason}", "") if served else ()),
         "## Data",
         "",
-        f"{f'Posters and genres as of {date}; dataset' if date else 'Dataset'} {dataset.key[:12]}. Parts are drawn by "
-        "franchise, as far as titles and related titles tell it, and posters that look alike count as one franchise.",
+        f"{f'Posters and genres as of {date}; dataset' if date else 'Dataset'} {dataset.key[:12]}. Titles of one "
+        "franchise are in the same part. Franchises are derived from titles, related titles and posters that look "
+        "alike.",
         "",
         "| part | posters |",
         "| --- | --- |",
         *(f"| {part} | {len(dataset.rows(part))} |" for part in PARTS),
         "",
-        "## Compared on the validation part",
+        "## Comparison on the validation part",
         "",
-        "Thresholds a genre, fitted on other franchises than they are scored on. `recipe` and `recipe-tuned` are what "
-        "is usually written, fitted on the training part; the head of a frozen network is fitted on train and "
-        "validation in the end. The test part's figures stand in the run's report.",
+        "Each genre has its own threshold, fitted on other franchises than the scored ones. `recipe` and "
+        "`recipe-tuned` are standard baselines, fitted on the training part. The head of a frozen network is finally "
+        "fitted on the training and validation parts. The report of the training run has the figures of the test "
+        "part.",
         "",
-        "| network | weighted F1 | macro F1 | micro F1 | mAP |",
+        f"| network | {' | '.join(f'{VALIDATION}/{name}' for name in _METRICS)} |",
         "| --- | --- | --- | --- | --- |",
         *(_row(network.name, network.validation) for network in (*outcome.networks, *outcome.recipes)),
         "",
-        f"95 % interval of the chosen one's mAP (bootstrap over franchises): {_range(sure.mean_average_precision)}.",
+        f"95 % interval of {VALIDATION}/mean_average_precision of the chosen network (bootstrap over franchises): "
+        f"{precision.low:.3f} to {precision.high:.3f}.",
         "",
         "## Genres",
         "",
-        "| genre | posters | threshold | validation F1 |",
+        f"| genre | posters | threshold | {VALIDATION}/f1 |",
         "| --- | --- | --- | --- |",
         *(
             f"| {genre.genre} | {count} | {threshold:.3f} | {genre.f1:.3f} |"
@@ -63,27 +70,18 @@ def model_card(outcome: TrainingOutcome, dataset: Dataset, date: str | None = No
         "",
         "## Intended use",
         "",
-        "To suggest genres for a poster where nobody has named them yet, to sort and to browse. Not to decide about "
-        "people, titles or money without someone looking.",
+        "Suggesting genres for posters that have none yet, for sorting and browsing. Not for decisions about people, "
+        "titles or money without human review.",
         "",
         "## Limits",
         "",
-        "A poster shows a genre imperfectly: the answers suggest, they do not establish. Rare genres are learned from "
-        "few posters and are often missed. Genres outside the list are never predicted, and a picture that is no "
-        "poster gets an answer all the same. Lettering, logos and the fashion of a year are seen as much as what is "
-        "drawn.",
+        "A poster shows genres imperfectly, so predictions are suggestions. Rare genres have few training posters and "
+        "are often missed. Genres outside the list are never predicted. A picture that is not a poster gets a "
+        "prediction, too. Lettering, logos and the fashion of a year influence predictions as much as the drawing.",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _served(served: Served) -> tuple[str, ...]:
-    return f"Served in {served.precision}. {served.reason}", ""
-
-
 def _row(name: str, scores: Scores) -> str:
-    figures = " | ".join(f"{value:.3f}" for value in scores.scalars().values())
-    return f"| {name} | {figures} |"
-
-
-def _range(interval: Interval) -> str:
-    return f"{interval.low:.3f} to {interval.high:.3f}"
+    values = scores.scalars()
+    return f"| {name} | {' | '.join(f'{values[metric]:.3f}' for metric in _METRICS)} |"

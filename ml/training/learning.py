@@ -4,9 +4,7 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ml.compute import choose_compute
 from ml.configuration import TrainConfig
@@ -87,24 +85,5 @@ def _train(name: str, bench: Bench, pretrained: Pretrained | None, reporter: Rep
     parameters = {**asdict(bench.config), "network": name, "compute": f"{compute.device} {compute.precision}"}
     with reporter.run(name, parameters) as network_reporter:
         network = candidate.train(candidate, bench, pretrained, network_reporter)
-        log_final_metrics(network, bench, network_reporter)
     logger.info("%s: weighted F1 %.3f on validation, %.0f s", name, network.validation.weighted_f1, network.seconds)
     return network
-
-
-def log_final_metrics(network: NetworkOutcome, bench: Bench, reporter: Reporter) -> None:
-    """Report a network's validation scores, F1 per genre, PR curves, and some posters with their predictions."""
-    scores, genres, step = network.validation, bench.dataset.genre_names, bench.config.epochs
-    reporter.scalars({f"{VALIDATION}/{name}": value for name, value in scores.scalars().items()}, step)
-    reporter.scalars({f"{VALIDATION}/f1/{genre.genre}": genre.f1 for genre in scores.genres}, step)
-    reporter.pr_curves(VALIDATION, bench.truth, network.validation_probabilities, genres)
-    shown = slice(0, _SAMPLES)
-    captions = [
-        f"{_joined(truth == 1, genres)}\n-> {_joined(probabilities >= network.thresholds, genres)}"
-        for truth, probabilities in zip(bench.truth[shown], network.validation_probabilities[shown], strict=True)
-    ]
-    reporter.images("predictions", bench.dataset.images[bench.validation[shown]], captions)
-
-
-def _joined(has_genre: NDArray[np.bool_], genres: tuple[str, ...]) -> str:
-    return ", ".join(genre for genre, has in zip(genres, has_genre.tolist(), strict=True) if has) or "none"

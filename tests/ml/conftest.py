@@ -1,4 +1,4 @@
-"""Posters that show their genres plainly, small enough that a test trains on them in seconds."""
+"""Posters that show their genres clearly and are so small that a test trains on them in seconds."""
 
 import hashlib
 import io
@@ -29,7 +29,7 @@ _COLOURS = ((220, 30, 30), (30, 200, 30), (30, 30, 220))
 
 
 def draw_poster(genres: Sequence[Genre], seed: int) -> bytes:
-    """A JPEG of 48 x 64 pixels: noise, and a band of its own colour and place for each genre."""
+    """A JPEG of 48 x 64 pixels: noise, and for each genre a band with its colour and position."""
     pixels = np.random.default_rng(seed).integers(60, 200, (64, 48, 3)).astype(np.uint8)
     for place, (genre, colour) in enumerate(zip(GENRES, _COLOURS, strict=True)):
         if genre in genres:
@@ -40,7 +40,7 @@ def draw_poster(genres: Sequence[Genre], seed: int) -> bytes:
 
 
 def make_posters(folder: Path, count: int) -> list[Poster]:
-    """Posters with one or two genres, each its own franchise."""
+    """Posters with one or two genres, each in a separate franchise."""
     folder.mkdir(parents=True, exist_ok=True)
     posters = []
     for number in range(count):
@@ -71,7 +71,7 @@ def dataset(posters: list[Poster], small: PreprocessConfig, tmp_path_factory: py
 
 @pytest.fixture(scope="session")
 def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state dict of SqueezeNet's features, as the weights of a pretrained network come."""
+    """A state dict of SqueezeNet's features, like the weights of a pretrained network."""
     import torchvision
 
     with torch.random.fork_rng():
@@ -101,7 +101,7 @@ def outcome(dataset: Dataset, quick: TrainConfig, weights: Weights) -> TrainingO
 
 @pytest.fixture(scope="session")
 def fine_tuned(dataset: Dataset, quick: TrainConfig, weights: Weights) -> TrainingOutcome:
-    """The frozen network, and the one that is trained whole after its head."""
+    """The frozen network, and the one that is fine-tuned after its head."""
     config = replace(quick, candidates="frozen,lp-ft")
     return train_networks(dataset, config, weights, NullReporter())
 
@@ -110,7 +110,7 @@ def fine_tuned(dataset: Dataset, quick: TrainConfig, weights: Weights) -> Traini
 def model(
     outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> Model:
-    """The chosen network as a served bundle."""
+    """The bundle of the chosen network."""
     folder = tmp_path_factory.mktemp("bundle")
     return write_bundle(folder, outcome.chosen, quick, dataset, model_card(outcome, dataset, "2026-11-24"))
 

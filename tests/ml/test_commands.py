@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def table(posters: list[Poster], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table of the posters: an id, a file, genres, nothing else."""
+    """A table of the posters with an id, a file and genres."""
     file = tmp_path_factory.mktemp("table") / "posters.csv"
     with file.open("w", newline="") as stream:
         writer = csv.writer(stream)
@@ -35,7 +35,8 @@ def arguments(table: Path, posters: list[Poster], output: Path, *more: str) -> l
     ]
 
 
-def test_a_table_becomes_a_bundle_that_predicts(
+@pytest.mark.train
+def test_train_writes_a_bundle_that_predict_uses(
     table: Path,
     posters: list[Poster],
     weights_file: Path,
@@ -46,11 +47,13 @@ def test_a_table_becomes_a_bundle_that_predicts(
     bundle = tmp_path / "bundle"
     more = ["--min-posters-per-part", "2", "--weights", str(weights_file)]
     assert main(arguments(table, posters, bundle, *more)) == 0
-    assert "every genre (test)" in capsys.readouterr().out
+    assert "test/weighted_f1" in (summary := capsys.readouterr().out)
     assert "each row is its own group" in caplog.text
     report = json.loads((bundle / "report.json").read_text())
     assert [network["name"] for network in report["networks"]] == ["scratch", "frozen", "recipe", "recipe-tuned"]
     assert {report["chosen"], "recipe", "every genre", "genre frequencies"} <= set(report["test"])
+    for scores in (*report["test"].values(), *(network["validation"] for network in report["networks"])):
+        assert f"{scores['weighted_f1']:.3f}" in summary
     assert set(report["seconds"]) == {"preprocess", "train", "evaluate"}
     assert str(tmp_path) not in json.dumps(report)
     assert not list((tmp_path / "workspace" / "checkpoints").iterdir())
@@ -59,7 +62,7 @@ def test_a_table_becomes_a_bundle_that_predicts(
     assert {"scratch", "frozen", "recipe", "recipe-tuned"} <= {path.name for path in curves.iterdir()}
 
     text = tmp_path / "text.jpg"
-    text.write_text("no picture")
+    text.write_text("not a picture")
     files = [str(posters[0].file), str(text), str(tmp_path / "absent.jpg")]
     assert main(["predict", str(bundle), files[0], "--json"]) == 0
     (answer,) = json.loads(capsys.readouterr().out)
@@ -88,11 +91,11 @@ def test_a_table_becomes_a_bundle_that_predicts(
         (["--backbone", "resnet19", "--weights", "imagenet"], "torchvision has no backbone named 'resnet19'"),
         (["--device", "cuda:77"], "this machine has no such GPU"),
         (["--image-size", "8"], "image_size must be at least 32"),
-        (["--output", __file__], "exists and is no bundle"),
+        (["--output", __file__], "exists and is not a bundle"),
         (["--workspace", __file__], "Not a directory"),
     ],
 )
-def test_bad_input_ends_with_one_sentence_and_no_traceback(
+def test_train_reports_invalid_input_in_one_sentence(
     more: list[str],
     sentence: str,
     table: Path,
@@ -109,22 +112,36 @@ def test_bad_input_ends_with_one_sentence_and_no_traceback(
 
 
 @pytest.mark.parametrize("wrong", [["--catalogue", "absent.csv"], ["--backbone", "resnet19"], ["--posters", "absent"]])
-def test_input_that_is_refused_leaves_no_folders(
+def test_train_leaves_no_folders_if_input_is_refused(
     wrong: list[str], table: Path, posters: list[Poster], tmp_path: Path
 ) -> None:
     assert main(arguments(table, posters, tmp_path / "bundle", *wrong)) == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_no_bundle_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.train
+def test_compare_writes_its_figures(
+    table: Path, posters: list[Poster], weights_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "figures" / "comparison.json"
+    more = ["--weights", str(weights_file), "--candidates", "frozen"]
+    _, *options = arguments(table, posters, tmp_path / "bundle", *more)
+    assert main(["compare", *options, "--output", str(output)]) == 0
+    assert json.loads(output.read_text())["posters"] == len(posters)
+    assert "chosen minus" in capsys.readouterr().out
+    assert main(["compare", *options, "--output", str(tmp_path)]) == 1
+    assert "is a folder. Give the name of a file" in capsys.readouterr().err
+
+
+def test_predict_names_a_folder_that_is_not_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", str(tmp_path), "poster.jpg"]) == 1
     assert "has no readable manifest.json" in capsys.readouterr().err
 
 
-def test_every_setting_is_an_option_whose_help_is_its_sentence(
+def test_help_lists_every_setting_with_its_description(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "1000")  # lines end at hyphens, too
+    monkeypatch.setenv("COLUMNS", "1000")  # lines would also break at hyphens
     with pytest.raises(SystemExit) as stopped:
         main(["train", "--help"])
     assert stopped.value.code == 0
@@ -134,7 +151,7 @@ def test_every_setting_is_an_option_whose_help_is_its_sentence(
         assert entry.metadata["description"] in told
 
 
-def test_help_needs_neither_torch_nor_anything_above_learning() -> None:
+def test_help_imports_neither_torch_nor_services() -> None:
     code = (
         "import sys; from ml.commands import add_train; "
         "print([name for name in ('torch', 'prefect', 'mlflow', 'aiohttp', 'flask') if name in sys.modules])"

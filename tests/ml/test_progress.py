@@ -9,7 +9,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_gets_one_bar_a_step_that_is_drawn_anew() -> None:
+def test_terminal_reporter_redraws_one_bar_per_step() -> None:
     stream = Terminal()
     reporter = TerminalReporter(stream)
     for what in ("decoding posters", "training scratch"):
@@ -24,7 +24,7 @@ def test_a_terminal_gets_one_bar_a_step_that_is_drawn_anew() -> None:
     assert second.rstrip().endswith(" images/s]")
 
 
-def test_the_rate_counts_from_the_first_call_on() -> None:
+def test_terminal_reporter_counts_the_rate_from_the_first_call() -> None:
     stream = io.StringIO()
     reporter = TerminalReporter(stream)
     reporter.progress(900, 1000, "decoding posters", "images")
@@ -34,7 +34,7 @@ def test_the_rate_counts_from_the_first_call_on() -> None:
     assert 100 < rate <= 1000
 
 
-def test_a_file_gets_a_line_at_the_end_of_a_step_and_no_control_characters() -> None:
+def test_terminal_reporter_writes_plain_lines_to_a_file() -> None:
     stream = io.StringIO()
     reporter = TerminalReporter(stream)
     for what in ("decoding posters", "training scratch"):
@@ -46,7 +46,7 @@ def test_a_file_gets_a_line_at_the_end_of_a_step_and_no_control_characters() -> 
     assert "\r" not in stream.getvalue()
 
 
-def test_a_step_that_begins_again_is_counted_anew() -> None:
+def test_terminal_reporter_restarts_the_bar_of_a_restarted_step() -> None:
     stream = Terminal()
     reporter = TerminalReporter(stream)
     for done in (0, 5, 0, 10):

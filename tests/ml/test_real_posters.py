@@ -14,7 +14,7 @@ from ml.__main__ import main
         ("movies", ["--image-size", "32", "--epochs", "2"]),
     ],
 )
-def test_real_posters_become_a_bundle_that_beats_the_baselines(
+def test_train_on_real_posters_beats_the_baselines(
     name: str, more: list[str], real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with zipfile.ZipFile(real_data / "posters" / f"{name}.zip") as archive:
@@ -38,5 +38,5 @@ def test_real_posters_become_a_bundle_that_beats_the_baselines(
     poster = next((catalogue.parent / "posters").glob("*.jpg"))
     capsys.readouterr()
     assert main(["predict", str(bundle), str(poster), "--json"]) == 0
-    (answer,) = json.loads(capsys.readouterr().out)
-    assert len(answer["genres"]) == len(report["dataset"]["genres"])
+    (result,) = json.loads(capsys.readouterr().out)
+    assert len(result["genres"]) == len(report["dataset"]["genres"])

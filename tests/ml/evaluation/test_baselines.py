@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 
-from ml.evaluation.baselines import every_genre, genre_frequencies
+from ml.data.dataset import Dataset
+from ml.evaluation.baselines import baselines, every_genre, genre_frequencies, sibling_copy
 
 GENRES = ("Action", "Comedy")
 
 
-def test_every_genre_finds_all_and_is_as_precise_as_the_genre_is_frequent() -> None:
+def test_every_genre_has_full_recall_and_the_precision_of_the_genre_frequency() -> None:
     labels = np.array([[1, 0], [1, 0], [1, 1], [0, 0]], np.uint8)
     scores = every_genre(labels, GENRES)
     assert [genre.recall for genre in scores.genres] == [1.0, 1.0]
@@ -15,7 +16,7 @@ def test_every_genre_finds_all_and_is_as_precise_as_the_genre_is_frequent() -> N
     assert scores.weighted_f1 == pytest.approx((3 * 6 / 7 + 1 * 2 / 5) / 4)
 
 
-def test_genre_frequencies_draw_what_training_has_seen() -> None:
+def test_genre_frequencies_draws_with_the_frequencies_of_the_training_labels() -> None:
     generator = np.random.default_rng(0)
     labels = (generator.random((2000, 2)) < [0.5, 0.2]).astype(np.uint8)
     scores = genre_frequencies(labels, labels, GENRES, seed=0)
@@ -23,3 +24,16 @@ def test_genre_frequencies_draw_what_training_has_seen() -> None:
     assert [genre.recall for genre in scores.genres] == pytest.approx([0.5, 0.2], abs=0.02)
     assert scores == genre_frequencies(labels, labels, GENRES, seed=0)
     assert scores != genre_frequencies(labels, labels, GENRES, seed=1)
+
+
+def test_colour_histogram_recognises_posters_whose_colours_show_the_genre(dataset: Dataset) -> None:
+    scores = baselines(dataset)
+    assert all(each.posters == len(dataset.rows("test")) for each in scores.values())
+    assert scores["colour histogram"].mean_average_precision > scores["every genre"].mean_average_precision + 0.2
+
+
+def test_sibling_copy_uses_other_folds_and_falls_back_to_frequencies() -> None:
+    labels = np.array([[1, 0], [1, 0], [0, 1], [0, 1]], np.uint8)
+    copied = sibling_copy(labels, np.array(["a", "a", "b", "c"]), np.array([0, 1, 0, 1]))
+    assert copied[0] == pytest.approx([1.1 / 1.2, 0.1 / 1.2])
+    assert copied[3] == pytest.approx([0.5, 0.5])

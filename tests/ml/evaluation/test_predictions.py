@@ -1,56 +1,83 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+from ml.configuration import TrainConfig
 from ml.data.dataset import Dataset
 from ml.errors import TrainingError
-from ml.evaluation.predictions import Answers, collect_answers
+from ml.evaluation.leaks import Leak
+from ml.evaluation.predictions import PredictionSet, collect_predictions
+from ml.export.bundle_writer import write_bundle
+from ml.networks.backbones import GenreNetwork, scratch_body
 from ml.training.outcome import TrainingOutcome
+from serving.bundle.model import Model
+
+pytestmark = pytest.mark.train
+
+LEAKS = (Leak("colours alone: mAP", 0.4, 0.3),)
 
 
-def test_answers_are_the_same_after_their_way_through_a_file(
-    outcome: TrainingOutcome, dataset: Dataset, tmp_path: Path
-) -> None:
-    answers = collect_answers(outcome, dataset)
+@pytest.fixture(scope="module")
+def predictions(outcome: TrainingOutcome, model: Model, dataset: Dataset) -> PredictionSet:
+    return collect_predictions(outcome, LEAKS, model, dataset)
+
+
+def test_prediction_set_survives_a_file(predictions: PredictionSet, tmp_path: Path) -> None:
     file = tmp_path / "answers.npz"
-    file.write_bytes(answers.to_bytes())
-    read = Answers.read(file)
-    assert read.leaks == answers.leaks
-    for one, other in zip(read.networks, answers.networks, strict=True):
-        assert one.name == other.name
-        assert one.common_threshold == other.common_threshold
+    file.write_bytes(predictions.to_bytes())
+    read = PredictionSet.read(file)
+    assert read.leaks == predictions.leaks == LEAKS
+    for one, other in zip(read.networks, predictions.networks, strict=True):
+        assert (one.name, one.common_threshold) == (other.name, other.common_threshold)
         assert np.array_equal(one.probabilities, other.probabilities)
         assert np.array_equal(one.decisions, other.decisions)
-    for name, value in vars(answers.activations).items():
+    for name, value in vars(predictions.activations).items():
         assert np.array_equal(getattr(read.activations, name), value)
 
 
-def test_the_chosen_network_answers_first_and_all_answer_about_the_test_part(
-    outcome: TrainingOutcome, dataset: Dataset
+def test_collect_predictions_covers_the_test_part_with_the_chosen_network_first(
+    predictions: PredictionSet, outcome: TrainingOutcome, dataset: Dataset
 ) -> None:
-    answers = collect_answers(outcome, dataset)
-    assert answers.networks[0].name == outcome.chosen.name
-    assert {answer.name for answer in answers.networks} == {"scratch", "frozen", "recipe", "recipe-tuned"}
+    assert predictions.networks[0].name == outcome.chosen.name
+    assert {network.name for network in predictions.networks} == {"scratch", "frozen", "recipe", "recipe-tuned"}
     shape = len(dataset.rows("test")), len(dataset.genres)
-    assert all(answer.probabilities.shape == shape for answer in answers.networks)
+    assert all(network.probabilities.shape == shape for network in predictions.networks)
 
 
-def test_activation_maps_are_of_right_answers_about_validation_posters(
-    outcome: TrainingOutcome, dataset: Dataset
+def test_activation_examples_are_correct_predictions_on_validation_posters(
+    predictions: PredictionSet, dataset: Dataset
 ) -> None:
-    maps = collect_answers(outcome, dataset).activations
-    assert 0 < len(maps.rows) <= 12
-    assert set(dataset.parts[maps.rows]) == {"validation"}
-    assert all(dataset.labels[maps.rows, maps.genres] == 1)
-    assert len(set(maps.genres[:3].tolist())) == min(3, len(maps.rows))
-    assert maps.maps.min() >= 0 and maps.maps.max() <= 1
+    examples = predictions.activations
+    assert 0 < len(examples.rows) <= 12
+    assert set(dataset.parts[examples.rows]) == {"validation"}
+    assert all(dataset.labels[examples.rows, examples.genres] == 1)
+    assert len(set(examples.genres[:3].tolist())) == min(3, len(examples.rows))
+    assert examples.maps.min() >= 0 and examples.maps.max() <= 1
 
 
-def test_a_file_that_holds_no_answers_is_a_training_error(tmp_path: Path) -> None:
+def test_activation_examples_are_the_maps_of_the_served_graph(
+    outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = GenreNetwork(scratch_body(32), nn.Linear(256, 3), dataset.preprocessing, frozen=True).eval()
+    chosen = replace(outcome.chosen, network=network)
+    model = write_bundle(tmp_path, chosen, quick, dataset, "")
+    assert model.manifest.explains
+    examples = collect_predictions(replace(outcome, chosen=chosen), (), model, dataset).activations
+    _, maps = model.explained(dataset.images[examples.rows])
+    for shown, served in zip(examples.maps, maps[np.arange(len(maps)), examples.genres], strict=True):
+        assert shown == pytest.approx(served / served.max() if served.any() else served)
+
+
+def test_prediction_set_refuses_other_files(tmp_path: Path) -> None:
     file = tmp_path / "answers.npz"
     file.write_bytes(b"PK")
-    with pytest.raises(TrainingError, match="holds no answers of a training"):
-        Answers.read(file)
-    with pytest.raises(TrainingError, match="holds no answers"):
-        Answers.read(tmp_path / "absent.npz")
+    with pytest.raises(TrainingError, match="holds no predictions of a training"):
+        PredictionSet.read(file)
+    with pytest.raises(TrainingError, match="holds no predictions"):
+        PredictionSet.read(tmp_path / "absent.npz")

@@ -23,9 +23,11 @@ from ml.training.learning import train_networks
 from ml.training.outcome import NetworkOutcome, TrainingOutcome
 from serving.bundle.model import Model
 
+pytestmark = pytest.mark.train
+
 
 @pytest.mark.parametrize("name", ["scratch", "frozen", "lp-ft", "recipe"])
-def test_the_bundle_answers_as_the_network_does_for_any_number_of_posters(
+def test_bundle_gives_the_probabilities_of_the_network_for_any_batch_size(
     name: str,
     outcome: TrainingOutcome,
     fine_tuned: TrainingOutcome,
@@ -42,7 +44,7 @@ def test_the_bundle_answers_as_the_network_does_for_any_number_of_posters(
         assert np.abs(model.probabilities(images) - expected).max() < TOLERANCE
 
 
-def test_the_manifest_holds_genres_thresholds_and_hashes(
+def test_manifest_has_genres_preprocessing_and_file_hashes(
     outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
 ) -> None:
     model = write_bundle(tmp_path, outcome.chosen, quick, dataset, model_card(outcome, dataset, "2026-11-24"))
@@ -63,14 +65,14 @@ def test_the_manifest_holds_genres_thresholds_and_hashes(
 
 @pytest.fixture(scope="module")
 def explaining(outcome: TrainingOutcome, dataset: Dataset) -> NetworkOutcome:
-    """A network that ends in pooling and a linear layer, of random weights."""
+    """A network with random weights that ends in pooling and a linear layer."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = GenreNetwork(scratch_body(32), nn.Linear(256, 3), dataset.preprocessing, frozen=True)
     return replace(outcome.chosen, network=network.eval())
 
 
-def test_a_network_that_can_be_explained_gives_maps_with_its_probabilities(
+def test_bundle_has_class_activation_maps_if_the_network_allows_them(
     explaining: NetworkOutcome, outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
 ) -> None:
     model = write_bundle(tmp_path / "explaining", explaining, quick, dataset, "")
@@ -88,17 +90,17 @@ def test_a_network_that_can_be_explained_gives_maps_with_its_probabilities(
         other.explained(images)
 
 
-def test_a_bundle_whose_maps_are_no_numbers_is_not_written(
+def test_bundle_is_not_written_if_its_maps_are_not_finite(
     explaining: NetworkOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
 ) -> None:
     network = copy.deepcopy(explaining.network)
-    network.head.weight.data.fill_(3e38)  # the probabilities are 1, and numbers
+    network.head.weight.data.fill_(3e38)  # the probabilities stay finite: they are 1
     with pytest.raises(TrainingError, match="class activation maps are not finite"):
         write_bundle(tmp_path, replace(explaining, network=network), quick, dataset, "")
     assert not list(tmp_path.iterdir())
 
 
-def test_the_figures_of_the_network_are_in_its_bundle(
+def test_bundle_has_the_figures_of_its_network(
     outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
 ) -> None:
     network = outcome.chosen
@@ -107,7 +109,7 @@ def test_the_figures_of_the_network_are_in_its_bundle(
     assert written == figures(network.validation_probabilities, network.thresholds, dataset)
 
 
-def test_the_same_data_and_seed_give_the_same_bundle_from_two_folders_without_a_path_in_it(
+def test_bundle_is_reproducible_and_has_no_local_path(
     posters: list[Poster], small: PreprocessConfig, quick: TrainConfig, weights: Weights, tmp_path: Path
 ) -> None:
     hashes = []
@@ -127,7 +129,7 @@ def test_the_same_data_and_seed_give_the_same_bundle_from_two_folders_without_a_
     assert hashes[0] == hashes[1]
 
 
-def test_a_bundle_that_answers_otherwise_is_not_written(
+def test_bundle_is_not_written_if_its_probabilities_differ(
     outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ml.export.bundle_writer.TOLERANCE", -1.0)
@@ -136,7 +138,7 @@ def test_a_bundle_that_answers_otherwise_is_not_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_bundle_written_over_another_is_whole(
+def test_bundle_replaces_another_one_completely(
     outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
 ) -> None:
     first = write_bundle(tmp_path, outcome.networks[0], quick, dataset, "")

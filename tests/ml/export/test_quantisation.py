@@ -13,25 +13,26 @@ from torch import nn
 from ml.configuration import TrainConfig
 from ml.data.dataset import Dataset
 from ml.data.splits import TEST, VALIDATION
-from ml.evaluation.judge import judge
-from ml.evaluation.predictions import collect_answers
+from ml.evaluation.predictions import collect_predictions
 from ml.export import quantisation
 from ml.export.bundle_writer import write_bundle
 from ml.export.graph import export, load_graph
 from ml.export.model_card import model_card
-from ml.export.quantisation import carried_over, quantised, served_best
+from ml.export.quantisation import apply_change, choose_precision, quantise
 from ml.networks.backbones import GenreNetwork, scratch_body
 from ml.reporting import NullReporter
 from ml.scores.thresholds import fit_thresholds
 from ml.training.outcome import Exported, TrainingOutcome
 from serving.bundle.model import MODEL, MODEL_INT8, Served
 
+pytestmark = pytest.mark.train
+
 SIZE = 32
 
 
 @pytest.fixture(scope="module")
 def explaining(dataset: Dataset) -> Exported:
-    """A network of random weights that ends in pooling and a linear layer, in fp32."""
+    """An exported network with random weights that ends in pooling and a linear layer."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = GenreNetwork(scratch_body(SIZE), nn.Linear(256, 3), dataset.preprocessing, frozen=True)
@@ -40,7 +41,7 @@ def explaining(dataset: Dataset) -> Exported:
 
 @pytest.fixture(scope="module")
 def frozen(outcome: TrainingOutcome) -> bytes:
-    """A frozen backbone under a kernel head, in fp32."""
+    """An exported frozen backbone with a kernel head."""
     return export(outcome.networks[1].network, SIZE).graphs[MODEL]
 
 
@@ -48,27 +49,27 @@ def batches(dataset: Dataset) -> Iterator[np.ndarray]:
     return (np.array(dataset.images[at : at + 16]) for at in (0, 16))
 
 
-def test_int8_answers_nearly_as_fp32_does_and_gives_its_maps(
+def test_quantise_keeps_probabilities_and_maps_nearly_unchanged(
     explaining: Exported, dataset: Dataset, tmp_path: Path
 ) -> None:
-    graph = quantised(explaining.graphs[MODEL], batches(dataset), tmp_path)
+    graph = quantise(explaining.graphs[MODEL], batches(dataset), tmp_path)
     assert len(graph) < len(explaining.graphs[MODEL]) / 2
     fp32, int8 = (
         load_graph(tmp_path / name, each, True, dataset)
         for name, each in (("fp32", explaining.graphs[MODEL]), ("int8", graph))
     )
     images = np.array(dataset.images[32:49])
-    (expected, maps), (answers, own) = fp32.explained(images), int8.explained(images)
-    assert 0 < np.abs(answers - expected).max() < 0.02
-    assert np.array_equal(answers, int8.probabilities(images))
-    assert own.shape == maps.shape
-    assert np.abs(own - maps).max() < 0.1 * maps.max()
+    (expected, maps), (probabilities, int8_maps) = fp32.explained(images), int8.explained(images)
+    assert 0 < np.abs(probabilities - expected).max() < 0.02
+    assert np.array_equal(probabilities, int8.probabilities(images))
+    assert int8_maps.shape == maps.shape
+    assert np.abs(int8_maps - maps).max() < 0.1 * maps.max()
 
 
-def test_convolutions_are_quantised_and_what_is_made_of_their_maps_is_not(
+def test_quantise_changes_convolutions_and_no_layer_after_the_last_one(
     frozen: bytes, dataset: Dataset, tmp_path: Path
 ) -> None:
-    graph = onnx.load_from_string(quantised(frozen, batches(dataset), tmp_path)).graph
+    graph = onnx.load_from_string(quantise(frozen, batches(dataset), tmp_path)).graph
     made_by = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
         if node.op_type == "Conv":
@@ -81,7 +82,7 @@ def test_convolutions_are_quantised_and_what_is_made_of_their_maps_is_not(
     assert "probabilities" in after
 
 
-def test_the_same_graph_and_posters_give_the_same_bytes_and_leave_nothing_elsewhere(
+def test_quantise_is_reproducible_and_writes_only_to_its_folder(
     frozen: bytes, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = tmp_path / "here"
@@ -91,45 +92,45 @@ def test_the_same_graph_and_posters_give_the_same_bytes_and_leave_nothing_elsewh
     graphs = []
     for name in ("one", "another"):
         (tmp_path / name).mkdir()
-        graphs.append(quantised(frozen, batches(dataset), tmp_path / name))
+        graphs.append(quantise(frozen, batches(dataset), tmp_path / name))
         for path in (tmp_path, Path(torch.__file__).parent, Path(__file__).parents[3], Path.home()):
             assert str(path).encode() not in graphs[-1]
     assert graphs[0] == graphs[1]
     assert not list(here.iterdir())
 
 
-def test_what_quantisation_changes_is_carried_over_to_posters_that_were_not_learned() -> None:
+def test_apply_change_adds_the_change_of_logits_to_out_of_fold_probabilities() -> None:
     own = np.array([[0.2, 0.7], [0.9, 0.01]], np.float32)
     int8 = np.array([[0.25, 0.6], [0.9, 0.02]], np.float32)
-    assert carried_over(own, own, int8) == pytest.approx(int8, abs=1e-6)  # one that has not learned from them
+    assert apply_change(own, own, int8) == pytest.approx(int8, abs=1e-6)  # a network that was not trained on them
 
     surer = np.array([[0.02, 0.99], [0.999, 0.001]], np.float32)
     odds = surer / (1 - surer)
     doubled = 2 * odds / (1 + 2 * odds)
     expected = 2 * own / (1 - own) / (1 + 2 * own / (1 - own))
-    assert carried_over(own, surer, doubled) == pytest.approx(expected, abs=1e-4)
-    assert np.isfinite(carried_over(own, np.ones_like(own), np.zeros_like(own))).all()
+    assert apply_change(own, surer, doubled) == pytest.approx(expected, abs=1e-4)
+    assert np.isfinite(apply_change(own, np.ones_like(own), np.zeros_like(own))).all()
 
 
 @pytest.fixture
 def scratch(outcome: TrainingOutcome) -> TrainingOutcome:
-    """The outcome as if its network from scratch, which has not learned from the validation part, were chosen."""
+    """The outcome with the network from scratch as the chosen one. It was not trained on the validation part."""
     return replace(outcome, chosen=outcome.networks[0])
 
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Int8 is always good and fast enough."""
-    monkeypatch.setattr(quantisation, "MOST_LOST", 1.0)
-    monkeypatch.setattr(quantisation, "LEAST_SPEED_UP", 0.0)
+    """Serve int8 in any case."""
+    monkeypatch.setattr(quantisation, "MAX_LOSS", 1.0)
+    monkeypatch.setattr(quantisation, "MIN_SPEED_UP", 0.0)
 
 
 @pytest.mark.usefixtures("always")
-def test_an_int8_network_is_served_with_thresholds_and_scores_of_its_own_answers(
+def test_int8_network_is_served_with_its_thresholds_and_scores(
     scratch: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
 ) -> None:
     folder = tmp_path / "bundle"
-    served = served_best(scratch, dataset, folder, NullReporter())
+    served = choose_precision(scratch, folder, NullReporter())
     assert not list(folder.iterdir())
     assert served.networks[0] is served.chosen
     assert served.networks[1] is scratch.networks[1]
@@ -140,33 +141,31 @@ def test_an_int8_network_is_served_with_thresholds_and_scores_of_its_own_answers
     assert model.manifest.served.reason in card
     assert {MODEL, MODEL_INT8} <= model.manifest.files.keys()
 
-    answers = model.probabilities(dataset.images[dataset.rows(VALIDATION)])
-    assert served.chosen.validation_probabilities == pytest.approx(answers, abs=1e-5)
-    assert not np.array_equal(answers, scratch.chosen.validation_probabilities)
+    probabilities = model.probabilities(dataset.images[dataset.rows(VALIDATION)])
+    assert served.chosen.validation_probabilities == pytest.approx(probabilities, abs=1e-5)
+    assert not np.array_equal(probabilities, scratch.chosen.validation_probabilities)
     expected = fit_thresholds(served.chosen.validation_probabilities, dataset.labels[dataset.rows(VALIDATION)])
     assert [genre.threshold for genre in model.manifest.genres] == pytest.approx(expected.tolist(), abs=1e-6)
 
-    known = collect_answers(served, dataset)
-    verdict = judge(model, known, dataset)
-    assert np.array_equal(verdict.predictions.probabilities, model.probabilities(dataset.images[dataset.rows(TEST)]))
-    assert np.array_equal(known.networks[0].probabilities, verdict.predictions.probabilities)
-    assert [answer.name for answer in known.networks] == ["scratch", "frozen", "recipe", "recipe-tuned"]
+    predictions = collect_predictions(served, (), model, dataset)
+    tested = model.probabilities(dataset.images[dataset.rows(TEST)])
+    assert np.array_equal(predictions.networks[0].probabilities, tested)
 
     write_bundle(folder, scratch.chosen, quick, dataset, "")
     assert not (folder / MODEL_INT8).exists()
 
 
 @pytest.mark.usefixtures("always")
-def test_thresholds_of_a_network_that_has_learned_from_validation_rest_on_posters_out_of_fold(
+def test_int8_thresholds_of_a_network_trained_on_validation_use_out_of_fold_probabilities(
     outcome: TrainingOutcome, dataset: Dataset, tmp_path: Path
 ) -> None:
     frozen = outcome.networks[1]
-    served = served_best(replace(outcome, chosen=frozen), dataset, tmp_path, NullReporter()).chosen
+    served = choose_precision(replace(outcome, chosen=frozen), tmp_path, NullReporter()).chosen
     places = np.searchsorted(frozen.fitted_rows, dataset.rows(VALIDATION))
     assert len(frozen.fitted_rows) > len(places)
     assert np.array_equal(frozen.fitted_probabilities[places], frozen.validation_probabilities)
     assert np.array_equal(served.fitted_probabilities[places], served.validation_probabilities)
-    # What it says about posters that it has learned from is surer.
+    # Its probabilities for posters that it was trained on are overconfident.
     learned = served.predict(frozen.fitted_rows)
     changed = np.abs(served.fitted_probabilities - frozen.fitted_probabilities).mean()
     assert 0 < changed < np.abs(learned - frozen.fitted_probabilities).mean()
@@ -176,10 +175,10 @@ def test_thresholds_of_a_network_that_has_learned_from_validation_rest_on_poster
 
 @pytest.mark.parametrize(
     ("constant", "value", "why"),
-    [("MOST_LOST", -1.0, "more than the -1.0 that may be lost"), ("LEAST_SPEED_UP", 1e9, "not clearly faster")],
+    [("MAX_LOSS", -1.0, "more than the -1.0 that may be lost"), ("MIN_SPEED_UP", 1e9, "not clearly faster")],
 )
 @pytest.mark.usefixtures("always")
-def test_fp32_is_served_where_int8_loses_too_much_or_is_no_faster(
+def test_fp32_is_served_if_int8_loses_too_much_or_is_not_clearly_faster(
     scratch: TrainingOutcome,
     dataset: Dataset,
     quick: TrainConfig,
@@ -190,7 +189,7 @@ def test_fp32_is_served_where_int8_loses_too_much_or_is_no_faster(
     why: str,
 ) -> None:
     monkeypatch.setattr(quantisation, constant, value)
-    served = served_best(scratch, dataset, tmp_path, NullReporter()).chosen
+    served = choose_precision(scratch, tmp_path, NullReporter()).chosen
     assert served.exported is not None
     assert why in served.exported.served.reason
     assert replace(served, exported=None) == scratch.chosen
@@ -201,13 +200,12 @@ def test_fp32_is_served_where_int8_loses_too_much_or_is_no_faster(
     assert MODEL_INT8 not in manifest["files"]
 
 
-def test_a_network_that_cannot_be_quantised_is_served_in_fp32_which_is_said(
+def test_fp32_is_served_with_a_warning_if_the_network_cannot_be_quantised(
     scratch: TrainingOutcome, dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     without = GenreNetwork(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 3), dataset.preprocessing, frozen=True).eval()
-    served = served_best(
-        replace(scratch, chosen=replace(scratch.chosen, network=without)), dataset, tmp_path, NullReporter()
-    )
+    changed = replace(scratch, chosen=replace(scratch.chosen, network=without))
+    served = choose_precision(changed, tmp_path, NullReporter())
     assert served.chosen.exported is not None
     assert served.chosen.exported.served == Served(MODEL, "fp32", "This network could not be quantised.")
     assert "it has no convolutions" in caplog.text

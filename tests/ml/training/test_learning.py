@@ -135,9 +135,6 @@ def test_training_ignores_test_labels_and_restores_random_state_and_threads(
     curves = {"train/loss", "validation/loss", "validation/weighted_f1", "learning_rate"}
     for run in ("/scratch/trial-1", "/lp-ft/trial-1", "/recipe", "/recipe-tuned/trial-1"):
         assert curves <= reported[run], run
-    final = {"validation/weighted_f1", "validation/mean_average_precision", "validation/f1/Comedy"}
-    for name in ("/scratch", "/frozen", "/lp-ft"):
-        assert final <= reported[name]
     for run in runs.all:
         assert all(0 <= done <= total for done, total in run.steps), run.name
 
