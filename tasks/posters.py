@@ -40,7 +40,7 @@ def download_posters(catalogue: CatalogueRecord, config: CollectConfig) -> Poste
     titles = read_catalogue(store.fetch(catalogue.key, folder / catalogue.key))
     with crawl(source, config) as (collector, mirror), mirror.posters():
         posters = asyncio.run(collector.download_posters(titles))
-    content = _stored(posters)
+    content = poster_set_json(posters)
     sha256 = sha256_of(content)
     key = f"poster-sets/{sha256}.json"
     store.write(key, content)
@@ -62,7 +62,7 @@ def download_posters(catalogue: CatalogueRecord, config: CollectConfig) -> Poste
     )
 
 
-def _stored(posters: pd.DataFrame) -> bytes:
+def poster_set_json(posters: pd.DataFrame) -> bytes:
     """A poster set as JSON, which does not tell new posters from present ones."""
     stored = posters.rename(columns=STORED_NAMES).replace({"status": {"new": "present"}})
     entries = [{name: value or None for name, value in row.items()} for row in stored.to_dict("records")]

@@ -1,11 +1,16 @@
-"""A storage emulator of the tests' own."""
+"""A storage emulator for tests, and its buckets."""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
+
 from infra.local.processes import Processes, free_port
+from infra.settings import Settings
+from infra.store import Store
 
 
 @contextmanager
@@ -19,3 +24,11 @@ def storage_emulator(folder: Path, bucket: str) -> Iterator[str]:
         processes.start("Storage", command, {}, f"{url}/storage/v1/b")
         processes.wait_ready()
         yield url
+
+
+def new_bucket(url: str, workspace: Path) -> Store:
+    """A new bucket of the emulator, named after the workspace."""
+    name = workspace.name.replace("_", "-")[:60]
+    client = storage.Client(project="tests", credentials=AnonymousCredentials(), client_options={"api_endpoint": url})
+    client.create_bucket(name)
+    return Store(Settings(workspace=workspace, bucket=name, storage_emulator_host=url, service_timeout_seconds=5))

@@ -94,7 +94,7 @@ class Collector:
         with exclusive_lock(source.site_url):
             started = self._begin()
             async with self._client(config.requests_per_second, source.requests_per_second, 1) as client:
-                async with self._part("Season pages", client, started) as part:
+                async with self._part("Pages", client, started) as part:
                     try:
                         titles = await read_titles(part, selection, config.refresh)
                     except EmptyCatalogueError:

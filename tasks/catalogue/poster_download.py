@@ -20,6 +20,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 
@@ -39,6 +40,8 @@ from tasks.errors import (
     SiteUnavailable,
     UnusableImageError,
 )
+
+Item = TypeVar("Item")
 
 POSTER_COLUMNS = ["id", "status", "reason", "sha256", "url"]
 # One poster that fails does not matter. So many in a row mean that the host is down.
@@ -116,16 +119,16 @@ async def download_posters(
     return judged
 
 
-async def for_each(ids: Iterable[str], work: Callable[[str], Awaitable[None]], concurrency: int) -> None:
-    """Do `work` for each id, at most `concurrency` at a time.
+async def for_each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]], concurrency: int) -> None:
+    """Do `work` for each item, at most `concurrency` at a time.
 
     The first exception cancels the work in progress and is raised as it is.
     """
-    remaining = iter(ids)
+    remaining = iter(items)
 
     async def worker() -> None:
-        for id in remaining:
-            await work(id)
+        for item in remaining:
+            await work(item)
 
     try:
         async with asyncio.TaskGroup() as group:

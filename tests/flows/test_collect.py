@@ -32,7 +32,7 @@ def test_collect_leaves_catalogue_posters_history_and_report_and_says_what_it_as
 ) -> None:
     assert main(arguments(site, tmp_path, "--details", "5")) == 0
     said = capsys.readouterr().out
-    assert f"Season pages: {len(SEASONS)} of {len(SEASONS)} (" in said
+    assert f"Pages: {len(SEASONS)} of {len(SEASONS)} (" in said
     assert "Detail pages: 5 of 5 (" in said
     assert "Requests to the site" in said and "requested" in said
     assert "36 titles" in said

@@ -77,7 +77,7 @@ def test_a_site_that_changed_fails_the_flow_with_a_table_and_nothing_downstream_
 def test_what_was_asked_is_seen_as_artifacts(site: FaultySite) -> None:
     state = collect(site.url, return_state=True)
     seen = artifacts(state)
-    assert {"crawl", "drift", "catalogue", "dataset-report", "season-pages", "posters"} <= set(seen)
+    assert {"crawl", "drift", "catalogue", "dataset-report", "pages", "posters"} <= set(seen)
     assert (seen["posters"].type, seen["posters"].data) == ("progress", 100.0)
     assert "Posters: " in (seen["posters"].description or "")
     assert '"outcome": "requested"' in str(seen["crawl"].data)

@@ -8,11 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from google.auth.credentials import AnonymousCredentials
-from google.cloud import storage
 from PIL import Image
 
-from infra.settings import Settings
 from infra.store import Store
 from ml.configuration import PreprocessConfig
 from ml.data.dataset import Dataset
@@ -23,7 +20,7 @@ from tasks.crawl.mirror import poster_key
 from tasks.errors import StalePosterError
 from tasks.myanimelist.source import MyAnimeList
 from tasks.preprocess import fetch_dataset, make_dataset
-from tests.storage import storage_emulator
+from tests.storage import new_bucket, storage_emulator
 
 CONFIG = PreprocessConfig(image_size=32, min_posters=10, min_posters_per_part=2)
 TITLES = 60
@@ -39,8 +36,8 @@ def drawn(number: int) -> bytes:
 class Bucket:
     """A bucket with titles and their posters."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.store = Store(settings)
+    def __init__(self, store: Store) -> None:
+        self.store = store
         self.titles: list[Title] = []
         self.sha256: dict[str, str] = {}
 
@@ -71,13 +68,7 @@ def storage_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def bucket(storage_url: str, tmp_path: Path) -> Bucket:
     """A new bucket with the posters of 60 titles, each a franchise of its own."""
-    name = tmp_path.name.replace("_", "-")[:60]
-    settings = Settings(workspace=tmp_path, bucket=name, storage_emulator_host=storage_url, service_timeout_seconds=5)
-    client = storage.Client(
-        project="tests", credentials=AnonymousCredentials(), client_options={"api_endpoint": storage_url}
-    )
-    client.create_bucket(name)
-    bucket = Bucket(settings)
+    bucket = Bucket(new_bucket(storage_url, tmp_path))
     for number in range(TITLES):
         bucket.add(number + 1, drawn(number))
     return bucket

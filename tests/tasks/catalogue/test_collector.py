@@ -318,5 +318,5 @@ def test_collector_shows_progress_at_the_end_of_each_part(site: FaultySite, tmp_
     with Collector(tmp_path, MyAnimeList(site.url), CollectConfig(), show=show) as collector:
         catalogue = asyncio.run(collector.read_catalogue(RANGE))
         asyncio.run(collector.download_posters(catalogue))
-    assert shown[0].startswith(f"Season pages: {len(SEASONS)} of {len(SEASONS)} (")
+    assert shown[0].startswith(f"Pages: {len(SEASONS)} of {len(SEASONS)} (")
     assert re.match(r"Posters: (\d+) of \1 \(", shown[-1])
