@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ml.export.graph import export
-from ml.export.quantisation import quantised
+from ml.export.quantisation import quantise
 from ml.networks.backbones import GenreNetwork, backbone, head
 from serving.bundle.model import MANIFEST, MODEL, MODEL_INT8, Preprocessing, Served
 
@@ -39,7 +39,7 @@ def write_bundle(folder: Path, network: GenreNetwork, calibration: NDArray[np.ui
     graphs, served = dict(exported.graphs), exported.served
     if calibration is not None:
         with tempfile.TemporaryDirectory() as beside:
-            graphs[MODEL_INT8] = quantised(graphs[MODEL], batches(calibration), Path(beside))
+            graphs[MODEL_INT8] = quantise(graphs[MODEL], batches(calibration), Path(beside))
         served = Served(MODEL_INT8, "int8", "It is asked for.")
     manifest = {
         "format": 1,

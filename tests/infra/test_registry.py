@@ -63,12 +63,13 @@ def test_a_run_that_raises_is_marked_failed(registry: Registry) -> None:
     assert mlflow.get_run(run_id).info.status == "FAILED"
 
 
-def test_a_registered_model_answers_through_mlflow_and_is_registered_once(registry: Registry, model: Path) -> None:
+def test_registered_model_is_found_by_its_bundle_and_predicts_through_mlflow(registry: Registry, model: Path) -> None:
     with registry.run("training", {}) as run_id:
         pass
     tags = {"bundle_sha256": "abc", "dataset_key": "key"}
     version = registry.register(run_id, model, SIZE, GENRES, tags)
-    assert registry.register(run_id, model, SIZE, GENRES, tags) == version
+    assert registry.version_of("abc") == version
+    assert registry.version_of("another") is None
     assert registry.champion() is None
     registry.set_champion(version.version)
     champion = registry.champion()

@@ -17,20 +17,23 @@ GENRES = ("Action", "Sci-Fi")
 
 @pytest.fixture
 def board(tmp_path: Path) -> Path:
-    """The folder of a training with two networks, of two trials each."""
+    """The folder of a training with two networks of two trials each. Final figures are added to ended runs."""
     generator = np.random.default_rng(0)
     labels = (generator.random((40, 2)) < 0.4).astype(np.uint8)
     probabilities = generator.random((40, 2)).astype(np.float32)
-    reporter = TensorBoardReporter(tmp_path)
+    tensorboard = TensorBoardReporter(tmp_path)
+    reporter = Reporters(tensorboard, NullReporter())
     reporter.images("posters", np.zeros((2, 3, 8, 8), np.uint8), ["Cowboy Bebop", "Trigun\nAction 0.9"])
-    for network in ("scratch", "transfer"):
-        with Reporters(reporter, NullReporter()).run(network, {"seed": 3}) as own:
-            own.pr_curves("precision_recall", labels, probabilities, GENRES)
-            own.scalars({"genre_f1/Action": 0.4, "genre_f1/Sci-Fi": 0.2}, 3)
+    for network in ("scratch", "frozen"):
+        with reporter.run(network, {"seed": 3}) as network_reporter:
             for trial in ("trial-1", "trial-2"):
-                with own.run(trial, {}) as inner:
-                    _train(inner)
-    reporter.close()
+                with network_reporter.run(trial, {"learning_rate": 0.1}) as trial_reporter:
+                    _train(trial_reporter)
+    for network in ("scratch", "frozen"):
+        with reporter.run(network, {}) as network_reporter:
+            network_reporter.pr_curves("validation", labels, probabilities, GENRES)
+            network_reporter.scalars({"validation/f1/Action": 0.4, "validation/f1/Sci-Fi": 0.2}, 3)
+    tensorboard.close()
     return tmp_path
 
 
@@ -40,23 +43,23 @@ def _train(trial: Reporter) -> None:
     trial.hparams({"learning_rate": 0.1, "hidden": 0, "weights": None, "folds": (1, 2)}, {"best/weighted_f1": 0.5})
 
 
-def test_tensorboard_gets_curves_and_parameters_of_nested_runs(board: Path) -> None:
+def test_tensorboard_reporter_writes_curves_and_parameters_of_nested_runs(board: Path) -> None:
     points = _events(board / "scratch" / "trial-1").Scalars("train/loss")
     assert [(point.step, point.value) for point in points] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
     assert "parameters/text_summary" in _events(board / "scratch").Tags()["tensors"]
-    assert _events(board / "transfer").Scalars("genre_f1/Sci-Fi")[0].value == pytest.approx(0.2)
 
 
-def test_curves_of_all_trials_of_all_networks_share_their_names_so_that_they_are_drawn_together(board: Path) -> None:
-    runs = EventMultiplexer().AddRunsFromDirectory(str(board)).Reload().Runs()
-    trials = [run for run in runs if "trial" in run]
-    assert sorted(trials) == [f"{network}/trial-{n}" for network in ("scratch", "transfer") for n in (1, 2)]
-    assert {tuple(sorted(runs[run]["scalars"])) for run in trials} == {
-        ("best/weighted_f1", "learning_rate", "train/loss", "validation/loss")
-    }
+def test_tensorboard_reporter_continues_a_run_without_another_folder(board: Path) -> None:
+    runs = {network + trial for network in ("scratch", "frozen") for trial in ("", "/trial-1", "/trial-2")}
+    assert set(_runs(board)) == {".", *runs}
+    assert _runs(board)["frozen"]["scalars"] == ["validation/f1/Action", "validation/f1/Sci-Fi"]
+    assert _events(board / "frozen").Scalars("validation/f1/Sci-Fi")[0].value == pytest.approx(0.2)
+    for genre in GENRES:
+        content = _events(board / "scratch").SummaryMetadata(f"validation/{genre}").plugin_data
+        assert content.plugin_name == pr_curve.PLUGIN_NAME
 
 
-def test_one_layout_draws_training_beside_validation_for_all_runs(board: Path) -> None:
+def test_tensorboard_reporter_defines_the_charts_once(board: Path) -> None:
     layouts = [run for run, tags in _runs(board).items() if "custom_scalars__config__" in tags["tensors"]]
     assert layouts == ["."]
     event = _events(board).Tensors("custom_scalars__config__")[0]
@@ -65,7 +68,7 @@ def test_one_layout_draws_training_beside_validation_for_all_runs(board: Path) -
     assert charts["loss"] == ["train/loss", "validation/loss"]
 
 
-def test_posters_are_one_picture_with_their_captions_in_it(board: Path) -> None:
+def test_tensorboard_reporter_shows_posters_with_captions_as_one_picture(board: Path) -> None:
     events = _events(board)
     assert events.Tags()["images"] == ["posters"]
     with Image.open(io.BytesIO(events.Images("posters")[0].encoded_image_string)) as sheet:
@@ -73,30 +76,13 @@ def test_posters_are_one_picture_with_their_captions_in_it(board: Path) -> None:
         assert sheet.height > 240 + 2 * 13
 
 
-def test_a_precision_recall_curve_a_genre(board: Path) -> None:
-    events = _events(board / "scratch")
-    for genre in GENRES:
-        content = events.SummaryMetadata(f"precision_recall/{genre}").plugin_data
-        assert content.plugin_name == pr_curve.PLUGIN_NAME
-
-
-def test_hyperparameters_and_their_figures_land_in_the_run_of_the_trial(board: Path) -> None:
-    assert set(_runs(board)) == {
-        ".", "scratch", "scratch/trial-1", "scratch/trial-2", "transfer", "transfer/trial-1", "transfer/trial-2"
-    }  # fmt: skip
+def test_tensorboard_reporter_records_hyperparameters_in_the_run_of_the_trial(board: Path) -> None:
     events = _events(board / "scratch" / "trial-2")
     content = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
     start = metadata.parse_session_start_info_plugin_data(content)
     assert start.hparams["learning_rate"].number_value == 0.1
     assert start.hparams["folds"].string_value == "(1, 2)"
     assert events.Scalars("best/weighted_f1")[0].value == 0.5
-
-
-def test_a_null_reporter_takes_everything() -> None:
-    with NullReporter().run("network", {}) as reporter:
-        _train(reporter)
-        reporter.progress(1, 2, "decoding posters", "posters")
-        reporter.pr_curves("test", np.zeros((1, 1), np.uint8), np.zeros((1, 1), np.float32), GENRES[:1])
 
 
 def _runs(folder: Path) -> dict[str, dict[str, list[str]]]:

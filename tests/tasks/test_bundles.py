@@ -1,4 +1,4 @@
-"""Bundles in the bucket, through the real client and a local emulator, without Prefect."""
+"""Bundles in the bucket, with the real client and a local emulator."""
 
 import json
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 
 def write(folder: Path, files: dict[str, bytes]) -> str:
-    """A bundle of these files and a card; its sha256."""
+    """Write a bundle of these files and a card, and return its sha256."""
     folder.mkdir()
     for name, data in {**files, "card.md": b"a card"}.items():
         (folder / name).write_bytes(data)
@@ -50,7 +50,7 @@ def write(folder: Path, files: dict[str, bytes]) -> str:
 
 
 @pytest.mark.parametrize("files", [OLD, NEW], ids=["old", "new"])
-def test_all_files_that_a_bundle_names_come_back_from_the_bucket(
+def test_fetch_uploaded_bundle_returns_every_file_of_the_bundle(
     files: dict[str, bytes], store: Store, tmp_path: Path
 ) -> None:
     sha256 = write(tmp_path / "bundle", files)
@@ -62,12 +62,12 @@ def test_all_files_that_a_bundle_names_come_back_from_the_bucket(
     assert check_bundle(folder, sha256).files.keys() == files.keys()
 
 
-def test_a_bundle_that_is_not_in_the_bucket_is_not_found(store: Store, tmp_path: Path) -> None:
+def test_fetch_uploaded_bundle_raises_not_found(store: Store, tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         fetch_uploaded_bundle(store, tmp_path, "0" * 64)
 
 
-def test_a_manifest_or_a_file_that_is_another_one_is_refused(store: Store, tmp_path: Path) -> None:
+def test_fetch_uploaded_bundle_refuses_changed_files(store: Store, tmp_path: Path) -> None:
     sha256 = write(tmp_path / "bundle", {**NEW, "figures.json": b'{"posters": 1}'})
     upload_bundle(store, tmp_path / "bundle", sha256)
     store.write(f"{bundle_key(sha256)}/figures.json", b"{}")
