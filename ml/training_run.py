@@ -70,7 +70,7 @@ def run_training(
 
 
 def _report_final_figures(outcome: TrainingOutcome, config: TrainConfig, reporter: Reporter) -> None:
-    """Report each network's figures in its own run, and the chosen network's in the run of the whole training.
+    """Report each network's figures in the network's run, and the chosen network's in the run of the whole training.
 
     This happens after the precision is chosen, so that the chosen network's figures are those of what is served.
     """

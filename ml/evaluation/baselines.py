@@ -43,7 +43,7 @@ def genre_frequencies(labels: Labels, training: Labels, genres: tuple[str, ...],
 
     `labels` are [N, G], `training` [T, G].
     """
-    # DummyClassifier ignores the features. A RandomState, unlike an integer seed, draws anew in each call.
+    # DummyClassifier ignores the features. With a RandomState, unlike an integer seed, each call draws other values.
     random = DummyClassifier(strategy="stratified", random_state=np.random.RandomState(seed))
     random.fit(np.zeros((len(training), 1)), training)
     posters = np.zeros((len(labels), 1))

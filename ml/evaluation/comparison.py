@@ -1,7 +1,7 @@
 """Compares the candidate networks with the recipe on all posters, by five-fold cross-validation over franchises.
 
-Each fold is predicted by networks that were trained without it. A single test part of a thousand posters cannot tell
-small gains from chance; pooled folds of all posters can. Each fold is trained the way `train` trains.
+Each fold is predicted by networks that were trained without it, the way `train` trains. The pooled folds of all posters
+show small gains that a single test part of a thousand posters cannot distinguish from chance.
 """
 
 from collections.abc import Mapping

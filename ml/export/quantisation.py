@@ -100,9 +100,9 @@ def _served(chosen: NetworkOutcome, bench: Bench, folder: Path, reporter: Report
     logger.info("%s Speed-up: %.2f. Served in %s.", reason, speed_up, "int8" if serve_int8 else "fp32")
     reporter.scalars(
         {
-            "int8/weighted_f1_gained": changes[0],
-            "int8/mean_average_precision_gained": changes[1],
-            "int8/speed_up": speed_up,
+            f"{VALIDATION}/int8_weighted_f1_change": changes[0],
+            f"{VALIDATION}/int8_mean_average_precision_change": changes[1],
+            "int8_speed_up": speed_up,
         },
         1,
     )
@@ -111,7 +111,7 @@ def _served(chosen: NetworkOutcome, bench: Bench, folder: Path, reporter: Report
     return replace(
         chosen,
         **bench.assess(rows, probabilities),
-        predict=lambda asked: _predict(int8_model, dataset, asked),
+        predict=lambda wanted: _predict(int8_model, dataset, wanted),
         exported=Exported({**fp32.graphs, MODEL_INT8: graph}, fp32.explains, Served(MODEL_INT8, "int8", reason)),
     )
 

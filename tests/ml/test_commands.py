@@ -65,10 +65,10 @@ def test_train_writes_a_bundle_that_predict_uses(
     text.write_text("not a picture")
     files = [str(posters[0].file), str(text), str(tmp_path / "absent.jpg")]
     assert main(["predict", str(bundle), files[0], "--json"]) == 0
-    (answer,) = json.loads(capsys.readouterr().out)
-    assert answer["file"] == files[0]
-    assert [set(genre) for genre in answer["genres"]] == [{"name", "probability", "threshold", "predicted"}] * 3
-    assert all(g["predicted"] == (g["probability"] >= g["threshold"]) for g in answer["genres"])
+    (result,) = json.loads(capsys.readouterr().out)
+    assert result["file"] == files[0]
+    assert [set(genre) for genre in result["genres"]] == [{"name", "probability", "threshold", "predicted"}] * 3
+    assert all(g["predicted"] == (g["probability"] >= g["threshold"]) for g in result["genres"])
 
     assert main(["predict", str(bundle), *files, "--json"]) == 1
     captured = capsys.readouterr()
@@ -145,10 +145,10 @@ def test_help_lists_every_setting_with_its_description(
     with pytest.raises(SystemExit) as stopped:
         main(["train", "--help"])
     assert stopped.value.code == 0
-    told = " ".join(capsys.readouterr().out.split())
+    help_text = " ".join(capsys.readouterr().out.split())
     for entry in (*fields(PreprocessConfig), *fields(TrainConfig)):
-        assert f"--{entry.name.replace('_', '-')}" in told
-        assert entry.metadata["description"] in told
+        assert f"--{entry.name.replace('_', '-')}" in help_text
+        assert entry.metadata["description"] in help_text
 
 
 def test_help_imports_neither_torch_nor_services() -> None:

@@ -27,7 +27,7 @@ def predictions(outcome: TrainingOutcome, model: Model, dataset: Dataset) -> Pre
 
 
 def test_prediction_set_survives_a_file(predictions: PredictionSet, tmp_path: Path) -> None:
-    file = tmp_path / "answers.npz"
+    file = tmp_path / "predictions.npz"
     file.write_bytes(predictions.to_bytes())
     read = PredictionSet.read(file)
     assert read.leaks == predictions.leaks == LEAKS
@@ -75,7 +75,7 @@ def test_activation_examples_are_the_maps_of_the_served_graph(
 
 
 def test_prediction_set_refuses_other_files(tmp_path: Path) -> None:
-    file = tmp_path / "answers.npz"
+    file = tmp_path / "predictions.npz"
     file.write_bytes(b"PK")
     with pytest.raises(TrainingError, match="holds no predictions of a training"):
         PredictionSet.read(file)

@@ -100,16 +100,18 @@ def test_quantise_is_reproducible_and_writes_only_to_its_folder(
 
 
 def test_apply_change_adds_the_change_of_logits_to_out_of_fold_probabilities() -> None:
-    own = np.array([[0.2, 0.7], [0.9, 0.01]], np.float32)
+    out_of_fold = np.array([[0.2, 0.7], [0.9, 0.01]], np.float32)
     int8 = np.array([[0.25, 0.6], [0.9, 0.02]], np.float32)
-    assert apply_change(own, own, int8) == pytest.approx(int8, abs=1e-6)  # a network that was not trained on them
+    assert apply_change(out_of_fold, out_of_fold, int8) == pytest.approx(
+        int8, abs=1e-6
+    )  # a network that was not trained on them
 
-    surer = np.array([[0.02, 0.99], [0.999, 0.001]], np.float32)
-    odds = surer / (1 - surer)
+    trained_on = np.array([[0.02, 0.99], [0.999, 0.001]], np.float32)
+    odds = trained_on / (1 - trained_on)
     doubled = 2 * odds / (1 + 2 * odds)
-    expected = 2 * own / (1 - own) / (1 + 2 * own / (1 - own))
-    assert apply_change(own, surer, doubled) == pytest.approx(expected, abs=1e-4)
-    assert np.isfinite(apply_change(own, np.ones_like(own), np.zeros_like(own))).all()
+    expected = 2 * out_of_fold / (1 - out_of_fold) / (1 + 2 * out_of_fold / (1 - out_of_fold))
+    assert apply_change(out_of_fold, trained_on, doubled) == pytest.approx(expected, abs=1e-4)
+    assert np.isfinite(apply_change(out_of_fold, np.ones_like(out_of_fold), np.zeros_like(out_of_fold))).all()
 
 
 @pytest.fixture
