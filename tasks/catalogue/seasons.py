@@ -1,4 +1,4 @@
-"""The site's seasons: four a year, written "1998-spring", ranges "2015-winter..2019-fall" or "2015-winter..now"."""
+"""Seasons of a year, such as "1998-spring", and ranges of them: "2015-winter..2019-fall" or "2015-winter..now"."""
 
 import re
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from datetime import UTC, date, datetime
 from tasks.errors import SeasonError
 
 NAMES = ("winter", "spring", "summer", "fall")
-FIRST_YEAR = 1917  # of the oldest season in the site's archive
-_LAST_YEAR = 2100  # later is a slip of the hand; seasons to come that nobody has announced the site refuses
+FIRST_YEAR = 1917  # of the oldest known anime
+_LAST_YEAR = 2100  # later years are typing errors
 _SHARE_OF_AGE, _LONGEST_QUIET_DAYS = 0.25, 365.0
 
 
 @dataclass(frozen=True, order=True)
 class Season:
-    """A quarter of a year, in the order of time; `quarter` 0 is winter, which starts in January."""
+    """A quarter of a year. `quarter` 0 is winter, which starts in January. Seasons are ordered by time."""
 
     year: int
     quarter: int
@@ -31,7 +31,7 @@ def parse_season(text: str) -> Season:
     """Read one season, such as "1998-spring".
 
     Raises:
-        SeasonError: there is no such season.
+        SeasonError: the text is not a season.
     """
     match = re.fullmatch(r"(\d{4})-([a-z]+)", text.strip().lower(), re.ASCII)
     if not match or match[2] not in NAMES or not FIRST_YEAR <= int(match[1]) <= _LAST_YEAR:
@@ -46,7 +46,7 @@ def parse_seasons(text: str) -> list[Season]:
     """Read a range of seasons, both ends included, or a single season; "now" is the season of today.
 
     Raises:
-        SeasonError: an end is no season, or the last comes before the first.
+        SeasonError: an end is not a season, or the last season is before the first.
     """
     first_text, _, last_text = text.partition("..")
     first = _season_or_now(first_text)

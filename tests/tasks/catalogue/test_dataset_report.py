@@ -409,7 +409,7 @@ def test_report_counts_any_status_and_posters_of_other_titles(posters: Path) -> 
     page = Page(dataset_report(records, outcomes, posters))
     rows = [row[:2] for row in page.rows["missing"]]
     assert rows == [["Status", "Titles"], ["placeholder", "2"], ["no outcome", "1"], ["stolen", "1"]]
-    assert "1 poster of titles that are not in this catalogue is left out." in page.text("missing")
+    assert "1 poster of titles that are not in this catalogue is not counted." in page.text("missing")
     assert page.figures["usable posters"] == "1"
 
 

@@ -8,16 +8,12 @@ from tasks.catalogue.seasons import Season, parse_season, parse_seasons, quiet_d
 from tasks.errors import SeasonError
 
 
-def test_a_range_holds_both_of_its_ends_in_the_order_of_time() -> None:
+def test_seasons_of_a_range_include_both_ends() -> None:
     names = [str(season) for season in parse_seasons("2015-fall..2016-summer")]
     assert names == ["2015-fall", "2016-winter", "2016-spring", "2016-summer"]
 
 
-def test_fifty_one_years_are_204_seasons() -> None:
-    assert len(parse_seasons("1974-winter..2024-fall")) == 204
-
-
-def test_a_single_season_is_a_range_of_one() -> None:
+def test_seasons_of_a_single_name_are_one() -> None:
     assert parse_seasons(" 1998-Spring ") == [Season(1998, 1)]
 
 
@@ -36,12 +32,12 @@ def test_a_single_season_is_a_range_of_one() -> None:
         "2015-winter..2016-winter..2017-winter",
     ],
 )
-def test_what_is_no_season_is_refused_with_an_example(text: str) -> None:
+def test_seasons_with_invalid_names_are_refused_with_an_example(text: str) -> None:
     with pytest.raises(SeasonError, match="such as 2015-winter"):
         parse_seasons(text)
 
 
-def test_a_range_that_ends_before_it_begins_is_refused_with_the_one_meant() -> None:
+def test_seasons_in_the_wrong_order_are_refused_with_a_suggestion() -> None:
     with pytest.raises(SeasonError, match=r"did you mean 2015-winter\.\.2019-fall\?"):
         parse_seasons("2019-fall..2015-winter")
 
@@ -56,12 +52,12 @@ def test_a_range_that_ends_before_it_begins_is_refused_with_the_one_meant() -> N
         (None, None),
     ],
 )
-def test_the_season_of_a_date_is_known_from_its_month(date: str | None, season: str | None) -> None:
+def test_season_of_date_needs_a_month(date: str | None, season: str | None) -> None:
     found = season_of_date(date)
     assert (str(found) if found else None) == season
 
 
-def test_a_range_to_now_ends_with_the_season_of_today() -> None:
+def test_seasons_to_now_end_with_the_season_of_today() -> None:
     today = date.today()
     last = parse_seasons("2015-winter..now")[-1]
     assert (last.year, last.quarter) == (today.year, (today.month - 1) // 3)
