@@ -205,14 +205,18 @@ def _table(visits: Iterable[PosterVisit], new: set[str]) -> pd.DataFrame:
 
 def _without_shared_images(posters: pd.DataFrame) -> pd.DataFrame:
     """The table, in which of the titles that share an image the first one keeps it, or none if they are many."""
-    posters = posters.set_index("id")
-    by_image = sorted_by_id(posters[is_usable(posters)].reset_index()).groupby("sha256")["id"]
+    by_image = sorted_by_id(posters[is_usable(posters)]).groupby("sha256")["id"]
+    judged: dict[str, tuple[str, str]] = {}
     for ids in by_image.agg(list):
         if len(ids) >= _PLACEHOLDER_TITLES:
-            posters.loc[ids, ["status", "reason"]] = "placeholder", f"{len(ids)} titles have this very image"
+            judged |= dict.fromkeys(ids, ("placeholder", f"{len(ids)} titles have this very image"))
         elif len(ids) > 1:
-            posters.loc[ids[1:], ["status", "reason"]] = "duplicate", f"the same image as that of {ids[0]}"
-    return posters.reset_index()
+            judged |= dict.fromkeys(ids[1:], ("duplicate", f"the same image as that of {ids[0]}"))
+    if not judged:
+        return posters
+    posters, changed = posters.copy(), posters["id"].isin(judged)
+    posters.loc[changed, ["status", "reason"]] = [judged[id] for id in posters.loc[changed, "id"]]
+    return posters
 
 
 def _whole_image(data: bytes) -> bytes:
