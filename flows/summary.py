@@ -85,7 +85,8 @@ def show(summary: RunSummary, console: Console) -> None:
     for step in summary.steps:
         steps.add_row(step.name, f"{step.seconds:.1f}", str(step.tries), step.state)
     console.print(steps)
-    networks = Table("network", "weighted F1", "mAP", "pretrained", "seconds", title="Networks, validation part")
+    names = ("validation/weighted_f1", "validation/mean_average_precision")
+    networks = Table("network", *names, "pretrained", "seconds", title="Networks")
     for network in record.training.networks:
         chosen = " (chosen)" if network.name == record.training.chosen else ""
         networks.add_row(
@@ -96,10 +97,10 @@ def show(summary: RunSummary, console: Console) -> None:
             f"{network.seconds:.0f}",
         )
     console.print(networks)
-    scores = Table("on the test part", "weighted F1", "macro F1", "micro F1", "mAP", title="Scores, test part")
+    metrics = ("weighted_f1", "macro_f1", "micro_f1", "mean_average_precision")
+    scores = Table("model", *(f"test/{m}" for m in metrics), title="Scores")
     for score in record.evaluation.scores:
-        figures = (score.weighted_f1, score.macro_f1, score.micro_f1, score.mean_average_precision)
-        scores.add_row(score.name, *(f"{figure:.3f}" for figure in figures))
+        scores.add_row(score.name, *(f"{getattr(score, m):.3f}" for m in metrics))
     console.print(scores)
     console.print(summary.message[:1].upper() + summary.message[1:])
 

@@ -126,7 +126,8 @@ def _train(name: str, recipe: _Recipe, bench: Bench, reporter: Reporter) -> Netw
     if tuned:
         trials = search(SearchPlan(name, _TUNED_SPACE, _TUNED_FIRST, trial_count, seed), attempt, reporter)
     else:
-        score = attempt(1, {}, reporter, lambda epoch, score: None)
+        with reporter.run("trial-1", FIXED) as trial_reporter:
+            score = attempt(1, {}, trial_reporter, lambda epoch, score: None)
         trials = (Trial(1, {"weight_decay": FIXED["weight_decay"]}, score, time.perf_counter() - start),)
     best = best_of(trials)
     kept = fits[best.number]

@@ -133,7 +133,7 @@ def test_training_ignores_test_labels_and_restores_random_state_and_threads(
     trials = {"/scratch/trial-2", "/frozen/trial-1", "/lp-ft/trial-2", "/recipe-tuned/trial-2"}
     assert networks | trials <= set(reported)
     curves = {"train/loss", "validation/loss", "validation/weighted_f1", "learning_rate"}
-    for run in ("/scratch/trial-1", "/lp-ft/trial-1", "/recipe", "/recipe-tuned/trial-1"):
+    for run in ("/scratch/trial-1", "/lp-ft/trial-1", "/recipe/trial-1", "/recipe-tuned/trial-1"):
         assert curves <= reported[run], run
     for run in runs.all:
         assert all(0 <= done <= total for done, total in run.steps), run.name
