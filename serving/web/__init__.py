@@ -1,1 +1,1 @@
-"""The page people use: a poster goes in, its genres are shown as bars."""
+"""The web page for people: it shows the predicted genres of a poster as bars."""

@@ -1,9 +1,9 @@
-"""The Flask app behind the page `/anime`: it takes a poster, asks the function, and shows the genres.
+"""The Flask app of the page `/anime`: it sends a poster to the function and shows the predicted genres.
 
     FUNCTION_URL=http://127.0.0.1:8080 gunicorn 'serving.web.app:create_app()'
 
-The page works without JavaScript: the form is answered with the same page, genres filled in. Programs ask for
-JSON (`Accept: application/json`) at the same address. `/anime/model` shows what is known about the model.
+The page works without JavaScript: the response to the form is the same page with the genres. Programs get JSON from
+the same address with `Accept: application/json`. `/anime/model` describes the model.
 """
 
 import os
@@ -17,16 +17,16 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from .card_html import card_html
 from .errors import FunctionError, PageError
-from .function_client import ask, describe_model
-from .responses import Answer, GenreAnswer
+from .function_client import describe_model, predict
+from .responses import GenrePrediction, Prediction
 from .upload import MAX_POSTER_BYTES, SAMPLES, TOO_LARGE, read_poster
 
-FORM_BYTES = 64 * 1024  # what a form writes around its file
+FORM_BYTES = 64 * 1024  # for everything in a form except its file
 MAX_DRAINED_BYTES = 200 * 1024 * 1024
-MODEL_TIMEOUT_SECONDS = 20.0  # its page has no script that could say meanwhile that the function is waking
-MAYBE_SHARE = 0.6  # a genre is "maybe" from this share of its threshold on
+MODEL_TIMEOUT_SECONDS = 20.0  # this page has no script that could explain a longer wait
+MAYBE_SHARE = 0.6  # a genre is "maybe" from this fraction of its threshold
 SECURITY_HEADERS = {
-    # blob: is the poster a person chose, data: the heat map on it and the thumbnails of recent tries.
+    # blob: is for the chosen poster, data: for heat maps and the thumbnails of recent posters.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -38,16 +38,16 @@ SECURITY_HEADERS = {
 
 
 def create_app(function_url: str | None = None, timeout_seconds: float = 60) -> Flask:
-    """The app. `function_url` is the environment's FUNCTION_URL if not given; without one the page says so.
+    """Create the app. `function_url` defaults to the environment variable FUNCTION_URL; without it the page says so.
 
     Raises:
-        ValueError: the function's address is no http or https address.
+        ValueError: the function's address is not an http or https address.
     """
     function_url = function_url or os.environ.get("FUNCTION_URL") or None
     if function_url is not None:
         parts = urlsplit(function_url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ValueError(f"FUNCTION_URL has to be an http:// or https:// address, not {function_url!r}.")
+            raise ValueError(f"FUNCTION_URL must be an http:// or https:// address, not {function_url!r}.")
     app = Flask(__name__)
     app.config.update(
         FUNCTION_URL=function_url,
@@ -62,16 +62,16 @@ def create_app(function_url: str | None = None, timeout_seconds: float = 60) -> 
     app.add_url_rule("/anime", view_func=_predict, methods=["POST"])
     app.add_url_rule("/anime/model", view_func=_model)
     app.add_url_rule("/healthz", view_func=_health)
-    # Google's front end keeps addresses that end in z for itself.
+    # Google's front end reserves addresses that end in z.
     app.add_url_rule("/health", view_func=_health)
     app.register_error_handler(PageError, _page_error)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected_error)
-    app.after_request(_secured)
+    app.after_request(_add_security_headers)
     return app
 
 
-def likelihood(genre: GenreAnswer) -> str:
+def likelihood(genre: GenrePrediction) -> str:
     """The word beside a bar: "likely" if predicted, "maybe" near the threshold, else "unlikely"."""
     if genre.predicted:
         return "likely"
@@ -79,7 +79,7 @@ def likelihood(genre: GenreAnswer) -> str:
 
 
 def readable_date(iso: str) -> str:
-    """ "2026-11-23" as "23 November 2026"; whatever is no such date stays as it is."""
+    """Format "2026-11-23" as "23 November 2026". Other text stays as it is."""
     try:
         day = date.fromisoformat(iso)
     except ValueError:
@@ -101,7 +101,7 @@ def _page() -> str:
 
 def _predict() -> Response:
     poster = read_poster(request)
-    answer = ask(
+    prediction = predict(
         _function_url(),
         poster.content,
         current_app.config["FUNCTION_TIMEOUT_SECONDS"],
@@ -109,8 +109,8 @@ def _predict() -> Response:
         explain=request.form.get("explain"),
     )
     if _wants_json():
-        return jsonify(_as_json(answer))
-    return Response(render_template("anime.html", answer=answer, poster=poster))
+        return jsonify(_as_json(prediction))
+    return Response(render_template("anime.html", prediction=prediction, poster=poster))
 
 
 def _model() -> str:
@@ -122,7 +122,7 @@ def _model() -> str:
 def _function_url() -> str:
     function_url: str | None = current_app.config["FUNCTION_URL"]
     if function_url is None:
-        raise FunctionError(503, "no_function", "This page does not know its function; FUNCTION_URL is not set.")
+        raise FunctionError(503, "no_function", "This page has no function to call: FUNCTION_URL is not set.")
     return function_url
 
 
@@ -131,13 +131,13 @@ def _wants_json() -> bool:
     return accepted["application/json"] > accepted["text/html"]
 
 
-def _as_json(answer: Answer) -> dict[str, Any]:
-    """The function's own answer, with the word for each genre."""
+def _as_json(prediction: Prediction) -> dict[str, Any]:
+    """The function's response, with the word for each genre."""
     body: dict[str, Any] = {
-        "genres": [{**vars(genre), "likelihood": likelihood(genre)} for genre in answer.genres],
-        "model": vars(answer.model),
+        "genres": [{**vars(genre), "likelihood": likelihood(genre)} for genre in prediction.genres],
+        "model": vars(prediction.model),
     }
-    if explanation := answer.explanation:
+    if explanation := prediction.explanation:
         body["explanation"] = {
             "genre": {"id": explanation.genre_id, "name": explanation.genre},
             "image": explanation.image,
@@ -148,16 +148,16 @@ def _as_json(answer: Answer) -> dict[str, Any]:
 
 
 def _page_error(error: PageError) -> Response:
-    return _refusal(error.status, error.code, str(error))
+    return _error_response(error.status, error.code, str(error))
 
 
 def _http_error(error: HTTPException) -> Response:
-    """Flask's own refusals, said on the page instead of Werkzeug's."""
+    """Show Flask's own errors on the page instead of Werkzeug's."""
     status = error.code or 500
     if isinstance(error, RequestEntityTooLarge):
         _drain()
-        return _refusal(status, "too_large", TOO_LARGE)
-    response = _refusal(status, "bad_request", f"{error.name}. Start again from the page itself.")
+        return _error_response(status, "too_large", TOO_LARGE)
+    response = _error_response(status, "bad_request", f"{error.name}. Go back to the page and try again.")
     for name, value in error.get_headers():
         if name == "Allow":
             response.headers[name] = value
@@ -165,12 +165,12 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def _unexpected_error(error: Exception) -> Response:
-    current_app.logger.error("An unexpected error", exc_info=error)
-    return _refusal(500, "internal", "Something went wrong that this page did not expect. Try again.")
+    current_app.logger.error("Unexpected error", exc_info=error)
+    return _error_response(500, "internal", "The page failed with an unexpected error. Try again.")
 
 
 def _drain() -> None:
-    """Read what a browser is still sending: one that cannot finish shows a lost connection, not our words."""
+    """Read the rest of the upload. A browser that cannot finish sending shows a lost connection, not this response."""
     length = request.content_length or 0
     if not MAX_POSTER_BYTES + FORM_BYTES < length <= MAX_DRAINED_BYTES:
         return
@@ -178,7 +178,7 @@ def _drain() -> None:
         length -= len(chunk)
 
 
-def _refusal(status: int, code: str, message: str) -> Response:
+def _error_response(status: int, code: str, message: str) -> Response:
     if _wants_json():
         response = jsonify(error={"code": code, "message": message})
     else:
@@ -188,7 +188,7 @@ def _refusal(status: int, code: str, message: str) -> Response:
     return response
 
 
-def _secured(response: Response) -> Response:
+def _add_security_headers(response: Response) -> Response:
     response.headers.update(SECURITY_HEADERS)
     if request.endpoint != "static":
         response.headers["Cache-Control"] = "no-store"

@@ -1,7 +1,7 @@
-"""A model card in Markdown becomes HTML that may stand in the page, whoever wrote it.
+"""Converts a model card from Markdown to HTML that is safe to show, whoever wrote it.
 
-HTML in the card is shown as text, pictures are left out, and there are no inline styles: the page's
-Content-Security-Policy allows neither.
+HTML in the card is shown as text. Pictures and inline styles are removed, because the page's Content-Security-Policy
+does not allow them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markupsafe import Markup
 
-LEVELS_DOWN = 2  # the card stands below the page's own h1 and h2
+LEVELS_DOWN = 2  # the card is below the page's own h1 and h2
 _DEEPEST = 6
 
 
 class _Renderer(RendererHTML):
-    """Tables in a frame of their own, which scrolls on a phone and is reached by the keyboard."""
+    """Puts tables into a frame that scrolls on a phone and can be focused with the keyboard."""
 
     def table_open(self, *_: Any) -> str:
         return '<div class="scroll" tabindex="0" role="group" aria-label="Table">\n<table>\n'
@@ -43,7 +43,7 @@ def _lower_headings(tokens: Sequence[Token]) -> None:
 
 
 def _drop_styles(tokens: Sequence[Token]) -> None:
-    """A column's alignment is written as an inline style; it becomes a class."""
+    """Replace the inline styles of aligned columns with classes."""
     classes: Mapping[object, str] = {"text-align:right": "right", "text-align:center": "centre"}
     for token in tokens:
         style = token.attrs.pop("style", None)

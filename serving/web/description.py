@@ -1,6 +1,6 @@
-"""What the function tells about its model (GET /model): who it is, its card, and its figures on the validation part.
+"""Reads the function's description of its model (GET /model): identity, card and figures.
 
-A body that is something else raises what reading it raises: `answers.UNREADABLE`.
+An unexpected body raises one of `responses.UNREADABLE`.
 """
 
 import math
@@ -24,7 +24,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class GenreFigures:
-    """How well one genre is known; `posters` are those of it among the measured ones. Without any it has no F1."""
+    """The F1 of one genre, and the number of its posters in the measured part. Without posters it has no F1."""
 
     name: str
     posters: int
@@ -33,7 +33,7 @@ class GenreFigures:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Posters that have the genre `missed` without being given it, and were given `given` without having it."""
+    """The number of posters that have the genre `missed`, but for which the model predicted `given` instead."""
 
     missed: str
     given: str
@@ -42,9 +42,9 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures of a model: genres best known first, confusions most frequent first.
+    """The figures of a model: genres by descending F1, confusions by descending frequency.
 
-    `posters` is how many they were measured on, `parts` how many each part of the dataset holds.
+    `posters` is the number of posters in the measured part, `parts` the number in each part of the dataset.
     """
 
     part: str
@@ -58,7 +58,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """A model as its function describes it; bundles of an older make have neither card nor figures."""
+    """The description of a model. Old bundles have neither card nor figures."""
 
     model: ModelIdentity
     card: str | None
@@ -66,7 +66,7 @@ class ModelDescription:
 
 
 def read_description(body: Any) -> ModelDescription:
-    """The answer to GET /model."""
+    """Read the response to GET /model."""
     card = body["card"]
     return ModelDescription(
         model=read_identity(body["model"]),
@@ -100,7 +100,7 @@ def _figures(figures: Any) -> Figures:
 
 
 def _interval(figure: Any) -> Interval | None:
-    """None where the figure could not be measured: no poster of the genre is in the part."""
+    """Read a figure; None if it was not measured because the part has no poster of the genre."""
     if figure is None:
         return None
     value, low, high = (_number(figure[name]) for name in ("value", "low", "high"))

@@ -1,13 +1,13 @@
-"""What keeps the page from showing genres.
+"""The errors that the page shows.
 
 PageError            an HTTP status, a code for programs, and one sentence for a person
-├── PosterError      the form brings no poster, or one that is too large
-└── FunctionError    the function gives no answer, or refuses the poster
+├── PosterError      the form contains no poster, or one that is too large
+└── FunctionError    the function is unreachable or refuses the request
 """
 
 
 class PageError(Exception):
-    """Genres cannot be shown: an HTTP status, a code for programs, and one sentence for a person."""
+    """An error with an HTTP status, a code for programs, and one sentence for a person."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -16,8 +16,8 @@ class PageError(Exception):
 
 
 class PosterError(PageError):
-    """What the form brings is no poster that can be sent on."""
+    """The form contains no usable poster."""
 
 
 class FunctionError(PageError):
-    """The function cannot be reached, is still waking, refuses the poster or this caller, or answers nonsense."""
+    """The function is unreachable, is starting up, refuses the request, or sends an invalid response."""

@@ -1,7 +1,7 @@
-"""Asks the deployed function about a poster or its model, and says in a sentence what is wrong where it cannot answer.
+"""Calls the deployed function. Every failure becomes a FunctionError with one sentence for a person.
 
-A function at https is called with this service's own ID token, whose audience is the function's address; where the
-service has no identity, without one, which a public function answers too.
+A call over https carries this service's ID token, whose audience is the function's address. Without an identity the
+call has no token, which is enough for a public function.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,27 +12,26 @@ import requests
 from .description import ModelDescription, read_description
 from .errors import FunctionError
 from .identity import id_token
-from .responses import UNREADABLE, Answer, read_answer
+from .responses import UNREADABLE, Prediction, read_prediction
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 
 _Read = TypeVar("_Read")
 
 
-def ask(
+def predict(
     function_url: str,
     poster: bytes | str,
     timeout_seconds: float,
     content_type: str = "application/octet-stream",
     explain: str | None = None,
-) -> Answer:
-    """Send a poster's bytes as they are, or the address or object's name it is read from, and read the answer.
+) -> Prediction:
+    """Send a poster's bytes, or its address or object name, and return the prediction.
 
-    `explain` is the id or name of a genre: where the network sees it is answered too.
+    `explain` is the id or name of a genre whose heat map is wanted.
 
     Raises:
-        FunctionError: the function cannot be reached, is still waking, refuses the poster or this caller, or
-            answers something else than genres.
+        FunctionError: the function is unreachable, is starting up, refuses the request, or sends an invalid response.
     """
     content: dict[str, Any] = (
         {"json": {"name": poster}}
@@ -42,21 +41,21 @@ def ask(
     response = _request(
         "POST", function_url, timeout_seconds, params={"explain": explain} if explain else None, **content
     )
-    return _read(response, read_answer, "The function answered something that is no list of genres.")
+    return _read(response, read_prediction, "The function's response is not a list of genres.")
 
 
 def describe_model(function_url: str, timeout_seconds: float) -> ModelDescription:
-    """Ask who the model is, how well it knows its genres, and what its card says.
+    """Return the description of the model: identity, card and figures.
 
     Raises:
-        FunctionError: as for `ask`, or the function is older than its description.
+        FunctionError: as for `predict`, or the function is too old to describe its model.
     """
     response = _request("GET", function_url, timeout_seconds, path="/model")
-    if response.status_code == 404 and _words(response):
+    if response.status_code == 404 and _error_of(response):
         raise FunctionError(
-            503, "no_description", "The deployed function does not describe its model yet; its next update will."
+            503, "no_description", "The deployed function is too old to describe its model. Its next update will."
         )
-    return _read(response, read_description, "The function answered something that does not describe a model.")
+    return _read(response, read_description, "The function's response does not describe a model.")
 
 
 def _request(
@@ -84,34 +83,39 @@ def _request(
         raise FunctionError(
             504,
             "timeout",
-            "The function has not answered in time; it may still be waking up. Try again in a moment.",
+            "The function did not respond in time; it may still be starting up. Try again in a moment.",
         ) from error
     except requests.RequestException as error:
         raise FunctionError(
             503, "unreachable", "The function cannot be reached at the moment. Try again in a minute."
         ) from error
-    if function_url.startswith("https:") and not token and response.status_code in (401, 403) and not _words(response):
+    if (
+        function_url.startswith("https:")
+        and not token
+        and response.status_code in (401, 403)
+        and not _error_of(response)
+    ):
         raise FunctionError(
             502,
             "no_identity",
-            "The function is private, and this page has no Google identity with which it could call it.",
+            "The function is private, and this page has no Google identity to call it with.",
         )
     return response
 
 
 def _read(response: requests.Response, read: Callable[[Any], _Read], unreadable: str) -> _Read:
-    """What a response holds; FunctionError where it holds something else."""
+    """Read the body of a response. Raises FunctionError if it is an error or invalid."""
     if response.status_code != 200:
-        words = _words(response)
-        raise FunctionError(response.status_code, *words) if words else _without_words(response.status_code)
+        error = _error_of(response)
+        raise FunctionError(response.status_code, *error) if error else _infrastructure_error(response.status_code)
     try:
         return read(response.json())
-    except UNREADABLE as error:
-        raise FunctionError(502, "unreadable_answer", unreadable) from error
+    except UNREADABLE as cause:
+        raise FunctionError(502, "unreadable_answer", unreadable) from cause
 
 
-def _words(response: requests.Response) -> tuple[str, str] | None:
-    """Code and message of a refusal that the function itself wrote."""
+def _error_of(response: requests.Response) -> tuple[str, str] | None:
+    """Code and message of an error response from the function itself; None for any other response."""
     try:
         error = response.json()["error"]
         return str(error["code"]), str(error["message"])
@@ -119,20 +123,18 @@ def _words(response: requests.Response) -> tuple[str, str] | None:
         return None
 
 
-def _without_words(status: int) -> FunctionError:
-    """What a status means that does not come from the function itself but from what stands before it."""
+def _infrastructure_error(status: int) -> FunctionError:
+    """The error of a status that comes from the infrastructure in front of the function."""
     if status == 404:
         return FunctionError(503, "no_model", "No model has been deployed yet. Come back after the first training.")
     if status in (401, 403):
         return FunctionError(
             502,
             "not_allowed",
-            "The function refuses this page; its account needs the role Cloud Run Invoker.",
+            "The function refuses this page. The page's service account needs the role Cloud Run Invoker.",
         )
     if status == 413:
         return FunctionError(413, "too_large", "The poster is too large for the function; choose a smaller one.")
     if status in (408, 429, 500, 502, 503, 504):
-        return FunctionError(
-            503, "waking", "The function is waking up or busy, and did not answer. Try again in a moment."
-        )
-    return FunctionError(502, "unreadable_answer", f"The function answered with status {status} and no words.")
+        return FunctionError(503, "waking", "The function is starting up or busy. Try again in a moment.")
+    return FunctionError(502, "unreadable_answer", f"The function responded with the unexpected status {status}.")

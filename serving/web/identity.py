@@ -1,4 +1,4 @@
-"""This service's own ID tokens, with which it calls a private function; each is kept until shortly before it ends."""
+"""Gets the ID tokens with which this service calls a private function, and keeps them until they expire."""
 
 import time
 from datetime import UTC
@@ -13,7 +13,7 @@ from .errors import FunctionError
 
 TIMEOUT_SECONDS = 10.0
 RENEWED_SECONDS_BEFORE = 5 * 60
-ABSENT_SECONDS = 5 * 60  # a machine that has no identity is asked for it again after these
+ABSENT_SECONDS = 5 * 60  # how long a missing identity is remembered
 
 
 class _Kept(NamedTuple):
@@ -29,7 +29,7 @@ def id_token(audience: str) -> str | None:
     """A token for the function at `audience`; None on a machine without a Google identity.
 
     Raises:
-        FunctionError: there is an identity, and Google gives no token for it.
+        FunctionError: there is an identity, but Google refuses a token for it.
     """
     with _lock:
         kept = _kept.get(audience)
@@ -49,13 +49,13 @@ def _fetched(audience: str) -> _Kept:
         raise FunctionError(
             502,
             "no_identity",
-            "Google gives this page no ID token with which it could call the function. Try again in a minute.",
+            "Google gives this page no ID token for the function. Try again in a minute.",
         ) from error
     return _Kept(credentials.token, credentials.expiry.replace(tzinfo=UTC).timestamp() - RENEWED_SECONDS_BEFORE)
 
 
 class _Request(Request):
-    """Google's own request, which would otherwise wait for two minutes."""
+    """Google's request with a shorter timeout; the default is two minutes."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return super().__call__(*args, **{"timeout": TIMEOUT_SECONDS, **kwargs})  # type: ignore[no-untyped-call]

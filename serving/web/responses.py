@@ -1,7 +1,4 @@
-"""What the function answers about a poster, read from its JSON.
-
-A body that is something else raises what reading it raises: UNREADABLE.
-"""
+"""Reads the function's predictions from JSON. An unexpected body raises one of UNREADABLE."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +8,8 @@ _PNG = "data:image/png;base64,"
 
 
 @dataclass(frozen=True)
-class GenreAnswer:
-    """One genre as the function answers it; it is predicted where the probability reaches the threshold."""
+class GenrePrediction:
+    """One genre. It is predicted if its probability reaches the threshold."""
 
     id: int | None
     name: str
@@ -22,13 +19,13 @@ class GenreAnswer:
 
     @property
     def key(self) -> str:
-        """What `explain` calls this genre: its id, or its name where the model knows no ids."""
+        """The value of `explain` for this genre: its id, or its name if the model has no ids."""
         return self.name if self.id is None else str(self.id)
 
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """Which model answers, and whether it can show where in a poster it sees a genre."""
+    """The model that made a prediction, and whether it supports `explain`."""
 
     version: str | None
     sha256: str
@@ -38,31 +35,31 @@ class ModelIdentity:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where the network sees a genre: a PNG as a data: address, or a sentence why there is none."""
+    """The heat map of a genre as a data: URL, or the reason why there is none."""
 
     genre_id: int | None
     genre: str
     image: str | None
     reason: str | None
 
-    def is_about(self, genre: GenreAnswer) -> bool:
-        """Whether this is the genre that is explained."""
+    def is_about(self, genre: GenrePrediction) -> bool:
+        """Whether this explanation belongs to the genre."""
         return (self.genre_id, self.genre) == (genre.id, genre.name)
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The genres of a poster, most probable first, the model that named them, and where one of them is seen."""
+class Prediction:
+    """The genres of a poster, most probable first, the model, and the explanation of one genre if requested."""
 
-    genres: list[GenreAnswer]
+    genres: list[GenrePrediction]
     model: ModelIdentity
     explanation: Explanation | None
 
 
-def read_answer(body: Any) -> Answer:
-    """The answer to POST / about one poster."""
+def read_prediction(body: Any) -> Prediction:
+    """Read the response to POST / with one poster."""
     genres = [
-        GenreAnswer(
+        GenrePrediction(
             id=_id(genre["id"]),
             name=str(genre["name"]),
             probability=float(genre["probability"]),
@@ -71,7 +68,7 @@ def read_answer(body: Any) -> Answer:
         )
         for genre in body["genres"]
     ]
-    return Answer(
+    return Prediction(
         genres=sorted(genres, key=lambda genre: -genre.probability),
         model=read_identity(body["model"]),
         explanation=_explanation(body.get("explanation")),
@@ -79,7 +76,7 @@ def read_answer(body: Any) -> Answer:
 
 
 def read_identity(model: Any) -> ModelIdentity:
-    """The member `model` of an answer; a function from before there were heat maps does not mention them."""
+    """Read the member `model` of a response. Old functions, which have no heat maps, omit `explains`."""
     return ModelIdentity(
         version=None if model["version"] is None else str(model["version"]),
         sha256=str(model["sha256"]),
@@ -93,7 +90,7 @@ def _explanation(explanation: Any) -> Explanation | None:
         return None
     image = explanation["image"]
     if image is not None and not image.startswith(_PNG):
-        raise ValueError("The heat map is no PNG.")
+        raise ValueError("The heat map is not a PNG.")
     return Explanation(
         genre_id=_id(explanation["genre"]["id"]),
         genre=str(explanation["genre"]["name"]),

@@ -1,4 +1,4 @@
-"""The poster that a form brings: a file, a photograph or a pasted picture; a drawn sample; or an address."""
+"""Reads the poster from a form: a file, a photo or a pasted picture; a sample; or an address."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from .errors import PosterError
 
 MAX_POSTER_BYTES = 20 * 1024 * 1024
 TOO_LARGE = f"The poster is larger than {MAX_POSTER_BYTES // 2**20} MB; choose a smaller one."
-# Posters drawn for this page, by the name of their file in static/samples.
+# Sample posters: file name in static/samples, and title.
 SAMPLES = {
     "nakusa": "Nakusa",
     "yuhi-tram": "Yuhi Tram: The Paper Crown",
@@ -25,8 +25,8 @@ _ANY_BYTES = "application/octet-stream"
 class Poster:
     """A poster as a person gave it.
 
-    `content` is its bytes, or the address (or object's name) from which the function reads it; `name` what the page
-    calls it; `sample` its key in SAMPLES, where it is one.
+    `content` is its bytes, or the address or object name from which the function reads it. `name` is shown on the
+    page. `sample` is its key in SAMPLES, if it is a sample.
     """
 
     content: bytes | str
@@ -36,15 +36,15 @@ class Poster:
 
     @property
     def address(self) -> str | None:
-        """The address of a poster that this page has not seen itself."""
+        """The address of a poster that the function fetches."""
         return self.content if isinstance(self.content, str) else None
 
 
 def read_poster(request: Request) -> Poster:
-    """The poster of a form's fields `sample`, `poster` (a file; the form may have two) or `address`.
+    """Read the form's fields `sample`, `poster` (a file; there may be two such fields) or `address`.
 
     Raises:
-        PosterError: the form brings none, or one that is larger than MAX_POSTER_BYTES.
+        PosterError: there is no poster, or it is larger than MAX_POSTER_BYTES.
     """
     sample = request.form.get("sample")
     if sample in SAMPLES:
@@ -54,12 +54,12 @@ def read_poster(request: Request) -> Poster:
             return _uploaded(upload, upload.filename)
     if address := request.form.get("address", "").strip():
         return Poster(address, address)
-    raise PosterError(400, "no_poster", "No poster was chosen; choose an image or give its address first.")
+    raise PosterError(400, "no_poster", "No poster was chosen; choose an image or enter its address first.")
 
 
 def _uploaded(upload: FileStorage, name: str) -> Poster:
     data = upload.read()
     if len(data) > MAX_POSTER_BYTES:
         raise PosterError(413, "too_large", TOO_LARGE)
-    # The browser's word for the file if it is an image; the function looks at the bytes in any case.
+    # The type that the browser gives. The function checks the bytes in any case.
     return Poster(data, name, upload.mimetype if upload.mimetype.startswith("image/") else _ANY_BYTES)

@@ -90,8 +90,8 @@ def test_a_run_triggered_from_the_deployment_is_deployed_tracked_and_answers_in_
         page = browser.new_page()
         page.goto(addresses["Page"])
         page.set_input_files("input[type=file]", poster)
-        page.get_by_role("button", name="Name its genres").click()
-        expect(page.get_by_text("Answered by model version 1")).to_be_visible(timeout=15_000)
+        page.get_by_role("button", name="Predict genres").click()
+        expect(page.get_by_text("Predicted by model version 1")).to_be_visible(timeout=15_000)
         assert page.locator("li.genre").count() >= 2
 
 

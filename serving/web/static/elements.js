@@ -1,4 +1,4 @@
-// Makes elements, and says to a screen reader what changed.
+// Creates elements, and announces changes to screen readers.
 
 const status = document.getElementById("status");
 

@@ -1,4 +1,4 @@
-// The switch "Show where" of each genre: the function's heat map for it is laid over the poster, one at a time.
+// The switch "Show where" of each genre lays the genre's heat map over the poster, one at a time.
 
 import { say } from "./elements.js";
 import { LOST, SLOW_AFTER_MS, WAKING, send } from "./sending.js";
@@ -6,13 +6,13 @@ import { hideHeat, invite, showHeat } from "./stage.js";
 
 const result = document.getElementById("result");
 
-let poster = null; // the one that can be asked about again
-let known = new Map(); // its heat maps, by genre
-let asking = null; // the AbortController of the request under way
+let poster = null; // the poster that can be sent again
+let known = new Map(); // its heat maps by genre
+let pending = null; // the AbortController of the current request
 
-// Offers the switches of the answer that is shown; without a poster they are hidden.
+// Shows the switches of the current genres; without a poster they are hidden.
 export function offerHeat(shown) {
-  asking?.abort();
+  pending?.abort();
   poster = shown;
   known = new Map();
   const buttons = result.querySelectorAll(".where");
@@ -22,9 +22,9 @@ export function offerHeat(shown) {
 
 result.addEventListener("click", (event) => {
   const button = event.target.closest(".where");
-  if (!button || !poster) return; // the server's own form answers
+  if (!button || !poster) return; // the form is submitted instead
   event.preventDefault();
-  asking?.abort();
+  pending?.abort();
   const on = button.getAttribute("aria-pressed") === "true";
   for (const other of result.querySelectorAll(".where")) other.setAttribute("aria-pressed", "false");
   hideHeat();
@@ -33,29 +33,29 @@ result.addEventListener("click", (event) => {
     return;
   }
   invite();
-  say(`The heat map of ${button.dataset.genre} is off.`);
+  say(`The heat map for ${button.dataset.genre} is hidden.`);
 });
 
 async function show(button) {
   const { genre } = button.dataset;
   const request = new AbortController();
-  asking = request;
+  pending = request;
   button.setAttribute("aria-pressed", "true");
-  const slow = setTimeout(() => tell(WAKING), SLOW_AFTER_MS);
+  const slow = setTimeout(() => showReason(WAKING), SLOW_AFTER_MS);
   try {
     if (!known.has(button.value)) {
-      tell(`Looking for ${genre} …`);
+      showReason(`Loading the heat map for ${genre} …`);
       known.set(button.value, await explanation(button.value, request.signal));
     }
     const { image, reason } = known.get(button.value);
     if (image) {
       showHeat(genre, image);
-      say(`The heat map of ${genre} is on the poster.`);
+      say(`The heat map for ${genre} is shown.`);
     } else {
-      give(button, reason);
+      fail(button, reason);
     }
   } catch (error) {
-    if (error.name !== "AbortError") give(button, error instanceof Refusal ? error.message : LOST);
+    if (error.name !== "AbortError") fail(button, error instanceof Refusal ? error.message : LOST);
   } finally {
     clearTimeout(slow);
   }
@@ -67,15 +67,15 @@ async function explanation(genre, signal) {
   const response = await send(poster, { explain: genre, accept: "application/json", signal });
   const body = await response.json();
   if (body.error) throw new Refusal(body.error.message);
-  return body.explanation ?? { image: null, reason: "The function gave no heat map." };
+  return body.explanation ?? { image: null, reason: "The function returned no heat map." };
 }
 
-function give(button, reason) {
+function fail(button, reason) {
   button.setAttribute("aria-pressed", "false");
-  tell(reason);
+  showReason(reason);
 }
 
-function tell(text) {
+function showReason(text) {
   hideHeat(text);
   say(text);
 }

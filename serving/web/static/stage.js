@@ -1,4 +1,4 @@
-// The poster beside its genres, and the heat map that can be laid over it.
+// The poster beside its genres, and the heat map over it.
 
 const stage = document.getElementById("stage");
 const preview = document.getElementById("preview");
@@ -6,7 +6,7 @@ const placeholder = document.getElementById("placeholder");
 const heat = document.getElementById("heat");
 const caption = document.getElementById("caption");
 
-// `picture` is an address of the browser's own; of a poster elsewhere there is none to show.
+// `picture` is a blob:, data: or local URL; a poster on another site has none.
 export function showPoster({ name, picture, address }) {
   if (preview.src.startsWith("blob:") && preview.src !== picture) URL.revokeObjectURL(preview.src);
   if (picture) {
@@ -23,20 +23,20 @@ export function showPoster({ name, picture, address }) {
 }
 
 preview.addEventListener("error", () => {
-  preview.hidden = true; // no image, or one of a format the browser does not know; the function says which
+  preview.hidden = true; // not an image, or a format that the browser does not support; the function says which
   placeholder.textContent = placeholder.dataset.unreadable;
   placeholder.hidden = false;
 });
 
 export function showHeat(genre, image) {
   heat.src = image;
-  heat.alt = `Heat map: where the network sees ${genre}`;
+  heat.alt = `Heat map for ${genre}`;
   heat.hidden = false;
   stage.classList.add("hot");
-  caption.textContent = `The brighter, the more speaks for ${genre}.`;
+  caption.textContent = `Brighter areas support ${genre} more.`;
 }
 
-// Says where the switches are.
+// Points to the switches.
 export function invite() {
   caption.textContent = caption.dataset.invitation;
 }

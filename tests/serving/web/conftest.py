@@ -1,7 +1,6 @@
-"""A stand-in for the deployed function, on a real loopback port, that answers what a test tells it to; and the page
-before it, in a real browser.
+"""A stand-in for the deployed function, whose responses a test sets, and the page in a real browser.
 
-The browser is Chromium or Chrome. Where there is none the tests skip, unless ANIME_GENRE_REQUIRE_BROWSER=1 forbids it.
+The browser is Chromium or Chrome. Without one the tests skip, or fail if ANIME_GENRE_REQUIRE_BROWSER=1.
 """
 
 import base64
@@ -42,7 +41,7 @@ def genre(number: int, name: str, probability: float, threshold: float) -> dict[
     }
 
 
-ANSWER = {
+PREDICTION = {
     "genres": [
         genre(1, "Action", 0.83, 0.4),
         genre(24, "Sci-Fi", 0.61, 0.45),
@@ -113,11 +112,11 @@ FIGURES = {
     ],
 }
 
-MODEL = {"model": ANSWER["model"], "card": CARD, "figures": FIGURES}
+MODEL = {"model": PREDICTION["model"], "card": CARD, "figures": FIGURES}
 
 
 def heat_map(size: int = 64, x: float = 0.55, y: float = 0.45) -> str:
-    """A warm spot on nothing, as a data: address of an RGBA PNG."""
+    """Two warm spots on a transparent background, as a data: URL of an RGBA PNG."""
     rows, columns = np.mgrid[0:size, 0:size] / size
     heat = np.exp(-(((columns - x) / 0.22) ** 2) - ((rows - y) / 0.18) ** 2)
     heat += 0.6 * np.exp(-(((columns - 0.2) / 0.12) ** 2) - ((rows - 0.2) / 0.1) ** 2)
@@ -130,14 +129,14 @@ def heat_map(size: int = 64, x: float = 0.55, y: float = 0.45) -> str:
 
 @dataclass
 class StandInFunction:
-    """Answers every POST with `status` and `body`, after `seconds`, and explains a genre that is asked for.
+    """Responds to every POST with `status` and `body` after `seconds`, and explains the requested genre.
 
-    GET /model is answered with `model_status` and `model`. It remembers what it was sent.
+    GET /model gets `model_status` and `model`. The other fields record the requests.
     """
 
     url: str = ""
     status: int = 200
-    body: Any = field(default_factory=lambda: ANSWER)
+    body: Any = field(default_factory=lambda: PREDICTION)
     model_status: int = 200
     model: Any = field(default_factory=lambda: MODEL)
     content_type: str = "application/json"
@@ -147,11 +146,11 @@ class StandInFunction:
     explained: list[str | None] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
 
-    def answer(self, explain: str | None) -> Any:
+    def response(self, explain: str | None) -> Any:
         if explain is None or self.status != 200:
             return self.body
-        asked = next(genre for genre in self.body["genres"] if explain in (str(genre["id"]), genre["name"]))
-        explanation = {"genre": {"id": asked["id"], "name": asked["name"]}}
+        genre = next(each for each in self.body["genres"] if explain in (str(each["id"]), each["name"]))
+        explanation = {"genre": {"id": genre["id"], "name": genre["name"]}}
         if self.no_map_because:
             return {**self.body, "explanation": {**explanation, "image": None, "reason": self.no_map_because}}
         return {**self.body, "explanation": {**explanation, "image": heat_map()}}
@@ -167,15 +166,15 @@ def stand_in(context: ssl.SSLContext | None = None) -> Iterator[StandInFunction]
             function.headers.append(dict(self.headers))
             explain = parse_qs(urlsplit(self.path).query).get("explain", [None])[0]
             function.explained.append(explain)
-            self.reply(function.status, function.answer(explain))
+            self.reply(function.status, function.response(explain))
 
         def do_GET(self) -> None:
             function.headers.append(dict(self.headers))
             self.reply(function.model_status if self.path == "/model" else 404, function.model)
 
-        def reply(self, status: int, answer: Any) -> None:
+        def reply(self, status: int, content: Any) -> None:
             time.sleep(function.seconds)
-            body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+            body = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Type", function.content_type)
             self.send_header("Content-Length", str(len(body)))
@@ -189,7 +188,7 @@ def stand_in(context: ssl.SSLContext | None = None) -> Iterator[StandInFunction]
         daemon_threads = True
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """A page that gave up waiting has closed the connection."""
+            """A page that stopped waiting has closed the connection."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
         if context:
@@ -232,7 +231,7 @@ def page_url(function: StandInFunction) -> Iterator[str]:
 
 @pytest.fixture
 def opened(browser: Browser, page_url: str) -> Iterator[Callable[..., Page]]:
-    """Opens the page in a browser as it is told; it may neither log an error nor ask another server for anything."""
+    """Opens the page in a browser. The page must not log errors or send requests to other servers."""
     contexts: list[BrowserContext] = []
     complaints: list[str] = []
 
@@ -249,7 +248,7 @@ def opened(browser: Browser, page_url: str) -> Iterator[Callable[..., Page]]:
         if script:
             page.add_init_script(script)
         page.on("pageerror", lambda error: note(str(error), False))
-        # The browser itself logs each answer that is a refusal, or none.
+        # The browser itself logs failed requests.
         page.on("console", lambda message: note(message.text, message.text.startswith("Failed to load resource")))
         own = (page_url.removesuffix("/anime"), "blob:", "data:")
         page.on("request", lambda request: note(request.url, request.url.startswith(own)))
@@ -264,7 +263,7 @@ def opened(browser: Browser, page_url: str) -> Iterator[Callable[..., Page]]:
 
 @pytest.fixture
 def page(opened: Callable[..., Page]) -> Page:
-    """The open page, on a desk, in light."""
+    """The open page on a wide screen with the light theme."""
     return opened()
 
 

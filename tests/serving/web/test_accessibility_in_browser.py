@@ -1,4 +1,4 @@
-"""The pages for everyone: axe finds nothing, the keyboard is enough, text can be read and fits, in light and dark."""
+"""Accessibility: axe finds no violations, the keyboard is enough, text is readable and fits."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
 
+pytestmark = pytest.mark.browser
 AXE = Axe()
 REFUSAL = {"error": {"code": "forbidden_host", "message": "Posters are not fetched from example.org."}}
 
@@ -20,7 +21,7 @@ def violations(page: Page) -> list[str]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "phone"), [(360, True), (1280, False)])
-def test_axe_finds_nothing_text_can_be_read_and_the_page_fits(
+def test_page_is_accessible_readable_and_fits(
     width: int, phone: bool, scheme: str, opened: Callable[..., Page], page_url: str, poster: Path, function: Any
 ) -> None:
     page = opened(viewport={"width": width, "height": 740}, color_scheme=scheme, has_touch=phone, is_mobile=phone)
@@ -38,17 +39,17 @@ def test_axe_finds_nothing_text_can_be_read_and_the_page_fits(
     page.set_input_files("#poster", poster)
     expect(page.get_by_role("heading", name="Action, Sci-Fi")).to_be_in_viewport()
     page.get_by_text("1 unlikely genre").click()
-    page.get_by_role("button", name="Show where Sci-Fi shows").click()
+    page.get_by_role("button", name="Show where the model sees Sci-Fi").click()
     expect(page.locator("#heat")).to_be_visible()
-    expect(page.locator("#tries-list button")).to_have_count(1)
+    expect(page.locator("#recent-list button")).to_have_count(1)
     check(texts=25)
     function.status, function.body = 403, REFUSAL
-    page.get_by_label("or give its address").fill("https://example.org/a/long/address/of/a/poster/p.jpg")
+    page.get_by_label("or enter its address").fill("https://example.org/a/long/address/of/a/poster/p.jpg")
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_be_visible()
     check(texts=12)
     page.goto(f"{page_url}/model")
-    expect(page.get_by_role("heading", name="Genres taken for one another")).to_be_visible()
+    expect(page.get_by_role("heading", name="Confused genres")).to_be_visible()
     check(texts=60)
     function.model_status, function.model = 503, b"Service Unavailable"
     page.reload()
@@ -57,7 +58,7 @@ def test_axe_finds_nothing_text_can_be_read_and_the_page_fits(
 
 
 @pytest.mark.parametrize("key", ["Space", "Enter"])
-def test_the_keyboard_is_enough(key: str, page: Page, poster: Path) -> None:
+def test_keyboard_is_enough(key: str, page: Page, poster: Path) -> None:
     # The first listener makes the browser hand choosers over, which takes it a moment: before the key is pressed.
     page.on("filechooser", lambda chooser: None)
 
@@ -67,8 +68,8 @@ def test_the_keyboard_is_enough(key: str, page: Page, poster: Path) -> None:
         expect(target).to_be_focused()
 
     chooser_input = page.locator("#poster")
-    action = page.get_by_role("button", name="Show where Action shows")
-    tab_to(page.get_by_role("link", name="The model"), times=2)
+    action = page.get_by_role("button", name="Show where the model sees Action")
+    tab_to(page.get_by_role("link", name="Model"), times=2)
     tab_to(chooser_input)
     assert chooser_input.evaluate("input => getComputedStyle(input.nextElementSibling).outlineStyle") == "solid"
     with page.expect_file_chooser() as chooser:
@@ -76,8 +77,8 @@ def test_the_keyboard_is_enough(key: str, page: Page, poster: Path) -> None:
     chooser.value.set_files(poster)
     expect(page.get_by_role("heading", name="Action, Sci-Fi")).to_be_visible()
     expect(chooser_input).to_be_focused()
-    tab_to(page.get_by_label("or give its address"))
-    tab_to(page.get_by_role("button", name="Name its genres"))
+    tab_to(page.get_by_label("or enter its address"))
+    tab_to(page.get_by_role("button", name="Predict genres"))
     tab_to(action, times=5)  # past the four samples
     page.keyboard.press(key)
     expect(page.locator("#heat")).to_be_visible()
@@ -87,15 +88,15 @@ def test_the_keyboard_is_enough(key: str, page: Page, poster: Path) -> None:
     tab_to(page.locator("summary"), times=3)
     page.keyboard.press(key)
     expect(page.get_by_text("Slice of Life", exact=True)).to_be_visible()
-    tab_to(page.get_by_role("button", name="Forget them"), times=3)
-    tab_to(page.locator("#tries-list button"))
+    tab_to(page.get_by_role("button", name="Clear"), times=3)
+    tab_to(page.locator("#recent-list button"))
     page.keyboard.press(key)
-    expect(page.get_by_text("Read from poster.jpg")).to_be_visible()
+    expect(page.get_by_text("Prediction for poster.jpg")).to_be_visible()
 
 
-def test_the_model_s_page_needs_no_script(opened: Callable[..., Page]) -> None:
+def test_model_page_needs_no_script(opened: Callable[..., Page]) -> None:
     page = opened(java_script_enabled=False, viewport={"width": 360, "height": 740})
-    page.get_by_role("link", name="The model").click()
+    page.get_by_role("link", name="Model").click()
     expect(page.get_by_role("img", name="F1 0.66, 95 percent interval 0.63 to 0.69")).to_be_visible()
     row = page.locator(".scores li").first
     track, fill, whisker = (row.locator(part).first.bounding_box() for part in (".track", ".fill", ".whisker"))
@@ -103,7 +104,7 @@ def test_the_model_s_page_needs_no_script(opened: Callable[..., Page]) -> None:
     assert fill["width"] == pytest.approx(0.66 * track["width"], abs=1)
     assert whisker["x"] - track["x"] == pytest.approx(0.63 * track["width"], abs=2)
     assert whisker["width"] == pytest.approx(0.06 * track["width"], abs=3)
-    page.get_by_role("link", name="A poster").click()
+    page.get_by_role("link", name="Poster").click()
     expect(page.get_by_role("heading", name="Genres from a poster")).to_be_visible()
 
 

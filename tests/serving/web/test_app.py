@@ -1,4 +1,4 @@
-"""The app behind /anime: what it sends to the function, what it shows, and what it says when that fails."""
+"""The app behind /anime: requests to the function, pages, and errors."""
 
 import http.client
 import io
@@ -44,7 +44,7 @@ def error_of(response: Any) -> tuple[int, str, str]:
 # --- the page
 
 
-def test_the_root_leads_to_the_page_and_the_page_has_a_form(client: FlaskClient) -> None:
+def test_root_redirects_to_the_page_with_the_form(client: FlaskClient) -> None:
     response = client.get("/", follow_redirects=True)
     assert response.request.path == "/anime"
     assert 'method="post" enctype="multipart/form-data"' in response.text
@@ -56,7 +56,7 @@ def test_health_needs_no_function(address: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["/anime", "/anime/model", "an upload", "a heat map"])
-def test_nothing_comes_from_elsewhere_and_nothing_is_inline(address: str, client: FlaskClient) -> None:
+def test_page_loads_nothing_from_elsewhere_and_has_no_inline_code(address: str, client: FlaskClient) -> None:
     if address == "an upload":
         response = upload(client)
     elif address == "a heat map":
@@ -73,7 +73,7 @@ def test_nothing_comes_from_elsewhere_and_nothing_is_inline(address: str, client
     assert response.headers["Cache-Control"] == "no-store"
 
 
-def test_every_file_the_page_names_is_there(client: FlaskClient) -> None:
+def test_files_of_the_page_exist(client: FlaskClient) -> None:
     files = re.findall(r'(?:src|href)="(/static/[^"]+)"', client.get("/anime").text + client.get("/anime/model").text)
     assert len(set(files)) == 4 + len(SAMPLES)
     for file in files:
@@ -88,7 +88,7 @@ def test_every_file_the_page_names_is_there(client: FlaskClient) -> None:
 # --- a poster and its genres
 
 
-def test_genres_become_bars_with_words_thresholds_and_the_model(client: FlaskClient) -> None:
+def test_genres_are_bars_with_words_thresholds_and_the_model(client: FlaskClient) -> None:
     text = upload(client, name="<b>.jpg").text
     genres = re.findall(r'<li class="genre (\w+)">\s*<span class="name">([^<]+)</span>', text)
     assert genres == [
@@ -97,16 +97,16 @@ def test_genres_become_bars_with_words_thresholds_and_the_model(client: FlaskCli
         ("maybe", "Adventure"),
         ("unlikely", "Slice of Life"),
     ]
-    assert 'aria-label="83 percent; counts as likely from 40 percent on"' in text
+    assert 'aria-label="83 percent; likely from 40 percent"' in text
     assert re.search(r'class="fill" width="83.0%".*\n.*class="threshold" x="40.0%"', text)
     assert "<h2>Action, Sci-Fi</h2>" in text
     assert "1 unlikely genre<" in text
     assert "version 3" in text and "9f86d081884c<" in text
     assert '<time datetime="2026-11-23">23 November 2026</time>' in text
-    assert "Read from &lt;b&gt;.jpg" in text
+    assert "Prediction for &lt;b&gt;.jpg" in text
 
 
-def test_no_genre_above_its_threshold_is_said(client: FlaskClient, function: Any) -> None:
+def test_page_says_that_no_genre_reaches_its_threshold(client: FlaskClient, function: Any) -> None:
     function.body = {
         "genres": [{"id": None, "name": "Drama", "probability": 0.01, "threshold": 0.5, "predicted": False}],
         "model": {"version": None, "sha256": "0" * 64, "dataset_date": None},
@@ -118,14 +118,14 @@ def test_no_genre_above_its_threshold_is_said(client: FlaskClient, function: Any
     assert "catalogue of" not in text
 
 
-def test_programs_get_the_function_s_answer_as_json(client: FlaskClient, function: Any) -> None:
+def test_json_is_the_functions_response(client: FlaskClient, function: Any) -> None:
     answer = upload(client, headers=JSON).json
     words = [genre.pop("likelihood") for genre in answer["genres"]]
     assert words == ["likely", "likely", "maybe", "unlikely"]
     assert answer == {name: function.body[name] for name in ("genres", "model")}
 
 
-def test_genres_are_shown_most_probable_first_whatever_their_order(client: FlaskClient, function: Any) -> None:
+def test_genres_are_sorted_by_probability(client: FlaskClient, function: Any) -> None:
     function.body = {**function.body, "genres": function.body["genres"][::-1]}
     names = [genre["name"] for genre in upload(client, headers=JSON).json["genres"]]
     assert names == ["Action", "Sci-Fi", "Adventure", "Slice of Life"]
@@ -134,19 +134,19 @@ def test_genres_are_shown_most_probable_first_whatever_their_order(client: Flask
 # --- where a genre shows
 
 
-def test_each_genre_has_a_switch_where_the_model_explains(client: FlaskClient) -> None:
+def test_switch_exists_per_genre_if_the_model_explains(client: FlaskClient) -> None:
     text = client.post("/anime", data={"sample": "nakusa"}).text
     switches = re.findall(r'<button type="submit" class="where"[^>]*value="(\w+)"\s+data-genre="([^"]+)"', text)
     assert switches == [("1", "Action"), ("24", "Sci-Fi"), ("2", "Adventure"), ("36", "Slice of Life")]
     assert text.count('aria-pressed="false"') == 4
 
 
-def test_without_a_script_a_file_cannot_be_asked_about_again(client: FlaskClient) -> None:
+def test_switch_is_hidden_for_files_without_a_script(client: FlaskClient) -> None:
     assert len(re.findall(r'class="where"[^>]* hidden>', upload(client).text)) == 4
     assert not re.search(r'class="where"[^>]* hidden>', client.post("/anime", data={"sample": "nakusa"}).text)
 
 
-def test_a_model_that_does_not_explain_has_no_switches(client: FlaskClient, function: Any) -> None:
+def test_switch_is_missing_if_the_model_does_not_explain(client: FlaskClient, function: Any) -> None:
     model = {name: value for name, value in function.body["model"].items() if name != "explains"}
     for identity in (model, {**model, "explains": False}):
         function.body = {**function.body, "model": identity}
@@ -155,25 +155,25 @@ def test_a_model_that_does_not_explain_has_no_switches(client: FlaskClient, func
         assert ">Show where" not in text
 
 
-def test_a_heat_map_is_laid_over_a_sample_and_its_switch_turns_it_off(client: FlaskClient, function: Any) -> None:
+def test_heat_map_of_a_sample_can_be_switched_on_and_off(client: FlaskClient, function: Any) -> None:
     text = client.post("/anime", data={"sample": "nakusa", "explain": "24"}).text
     assert function.explained == ["24"]
     assert re.search(r'id="preview"[^>]*src="/static/samples/nakusa.jpg"', text)
-    assert re.search(r'alt="Heat map: where the network sees Sci-Fi"\s+src="data:image/png;base64,', text)
+    assert re.search(r'alt="Heat map for Sci-Fi"\s+src="data:image/png;base64,', text)
     assert re.search(r'value=""\s+data-genre="Sci-Fi" aria-pressed="true"', text)
     assert text.count('aria-pressed="true"') == 1
     assert 'aria-pressed="true"' not in client.post("/anime", data={"sample": "nakusa", "explain": ""}).text
     assert function.explained == ["24", None]
 
 
-def test_why_there_is_no_heat_map_is_said(client: FlaskClient, function: Any) -> None:
+def test_reason_for_a_missing_heat_map_is_shown(client: FlaskClient, function: Any) -> None:
     function.no_map_because = "Nothing in this poster speaks for Sci-Fi."
     text = client.post("/anime", data={"sample": "nakusa", "explain": "24"}).text
     assert function.no_map_because in text
     assert 'aria-pressed="true"' not in text
 
 
-def test_programs_get_the_explanation_too(client: FlaskClient, function: Any) -> None:
+def test_json_includes_the_explanation(client: FlaskClient, function: Any) -> None:
     body = client.post("/anime", data={"sample": "nakusa", "explain": "Action"}, headers=JSON).json
     assert body["explanation"]["genre"] == {"id": 1, "name": "Action"}
     assert body["explanation"]["image"].startswith("data:image/png;base64,")
@@ -185,7 +185,7 @@ def test_programs_get_the_explanation_too(client: FlaskClient, function: Any) ->
 # --- the model
 
 
-def test_the_model_page_shows_figures_with_intervals_best_known_first(client: FlaskClient) -> None:
+def test_model_page_shows_figures_with_intervals(client: FlaskClient) -> None:
     text = client.get("/anime/model").text
     scores = text[text.index('<ol class="scores"') : text.index("</ol>")]
     names = re.findall(r'class="name">([^<]+)<', scores)
@@ -198,7 +198,7 @@ def test_the_model_page_shows_figures_with_intervals_best_known_first(client: Fl
     assert re.search(r'0.47 <span class="unit">\(0.44.0.50\)</span>', text)
 
 
-def test_the_model_page_shows_confusions_the_data_and_the_card(client: FlaskClient) -> None:
+def test_model_page_shows_confusions_data_and_card(client: FlaskClient) -> None:
     text = client.get("/anime/model").text
     rows = [re.findall(r"<td[^>]*>([^<]+)</td>", row) for row in re.findall(r"<tr.*?</tr>", text, re.DOTALL)]
     assert [row for row in rows if row][:6] == [
@@ -213,36 +213,34 @@ def test_the_model_page_shows_confusions_the_data_and_the_card(client: FlaskClie
     assert "<h4>Intended use</h4>" in text
 
 
-def test_a_model_without_card_and_figures_has_a_page_all_the_same(client: FlaskClient, function: Any) -> None:
+def test_model_page_works_without_card_and_figures(client: FlaskClient, function: Any) -> None:
     function.model = {**function.model, "card": None, "figures": None}
     response = client.get("/anime/model")
     assert response.status_code == 200
-    assert "This model was made without figures; a later version has them." in response.text
-    assert "This model was made without a card; a later version has one." in response.text
+    assert "This model has no figures." in response.text
+    assert "This model has no card." in response.text
 
 
-def test_an_answer_has_the_fingerprint_s_beginning_and_leads_to_the_model_s_page_which_has_all(
-    client: FlaskClient, function: Any
-) -> None:
+def test_prediction_links_to_the_model_page_with_the_full_fingerprint(client: FlaskClient, function: Any) -> None:
     sha256 = function.model["model"]["sha256"]
     answer = upload(client).text
     assert f"<code>{sha256[:12]}</code>" in answer and sha256 not in answer
-    assert '<a href="/anime/model">Its card and its figures</a>' in answer
+    assert '<a href="/anime/model">Model card and figures</a>' in answer
     assert f"<code>{sha256}</code>" in client.get("/anime/model").text
 
 
-def test_the_model_page_says_what_is_wrong_itself(client: FlaskClient, function: Any) -> None:
+def test_model_page_shows_errors(client: FlaskClient, function: Any) -> None:
     function.model_status, function.model = 503, b"Service Unavailable"
     response = client.get("/anime/model")
     assert response.status_code == 503
-    assert "<h1>The model</h1>" in response.text
-    assert "The function is waking up or busy" in response.text
+    assert "<h1>Model</h1>" in response.text
+    assert "The function is starting up or busy" in response.text
 
 
 # --- what can go wrong
 
 
-def test_the_function_s_own_words_are_shown(client: FlaskClient, function: Any) -> None:
+def test_error_message_of_the_function_is_shown(client: FlaskClient, function: Any) -> None:
     function.status = 415
     function.body = {"error": {"code": "unsupported_format", "message": "This is no image <1>."}}
     response = upload(client)
@@ -266,7 +264,7 @@ def test_the_function_s_own_words_are_shown(client: FlaskClient, function: Any) 
         (504, "too_slow", "The poster's host took too long."),
     ],
 )
-def test_each_refusal_of_the_function_is_shown_with_its_status(
+def test_error_status_of_the_function_is_kept(
     status: int, code: str, message: str, client: FlaskClient, function: Any
 ) -> None:
     function.status, function.body = status, {"error": {"code": code, "message": message}}
@@ -276,25 +274,25 @@ def test_each_refusal_of_the_function_is_shown_with_its_status(
     assert message in unescape(response.text)
 
 
-def test_without_a_function_the_page_stands_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_without_a_function_explains_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FUNCTION_URL", raising=False)
     client = create_app().test_client()
     assert client.get("/anime").status_code == 200
     assert error_of(upload(client, headers=JSON))[:2] == (503, "no_function")
 
 
-def test_the_environment_names_the_function(monkeypatch: pytest.MonkeyPatch, function: Any) -> None:
+def test_function_url_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, function: Any) -> None:
     monkeypatch.setenv("FUNCTION_URL", function.url)
     assert upload(create_app().test_client()).status_code == 200
 
 
 @pytest.mark.parametrize("address", ["localhost:8080", "ftp://example.org", "http://"])
-def test_an_address_that_is_none_is_refused_at_the_start(address: str) -> None:
-    with pytest.raises(ValueError, match="has to be an http:// or https:// address"):
+def test_invalid_function_url_is_refused_at_start(address: str) -> None:
+    with pytest.raises(ValueError, match="must be an http:// or https:// address"):
         create_app(address)
 
 
-def test_the_sender_of_a_large_body_reads_the_refusal(function: Any) -> None:
+def test_large_body_gets_a_readable_error(function: Any) -> None:
     """Over a real connection: a server that hung up on a body half sent would reset it."""
     server = make_server("127.0.0.1", 0, create_app(function.url), threaded=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
@@ -313,10 +311,10 @@ def test_the_sender_of_a_large_body_reads_the_refusal(function: Any) -> None:
         server.server_close()
 
 
-def test_an_unknown_address_and_a_wrong_method_answer_with_the_page(client: FlaskClient) -> None:
+def test_unknown_address_and_method_show_the_page(client: FlaskClient) -> None:
     unknown = client.get("/nowhere")
     assert unknown.status_code == 404
-    assert "Not Found. Start again from the page itself." in unknown.text
+    assert "Not Found. Go back to the page and try again." in unknown.text
     wrong = client.put("/anime", headers=JSON)
     assert error_of(wrong)[:2] == (405, "bad_request")
     assert "POST" in wrong.headers["Allow"]

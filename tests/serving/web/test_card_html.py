@@ -1,11 +1,11 @@
-"""A card in Markdown becomes HTML that may stand in the page."""
+"""A card in Markdown is converted to safe HTML."""
 
 from typing import Any
 
 from serving.web.card_html import card_html
 
 
-def test_headings_stand_below_the_page_s_own() -> None:
+def test_headings_start_at_h3() -> None:
     assert "<h3>One</h3>" in card_html("# One\n")
     assert "<h6>Four</h6>" in card_html("#### Four\n")
     assert "<h6>Six</h6>" in card_html("###### Six\n")
@@ -17,16 +17,16 @@ def test_html_is_shown_as_text() -> None:
     assert "&lt;script&gt;" in html and "&lt;b onclick=x&gt;" in html
 
 
-def test_addresses_that_would_run_are_no_links() -> None:
+def test_dangerous_links_are_removed() -> None:
     assert "href" not in card_html("[a](javascript:alert(1)) [b](data:text/html,x)\n")
     assert '<a href="https://example.org">c</a>' in card_html("[c](https://example.org)\n")
 
 
-def test_pictures_are_left_out() -> None:
+def test_pictures_are_removed() -> None:
     assert "<img" not in card_html("![a poster](https://example.org/p.jpg)\n")
 
 
-def test_a_table_s_alignment_is_a_class_and_it_scrolls_in_a_frame_of_its_own(function: Any) -> None:
+def test_table_alignment_is_a_class_and_tables_scroll(function: Any) -> None:
     html = card_html(function.model["card"])
     assert "style=" not in html
     assert '<th class="right">weighted F1</th>' in html

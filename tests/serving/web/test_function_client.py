@@ -1,4 +1,4 @@
-"""Asking the function: what is no answer becomes a sentence, and a private function gets an ID token."""
+"""Calls of the function: failures become sentences, and a private function gets an ID token."""
 
 import json
 import ssl
@@ -19,7 +19,7 @@ from google.auth.exceptions import DefaultCredentialsError
 from infra.local.processes import free_port
 from serving.web import identity
 from serving.web.errors import FunctionError
-from serving.web.function_client import ask, describe_model
+from serving.web.function_client import describe_model, predict
 from tests.certificates import certificate_for_localhost, pem
 
 
@@ -29,28 +29,28 @@ def failure(call: Callable[..., Any], *arguments: Any) -> tuple[int, str, str]:
     return caught.value.status, caught.value.code, str(caught.value)
 
 
-def test_bytes_are_sent_as_they_are_and_an_address_as_json(function: Any) -> None:
-    ask(function.url, b"bytes", 5, "image/png")
-    ask(function.url, "https://example.org/p.jpg", 5)
+def test_predict_sends_bytes_unchanged_and_an_address_as_json(function: Any) -> None:
+    predict(function.url, b"bytes", 5, "image/png")
+    predict(function.url, "https://example.org/p.jpg", 5)
     assert function.posters == [b"bytes", b'{"name": "https://example.org/p.jpg"}']
     assert [headers["Content-Type"] for headers in function.headers] == ["image/png", "application/json"]
     assert function.explained == [None, None]
 
 
-def test_a_genre_is_explained_only_where_it_is_asked_for(function: Any) -> None:
-    assert ask(function.url, b"bytes", 5).explanation is None
-    explanation = ask(function.url, b"bytes", 5, explain="Slice of Life").explanation
+def test_predict_returns_an_explanation_only_if_requested(function: Any) -> None:
+    assert predict(function.url, b"bytes", 5).explanation is None
+    explanation = predict(function.url, b"bytes", 5, explain="Slice of Life").explanation
     assert explanation is not None
     assert (explanation.genre_id, explanation.genre, explanation.reason) == (36, "Slice of Life", None)
 
 
-def test_a_heat_map_that_is_no_png_is_not_shown(function: Any) -> None:
+def test_heat_map_that_is_not_a_png_is_refused(function: Any) -> None:
     genre = {"id": 1, "name": "Action"}
     function.body = {**function.body, "explanation": {"genre": genre, "image": "https://example.org/x.png"}}
-    assert failure(ask, function.url, b"bytes", 5)[:2] == (502, "unreadable_answer")
+    assert failure(predict, function.url, b"bytes", 5)[:2] == (502, "unreadable_answer")
 
 
-def test_the_model_is_described(function: Any) -> None:
+def test_describe_model_returns_card_and_figures(function: Any) -> None:
     description = describe_model(function.url + "/", 5)
     assert description.model.version == "3" and description.model.explains
     assert description.card == function.model["card"]
@@ -70,7 +70,7 @@ def test_the_model_is_described(function: Any) -> None:
         (200, b"<html>", (502, "unreadable_answer")),
     ],
 )
-def test_a_model_that_is_not_described_becomes_a_sentence(
+def test_describe_model_failure_becomes_a_sentence(
     status: int, body: Any, expected: tuple[int, str], function: Any
 ) -> None:
     function.model_status, function.model = status, body
@@ -96,22 +96,22 @@ def test_a_model_that_is_not_described_becomes_a_sentence(
         (500, {"error": "no object"}, (503, "waking")),
     ],
 )
-def test_what_is_no_answer_becomes_a_sentence(status: int, body: Any, expected: tuple[int, str], function: Any) -> None:
+def test_predict_failure_becomes_a_sentence(status: int, body: Any, expected: tuple[int, str], function: Any) -> None:
     function.status, function.body, function.content_type = status, body, "text/html"
-    *code, message = failure(ask, function.url, b"bytes", 5)
+    *code, message = failure(predict, function.url, b"bytes", 5)
     assert tuple(code) == expected
     assert message.endswith(".") and message[0].isupper()
 
 
-def test_a_function_that_takes_too_long_may_be_waking(function: Any) -> None:
+def test_timeout_says_that_the_function_may_be_starting(function: Any) -> None:
     function.seconds = 0.5
-    status, code, message = failure(ask, function.url, b"bytes", 0.2)
+    status, code, message = failure(predict, function.url, b"bytes", 0.2)
     assert (status, code) == (504, "timeout")
-    assert "waking up" in message
+    assert "starting up" in message
 
 
-def test_a_function_that_is_down_cannot_be_reached() -> None:
-    status, code, message = failure(ask, f"http://127.0.0.1:{free_port()}", b"bytes", 5)
+def test_stopped_function_is_unreachable() -> None:
+    status, code, message = failure(predict, f"http://127.0.0.1:{free_port()}", b"bytes", 5)
     assert (status, code) == (503, "unreachable")
     assert "cannot be reached" in message
 
@@ -128,13 +128,13 @@ class Google:
     delay = 0.0
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.given: list[str] = []
 
-    def answer(self, question: str) -> bytes:
-        self.asked.append(question)
+    def respond(self, assertion: str) -> bytes:
+        self.requests.append(assertion)
         time.sleep(self.delay)
-        claims = {"iat": int(time.time()), "exp": int(time.time()) + self.seconds, "jti": len(self.asked)}
+        claims = {"iat": int(time.time()), "exp": int(time.time()) + self.seconds, "jti": len(self.requests)}
         parts = [json.dumps({"alg": "none"}), json.dumps(claims), "signature"]
         self.given.append(".".join(urlsafe_b64encode(part.encode()).decode().rstrip("=") for part in parts))
         return json.dumps({"id_token": self.given[-1]}).encode()
@@ -146,7 +146,7 @@ def google() -> Iterator[Google]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = running.answer(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            body = running.respond(self.rfile.read(int(self.headers["Content-Length"])).decode())
             self.send_response(running.status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -197,74 +197,74 @@ def sent_tokens(function: Any) -> list[str | None]:
     return [headers.get("Authorization", "").removeprefix("Bearer ") or None for headers in function.headers]
 
 
-def test_a_private_function_is_called_with_an_id_token_that_is_kept(private_function: Any, google: Google) -> None:
+def test_id_token_is_sent_to_a_private_function_and_reused(private_function: Any, google: Google) -> None:
     """Google's own client asks a stand-in of Google's token server, with a service account's key."""
-    ask(private_function.url, b"bytes", 5)
+    predict(private_function.url, b"bytes", 5)
     describe_model(private_function.url, 5)
-    assert len(google.asked) == 1
-    claims = parse_qs(google.asked[0])["assertion"][0].split(".")[1]
+    assert len(google.requests) == 1
+    claims = parse_qs(google.requests[0])["assertion"][0].split(".")[1]
     assert json.loads(urlsafe_b64decode(claims + "=="))["target_audience"] == private_function.url
     assert sent_tokens(private_function) == google.given * 2
 
 
-def test_a_token_that_ends_within_five_minutes_is_renewed(private_function: Any, google: Google) -> None:
+def test_id_token_is_renewed_five_minutes_before_it_expires(private_function: Any, google: Google) -> None:
     google.seconds = 299
-    ask(private_function.url, b"bytes", 5)
+    predict(private_function.url, b"bytes", 5)
     google.seconds = 310
-    ask(private_function.url, b"bytes", 5)
-    ask(private_function.url, b"bytes", 5)
+    predict(private_function.url, b"bytes", 5)
+    predict(private_function.url, b"bytes", 5)
     first, second = google.given
     assert sent_tokens(private_function) == [first, second, second]
 
 
-def test_posters_at_the_same_time_share_one_token(private_function: Any, google: Google) -> None:
+def test_id_token_is_shared_by_concurrent_requests(private_function: Any, google: Google) -> None:
     google.delay = 0.1
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: ask(private_function.url, b"bytes", 5), range(4)))
+        list(pool.map(lambda _: predict(private_function.url, b"bytes", 5), range(4)))
     assert sent_tokens(private_function) == google.given * 4
 
 
-def test_each_function_has_a_token_of_its_own(private_function: Any, google: Google) -> None:
+def test_id_token_differs_per_function(private_function: Any, google: Google) -> None:
     tokens = [identity.id_token(audience) for audience in (private_function.url, "https://example.org")]
     assert tokens == google.given and len(set(tokens)) == 2
 
 
 @pytest.mark.parametrize(("status", "delay"), [(400, 0.0), (200, 0.6)], ids=["refuses", "is slow"])
-def test_a_page_whom_google_gives_no_token_says_so_and_asks_it_again(
+def test_id_token_failure_is_explained_and_retried(
     status: int, delay: float, private_function: Any, google: Google, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(identity, "TIMEOUT_SECONDS", 0.3)
     google.status, google.delay = status, delay
-    *code, message = failure(ask, private_function.url, b"bytes", 5)
+    *code, message = failure(predict, private_function.url, b"bytes", 5)
     assert code == [502, "no_identity"]
     assert "Google gives this page no ID token" in message
     assert private_function.headers == []
     google.status, google.delay = 200, 0.0
-    ask(private_function.url, b"bytes", 5)
+    predict(private_function.url, b"bytes", 5)
     assert sent_tokens(private_function) == google.given[-1:]
 
 
-def test_a_public_function_answers_a_page_without_an_identity(https_function: Any) -> None:
-    ask(https_function.url, b"bytes", 5)
+def test_public_function_needs_no_identity(https_function: Any) -> None:
+    predict(https_function.url, b"bytes", 5)
     describe_model(https_function.url, 5)
     assert sent_tokens(https_function) == [None, None]
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_page_without_an_identity_says_so_where_the_function_is_private(status: int, https_function: Any) -> None:
+def test_private_function_without_an_identity_is_explained(status: int, https_function: Any) -> None:
     https_function.status, https_function.body = status, b"<html>Forbidden</html>"
-    *code, message = failure(ask, https_function.url, b"bytes", 5)
+    *code, message = failure(predict, https_function.url, b"bytes", 5)
     assert code == [502, "no_identity"]
     assert "this page has no Google identity" in message
 
 
-def test_a_public_function_s_own_refusal_is_said_without_an_identity_too(https_function: Any) -> None:
+def test_error_of_a_public_function_is_kept_without_an_identity(https_function: Any) -> None:
     words = {"code": "forbidden_host", "message": "Posters are not fetched from example.org."}
     https_function.status, https_function.body = 403, {"error": words}
-    assert failure(ask, https_function.url, "https://example.org/p.jpg", 5) == (403, *words.values())
+    assert failure(predict, https_function.url, "https://example.org/p.jpg", 5) == (403, *words.values())
 
 
-def test_a_page_without_an_identity_looks_for_one_again_after_some_minutes(
+def test_missing_identity_is_checked_again_after_some_minutes(
     https_function: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[str] = []
@@ -275,15 +275,15 @@ def test_a_page_without_an_identity_looks_for_one_again_after_some_minutes(
 
     monkeypatch.setattr(identity, "fetch_id_token_credentials", absent)
     for _ in range(2):
-        ask(https_function.url, b"bytes", 5)
+        predict(https_function.url, b"bytes", 5)
     assert len(looked) == 1
     monkeypatch.setattr(identity.time, "time", lambda now=time.time: now() + identity.ABSENT_SECONDS)
-    ask(https_function.url, b"bytes", 5)
+    predict(https_function.url, b"bytes", 5)
     assert len(looked) == 2
 
 
-def test_a_private_function_that_refuses_the_page_s_token_says_what_its_account_needs(private_function: Any) -> None:
+def test_refused_id_token_names_the_missing_role(private_function: Any) -> None:
     private_function.status, private_function.body = 403, b"<html>Forbidden</html>"
-    *code, message = failure(ask, private_function.url, b"bytes", 5)
+    *code, message = failure(predict, private_function.url, b"bytes", 5)
     assert code == [502, "not_allowed"]
     assert "Cloud Run Invoker" in message

@@ -1,4 +1,4 @@
-"""The folder deployed alone: it is copied away and started as app.yaml and the Dockerfile say."""
+"""The folder is deployed by itself: copied and started as app.yaml and the Dockerfile do."""
 
 import json
 import os
@@ -42,11 +42,11 @@ def get(address: str, patience_seconds: float = 0) -> str:
             time.sleep(0.1)
 
 
-def test_app_engine_and_the_container_start_it_with_one_command() -> None:
+def test_app_engine_and_container_use_the_same_command() -> None:
     assert app_engine()["entrypoint"] == container_command()
 
 
-def test_app_engine_has_memory_for_an_upload_of_each_thread() -> None:
+def test_app_engine_has_memory_for_one_upload_per_thread() -> None:
     megabytes = {"F1": 384, "F2": 768, "F4": 1536}[app_engine()["instance_class"]]
     threads = int(re.findall(r"--threads (\d+)", container_command())[0])
     upload = MAX_POSTER_BYTES // 2**20
@@ -55,7 +55,7 @@ def test_app_engine_has_memory_for_an_upload_of_each_thread() -> None:
 
 
 @pytest.mark.parametrize("name", ["workspace", "web-1.0"])
-def test_the_folder_alone_serves_the_page(name: str, tmp_path: Path, function: Any) -> None:
+def test_folder_serves_the_page_by_itself(name: str, tmp_path: Path, function: Any) -> None:
     folder = tmp_path / name
     shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))
     port = free_port()
@@ -76,8 +76,8 @@ def test_the_folder_alone_serves_the_page(name: str, tmp_path: Path, function: A
     try:
         page = f"http://127.0.0.1:{port}/anime"
         assert "Genres from a poster" in get(page, patience_seconds=20)
-        assert "How well it knows each genre" in get(f"{page}/model")
-        assert "askAboutFile" in get(f"http://127.0.0.1:{port}/static/anime.js")
+        assert "F1 per genre" in get(f"{page}/model")
+        assert "predictFile" in get(f"http://127.0.0.1:{port}/static/anime.js")
         request = urllib.request.Request(page, b"sample=nakusa", {"Accept": "application/json"})
         with urllib.request.urlopen(request, timeout=10) as response:
             assert json.load(response)["genres"][0]["name"] == "Action"
@@ -86,18 +86,18 @@ def test_the_folder_alone_serves_the_page(name: str, tmp_path: Path, function: A
         running.wait()
 
 
-def test_the_container_is_not_root_and_keeps_what_it_does_not_need_out() -> None:
+def test_container_does_not_run_as_root() -> None:
     lines = (FOLDER / "Dockerfile").read_text().splitlines()
     assert lines.index("USER page") > lines.index("COPY . .")
     assert "__pycache__/" in (FOLDER / ".dockerignore").read_text()
 
 
-def test_what_is_deployed_is_what_is_tested() -> None:
+def test_requirements_match_the_tested_versions() -> None:
     pins, tested = ((file.read_text().lower().split()) for file in (FOLDER / "requirements.txt", CONSTRAINTS))
     assert set(pins) <= set(tested)
 
 
-def test_whatever_the_page_imports_is_pinned() -> None:
+def test_requirements_pin_every_import() -> None:
     lines = "\n".join(file.read_text() for file in FOLDER.glob("*.py"))
     imported = set(re.findall(r"^(?:from|import) (\w+)", lines, re.MULTILINE)) - sys.stdlib_module_names
     packages = {"google": "google-auth", "markdown_it": "markdown-it-py"}

@@ -1,4 +1,4 @@
-"""The page in a real browser: each way in for a poster, its genres as bars, and the words for waits and failures."""
+"""The page in a real browser: ways to choose a poster, genres as bars, waits and failures."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +9,7 @@ from playwright.sync_api import Page, expect
 
 from serving.web.upload import MAX_POSTER_BYTES
 
+pytestmark = pytest.mark.browser
 # A file as the browser hands it over with a drop or a paste.
 TRANSFER = """bytes => {
     const transfer = new DataTransfer();
@@ -23,7 +24,7 @@ PASTE = """([transfer, text]) => {
 }"""
 
 
-def test_an_uploaded_poster_is_shown_and_its_genres_appear_as_bars(page: Page, poster: Path, function: Any) -> None:
+def test_upload_shows_the_poster_and_its_genres(page: Page, poster: Path, function: Any) -> None:
     page.set_input_files("#poster", poster)
     expect(page.get_by_role("heading", name="Action, Sci-Fi")).to_be_visible()
     assert function.posters == [poster.read_bytes()]
@@ -42,36 +43,36 @@ def test_an_uploaded_poster_is_shown_and_its_genres_appear_as_bars(page: Page, p
     expect(page.get_by_role("status")).to_have_text("Likely: Action, Sci-Fi.")
 
 
-def test_a_poster_dropped_anywhere_is_taken_too(page: Page, poster: Path, function: Any) -> None:
+def test_drop_works_anywhere_on_the_page(page: Page, poster: Path, function: Any) -> None:
     transfer = page.evaluate_handle(TRANSFER, list(poster.read_bytes()))
     page.dispatch_event("h1", "dragenter", {"dataTransfer": transfer})
     expect(page.locator("#drop")).to_have_class("drop over")
     page.dispatch_event("h1", "drop", {"dataTransfer": transfer})
     expect(page.locator("#drop")).to_have_class("drop")
-    expect(page.get_by_text("Read from image.jpg")).to_be_visible()
+    expect(page.get_by_text("Prediction for image.jpg")).to_be_visible()
     assert function.posters == [poster.read_bytes()]
 
 
-def test_a_picture_in_the_clipboard_is_pasted_from_anywhere(page: Page, poster: Path, function: Any) -> None:
+def test_paste_of_a_picture_works_anywhere_on_the_page(page: Page, poster: Path, function: Any) -> None:
     transfer = page.evaluate_handle(TRANSFER, list(poster.read_bytes()))
     page.evaluate(PASTE, [transfer, ""])
-    expect(page.get_by_text("Read from the clipboard")).to_be_visible()
+    expect(page.get_by_text("Prediction for the clipboard")).to_be_visible()
     page.locator("#address").focus()
     page.evaluate(PASTE, [transfer, ""])
-    expect(page.locator("#answer")).to_have_attribute("aria-busy", "false")
+    expect(page.locator("#prediction")).to_have_attribute("aria-busy", "false")
     assert function.posters == [poster.read_bytes()] * 2
 
 
-def test_a_pasted_address_is_asked_about_and_other_text_is_not(page: Page, function: Any) -> None:
+def test_paste_of_an_address_is_used_but_other_text_is_not(page: Page, function: Any) -> None:
     page.evaluate(PASTE, [None, "an anime about https://example.org"])
     page.evaluate(PASTE, [None, "https://example.org/p.jpg"])
-    expect(page.get_by_text("Read from https://example.org/p.jpg")).to_be_visible()
+    expect(page.get_by_text("Prediction for https://example.org/p.jpg")).to_be_visible()
     expect(page.locator("#address")).to_have_value("https://example.org/p.jpg")
     assert function.posters == [b'{"name": "https://example.org/p.jpg"}']
 
 
-def test_an_address_shows_a_placeholder_for_its_poster(page: Page, function: Any) -> None:
-    page.get_by_label("or give its address").fill(" posters/5.jpg ")
+def test_address_shows_a_placeholder_for_its_poster(page: Page, function: Any) -> None:
+    page.get_by_label("or enter its address").fill(" posters/5.jpg ")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Action, Sci-Fi")).to_be_visible()
     expect(page.locator("#preview")).to_be_hidden()
@@ -79,54 +80,54 @@ def test_an_address_shows_a_placeholder_for_its_poster(page: Page, function: Any
     assert function.posters == [b'{"name": "posters/5.jpg"}']
 
 
-def test_a_phone_offers_its_camera(opened: Callable[..., Page], poster: Path, function: Any) -> None:
+def test_camera_is_offered_on_a_phone(opened: Callable[..., Page], poster: Path, function: Any) -> None:
     page = opened(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
-    expect(page.get_by_text("Photograph one")).to_be_visible()
+    expect(page.get_by_text("Take a photo")).to_be_visible()
     expect(page.locator("#photograph")).to_have_attribute("capture", "environment")
     page.set_input_files("#photograph", poster)
     expect(page.get_by_role("heading", name="Action, Sci-Fi")).to_be_in_viewport()
     assert function.posters == [poster.read_bytes()]
 
 
-def test_a_drawn_sample_needs_one_click(page: Page, function: Any) -> None:
+def test_sample_needs_one_click(page: Page, function: Any) -> None:
     page.get_by_role("button", name="Nakusa").click()
-    expect(page.get_by_text("Read from Nakusa")).to_be_visible()
+    expect(page.get_by_text("Prediction for Nakusa")).to_be_visible()
     expect(page.get_by_role("img", name="The poster: Nakusa")).to_be_visible()
     assert len(function.posters) == 1
 
 
-def test_of_two_posters_in_a_hurry_the_later_one_is_shown(page: Page, function: Any) -> None:
+def test_later_of_two_quick_requests_is_shown(page: Page, function: Any) -> None:
     function.seconds = 0.3
     page.get_by_role("button", name="Nakusa").click()
-    expect(page.get_by_role("status")).to_have_text("Asking the model …")
+    expect(page.get_by_role("status")).to_have_text("Predicting genres …")
     page.get_by_role("button", name="Niwahane's Mirror").click()
-    expect(page.get_by_text("Read from Niwahane's Mirror")).to_be_visible()
-    expect(page.locator("#tries-list button")).to_have_count(1)
+    expect(page.get_by_text("Prediction for Niwahane's Mirror")).to_be_visible()
+    expect(page.locator("#recent-list button")).to_have_count(1)
 
 
-def test_a_failure_that_may_pass_offers_another_try(page: Page, poster: Path, function: Any) -> None:
+def test_temporary_failure_offers_a_retry(page: Page, poster: Path, function: Any) -> None:
     good = function.body
     function.status, function.body, function.content_type = 503, b"Service Unavailable", "text/plain"
     page.set_input_files("#poster", poster)
-    expect(page.get_by_role("alert")).to_contain_text("waking up or busy")
+    expect(page.get_by_role("alert")).to_contain_text("starting up or busy")
     function.status, function.body, function.content_type = 200, good, "application/json"
     page.get_by_role("button", name="Try again").click()
     expect(page.get_by_role("heading", name="Action, Sci-Fi")).to_be_visible()
-    expect(page.locator("#answer")).to_be_focused()
+    expect(page.locator("#prediction")).to_be_focused()
     assert page.locator("#preview").evaluate("image => image.naturalWidth") == 225
     assert function.posters == [poster.read_bytes()] * 2
 
 
-def test_a_page_whose_server_is_gone_says_so(page: Page, poster: Path) -> None:
+def test_lost_server_is_explained(page: Page, poster: Path) -> None:
     page.route("**/anime", lambda route: route.abort())
     page.set_input_files("#poster", poster)
-    expect(page.get_by_role("alert")).to_contain_text("own server did not answer")
+    expect(page.get_by_role("alert")).to_contain_text("server did not respond")
     page.unroute_all()
     page.get_by_role("button", name="Try again").click()
     expect(page.get_by_role("heading", name="Action, Sci-Fi")).to_be_visible()
 
 
-def test_an_error_is_an_alert_and_the_next_poster_replaces_it(page: Page, poster: Path, function: Any) -> None:
+def test_error_is_an_alert_until_the_next_poster(page: Page, poster: Path, function: Any) -> None:
     good = function.body
     function.status = 415
     function.body = {"error": {"code": "unsupported_format", "message": "This is no image."}}
@@ -134,7 +135,7 @@ def test_an_error_is_an_alert_and_the_next_poster_replaces_it(page: Page, poster
     expect(page.get_by_role("alert")).to_contain_text("This is no image.")
     expect(page.locator("#preview")).to_be_hidden()
     expect(page.get_by_text("This browser cannot show the picture.")).to_be_visible()
-    expect(page.locator("#answer")).to_have_attribute("aria-busy", "false")
+    expect(page.locator("#prediction")).to_have_attribute("aria-busy", "false")
     expect(page.get_by_role("button", name="Try again")).to_have_count(0)
     function.status, function.body = 200, good
     page.set_input_files("#poster", poster)
@@ -142,7 +143,7 @@ def test_an_error_is_an_alert_and_the_next_poster_replaces_it(page: Page, poster
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
-def test_a_poster_that_is_too_large_is_refused_before_it_is_sent(page: Page, tmp_path: Path, function: Any) -> None:
+def test_large_poster_is_refused_before_it_is_sent(page: Page, tmp_path: Path, function: Any) -> None:
     large = tmp_path / "large.jpg"
     with large.open("wb") as file:
         file.truncate(MAX_POSTER_BYTES + 1)
@@ -151,31 +152,31 @@ def test_a_poster_that_is_too_large_is_refused_before_it_is_sent(page: Page, tmp
     assert function.posters == []
 
 
-def test_while_the_function_wakes_the_page_says_so(page: Page, poster: Path, function: Any) -> None:
+def test_wait_for_a_starting_function_is_explained(page: Page, poster: Path, function: Any) -> None:
     page.clock.install()
     function.seconds = 1
     page.set_input_files("#poster", poster)
-    expect(page.get_by_role("status")).to_have_text("Asking the model …")
-    expect(page.get_by_role("button", name="Name its genres")).to_be_disabled()
+    expect(page.get_by_role("status")).to_have_text("Predicting genres …")
+    expect(page.get_by_role("button", name="Predict genres")).to_be_disabled()
     page.clock.fast_forward(5000)
-    expect(page.get_by_role("status")).to_contain_text("waking up")
+    expect(page.get_by_role("status")).to_contain_text("starting up")
     expect(page.get_by_role("heading", name="Action, Sci-Fi")).to_be_visible()
-    expect(page.get_by_role("button", name="Name its genres")).to_be_enabled()
+    expect(page.get_by_role("button", name="Predict genres")).to_be_enabled()
 
 
-def test_without_javascript_the_forms_answer_with_the_page(opened: Callable[..., Page], poster: Path) -> None:
+def test_forms_work_without_javascript(opened: Callable[..., Page], poster: Path) -> None:
     page = opened(java_script_enabled=False, viewport={"width": 360, "height": 740})
     page.set_input_files("#poster", poster)
-    page.get_by_role("button", name="Name its genres").click()
+    page.get_by_role("button", name="Predict genres").click()
     expect(page.get_by_role("heading", name="Action, Sci-Fi")).to_be_in_viewport()
     expect(page.locator(".genres .bar").first).to_be_visible()
-    expect(page.get_by_role("button", name="Show where Action shows")).to_be_hidden()
-    page.get_by_label("or give its address").fill("https://example.org/p.jpg")
-    page.get_by_role("button", name="Name its genres").click()
-    expect(page.get_by_text("Read from https://example.org/p.jpg")).to_be_visible()
+    expect(page.get_by_role("button", name="Show where the model sees Action")).to_be_hidden()
+    page.get_by_label("or enter its address").fill("https://example.org/p.jpg")
+    page.get_by_role("button", name="Predict genres").click()
+    expect(page.get_by_text("Prediction for https://example.org/p.jpg")).to_be_visible()
     page.get_by_role("button", name="Nakusa").click()
-    expect(page.get_by_text("Read from Nakusa")).to_be_visible()
-    switch = page.get_by_role("button", name="Show where Sci-Fi shows")
+    expect(page.get_by_text("Prediction for Nakusa")).to_be_visible()
+    switch = page.get_by_role("button", name="Show where the model sees Sci-Fi")
     switch.click()
     expect(page.locator("#heat")).to_be_visible()
     expect(switch).to_have_attribute("aria-pressed", "true")

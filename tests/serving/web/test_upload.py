@@ -1,4 +1,4 @@
-"""What a form brings: files, samples and addresses are sent on; what is none, or too large, is refused here."""
+"""Posters from a form: files, samples and addresses are sent on; invalid or large ones are refused."""
 
 import io
 import json
@@ -32,45 +32,43 @@ def error_of(response: Any) -> tuple[int, str, str]:
     return response.status_code, response.json["error"]["code"], response.json["error"]["message"]
 
 
-def test_the_function_is_sent_the_bytes_as_an_image(client: FlaskClient, function: Any) -> None:
+def test_upload_is_sent_to_the_function_as_an_image(client: FlaskClient, function: Any) -> None:
     assert upload(client, b"bytes").status_code == 200
     assert function.posters == [b"bytes"]
     assert function.headers[0]["Content-Type"] == "image/jpeg"
     assert "Authorization" not in function.headers[0]
 
 
-def test_a_file_that_is_called_no_image_is_sent_as_plain_bytes(client: FlaskClient, function: Any) -> None:
+def test_upload_of_another_type_is_sent_as_bytes(client: FlaskClient, function: Any) -> None:
     upload(client, b"bytes", "poster.txt")
     assert function.headers[0]["Content-Type"] == "application/octet-stream"
 
 
 @pytest.mark.parametrize("address", ["https://example.org/poster.jpg?a=1&b=<2>", "posters/5.jpg"])
-def test_an_address_is_handed_to_the_function_and_not_fetched_here(
-    address: str, client: FlaskClient, function: Any
-) -> None:
+def test_address_is_passed_to_the_function_and_not_fetched(address: str, client: FlaskClient, function: Any) -> None:
     response = client.post("/anime", data={"address": f"  {address} "})
     assert response.status_code == 200
     assert json.loads(function.posters[0]) == {"name": address}
     assert function.headers[0]["Content-Type"] == "application/json"
     text = unescape(response.text)
-    assert f"Read from {address}" in text
+    assert f"Prediction for {address}" in text
     assert "this page shows no pictures from other sites" in text
     assert f'<input type="hidden" name="address" value="{address}">' in text
 
 
-def test_a_file_goes_before_an_address(client: FlaskClient, function: Any) -> None:
+def test_file_takes_precedence_over_an_address(client: FlaskClient, function: Any) -> None:
     client.post("/anime", data={"poster": (io.BytesIO(b"bytes"), "p.jpg"), "address": "https://example.org/p.jpg"})
     assert function.posters == [b"bytes"]
 
 
-def test_a_photograph_is_the_form_s_second_file(client: FlaskClient, function: Any) -> None:
+def test_photo_is_the_second_file_of_the_form(client: FlaskClient, function: Any) -> None:
     files = [(io.BytesIO(b""), ""), (io.BytesIO(b"photograph"), "camera.jpg")]
-    assert "Read from camera.jpg" in client.post("/anime", data={"poster": files}).text
+    assert "Prediction for camera.jpg" in client.post("/anime", data={"poster": files}).text
     assert function.posters == [b"photograph"]
 
 
 @pytest.mark.parametrize("sample", SAMPLES)
-def test_a_drawn_sample_is_asked_about_like_an_upload(sample: str, client: FlaskClient, function: Any) -> None:
+def test_sample_is_sent_like_an_upload(sample: str, client: FlaskClient, function: Any) -> None:
     response = client.post("/anime", data={"sample": sample})
     assert response.status_code == 200
     with Image.open(io.BytesIO(function.posters[0])) as image:
@@ -78,19 +76,19 @@ def test_a_drawn_sample_is_asked_about_like_an_upload(sample: str, client: Flask
 
 
 @pytest.mark.parametrize("form", [{}, {"poster": ""}, {"poster": (io.BytesIO(b""), "")}, {"sample": "../app"}])
-def test_a_form_without_a_poster_is_told_to_choose_one(form: dict[str, Any], client: FlaskClient) -> None:
+def test_form_without_a_poster_is_refused(form: dict[str, Any], client: FlaskClient) -> None:
     response = client.post("/anime", data=form, headers=JSON)
-    assert error_of(response) == (400, "no_poster", "No poster was chosen; choose an image or give its address first.")
+    assert error_of(response) == (400, "no_poster", "No poster was chosen; choose an image or enter its address first.")
 
 
 @pytest.mark.parametrize("surplus", [1, 1_000_000])
-def test_a_poster_that_is_too_large_is_refused_here(surplus: int, client: FlaskClient, function: Any) -> None:
+def test_large_poster_is_refused(surplus: int, client: FlaskClient, function: Any) -> None:
     status, code, message = error_of(upload(client, bytes(MAX_POSTER_BYTES + surplus)))
     assert (status, code) == (413, "too_large")
     assert "20 MB" in message
     assert function.posters == []
 
 
-def test_a_poster_of_exactly_the_limit_passes(client: FlaskClient, function: Any) -> None:
+def test_poster_of_exactly_the_limit_is_sent(client: FlaskClient, function: Any) -> None:
     assert upload(client, bytes(MAX_POSTER_BYTES)).status_code == 200
     assert len(function.posters[0]) == MAX_POSTER_BYTES

@@ -1,26 +1,26 @@
-// The recent tries: a thumbnail and the answer of each, kept in this browser's local storage and nowhere else.
-// Where storage is denied they last as long as the page is open.
+// The recent posters: a thumbnail and the genres of each, stored only in this browser's local storage.
+// If storage is denied they last as long as the page is open.
 
 import { element, say } from "./elements.js";
 
-const KEY = "anime-genre.tries.1"; // another number where what is kept changes its form
+const KEY = "anime-genre.tries.1"; // browsers hold entries under this name; change the number if their format changes
 const MOST = 8;
 const THUMBNAIL_PIXELS = 240; // its longer side
-const NAMED = 3; // genres named on a try
+const NAMED = 3; // genres shown per poster
 
-const section = document.getElementById("tries");
-const list = document.getElementById("tries-list");
+const section = document.getElementById("recent");
+const list = document.getElementById("recent-list");
 const when = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
 
-let tries = stored() ?? [];
+let recent = stored() ?? [];
 let denied = false;
 let show = () => {};
 
-export function onTry(listener) {
+export function onSelect(listener) {
   show = listener;
 }
 
-// `picture` is the promise of a thumbnail; the result is read at once.
+// `picture` is the promise of a thumbnail. The result is read immediately.
 export async function remember(poster, result, picture) {
   const likely = [...result.querySelectorAll(".likely .name")].map((name) => name.textContent);
   const entry = {
@@ -33,17 +33,17 @@ export async function remember(poster, result, picture) {
     result: result.outerHTML,
   };
   entry.thumbnail = await picture;
-  const others = ((denied ? null : stored()) ?? tries).filter((other) => !same(other, entry));
-  tries = [entry, ...others].slice(0, MOST);
+  const others = ((denied ? null : stored()) ?? recent).filter((other) => !same(other, entry));
+  recent = [entry, ...others].slice(0, MOST);
   try {
-    localStorage.setItem(KEY, JSON.stringify(tries));
+    localStorage.setItem(KEY, JSON.stringify(recent));
   } catch {
-    denied = true; // or full; this page still has them
+    denied = true; // or full; the page itself still has them
   }
   render();
 }
 
-// A small JPEG as a data: address; null where there is no picture or the browser cannot read it.
+// A small JPEG as a data: URL; null if there is no picture or the browser cannot decode it.
 export async function thumbnail(picture) {
   if (!picture) return null;
   const image = new Image();
@@ -58,7 +58,7 @@ export async function thumbnail(picture) {
   canvas.width = Math.max(1, Math.round(scale * image.naturalWidth));
   canvas.height = Math.max(1, Math.round(scale * image.naturalHeight));
   const context = canvas.getContext("2d");
-  context.fillStyle = "white"; // JPEG knows no transparency
+  context.fillStyle = "white"; // JPEG has no transparency
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.drawImage(image, 0, 0, canvas.width, canvas.height);
   return canvas.toDataURL("image/jpeg", 0.75);
@@ -68,7 +68,7 @@ function same(one, other) {
   return ["name", "sample", "address", "size"].every((key) => one[key] === other[key]);
 }
 
-// What is kept, or null where the browser denies it or something else lies there.
+// The stored entries; null if storage is denied or its content is invalid.
 function stored() {
   try {
     const kept = JSON.parse(localStorage.getItem(KEY) ?? "[]");
@@ -79,9 +79,9 @@ function stored() {
 }
 
 function render() {
-  section.hidden = tries.length === 0;
+  section.hidden = recent.length === 0;
   list.replaceChildren(
-    ...tries.map((entry) => {
+    ...recent.map((entry) => {
       const button = element("button");
       button.type = "button";
       const picture = entry.thumbnail ? element("img") : element("span", "blank", "no picture");
@@ -105,22 +105,22 @@ function render() {
   );
 }
 
-document.getElementById("forget").addEventListener("click", () => {
-  tries = [];
+document.getElementById("clear").addEventListener("click", () => {
+  recent = [];
   try {
     localStorage.removeItem(KEY);
   } catch {
-    // Nothing was kept.
+    // Nothing was stored.
   }
   render();
-  say("Your recent tries are forgotten.");
+  say("Recent posters are cleared.");
   document.getElementById("poster").focus({ preventScroll: true });
 });
 
-// Another tab has asked, or has forgotten.
+// Another tab has added a poster, or has cleared the list.
 window.addEventListener("storage", (event) => {
   if (event.key !== KEY && event.key !== null) return;
-  tries = stored() ?? [];
+  recent = stored() ?? [];
   render();
 });
 
