@@ -1,4 +1,4 @@
-"""A ResNet18 of 256 x 256 pixels with random weights: as the function's bundle, and as torchvision's own network."""
+"""A ResNet18 of 256 x 256 pixels with random weights, as a model bundle and as weights for torchvision."""
 
 import hashlib
 import json
@@ -21,26 +21,26 @@ PREPROCESSING = Preprocessing(256, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225),
 
 
 def write_resnet18(folder: Path) -> Path:
-    """A bundle of it, served in fp32."""
+    """Write a bundle of the network, served in fp32."""
     return write_bundle(folder, random_network())
 
 
 def random_network() -> GenreNetwork:
-    """The network, the same whenever it is made."""
+    """The network; its weights are the same for every call."""
     torch.manual_seed(0)
     top = head(512, np.full(GENRES, 0.2), hidden=0, dropout=0.0)
     return GenreNetwork(backbone("resnet18").body, top, PREPROCESSING, frozen=True).eval()
 
 
 def write_bundle(folder: Path, network: GenreNetwork, calibration: NDArray[np.uint8] | None = None) -> Path:
-    """A bundle of a network, served in fp32, or in int8 where posters to calibrate it are given, uint8 [N, 3, S, S]."""
+    """Write a bundle of a network, served in int8 if calibration posters, uint8 [N, 3, S, S], are given."""
     folder.mkdir(parents=True, exist_ok=True)
     exported = export(network, PREPROCESSING.size)
     graphs, served = dict(exported.graphs), exported.served
     if calibration is not None:
         with tempfile.TemporaryDirectory() as beside:
             graphs[MODEL_INT8] = quantise(graphs[MODEL], batches(calibration), Path(beside))
-        served = Served(MODEL_INT8, "int8", "It is asked for.")
+        served = Served(MODEL_INT8, "int8", "It was requested.")
     manifest = {
         "format": 1,
         "genres": [{"id": number, "name": f"Genre {number}", "threshold": 0.5} for number in range(GENRES)],
@@ -64,12 +64,12 @@ def write_bundle(folder: Path, network: GenreNetwork, calibration: NDArray[np.ui
 
 
 def batches(posters: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    """Sixteen at a time."""
+    """Batches of sixteen posters."""
     return (posters[start : start + 16] for start in range(0, len(posters), 16))
 
 
 def torchvision_weights(network: GenreNetwork) -> bytes:
-    """The same network as a state dict of torchvision's resnet18, whose last layer takes in the head's BatchNorm."""
+    """The network as a state dict of torchvision's resnet18. The head's BatchNorm is merged into the last layer."""
     from safetensors.torch import save
 
     norm, last = network.head[0], network.head[-1]

@@ -1,11 +1,11 @@
-"""The clients of bench_serving.py, as a process of their own: what they time, they do not slow down.
+"""The clients of bench_serving.py, in a separate process, so that they do not slow down what they measure.
 
     python -m tests.benchmarks.serving_load POSTERS --url URL [--clients 8] [--requests 200]
     python -m tests.benchmarks.serving_load POSTERS --graph model.onnx --size 256 [--requests 100]
 
-POSTERS is a folder. The first asks a function for their genres, each client over a connection that it keeps; the
-second runs a bare ONNX Runtime session on them, in this process. Both print the milliseconds of each poster and the
-seconds of all of them as JSON.
+POSTERS is a folder. The first command sends the posters to a function; each client has a persistent connection. The
+second command runs ONNX Runtime on them in this process. Both print the milliseconds per poster and the total seconds
+as JSON.
 """
 
 import argparse
@@ -20,27 +20,27 @@ from pathlib import Path
 from tests.soak.function_clients import Connection
 from tests.soak.function_requests import Request
 
-Ask = Callable[[bytes], object]
-WARM_UP = 10  # posters a client
+Predict = Callable[[bytes], object]
+WARM_UP = 10  # posters per client
 
 
-def function_client(url: str) -> Ask:
-    """Ask a function over a connection."""
+def function_client(url: str) -> Predict:
+    """Predict with a function over one connection."""
     connection = Connection(url)
 
-    def ask(poster: bytes) -> object:
+    def predict(poster: bytes) -> object:
         status, body = connection.send(Request("poster", poster, "image/jpeg"))
         assert status == 200, body
         return json.loads(body)
 
-    return ask
+    return predict
 
 
-def bare_session(graph: Path, size: int) -> Ask:
-    """Decode, and run a session with nothing around it.
+def bare_session(graph: Path, size: int) -> Predict:
+    """Decode a poster and run ONNX Runtime on it.
 
-    It has a thread a CPU, where it would take one a physical core, and they do not spin: the function's settings, so
-    that the difference is what the function adds.
+    The session has the function's settings (one thread per CPU, no spinning), so that the difference is the overhead
+    of the function.
     """
     from onnxruntime import InferenceSession, SessionOptions
 
@@ -53,12 +53,12 @@ def bare_session(graph: Path, size: int) -> Ask:
     return lambda poster: session.run(["probabilities"], {"images": decode(poster, size)[None]})
 
 
-def timed(ask: Ask, posters: list[bytes]) -> list[float]:
-    """Milliseconds of each."""
+def timed(predict: Predict, posters: list[bytes]) -> list[float]:
+    """Milliseconds per poster."""
     milliseconds = []
     for poster in posters:
         began = time.perf_counter()
-        ask(poster)
+        predict(poster)
         milliseconds.append((time.perf_counter() - began) * 1000)
     return milliseconds
 
@@ -74,16 +74,16 @@ def main() -> None:
     arguments = parser.parse_args()
     posters = [path.read_bytes() for path in sorted(arguments.posters.iterdir())]
     if arguments.url:
-        asks = [function_client(arguments.url) for _ in range(arguments.clients)]
+        predicts = [function_client(arguments.url) for _ in range(arguments.clients)]
     else:
-        asks = [bare_session(arguments.graph, arguments.size)]
-    # Each client begins elsewhere, so that they do not all ask for the same poster.
-    each = arguments.requests // len(asks)
-    shares = [list(islice(cycle(posters), number * each, (number + 1) * each)) for number in range(len(asks))]
-    with ThreadPoolExecutor(len(asks)) as pool:
-        list(pool.map(timed, asks, [share[:WARM_UP] for share in shares]))
+        predicts = [bare_session(arguments.graph, arguments.size)]
+    # Each client starts at another poster.
+    each = arguments.requests // len(predicts)
+    shares = [list(islice(cycle(posters), number * each, (number + 1) * each)) for number in range(len(predicts))]
+    with ThreadPoolExecutor(len(predicts)) as pool:
+        list(pool.map(timed, predicts, [share[:WARM_UP] for share in shares]))
         began = time.perf_counter()
-        milliseconds = [each for times in pool.map(timed, asks, shares) for each in times]
+        milliseconds = [each for times in pool.map(timed, predicts, shares) for each in times]
         seconds = time.perf_counter() - began
     print(json.dumps({"milliseconds": milliseconds, "seconds": seconds}))
 

@@ -1,10 +1,10 @@
-"""The function as one would usually write it with torch and torchvision: what bench_serving.py compares with.
+"""The function in the usual way with torch and torchvision, as a comparison for bench_serving.py.
 
     functions-framework --target predict --source main.py
 
 BUNDLE_URI is gs://BUCKET/FOLDER, where manifest.json names genres, size, mean and standard deviation, and
-weights.safetensors is the state dict of torchvision's resnet18 with a genre an output. A poster comes as the body or
-as {"name": ...}, an object in the same bucket; its genres go out as JSON.
+weights.safetensors is the state dict of torchvision's resnet18 with one output per genre. A poster is the body or
+{"name": ...}, an object in the same bucket. The response contains its genres as JSON.
 """
 
 import io
@@ -29,7 +29,7 @@ torch.set_num_threads(len(os.sched_getaffinity(0)))
 
 @dataclass(frozen=True)
 class Predictor:
-    """The network, what it takes, and what its outputs mean."""
+    """The network, its preprocessing and its genres."""
 
     network: torch.nn.Module
     transform: transforms.Compose
@@ -41,11 +41,11 @@ class Predictor:
             pixels = self.transform(image.convert("RGB"))[None].to(memory_format=torch.channels_last)
         with torch.inference_mode():
             probabilities = torch.sigmoid(self.network(pixels))[0].tolist()
-        answers = [
+        genres = [
             {**genre, "probability": probability, "predicted": probability >= genre["threshold"]}
             for genre, probability in zip(self.genres, probabilities, strict=True)
         ]
-        return sorted(answers, key=lambda answer: -answer["probability"])
+        return sorted(genres, key=lambda genre: -genre["probability"])
 
 
 _lock = threading.Lock()
@@ -53,7 +53,7 @@ _predictor: Predictor | None = None
 
 
 def bucket_and_folder() -> tuple[storage.Bucket, str]:
-    """Where the model is."""
+    """The location of the model."""
     name, _, folder = os.environ["BUNDLE_URI"].removeprefix("gs://").partition("/")
     if "STORAGE_EMULATOR_HOST" in os.environ:
         client = storage.Client(project="local", credentials=AnonymousCredentials())
@@ -63,7 +63,7 @@ def bucket_and_folder() -> tuple[storage.Bucket, str]:
 
 
 def predictor() -> Predictor:
-    """The model, loaded by the first request: threads that torch started would not survive gunicorn's fork."""
+    """The model, loaded by the first request: torch's threads would not survive gunicorn's fork."""
     global _predictor
     with _lock:
         if _predictor is None:
@@ -91,7 +91,7 @@ def read_predictor() -> Predictor:
 
 @functions_framework.http
 def predict(request: flask.Request) -> tuple[dict, int]:
-    """Answer one request."""
+    """Respond to one request."""
     if request.method != "POST":
         return {"status": "ok"}, 200
     try:
