@@ -1,11 +1,10 @@
-"""The `anime-genre` command. A subcommand imports what it needs when it runs."""
+"""The command `anime-genre`. Each subcommand imports its packages when it runs, so that --help is fast."""
 
 import argparse
 import errno
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,9 +24,9 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQU
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand; errors become one sentence on stderr and a non-zero exit code."""
+    """Run a subcommand and return its exit code. Known errors are printed as one sentence on stderr."""
     signal.signal(signal.SIGTERM, _terminate)
-    for name in ("NO_PROXY", "no_proxy"):  # nothing on this machine is reached through a proxy
+    for name in ("NO_PROXY", "no_proxy"):  # services on this machine are not behind a proxy
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
     args = parser().parse_args(arguments)
     try:
@@ -36,20 +35,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AnimeGenreError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        print("\nStopped. Steps that were done are not done again.", file=sys.stderr)
+        print("\nStopped. The next run skips completed steps.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `| head` has read enough; Python would complain once more when it closes stdout
+    except BrokenPipeError:  # the reader, such as `head`, has ended; without this Python prints an error at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        return _fail(f"Writing failed: {error.strerror}{where}.")
+        return _fail(f"Cannot write: {error.strerror}{where}.")
 
 
-def _fail(sentence: str) -> int:
-    print(f"anime-genre: {sentence}", file=sys.stderr)
+def _fail(message: str) -> int:
+    print(f"anime-genre: {message}", file=sys.stderr)
     return 1
 
 
@@ -58,60 +57,67 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options; those of learning are made from its configuration."""
+    """Return the parser of the command line. Options for settings are generated from the configurations."""
     from ml.commands import add_compare, add_predict, add_settings, add_train
     from ml.configuration import PreprocessConfig, TrainConfig
     from tasks.catalogue.configuration import CollectConfig, DriftLimits
 
-    whole = argparse.ArgumentParser(prog="anime-genre", description="An anime's genres from its poster.")
+    whole = argparse.ArgumentParser(prog="anime-genre", description="Predict the genres of an anime from its poster.")
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
-    demo = commands.add_parser("demo", help="run the whole pipeline once over a small built-in site")
+    demo = commands.add_parser("demo", help="run the whole pipeline once on a small built-in site")
     demo.add_argument("--workspace", type=Path, default=_DEMO_WORKSPACE, help="default: %(default)s")
     demo.set_defaults(run=_demo)
 
-    up = commands.add_parser("up", help="keep the stack up: Prefect, MLflow, TensorBoard, function and page")
+    up = commands.add_parser("up", help="run Prefect, MLflow, TensorBoard, the function and the web page")
     up.add_argument("--workspace", type=Path, default=_DEMO_WORKSPACE, help="default: %(default)s")
-    up.add_argument("--site-url", help="the site the deployment reads; default: the small built-in one")
+    up.add_argument("--site-url", help="site that the deployment reads; default: the small built-in one")
     for name, port in (("prefect", 4200), ("mlflow", 5000), ("tensorboard", 6006), ("function", 8080), ("page", 8000)):
-        up.add_argument(f"--{name}-port", type=int, default=port, metavar="PORT", help="default: %(default)s; 0: any")
-    up.add_argument("--cron", help="when the deployment runs by itself (default: Mondays at 4)")
-    up.add_argument("--interval-seconds", type=_positive, help="run the deployment this often instead")
+        up.add_argument(
+            f"--{name}-port", type=int, default=port, metavar="PORT", help="default: %(default)s; 0 takes a free port"
+        )
+    schedule = up.add_mutually_exclusive_group()
+    schedule.add_argument("--cron", help="schedule in cron's format; default: Mondays at 4")
+    schedule.add_argument("--interval-seconds", type=_positive, help="seconds between runs, instead of --cron")
     up.set_defaults(run=_up)
 
-    retrain = commands.add_parser("retrain", help="run the flow once, from the site's pages to the function")
+    retrain = commands.add_parser("retrain", help="run the flow once, from the site's pages to the deployed function")
     _add_site(retrain)
-    add_settings(retrain, CollectConfig)
-    add_settings(retrain, PreprocessConfig)
     add_settings(retrain, TrainConfig)
+    add_settings(retrain, PreprocessConfig)
+    add_settings(retrain, CollectConfig)
     retrain.set_defaults(run=_retrain)
 
-    collect = commands.add_parser("collect", help="read the site and its posters into the workspace, and no more")
+    collect = commands.add_parser("collect", help="download pages and posters into the workspace, without training")
     _add_site(collect)
     add_settings(collect, CollectConfig)
     collect.set_defaults(run=_collect)
 
-    reparse = commands.add_parser("reparse", help="make the catalogue anew from the kept pages, without a request")
+    reparse = commands.add_parser("reparse", help="rebuild the catalogue from the downloaded pages, without requests")
     _add_workspace(reparse)
     add_settings(reparse, DriftLimits)
     reparse.set_defaults(run=_reparse)
 
     add_train(commands.add_parser("train", help="train on a table and a folder of posters"))
-    add_compare(commands.add_parser("compare", help="the networks against the usual recipe, over folds of a table"))
-    add_predict(commands.add_parser("predict", help="the genres of posters, by a trained model"))
+    add_compare(commands.add_parser("compare", help="compare networks with the standard recipe by cross-validation"))
+    add_predict(commands.add_parser("predict", help="predict the genres of posters with a trained model"))
     return whole
 
 
 def _positive(text: str) -> float:
     if not float(text) > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        raise argparse.ArgumentTypeError(f"{text} is not greater than 0")
     return float(text)
 
 
 def _add_site(parser: argparse.ArgumentParser) -> None:
     _add_workspace(parser)
-    parser.add_argument("--site-url", help="the site that is read; default: the live one")
-    parser.add_argument("--seasons", help="'2015-winter..2019-fall'; '2015-winter..now' is the default")
+    from flows.parameters import RetrainParameters
+
+    for name in ("seasons", "site_url"):
+        field = RetrainParameters.model_fields[name]
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, default=field.default, help=f"{field.description} Default: %(default)s.")
 
 
 def _add_workspace(parser: argparse.ArgumentParser) -> None:
@@ -121,26 +127,28 @@ def _add_workspace(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def _services(workspace: Path) -> Iterator[None]:
-    """Lead this process to the services: the environment's, else the workspace's running stack, else a new one.
+    """Connect this process to the environment's services, else to the workspace's running stack, else to a new stack.
 
-    To be entered before Prefect is imported, which reads its settings then.
+    Enter this before importing Prefect, which reads its settings on import.
     """
     if "PREFECT_API_URL" in os.environ:
         os.environ["ANIME_GENRE_WORKSPACE"] = str(prepare_workspace(workspace))
         if not is_reachable(f"{os.environ['PREFECT_API_URL']}/health"):
-            raise ConfigurationError(f"No Prefect server answers at PREFECT_API_URL={os.environ['PREFECT_API_URL']}.")
+            raise ConfigurationError(
+                f"No Prefect server is reachable at PREFECT_API_URL={os.environ['PREFECT_API_URL']}."
+            )
         yield
     elif environment := running_stack_environment(workspace):
         os.environ.update(environment)
         yield
     else:
-        with _started(workspace, Ports()):
+        with _new_stack(workspace, Ports()):
             yield
 
 
 @contextmanager
-def _started(workspace: Path, ports: Ports) -> Iterator[Stack]:
-    """A stack of this command's own."""
+def _new_stack(workspace: Path, ports: Ports) -> Iterator[Stack]:
+    """A stack that ends with the block."""
     print(f"Starting Prefect, MLflow, storage and the Cloud Run stand-in in {workspace} ...", flush=True)
     with local_stack(workspace, ports) as stack:
         os.environ.update(stack.environment)
@@ -156,7 +164,7 @@ def _start_built_in_site(processes: Processes) -> str:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    with _started(args.workspace, Ports()) as stack:
+    with _new_stack(args.workspace, Ports()) as stack:
         site_url = _start_built_in_site(stack.processes)
         from flows.demo import run_demo
 
@@ -164,11 +172,13 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _up(args: argparse.Namespace) -> None:
+    from flows.parameters import check_site
+
     given = _parameters(site_url=args.site_url) if args.site_url else None
     if given:
-        _check_contact(given.site_url)
+        check_site(given)
     ports = Ports(prefect=args.prefect_port, mlflow=args.mlflow_port, function=args.function_port)
-    with _started(args.workspace, ports) as stack:
+    with _new_stack(args.workspace, ports) as stack:
         from flows.demo import demo_parameters
         from flows.up import keep_up
 
@@ -179,69 +189,58 @@ def _up(args: argparse.Namespace) -> None:
 
 
 def _retrain(args: argparse.Namespace) -> None:
-    parameters = _checked_parameters(args)
+    from flows.parameters import check_parameters
+    from ml.commands import read_options
+    from ml.configuration import PreprocessConfig, TrainConfig
+    from tasks.crawl.addresses import check_reachable
+
+    parameters = _site_parameters(
+        args, train=read_options(args, TrainConfig), preprocess=read_options(args, PreprocessConfig)
+    )
+    check_parameters(parameters)
+    check_reachable(parameters.site_url)
     with _services(args.workspace):
         from rich.console import Console
 
-        from flows.summary import run_retrain, show, show_answers, write_summary
+        from flows.summary import run_retrain, show, show_predictions, write_summary
 
         console = Console()
         summary = run_retrain(parameters)
         show(summary, console)
         write_summary(summary, args.workspace / "summary.json")
-        show_answers(summary, console)
+        show_predictions(summary, console)
 
 
 def _collect(args: argparse.Namespace) -> None:
     from flows.collect import run_collect
+    from flows.parameters import check_site
+    from tasks.crawl.addresses import check_reachable
 
     parameters = _site_parameters(args)
+    check_site(parameters)
+    check_reachable(parameters.site_url)
     run_collect(prepare_workspace(args.workspace), parameters)
 
 
 def _reparse(args: argparse.Namespace) -> None:
     from flows.collect import run_reparse
-    from ml.commands import settings
+    from ml.commands import read_options
     from tasks.catalogue.configuration import DriftLimits
 
-    run_reparse(args.workspace, settings(args, DriftLimits))
-
-
-def _checked_parameters(args: argparse.Namespace) -> "RetrainParameters":
-    """The run's parameters, with all that can be known to be wrong found before anything is started."""
-    from ml.commands import settings
-    from ml.configuration import PreprocessConfig, TrainConfig
-    from ml.training.candidates import check_settings
-
-    train = settings(args, TrainConfig)
-    check_settings(train)
-    return _site_parameters(args, preprocess=settings(args, PreprocessConfig), train=train)
+    run_reparse(args.workspace, read_options(args, DriftLimits))
 
 
 def _site_parameters(args: argparse.Namespace, **others: Any) -> "RetrainParameters":
-    """The parameters, of a site that can be read as far as can be known without asking it."""
-    from ml.commands import settings
+    """The parameters given by the options of `_add_site` and of `CollectConfig`."""
+    from ml.commands import read_options
     from tasks.catalogue.configuration import CollectConfig
-    from tasks.crawl.addresses import check_reachable
-    from tasks.source_choice import source_for
 
-    given = {name: value for name in ("site_url", "seasons") if (value := getattr(args, name)) is not None}
-    parameters = _parameters(collect=settings(args, CollectConfig), **given, **others)
-    source_for(parameters.site_url).pages(parameters.seasons, time.time())
-    _check_contact(parameters.site_url)
-    check_reachable(parameters.site_url)
-    return parameters
-
-
-def _check_contact(site_url: str) -> None:
-    from infra.settings import read_settings
-    from tasks.crawl.addresses import check_contact
-
-    check_contact(site_url, read_settings().contact)
+    collect = read_options(args, CollectConfig)
+    return _parameters(seasons=args.seasons.lower(), site_url=args.site_url, collect=collect, **others)
 
 
 def _parameters(**given: Any) -> "RetrainParameters":
-    """The parameters of a run; ConfigurationError names the option whose value cannot be."""
+    """Return the parameters of a run; raise ConfigurationError, which names the option, if a value is invalid."""
     from pydantic import ValidationError
 
     from flows.parameters import RetrainParameters
@@ -250,8 +249,10 @@ def _parameters(**given: Any) -> "RetrainParameters":
         return RetrainParameters(**given)
     except ValidationError as error:
         first = error.errors()[0]
-        option = str(first["loc"][0]).replace("_", "-")
-        raise ConfigurationError(f"--{option} cannot be {first['input']!r}: {first['msg']}.") from None
+        name = str(first["loc"][0])
+        description = RetrainParameters.model_fields[name].description
+        option = name.replace("_", "-")
+        raise ConfigurationError(f"--{option} cannot be {first['input']!r}. {description}") from None
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from flows.parameters import RetrainParameters
-from flows.summary import run_retrain, show, show_answers, write_summary
+from flows.summary import run_retrain, show, show_predictions, write_summary
 from infra.local.site.invented_titles import SEASONS
 from ml.configuration import PreprocessConfig, TrainConfig
 
@@ -30,7 +30,7 @@ def run_demo(workspace: Path, site_url: str) -> None:
     console = Console()
     summary = run_retrain(demo_parameters(site_url))
     show(summary, console)
-    answers = show_answers(summary, console)
+    answers = show_predictions(summary, console)
     path = workspace / "summary.json"
     write_summary(summary, path, answers=answers)
     console.print(f"Everything lies in {workspace}; the figures are in {path}.")

@@ -1,6 +1,6 @@
-"""What the Prefect UI lists: the deployment `retrain`, its schedule and its limit.
+"""The deployment `retrain` of the Prefect UI, with its schedule and its limit.
 
-python -m flows.deployments --cron "0 4 * * 1"      serves it until Ctrl-C
+Serve it until Ctrl-C with: python -m flows.deployments --cron "0 4 * * 1"
 """
 
 import argparse
@@ -17,9 +17,9 @@ NAME = "retrain"
 
 
 def deployment(parameters: RetrainParameters, cron: str | None, interval_seconds: float | None) -> RunnerDeployment:
-    """The deployment `retrain/retrain`: one run at a time, a run that comes due meanwhile is cancelled.
+    """Return the deployment `retrain/retrain`. It runs one flow at a time and cancels runs that are due meanwhile.
 
-    A laptop that was asleep for weeks has many runs due at once; without the limit they would pile up.
+    Without this limit, many runs would be due at once on a laptop that was asleep for weeks.
     """
     made = retrain.to_deployment(
         name=NAME,
@@ -27,18 +27,18 @@ def deployment(parameters: RetrainParameters, cron: str | None, interval_seconds
         cron=None if interval_seconds else cron,
         interval=interval_seconds,
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
-        description="From the site's pages to the answering endpoint.",
+        description="From the site's pages to the deployed function.",
     )
-    assert isinstance(made, RunnerDeployment)  # Prefect gives a coroutine instead only where a loop runs
+    assert isinstance(made, RunnerDeployment)  # a coroutine only inside an event loop
     return made
 
 
 def main() -> None:
-    """Serve the deployment until the process is ended."""
+    """Serve the deployment until the process ends."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parameters", default="{}", help="defaults of the form, as JSON")
-    parser.add_argument("--cron", default=WEEKLY, help="when runs start by themselves (default: Mondays at 4)")
-    parser.add_argument("--interval-seconds", type=float, help="start a run this often instead")
+    parser.add_argument("--parameters", default="{}", help="default parameters of a run, as JSON")
+    parser.add_argument("--cron", default=WEEKLY, help="schedule in cron's format (default: Mondays at 4)")
+    parser.add_argument("--interval-seconds", type=float, help="seconds between scheduled runs, instead of --cron")
     args = parser.parse_args()
     parameters = RetrainParameters.model_validate_json(args.parameters)
     serve(deployment(parameters, args.cron, args.interval_seconds), pause_on_shutdown=False)

@@ -1,10 +1,29 @@
-"""What a person may set for a run: these models are the form in the Prefect UI and the command's options."""
+"""The parameters of a run. The form in Prefect and the options of the command are generated from them."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+
+from infra.settings import read_settings
+from ml.commands import candidate_names
 from ml.configuration import PreprocessConfig, TrainConfig
 from tasks.catalogue.configuration import CollectConfig
+from tasks.catalogue.seasons import NAMES, parse_seasons
+from tasks.crawl.addresses import check_contact
 from tasks.myanimelist.page_addresses import SITE_URL
+
+_SEASON = f"([0-9]{{4}}-({'|'.join(NAMES)})|now)"
+
+
+class _CandidateNames:
+    """Adds the names of the candidate networks to the JSON schema of `TrainConfig`."""
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler(core_schema)
+        candidates = handler.resolve_ref_schema(schema)["properties"]["candidates"]
+        candidates["items"]["enum"] = candidate_names()
+        return schema
 
 
 class RetrainParameters(BaseModel):
@@ -12,12 +31,52 @@ class RetrainParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    site_url: str = Field(
-        SITE_URL, pattern=r"^https?://[^/\s]+/?$", description="The site that is read, without a path."
-    )
     seasons: str = Field(
-        "2015-winter..now", description="The seasons that are read: '2015-winter..2019-fall', or '..now' as end."
+        "2015-winter..now",
+        title="Seasons",
+        pattern=rf"^{_SEASON}(\.\.{_SEASON})?$",
+        description="Range of seasons (winter, spring, summer, fall), such as '2015-winter..2019-fall' or "
+        "'2015-winter..now'.",
     )
-    collect: CollectConfig = Field(CollectConfig(), description="How the site is read, and when a change is too much.")
-    preprocess: PreprocessConfig = Field(PreprocessConfig(), description="How posters become a dataset.")
-    train: TrainConfig = Field(TrainConfig(), description="How the networks are trained and compared.")
+    site_url: str = Field(
+        SITE_URL,
+        title="Site",
+        pattern=r"^https?://[^/\s]+/?$",
+        description="Address of the site to read, without a path.",
+    )
+    train: Annotated[TrainConfig, _CandidateNames()] = Field(
+        TrainConfig(), title="Training", description="How networks are trained and compared."
+    )
+    preprocess: PreprocessConfig = Field(
+        PreprocessConfig(), title="Dataset", description="How posters become a dataset."
+    )
+    collect: CollectConfig = Field(
+        CollectConfig(),
+        title="Collecting",
+        description="How the site is read, and how much a new catalogue may differ from the last good one.",
+    )
+
+
+def check_site(parameters: RetrainParameters) -> None:
+    """Check the seasons, and that the site's owner can reach the person who reads the site.
+
+    Raises:
+        SeasonError: there is no such season, or the last season is before the first.
+        ConfigurationError: no contact is set.
+    """
+    parse_seasons(parameters.seasons)
+    check_contact(parameters.site_url, read_settings().contact)
+
+
+def check_parameters(parameters: RetrainParameters) -> None:
+    """Check what the schema of the form cannot express.
+
+    Raises:
+        SeasonError, ConfigurationError: see `check_site`.
+        SettingError: the backbone, a candidate network or the device is unknown.
+        WeightsError: the weights file cannot be read or does not fit the backbone.
+    """
+    from ml.training.candidates import check_settings  # imports torch, which commands that only read a site do not need
+
+    check_site(parameters)
+    check_settings(parameters.train)

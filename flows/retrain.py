@@ -6,7 +6,7 @@ from prefect import Flow, flow
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Completed
 
-from flows.parameters import RetrainParameters
+from flows.parameters import RetrainParameters, check_parameters
 from infra.files import exclusive_lock
 from infra.local.stack import LOGGED_PACKAGES
 from infra.settings import read_settings
@@ -43,6 +43,7 @@ def _remove_traceback(record: logging.LogRecord) -> bool:
 @flow(name="retrain", persist_result=False, on_running=[configure_logging])
 def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
     """Scrape the site, train, and deploy the new model if it is better than the champion."""
+    check_parameters(parameters)
     with exclusive_lock(read_settings().workspace):
         catalogue = scrape(parameters.site_url, parameters.seasons, parameters.collect)
         posters = download_posters(catalogue, parameters.collect)

@@ -105,7 +105,7 @@ def show(summary: RunSummary, console: Console) -> None:
     console.print(summary.message[:1].upper() + summary.message[1:])
 
 
-def show_answers(summary: RunSummary, console: Console) -> list[dict[str, Any]]:
+def show_predictions(summary: RunSummary, console: Console) -> list[dict[str, Any]]:
     """Ask the live function about posters that no model trained on, and print and return what it says.
 
     Raises:

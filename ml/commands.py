@@ -67,27 +67,52 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
         help="Folder that keeps pixels, features, datasets, checkpoints, downloaded weights and TensorBoard files. "
         "Default: %(default)s.",
     )
-    add_settings(parser, PreprocessConfig)
     add_settings(parser, TrainConfig)
+    add_settings(parser, PreprocessConfig)
 
 
 def add_settings(parser: argparse.ArgumentParser, config: type[Checked]) -> None:
-    """An option for each field of a configuration; the field's sentence is its help."""
+    """Add an option for each field of a configuration; the field's description is its help."""
     kinds = get_type_hints(config)
     for entry in fields(config):  # type: ignore[arg-type]
-        kind = next(kind for kind in (*get_args(kinds[entry.name]), kinds[entry.name]) if kind is not type(None))
-        options: dict[str, Any] = {"type": kind, "metavar": "NAME" if kind is str else "N"}
+        kind, help_text = kinds[entry.name], entry.metadata["description"]
+        default: Any = entry.default
         if kind is bool:
-            options = {"action": "store_true"}
-        elif entry.metadata["given"] is not None:
+            options: dict[str, Any] = {"action": "store_true"}
+        elif kind == tuple[str, ...]:
+            options = {"type": _split_names, "metavar": "NAME,...", "choices": _CandidateNames()}
+            default = ",".join(default)
+            help_text += " Names, separated by commas: %(choices)s."
+        else:
+            number = next((each for each in get_args(kind) if each is not type(None)), kind)
+            options = {"type": number, "metavar": "NAME" if number is str else "N"}
+        if "given" in entry.metadata:
             options |= {"nargs": "?", "const": entry.metadata["given"]}
-        default = "" if entry.default in (None, False) else " Default: %(default)s."
-        parser.add_argument(
-            f"--{entry.name.replace('_', '-')}",
-            default=entry.default,
-            help=f"{entry.metadata['description']}{default}",
-            **options,
-        )
+        if default is not None and default is not False:
+            help_text += " Default: %(default)s."
+        parser.add_argument(f"--{entry.name.replace('_', '-')}", default=default, help=help_text, **options)
+
+
+def candidate_names() -> list[str]:
+    """The names of the candidate networks that can be trained."""
+    # Imported here: torch is slow to import, and only --help, forms and the option --candidates need the names.
+    from ml.training.candidates import CANDIDATES
+
+    return list(CANDIDATES)
+
+
+class _CandidateNames:
+    """The choices of --candidates, which argparse reads to write the help and to check a value."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(candidate_names())
+
+    def __contains__(self, names: tuple[str, ...]) -> bool:
+        return set(names) <= set(self)
+
+
+def _split_names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def add_predict(parser: argparse.ArgumentParser) -> None:
@@ -98,8 +123,12 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_predict)
 
 
-def settings(options: argparse.Namespace, config: type[_Config]) -> _Config:
-    """The configuration that the options of `add_settings` ask for; SettingError where that cannot be."""
+def read_options(options: argparse.Namespace, config: type[_Config]) -> _Config:
+    """Return the configuration given by the options of `add_settings`.
+
+    Raises:
+        SettingError: a value is outside its limits.
+    """
     return config(**{entry.name: getattr(options, entry.name) for entry in fields(config)})  # type: ignore[arg-type]
 
 
@@ -129,8 +158,8 @@ def _job(options: argparse.Namespace) -> "TableJob":
         options.catalogue,
         options.posters,
         options.workspace,
-        settings(options, PreprocessConfig),
-        settings(options, TrainConfig),
+        read_options(options, PreprocessConfig),
+        read_options(options, TrainConfig),
     )
 
 

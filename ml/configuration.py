@@ -1,39 +1,65 @@
-"""What a person may set about learning; the command line's help and the forms are made from it.
+"""The settings of learning, from which the options of the command line and the forms in Prefect are generated."""
 
-Every field has a `description`, one sentence, and where it makes sense a `minimum`, in its metadata. So have those of
-other packages' configurations that are made with `setting` and `Checked`.
-"""
-
-from dataclasses import dataclass, field, fields
-from typing import Any
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar
 
 from ml.errors import SettingError
 
 
-def setting(default: Any, description: str, minimum: float | None = None, given: Any = None) -> Any:
-    """A field of a configuration: its default, one sentence about it, the least value it may have, and the value of
-    an option that is given without one."""
-    return field(default=default, metadata={"description": description, "minimum": minimum, "given": given})
+def setting(default: Any, title: str, description: str, **metadata: Any) -> Any:
+    """A field of a `Checked` dataclass.
+
+    Args:
+        default: the value if none is given.
+        title: two or three words, the label in forms.
+        description: one sentence, the help of the command's option.
+        metadata: limits under the names that pydantic knows (`ge`, `le`, `pattern`, `min_length`), and `given`, the
+            value of an option that is given without one.
+    """
+    return field(default=default, metadata={"title": title, "description": description, **metadata})
 
 
 class Checked:
-    """Checks each field against its minimum."""
+    """Base of configurations: checks each value against the limits of its field.
+
+    Raises:
+        SettingError: a value is outside the limits; names the field.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = {"extra": "forbid"}  # unknown names are refused in forms, too
 
     def __post_init__(self) -> None:
         for entry in fields(self):  # type: ignore[arg-type]
-            minimum, value = entry.metadata["minimum"], getattr(self, entry.name)
-            if None not in (minimum, value) and value < minimum:
-                raise SettingError(f"{entry.name} must be at least {minimum}, not {value}.")
+            value, limits = getattr(self, entry.name), entry.metadata
+            if value is None:
+                continue
+            if "ge" in limits and value < limits["ge"]:
+                raise SettingError(f"{entry.name} must be at least {limits['ge']}, not {value}.")
+            if "le" in limits and value > limits["le"]:
+                raise SettingError(f"{entry.name} must be at most {limits['le']}, not {value}.")
+            if "min_length" in limits and len(value) < limits["min_length"]:
+                raise SettingError(f"{entry.name} must not be empty.")
+            if "pattern" in limits and not re.search(limits["pattern"], value):
+                raise SettingError(f"{entry.name} cannot be {value!r}. {limits['description']}")
 
 
 @dataclass(frozen=True)
 class PreprocessConfig(Checked):
-    """How a dataset is made of posters."""
+    """How posters become a dataset."""
 
-    image_size: int = setting(256, "Width and height, in pixels, to which posters are squashed.", 32)
-    min_posters: int = setting(30, "Posters that a genre needs, else it is left out.", 1)
+    image_size: int = setting(
+        256, "Image size", "Width and height in pixels to which each poster is resized, without its proportions.", ge=32
+    )
+    min_posters: int = setting(
+        30, "Posters per genre", "Number of posters that a genre needs; rarer genres are omitted.", ge=1
+    )
     min_posters_per_part: int = setting(
-        5, "Posters that a genre needs in each of the train, validation and test parts.", 0
+        5,
+        "Posters per genre and part",
+        "Number of posters that a genre needs in each of the parts train, validation and test.",
+        ge=0,
     )
 
 
@@ -41,20 +67,37 @@ class PreprocessConfig(Checked):
 class TrainConfig(Checked):
     """How networks are trained and compared."""
 
-    backbone: str = setting("resnet18", "Any torchvision network by name: the one that transfers.")
+    candidates: tuple[str, ...] = setting(
+        ("scratch", "frozen"), "Candidate networks", "Networks to train; validation chooses the best.", min_length=1
+    )
+    backbone: str = setting(
+        "resnet18",
+        "Backbone",
+        "Name of the torchvision network to start from, such as 'resnet18' or 'mobilenet_v3_small'.",
+        pattern="^[a-z][a-z0-9_]*$",
+    )
     weights: str = setting(
         "imagenet",
-        "The backbone's weights: 'imagenet' (torchvision's), a state-dict file (in the flow also a gs:// address), "
+        "Pretrained weights",
+        "Weights of the backbone: 'imagenet' (from torchvision), a state-dict file (in the flow also a gs:// address) "
         "or 'none'.",
+        min_length=1,
     )
-    candidates: str = setting(
-        "scratch,frozen",
-        "Networks to compare, by commas: 'scratch' (a small one), and of the backbone 'frozen' (a new head), 'lp-ft' "
-        "(that head, then all of it), 'whole'.",
+    epochs: int = setting(12, "Epochs", "Number of passes over the training part in each trial.", ge=1)
+    trials: int = setting(5, "Trials", "Number of hyperparameter settings to try for each network.", ge=1)
+    batch_size: int = setting(64, "Batch size", "Number of posters in one training step.", ge=3)
+    seed: int = setting(0, "Seed", "Seed of all random numbers.", ge=0)
+    device: str = setting(
+        "auto",
+        "Device",
+        "Device to train on: 'auto', 'cpu', 'cuda' or a numbered GPU such as 'cuda:1'.",
+        pattern="^(auto|cpu|cuda(:[0-9]+)?)$",
     )
-    trials: int = setting(5, "Hyperparameter settings that are tried for each network.", 1)
-    epochs: int = setting(12, "Times that a network sees the training part in a trial.", 1)
-    batch_size: int = setting(64, "Posters in a training step.", 3)
-    seed: int = setting(0, "Seed of everything that is drawn by chance.", 0)
-    compile: bool = setting(False, "Compile networks that are trained whole: pays in long trainings on a GPU.")
-    device: str = setting("auto", "Where networks are trained: 'auto', 'cpu', 'cuda' or 'cuda:1'.")
+    compile: bool = setting(
+        False, "Compile", "Compile networks that are trained as a whole, which saves time in long trainings on a GPU."
+    )
+
+
+def stored_settings(config: TrainConfig) -> dict[str, Any]:
+    """The settings as training keys, checkpoints and runs store them: the candidates as one string."""
+    return {**asdict(config), "candidates": ",".join(config.candidates)}

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ml.configuration import PreprocessConfig, TrainConfig
+from ml.configuration import PreprocessConfig, TrainConfig, stored_settings
 from ml.data.dataset import Dataset, build_dataset
 from ml.data.decoding import open_pixels
 from ml.data.splits import TEST, VALIDATION
@@ -129,7 +129,7 @@ def train_on_table(job: TableJob, output: Path, reporting: AbstractContextManage
     }
     result = TableRun(output, notices, dataset, run, evaluation, seconds)
     # Without the local path of the weights. The manifest has their sha256.
-    configuration = {**asdict(job.preprocess), **asdict(job.train), "weights": Path(job.train.weights).name}
+    configuration = {**asdict(job.preprocess), **stored_settings(job.train), "weights": Path(job.train.weights).name}
     _write_json(output / REPORT, {"configuration": configuration, **result.as_dict()})
     (output / PAGE).write_text(model_report(evaluation, run.predictions, dataset), encoding="utf-8")
     checkpoints.clear()

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,7 +15,7 @@ from infra.files import sha256_of
 from infra.registry import Registry
 from infra.settings import Settings, read_settings
 from infra.store import Store
-from ml.configuration import TrainConfig
+from ml.configuration import TrainConfig, stored_settings
 from ml.data.splits import VALIDATION
 from ml.networks.weights import read_weights
 from ml.reporting import Reporter, Reporters, TensorBoardReporter
@@ -49,7 +49,7 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
 
     data = fetch_dataset(store, settings.workspace, dataset.dataset_key)
     checkpoints = checkpoints_of(settings.workspace, key, data, config, weights)
-    parameters = {"dataset_key": dataset.dataset_key, "posters": dataset.posters, **asdict(config)}
+    parameters = {"dataset_key": dataset.dataset_key, "posters": dataset.posters, **stored_settings(config)}
     with registry.run("retrain", parameters) as run_id:
         beside = settings.workspace / "bundles" / f"{run_id}.new"
         with _reporter(registry, run_id, settings.workspace) as reporter:
@@ -96,7 +96,7 @@ def _training_key(dataset: DatasetRecord, config: TrainConfig, weights_sha256: s
     content = {
         "version": TRAINING_VERSION,
         "dataset": dataset.dataset_key,
-        "config": {**asdict(config), "weights": weights_sha256},
+        "config": {**stored_settings(config), "weights": weights_sha256},
     }
     return sha256_of(json.dumps(content, sort_keys=True).encode())
 

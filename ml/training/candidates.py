@@ -165,13 +165,10 @@ def chosen_candidates(config: TrainConfig, weights: "Weights | None") -> tuple[s
     Without pretrained weights, networks that need them are replaced (see `Candidate.without_weights`). Raises
     SettingError for an unknown name.
     """
-    names = [name.strip() for name in config.candidates.split(",") if name.strip()]
-    choices = ", ".join(CANDIDATES)
-    if not names:
-        raise SettingError(f"candidates is empty; choose from {choices}.")
+    names = list(config.candidates)
     for name in names:
         if name not in CANDIDATES:
-            raise SettingError(f"Unknown candidate network '{name}'; choose from {choices}.")
+            raise SettingError(f"Unknown candidate network '{name}'; choose from {', '.join(CANDIDATES)}.")
     if weights is None:
         names = [CANDIDATES[name].without_weights or name for name in names]
     return tuple(dict.fromkeys(names))

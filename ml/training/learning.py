@@ -1,13 +1,12 @@
 """Trains all candidate networks and the recipe on one dataset, and chooses a candidate on the validation part."""
 
 import logging
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from ml.compute import choose_compute
-from ml.configuration import TrainConfig
+from ml.configuration import TrainConfig, stored_settings
 from ml.data.dataset import Dataset
 from ml.data.splits import TRAIN, VALIDATION
 from ml.errors import DatasetError
@@ -71,7 +70,7 @@ def checkpoints_of(
 ) -> Checkpoints:
     """The workspace's checkpoints of the training with this name."""
     about = {
-        **asdict(config),
+        **stored_settings(config),
         "weights": weights.sha256 if weights else None,
         "dataset": dataset.key,
         "version": TRAINING_VERSION,
@@ -82,7 +81,7 @@ def checkpoints_of(
 def _train(name: str, bench: Bench, pretrained: Pretrained | None, reporter: Reporter) -> NetworkOutcome:
     """Train one candidate as a nested run."""
     candidate, compute = CANDIDATES[name], bench.compute
-    parameters = {**asdict(bench.config), "network": name, "compute": f"{compute.device} {compute.precision}"}
+    parameters = {**stored_settings(bench.config), "network": name, "compute": f"{compute.device} {compute.precision}"}
     with reporter.run(name, parameters) as network_reporter:
         network = candidate.train(candidate, bench, pretrained, network_reporter)
     logger.info("%s: weighted F1 %.3f on validation, %.0f s", name, network.validation.weighted_f1, network.seconds)

@@ -1,4 +1,4 @@
-"""What a person may set about collecting; the command line's help and the forms are made from it."""
+"""The settings of collecting, from which the options of the command line and the forms in Prefect are generated."""
 
 from dataclasses import dataclass
 
@@ -7,33 +7,50 @@ from ml.configuration import Checked, setting
 
 @dataclass(frozen=True)
 class DriftLimits(Checked):
-    """How different a new catalogue may be from the last good one."""
+    """How much a new catalogue may differ from the last good one."""
 
-    max_lost_titles: float = setting(0.05, "Share of the last catalogue's titles that may be gone.", 0)
-    max_lost_genres: float = setting(0.05, "Share of its titles that may have lost their genres.", 0)
-    max_lost_posters: float = setting(0.05, "Share of its titles that may have lost their poster's address.", 0)
-    max_emptied: float = setting(0.2, "Share of its titles that may have lost any other field.", 0)
-    max_unknown_genres: float = setting(0.05, "Share of titles that may have genres nobody has seen before.", 0)
+    max_lost_titles: float = setting(
+        0.05, "Lost titles", "Largest share of the last catalogue's titles that may be missing.", ge=0, le=1
+    )
+    max_lost_genres: float = setting(
+        0.05, "Lost genres", "Largest share of the last catalogue's titles that may lose their genres.", ge=0, le=1
+    )
+    max_lost_posters: float = setting(
+        0.05, "Lost posters", "Largest share of the last catalogue's titles that may lose their poster.", ge=0, le=1
+    )
+    max_emptied: float = setting(
+        0.2, "Emptied fields", "Largest share of the last catalogue's titles that may lose another field.", ge=0, le=1
+    )
+    max_unknown_genres: float = setting(
+        0.05, "Unknown genres", "Largest share of titles that may have genres not seen before.", ge=0, le=1
+    )
 
 
 @dataclass(frozen=True)
 class CollectConfig(DriftLimits):
-    """How the site is read, and how different a new catalogue may be from the last good one."""
+    """How the site is read, and how much a new catalogue may differ from the last good one."""
 
     requests_per_second: float | None = setting(
-        None, "Pages asked for a second, at most. By default one, and no limit on this machine's own addresses.", 0.001
+        None,
+        "Pages per second",
+        "Largest number of page requests per second; by default 1, and unlimited for addresses of this machine.",
+        ge=0.001,
     )
     poster_requests_per_second: float | None = setting(
         None,
-        "Posters asked for a second, at most. By default four, and no limit on this machine's own addresses.",
-        0.001,
+        "Posters per second",
+        "Largest number of poster requests per second; by default 4, and unlimited for addresses of this machine.",
+        ge=0.001,
     )
-    timeout_seconds: float = setting(10.0, "The longest silence of the site before it is asked anew.", 0.1)
+    timeout_seconds: float = setting(
+        10.0, "Timeout (seconds)", "Seconds without data after which a request is retried.", ge=0.1
+    )
     details: int = setting(
         0,
-        "Titles' own pages that a run reads at most, most popular titles first: they tell franchises and ratings. "
-        "Without a number 1000.",
-        0,
+        "Detail pages",
+        "Largest number of titles' own pages to read in a run, most popular titles first; they name franchises and "
+        "ratings. Without a number: 1000.",
+        ge=0,
         given=1000,
     )
-    refresh: bool = setting(False, "Ask for all season pages, also those whose time has not come.")
+    refresh: bool = setting(False, "Refresh", "Re-fetch all season pages, including those that are not due.")

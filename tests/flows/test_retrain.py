@@ -14,7 +14,7 @@ from rich.console import Console
 
 from flows.parameters import RetrainParameters
 from flows.retrain import retrain
-from flows.summary import RunSummary, recorded_steps, run_retrain, show_answers
+from flows.summary import RunSummary, run_retrain, show_predictions
 from flows.up import mark_interrupted_runs_crashed
 from infra.cloud_run import CloudRun
 from infra.endpoint import ask
@@ -26,7 +26,7 @@ from infra.registry import Registry
 from infra.settings import read_settings
 from infra.store import Store
 from tasks.champion import Champion, present_champion
-from tasks.errors import SeasonError, StalePosterError
+from tasks.errors import StalePosterError
 from tasks.posters import fetch_posters
 from tasks.records import BundleRecord
 from tasks.redeploy import redeploy
@@ -110,7 +110,7 @@ def test_a_second_run_over_an_unchanged_site_reuses_what_was_done_and_keeps_the_
     assert record.dataset.dataset_key == first_run[0].record.dataset.dataset_key
     assert record.posters.sha256 == first_run[0].record.posters.sha256
     assert record.posters.new == 0
-    answers = show_answers(summary, Console(file=StringIO()))
+    answers = show_predictions(summary, Console(file=StringIO()))
     assert [answer["answer"]["model"]["version"] for answer in answers] == ["1", "1", "1"]
 
 
@@ -169,15 +169,6 @@ def test_a_poster_on_disk_that_is_another_one_is_fetched_again(first_run, tmp_pa
 def test_mlflow_knows_the_runs_it_has_and_no_others(first_run) -> None:
     assert Registry(read_settings()).has_run(first_run[0].record.training.run_id)
     assert not Registry(read_settings()).has_run("0" * 32)
-
-
-def test_a_permanent_error_is_not_retried_and_names_itself(stack: Stack, parameters: RetrainParameters) -> None:
-    state = retrain(parameters.model_copy(update={"seasons": "1850-winter"}), return_state=True)
-    assert state.is_failed()
-    assert "SeasonError" in state.message and "1850" in state.message
-    assert [(step.name, step.tries) for step in recorded_steps(state.state_details.flow_run_id)] == [("scrape", 1)]
-    with pytest.raises(SeasonError):
-        state.result()
 
 
 def test_a_deployment_with_a_short_interval_starts_a_run_by_itself(

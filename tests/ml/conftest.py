@@ -102,7 +102,7 @@ def outcome(dataset: Dataset, quick: TrainConfig, weights: Weights) -> TrainingO
 @pytest.fixture(scope="session")
 def fine_tuned(dataset: Dataset, quick: TrainConfig, weights: Weights) -> TrainingOutcome:
     """The frozen network, and the one that is fine-tuned after its head."""
-    config = replace(quick, candidates="frozen,lp-ft")
+    config = replace(quick, candidates=("frozen", "lp-ft"))
     return train_networks(dataset, config, weights, NullReporter())
 
 

@@ -1,19 +1,32 @@
-from dataclasses import fields
+from dataclasses import dataclass
 
 import pytest
 
-from ml.configuration import PreprocessConfig, TrainConfig
+from ml.configuration import Checked, PreprocessConfig, TrainConfig, setting, stored_settings
 from ml.errors import SettingError
 
 
-@pytest.mark.parametrize("config", [PreprocessConfig, TrainConfig])
-def test_every_setting_has_a_sentence(config: type[PreprocessConfig | TrainConfig]) -> None:
-    for entry in fields(config):
-        assert entry.metadata["description"].endswith(".")
+@dataclass(frozen=True)
+class Limits(Checked):
+    share: float = setting(0.5, "Share", "A share.", ge=0, le=1)
 
 
-def test_a_value_below_the_least_is_named() -> None:
-    with pytest.raises(SettingError, match=r"image_size must be at least 32, not 8\."):
-        PreprocessConfig(image_size=8)
-    with pytest.raises(SettingError, match="trials"):
-        TrainConfig(trials=0)
+@pytest.mark.parametrize(
+    ("config", "changes", "sentence"),
+    [
+        (PreprocessConfig, {"image_size": 8}, r"image_size must be at least 32, not 8\."),
+        (Limits, {"share": 2}, r"share must be at most 1, not 2\."),
+        (TrainConfig, {"candidates": ()}, r"candidates must not be empty\."),
+        (TrainConfig, {"device": "gpu"}, r"device cannot be 'gpu'\. Device to train on: 'auto'"),
+        (TrainConfig, {"backbone": "ResNet 18"}, r"backbone cannot be 'ResNet 18'\."),
+    ],
+)
+def test_configuration_names_a_value_outside_its_limits(
+    config: type[Checked], changes: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(SettingError, match=sentence):
+        config(**changes)
+
+
+def test_stored_settings_spell_candidates_as_one_string() -> None:
+    assert stored_settings(TrainConfig(candidates=("scratch", "frozen")))["candidates"] == "scratch,frozen"

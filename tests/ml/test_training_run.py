@@ -25,7 +25,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(dataset: Dataset, quick: TrainConfig, weights: Weights, workspace: Path) -> TrainingRun:
     """A training whose chosen network is served in int8, so that its figures change after it was trained."""
-    config = replace(quick, candidates="scratch,frozen", trials=1)
+    config = replace(quick, candidates=("scratch", "frozen"), trials=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantisation, "MAX_LOSS", 1.0)
         patch.setattr(quantisation, "MIN_SPEED_UP", 0.0)

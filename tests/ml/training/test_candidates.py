@@ -23,18 +23,21 @@ def test_check_settings_names_the_invalid_setting(tmp_path: Path, weights_file: 
     with pytest.raises(SettingError, match="abacus"):
         check_settings(TrainConfig(device="abacus"))
     with pytest.raises(SettingError, match="Unknown candidate network 'transfer'; choose from scratch, frozen, lp-ft"):
-        check_settings(TrainConfig(candidates="scratch,transfer"))
+        check_settings(TrainConfig(candidates=("scratch", "transfer")))
 
 
 def test_chosen_candidates_have_no_duplicates(weights: Weights) -> None:
     assert chosen_candidates(TrainConfig(), weights) == ("scratch", "frozen")
-    assert chosen_candidates(TrainConfig(candidates=" lp-ft, whole,lp-ft,"), weights) == ("lp-ft", "whole")
-    with pytest.raises(SettingError, match="candidates is empty"):
-        chosen_candidates(TrainConfig(candidates=" , "), weights)
+    assert chosen_candidates(TrainConfig(candidates=("lp-ft", "whole", "lp-ft")), weights) == ("lp-ft", "whole")
+    with pytest.raises(SettingError, match="candidates must not be empty"):
+        TrainConfig(candidates=())
 
 
 def test_chosen_candidates_without_weights_are_trained_whole() -> None:
-    assert chosen_candidates(TrainConfig(candidates="frozen,scratch,lp-ft,whole"), None) == ("whole", "scratch")
+    assert chosen_candidates(TrainConfig(candidates=("frozen", "scratch", "lp-ft", "whole")), None) == (
+        "whole",
+        "scratch",
+    )
 
 
 @pytest.mark.parametrize("candidate", CANDIDATES.values(), ids=CANDIDATES)

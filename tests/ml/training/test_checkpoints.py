@@ -290,7 +290,7 @@ print(json.dumps(digests))
 def test_process_that_is_killed_resumes_with_the_same_networks(
     dataset: Dataset, quick: TrainConfig, tmp_path: Path
 ) -> None:
-    config = replace(quick, candidates="scratch", trials=1, epochs=3)
+    config = replace(quick, candidates=("scratch",), trials=1, epochs=3)
     folder = tmp_path / "checkpoints"
     given = [dataset.folder, json.dumps(vars(config)), folder]
     command = [sys.executable, "-c", TRAIN, *map(str, given)]

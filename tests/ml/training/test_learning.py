@@ -69,7 +69,7 @@ def test_frozen_backbone_keeps_its_weights_byte_for_byte(outcome: TrainingOutcom
 def test_frozen_backbone_keeps_its_batch_norm_statistics(dataset: Dataset, quick: TrainConfig) -> None:
     with torch.random.fork_rng(devices=[]):
         given = backbone("resnet18").body.state_dict()
-    config = replace(quick, backbone="resnet18", candidates="frozen", trials=1)
+    config = replace(quick, backbone="resnet18", candidates=("frozen",), trials=1)
     (network,) = train_networks(dataset, config, Weights(given, "sha256"), NullReporter()).networks
     trained = network.network.body.state_dict()
     assert sum("running_mean" in key for key in given) == 20
@@ -98,7 +98,7 @@ def test_fine_tuning_starts_from_the_fitted_head(dataset: Dataset, quick: TrainC
 
 
 def test_training_without_weights_trains_the_whole_backbone(dataset: Dataset, quick: TrainConfig) -> None:
-    config = replace(quick, candidates="frozen", trials=1, epochs=1)
+    config = replace(quick, candidates=("frozen",), trials=1, epochs=1)
     outcome = train_networks(dataset, config, None, NullReporter())
     (whole,) = outcome.networks
     assert (whole.name, whole.trained, whole.weights_sha256) == ("whole", "whole", None)
@@ -116,7 +116,7 @@ def test_training_ignores_test_labels_and_restores_random_state_and_threads(
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     labels = dataset.labels.copy()
     labels[dataset.rows("test")] = 1 - labels[dataset.rows("test")]
-    config = replace(quick, candidates="scratch,frozen,lp-ft")
+    config = replace(quick, candidates=("scratch", "frozen", "lp-ft"))
     runs = Runs()
     other = train_networks(replace(dataset, labels=labels), config, weights, runs)
     for one, two in zip(
@@ -149,7 +149,7 @@ def test_training_with_weights_that_are_not_finite_raises(
 ) -> None:
     state = {**weights.state, "features.0.bias": weights.state["features.0.bias"] * float("nan")}
     with pytest.raises(TrainingError, match="features are not finite"):
-        train_networks(dataset, replace(quick, candidates="frozen"), Weights(state, "damaged"), NullReporter())
+        train_networks(dataset, replace(quick, candidates=("frozen",)), Weights(state, "damaged"), NullReporter())
 
 
 def test_training_without_a_validation_part_raises(dataset: Dataset, quick: TrainConfig) -> None:
@@ -161,7 +161,7 @@ def test_training_without_a_validation_part_raises(dataset: Dataset, quick: Trai
 def test_checkpoints_belong_to_one_training_until_they_are_cleared(
     dataset: Dataset, quick: TrainConfig, tmp_path: Path
 ) -> None:
-    config = replace(quick, candidates="scratch", trials=1, epochs=1)
+    config = replace(quick, candidates=("scratch",), trials=1, epochs=1)
     checkpoints = checkpoints_of(tmp_path, "one", dataset, config, None)
     other = checkpoints_of(tmp_path, "another", dataset, config, None)
     for each in (checkpoints, other):
@@ -176,7 +176,7 @@ def test_checkpoints_belong_to_one_training_until_they_are_cleared(
 
 
 def test_training_refuses_checkpoints_of_other_settings(dataset: Dataset, quick: TrainConfig, tmp_path: Path) -> None:
-    config = replace(quick, candidates="scratch", trials=2, epochs=2)
+    config = replace(quick, candidates=("scratch",), trials=2, epochs=2)
     checkpoints_of(tmp_path, "name", dataset, config, None).slot("scratch-trial-1").save({})
     other = replace(config, epochs=3)
     with pytest.raises(SettingError, match="epochs is 2 in the checkpoint and 3 now"):
