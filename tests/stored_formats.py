@@ -20,7 +20,7 @@ from pathlib import Path
 from infra.local.site.server import small_site
 
 ARCHIVE = Path(__file__).parent / "flows" / "stored_formats.zip"
-SITE_PORT = 48764
+SITE_PORT = 21764
 """The port of the built-in site in the archive's addresses."""
 TITLES = 170
 SEASONS = "2015-winter..2019-fall"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -18,15 +19,21 @@ import psutil
 from infra.errors import StackError
 from infra.files import write_bytes
 
+_PORTS = (10_000, 32_768)
 _POLL_SECONDS = 0.1
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of the loopback interface that nobody listens on at the moment.
+
+    Drawn below the range that systems use for outgoing connections, one of which could take the port before a process
+    that starts slowly listens on it.
+    """
+    while True:
+        port = random.randrange(*_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def claim_port(port: int, name: str, option: str) -> int:

@@ -149,7 +149,7 @@ def test_a_revision_that_answers_other_than_its_bundle_does_not_go_live(first_ru
     other = BundleRecord(uri=store.uri(f"bundles/{sha256_of(changed)}"), sha256=sha256_of(changed))
     store.write(f"bundles/{other.sha256}/manifest.json", changed)
     store.write(f"bundles/{other.sha256}/model.onnx", store.read(f"bundles/{sha256}/model.onnx"))
-    with pytest.raises(DeploymentError, match="it does not go live"):
+    with pytest.raises(DeploymentError, match="It does not go live"):
         redeploy.__wrapped__(record.dataset, record.evaluation, record.model, other)
     assert CloudRun(settings).live(settings.service).environment["BUNDLE_SHA256"] == sha256
     assert Registry(settings).champion().version == record.model.version

@@ -76,8 +76,9 @@ def image(client: CloudRun, patient_settings: Settings) -> str:
 
 def test_the_zip_has_the_entry_point_the_package_and_the_pins() -> None:
     with zipfile.ZipFile(io.BytesIO(source_zip(SERVING))) as archive:
-        modules = [path for package in ("bundle", "function") for path in sorted((SERVING / package).glob("*.py"))]
-        names = [f"anime_genre_function/{path.relative_to(SERVING)}" for path in modules]
+        files = [path for package in ("bundle", "function") for path in sorted((SERVING / package).glob("*.py"))]
+        files = sorted([*files, SERVING / "function" / "openapi.json"])
+        names = [f"anime_genre_function/{path.relative_to(SERVING)}" for path in files]
         assert archive.namelist() == ["anime_genre_function/__init__.py", *names, "main.py", "requirements.txt"]
         assert b"from anime_genre_function.function.main import predict" in archive.read("main.py")
         pins = archive.read("requirements.txt").decode().split()
