@@ -1,4 +1,4 @@
-"""What both collecting steps do it with: the collector in the workspace, one crawl at a time, and its progress."""
+"""What the steps that crawl share: one crawl at a time, the mirrored collector of the workspace, and its progress."""
 
 import logging
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from tasks.crawl.mirror import CrawlMirror
 from tasks.crawl.traffic import Traffic
 from tasks.errors import SiteBusy
 
-# A run that was killed keeps its slot until its lease is over; only so much longer another one is worth waiting for.
+# A run that was killed keeps its slot until its lease ends. It is not worth waiting much longer for another run.
 _LEASE_SECONDS, _WAIT_SECONDS = 60, 75
 
 logger = logging.getLogger("tasks")
@@ -27,12 +27,13 @@ logger = logging.getLogger("tasks")
 
 @contextmanager
 def crawl(source: Source, config: CollectConfig) -> Iterator[tuple[Collector, CrawlMirror]]:
-    """The collector of the workspace, for the only run that asks the site now; a table of what was asked is left as
-    an artifact, also where the crawl fails.
+    """The collector of the workspace and the mirror of its state, while no other run crawls the site.
+
+    A table of all requests becomes an artifact, even if the crawl fails.
 
     Raises:
-        SiteBusy: another run is asking the site (retryable).
-        ConfigurationError: the site is asked only with a contact, and none is set.
+        SiteBusy: another run is crawling the site (retryable).
+        ConfigurationError: the site needs a contact and none is set.
     """
     settings = read_settings()
     with _only_run(source.site_url):
@@ -43,12 +44,12 @@ def crawl(source: Source, config: CollectConfig) -> Iterator[tuple[Collector, Cr
                 yield collector, mirror
             finally:
                 rows = [row for traffic in collector.traffics for row in traffic.rows() if row["count"]]
-                create_table_artifact(rows or [{"what": "nothing was asked"}], key="crawl", description=source.site_url)
+                create_table_artifact(rows or [{"what": "no requests"}], key="crawl", description=source.site_url)
 
 
 @contextmanager
 def _only_run(site_url: str) -> Iterator[None]:
-    """Hold the one slot of a Prefect concurrency limit, which all machines with the same server share."""
+    """Hold the only slot of a Prefect concurrency limit, which all machines with the same server share."""
     host = host_of(site_url)
     name = f"crawl {host}"
     with get_client(sync_client=True) as client:
@@ -61,17 +62,16 @@ def _only_run(site_url: str) -> Iterator[None]:
                     timeout_seconds=_WAIT_SECONDS,
                     lease_duration=_LEASE_SECONDS,
                     strict=True,
-                    raise_on_lease_renewal_failure=False,  # a server that is away ends no crawl of hours
+                    raise_on_lease_renewal_failure=False,  # a server that restarts must not end a crawl of hours
                 )
             )
         except TimeoutError:
-            raise SiteBusy(f"Another run is asking {host}, and one at a time is enough.") from None
+            raise SiteBusy(f"Another run is crawling {host}. Only one run at a time may do so.") from None
         yield
 
 
 class TrafficReport:
-    """Says in the log (terminal and Prefect UI alike), and as a progress artifact for each kind of thing that is
-    asked for, how far a crawl is."""
+    """Reports the progress of a crawl to the log, and as one progress artifact per kind of item."""
 
     def __init__(self) -> None:
         self._artifacts: dict[str, UUID] = {}
@@ -86,8 +86,8 @@ class TrafficReport:
                 update_progress_artifact(self._artifacts[traffic.what], percent, traffic.sentence())
             else:
                 key = traffic.what.lower().replace(" ", "-")
-                made = create_progress_artifact(percent, key, traffic.sentence())
-                assert isinstance(made, UUID)  # Prefect gives a coroutine instead only where a loop runs
-                self._artifacts[traffic.what] = made
-        except Exception as error:  # whatever keeps progress from being shown is no reason to end the crawl
+                artifact = create_progress_artifact(percent, key, traffic.sentence())
+                assert isinstance(artifact, UUID)  # Prefect returns a coroutine only inside a running event loop
+                self._artifacts[traffic.what] = artifact
+        except Exception as error:  # a progress that cannot be shown must not end the crawl
             logger.debug("The progress could not be shown: %s.", error)

@@ -1,23 +1,23 @@
-"""What goes wrong while the site is read.
+"""Errors of collecting.
 
-SiteError                   a site or its answer; also an answer that nobody expects
-├── SiteUnavailable             5xx, 429, timeouts, lost connections; trying again may help
-├── SiteBusy                    another run is asking the site; trying again later may help
-├── SiteBlocked                 the site refuses us (403, a captcha, a wait of hours); says when to ask again
-├── DisallowedByRobots          the site's robots.txt asks that this address be not read
-├── NotOnSite                   the site has nothing at that address (404, 410)
-├── BrokenImageError            bytes that do not decode to a whole image; a second download may be whole
-├── UnusableImageError          a whole image that can be no poster: of an absurd size
-├── PageError                   a page that cannot be read
-│   └── PageLayoutError             a page that is not what it should be; says what is missing
-│       └── PageCutError                a page that ends too early; a second download may be whole
-├── SeasonError                 a season that does not exist, or that the site does not have
-└── EmptyCatalogueError         season pages without a single title
-CatalogueError              a catalogue.csv that cannot be read
-DriftError                  a new catalogue too different from the last good one
-KeptPageError               a page that is not kept, or not as it came
-LedgerError                 the file that remembers what was asked cannot be used
-StalePosterError            posters that another run replaced in the meantime
+SiteError                   an error of a site, such as an unexpected response
+├── SiteUnavailable             5xx, 429, timeouts, failed connections; a retry may help
+├── SiteBusy                    another run is crawling the site; a later retry may help
+├── SiteBlocked                 the site refuses us (403, a captcha, a wait of hours); says when to run again
+├── DisallowedByRobots          the site's robots.txt disallows the URL
+├── NotOnSite                   the site has nothing at the URL (404, 410)
+├── BrokenImageError            the bytes do not decode to a whole image; a retry may help
+├── UnusableImageError          the image cannot be a poster, because of its size
+├── PageError                   a page cannot be read
+│   └── PageLayoutError             a page has an unknown layout; says what is missing
+│       └── PageCutError                a page ends too early; a retry may help
+├── SeasonError                 a season does not exist, or the site does not have it
+└── EmptyCatalogueError         the season pages contain no title
+CatalogueError              a catalogue.csv cannot be read
+DriftError                  a new catalogue differs too much from the last good one
+KeptPageError               a kept page is missing or damaged
+LedgerError                 the ledger of requests cannot be used
+StalePosterError            another run has replaced posters
 """
 
 from typing import ClassVar
@@ -26,14 +26,14 @@ from serving.bundle.errors import AnimeGenreError
 
 
 class SiteError(AnimeGenreError):
-    """Something about the site went wrong."""
+    """An error of a site."""
 
 
 class SiteUnavailable(SiteError):
-    """The site does not answer, or not now; trying again may help.
+    """The site does not respond, or reports a temporary failure. A retry may help.
 
-    `retry_after_seconds` is how long the site asked to be left alone, None where it did not say; `why` is the
-    fault in a few words, the same for all addresses.
+    `retry_after_seconds` is the wait that the site asked for, None if it named none. `why` names the failure in a few
+    words that are the same for all URLs.
     """
 
     retryable: ClassVar[bool] = True
@@ -45,76 +45,77 @@ class SiteUnavailable(SiteError):
 
 
 class SiteBusy(SiteError):
-    """Another run is asking the site, and one at a time is enough; trying again later may help."""
+    """Another run is crawling the site. A later retry may help."""
 
     retryable: ClassVar[bool] = True
 
 
 class SiteBlocked(SiteError):
-    """The site refuses us; going on would make it worse, and so would a second try. The message says when to ask
-    again; `address` is what was asked for, None where it has been refusing us since an earlier request.
+    """The site refuses us, and more requests would make it worse. The message says when to run again.
+
+    `url` is the request that the site refused, None if it has refused us since an earlier request.
     """
 
-    def __init__(self, message: str, address: str | None = None) -> None:
+    def __init__(self, message: str, url: str | None = None) -> None:
         super().__init__(message)
-        self.address = address
+        self.url = url
 
 
 class DisallowedByRobots(SiteError):
-    """The site's robots.txt asks that this address be not read."""
+    """The site's robots.txt disallows the URL."""
 
 
 class NotOnSite(SiteError):
-    """The site has nothing at that address."""
+    """The site has nothing at the URL."""
 
 
 class BrokenImageError(SiteError):
-    """Bytes that do not decode to a whole image; a second download may be whole."""
+    """The bytes do not decode to a whole image. A second download may be whole."""
 
     retryable: ClassVar[bool] = True
 
 
 class UnusableImageError(SiteError):
-    """A whole image that can be no poster."""
+    """The image is whole, but cannot be a poster."""
 
 
 class PageError(SiteError):
-    """A page that cannot be read."""
+    """A page cannot be read."""
 
 
 class PageLayoutError(PageError):
-    """A page that is not what it should be; the message says what is missing."""
+    """A page has an unknown layout. The message says what is missing."""
 
 
 class PageCutError(PageLayoutError):
-    """A page that ends too early; a second download may be whole."""
+    """A page ends too early. A second download may be whole."""
 
     retryable: ClassVar[bool] = True
 
 
 class SeasonError(SiteError):
-    """A season that does not exist, or that the site does not have."""
+    """A season does not exist, or the site does not have it."""
 
 
 class EmptyCatalogueError(SiteError):
-    """Season pages without a single title."""
+    """The season pages contain no title."""
 
 
 class CatalogueError(AnimeGenreError):
-    """A catalogue.csv that cannot be read."""
+    """A catalogue.csv cannot be read."""
 
 
 class DriftError(AnimeGenreError):
-    """A new catalogue is too different from the last good one; the message has the table of what changed."""
+    """A new catalogue differs too much from the last good one. The message has the table of differences."""
 
 
 class KeptPageError(AnimeGenreError):
-    """A page is not kept, or not as it came."""
+    """A kept page is missing or damaged."""
 
 
 class LedgerError(AnimeGenreError):
-    """The file that remembers what was asked cannot be used."""
+    """The ledger of requests cannot be used."""
 
 
 class StalePosterError(AnimeGenreError):
-    """Posters that another run replaced in the meantime."""
+    """Another run has replaced posters in the meantime."""

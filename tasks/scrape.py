@@ -1,4 +1,4 @@
-"""Step 1: the site's season pages become the summary table `catalogue.csv`, if they are as they always were."""
+"""Step 1: reads the site's season pages into the table `catalogue.csv`, and checks it for drift."""
 
 import asyncio
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ _LATEST = "catalogues/latest.json"
 
 @step("scrape")
 def scrape(site_url: str, seasons: str, config: CollectConfig) -> CatalogueRecord:
-    """Read the season pages of a range (`2015-winter..2019-fall`) and keep the catalogue in the store.
+    """Read the season pages of a range such as `2015-winter..2019-fall`, and store the catalogue in the bucket.
 
     Raises:
-        SeasonError: a season that does not exist, or none that the site has.
-        SiteUnavailable, SiteBusy: the site does not answer, or another run is asking it (retryable).
+        SeasonError: a season does not exist, or the site has none of them.
+        SiteUnavailable, SiteBusy: the site does not respond, or another run is crawling it (retryable).
         SiteBlocked: the site refuses us.
-        PageLayoutError: a page is not what it should be.
-        EmptyCatalogueError: no title on any page.
-        DriftError: the catalogue is too different from the last good one, which stays.
+        PageLayoutError: a page has an unknown layout.
+        EmptyCatalogueError: the pages contain no title.
+        DriftError: the catalogue differs too much from the last good one, which stays in place.
     """
     settings = read_settings()
     store, folder = Store(settings), settings.workspace
@@ -58,7 +58,7 @@ def _show_drift(measures: Sequence[Measure]) -> None:
 
 
 def _fetch_last_good(store: Store, folder: Path, site_url: str) -> None:
-    """Make the workspace's last good catalogue and its history the bucket's, whose home that is."""
+    """Replace the last good catalogue and its history in the workspace with those of the bucket, if they differ."""
     try:
         latest = store.read(_LATEST)
     except NotFound:
@@ -66,8 +66,8 @@ def _fetch_last_good(store: Store, folder: Path, site_url: str) -> None:
     here = about_last_good(folder)
     if here is None or here.sha256 != CatalogueRecord.model_validate_json(latest).sha256:
         history = folder / HISTORY
-        mine = history.read_text(encoding="utf-8") if history.exists() else ""  # `collect` may have added to it
-        write_bytes(history, merged(store.read(HISTORY).decode(), mine).encode())
+        local = history.read_text(encoding="utf-8") if history.exists() else ""  # `collect` may have extended it
+        write_bytes(history, merged(store.read(HISTORY).decode(), local).encode())
         if store.exists(known_key(site_url)):
             store.download({known_key(site_url): folder / known_key(site_url)})
         write_bytes(folder / ABOUT, latest)

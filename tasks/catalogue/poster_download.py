@@ -89,7 +89,7 @@ async def download_posters(
         try:
             visit = await _download(client, visit, path)
         except SiteBlocked as error:
-            if error.address:  # remembered, so that one refused poster does not end every run
+            if error.url:  # remembered, so that one refused poster does not end every run
                 ledger.posters.put(replace(visit, status="refused", reason=str(error), checked=time.time()))
             raise
         except SiteError as error:

@@ -1,1 +1,1 @@
-"""Reading any site politely: HTTP client, pace, ledger, kept pages and locks."""
+"""Reads any site politely: HTTP client, pace, ledger, kept pages and lock."""

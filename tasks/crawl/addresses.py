@@ -1,4 +1,4 @@
-"""Addresses on the web: whose they are, and whether they may be asked."""
+"""Checks of URLs: which host they name, and whether it may be requested and can be reached."""
 
 import ipaddress
 import socket
@@ -9,18 +9,18 @@ from tasks.errors import SiteError, SiteUnavailable
 
 
 def host_of(url: str) -> str:
-    """Host and port of an address, in small letters; raises SiteError for what is none."""
+    """Host and port of a URL in lower case; raises SiteError if the URL is invalid."""
     try:
         parts = urlsplit(url)
-    except ValueError:  # an unfinished IPv6 address
+    except ValueError:  # an incomplete IPv6 address
         parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SiteError(f"{url!r} is no address on the web: write one such as https://example.org.")
+        raise SiteError(f"{url!r} is not a valid URL. A valid one is https://example.org.")
     return parts.netloc.lower()
 
 
 def is_loopback(url: str) -> bool:
-    """Whether an address is on this machine."""
+    """Whether a URL is on this machine."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -29,24 +29,24 @@ def is_loopback(url: str) -> bool:
 
 
 def check_contact(url: str, contact: str | None) -> None:
-    """See to it that a site on the net is asked only by those who say who they are.
+    """Check that requests to other machines name a contact.
 
     Raises:
         ConfigurationError: there is no contact.
     """
     if not contact and not is_loopback(url):
         raise ConfigurationError(
-            f"{host_of(url)} is only asked with a contact, so that its owner can reach you: set ANIME_GENRE_CONTACT "
-            "to an e-mail address or the address of a page of yours."
+            f"Requests to {host_of(url)} need a contact, so that its owner can reach you. Set ANIME_GENRE_CONTACT to "
+            "your e-mail address or the URL of your web page."
         )
 
 
 def check_reachable(site_url: str, timeout_seconds: float = 10) -> None:
-    """Knock at a site's door, without asking for anything.
+    """Check that a site accepts connections, without a request.
 
     Raises:
-        SiteError: `site_url` is no address on the web.
-        SiteUnavailable: nobody answers there.
+        SiteError: `site_url` is not a valid URL.
+        SiteUnavailable: the connection failed.
     """
     host_of(site_url)
     parts = urlsplit(site_url)

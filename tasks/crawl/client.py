@@ -1,17 +1,14 @@
-"""Polite HTTP: robots.txt, a name and a contact, an even pace that gives way, and errors that say what happened."""
+"""A polite HTTP client: it obeys robots.txt, says who it is, keeps an even pace and slows down when a host objects."""
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
-from typing import Generic, NoReturn, Self, TypeVar
-from urllib.parse import urljoin, urlsplit
+from typing import Generic, Self, TypeVar
+from urllib.parse import urljoin
 
 import aiohttp
 import tenacity
@@ -19,32 +16,18 @@ from protego import Protego
 
 from serving.bundle.errors import AnimeGenreError
 from tasks.crawl.addresses import check_contact, host_of, is_loopback
-from tasks.crawl.challenges import names_a_challenge, shows_a_challenge
-from tasks.crawl.ledger import HostMemory, Ledger
-from tasks.crawl.pace import Pace, remembered
+from tasks.crawl.challenges import is_challenge_page
+from tasks.crawl.hosts import LONGEST_WAIT_SECONDS, Host
+from tasks.crawl.http_response import ROBOTS, Response, Verdict
+from tasks.crawl.ledger import Ledger
 from tasks.crawl.traffic import Traffic
-from tasks.errors import (
-    BrokenImageError,
-    DisallowedByRobots,
-    NotOnSite,
-    PageError,
-    SiteBlocked,
-    SiteError,
-    SiteUnavailable,
-)
+from tasks.errors import BrokenImageError, DisallowedByRobots, NotOnSite, PageError, SiteError, SiteUnavailable
 
 NAME = "anime-genre"
-_ROBOTS = "/robots.txt"
 
-# Beyond this a wait is not for us to sit out: the crawl stops, and goes on in a later run.
-_LONGEST_WAIT_SECONDS = 120.0
-_BLOCK_SECONDS = 6 * 3600.0  # blocks are said to last some hours
-_LONGEST_BLOCK_SECONDS = 7 * 86_400.0  # whatever a Retry-After says
-_LARGEST_BYTES = 20_000_000  # of an answer; the largest season page has 1.5 MB
+_BLOCK_SECONDS = 6 * 3600.0  # blocks are reported to last some hours
+_LARGEST_BYTES = 20_000_000  # of a response; the largest season page has 1.5 MB
 _REDIRECTS = 3
-_MOVED = {301, 302, 303, 307, 308}
-_GONE = {404, 410}
-_PASSING = {408, 425, 429}
 
 Content = TypeVar("Content")
 logger = logging.getLogger(__name__)
@@ -52,48 +35,39 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Validators:
-    """What an earlier answer said about itself, so that the host can say that nothing changed."""
+    """The ETag and Last-Modified headers of an earlier response."""
 
     etag: str | None = None
     last_modified: str | None = None
 
     def headers(self) -> dict[str, str]:
-        """A conditional request's (RFC 9110, section 13)."""
-        asked = {"If-None-Match": self.etag, "If-Modified-Since": self.last_modified}
-        return {name: value for name, value in asked.items() if value}
+        """The headers of a conditional request (RFC 9110, section 13)."""
+        headers = {"If-None-Match": self.etag, "If-Modified-Since": self.last_modified}
+        return {name: value for name, value in headers.items() if value}
 
 
-NOTHING_KNOWN = Validators()
+NO_VALIDATORS = Validators()
 
 
 @dataclass(frozen=True)
 class Fetched(Generic[Content]):
-    """What was made of an answer's body, and what to ask with the next time."""
+    """The parsed body of a response, and the validators for the next request."""
 
     content: Content
     validators: Validators
 
 
-@dataclass
-class _Host:
-    memory: HostMemory
-    pace: Pace
-    slots: asyncio.Semaphore
-    robots: Protego | None = None
-    reading_robots: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-
 class SiteClient:
-    """A session with the site, or with the host of its posters.
+    """A session with a site, or with the host of its posters.
 
         async with SiteClient(contact="me@example.org") as client:
-            page = await client.fetch("https://myanimelist.net/anime/season/2010/fall", parse_season_page)
+            page = await client.fetch("https://example.org/anime/1", bytes.decode)
 
-    Each host gets at most `requests_per_second`, over at most `connections`. Without a given pace it is
-    `default_requests_per_second`, and no limit on loopback. `timeout_seconds` is the longest silence: while
-    connecting, and between two pieces of an answer. What may pass is tried `attempts` times, after
-    `first_wait_seconds`, twice that, four times that, ... or what Retry-After says. The `ledger` remembers which
-    host refused us, and for how long it is left alone; requests are counted in `traffic`.
+    Each host gets at most `requests_per_second` over at most `connections`. If that is None, the limit is
+    `default_requests_per_second`, and loopback hosts have no limit. `timeout_seconds` limits the time to connect and
+    the time between two parts of a response. Temporary failures are retried up to `attempts` times in total, after
+    `first_wait_seconds`, then twice that, and so on, or after the time in Retry-After. The `ledger` remembers which
+    hosts refused us and their pace. `traffic` counts the requests.
     """
 
     def __init__(
@@ -118,15 +92,15 @@ class SiteClient:
         )
         self._attempts = attempts
         self._first_wait_seconds = first_wait_seconds
-        # Jitter, so that those who failed together do not return together.
+        # The random part keeps requests that failed together from being retried together.
         self._backoff = tenacity.wait_exponential(
-            multiplier=first_wait_seconds, max=_LONGEST_WAIT_SECONDS
+            multiplier=first_wait_seconds, max=LONGEST_WAIT_SECONDS
         ) + tenacity.wait_random(0, first_wait_seconds)
         self._ledger = ledger or Ledger()
         self.traffic = traffic or Traffic("Requests")
-        self._hosts: dict[str, _Host] = {}
-        # One thread: more would only wait for each other, since a page is parsed without giving up the interpreter.
-        self._reading = ThreadPoolExecutor(1, "reading")
+        self._hosts: dict[str, Host] = {}
+        # More threads would only wait for each other, since parsing a page holds the interpreter lock.
+        self._parser = ThreadPoolExecutor(1, "parser")
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -141,75 +115,75 @@ class SiteClient:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._session.close()
-        self._reading.shutdown()
+        self._parser.shutdown()
 
     async def fetch(
-        self, url: str, read: Callable[[bytes], Content], validators: Validators = NOTHING_KNOWN
+        self, url: str, parse: Callable[[bytes], Content], validators: Validators = NO_VALIDATORS
     ) -> Fetched[Content] | None:
-        """Download an address and read what came, in a thread; None where nothing changed since `validators`.
+        """Download a URL and parse the body in a thread. Returns None if nothing changed since `validators`.
 
-        Where `read` raises a retryable error (half a page, half an image) the download is tried again.
+        If `parse` raises a retryable error (half a page, half an image), the download is retried.
 
         Raises:
-            NotOnSite: there is nothing at this address (404, 410).
+            NotOnSite: the site has nothing at this URL (404, 410).
             SiteBlocked: the host refuses us, now or since an earlier request.
-            DisallowedByRobots: its robots.txt asks us not to.
-            SiteUnavailable: no good answer in `attempts` attempts.
-            SiteError: an answer that nobody expects, or an address that is none.
-            ConfigurationError: the host is not on this machine, and there is no contact.
-            AnimeGenreError: what `read` raises.
+            DisallowedByRobots: the host's robots.txt disallows the URL.
+            SiteUnavailable: all attempts failed.
+            SiteError: an unexpected response, or an invalid URL.
+            ConfigurationError: the host is not on this machine and there is no contact.
+            AnimeGenreError: whatever `parse` raises.
         """
-        await self._robots(self._host(url), url)  # here, so that its retries and those of the address do not multiply
-        return await self._fetch(url, read, validators)
+        await self._robots(self._host(url), url)  # not within the retries below, which would multiply its own
+        return await self._fetch(url, parse, validators)
 
     async def _fetch(
-        self, url: str, read: Callable[[bytes], Content], validators: Validators, obeying: bool = True
+        self, url: str, parse: Callable[[bytes], Content], validators: Validators, check_robots: bool = True
     ) -> Fetched[Content] | None:
+        """Download and parse a URL with retries."""
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, AnimeGenreError) and error.retryable),
             wait=self._wait_seconds,
             stop=tenacity.stop_after_attempt(self._attempts),
-            before_sleep=self._say_why,
+            before_sleep=self._count_retry,
             reraise=True,
         )
-        loop = asyncio.get_running_loop()
         async for attempt in retrying:
             with attempt:
-                answer = await self._ask(url, validators, obeying)
-                if answer is None:
+                response = await self._follow(url, validators, check_robots)
+                if response.verdict is Verdict.UNCHANGED:
                     return None
-                try:
-                    return Fetched(await loop.run_in_executor(self._reading, read, answer.content), answer.validators)
-                except (PageError, BrokenImageError):
-                    if shows_a_challenge(answer.content):
-                        self._stop(self._host(url), f"{url} answered with a captcha", _BLOCK_SECONDS)
-                    raise
+                content = await self._parse(response, parse)
+                headers = response.headers
+                return Fetched(content, Validators(headers.get("ETag"), headers.get("Last-Modified")))
         raise AssertionError("tenacity either returns or raises")
 
-    def _host(self, url: str) -> _Host:
-        """An address's host, if it may be asked at all."""
+    async def _parse(self, response: Response, parse: Callable[[bytes], Content]) -> Content:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._parser, parse, response.body)
+        except (PageError, BrokenImageError):
+            if is_challenge_page(response.body):
+                self._host(response.url).block(f"{response.url} answered with a captcha", _BLOCK_SECONDS)
+            raise
+
+    def _host(self, url: str) -> Host:
+        """The host of a URL; raises SiteBlocked if it blocks us, ConfigurationError if a contact is needed."""
         name = host_of(url)
         if name not in self._hosts:
             check_contact(url, self._contact)
-            memory = self._ledger.hosts.get(name) or HostMemory(name)
-            ceiling = remembered(memory.ceiling, time.time() - memory.learned)
             limit = self._requests_per_second
             if limit is None and not is_loopback(url):
                 limit = self._default_requests_per_second
-            pace = Pace(limit, ceiling)
-            pace.hold(min(memory.held_until - time.time(), _LONGEST_WAIT_SECONDS))  # as an earlier answer asked
-            self._hosts[name] = _Host(memory, pace, asyncio.Semaphore(self._connections))
+            self._hosts[name] = Host(name, self._ledger, limit, self._connections)
         host = self._hosts[name]
-        if host.memory.blocked_until > time.time():
-            raise SiteBlocked(_blocked(host.memory))
+        host.check_blocked()
         return host
 
-    async def _robots(self, host: _Host, url: str) -> Protego:
-        """The host's robots.txt, read before its first address; without one everything may be read (RFC 9309)."""
-        async with host.reading_robots:
+    async def _robots(self, host: Host, url: str) -> Protego:
+        """The host's robots.txt, which is read before its first page. A host without one allows all (RFC 9309)."""
+        async with host.robots_lock:
             if host.robots is None:
                 try:
-                    fetched = await self._fetch(urljoin(url, _ROBOTS), _text, NOTHING_KNOWN, obeying=False)
+                    fetched = await self._fetch(urljoin(url, ROBOTS), _text, NO_VALIDATORS, check_robots=False)
                 except NotOnSite:
                     fetched = None
                 host.robots = Protego.parse(fetched.content if fetched else "")
@@ -218,137 +192,91 @@ class SiteClient:
                     host.pace.limit(1 / delay_seconds)
         return host.robots
 
-    async def _ask(self, url: str, validators: Validators, obeying: bool) -> Fetched[bytes] | None:
-        """One attempt, obeying robots.txt; where the address has moved, the new one is asked."""
-        address = url
+    async def _follow(self, url: str, validators: Validators, check_robots: bool) -> Response:
+        """The response with the content of a URL, or the response that it is unchanged, after redirects."""
+        target = url
         for _ in range(1 + _REDIRECTS):
-            host = self._host(address)
-            if obeying and not (await self._robots(host, address)).can_fetch(address, NAME):
-                raise DisallowedByRobots(f"The robots.txt of {host_of(address)} asks that {address} be not read.")
-            answer = await self._ask_once(host, address, validators)
-            if not isinstance(answer, str):
-                return answer
-            address = urljoin(address, answer)
-        raise SiteError(f"{url} leads to another address more than {_REDIRECTS} times.")
+            host = self._host(target)
+            if check_robots and not (await self._robots(host, target)).can_fetch(target, NAME):
+                raise DisallowedByRobots(f"The robots.txt of {host.name} disallows {target}.")
+            response = await self._send(host, target, validators)
+            self._react(host, response)
+            if response.verdict is not Verdict.MOVED:
+                return response
+            target = urljoin(target, response.headers["Location"])
+        raise SiteError(f"{url} redirects more than {_REDIRECTS} times.")
 
-    async def _ask_once(self, host: _Host, address: str, validators: Validators) -> Fetched[bytes] | str | None:
-        """The answer, None where nothing changed, or the address to which it moved."""
+    async def _send(self, host: Host, url: str, validators: Validators) -> Response:
+        """Send one request when it is its turn."""
         async with host.slots:
-            asked_at = await host.pace.wait()
-            self._host(address)  # which may have refused somebody else meanwhile
+            requested_at = await host.pace.wait()
+            host.check_blocked()  # another response may have blocked us while this request waited
             self.traffic.requests += 1
+            headers = validators.headers()
             try:
-                async with self._session.get(address, headers=validators.headers(), allow_redirects=False) as response:
-                    body = await _body(response)
-                    status, headers = response.status, response.headers
-                    answered = f"{address} answered {status} {response.reason}"
+                async with self._session.get(url, headers=headers, allow_redirects=False) as response:
+                    body, reason = await _body(response), str(response.reason)
+                    return Response(url, response.status, reason, response.headers, body, requested_at, bool(headers))
             except aiohttp.InvalidURL as error:
-                raise SiteError(f"{address} is no address on the web.") from error
+                raise SiteError(f"{url} is not a valid URL.") from error
             except TimeoutError as error:
-                raise SiteUnavailable(f"{address} did not answer in time.", "no answer in time") from error
+                raise SiteUnavailable(f"The request for {url} timed out.", "timeout") from error
             except (aiohttp.ClientError, OSError) as error:
-                raise SiteUnavailable(
-                    f"{address} could not be reached, or not be read to its end: {error}.", "connection lost"
-                ) from error
-        retry_after_seconds = _retry_after_seconds(headers.get("Retry-After"))
-        passing = status in _PASSING or status >= 500
-        if names_a_challenge(headers) or (status != 200 and shows_a_challenge(body)):
-            self._stop(host, f"{answered}, with a captcha", _BLOCK_SECONDS)
-        if status in _GONE or (400 <= status < 500 and not passing and urlsplit(address).path == _ROBOTS):
-            host.pace.speed_up()
-            raise NotOnSite(f"{answered}: the site has nothing there.")  # so says RFC 9309 of any 4xx for robots.txt
-        if status == 403:
-            self._stop(host, answered, max(retry_after_seconds or 0, _BLOCK_SECONDS), address)
-        if passing and retry_after_seconds and retry_after_seconds > _LONGEST_WAIT_SECONDS:
-            self._stop(host, answered, retry_after_seconds)
-        if status in (429, 503):
-            self._slow_down(host, asked_at, status == 429, retry_after_seconds)
-        if passing:
-            raise SiteUnavailable(f"{answered}.", f"{status} {response.reason}", retry_after_seconds)
-        if status in _MOVED and "Location" in headers:
-            return str(headers["Location"])
-        if status != 200 and not (status == 304 and validators != NOTHING_KNOWN):
-            raise SiteError(f"{answered}, which was not expected.")
-        host.pace.speed_up()
-        if status == 304:
-            return None
-        return Fetched(body, Validators(headers.get("ETag"), headers.get("Last-Modified")))
+                raise SiteUnavailable(f"The connection for {url} failed: {error}.", "connection failed") from error
 
-    def _slow_down(self, host: _Host, asked_at: float, too_fast: bool, retry_after_seconds: float | None) -> None:
-        held_seconds, ceiling = host.pace.held_seconds, host.pace.ceiling
-        host.pace.slow_down(asked_at, max(retry_after_seconds or 0, self._first_wait_seconds), too_fast)
-        self.traffic.held_seconds += host.pace.held_seconds - held_seconds
-        if retry_after_seconds:
-            self._remember(host, replace(host.memory, held_until=time.time() + retry_after_seconds))
-        if host.pace.ceiling < ceiling:
-            self._remember(host, replace(host.memory, ceiling=host.pace.ceiling, learned=time.time()))
-            logger.info(
-                "%s says that we ask too often: at most %.2g requests a second from now on.",
-                host.memory.host,
-                host.pace.ceiling,
-            )
-
-    def _stop(self, host: _Host, answered: str, seconds: float, address: str | None = None) -> NoReturn:
-        """The host does not want us (at `address`): nothing is asked of it for a while, in this run and the next."""
-        self._remember(host, replace(host.memory, blocked_until=time.time() + seconds, reason=answered))
-        raise SiteBlocked(_blocked(host.memory), address)
-
-    def _remember(self, host: _Host, memory: HostMemory) -> None:
-        host.memory = memory
-        self._ledger.hosts.put(memory)
+    def _react(self, host: Host, response: Response) -> None:
+        """Adapt the pace to a response. Raises an error unless it is content, unchanged or moved."""
+        retry_after_seconds = response.retry_after_seconds
+        match response.verdict:
+            case Verdict.CHALLENGE:
+                host.block(f"{response}, with a captcha", _BLOCK_SECONDS)
+            case Verdict.REFUSED:
+                host.block(str(response), max(retry_after_seconds or 0, _BLOCK_SECONDS), response.url)
+            case Verdict.TEMPORARY:
+                if retry_after_seconds and retry_after_seconds > LONGEST_WAIT_SECONDS:
+                    host.block(str(response), retry_after_seconds)
+                if response.status in (429, 503):
+                    self.traffic.held_seconds += host.slow_down(response, self._first_wait_seconds)
+                raise SiteUnavailable(f"{response}.", f"{response.status} {response.reason}", retry_after_seconds)
+            case Verdict.UNEXPECTED:
+                raise SiteError(f"{response}, which is not expected.")
+            case Verdict.MISSING:
+                host.pace.speed_up()
+                # Poster sets store this sentence, and their hash depends on it.
+                raise NotOnSite(f"{response}: the site has nothing there.")
+            case Verdict.CONTENT | Verdict.UNCHANGED:
+                host.pace.speed_up()
 
     def _wait_seconds(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        asked_seconds = (error.retry_after_seconds or 0) if isinstance(error, SiteUnavailable) else 0
-        return max(min(asked_seconds, _LONGEST_WAIT_SECONDS), self._backoff(state))
+        retry_after_seconds = (error.retry_after_seconds or 0) if isinstance(error, SiteUnavailable) else 0
+        return max(min(retry_after_seconds, LONGEST_WAIT_SECONDS), self._backoff(state))
 
-    def _say_why(self, state: tenacity.RetryCallState) -> None:
+    def _count_retry(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        self.traffic.retries[error.why if isinstance(error, SiteUnavailable) else "came damaged or by half"] += 1
-        logger.debug("%s Trying again in %.1f s.", error, state.upcoming_sleep)
+        self.traffic.retries[error.why if isinstance(error, SiteUnavailable) else "damaged or incomplete"] += 1
+        logger.debug("%s Retrying in %.1f s.", error, state.upcoming_sleep)
 
 
 def user_agent(contact: str | None = None) -> str:
-    """Who asks: the project's name and version, and how to reach who runs it."""
+    """The User-Agent header: the project's name and version, and the contact."""
     try:
         name = f"{NAME}/{version(NAME)}"
-    except PackageNotFoundError:  # run from its folder, not installed
+    except PackageNotFoundError:  # run from the source folder without being installed
         name = NAME
     return f"{name} (+{contact})" if contact else name
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
-    """The whole body, if it is of a sensible size."""
-    pieces, size = [], 0
-    async for piece in response.content.iter_any():
-        pieces.append(piece)
-        size += len(piece)
+    """The whole body; raises SiteError if it is too large."""
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        parts.append(part)
+        size += len(part)
         if size > _LARGEST_BYTES:
-            raise SiteError(f"{response.url} answered with more than {_LARGEST_BYTES / 1e6:.0f} MB.")
-    return b"".join(pieces)
+            raise SiteError(f"The response of {response.url} is larger than {_LARGEST_BYTES / 1e6:.0f} MB.")
+    return b"".join(parts)
 
 
 def _text(body: bytes) -> str:
     return body.decode("utf-8", errors="replace")
-
-
-def _blocked(memory: HostMemory) -> str:
-    moment = datetime.fromtimestamp(memory.blocked_until, UTC)
-    return (
-        f"The site refuses us: {memory.reason}. Nothing is asked of {memory.host} before {moment:%Y-%m-%d %H:%M} UTC; "
-        "try again then, and slower."
-    )
-
-
-def _retry_after_seconds(header: str | None) -> float | None:
-    """What a Retry-After header asks for: seconds, or a date (RFC 9110, section 10.2.3); a week at most."""
-    if header is None:
-        return None
-    if header.strip().isdecimal():
-        seconds = float(header)
-    else:
-        try:
-            seconds = (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):  # no date, or one without a time zone
-            return None
-    return min(max(0.0, seconds), _LONGEST_BLOCK_SECONDS)

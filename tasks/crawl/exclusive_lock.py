@@ -1,4 +1,4 @@
-"""One crawl of a site at a time on this machine, whatever its workspace."""
+"""A lock that allows one crawl of a site at a time on this machine, in whatever workspace."""
 
 import errno
 import socket
@@ -13,14 +13,14 @@ from tasks.errors import SiteBusy
 
 @contextmanager
 def exclusive_lock(site_url: str) -> Iterator[None]:
-    """Be the only one on this machine who asks a site, for the length of the block.
+    """Be the only process on this machine that crawls a site, during the block.
 
-    Held by a socket's name in Linux's abstract namespace: no file is left, and it ends with the process, however
-    that ends. Other systems have no such names, and containers do not see each other's; there the lock of the
-    workspace, or Prefect's concurrency limit, has to do.
+    The lock is the name of a socket in Linux's abstract namespace: it leaves no file behind and ends with the process.
+    Other systems have no such names, and containers do not share them. There only the lock of the workspace and
+    Prefect's concurrency limit protect the site.
 
     Raises:
-        SiteBusy: another process is asking the site.
+        SiteBusy: another process is crawling the site.
     """
     if sys.platform != "linux":
         yield
@@ -32,5 +32,5 @@ def exclusive_lock(site_url: str) -> Iterator[None]:
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            raise SiteBusy(f"Another run is asking {host}, and one at a time is enough.") from None
+            raise SiteBusy(f"Another run is crawling {host}. Only one run at a time may do so.") from None
         yield

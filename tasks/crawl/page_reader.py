@@ -1,4 +1,4 @@
-"""Pages by address: asked for where they are due, else read from what was kept."""
+"""Reads pages by URL: fetches those that are due, and reads the others from the kept pages."""
 
 import asyncio
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from tasks.crawl.client import NOTHING_KNOWN, SiteClient, Validators
+from tasks.crawl.client import NO_VALIDATORS, SiteClient, Validators
 from tasks.crawl.kept_pages import KeptPages
 from tasks.crawl.ledger import Ledger, PageVisit
 from tasks.crawl.traffic import Traffic
@@ -16,10 +16,10 @@ Content = TypeVar("Content")
 
 
 class PageReader:
-    """Reads pages, keeps them, and writes down each visit as soon as it is over.
+    """Reads pages, keeps them, and records each visit in the ledger as soon as it is over.
 
-    Without a client nothing is requested: only kept pages are read. `normalise` removes what differs in each response
-    of an unchanged page.
+    Without a client it sends no request and only reads kept pages. `normalise` removes from a page what differs in
+    each response, so that an unchanged page has the same hash.
     """
 
     def __init__(
@@ -37,16 +37,16 @@ class PageReader:
         self._normalise = normalise
 
     async def read(self, url: str, parse: Callable[[bytes], Content], due: bool) -> Content | None:
-        """What `parse` makes of a page; None where the site has none at this address (or none is kept).
+        """The parsed page, or None if the site has no such page (without a client: if none is kept).
 
         Raises:
-            PageError: the page is not what it should be; it is kept to be looked at.
-            KeptPageError: without a client, the kept page is damaged.
+            PageError: the page is invalid. It is kept for inspection.
+            KeptPageError: there is no client and the kept page is damaged.
             SiteError: as `SiteClient.fetch`.
         """
         visit = self._ledger.pages.get(url)
         if due and self._client is not None:
-            return await self._ask(self._client, url, parse, visit)
+            return await self._fetch(self._client, url, parse, visit)
         if visit is None or visit.sha256 is None:
             return None
         try:
@@ -55,32 +55,32 @@ class PageReader:
             if self._client is None:
                 raise
             self._traffic.total += 1
-            return await self._ask(self._client, url, parse, None)
+            return await self._fetch(self._client, url, parse, None)
 
-    async def _ask(
+    async def _fetch(
         self, client: SiteClient, url: str, parse: Callable[[bytes], Content], visit: PageVisit | None
     ) -> Content | None:
         before = visit.sha256 if visit else None
-        here = before is not None and await asyncio.to_thread(self._kept.has, before)
-        validators = Validators(visit.etag, visit.last_modified) if visit and here else NOTHING_KNOWN
+        is_kept = before is not None and await asyncio.to_thread(self._kept.has, before)
+        validators = Validators(visit.etag, visit.last_modified) if visit and is_kept else NO_VALIDATORS
         try:
             fetched = await client.fetch(url, lambda body: self._parse_new(body, parse), validators)
         except NotOnSite:
             self._traffic.settle("missing", "the site has no such page")
-            if visit is None or before is None or not here:
+            if visit is None or before is None or not is_kept:
                 self._ledger.pages.put(PageVisit(url, time.time()))
                 return None
-            # What was there once is not forgotten for one such answer, and is asked for again in the next crawl.
+            # One such response does not discard a page that was there before. The next crawl re-fetches it.
             self._ledger.pages.put(replace(visit, checked=time.time(), suspect=True))
             return await asyncio.to_thread(self._parse_kept, before, parse)
         if fetched is None:
-            assert visit is not None and before is not None  # only then there were validators
+            assert visit is not None and before is not None  # otherwise there were no validators
             self._ledger.pages.put(replace(visit, checked=time.time(), suspect=False))
             self._traffic.settle("unchanged")
             return await asyncio.to_thread(self._parse_kept, before, parse)
         sha256, content = fetched.content
-        known = fetched.validators
-        self._ledger.pages.put(PageVisit(url, time.time(), sha256, known.etag, known.last_modified))
+        etag, last_modified = fetched.validators.etag, fetched.validators.last_modified
+        self._ledger.pages.put(PageVisit(url, time.time(), sha256, etag, last_modified))
         self._traffic.settle("new" if before is None else "unchanged" if before == sha256 else "changed")
         return content
 
@@ -91,7 +91,7 @@ class PageReader:
         except PageCutError:
             raise
         except PageError as error:
-            raise type(error)(f"{error} It is kept as {self._kept.path(self._kept.keep(body))}.") from error
+            raise type(error)(f"{error} The page is kept as {self._kept.path(self._kept.keep(body))}.") from error
         return self._kept.keep(body), content
 
     def _parse_kept(self, sha256: str, parse: Callable[[bytes], Content]) -> Content:

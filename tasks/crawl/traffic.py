@@ -1,4 +1,4 @@
-"""What a crawl has asked and got so far, as counts; progress and the table at its end are made of them."""
+"""Counts of a crawl's requests and their outcomes, for its progress and its final table."""
 
 import time
 from collections import Counter
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Traffic:
-    """One kind of thing (`what`, such as "Season pages") that is asked for: so many of `total` are `done`.
+    """The counts for one kind of item (`what`, such as "Season pages"): `done` of `total` items are done.
 
-    `outcomes` counts what came of them ("new", "unchanged", "missing", ...), `reasons` why there is nothing of
-    some, `retries` why requests were made once more. `held_seconds` is how long hosts asked to be left alone.
+    `outcomes` counts the results ("new", "unchanged", "missing", ...), `reasons` counts why items have no file, and
+    `retries` counts why requests were repeated. `held_seconds` is how long hosts asked us to wait.
     """
 
     what: str
@@ -24,51 +24,51 @@ class Traffic:
     began: float = field(default_factory=time.monotonic)
 
     def expect(self, total: int) -> None:
-        """Begin with so many to ask for; what needs no request is not counted among them."""
+        """Start with this many items to request."""
         self.total, self.done, self.began = total, 0, time.monotonic()
 
     def settle(self, outcome: str, reason: str | None = None) -> None:
-        """One of them is done."""
+        """Count the outcome of a requested item."""
         self.done += 1
         self.note(outcome, reason)
 
     def note(self, outcome: str, reason: str | None = None) -> None:
-        """Count an outcome for which nothing was asked."""
+        """Count the outcome of an item that needed no request."""
         self.outcomes[outcome] += 1
         if reason:
             self.reasons[outcome, reason] += 1
 
     @property
     def per_second(self) -> float:
-        """Things done a second, waits included."""
+        """Items done per second, waits included."""
         seconds = time.monotonic() - self.began
         return self.done / seconds if seconds > 0 else 0.0
 
     @property
     def seconds_left(self) -> float | None:
-        """At this rate; None before there is one."""
+        """The remaining time at this rate; None before the first item is done."""
         return (self.total - self.done) / self.per_second if self.done and self.per_second else None
 
     def sentence(self) -> str:
-        """How far it is."""
-        parts = [f"{self.per_second:.1f} a second"]
+        """The progress in one line."""
+        parts = [f"{self.per_second:.1f} per second"]
         if self.held_seconds >= 1:
             parts.append(f"asked to wait {self.held_seconds:.0f} s")
         if self.retries:
-            parts.append(f"{self.retries.total()} tried again")
+            parts.append(f"{self.retries.total()} retried")
         if self.seconds_left is not None and self.done < self.total:
             parts.append(f"{_duration(self.seconds_left)} left")
         return f"{self.what}: {self.done} of {self.total} ({', '.join(parts)})"
 
     def rows(self) -> list[dict[str, str | int]]:
-        """The table at the end: what, how many, and why."""
+        """The final table: each outcome with its count and reason."""
         rows: list[dict[str, str | int]] = [self._row("requested", self.requests, "")]
         for outcome, count in sorted(self.outcomes.items()):
             reasons = {reason: n for (which, reason), n in self.reasons.most_common() if which == outcome}
             rows += [self._row(outcome, n, reason) for reason, n in reasons.items()]
             if without_reason := count - sum(reasons.values()):
                 rows.append(self._row(outcome, without_reason, ""))
-        return rows + [self._row("tried again", n, reason) for reason, n in self.retries.most_common()]
+        return rows + [self._row("retried", n, reason) for reason, n in self.retries.most_common()]
 
     def _row(self, outcome: str, count: int, reason: str) -> dict[str, str | int]:
         return {"what": self.what, "outcome": outcome, "count": count, "reason": reason}

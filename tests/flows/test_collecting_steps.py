@@ -118,7 +118,7 @@ def test_a_run_waits_for_another_one_that_asks_the_site_and_says_so(
         client.upsert_global_concurrency_limit_by_name(name, 1)
     with (
         concurrency(name, strict=True),
-        pytest.raises(SiteBusy, match="Another run is asking"),
+        pytest.raises(SiteBusy, match="Another run is crawling"),
         crawling.crawl(site.url, CollectConfig()),
     ):
         pass

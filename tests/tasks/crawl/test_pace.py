@@ -1,25 +1,27 @@
-"""The pace of requests, on an event loop whose clock jumps from timer to timer: hours pass at once."""
+"""The pace of requests, on an event loop whose clock jumps from timer to timer, so that hours pass at once."""
 
 import asyncio
 import itertools
 import math
 import random
 import selectors
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import pytest
 
-from tasks.crawl.pace import Pace, remembered
+from tasks.crawl.pace import Pace, faded
 
 Result = TypeVar("Result")
 Lateness = Callable[[], float]
-START = 100_000.0  # a real clock is at some such number, too
+START = 100_000.0
+SLOWEST = 1 / 60  # no objection brings the pace below this
+RATES = [0.5, 1, 20, 100]
 
 
 class JumpingSelector(selectors.SelectSelector):
-    """Waits for nothing: the time that it should have waited has passed when it returns, and what is too late."""
+    """Waits for nothing: when it returns, the timeout has passed on its clock, plus the lateness of the timer."""
 
     def __init__(self, late: Lateness) -> None:
         super().__init__()
@@ -27,15 +29,14 @@ class JumpingSelector(selectors.SelectSelector):
         self.late = late
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "everybody waits, and for no timer"
+        assert timeout is not None, "all tasks wait, and none for a timer"
         if timeout > 0:
             self.now += timeout + self.late()
-        assert self.now < 1e8, "somebody waits for years"
         return super().select(0)
 
 
 class JumpingLoop(asyncio.SelectorEventLoop):
-    """An event loop with such a clock, that never shows the same moment twice, as no real one does."""
+    """An event loop with such a clock. Like a real clock, it never shows the same time twice."""
 
     def __init__(self, late: Lateness) -> None:
         self.jumping = JumpingSelector(late)
@@ -55,33 +56,34 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def moments(pace: Pace, count: int) -> list[float]:
-    """When each of several requests that all ask at once is let through."""
-    passed: list[float] = []
+async def turns(pace: Pace, count: int) -> list[float]:
+    """The turns of requests that all start to wait at once, in the order of their numbers."""
+    given: list[float] = []
 
-    async def request() -> None:
-        passed.append(await pace.wait())
+    async def request(number: int) -> None:
+        given.append(await pace.wait())
+        assert len(given) == number + 1, "out of order"
 
-    await asyncio.gather(*(request() for _ in range(count)))
-    return passed
+    await asyncio.gather(*(request(number) for number in range(count)))
+    return given
 
 
-async def answered(pace: Pace, count: int) -> list[float]:
-    """When each of several requests is let through that are made one after the other, all with good answers."""
-    passed = []
+async def good_responses(pace: Pace, count: int) -> list[float]:
+    """The turns of requests that are sent one after the other and all get good responses."""
+    given = []
     for _ in range(count):
-        passed.append(await pace.wait())
+        given.append(await pace.wait())
         pace.speed_up()
-    return passed
+    return given
 
 
-def gaps(passed: Sequence[float]) -> list[float]:
-    return [later - earlier for earlier, later in itertools.pairwise(passed)]
+async def objection(pace: Pace, *, too_fast: bool, hold_seconds: float = 1) -> None:
+    pace.slow_down(await pace.wait(), hold_seconds, too_fast)
 
 
-def most_in_a_window(passed: Iterable[float], seconds: float = 1.0) -> int:
-    """The largest number of moments in any window of so many seconds."""
-    ordered, most, first = sorted(passed), 0, 0
+def most_in_a_window(given: Iterable[float], seconds: float = 1.0) -> int:
+    """The largest number of turns in any window of this length."""
+    ordered, most, first = sorted(given), 0, 0
     for last, moment in enumerate(ordered):
         while ordered[first] <= moment - seconds:
             first += 1
@@ -89,313 +91,202 @@ def most_in_a_window(passed: Iterable[float], seconds: float = 1.0) -> int:
     return most
 
 
-ON_TIME: Lateness = lambda: 0.0  # noqa: E731
-
-
-def a_few_ms() -> Lateness:
+def random_lateness(most_seconds: float, share: float = 1) -> Lateness:
     rng = random.Random("late")
-    return lambda: rng.uniform(0, 0.003)
+    return lambda: rng.uniform(0, most_seconds) if rng.random() < share else 0.0
 
 
-def now_and_then_half_a_second() -> Lateness:
-    """As of a process that was not let run, or a loop in which somebody worked for long."""
-    rng = random.Random("busy")
-    return lambda: rng.uniform(0, 0.5) if rng.random() < 0.1 else 0.0
-
-
-RATES = [0.5, 1, 5, 20, 100]
-SLOWEST = 1 / 60  # below this no refusal brings the pace
-
-
-@pytest.mark.parametrize("timers", [lambda: ON_TIME, a_few_ms], ids=["on time", "late"])
+@pytest.mark.parametrize("late", [(0.0, 1), (0.003, 1), (0.5, 0.1)], ids=["on time", "late", "sometimes very late"])
 @pytest.mark.parametrize("rate", RATES)
-def test_n_requests_take_little_longer_than_the_limit_alone_would_let_them(
-    rate: float, timers: Callable[[], Lateness]
-) -> None:
-    passed = run(moments(Pace(rate), 200), timers())
-    assert passed[-1] - START <= 1.05 * 200 / rate
+def test_pace_exceeds_its_limit_in_no_second_and_uses_it(rate: float, late: tuple[float, float]) -> None:
+    async def with_a_silence() -> tuple[list[float], list[float]]:
+        pace = Pace(rate)
+        before = await turns(pace, 200)
+        await asyncio.sleep(60)
+        return before, await turns(pace, 110)
+
+    before, after = run(with_a_silence(), random_lateness(*late))
+    for given in (before, after):
+        assert most_in_a_window(given, max(1, 1 / rate)) <= max(1, rate)
+    if late[0] < 0.1:
+        assert before[-1] - before[0] <= 1.05 * 200 / rate
 
 
-@pytest.mark.parametrize(
-    "timers",
-    [lambda: ON_TIME, a_few_ms, now_and_then_half_a_second],
-    ids=["on time", "late", "very late now and then"],
-)
-@pytest.mark.parametrize("rate", RATES)
-def test_no_second_has_more_requests_than_the_limit_allows(rate: float, timers: Callable[[], Lateness]) -> None:
-    passed = run(moments(Pace(rate), 200), timers())
-    # Of a pace slower than one a second, the window is as long as one request may take.
-    assert most_in_a_window(passed, max(1, 1 / rate)) <= max(1, rate)
+def test_pace_gives_turns_evenly() -> None:
+    given = run(turns(Pace(20), 100))
+    assert all(0.045 <= later - earlier <= 0.055 for earlier, later in itertools.pairwise(given))
 
 
-def test_requests_come_evenly_and_not_in_bursts() -> None:
-    passed = run(moments(Pace(20), 100))
-    assert min(gaps(passed)) >= 0.045
-    assert max(gaps(passed)) <= 0.055
+async def test_pace_keeps_its_limit_on_a_real_clock() -> None:
+    given = await turns(Pace(50), 20)
+    assert most_in_a_window(given, 0.2) <= 11
+    assert 19 / 50 <= given[-1] - given[0] < 1.5
 
 
-def test_turns_are_given_in_the_order_in_which_they_were_asked_for() -> None:
-    async def asked() -> list[int]:
-        pace, order = Pace(5), list[int]()
-
-        async def request(number: int) -> None:
-            await asyncio.sleep(number / 1000)
-            await pace.wait()
-            order.append(number)
-
-        await asyncio.gather(*(request(number) for number in range(20)))
-        return order
-
-    assert run(asked()) == list(range(20))
-
-
-async def test_on_a_real_clock_it_is_the_same() -> None:
-    passed = await moments(Pace(50), 20)
-    assert most_in_a_window(passed, 0.2) <= 11
-    assert 19 / 50 <= passed[-1] - passed[0] < 1.5
-
-
-def test_a_turn_says_when_it_was_given() -> None:
-    async def waited() -> None:
-        pace = Pace(1)
-        for _ in range(3):
-            assert await pace.wait() == pytest.approx(now(), abs=1e-5)
-
-    run(waited())
-
-
-def test_one_who_gives_up_waiting_keeps_nobody_else_from_it() -> None:
-    async def given_up() -> list[float]:
+def test_pace_gives_the_turn_of_a_cancelled_request_to_the_next_one() -> None:
+    async def cancelled() -> list[float]:
         pace = Pace(1)
         await pace.wait()
         impatient = asyncio.create_task(pace.wait())
-        others = asyncio.create_task(moments(pace, 2))
+        others = asyncio.create_task(turns(pace, 2))
         await asyncio.sleep(0.5)
         impatient.cancel()
         return await others
 
-    assert run(given_up()) == pytest.approx([START + 1, START + 2], abs=0.1)
+    assert run(cancelled()) == pytest.approx([START + 1, START + 2], abs=0.1)
 
 
-@pytest.mark.parametrize("rate", RATES)
-def test_there_is_no_burst_after_a_silence(rate: float) -> None:
-    async def after_a_silence() -> list[float]:
-        pace = Pace(rate)
-        await moments(pace, 5)
-        await asyncio.sleep(60)
-        return await moments(pace, 110)
-
-    passed = run(after_a_silence())
-    assert most_in_a_window(passed, max(1, 1 / rate)) <= max(1, rate)
-    assert passed[2] - passed[0] >= 2 / rate
+@pytest.mark.parametrize("no_limit", [None, 0])
+def test_pace_without_a_limit_delays_nothing(no_limit: float | None) -> None:
+    assert run(turns(Pace(no_limit), 1000))[-1] - START < 0.1
 
 
-@pytest.mark.parametrize("unlimited", [None, 0])
-def test_no_limit_lets_everybody_through_at_once(unlimited: float | None) -> None:
-    assert run(moments(Pace(unlimited), 1000))[-1] - START < 0.1
-
-
-def test_a_hold_reaches_those_who_wait_already() -> None:
-    async def held() -> list[float]:
+def test_pace_hold_delays_waiting_requests_and_counts_overlapping_holds_once() -> None:
+    async def held() -> tuple[list[float], list[float]]:
         pace = Pace(1)
-        asking = asyncio.create_task(moments(pace, 4))
+        waiting = asyncio.create_task(turns(pace, 4))
         await asyncio.sleep(0.5)
-        pace.slow_down(START, hold_seconds=10, too_fast=False)
-        return await asking
+        delays = [pace.hold(seconds) for seconds in (10, 2, 15)]
+        return await waiting, delays
 
-    first, *others = run(held())
+    (first, *others), delays = run(held())
     assert first == pytest.approx(START, abs=1e-3)
-    assert others[0] == pytest.approx(START + 10.5, abs=1e-3)
-    # And those behind them do not come all at once when it is over.
-    assert min(gaps(others)) >= 2
+    assert others[0] == pytest.approx(START + 15.5, abs=1e-3)
+    assert all(later - earlier > 1 for earlier, later in itertools.pairwise(others)), "a burst after the hold"
+    assert sum(delays) == pytest.approx(others[0] - START - 1.03, abs=1e-3)
 
 
-def test_a_hold_does_not_end_earlier_because_of_a_shorter_one() -> None:
-    async def held() -> tuple[float, float]:
-        pace = Pace()
-        asked_at = await pace.wait()
-        pace.slow_down(asked_at, hold_seconds=60, too_fast=False)
-        pace.slow_down(asked_at, hold_seconds=2, too_fast=False)
-        return await pace.wait(), pace.held_seconds
-
-    moment, held_seconds = run(held())
-    assert moment == pytest.approx(START + 60, abs=1e-3)
-    assert held_seconds == pytest.approx(60, abs=1e-3)
-
-
-def test_the_seconds_of_holds_that_overlap_count_once() -> None:
-    async def held() -> float:
-        pace = Pace()
-        asked_at = await pace.wait()
-        pace.slow_down(asked_at, hold_seconds=10, too_fast=False)
-        await asyncio.sleep(5)
-        pace.slow_down(asked_at, hold_seconds=10, too_fast=False)
-        return pace.held_seconds
-
-    assert run(held()) == pytest.approx(15, abs=1e-3)
-
-
-def test_too_fast_lowers_the_ceiling_below_the_pace_that_was_refused_and_it_is_not_exceeded_again() -> None:
+def test_pace_halves_its_ceiling_after_429_and_stays_below_it() -> None:
     async def refused() -> tuple[list[float], list[float], float]:
-        pace, paces = Pace(20), list[float]()
-        await answered(pace, 30)
-        pace.slow_down(await pace.wait(), hold_seconds=1, too_fast=True)
-        learnt, passed = pace.ceiling, []
+        pace, paces, given = Pace(20), [], []
+        await objection(pace, too_fast=True)
         for _ in range(500):
-            passed += await answered(pace, 1)
-            paces.append(pace.requests_per_second / pace.ceiling)
-        return passed, paces, learnt
-
-    passed, paces, learnt = run(refused())
-    assert 10 <= learnt < 20
-    assert most_in_a_window(passed) <= learnt * 1.05
-    assert max(paces) <= 1
-    # It is used, too: good answers bring the pace back to it, and not at once.
-    assert paces[0] < 0.6
-    assert min(paces[30:]) > 0.99
-
-
-def test_what_a_host_said_holds_as_long_as_the_run() -> None:
-    async def refused() -> tuple[float, float, float]:
-        pace = Pace(20)
-        pace.slow_down(await pace.wait(), hold_seconds=1, too_fast=True)
-        first = pace.ceiling
+            given += await good_responses(pace, 1)
+            paces.append(pace.requests_per_second)
         await asyncio.sleep(3600)
-        await answered(pace, 500)
-        return first, pace.ceiling, pace.requests_per_second
+        await good_responses(pace, 100)
+        return given, paces, pace.ceiling
 
-    assert run(refused()) == (10, 10, 10)
-
-
-def test_what_is_left_of_a_ceiling_depends_on_how_long_ago_it_was_learnt() -> None:
-    assert remembered(10, 0) == 10
-    assert remembered(10, 3600) == 20
-    assert 10 < remembered(10, 60) < 10.2
-    assert remembered(math.inf, 60) == math.inf
-    assert remembered(10, 1e12) > 1e9
+    given, paces, ceiling = run(refused())
+    assert ceiling == 10
+    assert most_in_a_window(given) <= 10
+    assert paces[0] == pytest.approx(5.5) and max(paces) == 10, "half of the ceiling first, then gradually back to it"
+    assert min(paces[30:]) > 0.99 * 10
 
 
-def test_a_ceiling_that_is_refused_again_is_lowered_again() -> None:
-    async def refused_twice() -> tuple[float, float]:
-        pace = Pace(20)
-        pace.slow_down(await pace.wait(), hold_seconds=1, too_fast=True)
-        first = pace.ceiling
-        await answered(pace, 50)
-        pace.slow_down(await pace.wait(), hold_seconds=1, too_fast=True)
-        return first, pace.ceiling
+def test_pace_lowers_its_ceiling_with_each_429_but_never_stops() -> None:
+    async def refused() -> list[float]:
+        pace, ceilings = Pace(20), []
+        for _ in range(100):
+            await objection(pace, too_fast=True)
+            ceilings.append(pace.ceiling)
+        ceilings.append(pace.requests_per_second)
+        return ceilings
 
-    first, second = run(refused_twice())
-    assert first / 3 < second < first
-
-
-def test_a_ceiling_of_an_earlier_run_holds_from_the_first_request_on() -> None:
-    assert most_in_a_window(run(answered(Pace(20, ceiling=5), 100))) <= 5
-    assert most_in_a_window(run(answered(Pace(None, ceiling=5), 100))) <= 5
+    ceilings = run(refused())
+    assert ceilings == sorted(ceilings, reverse=True)
+    assert ceilings[1] < ceilings[0] and ceilings[-1] == SLOWEST
 
 
-def test_a_host_that_is_overloaded_halves_the_pace_and_good_answers_bring_it_back_gradually() -> None:
-    async def overloaded() -> list[float]:
-        pace, paces = Pace(20), list[float]()
-        pace.slow_down(await pace.wait(), hold_seconds=1, too_fast=False)
+@pytest.mark.parametrize("limit", [20, None])
+def test_pace_keeps_the_ceiling_of_an_earlier_crawl_from_its_first_request(limit: float | None) -> None:
+    assert most_in_a_window(run(good_responses(Pace(limit, ceiling=5), 100))) <= 5
+
+
+def test_faded_ceiling_doubles_per_hour() -> None:
+    assert [faded(10, seconds) for seconds in (-5, 0, 3600)] == [10, 10, 20]
+    assert faded(math.inf, 60) == math.inf
+    assert 1e9 < faded(10, 1e12) < math.inf
+
+
+def test_pace_halves_after_503_and_recovers_gradually_without_a_ceiling() -> None:
+    async def overloaded() -> tuple[list[float], float]:
+        pace, paces = Pace(20), []
+        await objection(pace, too_fast=False)
         paces.append(pace.requests_per_second)
         for _ in range(30):
-            await answered(pace, 1)
+            await good_responses(pace, 1)
             paces.append(pace.requests_per_second)
-        assert pace.ceiling == math.inf
-        return paces
+        return paces, pace.ceiling
 
-    paces = run(overloaded())
-    assert paces[0] == 10
+    paces, ceiling = run(overloaded())
+    assert paces[0] == 10 and paces[5] < 17 and paces[7] < 20 and paces[20] == max(paces) == 20
     assert paces == sorted(paces)
-    assert paces[5] < 17, "it comes back at once"
-    assert paces[7] < 20, "it comes back at once"
-    assert paces[20] == 20
-    assert max(paces) == 20
+    assert ceiling == math.inf
 
 
-async def overloaded_at_twenty_a_second() -> Pace:
-    """A pace without a limit, after a host objected that gave twenty answers a second."""
+def test_pace_stays_above_an_eighth_of_the_tolerated_pace_after_many_503() -> None:
+    async def overloaded(count: int) -> tuple[float, float]:
+        pace = Pace(20)
+        for _ in range(count):
+            await objection(pace, too_fast=False)
+        lowest = pace.requests_per_second
+        await good_responses(pace, 45)
+        return lowest, pace.requests_per_second
+
+    assert run(overloaded(2)) == (5, 20)
+    assert run(overloaded(20)) == (2.5, 20)
+
+
+async def overloaded_at_twenty_per_second() -> Pace:
+    """A pace without a limit, after a 503 of a host that gave twenty responses per second."""
     pace = Pace()
     for _ in range(30):
-        await answered(pace, 1)
+        await good_responses(pace, 1)
         await asyncio.sleep(0.05)
-    pace.slow_down(await pace.wait(), hold_seconds=1, too_fast=False)
+    await objection(pace, too_fast=False)
     return pace
 
 
-def test_without_a_limit_it_comes_back_to_what_the_host_stood_and_then_feels_its_way() -> None:
-    async def overloaded() -> tuple[list[float], list[float]]:
-        pace, moments, paces = await overloaded_at_twenty_a_second(), list[float](), list[float]()
+def test_pace_without_a_limit_recovers_and_then_grows_by_five_percent_per_second() -> None:
+    async def overloaded() -> tuple[list[float], list[float], float]:
+        pace, given, paces = await overloaded_at_twenty_per_second(), [], []
         for _ in range(200):
-            moments += await answered(pace, 1)
+            given += await good_responses(pace, 1)
             paces.append(pace.requests_per_second)
-        return moments, paces
+        await asyncio.sleep(600)
+        await good_responses(pace, 3)
+        return given, paces, pace.requests_per_second
 
-    moments, paces = run(overloaded())
+    given, paces, after_a_silence = run(overloaded())
     assert paces[0] == pytest.approx(10, rel=0.1)
     assert paces[20] == pytest.approx(20, rel=0.1)
-    # Beyond it is faster by some percent a second, however many answers there are in it.
-    seconds = moments[-1] - moments[20]
-    assert 1.03**seconds < paces[-1] / paces[20] < 1.06**seconds
+    assert 1.03 ** (given[-1] - given[20]) < paces[-1] / paces[20] < 1.06 ** (given[-1] - given[20])
+    assert paces[-1] < after_a_silence < 1.06 * paces[-1]
 
 
-def test_what_the_host_stood_when_it_was_asked_faster_is_what_it_stands() -> None:
+def test_pace_recovers_to_the_fastest_pace_that_the_host_tolerated() -> None:
     async def overloaded_again() -> tuple[float, float]:
-        pace = await overloaded_at_twenty_a_second()
-        await answered(pace, 200)
+        pace = await overloaded_at_twenty_per_second()
+        await good_responses(pace, 200)
         before = pace.requests_per_second
-        pace.slow_down(await pace.wait(), hold_seconds=1, too_fast=False)
-        await answered(pace, 20)
+        await objection(pace, too_fast=False)
+        await good_responses(pace, 20)
         return before, pace.requests_per_second
 
-    before, afterwards = run(overloaded_again())
+    before, after = run(overloaded_again())
     assert before > 25
-    assert afterwards == pytest.approx(before, rel=0.06)
+    assert after == pytest.approx(before, rel=0.06)
 
 
-def test_a_silence_is_no_reason_to_go_much_faster() -> None:
-    async def silent() -> tuple[float, float]:
-        pace = await overloaded_at_twenty_a_second()
-        await answered(pace, 50)
-        before = pace.requests_per_second
-        await asyncio.sleep(600)
-        await answered(pace, 3)
-        return before, pace.requests_per_second
-
-    before, afterwards = run(silent())
-    assert before < afterwards < 1.06 * before
-
-
-def test_a_host_that_was_overloaded_several_times_stands_what_it_stood_before() -> None:
-    async def overloaded() -> float:
+def test_pace_does_not_recover_through_requests_that_it_does_not_delay() -> None:
+    async def slow_client() -> float:
         pace = Pace(20)
-        for _ in range(3):
-            pace.slow_down(await pace.wait(), hold_seconds=1, too_fast=False)
-        assert pace.requests_per_second == 20 / 2 / 2 / 2
-        await answered(pace, 45)
-        return pace.requests_per_second
-
-    assert run(overloaded()) == 20
-
-
-def test_good_answers_to_requests_that_never_had_to_wait_do_not_raise_the_pace() -> None:
-    async def slow_host() -> float:
-        pace = Pace(20)
-        pace.slow_down(await pace.wait(), hold_seconds=0, too_fast=False)
+        await objection(pace, too_fast=False, hold_seconds=0)
         for _ in range(50):
             await asyncio.sleep(3)
-            await answered(pace, 1)
+            await good_responses(pace, 1)
         return pace.requests_per_second
 
-    assert run(slow_host()) == 10
+    assert run(slow_client()) == 10
 
 
 @pytest.mark.parametrize("too_fast", [True, False])
-def test_refusals_of_requests_that_were_under_way_do_not_count_twice(too_fast: bool) -> None:
-    async def refused(times: int) -> tuple[float, float]:
+def test_pace_counts_objections_to_simultaneous_requests_once(too_fast: bool) -> None:
+    async def refused(count: int) -> tuple[float, float]:
         pace = Pace(20)
-        asked = await moments(pace, 8)
-        for moment in asked[:times]:
+        given = await turns(pace, 8)
+        for moment in given[:count]:
             await asyncio.sleep(0.01)
             pace.slow_down(moment, hold_seconds=1, too_fast=too_fast)
         return pace.requests_per_second, pace.ceiling
@@ -403,122 +294,83 @@ def test_refusals_of_requests_that_were_under_way_do_not_count_twice(too_fast: b
     assert run(refused(8)) == pytest.approx(run(refused(1)), rel=1e-3)
 
 
-def test_a_refusal_of_what_was_asked_afterwards_does_count() -> None:
-    async def refused() -> float:
-        pace = Pace(20)
-        for _ in range(3):
-            pace.slow_down(await pace.wait(), hold_seconds=1, too_fast=False)
-        return pace.requests_per_second
-
-    assert run(refused()) == 20 / 2 / 2 / 2
-
-
 @pytest.mark.parametrize("too_fast", [True, False])
-def test_without_a_limit_the_answers_of_the_last_second_decide(too_fast: bool) -> None:
+def test_pace_without_a_limit_slows_down_from_the_rate_of_the_last_second(too_fast: bool) -> None:
     async def refused(before: int, rate: float) -> float:
         pace = Pace()
         for interval_seconds, count in ((0.001, before), (1 / rate, 50)):
             for _ in range(count):
-                await answered(pace, 1)
+                await good_responses(pace, 1)
                 await asyncio.sleep(interval_seconds)
-        pace.slow_down(await pace.wait(), hold_seconds=1, too_fast=too_fast)
+        await objection(pace, too_fast=too_fast)
         return pace.requests_per_second
 
-    assert 2 <= run(refused(500, rate=10)) <= 5.5
-    assert run(refused(500, rate=10)) == run(refused(0, rate=10))
+    assert 2 <= run(refused(500, rate=10)) == run(refused(0, rate=10)) <= 5.5
     assert run(refused(0, rate=20)) == pytest.approx(2 * run(refused(0, rate=10)), rel=0.1)
 
 
-def test_however_often_it_is_refused_it_never_stands_still() -> None:
+@pytest.mark.parametrize("too_fast", [True, False])
+def test_pace_never_rises_above_a_very_low_limit_after_an_objection(too_fast: bool) -> None:
     async def refused() -> float:
-        pace = Pace()
-        for _ in range(100):
-            pace.slow_down(await pace.wait(), hold_seconds=1, too_fast=True)
-        before = now()
-        await pace.wait()
-        await pace.wait()
-        assert now() - before <= 2.1 / SLOWEST
-        return pace.requests_per_second
-
-    assert run(refused()) == SLOWEST
-
-
-def test_a_refusal_never_makes_it_faster_than_a_limit_that_is_slower_still() -> None:
-    async def refused(too_fast: bool) -> float:
         pace = Pace(SLOWEST / 5)
-        pace.slow_down(await pace.wait(), hold_seconds=1, too_fast=too_fast)
+        await objection(pace, too_fast=too_fast)
         return pace.requests_per_second
 
-    assert run(refused(True)) <= SLOWEST / 5
-    assert run(refused(False)) <= SLOWEST / 5
+    assert run(refused()) <= SLOWEST / 5
 
 
-@pytest.mark.parametrize("before", [None, 20])
-def test_a_limit_that_the_host_asks_for_lowers_the_pace(before: float | None) -> None:
-    async def limited() -> tuple[float, list[float]]:
-        pace = Pace(before)
-        pace.limit(2)
-        return pace.requests_per_second, await answered(pace, 50)
-
-    requests_per_second, passed = run(limited())
-    assert requests_per_second == 2
-    assert most_in_a_window(passed) == 2
-
-
-def test_a_limit_above_the_one_there_is_changes_nothing() -> None:
-    pace = Pace(1)
-    pace.limit(20)
-    assert most_in_a_window(run(answered(pace, 50))) == 1
+@pytest.mark.parametrize(("limit", "delay"), [(None, 2), (20, 2), (2, 20)])
+def test_pace_obeys_the_lower_of_its_limit_and_that_of_robots_txt(limit: float | None, delay: float) -> None:
+    pace = Pace(limit)
+    pace.limit(delay)
+    assert most_in_a_window(run(good_responses(pace, 50))) == 2
 
 
 @dataclass
 class BucketServer:
-    """A host that lets 20 requests a second through and 20 at once, as a token bucket, and answers 429 to others."""
+    """A host with a token bucket of 20 requests per second and a burst of 20. It sends 429 to all other requests."""
 
-    answer_seconds: float
+    response_seconds: float
     rate: float = 20
-    burst: float = 20
     tokens: float = 20
     at: float = START
     arrived: list[float] = field(default_factory=list)
     good: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
 
-    async def ask(self) -> bool:
+    async def request(self) -> bool:
         self.arrived.append(now())
-        self.tokens = min(self.burst, self.tokens + self.rate * (now() - self.at))
+        self.tokens = min(20, self.tokens + self.rate * (now() - self.at))
         self.at = now()
         is_good = self.tokens >= 1
         self.tokens -= is_good
-        await asyncio.sleep(self.answer_seconds)
+        await asyncio.sleep(self.response_seconds)
         (self.good if is_good else self.refused).append(now())
         return is_good
 
 
 async def crawl(server: BucketServer, requests: int, workers: int = 8) -> None:
-    """So many requests, by an unlimited client that begins anew with what was refused."""
+    """A crawl without a limit that retries refused requests."""
     pace, remaining = Pace(), iter(range(requests))
 
     async def work() -> None:
         for _ in remaining:
             while True:
-                asked_at = await pace.wait()
-                if await server.ask():
+                requested_at = await pace.wait()
+                if await server.request():
                     pace.speed_up()
                     break
-                pace.slow_down(asked_at, hold_seconds=0.5, too_fast=True)
+                pace.slow_down(requested_at, hold_seconds=0.5, too_fast=True)
 
     await asyncio.gather(*(work() for _ in range(workers)))
 
 
-@pytest.mark.parametrize("answer_seconds", [0.001, 0.01, 0.03, 0.1, 0.2, 0.3])
-def test_a_host_that_takes_twenty_a_second_teaches_it_with_its_first_refusal(answer_seconds: float) -> None:
-    server = BucketServer(answer_seconds)
-    run(crawl(server, requests=800), a_few_ms())
-    learnt = server.refused[0]
-    afterwards = [moment for moment in server.arrived if moment > learnt]
-    assert len(server.refused) <= 8, "those that were under way"
-    assert most_in_a_window(afterwards) <= 20
-    served = [moment for moment in server.good if moment > learnt]
-    # Half of what it takes, but for the margin that keeps all windows below the ceiling.
-    assert len(served) / (server.good[-1] - learnt) > 10 / 1.05
+@pytest.mark.parametrize("response_seconds", [0.001, 0.03, 0.3])
+def test_pace_learns_the_limit_of_a_host_from_its_first_429(response_seconds: float) -> None:
+    server = BucketServer(response_seconds)
+    run(crawl(server, requests=800), random_lateness(0.003))
+    learned = server.refused[0]
+    assert len(server.refused) <= 8, "only requests that were already sent"
+    assert most_in_a_window(moment for moment in server.arrived if moment > learned) <= 20
+    served = [moment for moment in server.good if moment > learned]
+    assert len(served) / (server.good[-1] - learned) > 10 / 1.05

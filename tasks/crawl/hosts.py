@@ -1,0 +1,69 @@
+"""One host of a crawl: its pace, its robots.txt, and what the ledger remembers about it."""
+
+import asyncio
+import logging
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+from protego import Protego
+
+from tasks.crawl.http_response import Response
+from tasks.crawl.ledger import HostMemory, Ledger
+from tasks.crawl.pace import Pace, faded
+from tasks.errors import SiteBlocked
+
+# The crawl does not wait longer than this. It stops, and a later run continues it.
+LONGEST_WAIT_SECONDS = 120.0
+
+logger = logging.getLogger(__name__)
+
+
+class Host:
+    """A host that gets at most `requests_per_second` (None: no limit) over at most `connections` at a time."""
+
+    def __init__(self, name: str, ledger: Ledger, requests_per_second: float | None, connections: int) -> None:
+        self.name = name
+        self.slots = asyncio.Semaphore(connections)
+        self.robots: Protego | None = None
+        self.robots_lock = asyncio.Lock()
+        self._ledger = ledger
+        self._memory = ledger.hosts.get(name) or HostMemory(name)
+        now = time.time()
+        self.pace = Pace(requests_per_second, faded(self._memory.ceiling, now - self._memory.learned))
+        self.pace.hold(min(self._memory.held_until - now, LONGEST_WAIT_SECONDS))
+
+    def check_blocked(self, url: str | None = None) -> None:
+        """Raise SiteBlocked if the host blocks us. `url` is the request that caused the block."""
+        if self._memory.blocked_until > time.time():
+            until = datetime.fromtimestamp(self._memory.blocked_until, UTC)
+            raise SiteBlocked(
+                f"The site refuses us: {self._memory.reason}. No request is sent to {self.name} before "
+                f"{until:%Y-%m-%d %H:%M} UTC. Run the command again after that time, at a lower pace.",
+                url,
+            )
+
+    def block(self, reason: str, seconds: float, url: str | None = None) -> NoReturn:
+        """Send no request to the host for some time, in this run and later ones, and raise SiteBlocked."""
+        self._remember(blocked_until=time.time() + seconds, reason=reason)
+        self.check_blocked(url)
+        raise AssertionError("the block has just begun")
+
+    def slow_down(self, response: Response, least_hold_seconds: float) -> float:
+        """Slow down because of a response with status 429 or 503. Returns by how many seconds requests are delayed."""
+        ceiling, retry_after_seconds = self.pace.ceiling, response.retry_after_seconds or 0
+        hold_seconds = max(retry_after_seconds, least_hold_seconds)
+        delay_seconds = self.pace.slow_down(response.requested_at, hold_seconds, too_fast=response.status == 429)
+        if retry_after_seconds:
+            self._remember(held_until=time.time() + retry_after_seconds)
+        if self.pace.ceiling < ceiling:
+            self._remember(ceiling=self.pace.ceiling, learned=time.time())
+            logger.info(
+                "%s reports too many requests. The limit is now %.2g requests per second.", self.name, self.pace.ceiling
+            )
+        return delay_seconds
+
+    def _remember(self, **facts: Any) -> None:
+        self._memory = replace(self._memory, **facts)
+        self._ledger.hosts.put(self._memory)
