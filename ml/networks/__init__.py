@@ -1,1 +1,1 @@
-"""Backbones, heads, weights and class activation maps."""
+"""Backbones, heads, pretrained weights and class activation maps."""

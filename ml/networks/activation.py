@@ -1,8 +1,8 @@
-"""Where on a poster a network saw a genre: class activation maps.
+"""Class activation maps by Grad-CAM (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391).
 
-By Grad-CAM (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391), which for a network of convolutions, global
-average pooling and one linear layer is the map of Zhou et al. 2016 (https://arxiv.org/abs/1512.04150), and which
-allows any head.
+Exported graphs return their own maps (see `ml.networks.explanation`). Grad-CAM is for networks whose graph has none,
+because it works with any head. For global average pooling and one linear layer it equals the map of Zhou et al. 2016
+(https://arxiv.org/abs/1512.04150).
 """
 
 from collections.abc import Callable
@@ -14,57 +14,59 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ml.errors import TrainingError
+from serving.bundle.heatmap import colour_ramp
 
-# From nothing to all: the colours of viridis, which differ in lightness too.
-_RAMP = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 _OPACITY = 0.6
 
 
 def last_feature_map(network: nn.Module, images: Tensor) -> nn.Module | None:
-    """The module whose output is a network's last one with places, [N, C, h, w] with h and w above 1.
+    """The last module of a network whose output is a feature map, [N, C, h, w] with h and w above 1.
 
-    None where there is none, and where attention follows: it mixes places, and after it a place of the map is no
-    longer a place of the poster. The network is in evaluation mode and on the images' device; images are uint8
-    [N, 3, S, S], one is enough.
+    None if there is no such module, or if attention follows it: attention mixes positions, so that a position of the
+    map no longer corresponds to one of the poster.
+
+    Args:
+        network: in evaluation mode.
+        images: at least one poster, uint8 [N, 3, S, S], on the network's device.
     """
     called: list[tuple[nn.Module, bool]] = []
 
-    def note(module: nn.Module, _: object, output: object) -> None:
+    def record(module: nn.Module, _: object, output: object) -> None:
         called.append((module, isinstance(output, Tensor) and _is_map(output)))
 
-    hooks = [module.register_forward_hook(note) for module in network.modules()]
+    hooks = [module.register_forward_hook(record) for module in network.modules()]
     try:
         with torch.no_grad():
             network(images)
     finally:
         for hook in hooks:
             hook.remove()
-    places = [place for place, (_, is_map) in enumerate(called) if is_map]
-    if not places or any(isinstance(module, nn.MultiheadAttention) for module, _ in called[places[-1] :]):
+    positions = [position for position, (_, is_map) in enumerate(called) if is_map]
+    if not positions or any(isinstance(module, nn.MultiheadAttention) for module, _ in called[positions[-1] :]):
         return None
-    return called[places[-1]][0]
+    return called[positions[-1]][0]
 
 
 def activation_maps(
     network: Callable[[Tensor], Tensor], layer: nn.Module, images: Tensor, genres: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Where each poster speaks for a genre, float32 [N, h, w] from 0 to 1, or 0 all over where no place does.
+    """Grad-CAM maps of one genre per poster, float32 [N, h, w] from 0 to 1; 0 everywhere if nothing supports the genre.
 
     Args:
-        network: in evaluation mode; posters, uint8 [N, 3, S, S], to logits [N, G].
-        layer: the part of it whose output is its last feature map, [N, C, h, w].
-        images: posters, on the network's device.
+        network: maps posters, uint8 [N, 3, S, S], to logits [N, G]; in evaluation mode.
+        layer: the module of the network whose output is its last feature map, [N, C, h, w].
+        images: posters on the network's device.
         genres: a column of the logits for each poster, [N].
 
-    Raises TrainingError where the layer's output has no places, or the network does not use the layer.
+    Raises TrainingError if the layer's output is not a feature map or the network does not use the layer.
     """
     seen: list[Tensor] = []
 
     def watch(_: nn.Module, __: object, output: object) -> Tensor:
         if not isinstance(output, Tensor) or not _is_map(output):
-            given = f"[{', '.join(map(str, output.shape))}]" if isinstance(output, Tensor) else "no tensor"
-            raise TrainingError(f"A class activation map needs a layer's output [N, C, h, w], but there is {given}.")
-        # A frozen network has no gradients of its own: they begin here. A copy goes on, for layers that work in place.
+            given = f"[{', '.join(map(str, output.shape))}]" if isinstance(output, Tensor) else "not a tensor"
+            raise TrainingError(f"A class activation map needs a layer with output [N, C, h, w]; this one is {given}.")
+        # Gradients start here, because a frozen network has none. Later layers get a copy, as they may work in place.
         seen.append(output.detach().requires_grad_())
         return seen[-1].clone()
 
@@ -77,7 +79,7 @@ def activation_maps(
     finally:
         hook.remove()
     if not seen:
-        raise TrainingError("A class activation map needs a layer that the network uses, but it does not use this one.")
+        raise TrainingError("A class activation map needs a layer that the network uses.")
     (gradient,) = torch.autograd.grad(chosen, seen[-1])
     weights = gradient.mean((2, 3), keepdim=True)
     maps = functional.relu((weights * seen[-1].detach()).sum(1)).float()
@@ -87,14 +89,13 @@ def activation_maps(
 
 
 def overlay(images: NDArray[np.uint8], maps: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Posters, uint8 [N, 3, S, S], in grey below their maps, [N, h, w] from 0 to 1, in colour: uint8 [N, 3, S, S]."""
+    """Grey posters under coloured maps, uint8 [N, 3, S, S], from posters of that shape and maps [N, h, w] in 0..1."""
     size = images.shape[2:]
-    wide = functional.interpolate(torch.from_numpy(maps)[:, None], size, mode="bicubic", align_corners=False)
-    height = wide.clamp(0, 1).numpy()
-    stops = np.linspace(0, 1, len(_RAMP))
-    colour = np.concatenate([np.interp(height, stops, channel) for channel in zip(*_RAMP, strict=True)], axis=1)
+    resized = functional.interpolate(torch.from_numpy(maps)[:, None], size, mode="bicubic", align_corners=False)
+    levels = np.round(resized[:, 0].clamp(0, 1).numpy() * 255).astype(np.uint8)
+    colours = colour_ramp()[levels].transpose(0, 3, 1, 2)
     grey = images.mean(1, keepdims=True)
-    blended: NDArray[np.uint8] = np.round(_OPACITY * colour + (1 - _OPACITY) * grey).astype(np.uint8)
+    blended: NDArray[np.uint8] = np.round(_OPACITY * colours + (1 - _OPACITY) * grey).astype(np.uint8)
     return blended
 
 

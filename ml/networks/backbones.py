@@ -1,4 +1,4 @@
-"""Networks: a small one written from scratch, and backbones of torchvision with a new head.
+"""Networks: a small one that is trained from scratch, and torchvision's backbones with a new head.
 
 Both are a `GenreNetwork`: pixels -> body -> features [N, F] -> head -> logits [N, G].
 """
@@ -22,11 +22,11 @@ from serving.bundle.model import Preprocessing
 
 
 class GenreNetwork(nn.Module):
-    """Posters, uint8 [N, 3, S, S], to a logit a genre, float [N, G].
+    """Maps posters, uint8 [N, 3, S, S], to one logit per genre, float [N, G].
 
-    Normalisation is part of the network, so that training, scoring and the exported graph share it. A frozen
-    body has no gradients and stays in evaluation mode, so that training the head leaves its weights and its
-    BatchNorm statistics as they were.
+    Normalisation is part of the network: training, scoring and the exported graph share it. A frozen body has no
+    gradients and stays in evaluation mode, so training the head changes neither its weights nor its BatchNorm
+    statistics.
     """
 
     scale: Tensor
@@ -52,9 +52,9 @@ class GenreNetwork(nn.Module):
         return self
 
     def features(self, images: Tensor) -> Tensor:
-        """What the body makes of posters, float [N, F]."""
+        """The body's features of posters, float [N, F]."""
         features = self.body(images.float() * self.scale - self.shift)
-        # Inception and GoogLeNet answer with auxiliary logits, too, while they are trained.
+        # Inception and GoogLeNet also return auxiliary logits while they are trained.
         return cast(Tensor, features if isinstance(features, Tensor) else features[0])
 
     def forward(self, images: Tensor) -> Tensor:
@@ -62,10 +62,10 @@ class GenreNetwork(nn.Module):
 
 
 def scratch_body(size: int) -> nn.Module:
-    """The convolutions and poolings of the network from scratch: [N, 3, size, size] to [N, 256], size >= 32.
+    """The body of the network that is trained from scratch: [N, 3, size, size] to [N, 256], size >= 32.
 
-    The first convolution leaves 64 pixels a side of a larger poster, and what it leaves is pooled before
-    normalisation and ReLU: nearly all time would go into these first layers otherwise.
+    The first convolution reduces larger posters to 64 pixels per side, and pooling comes before normalisation and
+    ReLU. Otherwise the first layers would take nearly all of the time.
     """
     widths = (32, 64, 128, 256)
     stride = max(2, size // 64)
@@ -80,7 +80,7 @@ def scratch_body(size: int) -> nn.Module:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A torchvision network without its last layer, [N, 3, S, S] to [N, F], and that layer's name."""
+    """A torchvision network without its last layer, [N, 3, S, S] to [N, F], and the name of that layer."""
 
     name: str
     body: nn.Module
@@ -88,17 +88,17 @@ class Backbone:
 
 
 def backbone(name: str) -> Backbone:
-    """Any classification network of torchvision by name, with random weights.
+    """A classification network of torchvision by name, with random weights.
 
-    Its last fully connected layer (in SqueezeNet a 1x1 convolution before pooling) becomes an identity, which
-    leaves the features that layer saw. Raises SettingError for a name that torchvision does not have.
+    Its last fully connected layer (in SqueezeNet a 1x1 convolution before pooling) is replaced by an identity, so the
+    output is that layer's input. Raises SettingError for a name that torchvision does not have.
     """
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         near = ", ".join(difflib.get_close_matches(name, known) or ["resnet18", "mobilenet_v3_small"])
         raise SettingError(f"torchvision has no backbone named '{name}'; it has {near} and others.")
     with warnings.catch_warnings():
-        # Two old networks announce a change of their random initial weights.
+        # Two old networks warn about a change of their random initial weights.
         warnings.simplefilter("ignore", FutureWarning)
         body: nn.Module = torchvision.models.get_model(name, weights=None)
     layers = [path for path, layer in body.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
@@ -109,18 +109,18 @@ def backbone(name: str) -> Backbone:
 
 
 def load_backbone(network: Backbone, state: Mapping[str, Tensor]) -> None:
-    """Load pretrained weights, whose own last layer is passed over where there is one.
+    """Load pretrained weights, except those of a last layer.
 
-    Raises WeightsError, naming keys, where keys are missing or unexpected or tensors have another shape.
+    Raises WeightsError, naming keys, if keys are missing or unexpected or tensors have another shape.
     """
-    own = network.body.state_dict()
+    expected = network.body.state_dict()
     given = {key: value for key, value in state.items() if not key.startswith(f"{network.classifier}.")}
-    # Files from before PyTorch 0.4.1 do not count batches; nothing reads that count here.
-    optional = {key for key in own if key.endswith("num_batches_tracked")}
+    # Files from before PyTorch 0.4.1 lack the number of batches, which is not used here.
+    optional = {key for key in expected if key.endswith("num_batches_tracked")}
     for what, keys in (
-        ("lack", own.keys() - given.keys() - optional),
-        ("hold unexpected", given.keys() - own.keys()),
-        ("have another shape in", {key for key in own.keys() & given if own[key].shape != given[key].shape}),
+        ("lack", expected.keys() - given.keys() - optional),
+        ("hold unexpected", given.keys() - expected.keys()),
+        ("have another shape in", {key for key in expected.keys() & given if expected[key].shape != given[key].shape}),
     ):
         if keys:
             named = ", ".join(sorted(keys)[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
@@ -136,21 +136,21 @@ def pretrained_backbone(name: str, state: Mapping[str, Tensor]) -> Backbone:
 
 
 def feature_count(body: nn.Module, size: int, name: str) -> int:
-    """F of a body for posters of size x size pixels; TrainingError where it does not take such posters."""
+    """F of a body for posters of size x size pixels. Raises TrainingError if the body does not accept them."""
     try:
         with torch.no_grad():
             return int(body.eval()(torch.zeros(1, 3, size, size)).shape[1])
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = re.split(r"[\n.]", str(error))[0]
-        raise TrainingError(f"{name} does not take posters of {size} x {size} pixels: {reason}.") from error
+        raise TrainingError(f"{name} does not accept posters of {size} x {size} pixels: {reason}.") from error
 
 
 def head(features: int, frequencies: NDArray[np.float64], hidden: int, dropout: float) -> nn.Sequential:
-    """Fully connected layers from features [N, F] to logits [N, G]: a single one where `hidden` is 0.
+    """Fully connected layers from features [N, F] to logits [N, G]; a single layer if `hidden` is 0.
 
-    Features are standardised first, which makes one range of learning rates fit every backbone. The last bias
-    starts at the log odds of the genres' frequencies, as in section 3.3 of Lin et al. 2017
-    (https://arxiv.org/abs/1708.02002), so that the first steps need not learn what is common.
+    Features are standardised first, so that one range of learning rates suits every backbone. The last bias starts at
+    the log odds of the genres' `frequencies` [G], as in section 3.3 of Lin et al. 2017
+    (https://arxiv.org/abs/1708.02002), so that the first steps need not learn them.
     """
     layers: list[nn.Module] = [nn.BatchNorm1d(features, affine=False)]
     width = features

@@ -1,11 +1,11 @@
-"""Where on a poster a network sees each genre, in the same pass as the probabilities: class activation maps.
+"""Networks that return class activation maps together with their probabilities, so that graphs can export them.
 
 Grad-CAM (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391) weights the last feature map's channels by the
-gradient of a genre's logit. Where features are means over the map's places and the head is one linear layer, that
-gradient is the layer's weights (Zhou et al. 2016, https://arxiv.org/abs/1512.04150); that of a kernel head has a closed
-form. So the maps of all genres are a few matrix products, which an exported graph holds: nothing runs backwards.
-ONNX Runtime calculates them with every pass, asked for or not (https://github.com/microsoft/onnxruntime/issues/16013);
-they are less than a tenth of one.
+gradient of a genre's logit. If features are means over the map's positions and the head is one linear layer, that
+gradient is the layer's weights (Zhou et al. 2016, https://arxiv.org/abs/1512.04150). The gradient of a kernel head has
+a closed form. The maps of all genres are therefore a few matrix products without a backward pass. ONNX Runtime computes
+them in every pass, requested or not (https://github.com/microsoft/onnxruntime/issues/16013); they take less than a
+tenth of it.
 """
 
 import numpy as np
@@ -18,27 +18,30 @@ from ml.networks.kernel import KernelHead, similarity
 from ml.networks.pooling import PooledBody
 
 _AFFINE = (nn.Linear, nn.BatchNorm1d, nn.Dropout, nn.Identity)
-"""Layers that are affine in evaluation mode, and so are heads of these alone."""
+"""Layers that are affine in evaluation mode. A head of only these layers is affine, too."""
 _PROBES = 2
-_SAME = 1e-4
-"""How far a feature may lie from the mean of its map, in shares of the largest mean, and still be it."""
+_TOLERANCE = 1e-4
+"""Largest difference between a feature and the mean of its map, relative to the largest mean."""
 
 
 class ExplainedNetwork(nn.Module):
-    """Posters, uint8 [N, 3, S, S], to probabilities, float32 [N, G], and class activation maps, float32 [N, G, h, w].
+    """Maps posters, uint8 [N, 3, S, S], to probabilities, float32 [N, G], and maps, float32 [N, G, h, w].
 
-    A map is 0 where a place does not speak for the genre, and the higher the more it does, in the units of logits:
-    under a linear head, the mean over places of what has not yet been cut at 0 is the part of the logit that comes
-    from the map. To be drawn, a map is divided by its own maximum.
+    Values are in the units of logits. Higher values support the genre more; values that do not support it are 0. With
+    a linear head, the mean of a map before negative values are set to 0 is its contribution to the logit. Divide a map
+    by its maximum to draw it.
     """
 
     back: Tensor
 
     def __init__(self, network: GenreNetwork, layer: str, back: Tensor) -> None:
-        """`layer` is the name of the part of the network whose output is its last feature map, [N, C, h, w].
+        """Wrap a network.
 
-        `back` brings a slope to the map's channels: float [G, C], of the logits themselves, where the head is affine,
-        and [P, C], of the points that the head compares, where it is a kernel head.
+        Args:
+            network: in evaluation mode and on the CPU.
+            layer: name of the module whose output is the last feature map, [N, C, h, w].
+            back: maps gradients to the map's channels. For an affine head, gradients of the logits, float [G, C]; for a
+                kernel head, gradients of its projected points, float [P, C].
         """
         super().__init__()
         self.network = network
@@ -54,11 +57,15 @@ class ExplainedNetwork(nn.Module):
 
 
 def explain(network: GenreNetwork, size: int) -> ExplainedNetwork | None:
-    """The network, in evaluation mode and on the CPU, with maps beside its probabilities; None where it has none.
+    """The network with maps besides its probabilities, or None if its maps have no closed form.
 
-    It has them where its head is affine or a kernel head, and the features it sees are means over the places of the
-    last feature map, beside them nothing but what a `PooledBody` adds. Whether they are is tried on random posters of
-    size x size pixels, not looked up by name.
+    The head must be affine or a kernel head. The features must be means over the positions of the last feature map;
+    other features may only be those that a `PooledBody` adds. Random posters of size x size pixels test this, so no
+    list of networks is needed.
+
+    Args:
+        network: in evaluation mode and on the CPU.
+        size: width and height of posters, in pixels.
     """
     if not isinstance(network.head, KernelHead) and not _is_affine(network.head):
         return None
@@ -74,14 +81,14 @@ def explain(network: GenreNetwork, size: int) -> ExplainedNetwork | None:
     if columns is None:
         return None
     slopes = _projection(network.head, features.shape[1])
-    # A channel's mean may stand in two columns: its weight is the sum of theirs.
-    return ExplainedNetwork(network, layer, torch.stack([slopes[:, those] for those in columns]).sum(0)).eval()
+    # A channel's mean may be in two columns. Its weight is the sum of their weights.
+    return ExplainedNetwork(network, layer, torch.stack([slopes[:, column] for column in columns]).sum(0)).eval()
 
 
 def _features_and_map(network: GenreNetwork, layer: str, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Features [N, F], and the map [N, C, h, w] that the named part last gave on the way to them.
+    """Features [N, F], and the last output [N, C, h, w] of the named module.
 
-    What is done to the map in place comes with it, as the ReLU after DenseNet's last normalisation, so that it is what
+    In-place operations on the map, such as the ReLU after DenseNet's last normalisation, are included: the map is what
     pooling sees.
     """
     seen: list[Tensor] = []
@@ -94,20 +101,22 @@ def _features_and_map(network: GenreNetwork, layer: str, images: Tensor) -> tupl
 
 
 def _columns_of_means(body: nn.Module, features: Tensor, means: Tensor) -> list[slice] | None:
-    """The columns of features [N, F] that are the map's means [N, C], where no others depend on the map but its
-    deviations, whose gradient is 0 in the mean over places."""
+    """The columns of features [N, F] that are the map's means [N, C], or None if others depend on the map, too.
+
+    Deviations may depend on it: the mean of their gradient over positions is 0.
+    """
     count, channels = features.shape[1], means.shape[1]
     columns = [slice(0, channels)]
-    if isinstance(body, PooledBody):  # the network's own features, ..., means and deviations of the last stage
+    if isinstance(body, PooledBody):  # the backbone's features, ..., means and deviations of the last stage
         columns.append(slice(count - 2 * channels, count - channels))
     elif count != channels:
         return None
     largest = float(means.abs().max())
-    for those in columns:
-        if those.start < 0 or those.stop > count:
+    for column in columns:
+        if column.start < 0 or column.stop > count:
             return None
-        # Also not where all is 0: features that never show anything are no evidence.
-        if not largest > 0 or not float((features[:, those] - means).abs().max()) <= _SAME * largest:
+        # Features that are always 0 prove nothing.
+        if not largest > 0 or not float((features[:, column] - means).abs().max()) <= _TOLERANCE * largest:
             return None
     return columns
 
@@ -118,8 +127,7 @@ def _is_affine(head: nn.Module) -> bool:
 
 
 def _projection(head: nn.Module, features: int) -> Tensor:
-    """What is linear in features [N, F]: the slopes of an affine head's logits, [G, F], or of a kernel head's points,
-    [P, F]."""
+    """Gradients by features [N, F]: those of an affine head's logits, [G, F], or of a kernel head's points, [P, F]."""
     if isinstance(head, KernelHead):
         return head.projection.T
     slopes: Tensor = torch.func.jacrev(head)(torch.zeros(1, features))
@@ -127,9 +135,9 @@ def _projection(head: nn.Module, features: int) -> Tensor:
 
 
 def _slopes(head: KernelHead, features: Tensor) -> Tensor:
-    """The gradient of each logit by the point that is compared with landmarks, [N, G, P], for features [N, F].
+    """The gradient of each logit by the projected point p, [N, G, P], for features [N, F].
 
-    Of the logit sum_m W_gm exp(-w |p - l_m|^2) it is -2 w sum_m W_gm exp(-w |p - l_m|^2) (p - l_m).
+    The gradient of the logit sum_m W_gm exp(-w |p - l_m|^2) is -2 w sum_m W_gm exp(-w |p - l_m|^2) (p - l_m).
     """
     points = (features.float() - head.mean) @ head.projection
     near = head.last.weight * similarity(points, head.landmarks, head.width)[:, None]

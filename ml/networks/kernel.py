@@ -1,9 +1,9 @@
 """A head without gradient steps: kernel ridge regression on the features of a frozen backbone.
 
-Features are standardised and projected on their principal components; a radial basis function compares each poster
+Features are standardised and projected on their principal components. A radial basis function compares each poster
 with landmarks, which are training posters (the Nystroem method, Williams and Seeger 2001,
-https://papers.nips.cc/paper/1866); regularised least squares on the genres (Rifkin et al. 2003) has a closed
-solution. What comes out estimates a probability; a logistic curve a genre (Platt 1999) makes a calibrated one of it.
+https://papers.nips.cc/paper/1866). Regularised least squares on the genres (Rifkin et al. 2003) has a closed solution.
+Its estimates become calibrated probabilities through one logistic curve per genre (Platt 1999).
 """
 
 from dataclasses import dataclass, replace
@@ -19,31 +19,34 @@ from ml.scores.metrics import Labels
 
 COMPONENTS = 128
 LANDMARKS = 1024
-_SMALLEST_SHARE = 1e-5
-"""Directions of the landmarks' kernel with less of its largest eigenvalue than this are rounding errors."""
+_MIN_EIGENVALUE_SHARE = 1e-5
+"""Smaller eigenvalues of the landmarks' kernel, relative to its largest one, are rounding errors."""
 _NEWTON_STEPS = 30
-_ITERATIONS = 5
-_SMALLEST_SLOPE = 1e-2
+_SUBSPACE_ITERATIONS = 5
+_MIN_SLOPE = 1e-2
 
 
 @dataclass(frozen=True)
 class KernelSetting:
-    """`ridge` is the weight of the squared norm beside the sum of squared errors; `width` scales the mean squared
-    difference of standardised features in the kernel's exponent."""
+    """Hyperparameters of a kernel head.
+
+    `ridge` weights the squared norm against the sum of squared errors. `width` scales the mean squared difference of
+    standardised features in the kernel's exponent.
+    """
 
     ridge: float
     width: float
 
 
 class KernelHead(nn.Module):
-    """Features [N, F] to logits [N, G]; what is fitted without gradients are buffers, the last layer is linear."""
+    """Maps features [N, F] to logits [N, G]. Values fitted without gradients are buffers; the last layer is linear."""
 
     mean: Tensor
     projection: Tensor
     landmarks: Tensor
 
     def __init__(self, mean: Tensor, projection: Tensor, landmarks: Tensor, width: float, last: nn.Linear) -> None:
-        """`mean` [F]; `projection` [F, P] scales and projects; `landmarks` [M, P]; `last` maps M to G."""
+        """A head from `mean` [F], `projection` [F, P] (includes scaling), `landmarks` [M, P] and `last` (M to G)."""
         super().__init__()
         self.register_buffer("mean", mean)
         self.register_buffer("projection", projection)
@@ -52,7 +55,7 @@ class KernelHead(nn.Module):
         self.last = last
 
     def forward(self, features: Tensor) -> Tensor:
-        # In float32 also under autocast: a squared distance is the small difference of large sums.
+        # In float32 even under autocast: a squared distance is a small difference of large sums.
         with torch.autocast(features.device.type, enabled=False):
             points = (features.float() - self.mean) @ self.projection
             logits: Tensor = self.last(similarity(points, self.landmarks, self.width))
@@ -67,8 +70,11 @@ def similarity(points: Tensor, landmarks: Tensor, width: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Space:
-    """Where training posters lie: features are centred on `mean` [F] and projected by `projection` [F, P], so that
-    squared distances there are mean squared differences of standardised features; `points` [N, P] are theirs."""
+    """The projected space of training posters.
+
+    Features minus `mean` [F], times `projection` [F, P], are points. Squared distances of points are mean squared
+    differences of standardised features. `points` [N, P] are those of the training posters.
+    """
 
     mean: Tensor
     projection: Tensor
@@ -81,18 +87,18 @@ class Space:
 def space(features: FeatureTable, seed: int) -> Space:
     """Standardise features [N, F] and find their principal components.
 
-    By subspace iteration from random numbers that follow from the seed (Halko et al. 2011, algorithm 4.4,
-    https://arxiv.org/abs/0909.4061), which needs the features a block at a time only. Raises TrainingError for
-    features that are no numbers.
+    Uses subspace iteration from seeded random numbers (Halko et al. 2011, algorithm 4.4,
+    https://arxiv.org/abs/0909.4061), which reads features block by block. Raises TrainingError if features are not
+    finite.
     """
     mean, deviation = _moments(features)
-    # Features that never change here say nothing, however much they may change elsewhere.
+    # Features that are constant here are ignored, however much they vary on other posters.
     scale = torch.where(deviation > 1e-6, 1 / deviation.clamp(min=1e-6), 0) / features.shape[1] ** 0.5
     count = min(COMPONENTS, *features.shape)
     directions = torch.randn(features.shape[1], count, generator=torch.Generator().manual_seed(seed)).to(mean.device)
-    for _ in range(_ITERATIONS):
+    for _ in range(_SUBSPACE_ITERATIONS):
         directions, _ = torch.linalg.qr(_times_covariance(features, mean, scale, directions))
-    # Of the space that is found, the axes: the largest one first.
+    # The axes of the subspace, largest variance first.
     _, axes = torch.linalg.eigh(directions.T @ _times_covariance(features, mean, scale, directions))
     directions = directions @ axes.flip(1)
     projection = scale[:, None] * directions
@@ -101,11 +107,11 @@ def space(features: FeatureTable, seed: int) -> Space:
 
 
 def _moments(features: FeatureTable) -> tuple[Tensor, Tensor]:
-    """Mean and deviation [F] of a sample, in one pass."""
+    """Mean and sample standard deviation [F], in one pass."""
     shift: Tensor | None = None
     sums = torch.zeros(2, features.shape[1], dtype=torch.float64, device=features.device)
     for block in features.blocks():
-        # Moved by the first row, or the squares' sums would swallow a deviation that is small beside the mean.
+        # Values are shifted by the first row: sums of squares would lose a deviation that is small against the mean.
         shift = block[0].clone() if shift is None else shift
         moved = block.sub_(shift)
         sums[0] += moved.sum(0, dtype=torch.float64)
@@ -118,7 +124,7 @@ def _moments(features: FeatureTable) -> tuple[Tensor, Tensor]:
 
 
 def _times_covariance(features: FeatureTable, mean: Tensor, scale: Tensor, directions: Tensor) -> Tensor:
-    """The standardised features' covariance [F, F], which is never there as a whole, times directions [F, P]."""
+    """The standardised features' covariance [F, F] times directions [F, P], without building the covariance."""
     product = torch.zeros_like(directions)
     for block in features.blocks():
         standard = block.sub_(mean).mul_(scale)
@@ -127,19 +133,19 @@ def _times_covariance(features: FeatureTable, mean: Tensor, scale: Tensor, direc
 
 
 class KernelRidge:
-    """Kernel ridge regression of one width, ready to be solved for any ridge."""
+    """Kernel ridge regression for one width; it can be solved for any ridge."""
 
     def __init__(self, where: Space, labels: Tensor, width: float, seed: int) -> None:
-        """`labels` float [N, G] of the space's points; landmarks are drawn by the seed."""
+        """Prepare for labels float [N, G] of the space's points; the seed chooses the landmarks."""
         chosen = np.random.default_rng(seed).permutation(len(labels))[:LANDMARKS]
         self.landmarks = where.points[torch.from_numpy(np.sort(chosen)).to(where.points.device)]
         self.width = width
         self.mean_label = labels.double().mean(0)
         values, vectors = torch.linalg.eigh(similarity(self.landmarks, self.landmarks, width).double())
-        kept = values > _SMALLEST_SHARE * values.max()
-        # Kernel values times this have the landmarks' kernel as their inner product, so the ridge is a plain one.
+        kept = values > _MIN_EIGENVALUE_SHARE * values.max()
+        # Inner products of whitened kernel values approximate the kernel, so the ridge is that of a linear regression.
         self._whitening = vectors[:, kept] / values[kept].sqrt()
-        # Summed block by block: the kernel of all posters at once would be the largest array of a training.
+        # Summed block by block: the kernel of all posters would be the largest array of a training.
         rank = self._whitening.shape[1]
         self._gram = torch.zeros(rank, rank, dtype=torch.float64, device=where.points.device)
         self._moments = torch.zeros(rank, labels.shape[1], dtype=torch.float64, device=where.points.device)
@@ -153,13 +159,13 @@ class KernelRidge:
         self._gram -= len(labels) * torch.outer(self._centre, self._centre)
 
     def solve(self, ridge: float) -> tuple[Tensor, Tensor]:
-        """Weights [M, G] and bias [G], float64, of the kernel's values for the genres' estimates."""
+        """Weights [M, G] and bias [G], float64, that map kernel values to estimates."""
         regularised = self._gram + ridge * torch.eye(len(self._gram), device=self._gram.device, dtype=torch.float64)
         solution = torch.linalg.solve(regularised, self._moments)
         return self._whitening @ solution, self.mean_label - self._centre @ solution
 
     def estimate(self, points: Tensor, ridge: float) -> NDArray[np.float64]:
-        """Estimates [N, G] for points [N, P]; about between 0 and 1."""
+        """Estimates float64 [N, G] for points [N, P]; most are between 0 and 1."""
         weights, bias = self.solve(ridge)
         estimates = [
             (similarity(block, self.landmarks, self.width).double() @ weights + bias).cpu()
@@ -170,7 +176,7 @@ class KernelRidge:
 
 @dataclass(frozen=True)
 class LogisticCurves:
-    """A curve a genre: logit = slope * estimate + offset, [G] each."""
+    """One curve per genre: logit = slope * estimate + offset, [G] each."""
 
     slope: NDArray[np.float64]
     offset: NDArray[np.float64]
@@ -185,8 +191,8 @@ class LogisticCurves:
 def fit_curves(estimates: NDArray[np.float64], labels: Labels) -> LogisticCurves:
     """Fit logistic curves to out-of-fold estimates [N, G] by Newton's method.
 
-    Targets are smoothed and slopes held to be positive, as Platt has it: a genre whose estimates say nothing keeps
-    its order and gets its frequency.
+    Targets are smoothed (Platt 1999) and slopes are kept positive: if estimates do not predict a genre, their order
+    stays and probabilities are near the genre's frequency.
     """
     positives = labels.sum(0, dtype=np.float64)
     negatives = len(labels) - positives
@@ -199,27 +205,27 @@ def fit_curves(estimates: NDArray[np.float64], labels: Labels) -> LogisticCurves
     for _ in range(_NEWTON_STEPS):
         p = 1 / (1 + np.exp(-(x * slope + offset)))
         error, weight = p - targets, np.maximum(p * (1 - p), 1e-6)
-        # The 2 x 2 Newton system of each genre; a little ridge on the slope keeps separable genres finite.
+        # The 2 x 2 Newton system of each genre. A small ridge on the slope keeps separable genres finite.
         ridge = 1e-2
         g0, g1 = error.sum(0), (error * x).sum(0) + ridge * slope
         h00, h01, h11 = weight.sum(0), (weight * x).sum(0), (weight * x * x).sum(0) + ridge
         determinant = h00 * h11 - h01 * h01
         slope = slope - np.clip((h00 * g1 - h01 * g0) / determinant, -2, 2)
         offset = offset - np.clip((h11 * g0 - h01 * g1) / determinant, -2, 2)
-    held = np.maximum(slope, _SMALLEST_SLOPE)
+    raised = np.maximum(slope, _MIN_SLOPE)
     for _ in range(_NEWTON_STEPS):
-        # A slope that was held needs an offset of its own, else the genre's frequency would be missed.
-        p = 1 / (1 + np.exp(-(x * held + offset)))
+        # After its slope was raised, a genre needs a new offset to keep its frequency.
+        p = 1 / (1 + np.exp(-(x * raised + offset)))
         change = (p - targets).sum(0) / np.maximum(p * (1 - p), 1e-6).sum(0)
-        offset = np.where(held > slope, offset - np.clip(change, -2, 2), offset)
-    slope = held
+        offset = np.where(raised > slope, offset - np.clip(change, -2, 2), offset)
+    slope = raised
     return LogisticCurves(slope / scale, offset - slope * centre / scale)
 
 
 def fit_kernel_head(
     where: Space, labels: Tensor, setting: KernelSetting, curves: LogisticCurves, seed: int
 ) -> KernelHead:
-    """The head of a setting on all points of the space; `curves` turn its estimates into logits."""
+    """Fit a head on all points of the space; `curves` turn its estimates into logits."""
     ridge = KernelRidge(where, labels, setting.width, seed)
     weights, bias = ridge.solve(setting.ridge)
     slope = torch.from_numpy(curves.slope).to(weights)
