@@ -1,7 +1,7 @@
-"""Do probabilities mean what they say? The calibration error, and the reliability curve behind it.
+"""Calibration of probabilities: the expected calibration error and the reliability curve.
 
-Of the posters that get a genre with a probability of 0.3, three in ten should have it (Guo et al. 2017,
-https://arxiv.org/abs/1706.04599). Here over all pairs of a poster and a genre.
+If predictions are calibrated, three in ten of the posters with a probability of 0.3 have the genre (Guo et al. 2017,
+https://arxiv.org/abs/1706.04599). Calibration is computed over all pairs of a poster and a genre.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Calibration:
-    """The expected calibration error, and the points of the reliability curve, [B] each, from low to high.
+    """The expected calibration error, and the B points of the reliability curve, from low to high probability.
 
-    A point is a bin's mean probability, the share of its pairs that are there, and how many pairs it holds.
+    Each point is a bin: the mean probability of its pairs, the share of pairs with the genre, and the number of pairs.
     """
 
     expected_error: float
@@ -28,17 +28,19 @@ class Calibration:
 
 
 def calibrate(probabilities: Probabilities, labels: Labels, bins: int = BINS) -> Calibration:
-    """Calibration of probabilities against labels, of one shape.
+    """Calibration of probabilities against labels of the same shape.
 
-    Bins hold about equally many pairs, where Guo et al. have them equally wide: most genres are improbable for
-    most posters, and nearly all pairs would share the first bin. Such bins are also the less biased estimate
+    Bins hold about equal numbers of pairs. Guo et al. use bins of equal width, but most genres are improbable for most
+    posters, so nearly all pairs would be in the first bin. Bins of equal size also give the less biased estimate
     (Nixon et al. 2019, https://arxiv.org/abs/1904.01685; Roelofs et al. 2022, https://arxiv.org/abs/2012.08668).
-    Pairs of one probability share a bin, so there are fewer of them where probabilities are few.
+    Pairs with equal probabilities are in the same bin, so there may be fewer bins.
     """
+    # Own code: scikit-learn's `calibration_curve(strategy="quantile")` gives the same points, but not the numbers of
+    # pairs. The error needs them: on 80 validation posters with probabilities of two digits, bins have 58 to 224 pairs.
     flat = probabilities.ravel().astype(np.float64)
     edges = np.unique(np.quantile(flat, np.linspace(0, 1, bins + 1)[1:-1], method="lower"))
-    _, place, count = np.unique(np.searchsorted(edges, flat, side="left"), return_inverse=True, return_counts=True)
-    mean = np.bincount(place, flat) / count
-    share = np.bincount(place, labels.ravel()) / count
+    _, bin, count = np.unique(np.searchsorted(edges, flat, side="left"), return_inverse=True, return_counts=True)
+    mean = np.bincount(bin, flat) / count
+    share = np.bincount(bin, labels.ravel()) / count
     error = float((count * np.abs(mean - share)).sum() / len(flat))
     return Calibration(error, mean, share, count)

@@ -1,4 +1,4 @@
-"""Folds of posters in which no franchise is in two, and each genre is about equally often in all."""
+"""Cross-validation folds: each franchise is in one fold, and each genre is about equally frequent in all folds."""
 
 import hashlib
 
@@ -11,22 +11,23 @@ FOLDS = 5
 
 
 def stratified_folds(franchises: NDArray[np.str_], labels: Labels, folds: int = FOLDS) -> NDArray[np.int64]:
-    """A fold a poster, [N], from franchises [N] and labels [N, G]; fewer folds where franchises are few.
+    """The fold of each poster, [N], from franchises [N] and labels [N, G]; fewer folds if there are fewer franchises.
 
-    The largest franchise first, each goes to the fold that its genres bring nearest to an even share: the idea of
-    Sechidis et al. 2011 (https://doi.org/10.1007/978-3-642-23808-6_10) for whole groups. Without it a fold with many
-    posters of a genre leaves few for training, and scores pooled over folds suffer: each model is too sure of the
-    genres that its own fold lacks. Ties are broken by hash, so the folds do not depend on the order of rows.
+    Franchises are assigned from the largest to the smallest, each to the fold where its genres are needed most: the
+    method of Sechidis et al. 2011 (https://doi.org/10.1007/978-3-642-23808-6_10), applied to whole groups.
+    scikit-learn's StratifiedGroupKFold takes no multi-label targets, and GroupKFold balances no genres. Without balance
+    a fold with many posters of a genre leaves few for training, and scores pooled over folds become worse. Ties are
+    broken by hash, so folds do not depend on the order of the posters.
     """
     names, franchise = np.unique(franchises, return_inverse=True)
     count = max(min(folds, len(names)), 1)
-    # Posters count like one more genre, so that folds are of about equal size.
+    # The number of posters counts like one more genre, so that folds have about equal sizes.
     counts = np.zeros((len(names), labels.shape[1] + 1))
     np.add.at(counts, franchise, np.column_stack([labels, np.ones(len(labels))]))
     share = np.maximum(counts.sum(0) / count, 1)
     digests = [hashlib.sha256(name.encode()).digest() for name in names.tolist()]
     order = sorted(range(len(names)), key=lambda group: (-counts[group].sum(), digests[group]))
-    # Each is below 1 for as long as a fold lacks posters of a genre; the sum of squares falls fastest there.
+    # The filled share of each fold and genre. The best fold is the one whose squared distance from 1 falls most.
     filled = np.zeros((count, counts.shape[1]))
     fold = np.empty(len(names), np.int64)
     for group in order:

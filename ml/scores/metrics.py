@@ -1,10 +1,12 @@
-"""Scores of multi-label predictions: F1 in three averages, mean average precision, figures a genre."""
+"""Scores of multi-label predictions by scikit-learn: F1 in three averages, mean average precision, scores per genre."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, f1_score, precision_recall_fscore_support
 
 Decisions = NDArray[np.bool_]
 Labels = NDArray[np.uint8]
@@ -13,7 +15,7 @@ Probabilities = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class GenreScores:
-    """Scores of one genre; `support` is the number of posters that have it."""
+    """Scores of one genre; `support` is the number of posters with the genre."""
 
     genre: str
     precision: float
@@ -25,7 +27,7 @@ class GenreScores:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores over a set of posters. `mean_average_precision` is the plain mean over genres with support."""
+    """Scores for a set of posters. `mean_average_precision` is the unweighted mean over the genres with support."""
 
     weighted_f1: float
     macro_f1: float
@@ -35,11 +37,11 @@ class Scores:
     genres: tuple[GenreScores, ...]
 
     def as_dict(self) -> dict[str, object]:
-        """The scores, ready for JSON."""
+        """All scores, ready for JSON."""
         return {**asdict(self), "genres": [asdict(genre) for genre in self.genres]}
 
     def scalars(self) -> dict[str, float]:
-        """The figures over all genres, by name."""
+        """The scores over all genres, by name."""
         return {
             "weighted_f1": self.weighted_f1,
             "macro_f1": self.macro_f1,
@@ -50,96 +52,85 @@ class Scores:
 
 @dataclass(frozen=True)
 class WeightedF1:
-    """Weighted F1 of the same probabilities where the threshold is 0.5, one for all genres, or one a genre."""
+    """Weighted F1 of the same probabilities with the threshold 0.5, one fitted threshold, or one per genre."""
 
     at_half: float
     at_common: float
     at_own: float
 
 
-def f1(
+def f1_of_counts(
     true_positives: NDArray[np.number], predicted: NDArray[np.number], support: NDArray[np.number]
 ) -> NDArray[np.float64]:
-    """F1 of counts of any one shape; 0 where a genre is neither predicted nor there."""
+    """F1 from counts of any one shape; 0 if a genre is neither predicted nor present.
+
+    For the bootstrap and the search for thresholds, which compute millions of F1 from counts that they have already.
+    Reported figures use scikit-learn.
+    """
     ratio: NDArray[np.float64] = 2 * true_positives / np.maximum(predicted + support, 1)
     return ratio
 
 
 def weighted_f1(decisions: Decisions, labels: Labels) -> float:
-    """F1 a genre, averaged with the genres' support as weights; both arrays are [N, G]."""
-    support = labels.sum(0, dtype=np.int64)
-    each = f1((decisions & (labels == 1)).sum(0), decisions.sum(0), support)
-    return float((each * support).sum() / max(support.sum(), 1))
+    """F1 per genre, averaged with the genres' support as weights; both arrays are [N, G]."""
+    return float(f1_score(**_multilabel(decisions, labels), average="weighted"))
 
 
 def weighted_f1_by_threshold(
     probabilities: Probabilities, labels: Labels, common: NDArray[np.float64] | float, own: NDArray[np.float64]
 ) -> WeightedF1:
-    """Weighted F1 at three kinds of thresholds, from probabilities and labels [N, G].
+    """Weighted F1 with three kinds of thresholds, from probabilities and labels [N, G].
 
-    `common` is a single threshold and `own` one a genre, [G], both fitted on other posters; where they are
-    cross-fitted they differ from poster to poster, [N, 1] and [N, G].
+    `common` is one threshold and `own` one per genre, [G]. Cross-fitted thresholds differ between posters, [N, 1] and
+    [N, G].
     """
     return WeightedF1(*(weighted_f1(probabilities >= each, labels) for each in (0.5, common, own)))
 
 
 def average_precision(probabilities: NDArray[np.floating], labels: Labels) -> float:
-    """Area under the precision-recall steps of one genre, [N] each, as scikit-learn defines it; 0 where no
-    poster has the genre."""
-    order = np.argsort(-probabilities, kind="stable")
-    ranked = labels[order].astype(np.int64)
-    true_positives = ranked.cumsum()
-    # Posters of one probability are one step of the curve.
-    step = np.append(np.diff(probabilities[order]) != 0, True)
-    precision = true_positives[step] / (np.flatnonzero(step) + 1)
-    gained = np.diff(true_positives[step], prepend=0)
-    return float((precision * gained).sum() / max(int(ranked.sum()), 1))
+    """Average precision of one genre, from probabilities and labels [N]; 0 if no poster has the genre."""
+    return float(average_precision_score(labels, probabilities)) if labels.any() else 0.0
 
 
 def score(probabilities: NDArray[np.floating], decisions: Decisions, labels: Labels, genres: Sequence[str]) -> Scores:
     """Score predictions: probabilities and decisions [N, G] against labels [N, G]."""
-    truth = labels == 1
-    true_positives = (decisions & truth).sum(0)
-    predicted = decisions.sum(0)
-    support = truth.sum(0)
-    each = f1(true_positives, predicted, support)
-    precisions = [average_precision(probabilities[:, g], labels[:, g]) for g in range(len(genres))]
-    supported = [precision for precision, count in zip(precisions, support, strict=True) if count]
+    pair = _multilabel(decisions, labels)
+    by_genre = precision_recall_fscore_support(**pair, average=None)
+    precisions = np.array([average_precision(probabilities[:, g], labels[:, g]) for g in range(len(genres))])
+    supported = precisions[labels.any(0)]
     return Scores(
-        weighted_f1=weighted_f1(decisions, labels),
-        macro_f1=float(each.mean()),
-        micro_f1=float(f1(true_positives.sum(), predicted.sum(), support.sum())),
-        mean_average_precision=float(np.mean(supported or [0.0])),
+        weighted_f1=float(f1_score(**pair, average="weighted")),
+        macro_f1=float(f1_score(**pair, average="macro")),
+        micro_f1=float(f1_score(**pair, average="micro")),
+        mean_average_precision=float(supported.mean()) if len(supported) else 0.0,
         posters=len(labels),
         genres=tuple(
-            GenreScores(
-                genre=name,
-                precision=float(true_positives[g] / max(predicted[g], 1)),
-                recall=float(true_positives[g] / max(support[g], 1)),
-                f1=float(each[g]),
-                average_precision=precisions[g],
-                support=int(support[g]),
-            )
-            for g, name in enumerate(genres)
+            GenreScores(genre, float(precision), float(recall), float(f1), float(average), int(support))
+            for genre, precision, recall, f1, support, average in zip(genres, *by_genre, precisions, strict=True)
         ),
     )
 
 
 def poster_f1(decisions: Decisions, labels: Labels) -> NDArray[np.float64]:
     """F1 of each poster over its genres, [N], from decisions and labels [N, G]."""
-    truth = labels == 1
-    return f1((decisions & truth).sum(1), decisions.sum(1), truth.sum(1))
+    each: NDArray[np.float64] = f1_score(**_multilabel(decisions.T, labels.T), average=None)
+    return each
 
 
 def errors_together(decisions: Decisions, labels: Labels) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Which genres were predicted wrongly where one was missed; decisions and labels are [N, G].
+    """Genres that are predicted wrongly while another genre is missed, from decisions and labels [N, G].
 
-    How many posters miss each genre that they have, [G]; and of those the share, [G, G], that get the column's
-    genre although they do not have it, 0 where no poster misses the row's.
+    The first array, [G], counts the posters that miss each genre. The second, [G, G], is the share of these posters
+    that get the column's genre without having it; 0 if no poster misses the row's genre.
     """
     truth = labels == 1
     missed, wrong = (truth & ~decisions), (decisions & ~truth)
     misses = missed.sum(0)
-    # As floats, whose matrix product is the fast one; the counts are whole numbers all the same.
-    both = missed.T.astype(np.float64) @ wrong.astype(np.float64)
+    both = missed.T.astype(np.float64) @ wrong.astype(np.float64)  # whole numbers; float products are faster
     return misses, both / np.maximum(misses, 1)[:, None]
+
+
+def _multilabel(decisions: Decisions, labels: Labels) -> dict[str, Any]:
+    """Arguments of scikit-learn's F1 functions, which treat a single column as a binary problem with two classes."""
+    only_present = [1] if labels.shape[1] == 1 else None
+    return {"y_true": labels, "y_pred": decisions, "labels": only_present, "zero_division": 0}

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
+from sklearn.calibration import calibration_curve
 
-from ml.scores.calibration import calibrate
+from ml.scores.calibration import BINS, calibrate
 
 
-def test_probabilities_that_mean_what_they_say_have_next_to_no_error() -> None:
+def test_calibration_error_of_calibrated_probabilities_is_small() -> None:
     generator = np.random.default_rng(0)
     probabilities = generator.beta(0.5, 3, (4000, 10)).astype(np.float32)
     labels = (generator.random((4000, 10)) < probabilities).astype(np.uint8)
@@ -13,20 +14,22 @@ def test_probabilities_that_mean_what_they_say_have_next_to_no_error() -> None:
     assert calibrate(twice, labels).expected_error == pytest.approx(twice.mean() - labels.mean(), abs=0.01)
 
 
-def test_the_error_is_the_mean_distance_of_bins_of_equally_many_pairs() -> None:
+@pytest.mark.parametrize("digits", [2, 7])
+def test_calibration_points_equal_those_of_scikit_learn(digits: int) -> None:
     generator = np.random.default_rng(1)
-    probabilities = generator.random((150, 2)).astype(np.float32)
-    labels = (generator.random((150, 2)) < 0.3).astype(np.uint8)
-    order = np.argsort(probabilities.ravel())
-    bins = [(probabilities.ravel()[rows].mean(), labels.ravel()[rows].mean()) for rows in order.reshape(15, 20)]
+    probabilities = np.round(generator.beta(0.5, 3, (81, 20)), digits).astype(np.float32)
+    labels = (generator.random((81, 20)) < 0.3).astype(np.uint8)
+    share, mean = calibration_curve(
+        labels.ravel(), probabilities.ravel().astype(np.float64), n_bins=BINS, strategy="quantile"
+    )
     found = calibrate(probabilities, labels)
-    assert found.count.tolist() == [20] * 15
-    assert found.mean_probability == pytest.approx([probability for probability, _ in bins])
-    assert found.observed_share == pytest.approx([share for _, share in bins])
-    assert found.expected_error == pytest.approx(np.mean([abs(a - b) for a, b in bins]))
+    assert found.mean_probability == pytest.approx(mean)
+    assert found.observed_share == pytest.approx(share)
+    assert found.count.sum() == 81 * 20
+    assert found.expected_error == pytest.approx(np.average(np.abs(mean - share), weights=found.count))
 
 
-def test_pairs_of_one_probability_are_one_bin_in_whatever_order_they_stand() -> None:
+def test_bins_keep_equal_probabilities_together() -> None:
     labels = np.repeat([1, 0], [30, 70]).astype(np.uint8)[:, None]
     found = calibrate(np.full((100, 1), 0.3, np.float32), labels)
     assert found.count.tolist() == [100]
@@ -34,7 +37,7 @@ def test_pairs_of_one_probability_are_one_bin_in_whatever_order_they_stand() -> 
     assert calibrate(np.full((100, 1), 0.5, np.float32), labels).expected_error == pytest.approx(0.2)
 
 
-def test_fewer_pairs_than_bins_are_a_bin_each() -> None:
+def test_bins_of_few_pairs_hold_one_pair_each() -> None:
     found = calibrate(np.array([[0.2, 0.9]], np.float32), np.array([[0, 1]], np.uint8))
     assert found.count.tolist() == [1, 1]
     assert found.expected_error == pytest.approx(0.15)

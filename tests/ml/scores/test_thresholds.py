@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score, precision_recall_curve
 
 from ml.scores.metrics import weighted_f1
 from ml.scores.thresholds import (
@@ -11,21 +12,33 @@ from ml.scores.thresholds import (
 )
 
 
-def test_the_best_threshold_lies_between_posters_with_and_without() -> None:
+def test_best_threshold_is_between_posters_with_and_without_the_genre() -> None:
     labels = np.array([0, 0, 1, 1], np.uint8)
     assert best_threshold(np.array([0.1, 0.2, 0.6, 0.9], np.float32), labels) == pytest.approx(0.4)
     assert best_threshold(np.array([0.5, 0.5, 0.5, 0.5], np.float32), labels) == pytest.approx(0.25)
 
 
-def test_the_best_threshold_is_as_good_as_any_other() -> None:
+def test_best_threshold_has_the_best_f1_of_scikit_learns_curve() -> None:
+    for seed in range(5):
+        generator = np.random.default_rng(seed)
+        labels = (generator.random(60) < 0.3).astype(np.uint8)
+        probabilities = np.round(0.7 * generator.random(60) + 0.2 * labels, 2).astype(np.float32)
+        precision, recall, _ = precision_recall_curve(labels, probabilities)
+        best = (2 * precision * recall / np.maximum(precision + recall, 1e-9)).max()
+        assert f1_score(labels, probabilities >= best_threshold(probabilities, labels)) == pytest.approx(best)
+
+
+def test_common_threshold_has_the_best_weighted_f1_of_scikit_learn() -> None:
     generator = np.random.default_rng(1)
-    labels = (generator.random((60, 1)) < 0.3).astype(np.uint8)
-    probabilities = (0.7 * generator.random((60, 1)) + 0.2 * labels).astype(np.float32)
-    found = weighted_f1(probabilities >= best_threshold(probabilities[:, 0], labels[:, 0]), labels)
-    assert found >= max(weighted_f1(probabilities >= t, labels) for t in np.linspace(0, 1, 301))
+    labels = (generator.random((60, 3)) < [0.5, 0.3, 0.1]).astype(np.uint8)
+    probabilities = (0.7 * generator.random((60, 3)) + 0.2 * labels).astype(np.float32)
+    candidates = np.quantile(probabilities, np.linspace(0, 1, 100))
+    best = max(f1_score(labels, probabilities >= each, average="weighted", zero_division=0) for each in candidates)
+    found = probabilities >= common_threshold(probabilities, labels)
+    assert f1_score(labels, found, average="weighted", zero_division=0) == pytest.approx(best)
 
 
-def test_a_rare_genre_is_drawn_towards_the_common_threshold() -> None:
+def test_threshold_of_a_rare_genre_is_near_the_common_one() -> None:
     generator = np.random.default_rng(2)
     labels = np.zeros((400, 2), np.uint8)
     labels[:200, 0] = 1
@@ -33,15 +46,15 @@ def test_a_rare_genre_is_drawn_towards_the_common_threshold() -> None:
     probabilities = (0.4 * generator.random((400, 2)) + 0.5 * labels).astype(np.float32)
     probabilities[:, 1] *= 0.2
     common = common_threshold(probabilities, labels)
-    own = [best_threshold(probabilities[:, g], labels[:, g]) for g in range(2)]
+    best = [best_threshold(probabilities[:, g], labels[:, g]) for g in range(2)]
     shrunk = fit_thresholds(probabilities, labels)
     for g, support in enumerate((200, 4)):
         share = support / (support + PRIOR_POSTERS)
-        assert shrunk[g] == pytest.approx(share * own[g] + (1 - share) * common)
-    assert abs(shrunk[1] - common) < abs(shrunk[1] - own[1])
+        assert shrunk[g] == pytest.approx(share * best[g] + (1 - share) * common)
+    assert abs(shrunk[1] - common) < abs(shrunk[1] - best[1])
 
 
-def test_a_posters_decision_does_not_depend_on_its_own_labels() -> None:
+def test_cross_fitted_decision_does_not_depend_on_the_labels_of_its_fold() -> None:
     generator = np.random.default_rng(3)
     labels = (generator.random((50, 3)) < 0.4).astype(np.uint8)
     probabilities = generator.random((50, 3)).astype(np.float32)
@@ -52,8 +65,8 @@ def test_a_posters_decision_does_not_depend_on_its_own_labels() -> None:
     assert np.array_equal(cross_fitted_decisions(probabilities, changed, folds)[folds == 2], before[folds == 2])
 
 
-def test_cross_fitting_does_not_flatter_noise() -> None:
-    """Thresholds fitted and scored on the same noise look better than they are."""
+def test_cross_fitted_decisions_score_lower_on_noise() -> None:
+    """Thresholds that are fitted and scored on the same noise score too high."""
     flattered, honest = [], []
     for seed in range(20):
         generator = np.random.default_rng(seed)
