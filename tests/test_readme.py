@@ -10,10 +10,12 @@ from flows.cli import parser
 from infra.settings import Settings
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+READMES = [path for path in ROOT.glob("**/README.md") if path.relative_to(ROOT).parts[0] not in (".venv", "workspace")]
+TEXT = "\n".join(path.read_text(encoding="utf-8") for path in READMES)
+SETTINGS = (ROOT / "infra" / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
     line.strip().removesuffix("\\")
-    for block in re.findall(r"```(?:bash|sh)\n(.*?)```", README, re.DOTALL)
+    for block in re.findall(r"```(?:bash|sh)\n(.*?)```", TEXT, re.DOTALL)
     for line in block.replace("\\\n", " ").splitlines()
     if line.strip()
 ]
@@ -38,7 +40,7 @@ def test_every_setting_of_the_environment_is_documented() -> None:
     for name, field in Settings.model_fields.items():
         alias = field.validation_alias
         variable = alias.choices[0] if alias else f"ANIME_GENRE_{name.upper()}"  # type: ignore[union-attr]
-        assert f"`{variable}`" in README, variable
+        assert f"`{variable}`" in SETTINGS, variable
         assert field.description
 
 
@@ -46,3 +48,10 @@ def test_every_option_of_the_command_has_a_help() -> None:
     (commands,) = [action for action in parser()._actions if action.choices]
     for name, command in commands.choices.items():
         assert [a.dest for a in command._actions if not a.help] == [], name
+
+
+def test_readmes_link_to_files_that_exist() -> None:
+    for path in READMES:
+        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+            assert target.startswith("http") or (path.parent / target).exists(), f"{path}: {target}"
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200

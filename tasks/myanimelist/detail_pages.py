@@ -2,6 +2,8 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
 
 from bs4 import Tag
 
@@ -10,6 +12,7 @@ from tasks.errors import PageLayoutError
 from tasks.myanimelist.fields import (
     anime_id,
     attribute,
+    caption_of,
     date_in,
     genre_links,
     known,
@@ -23,38 +26,29 @@ from tasks.myanimelist.fields import (
     title_of,
     whole_page,
 )
-from tasks.myanimelist.sparse_trees import Layout, Part, SparseTree
+from tasks.myanimelist.page_elements import roots_of
 
 # Every title's page has these fields, even where they only say "Unknown".
 _REQUIRED = ("Type", "Episode", "Aired", "Source", "Rating")
 
-_LINK = Part({"img": Part(text=False)})  # on large screens a related title's picture is a link, too
-_CELL = Part({"a": _LINK})
-_TABLE = Part({"tr": Part({"td": _CELL}, text=False)}, text=False, is_root=True)
-_TILE = Part({"a": _LINK}, text=False)
-_LAYOUT = Layout(
-    root_names=("meta", "h1", "img", "div", "table"),
-    by_class={
-        "title-name": Part(is_root=True),  # the heading
-        "spaceit_pad": Part({"a": Part()}, is_root=True),  # a field, on large screens
-        "dark_text": Part(),  # its name
-        "score-label": Part(),
-        "table-list": _TABLE,  # the fields, on small screens
-        "entries-tile": Part(text=False, is_root=True),  # related titles with a picture ...
-        "entry": _TILE,
-        "slider": _TILE,
-        "relation": Part(),
-        "text": Part(),
-        "title": _TILE,
-        "entries-table": _TABLE,  # ... the others ...
-        "anime_detail_related_anime": _TABLE,  # ... and all of them, until 2022
-    },
-    by_attribute={
-        ("property", "og:url"): Part(text=False),
-        ("property", "og:image"): Part(text=False),
-        ("itemprop", "image"): Part(text=False),
-    },
-)
+_ROOTS = {
+    "title-name",  # the heading
+    "spaceit_pad",  # a field, on large screens
+    "table-list",  # the fields, on small screens
+    "entries-tile",  # related titles with a picture
+    "entries-table",  # the other related titles
+    "anime_detail_related_anime",  # all related titles, until 2022
+}
+_PARTS = {
+    "dark_text",  # the caption of a field, on large screens
+    "score-label",
+    "entry",  # a related title, on large screens
+    "slider",  # a related title, on small screens
+    "relation",
+    "text",
+    "title",
+}
+_ROOT_ATTRIBUTES = (("property", "og:url"), ("property", "og:image"), ("itemprop", "image"))
 
 
 def parse_detail_page(html: str | bytes) -> Title:
@@ -67,17 +61,15 @@ def parse_detail_page(html: str | bytes) -> Title:
         PageLayoutError: the page is not a title's page in a layout known here; says what is missing.
         PageCutError: the page ends too early.
     """
-    trees: dict[str, list[SparseTree]] = defaultdict(list)
-    for tree in _LAYOUT.trees(whole_page(html)):
-        trees[tree.told_by].append(tree)
-    tags = {name: found[0].tag for name, found in trees.items()}
+    roots = _roots_by_kind(whole_page(html))
+    tags = {kind: found[0] for kind, found in roots.items()}
     title = title_of(tags.get("title-name"))
     if title is None:
         raise PageLayoutError("This is no title's page: it has no heading with the title (h1.title-name).")
     title_id = anime_id(attribute(tags["og:url"], "content")) if "og:url" in tags else None
     if title_id is None:
         raise PageLayoutError(f"The page of {title!r} has no address with the title's id (meta og:url).")
-    fields = _fields(trees)
+    fields = _fields(roots)
     for name in _REQUIRED:
         if name not in fields:
             raise PageLayoutError(f'The page of {title!r} ({title_id}) has no field "{name}".')
@@ -101,27 +93,49 @@ def parse_detail_page(html: str | bytes) -> Title:
         season=season_in(text_of(fields.get("Premiered"))),
         rating=known(text_of(fields["Rating"])),
         aired_to=date_in(aired_to),
-        related=_related(trees),
+        related=_related(roots),
     )
 
 
-def _fields(trees: dict[str, list[SparseTree]]) -> dict[str, Tag]:
-    """The elements with the values of the page's fields, by name in the singular: "Genres:" is "Genre"."""
+def _roots_by_kind(page: str) -> dict[str, list[Tag]]:
+    """The roots of a page by the class or the attribute value that marks them."""
+    roots: dict[str, list[Tag]] = defaultdict(list)
+    for root in roots_of(page, _is_root, _is_part):
+        roots[_kind(root.name, root.attrs) or ""].append(root)
+    return roots
+
+
+def _kind(name: str, attributes: Mapping[str, Any]) -> str | None:
+    """The class or the attribute value that marks a root; None if the element is not a root."""
+    if name not in ("h1", "div", "table", "meta", "img"):
+        return None
+    for kind in str(attributes.get("class", "")).split():
+        if kind in _ROOTS:
+            return kind
+    return next((value for key, value in _ROOT_ATTRIBUTES if attributes.get(key) == value), None)
+
+
+def _is_root(name: str, attributes: Mapping[str, Any]) -> bool:
+    return _kind(name, attributes) is not None
+
+
+def _is_part(name: str, attributes: Mapping[str, Any]) -> bool:
+    return name in ("a", "img", "tr", "td") or not _PARTS.isdisjoint(attributes.get("class", "").split())
+
+
+def _fields(roots: dict[str, list[Tag]]) -> dict[str, Tag]:
+    """The elements with the values of the page's fields, by caption."""
     fields: dict[str, Tag] = {}
-    for field in trees["spaceit_pad"]:
-        for label in field.parts["dark_text"]:
-            label.extract()  # what stays is the value
-            fields.setdefault(_singular(label), field.tag)
-    for table in trees["table-list"]:
-        for row in tags_in(table.tag):
+    for field in roots["spaceit_pad"]:
+        caption = _child(field, "dark_text")
+        if caption:
+            fields.setdefault(caption_of(caption.extract()), field)  # the value remains
+    for table in roots["table-list"]:
+        for row in tags_in(table):
             cells = tags_in(row)
             if len(cells) == 2:
-                fields.setdefault(_singular(cells[0]), cells[1])
+                fields.setdefault(caption_of(cells[0]), cells[1])
     return fields
-
-
-def _singular(label: Tag) -> str:
-    return (text_of(label) or "").removesuffix(":").removesuffix("s")
 
 
 def _labels(fields: dict[str, Tag], name: str) -> list[tuple[int, str]]:
@@ -129,23 +143,23 @@ def _labels(fields: dict[str, Tag], name: str) -> list[tuple[int, str]]:
 
 
 def _child(tag: Tag, *classes: str) -> Tag | None:
-    """The first element in another with one of some classes."""
+    """The first element directly in an element with one of some classes."""
     wanted = set(classes)
     return next((child for child in tags_in(tag) if not wanted.isdisjoint(attribute(child, "class").split())), None)
 
 
-def _related(trees: dict[str, list[SparseTree]]) -> list[Related]:
-    """The related anime: first those shown as tiles, then those in the table below; manga is left out."""
+def _related(roots: dict[str, list[Tag]]) -> list[Related]:
+    """The related anime: first those with a picture, then those in the table. Manga is omitted."""
     related = []
-    for tiles in trees["entries-tile"]:
-        for tile in tags_in(tiles.tag):
+    for tiles in roots["entries-tile"]:
+        for tile in tags_in(tiles):
             relation = text_of(_child(tile, "relation", "text"))
             for link in tags_in(_child(tile, "title") or tile):
                 image = next(iter(tags_in(link)), None)
                 title = title_of(link) or (attribute(image, "alt") if image else "")
                 related += _related_by(relation, link, title)
-    for table in trees["entries-table"] + trees["anime_detail_related_anime"]:
-        for row in tags_in(table.tag):
+    for table in roots["entries-table"] + roots["anime_detail_related_anime"]:
+        for row in tags_in(table):
             cells = tags_in(row)
             relation = text_of(cells[0]) if cells else None
             for link in (link for cell in cells for link in tags_in(cell)):
@@ -154,7 +168,7 @@ def _related(trees: dict[str, list[SparseTree]]) -> list[Related]:
 
 
 def _related_by(relation: str | None, link: Tag, title: str) -> list[Related]:
-    """The related title that a link leads to, none where it leads elsewhere; "Prequel (OVA)" is "Prequel"."""
+    """The related title of a link, empty if the link leads elsewhere. "Prequel (OVA)" is "Prequel"."""
     title_id = anime_id(attribute(link, "href"))
     if relation is None or title_id is None:
         return []

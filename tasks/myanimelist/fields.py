@@ -48,6 +48,11 @@ def _text(tag: Tag) -> str:
     return tag.string or tag.get_text()  # most have but one string, and then the former takes a fifth of the time
 
 
+def caption_of(tag: Tag) -> str:
+    """The caption of a field in the singular: "Studios:" is "Studio"."""
+    return (text_of(tag) or "").removesuffix(":").removesuffix("s")
+
+
 def known(text: str | None) -> str | None:
     """A field's text, None where the site only says that it does not know."""
     return None if text is None or text.lower() in {"", "unknown", "none", "n/a", "-", "?"} else text

@@ -1,6 +1,8 @@
 """A season's page, `/anime/season/{year}/{season}`: a card for every title of the season."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from bs4 import Tag
 from bs4.element import NavigableString
@@ -10,6 +12,7 @@ from tasks.errors import PageLayoutError
 from tasks.myanimelist.fields import (
     anime_id,
     attribute,
+    caption_of,
     date_in,
     genre_links,
     known,
@@ -23,7 +26,7 @@ from tasks.myanimelist.fields import (
     title_of,
     whole_page,
 )
-from tasks.myanimelist.sparse_trees import Layout, Part, SparseTree
+from tasks.myanimelist.page_elements import roots_of, tags_by_class
 
 # The numbers in a card's class `js-anime-type-N`; 0 is "Unknown".
 _TYPES = {
@@ -38,83 +41,88 @@ _TYPES = {
     9: "TV Special",
 }
 
-_LAYOUT = Layout(
-    root_names=("div",),
-    by_class={
-        "seasonal-anime-list": Part(is_root=True, text=False),
-        "anime-header": Part(is_root=True),
-        "seasonal-anime": Part(is_root=True, text=False),
-        "link-title": Part(),
-        "js-members": Part(),
-        "js-score": Part(),
-        "js-start_date": Part(),
-        "info": Part(),
-        "genres": Part({"a": Part()}, text=False),
-        "image": Part({"img": Part()}, text=False),
-        "property": Part({"a": Part()}),
-    },
-    by_name={"title": Part()},
+_ROOTS = frozenset({"seasonal-anime-list", "anime-header", "seasonal-anime"})
+_PARTS = frozenset(
+    {"link-title", "js-members", "js-score", "js-start_date", "info", "genres", "image", "property", "caption"}
 )
 
 
 def parse_season_page(html: str | bytes) -> list[Title]:
-    """Read a season's page: its titles in the page's order, each once.
+    """Reads the titles of a season page, each once, in the order of the page.
 
-    `season` is the page's season, for titles too that only continue in it (those have `continuing`). A season
-    in which nothing began is an empty list: the site has such pages.
+    `season` is the season of the page, also for titles that began earlier (these have `continuing`). The list is empty
+    if no title began in the season: the site has such pages.
 
     Raises:
-        PageLayoutError: the page is not a season's page in the layout known here; says what is missing.
-        PageCutError: the page ends too early.
+        PageLayoutError: The page is not a season page in the known layout. The message says what is missing.
+        PageCutError: The end of the page is missing.
     """
-    season: str | None = None
-    continuing: bool | None = None  # None as long as there is no list
+    roots = roots_of(whole_page(html), _is_root, _is_part)
+    season = next((season for root in roots if root.name == "title" and (season := season_in(text_of(root)))), None)
+    continuing: bool | None = None  # None before the first list of titles
     records: dict[str, Title] = {}
-    for tree in _LAYOUT.trees(whole_page(html)):
-        if tree.told_by == "title":
-            season = season or season_in(text_of(tree.tag))
-        elif tree.told_by == "seasonal-anime-list":
+    for root in roots:
+        classes = attribute(root, "class").split()
+        if "seasonal-anime-list" in classes:
             continuing = False
-        elif tree.told_by == "anime-header" and continuing is not None:
-            continuing = "Continuing" in (text_of(tree.tag) or "")
-        elif tree.told_by == "seasonal-anime" and continuing is not None and season:
-            record = _read_card(tree, season, continuing)
+        elif "anime-header" in classes and continuing is not None:
+            continuing = "Continuing" in (text_of(root) or "")
+        elif "seasonal-anime" in classes and continuing is not None and season:
+            record = _read_card(root, season, continuing)
             records.setdefault(record.id, record)
     if continuing is None:
-        raise PageLayoutError("This is no season's page: it has no list of titles (div.seasonal-anime-list).")
+        raise PageLayoutError("This is not a season page: it has no list of titles (div.seasonal-anime-list).")
     if season is None:
-        raise PageLayoutError('This is no season\'s page: its title names no season, such as "Fall 2010".')
+        raise PageLayoutError('This is not a season page: its title names no season, such as "Fall 2010".')
     return list(records.values())
 
 
-def _read_card(card: SparseTree, season: str, continuing: bool) -> Title:
-    link, genres, image = card.first("link-title"), card.first("genres"), card.first("image")
+def _is_root(name: str, attributes: Mapping[str, Any]) -> bool:
+    if name == "div":
+        return not _ROOTS.isdisjoint(attributes.get("class", "").split())
+    return name == "title"
+
+
+def _is_part(name: str, attributes: Mapping[str, Any]) -> bool:
+    if name == "a" and re.search("/anime/(genre|producer)/", attributes.get("href", "")):
+        return True
+    return name == "img" or not _PARTS.isdisjoint(attributes.get("class", "").split())
+
+
+def _read_card(card: Tag, season: str, continuing: bool) -> Title:
+    parts = tags_by_class(card)
+    link, genres, image = (next(iter(parts[name]), None) for name in ("link-title", "genres", "image"))
     title, title_id = title_of(link), anime_id(attribute(link, "href")) if link else None
     if title is None or title_id is None:
-        raise PageLayoutError("A card of the season's page has no title with its address (a.link-title).")
+        raise PageLayoutError("A card of the season page has no title with its address (a.link-title).")
     if genres is None:
-        raise PageLayoutError(f"The card of {title!r} ({title_id}) has no place for genres (div.genres).")
+        raise PageLayoutError(f"The card of {title!r} ({title_id}) has no element for genres (div.genres).")
     labels = genre_links(genres)
-    properties = _properties(card.parts["property"])
+    properties = _properties(parts["property"])
     return Title(
         id=title_id,
         title=title,
-        type=_type(card.tag),
+        type=_type(card),
         source=known(_value(properties["Source"])) if "Source" in properties else None,
-        # Hidden in each card for the page's sorting buttons; the figures shown are rounded ("690K").
-        start_date=date_in(text_of(card.first("js-start_date"))),
-        episodes=_episodes(card.first("info")),
-        score=score_in(text_of(card.first("js-score"))),
-        members=number_in(text_of(card.first("js-members"))),
+        # Each card has hidden figures for the sort buttons of the page. The visible figures are rounded ("690K").
+        start_date=date_in(_text(parts["js-start_date"])),
+        episodes=_episodes(_text(parts["info"])),
+        score=score_in(_text(parts["js-score"])),
+        members=number_in(_text(parts["js-members"])),
         genres=[name for _, name in labels],
         genre_ids=[genre_id for genre_id, _ in labels],
         themes=_names(properties.get("Theme")),
         demographics=_names(properties.get("Demographic")),
         studios=producer_names(properties["Studio"]) if "Studio" in properties else [],
-        poster_url=poster_address(next(iter(tags_in(image)), None)) if image else None,
+        poster_url=poster_address(image.find("img")) if image else None,
         season=season,
         continuing=continuing,
     )
+
+
+def _text(tags: list[Tag]) -> str | None:
+    """The text of the first of some tags, None if there is none."""
+    return text_of(tags[0]) if tags else None
 
 
 def _type(card: Tag) -> str | None:
@@ -122,19 +130,19 @@ def _type(card: Tag) -> str | None:
     return _TYPES.get(int(number[1])) if number else None
 
 
-def _episodes(info: Tag | None) -> int | None:
-    match = re.search(r"(\d+) eps?\b", text_of(info) or "")
+def _episodes(info: str | None) -> int | None:
+    match = re.search(r"(\d+) eps?\b", info or "")
     return int(match[1]) if match else None
 
 
 def _properties(rows: list[Tag]) -> dict[str, Tag]:
-    """The captioned rows of a card by their caption in the singular: "Studios" is "Studio"."""
-    return {str(row.contents[0]).strip().removesuffix(":").removesuffix("s"): row for row in rows if row.contents}
+    """The rows of a card by caption."""
+    return {caption_of(tags[0]): row for row in rows if (tags := tags_in(row))}
 
 
 def _value(row: Tag) -> str:
-    """The text behind the caption of a row."""
-    strings = (child for child in row.contents[1:] if isinstance(child, NavigableString))
+    """The text of a row without its caption and links."""
+    strings = (child for child in row.contents if isinstance(child, NavigableString))
     return " ".join("".join(strings).split())
 
 

@@ -87,7 +87,7 @@ def test_train_writes_a_bundle_that_predict_uses(
         (["--posters", "absent"], "None of the 120 files"),
         (["--min-posters", "500"], "120 posters leave 0 genres to learn"),
         (["--weights", "absent.pth"], "The weights absent.pth cannot be read"),
-        (["--weights", __file__], "is no file of weights"),
+        (["--weights", __file__], "is not a weights file"),
         (["--backbone", "resnet19", "--weights", "imagenet"], "torchvision has no backbone named 'resnet19'"),
         (["--device", "cuda:77"], "this machine has no such GPU"),
         (["--image-size", "8"], "image_size must be at least 32"),

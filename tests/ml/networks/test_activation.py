@@ -114,9 +114,9 @@ def test_where_attention_mixes_places_there_is_no_map() -> None:
 
 
 def test_a_layer_without_places_or_without_use_is_refused(pooled: Pooled, images: Tensor) -> None:
-    with pytest.raises(TrainingError, match=r"needs a layer's output \[N, C, h, w\], but there is \[4, 3\]"):
+    with pytest.raises(TrainingError, match=r"needs a layer with output \[N, C, h, w\]; this one is \[4, 3\]"):
         activation_maps(pooled, pooled.linear, images, np.zeros(4, np.int64))
-    with pytest.raises(TrainingError, match="does not use this one"):
+    with pytest.raises(TrainingError, match="needs a layer that the network uses"):
         activation_maps(pooled, nn.Conv2d(3, 3, 3), images, np.zeros(4, np.int64))
     assert not pooled.linear._forward_hooks
 

@@ -49,7 +49,7 @@ def test_an_unknown_backbone_is_named_with_near_ones() -> None:
 
 
 def test_a_backbone_that_cannot_take_the_size_says_so() -> None:
-    with pytest.raises(TrainingError, match="vit_b_16 does not take posters of 64 x 64 pixels"):
+    with pytest.raises(TrainingError, match="vit_b_16 does not accept posters of 64 x 64 pixels"):
         feature_count(backbone("vit_b_16").body, 64, "vit_b_16")
 
 

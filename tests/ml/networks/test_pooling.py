@@ -113,7 +113,7 @@ def test_a_network_without_stages_is_given_as_it_is_with_a_warning(caplog: pytes
     assert pooled(flat, 32, "flat") is flat
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert record.getMessage() == "Of flat only its last features are used: it has no stages of falling resolution."
+    assert record.getMessage() == "Only the last features of flat are used: it has no stages of decreasing resolution."
 
 
 def test_a_network_that_cannot_be_traced_is_given_as_it_is_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
@@ -123,7 +123,7 @@ def test_a_network_that_cannot_be_traced_is_given_as_it_is_with_the_reason(caplo
 
     wilful = Wilful()
     assert pooled(wilful, 32, "wilful") is wilful
-    assert "Of wilful only its last features are used: symbolically traced variables" in caplog.text
+    assert "Only the last features of wilful are used: symbolically traced variables" in caplog.text
 
 
 def _run(graph: bytes, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> np.ndarray:

@@ -211,7 +211,7 @@ def test_a_season_in_which_nothing_began_is_an_empty_list() -> None:
         (page(CARD).replace("Fall 2010", "Later"), "title names no season"),
         (page(CARD.replace("link-title", "link")), "no title with its address"),
         (page(CARD.replace("/anime/8769/", "/manga/8769/")), "no title with its address"),
-        (page(CARD.replace('class="genres js-genre"', "")), "no place for genres"),
+        (page(CARD.replace('class="genres js-genre"', "")), "no element for genres"),
     ],
 )  # fmt: skip
 def test_a_page_that_is_no_seasons_page_says_what_is_missing(html: str, missing: str) -> None:
