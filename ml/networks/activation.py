@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ml.errors import TrainingError
-from serving.bundle.heatmap import colour_ramp
 
 _OPACITY = 0.6
 
@@ -86,17 +85,6 @@ def activation_maps(
     highest = maps.amax((1, 2), keepdim=True)
     scaled: NDArray[np.float32] = (maps / highest.clamp_min(torch.finfo(maps.dtype).tiny)).cpu().numpy()
     return scaled
-
-
-def overlay(images: NDArray[np.uint8], maps: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Grey posters under coloured maps, uint8 [N, 3, S, S], from posters of that shape and maps [N, h, w] in 0..1."""
-    size = images.shape[2:]
-    resized = functional.interpolate(torch.from_numpy(maps)[:, None], size, mode="bicubic", align_corners=False)
-    levels = np.round(resized[:, 0].clamp(0, 1).numpy() * 255).astype(np.uint8)
-    colours = colour_ramp()[levels].transpose(0, 3, 1, 2)
-    grey = images.mean(1, keepdims=True)
-    blended: NDArray[np.uint8] = np.round(_OPACITY * colours + (1 - _OPACITY) * grey).astype(np.uint8)
-    return blended
 
 
 def _is_map(output: Tensor) -> bool:

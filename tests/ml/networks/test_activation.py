@@ -5,7 +5,7 @@ import torchvision
 from torch import Tensor, nn
 
 from ml.errors import TrainingError
-from ml.networks.activation import activation_maps, last_feature_map, overlay
+from ml.networks.activation import activation_maps, last_feature_map
 from ml.networks.backbones import GenreNetwork, backbone, head, scratch_body
 from serving.bundle.model import Preprocessing
 
@@ -119,17 +119,6 @@ def test_a_layer_without_places_or_without_use_is_refused(pooled: Pooled, images
     with pytest.raises(TrainingError, match="needs a layer that the network uses"):
         activation_maps(pooled, nn.Conv2d(3, 3, 3), images, np.zeros(4, np.int64))
     assert not pooled.linear._forward_hooks
-
-
-def test_an_overlay_is_a_poster_in_grey_coloured_by_its_map(images: Tensor) -> None:
-    maps = np.zeros((4, 2, 2), np.float32)
-    maps[:, :, 1] = 1
-    blended = overlay(images.numpy(), maps)
-    assert blended.shape == (4, 3, 64, 64)
-    assert blended.dtype == np.uint8
-    left, right = blended[..., :10].mean((0, 2, 3)), blended[..., -10:].mean((0, 2, 3))
-    assert right[0] > left[0] + 60  # yellow
-    assert left[2] > right[2]  # violet
 
 
 class _Float(nn.Module):
