@@ -23,6 +23,7 @@ from tasks.catalogue.configuration import CollectConfig
 from tasks.errors import DriftError, SiteBlocked, SiteBusy
 from tasks.posters import download_posters
 from tasks.scrape import scrape
+from tasks.source_choice import source_for
 from tests.faulty_site import FaultySite, faulty_site
 
 RANGE = f"{SEASONS[0]}..{SEASONS[-1]}"
@@ -119,7 +120,7 @@ def test_a_run_waits_for_another_one_that_asks_the_site_and_says_so(
     with (
         concurrency(name, strict=True),
         pytest.raises(SiteBusy, match="Another run is crawling"),
-        crawling.crawl(site.url, CollectConfig()),
+        crawling.crawl(source_for(site.url), CollectConfig()),
     ):
         pass
     assert not site.requests
