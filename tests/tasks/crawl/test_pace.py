@@ -326,6 +326,17 @@ def test_pace_obeys_the_lower_of_its_limit_and_that_of_robots_txt(limit: float |
     assert most_in_a_window(run(good_responses(pace, 50))) == 2
 
 
+def test_pace_stays_below_the_limit_of_robots_txt_after_many_503() -> None:
+    async def overloaded() -> float:
+        pace = Pace(20)
+        pace.limit(2)
+        for _ in range(20):
+            await objection(pace, too_fast=False)
+        return pace.requests_per_second
+
+    assert run(overloaded()) == 2 / 8
+
+
 @dataclass
 class BucketServer:
     """A host with a token bucket of 20 requests per second and a burst of 20. It sends 429 to all other requests."""
