@@ -20,19 +20,23 @@ from infra.errors import StackError
 from infra.files import write_bytes
 
 _PORTS = (10_000, 32_768)
+_drawn_ports: set[int] = set()
 _POLL_SECONDS = 0.1
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on at the moment.
+    """A port of the loopback interface that nobody listens on at the moment, another one at each call.
 
-    Drawn below the range that systems use for outgoing connections, one of which could take the port before a process
-    that starts slowly listens on it.
+    Ports are drawn below the range that systems use for outgoing connections, one of which could take the port before
+    a process that starts slowly listens on it. For the same reason no port is drawn twice.
     """
     while True:
         port = random.randrange(*_PORTS)
+        if port in _drawn_ports:
+            continue
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            _drawn_ports.add(port)
             return port
 
 

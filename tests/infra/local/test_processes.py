@@ -97,3 +97,7 @@ def test_a_second_interrupt_does_not_leave_processes_running(tmp_path: Path) -> 
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     assert not psutil.pid_exists(pid)
     assert not (tmp_path / "running.json").exists()
+
+
+def test_free_port_gives_no_port_twice() -> None:
+    assert len({free_port() for _ in range(2000)}) == 2000
