@@ -6,8 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 
 from infra.settings import read_settings
-from ml.commands import candidate_names
 from ml.configuration import PreprocessConfig, TrainConfig
+from ml.training.candidates import CANDIDATES, check_settings
 from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.seasons import NAMES, parse_seasons
 from tasks.crawl.addresses import check_contact
@@ -22,7 +22,7 @@ class _CandidateNames:
     def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler(core_schema)
         candidates = handler.resolve_ref_schema(schema)["properties"]["candidates"]
-        candidates["items"]["enum"] = candidate_names()
+        candidates["items"]["enum"] = list(CANDIDATES)
         return schema
 
 
@@ -76,7 +76,5 @@ def check_parameters(parameters: RetrainParameters) -> None:
         SettingError: the backbone, a candidate network or the device is unknown.
         WeightsError: the weights file cannot be read or does not fit the backbone.
     """
-    from ml.training.candidates import check_settings  # imports torch, which commands that only read a site do not need
-
     check_site(parameters)
     check_settings(parameters.train)

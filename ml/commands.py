@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from ml.configuration import Checked, PreprocessConfig, TrainConfig
+from ml.training.candidates import CANDIDATES
 from serving.bundle.errors import AnimeGenreError
 
 if TYPE_CHECKING:
@@ -80,9 +81,9 @@ def add_settings(parser: argparse.ArgumentParser, config: type[Checked]) -> None
         if kind is bool:
             options: dict[str, Any] = {"action": "store_true"}
         elif kind == tuple[str, ...]:
-            options = {"type": _split_names, "metavar": "NAME,...", "choices": _CandidateNames()}
+            options = {"type": _split_names, "metavar": "NAME,..."}
             default = ",".join(default)
-            help_text += " Names, separated by commas: %(choices)s."
+            help_text += f" Names, separated by commas: {', '.join(CANDIDATES)}."
         else:
             number = next((each for each in get_args(kind) if each is not type(None)), kind)
             options = {"type": number, "metavar": "NAME" if number is str else "N"}
@@ -91,24 +92,6 @@ def add_settings(parser: argparse.ArgumentParser, config: type[Checked]) -> None
         if default is not None and default is not False:
             help_text += " Default: %(default)s."
         parser.add_argument(f"--{entry.name.replace('_', '-')}", default=default, help=help_text, **options)
-
-
-def candidate_names() -> list[str]:
-    """The names of the candidate networks that can be trained."""
-    # Imported here: torch is slow to import, and only --help, forms and the option --candidates need the names.
-    from ml.training.candidates import CANDIDATES
-
-    return list(CANDIDATES)
-
-
-class _CandidateNames:
-    """The choices of --candidates, which argparse reads to write the help and to check a value."""
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(candidate_names())
-
-    def __contains__(self, names: tuple[str, ...]) -> bool:
-        return set(names) <= set(self)
 
 
 def _split_names(text: str) -> tuple[str, ...]:

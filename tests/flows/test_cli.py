@@ -7,7 +7,7 @@ import pytest
 
 from flows.cli import main
 from infra.local.site.server import small_site
-from ml.commands import candidate_names
+from ml.training.candidates import CANDIDATES
 
 
 def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -42,19 +42,18 @@ def test_retrain_names_an_invalid_setting_and_starts_nothing(
     assert not (tmp_path / "w").exists()
 
 
-def test_retrain_names_an_unknown_candidate_and_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["retrain", "--candidates", "scratch,scrach"])
-    assert ended.value.code == 2
-    error = capsys.readouterr().err
-    assert "scrach" in error and all(repr(name) in error for name in candidate_names())
+def test_retrain_names_an_unknown_candidate_and_the_choices(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    options = ["--workspace", str(tmp_path / "w"), "--site-url", "http://127.0.0.1:9", "--candidates", "scratch,scrach"]
+    sentence = f"Unknown candidate network 'scrach'; choose from {', '.join(CANDIDATES)}."
+    assert sentence in error_of(["retrain", *options], capsys)
+    assert not (tmp_path / "w").exists()
 
 
 def test_retrain_help_lists_the_candidates(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "1000")
     with pytest.raises(SystemExit):
         main(["retrain", "--help"])
-    assert f"separated by commas: {', '.join(candidate_names())}. Default: scratch,frozen." in capsys.readouterr().out
+    assert f"separated by commas: {', '.join(CANDIDATES)}. Default: scratch,frozen." in capsys.readouterr().out
 
 
 def test_retrain_names_a_prefect_server_that_is_not_reachable(

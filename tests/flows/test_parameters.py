@@ -13,8 +13,8 @@ from flows.parameters import RetrainParameters
 from flows.retrain import retrain
 from flows.summary import recorded_steps
 from infra.local.stack import Stack
-from ml.commands import candidate_names
 from ml.configuration import TrainConfig
+from ml.training.candidates import CANDIDATES
 
 pytestmark = pytest.mark.stack
 
@@ -65,7 +65,7 @@ def test_form_lists_choices_titles_and_sentences_with_the_most_used_settings_fir
     run, train = (schema["definitions"][name]["properties"] for name in ("RetrainParameters", "TrainConfig"))
     assert list(run)[:3] == ["seasons", "site_url", "train"]
     assert list(train)[:3] == ["candidates", "backbone", "weights"]
-    assert train["candidates"]["items"]["enum"] == candidate_names()
+    assert train["candidates"]["items"]["enum"] == list(CANDIDATES)
     for definition in schema["definitions"].values():
         for name, entry in definition["properties"].items():
             assert entry["title"][0].isupper(), name
