@@ -1,9 +1,11 @@
-"""What the environment decides: where the workspace, the bucket and the services are.
+"""Settings from environment variables: the locations of the workspace, the bucket and the services.
 
-Every variable starts with ANIME_GENRE_ (`ANIME_GENRE_BUCKET=my-bucket`), except the two that the tools
-themselves name: STORAGE_EMULATOR_HOST and MLFLOW_TRACKING_URI. With none set, everything is Google's.
+Each variable starts with ANIME_GENRE_ (`ANIME_GENRE_BUCKET=my-bucket`), except STORAGE_EMULATOR_HOST and
+MLFLOW_TRACKING_URI, whose names are those of Google's and MLflow's own clients. If no address is set, the
+services are those of Google Cloud.
 """
 
+import re
 from pathlib import Path
 
 from pydantic import AliasChoices, Field, ValidationError
@@ -11,72 +13,87 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from infra.errors import ConfigurationError
 
+_PREFIX = "ANIME_GENRE_"
+_HTTP_ADDRESS = r"^(https?://\S+)?$"
+
 
 class Settings(BaseSettings):
-    """The places and names that a run uses; moving to Google Cloud changes these and no code."""
+    """The addresses and names that a run uses. Only these differ between a laptop and Google Cloud."""
 
-    model_config = SettingsConfigDict(env_prefix="ANIME_GENRE_", populate_by_name=True, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, populate_by_name=True, frozen=True)
 
-    workspace: Path = Field(Path("workspace/live"), description="Folder for everything that is kept on this machine.")
+    workspace: Path = Field(Path("workspace/live"), description="Folder for all files kept on this machine.")
     contact: str | None = Field(
         None,
         pattern=r"^[^\s@()]+@[^\s@()]+$|^https?://[^\s()]+$",
-        description="Your e-mail address or a page of yours, told to the sites that are read; only this machine's own "
-        "addresses are read without.",
+        description="Your e-mail address or the address of a page of yours. It is sent to the sites that are read. "
+        "Required, except for sites on this machine.",
     )
-    bucket: str = Field("anime-genre", description="Bucket of catalogue, posters, datasets and bundles.")
-    google_project: str = Field("anime-genre", description="Google Cloud project of bucket and function.")
-    google_region: str = Field("europe-west1", description="Region the function runs in.")
+    bucket: str = Field("anime-genre", description="Bucket for catalogues, posters, datasets and bundles.")
+    google_project: str = Field("anime-genre", description="Google Cloud project of the bucket and the function.")
+    google_region: str = Field("europe-west1", description="Region of the function.")
     service: str = Field("anime-genre", description="Name of the Cloud Run function.")
     poster_hosts: str = Field(
         "cdn.myanimelist.net",
-        description="Hosts, with commas between them, whose https:// posters the function may be asked about.",
+        description="Comma-separated hosts from which the function accepts https:// posters.",
     )
     poster_buckets: str = Field(
         "",
-        description="Buckets besides its own, with commas between them, whose posters the function may be asked about.",
+        description="Comma-separated buckets, besides its own, from which the function accepts posters.",
     )
     cors_origins: str = Field(
-        "", description="Pages of other origins, with commas between them, that may ask the function; * for all."
+        "", description="Comma-separated origins of other pages that may call the function; * allows all."
     )
     model_name: str = Field("anime-genre", description="Name of the registered model in MLflow.")
-    cloud_run_endpoint: str | None = Field(None, description="Address of a Cloud Run stand-in; empty for Google's own.")
+    cloud_run_endpoint: str | None = Field(
+        None,
+        pattern=_HTTP_ADDRESS,
+        description="Address of a Cloud Run stand-in. If not set, Google Cloud Run is used.",
+    )
     storage_emulator_host: str | None = Field(
         None,
+        pattern=_HTTP_ADDRESS,
         validation_alias=AliasChoices("STORAGE_EMULATOR_HOST", "storage_emulator_host"),
-        description="Address of a storage emulator; empty for Google Cloud Storage.",
+        description="Address of a storage emulator. If not set, Google Cloud Storage is used.",
     )
     mlflow_tracking_uri: str | None = Field(
         None,
         validation_alias=AliasChoices("MLFLOW_TRACKING_URI", "mlflow_tracking_uri"),
-        description="Address of the MLflow server; empty for a sqlite file in the workspace.",
+        description="Address of the MLflow server. If not set, MLflow uses mlflow.db in the workspace.",
     )
     service_timeout_seconds: float = Field(
-        60, gt=0, description="How long a call to a service is tried before the step itself is retried."
+        60, gt=0, description="How long a call to a service is tried before the step fails and is retried."
     )
     retry_delay_seconds: list[float] = Field(
-        [10, 60, 300], description="Waits before a failed step is tried again: as many tries as there are waits."
+        [10, 60, 300],
+        description="Seconds before each retry of a failed step, as a JSON list. Its length is the number of retries.",
     )
 
     @property
     def tracking_uri(self) -> str:
-        """MLflow's address: the given one, else a sqlite file in the workspace."""
+        """The address of MLflow: `mlflow_tracking_uri` if it is set, otherwise a sqlite file in the workspace."""
         return self.mlflow_tracking_uri or f"sqlite:///{(self.workspace / 'mlflow.db').absolute()}"
 
 
+def environment_variable(field: str) -> str:
+    """The name of the environment variable that sets a field of `Settings`."""
+    alias = Settings.model_fields[field].validation_alias
+    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"{_PREFIX}{field.upper()}"
+
+
 def read_settings() -> Settings:
-    """The settings as the environment gives them.
+    """Read the settings from the environment.
 
     Raises:
-        ConfigurationError: a variable has a value that cannot be used.
+        ConfigurationError: a variable has an invalid value.
     """
     try:
         return Settings()
-    except SettingsError as error:
-        raise ConfigurationError(f"The environment is not usable: {error}.") from None
+    except SettingsError as error:  # a value that is not JSON; only the error's text names the field
+        field = re.findall(r'field "(\w+)"', str(error))[0]
+        raise ConfigurationError(f"The environment variable {environment_variable(field)} is not valid JSON.") from None
     except ValidationError as error:
         first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        raise ConfigurationError(
-            f"The environment variable ANIME_GENRE_{name} is not usable: {first['msg']}."
-        ) from None
+        name = str(first["loc"][0])  # a field, or the variable itself where that has a name of its own
+        variable = environment_variable(name) if name in Settings.model_fields else name
+        raise ConfigurationError(f"The environment variable {variable} is invalid: {first['msg']}.") from None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli import parser
-from infra.settings import Settings
+from infra.settings import Settings, environment_variable
 
 ROOT = Path(__file__).parent.parent
 READMES = [path for path in ROOT.glob("**/README.md") if path.relative_to(ROOT).parts[0] not in (".venv", "workspace")]
@@ -38,8 +38,7 @@ def test_the_readme_has_commands_of_both_kinds() -> None:
 
 def test_every_setting_of_the_environment_is_documented() -> None:
     for name, field in Settings.model_fields.items():
-        alias = field.validation_alias
-        variable = alias.choices[0] if alias else f"ANIME_GENRE_{name.upper()}"  # type: ignore[union-attr]
+        variable = environment_variable(name)
         assert f"`{variable}`" in SETTINGS, variable
         assert field.description
 

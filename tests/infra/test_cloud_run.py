@@ -1,8 +1,6 @@
 """Google's own client against the Cloud Run stand-in: builds, candidates, traffic, and what goes wrong."""
 
 import io
-import os
-import shutil
 import threading
 import time
 import zipfile
@@ -19,8 +17,9 @@ from infra.errors import ConfigurationError, DeploymentError, NotFound, ServiceU
 from infra.local.run_api import cloud_run
 from infra.revisions import RUNTIME_ENVIRONMENT
 from infra.settings import Settings
-from infra.source_zip import source_zip
 from infra.store import Store
+
+pytestmark = pytest.mark.stack
 
 SERVING = Path(serving.__file__).parent
 SOURCE = """
@@ -72,39 +71,6 @@ def image(client: CloudRun, patient_settings: Settings) -> str:
     """A built image of SOURCE."""
     Store(patient_settings).write("functions/source.zip", zip_of(SOURCE))
     return client.build(patient_settings.bucket, "functions/source.zip", client.image_for("any", "5" * 64))
-
-
-def test_the_zip_has_the_entry_point_the_package_and_the_pins() -> None:
-    with zipfile.ZipFile(io.BytesIO(source_zip(SERVING))) as archive:
-        files = [path for package in ("bundle", "function") for path in sorted((SERVING / package).glob("*.py"))]
-        files = sorted([*files, SERVING / "function" / "openapi.json"])
-        names = [f"anime_genre_function/{path.relative_to(SERVING)}" for path in files]
-        assert archive.namelist() == ["anime_genre_function/__init__.py", *names, "main.py", "requirements.txt"]
-        assert b"from anime_genre_function.function.main import predict" in archive.read("main.py")
-        pins = archive.read("requirements.txt").decode().split()
-    assert all("==" in pin for pin in pins)
-    assert {pin.partition("==")[0].lower() for pin in pins} == {
-        "flask",
-        "functions-framework",
-        "google-api-core",
-        "google-auth",
-        "google-cloud-storage",
-        "gunicorn",
-        "numpy",
-        "onnxruntime",
-        "pillow",
-        "requests",
-        "urllib3",
-        "werkzeug",
-    }
-
-
-def test_the_zip_is_the_same_bytes_wherever_and_whenever_it_is_made(tmp_path: Path) -> None:
-    copy = tmp_path / "elsewhere"
-    shutil.copytree(SERVING, copy)
-    for number, path in enumerate(sorted(copy.iterdir(), reverse=True)):
-        os.utime(path, (number, number))
-    assert source_zip(copy) == source_zip(SERVING)
 
 
 def test_a_service_goes_from_its_first_revision_to_the_next_and_back(client: CloudRun, image: str) -> None:

@@ -13,6 +13,8 @@ from infra.errors import ServiceUnavailable
 from infra.registry import Registry
 from infra.settings import Settings
 
+pytestmark = pytest.mark.stack
+
 GENRES, SIZE = 3, 8
 
 

@@ -1,4 +1,4 @@
-"""The environment."""
+"""Settings from environment variables."""
 
 from pathlib import Path
 
@@ -8,22 +8,38 @@ from infra.errors import ConfigurationError
 from infra.settings import read_settings
 
 
-def test_variables_set_places_and_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANIME_GENRE_BUCKET", "my-bucket")
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
     settings = read_settings()
     assert (settings.bucket, settings.storage_emulator_host) == ("my-bucket", "http://127.0.0.1:1")
 
 
-def test_without_a_tracking_server_mlflow_is_a_sqlite_file_in_the_workspace(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_tracking_uri_defaults_to_sqlite_in_the_workspace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("ANIME_GENRE_WORKSPACE", str(tmp_path))
     assert read_settings().tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
 
 
-def test_a_value_that_cannot_be_used_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ANIME_GENRE_SERVICE_TIMEOUT_SECONDS", "soon")
-    with pytest.raises(ConfigurationError, match="ANIME_GENRE_SERVICE_TIMEOUT_SECONDS"):
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ANIME_GENRE_SERVICE_TIMEOUT_SECONDS", "soon"),
+        ("ANIME_GENRE_RETRY_DELAY_SECONDS", "[1,"),
+        ("ANIME_GENRE_RETRY_DELAY_SECONDS", '["soon"]'),
+        ("ANIME_GENRE_CONTACT", "nobody"),
+        ("ANIME_GENRE_CLOUD_RUN_ENDPOINT", "127.0.0.1:8899"),
+        ("STORAGE_EMULATOR_HOST", "127.0.0.1:8898"),
+    ],
+)
+def test_settings_errors_name_the_variable(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError, match=rf"^The environment variable {variable} is (invalid:|not valid JSON)"):
         read_settings()
+
+
+@pytest.mark.parametrize("variable", ["ANIME_GENRE_CLOUD_RUN_ENDPOINT", "STORAGE_EMULATOR_HOST", "MLFLOW_TRACKING_URI"])
+def test_settings_treat_an_empty_address_as_not_set(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "")
+    settings = read_settings()
+    assert not (settings.cloud_run_endpoint or settings.storage_emulator_host or settings.mlflow_tracking_uri)

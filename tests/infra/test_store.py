@@ -9,6 +9,8 @@ from infra.settings import Settings
 from infra.store import Store
 from tests.faults import Fault, fault_proxy
 
+pytestmark = pytest.mark.stack
+
 
 def test_what_is_written_is_read_back(settings: Settings) -> None:
     store = Store(settings)

@@ -16,6 +16,8 @@ import pytest
 from infra.errors import StackError
 from infra.local.processes import Processes, claim_port, free_port
 
+pytestmark = pytest.mark.stack
+
 SERVER = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1"]
 
 

@@ -27,6 +27,8 @@ from infra.local.run_api import cloud_run
 from infra.revisions import Revision
 from infra.settings import Settings
 
+pytestmark = pytest.mark.stack
+
 PARENT = "/v2/projects/test-project/locations/test-region"
 SOURCE = """
 import os, time

@@ -290,6 +290,7 @@ def test_a_taken_port_is_named_in_one_sentence() -> None:
             pass
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_prints_its_address_and_ends_quietly(number: signal.Signals) -> None:
     command = [sys.executable, "-m", "infra.local.site", "--port", "0", "--titles", "20"]
