@@ -148,7 +148,7 @@ def _services(workspace: Path) -> Iterator[None]:
 
 @contextmanager
 def _new_stack(workspace: Path, ports: Ports) -> Iterator[Stack]:
-    """A stack that ends with the block."""
+    """A new stack, which stops at the end of the block."""
     print(f"Starting Prefect, MLflow, storage and the Cloud Run stand-in in {workspace} ...", flush=True)
     with local_stack(workspace, ports) as stack:
         os.environ.update(stack.environment)
@@ -252,7 +252,7 @@ def _parameters(**given: Any) -> "RetrainParameters":
         name = str(first["loc"][0])
         description = RetrainParameters.model_fields[name].description
         option = name.replace("_", "-")
-        raise ConfigurationError(f"--{option} cannot be {first['input']!r}. {description}") from None
+        raise ConfigurationError(f"Invalid --{option}: {first['input']!r}. {description}") from None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Collecting alone: downloads a site's pages and posters into a workspace, without Prefect, MLflow or a bucket."""
+"""The commands `collect` and `reparse`: pages and posters in a workspace, without Prefect, MLflow or a bucket."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ def run_collect(workspace: Path, parameters: RetrainParameters) -> None:
     """Collect into a workspace: `catalogue.csv`, `posters/`, `posters.csv`, `history.csv` and `report.html`.
 
     Raises:
-        AnimeGenreError: as the steps scrape and download posters, which run the same code.
+        AnimeGenreError: see the steps `scrape` and `download_posters`, which run the same code.
     """
     console = _console()
     source, selection = source_for(parameters.site_url), parameters.seasons
@@ -54,11 +54,11 @@ def run_reparse(workspace: Path, limits: DriftLimits) -> None:
     Raises:
         CatalogueError: the workspace has no catalogue yet.
         KeptPageError: a kept page is damaged or missing.
-        PageError, DriftError: as when the site is read.
+        PageError, DriftError: see `run_collect`.
     """
     about = about_last_good(workspace)
     if about is None:
-        raise CatalogueError(f"There are no kept pages in {workspace}: nothing was collected there yet.")
+        raise CatalogueError(f"There are no kept pages in {workspace}: run `collect` first.")
     console = _console()
     source, config = source_for(about.site_url), CollectConfig(**asdict(limits))
     with exclusive_lock(workspace), Collector(workspace, source, config) as collector:

@@ -1,4 +1,4 @@
-"""The demo: one run over a small built-in site, and the deployed function asked about unseen posters."""
+"""The demo: one run over a small built-in site, then predictions of the deployed function for test posters."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from ml.configuration import PreprocessConfig, TrainConfig
 
 
 def demo_parameters(site_url: str) -> RetrainParameters:
-    """A run that takes minutes on two cores: all of the built-in site, at a small image size."""
+    """Parameters of a run that takes minutes on two cores: the whole built-in site, small images."""
     return RetrainParameters(
         site_url=site_url,
         seasons=f"{SEASONS[0]}..{SEASONS[-1]}",
@@ -21,17 +21,17 @@ def demo_parameters(site_url: str) -> RetrainParameters:
 
 
 def run_demo(workspace: Path, site_url: str) -> None:
-    """Run the flow, ask the live function, print what came out and write `summary.json`.
+    """Run the flow, request predictions from the live function, print both and write `summary.json`.
 
     Raises:
-        AnimeGenreError: the one that ended the run.
+        AnimeGenreError: the run failed.
         NotFound: no model is live.
     """
     console = Console()
     summary = run_retrain(demo_parameters(site_url))
     show(summary, console)
-    answers = show_predictions(summary, console)
+    predictions = show_predictions(summary, console)
     path = workspace / "summary.json"
-    write_summary(summary, path, answers=answers)
-    console.print(f"Everything lies in {workspace}; the figures are in {path}.")
-    console.print("`make up` starts the stack on it again: Prefect, MLflow, TensorBoard, the function and its page.")
+    write_summary(summary, path, answers=predictions)
+    console.print(f"The data is in {workspace}, and the figures are in {path}.")
+    console.print("`make up` starts Prefect, MLflow, TensorBoard, the function and its page with this data.")

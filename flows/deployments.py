@@ -1,4 +1,4 @@
-"""The deployment `retrain` of the Prefect UI, with its schedule and its limit.
+"""The deployment `retrain` in the Prefect UI, with its schedule and concurrency limit.
 
 Serve it until Ctrl-C with: python -m flows.deployments --cron "0 4 * * 1"
 """
@@ -17,11 +17,11 @@ NAME = "retrain"
 
 
 def deployment(parameters: RetrainParameters, cron: str | None, interval_seconds: float | None) -> RunnerDeployment:
-    """Return the deployment `retrain/retrain`. It runs one flow at a time and cancels runs that are due meanwhile.
+    """Return the deployment `retrain/retrain`. A run that becomes due during another run is cancelled.
 
     Without this limit, many runs would be due at once on a laptop that was asleep for weeks.
     """
-    made = retrain.to_deployment(
+    created = retrain.to_deployment(
         name=NAME,
         parameters={"parameters": parameters.model_dump(mode="json")},
         cron=None if interval_seconds else cron,
@@ -29,8 +29,8 @@ def deployment(parameters: RetrainParameters, cron: str | None, interval_seconds
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
         description="From the site's pages to the deployed function.",
     )
-    assert isinstance(made, RunnerDeployment)  # a coroutine only inside an event loop
-    return made
+    assert isinstance(created, RunnerDeployment)  # Prefect returns a coroutine only inside an event loop
+    return created
 
 
 def main() -> None:

@@ -61,7 +61,7 @@ def check_site(parameters: RetrainParameters) -> None:
     """Check the seasons, and that the site's owner can reach the person who reads the site.
 
     Raises:
-        SeasonError: there is no such season, or the last season is before the first.
+        SeasonError: a season does not exist, or the last season is before the first.
         ConfigurationError: no contact is set.
     """
     parse_seasons(parameters.seasons)

@@ -1,4 +1,4 @@
-"""The flow `retrain`: from the site's pages to the deployed function. Each line is one retryable step."""
+"""The flow `retrain`: from the site's pages to the deployed function. Each step is retryable."""
 
 import logging
 

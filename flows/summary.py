@@ -1,4 +1,4 @@
-"""A run of the flow as people read it: a table of steps, one of scores, and a JSON file of both."""
+"""Runs the flow and reports the result: tables of steps, networks and scores, and a JSON file."""
 
 import json
 import time
@@ -29,7 +29,7 @@ _RECORDING_SECONDS = 20
 
 @dataclass(frozen=True)
 class Step:
-    """One task of a run: its seconds of work, how often it was started, and the state it ended in."""
+    """One task of a run: its duration, its number of attempts, and its final state."""
 
     name: str
     seconds: float
@@ -39,7 +39,7 @@ class Step:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What one run of the flow did."""
+    """The result of one run of the flow."""
 
     steps: list[Step]
     message: str
@@ -47,29 +47,29 @@ class RunSummary:
 
 
 def run_retrain(parameters: RetrainParameters) -> RunSummary:
-    """Run the flow here and now.
+    """Run the flow in this process.
 
     Raises:
-        AnimeGenreError: the one that ended the run.
+        AnimeGenreError: the run failed.
     """
     state: Any = retrain(parameters, return_state=True)
-    APILogHandler().flush()  # the log is written before the server may be ended
-    record = state.result()  # raises what the flow raised
+    APILogHandler().flush()  # the server may stop before the log is sent
+    record = state.result()  # raises the flow's exception
     return RunSummary(recorded_steps(state.state_details.flow_run_id), state.message or "", record)
 
 
 def recorded_steps(flow_run_id: UUID) -> list[Step]:
-    """The steps as the server recorded them, which happens some seconds after they ended."""
+    """The steps of a run, read from the server, which records them some seconds after they end."""
     wanted = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
     deadline = time.monotonic() + _RECORDING_SECONDS
     runs: list[TaskRun] = []
-    before = -1
+    previous_count = -1
     with get_client(sync_client=True) as client:
-        # All are recorded once each has ended and no further one has come in the meantime.
-        while len(runs) != before or not all(run.state and run.state.is_final() for run in runs):
+        # The list is complete when every task has ended and the last poll returned no new one.
+        while len(runs) != previous_count or not all(run.state and run.state.is_final() for run in runs):
             if time.monotonic() > deadline:
                 break
-            before = len(runs)
+            previous_count = len(runs)
             time.sleep(_FLUSHING_SECONDS)
             runs = client.read_task_runs(flow_run_filter=wanted)
     return [
@@ -106,7 +106,7 @@ def show(summary: RunSummary, console: Console) -> None:
 
 
 def show_predictions(summary: RunSummary, console: Console) -> list[dict[str, Any]]:
-    """Ask the live function about posters that no model trained on, and print and return what it says.
+    """Request predictions for posters of the test part from the live function; print and return them.
 
     Raises:
         NotFound: no function is live.
@@ -116,19 +116,19 @@ def show_predictions(summary: RunSummary, console: Console) -> list[dict[str, An
     if live is None:
         raise NotFound(f"No model is live: {summary.message}")
     poster_column = Column("poster", no_wrap=True)
-    table = Table(poster_column, "title", "it is", "the function says", title="Posters it has not trained on")
-    answers = []
+    table = Table(poster_column, "title", "genres", "predicted genres", title="Predictions for test posters")
+    predictions = []
     for poster in summary.record.evaluation.known_posters:
-        answer = ask(str(live.url), poster.name)
-        said = (f"{g['name']} {g['probability']:.2f}" for g in answer["genres"] if g["predicted"])
-        table.add_row(poster.name, poster.title, ", ".join(poster.genres), ", ".join(said) or "none of its genres")
-        answers.append({**poster.model_dump(), "answer": answer})
+        response = ask(str(live.url), poster.name)
+        predicted = (f"{g['name']} {g['probability']:.2f}" for g in response["genres"] if g["predicted"])
+        table.add_row(poster.name, poster.title, ", ".join(poster.genres), ", ".join(predicted) or "none")
+        predictions.append({**poster.model_dump(), "answer": response})
     console.print(table)
-    return answers
+    return predictions
 
 
 def write_summary(summary: RunSummary, path: Path, **more: object) -> None:
-    """Write all figures of a run as JSON."""
+    """Write the steps and records of a run as JSON."""
     content = {
         "message": summary.message,
         "steps": [vars(step) for step in summary.steps],

@@ -1,4 +1,4 @@
-"""The stack that stays: deployment with its schedule, TensorBoard and the page, beside the stand-ins."""
+"""The command `up`: adds the scheduled deployment, TensorBoard and the web page to the local stack."""
 
 import sys
 import time
@@ -24,10 +24,10 @@ def keep_up(
     page_port: int,
     schedule: list[str],
 ) -> None:
-    """Add what people open to a running stack, print the addresses, and stay until Ctrl-C.
+    """Start TensorBoard, the page and the deployment in a running stack, print all addresses and wait for Ctrl-C.
 
     Raises:
-        StackError: a port is taken, or a process ended by itself.
+        StackError: a port is taken, or a process ended unexpectedly.
     """
     tensorboard_port = claim_port(tensorboard_port, "TensorBoard", "--tensorboard-port")
     page_port = claim_port(page_port, "the page", "--page-port")
@@ -62,13 +62,13 @@ def keep_up(
     mark_interrupted_runs_crashed()
     stack.processes.wait_ready()
     print(
-        f"Everything is up; it lies in {workspace}.\n"
-        f"  Prefect      {stack.prefect_url}   (Deployments, retrain: Run, or wait for its schedule)\n"
+        f"All services are running. Their data is in {workspace}.\n"
+        f"  Prefect      {stack.prefect_url}   (start a run: Deployments, retrain, Run)\n"
         f"  MLflow       {stack.mlflow_url}\n"
         f"  TensorBoard  http://{loopback}:{tensorboard_port}\n"
-        f"  Function     {stack.function_url}   (answers once a model is live)\n"
+        f"  Function     {stack.function_url}   (available once a model is live)\n"
         f"  Page         http://{loopback}:{page_port}/anime\n"
-        f"The deployment reads {parameters.site_url}. Ctrl-C ends all.",
+        f"The deployment reads {parameters.site_url}. Press Ctrl-C to stop.",
         flush=True,
     )
     while True:
@@ -77,16 +77,16 @@ def keep_up(
 
 
 def mark_interrupted_runs_crashed() -> int:
-    """Mark the runs that a killed stack left "Running", and return how many there were.
+    """Mark the runs that a killed stack left in state "Running" as crashed, and return their number.
 
-    Nothing can be running yet in a stack that has just started, but the server does not know that.
+    In a stack that has just started no run is active, but the server still has them in this state.
     """
     running = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])))
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(flow_run_filter=running)
         for run in runs:
-            ended: State[None] = Crashed(
-                message="The stack was ended while this ran; the next run goes on from what it did."
+            crashed: State[None] = Crashed(
+                message="The stack stopped during this run. The next run skips completed steps."
             )
-            client.set_flow_run_state(run.id, ended, force=True)
+            client.set_flow_run_state(run.id, crashed, force=True)
     return len(runs)

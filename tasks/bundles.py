@@ -43,21 +43,21 @@ def fetch_uploaded_bundle(store: Store, workspace: Path, sha256: str) -> Path:
     """
     folder = workspace / bundle_key(sha256)
     if not (folder / MANIFEST).exists():
-        beside = folder.with_name(f"{sha256}.part")
+        downloaded = folder.with_name(f"{sha256}.part")
         manifest = store.read(f"{bundle_key(sha256)}/{MANIFEST}")
         check_sha256(MANIFEST, manifest, sha256)
         names = _files(Manifest.parse(manifest))
-        store.download({f"{bundle_key(sha256)}/{name}": beside / name for name in names})
-        move_bundle(beside, folder)
+        store.download({f"{bundle_key(sha256)}/{name}": downloaded / name for name in names})
+        move_bundle(downloaded, folder)
     check_bundle(folder, sha256)
     return folder
 
 
-def move_bundle(beside: Path, folder: Path) -> None:
-    """Move a complete bundle into place. Files of an interrupted download are replaced."""
+def move_bundle(complete: Path, folder: Path) -> None:
+    """Move the folder of a complete bundle into place. Files of an interrupted download are replaced."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    beside.replace(folder)
+    complete.replace(folder)
 
 
 def upload_bundle(store: Store, folder: Path, sha256: str) -> None:
@@ -67,7 +67,7 @@ def upload_bundle(store: Store, folder: Path, sha256: str) -> None:
 
 
 def _files(manifest: Manifest) -> tuple[str, ...]:
-    """All files of a bundle, the manifest last. The set of files depends on the precision and the age of the bundle."""
+    """All files of a bundle, the manifest last. Bundles of other precisions and earlier versions have other files."""
     return (*sorted(manifest.files), CARD, MANIFEST)
 
 

@@ -1,4 +1,4 @@
-"""The champion: the model that the service's traffic goes to. The registry's alias `champion` follows the traffic."""
+"""The champion: the model that receives the service's traffic. The registry's alias `champion` follows the traffic."""
 
 from dataclasses import dataclass
 
@@ -15,17 +15,17 @@ class Champion:
     bundle_sha256: str
 
 
-def present_champion(settings: Settings, registry: Registry) -> Champion | None:
-    """The version that the service's traffic goes to, None before the first deployment.
+def live_champion(settings: Settings, registry: Registry) -> Champion | None:
+    """The version that receives the service's traffic, None before the first deployment.
 
-    If a run was killed between moving the traffic and the alias, the alias names another version and is repaired.
+    The alias is repaired if it names another version: a run may be killed after moving the traffic, before the alias.
     """
     live = CloudRun(settings).live(settings.service)
     if live is None:
         return None
     champion = Champion(live.environment["MODEL_VERSION"], live.environment["BUNDLE_SHA256"])
     alias = registry.champion()
-    known = registry.version_of(champion.bundle_sha256)
-    if known is not None and (alias is None or alias.version != known.version):
-        registry.set_champion(known.version)
+    registered = registry.version_of(champion.bundle_sha256)
+    if registered is not None and (alias is None or alias.version != registered.version):
+        registry.set_champion(registered.version)
     return champion

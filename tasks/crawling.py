@@ -1,4 +1,4 @@
-"""What the steps that crawl share: one crawl at a time, the mirrored collector of the workspace, and its progress."""
+"""Shared by the steps that crawl: one crawl at a time, the workspace's collector with its mirror, and progress."""
 
 import logging
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from tasks.crawl.mirror import CrawlMirror
 from tasks.crawl.traffic import Traffic
 from tasks.errors import SiteBusy
 
-# A run that was killed keeps its slot until its lease ends. It is not worth waiting much longer for another run.
+# A killed run keeps its slot until its lease ends, so waiting much longer than a lease does not help.
 _LEASE_SECONDS, _WAIT_SECONDS = 60, 75
 
 logger = logging.getLogger("tasks")
@@ -89,5 +89,5 @@ class TrafficReport:
                 artifact = create_progress_artifact(percent, key, traffic.sentence())
                 assert isinstance(artifact, UUID)  # Prefect returns a coroutine only inside a running event loop
                 self._artifacts[traffic.what] = artifact
-        except Exception as error:  # a progress that cannot be shown must not end the crawl
-            logger.debug("The progress could not be shown: %s.", error)
+        except Exception as error:  # a failure to show progress must not end the crawl
+            logger.debug("Cannot show the progress: %s.", error)

@@ -6,8 +6,8 @@ SiteError                   an error of a site, such as an unexpected response
 ├── SiteBlocked                 the site refuses us (403, a captcha, a wait of hours); says when to run again
 ├── DisallowedByRobots          the site's robots.txt disallows the URL
 ├── NotOnSite                   the site has nothing at the URL (404, 410)
-├── BrokenImageError            the bytes do not decode to a whole image; a retry may help
-├── UnusableImageError          the image cannot be a poster, because of its size
+├── BrokenImageError            the bytes do not decode to a complete image; a retry may help
+├── UnusableImageError          the image's size or shape is not that of a poster
 ├── PageError                   a page cannot be read
 │   └── PageLayoutError             a page has an unknown layout; says what is missing
 │       └── PageCutError                a page ends too early; a retry may help
@@ -70,13 +70,13 @@ class NotOnSite(SiteError):
 
 
 class BrokenImageError(SiteError):
-    """The bytes do not decode to a whole image. A second download may be whole."""
+    """The bytes do not decode to a complete image. A second download may be complete."""
 
     retryable: ClassVar[bool] = True
 
 
 class UnusableImageError(SiteError):
-    """The image is whole, but cannot be a poster."""
+    """The image is intact, but its size or shape is not that of a poster."""
 
 
 class PageError(SiteError):
@@ -88,7 +88,7 @@ class PageLayoutError(PageError):
 
 
 class PageCutError(PageLayoutError):
-    """A page ends too early. A second download may be whole."""
+    """A page ends too early. A second download may be complete."""
 
     retryable: ClassVar[bool] = True
 

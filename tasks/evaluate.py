@@ -17,7 +17,7 @@ from ml.evaluation.predictions import PredictionSet
 from ml.scores.intervals import Interval
 from serving.bundle.model import Model
 from tasks.bundles import fetch_bundle, fetch_uploaded_bundle
-from tasks.champion import Champion, present_champion
+from tasks.champion import Champion, live_champion
 from tasks.crawl.mirror import poster_key
 from tasks.preprocess import fetch_dataset
 from tasks.records import DatasetRecord, EvaluationRecord, KnownPoster, ScoreRecord, TrainingRecord
@@ -41,7 +41,7 @@ def evaluate(dataset: DatasetRecord, training: TrainingRecord) -> EvaluationReco
     predictions = PredictionSet.read(store.fetch(training.predictions_key, workspace / training.predictions_key))
     evaluation = judge(challenger, predictions, data)
 
-    champion = present_champion(settings, registry)
+    champion = live_champion(settings, registry)
     if champion is not None and champion.bundle_sha256 == training.bundle_sha256:
         promote, reason = False, f"version {champion.version} is this model"
     else:
@@ -70,7 +70,7 @@ def _champion_model(champion: Champion | None, store: Store, workspace: Path) ->
 
 
 def _known_posters(data: Dataset) -> list[KnownPoster]:
-    """Some posters of the test part; the same dataset gives the same ones."""
+    """A sample of the test part, always the same for one dataset."""
     test = [int(row) for row in data.rows(TEST)]
     return [
         KnownPoster(
@@ -100,7 +100,7 @@ def _artifact(reason: str, evaluation: Evaluation) -> str:
         ),
         _table(["genre", *(f"{TEST}/{name}" for name in ("precision", "recall", "f1", "support"))], genres),
     )
-    return "\n\n".join([f"{reason}", *tables])
+    return "\n\n".join([reason, *tables])
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

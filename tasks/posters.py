@@ -29,7 +29,7 @@ _ROWS_SHOWN = 1000
 
 @step("download posters")
 def download_posters(catalogue: CatalogueRecord, config: CollectConfig) -> PosterSetRecord:
-    """Download the posters of a catalogue that are not in the workspace yet, and record what is known about each.
+    """Download the posters of a catalogue that are not in the workspace yet, and record the status of each.
 
     Raises:
         SiteUnavailable, SiteBusy: the posters' host is not reachable, or another run is reading the site (retryable).
@@ -50,9 +50,9 @@ def download_posters(catalogue: CatalogueRecord, config: CollectConfig) -> Poste
     write_bytes(folder / "report.html", report)
     create_markdown_artifact(dataset_summary(titles, posters), key="dataset-report", description=store.uri(report_key))
     counts = {status: int(count) for status, count in posters["status"].value_counts(sort=False).items()}
-    lacking = posters.loc[~is_usable(posters), ["id", "status", "reason"]]
+    without_file = posters.loc[~is_usable(posters), ["id", "status", "reason"]]
     create_table_artifact(
-        lacking.head(_ROWS_SHOWN).to_dict("records"),
+        without_file.head(_ROWS_SHOWN).to_dict("records"),
         key="posters-without-a-file",
         description=", ".join(f"{count} {status}" for status, count in counts.items()),
     )
@@ -63,7 +63,7 @@ def download_posters(catalogue: CatalogueRecord, config: CollectConfig) -> Poste
 
 
 def poster_set_json(posters: pd.DataFrame) -> bytes:
-    """A poster set as JSON, which does not tell new posters from present ones."""
+    """A poster set as JSON, in which new posters have the status "present"."""
     stored = posters.rename(columns=STORED_NAMES).replace({"status": {"new": "present"}})
     entries = [{name: value or None for name, value in row.items()} for row in stored.to_dict("records")]
     for id, entry in zip(posters["id"], entries, strict=True):
@@ -81,16 +81,16 @@ def fetch_posters(store: Store, folder: Path, sha256_of_title: Mapping[str, str]
     """Fetch posters that are not in the folder, or have another hash there, from the bucket.
 
     Raises:
-        StalePosterError: a poster in the bucket has another hash, too.
+        StalePosterError: a poster in the bucket has another hash as well.
     """
 
     def differs(id: str) -> bool:
         path = folder / poster_name(id)
         return not path.exists() or sha256_of_file(path) != sha256_of_title[id]
 
-    wrong = [id for id in sha256_of_title if differs(id)]
-    store.download({poster_key(id): folder / poster_name(id) for id in wrong})
-    if stale := [id for id in wrong if differs(id)]:
+    to_fetch = [id for id in sha256_of_title if differs(id)]
+    store.download({poster_key(id): folder / poster_name(id) for id in to_fetch})
+    if stale := [id for id in to_fetch if differs(id)]:
         raise StalePosterError(
             f"Another run replaced {len(stale)} posters in the bucket, such as {poster_key(stale[0])}. "
             "Start the run again."

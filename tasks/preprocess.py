@@ -52,28 +52,28 @@ def preprocess(catalogue: CatalogueRecord, posters: PosterSetRecord, config: Pre
     record = _record(dataset, catalogue, posters)
     if not is_new:
         return reused(record, f"dataset {dataset.key[:12]}")
-    create_markdown_artifact(_report(dataset, record), key="dataset")
+    create_markdown_artifact(_artifact(dataset, record), key="dataset")
     return record
 
 
 def make_dataset(
     store: Store, workspace: Path, titles: pd.DataFrame, source: Source, config: PreprocessConfig
 ) -> tuple[Dataset, bool]:
-    """The dataset of these titles, in the workspace and in the bucket; and whether it is new. Raises as `preprocess`.
+    """The dataset of these titles in workspace and bucket, and whether it is new. Raises as `preprocess`.
 
-    `titles` is a catalogue with the additional column `sha256`, that of the poster (see `usable_titles`).
+    `titles` is a catalogue with the posters' hashes in the column `sha256` (see `usable_titles`).
     Posters whose pixels are not in the workspace are fetched and decoded.
     """
     folder = workspace / "posters"
     pixels = open_pixels(workspace, config.image_size)
     _decode(store, folder, dict(zip(titles["id"], titles["sha256"], strict=True)), pixels)
-    undrawn = dataset_rows(titles, dict.fromkeys(titles["id"], ("", "")), folder)
-    alike = look_alikes(perceptual_hashes(undrawn, pixels))
-    rows = dataset_rows(titles, _parts(store, titles, source, alike), folder)
-    key = dataset_key(rows, config)
+    posters = labelled_posters(titles, dict.fromkeys(titles["id"], ("", "")), folder)
+    alike = look_alikes(perceptual_hashes(posters, pixels))
+    posters = labelled_posters(titles, _draw_parts(store, titles, source, alike), folder)
+    key = dataset_key(posters, config)
     if store.exists(f"{_folder(key)}/{MANIFEST}"):
         return fetch_dataset(store, workspace, key), False
-    dataset = build_dataset(rows, workspace, config, ProgressLog(), pixels)
+    dataset = build_dataset(posters, workspace, config, ProgressLog(), pixels)
     for name in (LABELS, ROWS, MANIFEST):  # the manifest last: it means that the dataset is complete
         store.upload({f"{_folder(key)}/{name}": dataset.folder / name})
     return dataset, True
@@ -85,8 +85,8 @@ def usable_titles(catalogue: pd.DataFrame, posters: pd.DataFrame, source: Source
     return titles.merge(posters.loc[is_usable(posters), ["id", "sha256"]], on="id")
 
 
-def dataset_rows(titles: pd.DataFrame, parts: Mapping[str, tuple[str, str]], folder: Path) -> list[Poster]:
-    """The dataset's rows: titles with their posters in the folder, and with franchise and part by their ids."""
+def labelled_posters(titles: pd.DataFrame, parts: Mapping[str, tuple[str, str]], folder: Path) -> list[Poster]:
+    """The posters of titles with their labels. `parts` gives franchise and part of each id."""
     return [
         Poster(
             id=title.id,
@@ -134,27 +134,27 @@ def _folder(key: str) -> str:
     return f"datasets/{key}"
 
 
-def _parts(
+def _draw_parts(
     store: Store, titles: pd.DataFrame, source: Source, alike: Iterable[tuple[str, str]]
 ) -> Mapping[str, tuple[str, str]]:
     """Franchise and part of each title by its id. New titles are appended to the table of parts in the bucket.
 
-    `alike` are pairs of titles whose posters look alike: they are in one part.
+    `alike` are pairs of titles whose posters look alike: both are put into one part.
     """
     try:
         table = PartTable.parse(store.read(_PARTS_KEY).decode())
     except NotFound:
         table = PartTable()
-    known = len(table.rows)
+    rows_before = len(table.rows)
     related = {
         title.id: [other.id for other in related_in(title.related) if other.relation not in source.weak_relations]
         for title in titles.itertuples()
     }
     franchise_of = franchises(dict(zip(titles["id"], titles["title"], strict=True)), related, alike)
     parts = table.assign(franchise_of)
-    if len(table.rows) > known:
+    if len(table.rows) > rows_before:
         store.write(_PARTS_KEY, table.text().encode())
-    return {i: (franchise_of[i], parts[i]) for i in franchise_of}
+    return {id: (franchise_of[id], parts[id]) for id in franchise_of}
 
 
 def _record(dataset: Dataset, catalogue: CatalogueRecord, posters: PosterSetRecord) -> DatasetRecord:
@@ -168,12 +168,12 @@ def _record(dataset: Dataset, catalogue: CatalogueRecord, posters: PosterSetReco
     )
 
 
-def _report(dataset: Dataset, record: DatasetRecord) -> str:
-    learned = "\n".join(
+def _artifact(dataset: Dataset, record: DatasetRecord) -> str:
+    genres = "\n".join(
         f"| {genre.name} | {int(count)} |" for genre, count in zip(dataset.genres, dataset.labels.sum(0), strict=True)
     )
-    left_out = "\n".join(f"- {lacking.genre.name}: {lacking.reason}" for lacking in dataset.left_out)
+    left_out = "\n".join(f"- {genre.genre.name}: {genre.reason}" for genre in dataset.left_out)
     parts = ", ".join(f"{count} {part}" for part, count in record.parts.items())
-    table = f"| genre | posters |\n| --- | --- |\n{learned}"
-    alike = f"{dataset.alike_posters} look like another one, in {dataset.alike_groups} groups"
+    table = f"| genre | posters |\n| --- | --- |\n{genres}"
+    alike = f"{dataset.alike_posters} look-alikes in {dataset.alike_groups} groups"
     return f"{record.posters} posters: {parts}; {alike}.\n\n{table}\n\nGenres left out:\n\n{left_out or '- none'}"

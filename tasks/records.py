@@ -100,7 +100,7 @@ class KnownPoster(Record):
 
 
 class EvaluationRecord(Record):
-    """Scores on the test part, the chosen network's first, and whether it replaces the champion and why."""
+    """Scores on the test part, the chosen network's first; whether it replaces the champion, and the reason."""
 
     scores: list[ScoreRecord]
     better: bool

@@ -33,7 +33,7 @@ _TOLERANCE = 1e-3  # of a probability; the function may run on another CPU than 
 def redeploy(
     dataset: DatasetRecord, evaluation: EvaluationRecord, model: ModelRecord, bundle: BundleRecord
 ) -> DeploymentRecord:
-    """Deploy the bundle: build if the source changed, deploy a candidate revision, check it, move traffic and alias.
+    """Build if the source changed, deploy a candidate revision, check it, and move traffic and alias to it.
 
     Raises:
         DeploymentError: the build or the revision failed, or its predictions differ from the bundle's. The revision

@@ -24,10 +24,10 @@ def register(dataset: DatasetRecord, training: TrainingRecord, evaluation: Evalu
     """
     settings = read_settings()
     registry = Registry(settings)
-    known = registry.version_of(training.bundle_sha256)
-    if known is not None:
-        record = ModelRecord(version=known.version, run_id=known.run_id, bundle_sha256=training.bundle_sha256)
-        return reused(record, f"version {known.version} holds this bundle")
+    registered = registry.version_of(training.bundle_sha256)
+    if registered is not None:
+        record = ModelRecord(version=registered.version, run_id=registered.run_id, bundle_sha256=training.bundle_sha256)
+        return reused(record, f"version {registered.version} has this bundle")
     folder = fetch_bundle(registry, settings.workspace, training.run_id, training.bundle_sha256)
     manifest = check_bundle(folder, training.bundle_sha256)
     scores = evaluation.scores[0].model_dump(exclude={"name"})
@@ -50,7 +50,7 @@ def register(dataset: DatasetRecord, training: TrainingRecord, evaluation: Evalu
 
 
 def git_commit() -> str:
-    """The commit of the running code, "unknown" if it is not a checkout."""
+    """The commit of the running code, or "unknown" outside a git checkout."""
     try:
         result = subprocess.run(
             ["git", "rev-parse", "HEAD"],

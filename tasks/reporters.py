@@ -52,7 +52,7 @@ class MlflowReporter(NullReporter):
 
     @contextmanager
     def run(self, name: str, parameters: Mapping[str, object]) -> Iterator[Reporter]:
-        if not parameters and name in self._nested:  # MLflow also accepts figures for a run that has ended
+        if not parameters and name in self._nested:  # MLflow accepts metrics for a run that has ended
             yield MlflowReporter(self._registry, self._nested[name])
             return
         with self._registry.run(name, parameters, parent=self._run_id) as run_id:
@@ -66,7 +66,7 @@ class MlflowReporter(NullReporter):
         self._registry.log_image(self._run_id, name, poster_sheet(images, captions))
 
     def hparams(self, parameters: Mapping[str, object], metrics: Mapping[str, float]) -> None:
-        # MLflow has the parameters since the start of the run, and does not allow to set them twice.
+        # The run has its parameters from the start, and MLflow refuses to set them twice.
         self._registry.log_metrics(self._run_id, metrics)
 
 

@@ -1,5 +1,4 @@
-"""What makes a function a step: a Prefect task that is tried again where that may help, and that says when the
-work was done before."""
+"""Steps: Prefect tasks that are retried after temporary errors, and that report when their result is reused."""
 
 import functools
 import logging
@@ -19,9 +18,9 @@ Record = TypeVar("Record")
 
 
 def step(name: str) -> Callable[[Callable[Parameters, Record]], Callable[Parameters, Record]]:
-    """Make a function a retryable Prefect task; called in a flow it returns its record, or raises its error.
+    """Make a function a retryable Prefect task. In a flow, a call returns its record or raises its exception.
 
-    Prefect's own result cache is off: a step is done when its manifest is in the store.
+    Prefect's result cache is off: a step is complete when its manifest is in the store.
     """
 
     def decorate(work: Callable[Parameters, Record]) -> Callable[Parameters, Record]:
@@ -30,14 +29,14 @@ def step(name: str) -> Callable[[Callable[Parameters, Record]], Callable[Paramet
             name=name,
             retries=len(waits_seconds),
             retry_delay_seconds=waits_seconds,
-            retry_condition_fn=may_be_retried,
+            retry_condition_fn=is_retryable,
             cache_policy=NO_CACHE,
             persist_result=False,
         )(work)
 
         @functools.wraps(work)
         def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Record:
-            # Prefect hands a state with a name of its own ("Reused") to the flow as it is.
+            # A call without return_state returns a state with a custom name ("Reused") instead of its record.
             record: Record = as_task(*args, **kwargs, return_state=True).result()
             return record
 
@@ -46,14 +45,14 @@ def step(name: str) -> Callable[[Callable[Parameters, Record]], Callable[Paramet
     return decorate
 
 
-def may_be_retried(task: "Task[Any, Any]", run: TaskRun, state: State[Any]) -> bool:
-    """Whether a failed step may be tried again: what its exception's type says, else not."""
+def is_retryable(task: "Task[Any, Any]", run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failed step is retried: the `retryable` of its exception, False for other exceptions."""
     error = state.result(raise_on_failure=False)
     return bool(getattr(error, "retryable", False))
 
 
 def reused(record: Record, what: str) -> Record:
-    """The record of a step that was done before, in a state that says so; to be returned by the step."""
+    """A state "Reused" with the record, for a step to return whose result is already in the store."""
     logger.info("Reused: %s.", what)
     state: Any = Completed(name="Reused", message=f"Reused: {what}.", data=record)
     return state  # type: ignore[no-any-return]

@@ -51,7 +51,7 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
     checkpoints = checkpoints_of(settings.workspace, key, data, config, weights)
     parameters = {"dataset_key": dataset.dataset_key, "posters": dataset.posters, **stored_settings(config)}
     with registry.run("retrain", parameters) as run_id:
-        beside = settings.workspace / "bundles" / f"{run_id}.new"
+        bundle_folder = settings.workspace / "bundles" / f"{run_id}.new"
         with _reporter(registry, run_id, settings.workspace) as reporter:
             run = run_training(
                 data,
@@ -59,13 +59,13 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
                 weights,
                 reporter,
                 checkpoints,
-                bundle_folder=beside,
+                bundle_folder=bundle_folder,
                 temporary_folder=settings.workspace / "bundles",
                 date=dataset.snapshot_date,
             )
-        log_bundle(registry, run_id, beside)
+        log_bundle(registry, run_id, bundle_folder)
         registry.log_file(run_id, store.fetch(dataset.report_key, settings.workspace / dataset.report_key))
-    move_bundle(beside, settings.workspace / bundle_key(run.bundle.sha256))
+    move_bundle(bundle_folder, settings.workspace / bundle_key(run.bundle.sha256))
     record = _store(store, key, run_id, run)
     checkpoints.clear()
     create_markdown_artifact(_artifact(record), key="training")
@@ -92,7 +92,7 @@ def _local_weights(spec: str, settings: Settings) -> str:
 
 
 def _training_key(dataset: DatasetRecord, config: TrainConfig, weights_sha256: str | None) -> str:
-    """The hash of everything that determines the result. Weights count by content, not by address."""
+    """The hash of everything that determines the result. Weights are identified by their content, not their address."""
     content = {
         "version": TRAINING_VERSION,
         "dataset": dataset.dataset_key,
@@ -114,7 +114,7 @@ def _stored(store: Store, key: str) -> TrainingRecord | None:
 
 
 def _store(store: Store, key: str, run_id: str, run: TrainingRun) -> TrainingRecord:
-    """Store the predictions and then the record, which says that the training is complete."""
+    """Store the predictions, then the record: its presence means that the training is complete."""
     outcome, predictions = run.outcome, run.predictions.to_bytes()
     record = TrainingRecord(
         run_id=run_id,

@@ -1,4 +1,4 @@
-"""A title's own page, `/anime/{id}/{name}`, as laid out for large (2021, 2024) and small screens."""
+"""Parser of a title's page, `/anime/{id}/{name}`, in the layouts for large (2021, 2024) and small screens."""
 
 import re
 from collections import defaultdict
@@ -28,7 +28,7 @@ from tasks.myanimelist.fields import (
 )
 from tasks.myanimelist.page_elements import roots_of
 
-# Every title's page has these fields, even where they only say "Unknown".
+# Every title's page has these fields. Their value may be "Unknown".
 _REQUIRED = ("Type", "Episode", "Aired", "Source", "Rating")
 
 _ROOTS = {
@@ -54,18 +54,18 @@ _ROOT_ATTRIBUTES = (("property", "og:url"), ("property", "og:image"), ("itemprop
 def parse_detail_page(html: str | bytes) -> Title:
     """Read a title's page.
 
-    `members` is None on pages for small screens, which do not give it. `genres` is what the page lists under
-    "Genres": in 2021 the site counted some themes of today as genres.
+    Pages for small screens have no `members` (None). `genres` are those that the page lists under "Genres": in 2021
+    the site listed some of today's themes there.
 
     Raises:
-        PageLayoutError: the page is not a title's page in a layout known here; says what is missing.
+        PageLayoutError: the page is not a title's page in a known layout. The message says what is missing.
         PageCutError: the page ends too early.
     """
     roots = _roots_by_kind(whole_page(html))
     tags = {kind: found[0] for kind, found in roots.items()}
     title = title_of(tags.get("title-name"))
     if title is None:
-        raise PageLayoutError("This is no title's page: it has no heading with the title (h1.title-name).")
+        raise PageLayoutError("This is not a title's page: it has no heading with the title (h1.title-name).")
     title_id = anime_id(attribute(tags["og:url"], "content")) if "og:url" in tags else None
     if title_id is None:
         raise PageLayoutError(f"The page of {title!r} has no address with the title's id (meta og:url).")
@@ -98,7 +98,7 @@ def parse_detail_page(html: str | bytes) -> Title:
 
 
 def _roots_by_kind(page: str) -> dict[str, list[Tag]]:
-    """The roots of a page by the class or the attribute value that marks them."""
+    """The roots of a page by the class or attribute value that identifies them."""
     roots: dict[str, list[Tag]] = defaultdict(list)
     for root in roots_of(page, _is_root, _is_part):
         roots[_kind(root.name, root.attrs) or ""].append(root)
@@ -106,7 +106,7 @@ def _roots_by_kind(page: str) -> dict[str, list[Tag]]:
 
 
 def _kind(name: str, attributes: Mapping[str, Any]) -> str | None:
-    """The class or the attribute value that marks a root; None if the element is not a root."""
+    """The class or attribute value that identifies a root; None if the element is not a root."""
     if name not in ("h1", "div", "table", "meta", "img"):
         return None
     for kind in str(attributes.get("class", "")).split():
@@ -143,7 +143,7 @@ def _labels(fields: dict[str, Tag], name: str) -> list[tuple[int, str]]:
 
 
 def _child(tag: Tag, *classes: str) -> Tag | None:
-    """The first element directly in an element with one of some classes."""
+    """The first child element that has one of the classes."""
     wanted = set(classes)
     return next((child for child in tags_in(tag) if not wanted.isdisjoint(attribute(child, "class").split())), None)
 

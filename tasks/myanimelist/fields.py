@@ -1,4 +1,4 @@
-"""How the site writes what both kinds of pages hold: a page's end, dates, numbers, genres and posters."""
+"""Reads values that both kinds of pages have: dates, numbers, genres, poster addresses. Detects pages cut short."""
 
 import re
 
@@ -7,45 +7,45 @@ from bs4 import Tag
 from tasks.errors import PageCutError, PageLayoutError
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-# Room for what a browser's extensions or a proxy write behind a saved page.
-_AFTER_THE_END = 1024
+# Characters from the end in which `</html>` is searched: proxies and browser extensions append to pages.
+_END_LENGTH = 1024
 
 
 def whole_page(html: str | bytes) -> str:
-    """The text of a page that is there to its end.
+    """The text of a complete page.
 
-    A connection can end early without an error, and a parser then reads half of the titles without a word;
-    but each of the site's pages, whatever its layout, ends with `</html>`.
+    A connection can end early without an error, and a parser would then silently read half of the titles. Every page
+    of the site, whatever its layout, ends with `</html>`.
 
     Raises:
         PageLayoutError: the page is empty.
-        PageCutError: its end is missing.
+        PageCutError: the end of the page is missing.
     """
     page = html if isinstance(html, str) else html.decode("utf-8", errors="replace")
     if not page.strip():
         raise PageLayoutError("The page is empty.")
-    if "</html" not in page[-_AFTER_THE_END:].lower():
+    if "</html" not in page[-_END_LENGTH:].lower():
         raise PageCutError("The page was cut short: its end, </html>, is missing.")
     return page
 
 
 def tags_in(tag: Tag) -> list[Tag]:
-    """The elements directly in an element."""
+    """The direct child elements of an element."""
     return [child for child in tag.contents if isinstance(child, Tag)]
 
 
 def text_of(tag: Tag | None) -> str | None:
-    """The text of an element with each run of white space as one blank; None where there is none."""
+    """The text of an element with white space collapsed; None if it is empty."""
     return " ".join(_text(tag).split()) or None if tag else None
 
 
 def title_of(tag: Tag | None) -> str | None:
-    """A title as the site has it, double blanks and all; None where there is none."""
+    """A title as the site writes it, double spaces included; None if it is empty."""
     return _text(tag).strip() or None if tag else None
 
 
 def _text(tag: Tag) -> str:
-    return tag.string or tag.get_text()  # most have but one string, and then the former takes a fifth of the time
+    return tag.string or tag.get_text()  # `string`, None if there are several, takes a fifth of the time
 
 
 def caption_of(tag: Tag) -> str:
@@ -54,24 +54,24 @@ def caption_of(tag: Tag) -> str:
 
 
 def known(text: str | None) -> str | None:
-    """A field's text, None where the site only says that it does not know."""
+    """A field's text, None if it only says that the value is unknown."""
     return None if text is None or text.lower() in {"", "unknown", "none", "n/a", "-", "?"} else text
 
 
 def number_in(text: str | None) -> int | None:
-    """The first whole number in a text, with or without thousands' commas ("1,234,567")."""
+    """The first whole number in a text; "1,234,567" is one number."""
     match = re.search(r"\d[\d,]*", text or "")
     return int(match[0].replace(",", "")) if match else None
 
 
 def score_in(text: str | None) -> float | None:
-    """A score from 1 to 10; the site writes "N/A" or 0 where there is none."""
+    """A score from 1 to 10; None for "N/A" and 0, which mean that there is no score."""
     match = re.search(r"\d+(?:\.\d+)?", text or "")
     return float(match[0]) or None if match else None
 
 
 def date_in(text: str | None) -> str | None:
-    """The ISO form of "20101003", "20101000", "Oct 3, 2010", "Oct 2010" or "2010", as exact as that is."""
+    """The ISO form of "20101003", "20101000", "Oct 3, 2010", "Oct 2010" or "2010", without unknown parts."""
     compact = re.fullmatch(r"\s*(\d{4})(\d\d)?(\d\d)?\s*", text or "")
     words = re.search(r"(?:([A-Za-z]{3})[a-z]*\.?,? +)?(?:(\d{1,2}), +)?(\d{4})\b", text or "")
     if compact:
@@ -96,13 +96,13 @@ def season_in(text: str | None) -> str | None:
 
 
 def anime_id(address: str) -> str | None:
-    """The id in the address of an anime's own page; None for any other address."""
+    """The id in the address of a title's page; None for other addresses."""
     match = re.search(r"/anime/(\d+)(?:/[^/]*)?$", address)
     return str(int(match[1])) if match else None
 
 
 def attribute(tag: Tag, name: str) -> str:
-    """An attribute as the page writes it, "" where the element does not have it."""
+    """The text of an attribute, "" if the element does not have it."""
     value = tag.get(name) or ""
     return value if isinstance(value, str) else " ".join(value)
 
@@ -125,16 +125,16 @@ def producer_names(tag: Tag) -> list[str]:
 
 
 def poster_address(tag: Tag | None) -> str | None:
-    """The address of a poster in its full size; None for a placeholder (a question mark, the site's icon).
+    """The address of a poster in full size; None for a placeholder (a question mark, the site's icon).
 
-    Images that load lazily have their address in `data-src`, those for small screens in `content`. That of a
-    thumbnail (`/r/167x242/images/anime/...jpg?s=...`) tells the original's.
+    Lazily loaded images have their address in `data-src`, those for small screens in `content`. The address of a
+    thumbnail, `/r/167x242/images/anime/...jpg?s=...`, contains that of the original.
     """
     if tag is None:
         return None
     for name in ("data-src", "src", "data-srcset", "srcset", "data-image", "content"):
         address = attribute(tag, name).strip().split(" ")[0].rstrip(",")
-        if "/images/anime/" in address:  # everything else that stands there is a placeholder
+        if "/images/anime/" in address:  # all other addresses are placeholders
             address = re.sub(r"/r/\d+x\d+/", "/", address).partition("?")[0]
             return f"https:{address}" if address.startswith("//") else address
     return None

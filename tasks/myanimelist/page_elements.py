@@ -46,7 +46,7 @@ class _SelectiveTreeBuilder(LXMLTreeBuilder):  # type: ignore[misc]
 def roots_of(page: str, is_root: Match, is_part: Match) -> list[Tag]:
     """The elements of a page that match `is_root`, in document order, with the elements inside that match `is_part`.
 
-    A root inside another root, such as a card after a card that is not closed, is taken out of the outer one.
+    A root inside another root, such as a card after an unclosed card, is removed from the outer one.
     """
     tree = BeautifulSoup(page, builder=_SelectiveTreeBuilder(is_root, is_part))
     roots = [tag for tag in tree.find_all(True) if is_root(tag.name, tag.attrs)]

@@ -1,4 +1,4 @@
-"""A season's page, `/anime/season/{year}/{season}`: a card for every title of the season."""
+"""Parser of a season's page, `/anime/season/{year}/{season}`, which has one card per title."""
 
 import re
 from collections.abc import Mapping
@@ -48,14 +48,14 @@ _PARTS = frozenset(
 
 
 def parse_season_page(html: str | bytes) -> list[Title]:
-    """Reads the titles of a season page, each once, in the order of the page.
+    """Read the titles of a season page, each once, in the order of the page.
 
     `season` is the season of the page, also for titles that began earlier (these have `continuing`). The list is empty
     if no title began in the season: the site has such pages.
 
     Raises:
-        PageLayoutError: The page is not a season page in the known layout. The message says what is missing.
-        PageCutError: The end of the page is missing.
+        PageLayoutError: the page is not a season page in the known layout. The message says what is missing.
+        PageCutError: the end of the page is missing.
     """
     roots = roots_of(whole_page(html), _is_root, _is_part)
     season = next((season for root in roots if root.name == "title" and (season := season_in(text_of(root)))), None)

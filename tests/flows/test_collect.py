@@ -59,7 +59,7 @@ def test_reparse_makes_no_request(site: FaultySite, tmp_path: Path, capsys: pyte
 
 def test_reparse_of_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reparse", "--workspace", str(tmp_path / "w")]) == 1
-    assert "nothing was collected there yet" in capsys.readouterr().err
+    assert "There are no kept pages" in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
 
 

@@ -25,7 +25,7 @@ from infra.local.stack import Stack
 from infra.registry import Registry
 from infra.settings import read_settings
 from infra.store import Store
-from tasks.champion import Champion, present_champion
+from tasks.champion import Champion, live_champion
 from tasks.errors import StalePosterError
 from tasks.posters import fetch_posters
 from tasks.records import BundleRecord
@@ -134,7 +134,7 @@ def test_the_alias_champion_is_repaired_from_the_traffic(first_run) -> None:
     registry = Registry(settings)
     MlflowClient().delete_registered_model_alias(settings.model_name, "champion")
     assert registry.champion() is None
-    champion = present_champion(settings, registry)
+    champion = live_champion(settings, registry)
     assert champion == Champion("1", first_run[0].record.training.bundle_sha256)
     assert registry.champion().version == "1"
 

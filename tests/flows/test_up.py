@@ -37,7 +37,7 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
     with (folder / "out.txt").open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=_outside_environment())
         try:
-            printed = _wait_for(folder / "out.txt", "Ctrl-C ends all", process)
+            printed = _wait_for(folder / "out.txt", "Press Ctrl-C to stop", process)
             yield dict(re.findall(r"^  (\w+) +(http://\S+)", printed, re.MULTILINE))
             family = psutil.Process(process.pid).children(recursive=True)
             process.send_signal(signal.SIGINT)

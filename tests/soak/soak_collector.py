@@ -40,7 +40,7 @@ from tasks.catalogue.collector import Collector
 from tasks.catalogue.configuration import CollectConfig
 from tasks.crawl.ledger import poster_name
 from tasks.myanimelist.source import MyAnimeList
-from tasks.preprocess import dataset_rows, usable_titles
+from tasks.preprocess import labelled_posters, usable_titles
 
 SEASONS = "1974-winter..2024-fall"
 LIMIT = 20  # requests a second
@@ -142,7 +142,7 @@ def key_of(folder: Path, table: pd.DataFrame) -> str:
     usable = usable_titles(read_catalogue(folder / "catalogue.csv"), table, MyAnimeList())
     franchise_of = franchises(dict(zip(usable["id"], usable["title"], strict=True)))
     parts = PartTable().assign(franchise_of)
-    rows = dataset_rows(usable, {i: (franchise_of[i], parts[i]) for i in franchise_of}, folder / "posters")
+    rows = labelled_posters(usable, {i: (franchise_of[i], parts[i]) for i in franchise_of}, folder / "posters")
     return dataset_key(rows, PreprocessConfig())
 
 
