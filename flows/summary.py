@@ -17,7 +17,7 @@ from rich.table import Column, Table
 from flows.parameters import RetrainParameters
 from flows.retrain import retrain
 from infra.cloud_run import CloudRun
-from infra.endpoint import ask
+from infra.endpoint import request_prediction
 from infra.errors import NotFound
 from infra.files import write_bytes
 from infra.settings import read_settings
@@ -119,7 +119,7 @@ def show_predictions(summary: RunSummary, console: Console) -> list[dict[str, An
     table = Table(poster_column, "title", "genres", "predicted genres", title="Predictions for test posters")
     predictions = []
     for poster in summary.record.evaluation.known_posters:
-        response = ask(str(live.url), poster.name)
+        response = request_prediction(str(live.url), poster.name)
         predicted = (f"{g['name']} {g['probability']:.2f}" for g in response["genres"] if g["predicted"])
         table.add_row(poster.name, poster.title, ", ".join(poster.genres), ", ".join(predicted) or "none")
         predictions.append({**poster.model_dump(), "answer": response})

@@ -1,4 +1,4 @@
-"""Asking a deployed function about posters, as a client with the right to call it does."""
+"""The client of the deployed function. It authenticates as a caller with the role `run.invoker`."""
 
 import time
 from typing import Any
@@ -9,71 +9,80 @@ from google.auth import exceptions as auth_exceptions
 from google.auth.transport.requests import Request
 from google.oauth2 import id_token
 
-from infra.errors import ConfigurationError, DeploymentError, NotFound, ServiceUnavailable
+from infra.errors import ConfigurationError, DeploymentError, InfraError, NotFound, ServiceUnavailable
 
-WAKE_SECONDS = 60.0  # a function that was asleep loads its model first
+STARTUP_SECONDS = 60.0  # a new instance of the function loads its model before it responds
 REQUEST_TIMEOUT_SECONDS = 30.0
 _PAUSE_SECONDS = 0.5
-_PASSING = (429, 500, 502, 503, 504)
+_RETRYABLE_STATUSES = (429, 500, 502, 503, 504)
 
 
-def ask(url: str, poster_name: str, wake_seconds: float = WAKE_SECONDS) -> dict[str, Any]:
-    """The function's answer about a poster in the bucket (object path or gs:// address).
+def request_prediction(url: str, poster_name: str, startup_seconds: float = STARTUP_SECONDS) -> dict[str, Any]:
+    """Request the prediction for a poster from the function at `url` and return the decoded JSON response.
 
-    Raises NotFound for an unknown poster, ServiceUnavailable where the function does not answer within
-    `wake_seconds`, ConfigurationError where this identity may not call it, and DeploymentError for what the
-    function itself refuses, with its own sentence.
+    Temporary failures are retried for `startup_seconds`.
+
+    Args:
+        url: the address of the service or of a tagged revision.
+        poster_name: the poster's object key in the bucket, or its gs:// address.
+        startup_seconds: how long to retry while the function starts.
+
+    Raises:
+        NotFound: the poster does not exist.
+        ServiceUnavailable: the function is not available within `startup_seconds`.
+        ConfigurationError: the credentials do not allow the call.
+        DeploymentError: the function refuses the request, or the response is not a prediction.
     """
     headers = _authorization(url)
-    deadline = time.monotonic() + wake_seconds
+    deadline = time.monotonic() + startup_seconds
     while True:
         try:
             response = requests.post(url, json={"name": poster_name}, headers=headers, timeout=REQUEST_TIMEOUT_SECONDS)
         except (requests.ConnectionError, requests.Timeout) as error:
-            reason = f"it does not answer ({type(error).__name__})"
+            reason = f"there is no response ({type(error).__name__})"
         else:
             if response.ok:
-                return _answer(url, response)
-            code, reason = _refusal(response)
-            # A bundle that is not what it should be stays so; other faults of a server may pass.
-            if response.status_code not in _PASSING or code == "bundle_error":
+                return _prediction(url, response)
+            code, reason = _code_and_reason(response)
+            # The function cannot recover from an invalid bundle. Other server errors may be temporary.
+            if response.status_code not in _RETRYABLE_STATUSES or code == "bundle_error":
                 raise _error(url, response.status_code, reason)
         if time.monotonic() > deadline:
             raise ServiceUnavailable(f"The function at {url} is not available: {reason}.")
         time.sleep(_PAUSE_SECONDS)
 
 
-def _answer(url: str, response: requests.Response) -> dict[str, Any]:
+def _prediction(url: str, response: requests.Response) -> dict[str, Any]:
     try:
-        answer = response.json()
+        content = response.json()
     except ValueError as error:
-        raise DeploymentError(f"The service at {url} answers something else than JSON.") from error
-    if not isinstance(answer, dict) or "genres" not in answer:
-        raise DeploymentError(f"The service at {url} answers, but not with genres.")
-    return answer
+        raise DeploymentError(f"The response of the service at {url} is not JSON.") from error
+    if not isinstance(content, dict) or "genres" not in content:
+        raise DeploymentError(f"The response of the service at {url} contains no genres.")
+    return content
 
 
-def _refusal(response: requests.Response) -> tuple[str, str]:
-    """The code and the sentence of an error; what stands before the function (IAM, a proxy) gives none."""
+def _code_and_reason(response: requests.Response) -> tuple[str, str]:
+    """The code and the message of an error response. IAM and proxies send neither; the reason is then the status."""
     try:
         error = response.json()["error"]
         return str(error["code"]), str(error["message"]).rstrip(".")
     except (ValueError, TypeError, KeyError):
-        return "", f"it answers {response.status_code} {response.reason}"
+        return "", f"the status is {response.status_code} {response.reason}"
 
 
-def _error(url: str, status: int, reason: str) -> Exception:
+def _error(url: str, status: int, reason: str) -> InfraError:
     if status == 404:
-        return NotFound(f"The function at {url}: {reason}.")
+        return NotFound(f"The function at {url} found nothing: {reason}.")
     if status in (401, 403):
-        return ConfigurationError(f"The function at {url} may not be asked: {reason}.")
-    return DeploymentError(f"The function at {url} refuses: {reason}.")
+        return ConfigurationError(f"The credentials do not allow a call of the function at {url}: {reason}.")
+    return DeploymentError(f"The function at {url} refused the request: {reason}.")
 
 
 def _authorization(url: str) -> dict[str, str]:
-    """An ID token for a private service; a local stand-in (http) asks for none.
+    """The header with an ID token. A local stand-in (http) needs none.
 
-    The token's audience is the service's address even where a tag's address is called
+    The token's audience is the address of the service, also for the address of a tagged revision
     (https://cloud.google.com/run/docs/authenticating/service-to-service).
     """
     address = urlsplit(url)
@@ -84,8 +93,8 @@ def _authorization(url: str) -> dict[str, str]:
         token = id_token.fetch_id_token(Request(), audience)
     except (auth_exceptions.DefaultCredentialsError, auth_exceptions.RefreshError) as error:
         raise ConfigurationError(
-            f"No ID token for {audience}: run as a service account that may invoke the service ({error})."
+            f"No ID token for {audience}: use a service account with the role run.invoker ({error})."
         ) from error
     except auth_exceptions.TransportError as error:
-        raise ServiceUnavailable(f"No ID token for {audience} for now: {error}.") from error
+        raise ServiceUnavailable(f"Google could not be reached for an ID token for {audience}: {error}.") from error
     return {"Authorization": f"Bearer {token}"}

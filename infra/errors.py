@@ -1,12 +1,12 @@
-"""What goes wrong outside the process.
+"""Errors of services, processes and settings.
 
-InfraError                  a service, a process or a setting outside this process
-├── ServiceUnavailable          a service does not answer, or not now; trying again may help
-├── ConfigurationError          a setting or a permission is missing or wrong
-├── StackError                  a local process: its port is taken, or it did not start
-├── DeploymentError             a build or a revision that did not become ready
-├── BusyError                   another run is working in the same workspace
-└── NotFound                    an object, a service or a revision that is not there
+InfraError                  an error outside this process
+├── ServiceUnavailable          a service is unreachable or overloaded; a retry may help
+├── ConfigurationError          a setting or a permission is missing or invalid
+├── StackError                  a local process does not start, has ended, or its port is taken
+├── DeploymentError             a build failed, or a revision is not ready or gives a wrong response
+├── BusyError                   another run is using the same workspace
+└── NotFound                    an object, a service or a revision does not exist
 """
 
 from typing import ClassVar
@@ -15,30 +15,30 @@ from serving.bundle.errors import AnimeGenreError
 
 
 class InfraError(AnimeGenreError):
-    """Something outside this process went wrong."""
+    """An error outside this process."""
 
 
 class ServiceUnavailable(InfraError):
-    """A service does not answer, or not now; trying again may help."""
+    """A service is unreachable or overloaded. A retry may help."""
 
     retryable: ClassVar[bool] = True
 
 
 class ConfigurationError(InfraError):
-    """A setting or a permission is missing or wrong."""
+    """A setting or a permission is missing or invalid."""
 
 
 class StackError(InfraError):
-    """A local process did not start, or its port is taken."""
+    """A local process does not start, has ended, or its port is taken."""
 
 
 class DeploymentError(InfraError):
-    """A build failed, or a revision did not become ready."""
+    """A build failed, or a revision is not ready or gives a wrong response."""
 
 
 class NotFound(InfraError):
-    """An object, a service or a revision is not there."""
+    """An object, a service or a revision does not exist."""
 
 
 class BusyError(InfraError):
-    """Another run is working in the same workspace."""
+    """Another run is using the same workspace."""

@@ -1,4 +1,4 @@
-"""Google's exceptions told as this project's, so that a step knows what may be tried again."""
+"""Translation of the exceptions of Google's clients into this project's, which say whether a retry may help."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from google.auth import exceptions as auth_exceptions
 
 from infra.errors import ConfigurationError, NotFound, ServiceUnavailable
 
-_PASSING = (
+_TEMPORARY = (
     google_exceptions.ServerError,
     google_exceptions.TooManyRequests,
     google_exceptions.RetryError,
@@ -29,21 +29,24 @@ _REFUSED = (
 
 @contextmanager
 def google_errors(doing: str) -> Iterator[None]:
-    """Translate what Google's clients raise inside the block; `doing` begins the sentence.
+    """Translate the exceptions that Google's clients raise in the block.
+
+    Args:
+        doing: what the block does, such as "Reading gs://bucket/key". The error's message begins with it.
 
     Raises:
-        ServiceUnavailable: a passing fault (5xx, 429, a lost connection, a retry deadline).
+        ServiceUnavailable: a temporary failure (5xx, 429, a lost connection, a timeout).
         NotFound: 404.
-        ConfigurationError: no credentials, or no permission.
+        ConfigurationError: missing credentials or permission.
     """
     try:
         yield
     except google_exceptions.NotFound as error:
-        raise NotFound(f"{doing}: there is no such thing ({error.message}).") from error
+        raise NotFound(f"{doing} failed: not found ({error.message}).") from error
     except _REFUSED as error:
-        raise ConfigurationError(f"{doing} is not allowed: {_reason(error)}.") from error
-    except _PASSING as error:
-        raise ServiceUnavailable(f"{doing} failed for now: {_reason(error)}.") from error
+        raise ConfigurationError(f"{doing} is not permitted: {_reason(error)}.") from error
+    except _TEMPORARY as error:
+        raise ServiceUnavailable(f"{doing} failed temporarily: {_reason(error)}.") from error
 
 
 def _reason(error: Exception) -> str:

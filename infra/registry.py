@@ -1,6 +1,6 @@
-"""MLflow: the runs of every training, and the registry of the models they made.
+"""The MLflow client: runs, metrics and artifacts of trainings, and registered model versions.
 
-The alias `champion` names the version that users get; it follows the function's traffic.
+The alias `champion` names the version that has the function's traffic.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,12 +24,12 @@ from infra.settings import Settings
 
 _EXPERIMENT = "anime-genre"
 _CHAMPION = "champion"
-_REQUIREMENTS = ["onnxruntime", "numpy"]  # given, since inferring them takes seconds
+_REQUIREMENTS = ["onnxruntime", "numpy"]  # given explicitly, because MLflow takes seconds to infer them
 
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One version in the registry, with what its tags say."""
+    """A version of the registered model."""
 
     version: str
     run_id: str
@@ -37,7 +37,12 @@ class ModelVersion:
 
 
 class Registry:
-    """MLflow's tracking and registry at the settings' address."""
+    """The experiment and the registered model of the settings.
+
+    Raises:
+        ServiceUnavailable: MLflow is unreachable or reports a temporary failure; a retry may help.
+        ConfigurationError: MLflow refuses a request.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._name = settings.model_name
@@ -45,19 +50,19 @@ class Registry:
         with _mlflow_errors("Opening MLflow"):
             mlflow.set_tracking_uri(uri)
             self._client = MlflowClient(uri)
-            # On sqlite MLflow would put artifacts into the working folder.
+            # With sqlite, MLflow would otherwise write artifacts into the current folder.
             artifacts = (settings.workspace / "mlflow-artifacts").absolute().as_uri()
-            self._experiment_id = self._experiment(artifacts if uri.startswith("sqlite:") else None)
+            self._experiment_id = self._find_or_create_experiment(artifacts if uri.startswith("sqlite:") else None)
 
-    def _experiment(self, artifact_location: str | None) -> str:
-        known = self._client.get_experiment_by_name(_EXPERIMENT)
-        if known is not None:
-            return str(known.experiment_id)
+    def _find_or_create_experiment(self, artifact_location: str | None) -> str:
+        experiment = self._client.get_experiment_by_name(_EXPERIMENT)
+        if experiment is not None:
+            return str(experiment.experiment_id)
         return str(self._client.create_experiment(_EXPERIMENT, artifact_location=artifact_location))
 
     @contextmanager
     def run(self, name: str, parameters: Mapping[str, object], parent: str | None = None) -> Iterator[str]:
-        """A run for the length of the block, nested below `parent`; yields its id, ends it FAILED on error."""
+        """Start a run below the run `parent`, yield its id, and end it after the block: FAILED if the block raises."""
         with _mlflow_errors("Starting an MLflow run"):
             tags = {"mlflow.parentRunId": parent} if parent else {}
             run_id = self._client.create_run(self._experiment_id, tags=tags, run_name=name).info.run_id
@@ -75,7 +80,7 @@ class Registry:
             self._client.set_terminated(run_id, status)
 
     def has_run(self, run_id: str) -> bool:
-        """Whether MLflow knows a run; a new database does not know those of an old one."""
+        """Whether MLflow has the run and it is not deleted. It is missing, for example, after a new database."""
         try:
             with _mlflow_errors("Looking for an MLflow run"):
                 return str(self._client.get_run(run_id).info.lifecycle_stage) == "active"
@@ -83,42 +88,46 @@ class Registry:
             return False
 
     def log_metrics(self, run_id: str, values: Mapping[str, float], step: int = 0) -> None:
-        """Log figures of one step in one request."""
+        """Log the metrics of one step in one request."""
         with _mlflow_errors("Logging to MLflow"):
             now = mlflow.utils.time.get_current_time_millis()
             metrics = [Metric(_metric_name(key), float(value), now, step) for key, value in values.items()]
             self._client.log_batch(run_id, metrics=metrics)
 
     def log_image(self, run_id: str, name: str, image: "np.ndarray[Any, np.dtype[np.uint8]]") -> None:
-        """Log a picture, uint8 [H, W, 3], as `images/{name}.png`."""
-        with _mlflow_errors("Logging a picture to MLflow"):
+        """Log an image, uint8 [H, W, 3], as the artifact `images/{name}.png`."""
+        with _mlflow_errors("Logging an image to MLflow"):
             self._client.log_image(run_id, image, artifact_file=f"images/{name}.png")
 
     def log_folder(self, run_id: str, folder: Path, name: str) -> None:
-        """Log a folder's files as the run's artifacts below `name`."""
+        """Log the files of a folder as artifacts below `name`."""
         with _mlflow_errors("Logging artifacts to MLflow"):
             self._client.log_artifacts(run_id, str(folder), artifact_path=name)
 
     def log_file(self, run_id: str, file: Path) -> None:
-        """Keep a file with the run, under its own name."""
-        with _mlflow_errors(f"Logging {file.name}"):
+        """Log a file as an artifact of the same name."""
+        with _mlflow_errors(f"Logging {file.name} to MLflow"):
             self._client.log_artifact(run_id, str(file))
 
     def fetch_folder(self, run_id: str, name: str, into: Path) -> Path:
-        """Download a run's artifacts below `name` to `into/name`."""
+        """Download the artifacts below `name` and return their folder, `into/name`.
+
+        Raises:
+            NotFound: the run has no such artifacts.
+        """
         with _mlflow_errors("Downloading artifacts from MLflow"):
             into.mkdir(parents=True, exist_ok=True)
             return Path(self._client.download_artifacts(run_id, name, str(into)))
 
     def register(self, run_id: str, model: Path, image_size: int, genres: int, tags: Mapping[str, str]) -> ModelVersion:
-        """Register an ONNX file as the model's next version. The caller checks with `version_of` whether it is known.
+        """Register an ONNX file as a new version. Callers check with `version_of` whether its bundle has one.
 
         Args:
-            run_id: the run that trained it.
+            run_id: the run that trained the model.
             model: ONNX file; input uint8 [N, 3, size, size], output float32 [N, genres].
-            image_size: height and width of its input, pixels.
-            genres: how many it knows.
-            tags: the version's tags; `bundle_sha256` is what tells one bundle from another.
+            image_size: height and width of the input, in pixels.
+            genres: the number of genres.
+            tags: the tags of the version; `bundle_sha256` identifies its bundle.
         """
         with _mlflow_errors("Registering the model"):
             signature = ModelSignature(
@@ -133,11 +142,11 @@ class Registry:
                     pip_requirements=_REQUIREMENTS,
                     save_as_external_data=False,
                 )
-            made = mlflow.register_model(logged.model_uri, self._name, tags=dict(tags))
-            return ModelVersion(str(made.version), run_id, dict(tags))
+            registered = mlflow.register_model(logged.model_uri, self._name, tags=dict(tags))
+            return ModelVersion(str(registered.version), run_id, dict(tags))
 
     def version_of(self, bundle_sha256: str) -> ModelVersion | None:
-        """The version that holds this bundle, if one does."""
+        """The version with this bundle, or None."""
         with _mlflow_errors("Searching the model registry"):
             versions = self._client.search_model_versions(
                 f"name = '{self._name}' AND tags.bundle_sha256 = '{bundle_sha256}'"
@@ -145,7 +154,7 @@ class Registry:
             return _version(versions[0]) if versions else None
 
     def champion(self) -> ModelVersion | None:
-        """The version in front of users, if there is one."""
+        """The version with the alias `champion`, or None."""
         try:
             with _mlflow_errors("Reading the champion"):
                 return _version(self._client.get_model_version_by_alias(self._name, _CHAMPION))
@@ -153,37 +162,38 @@ class Registry:
             return None
 
     def set_champion(self, version: str) -> None:
-        """Let the alias `champion` name this version."""
+        """Point the alias `champion` to a version."""
         with _mlflow_errors("Setting the champion"):
             self._client.set_registered_model_alias(self._name, _CHAMPION, version)
 
     def tag_version(self, version: str, tags: Mapping[str, str]) -> None:
-        """Set tags on a version."""
+        """Set tags of a version."""
         with _mlflow_errors("Tagging the model version"):
             for key, value in tags.items():
                 self._client.set_model_version_tag(self._name, version, key, value)
 
 
-def _version(found: Any) -> ModelVersion:
-    return ModelVersion(str(found.version), str(found.run_id), dict(found.tags))
+def _version(entity: Any) -> ModelVersion:
+    return ModelVersion(str(entity.version), str(entity.run_id), dict(entity.tags))
 
 
 def _metric_name(name: str) -> str:
-    """MLflow allows letters, digits, and `_-. /:` in names: genres such as "Sci-Fi" or "Girls Love" pass."""
+    """Replace the characters that MLflow does not allow in names of metrics."""
     return "".join(letter if letter.isalnum() or letter in "_-. /" else "_" for letter in name)
 
 
 @contextmanager
 def _mlflow_errors(doing: str) -> Iterator[None]:
+    """Translate the exceptions of MLflow's client. `doing` is the start of the message."""
     try:
         yield
     except MlflowException as error:
         status = error.get_http_status_code()
         reason = error.message.strip().splitlines()[0].rstrip(".")
         if status == 404 or "not found" in reason.lower():
-            raise NotFound(f"{doing}: {reason}.") from error
+            raise NotFound(f"{doing} failed: {reason}.") from error
         if 400 <= status < 500 and status != 429:
             raise ConfigurationError(f"{doing} was refused: {reason}.") from error
-        raise ServiceUnavailable(f"{doing} failed for now: {reason}.") from error
+        raise ServiceUnavailable(f"{doing} failed temporarily: {reason}.") from error
     except (requests.RequestException, ConnectionError) as error:
-        raise ServiceUnavailable(f"{doing} failed for now: {error}.") from error
+        raise ServiceUnavailable(f"{doing} failed temporarily: {error}.") from error

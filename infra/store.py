@@ -1,7 +1,6 @@
-"""The bucket: where catalogues, posters, datasets and bundles live.
+"""The bucket with catalogues, posters, datasets and bundles.
 
-One code for Google Cloud Storage and for a local emulator (STORAGE_EMULATOR_HOST). Objects are named by
-the hash of what they hold and a manifest is written last, so nothing here leans on preconditions.
+The same code works with Google Cloud Storage and with a local emulator (STORAGE_EMULATOR_HOST).
 """
 
 from collections.abc import Mapping
@@ -19,7 +18,12 @@ _WORKERS = 8
 
 
 class Store:
-    """The bucket of the settings, reached by object key (`datasets/4f.../manifest.json`)."""
+    """The bucket of the settings. Objects are addressed by key, such as `datasets/4f.../manifest.json`.
+
+    Raises:
+        ServiceUnavailable: the bucket is unreachable or overloaded after retries; a later retry may help.
+        ConfigurationError: credentials or a permission are missing.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.name = settings.bucket
@@ -39,29 +43,28 @@ class Store:
         return f"gs://{self.name}/{key}"
 
     def exists(self, key: str) -> bool:
-        """Whether there is an object of this name."""
+        """Whether the object exists."""
         with google_errors(f"Looking for {self.uri(key)}"):
             return bool(self._bucket.blob(key).exists(timeout=self._timeout, retry=self._retry))
 
     def keys(self, prefix: str) -> list[str]:
-        """The names of all objects that begin so."""
+        """The keys of all objects that begin with `prefix`."""
         with google_errors(f"Listing {self.uri(prefix)}"):
             blobs = self._bucket.list_blobs(prefix=prefix, timeout=self._timeout, retry=self._retry)
             return [str(blob.name) for blob in blobs]
 
     def read(self, key: str) -> bytes:
-        """An object's content.
+        """Return an object's content.
 
         Raises:
-            NotFound: no such object.
-            ServiceUnavailable: the store does not answer.
+            NotFound: the object does not exist.
         """
         with google_errors(f"Reading {self.uri(key)}"):
             data: bytes = self._bucket.blob(key).download_as_bytes(timeout=self._timeout, retry=self._retry)
             return data
 
     def write(self, key: str, data: bytes) -> None:
-        """Put an object; its name says what it holds, so writing it twice is harmless."""
+        """Write an object; an existing one is replaced. Retries are safe, because they write the same bytes."""
         with google_errors(f"Writing {self.uri(key)}"):
             self._bucket.blob(key).upload_from_string(
                 data,
@@ -72,7 +75,7 @@ class Store:
             )
 
     def upload(self, files: Mapping[str, Path]) -> None:
-        """Put many files, by key, several at a time."""
+        """Upload files, given by key, in parallel."""
         with google_errors(f"Uploading to {self.uri('')}"):
             transfer_manager.upload_many(
                 [(str(path), self._bucket.blob(key)) for key, path in files.items()],
@@ -83,27 +86,31 @@ class Store:
             )
 
     def download(self, files: Mapping[str, Path]) -> None:
-        """Fetch many objects, by key, several at a time; each is written beside its place and moved in."""
-        beside = {key: path.with_name(f".{path.name}.part") for key, path in files.items()}
+        """Download objects in parallel to the given paths. The files appear only after all objects are downloaded.
+
+        Raises:
+            NotFound: an object does not exist.
+        """
+        temporary = {key: path.with_name(f".{path.name}.part") for key, path in files.items()}
         for path in files.values():
             path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with google_errors(f"Downloading from {self.uri('')}"):
                 transfer_manager.download_many(
-                    [(self._bucket.blob(key), str(path)) for key, path in beside.items()],
+                    [(self._bucket.blob(key), str(path)) for key, path in temporary.items()],
                     download_kwargs={"timeout": self._timeout, "retry": self._retry},
                     worker_type=transfer_manager.THREAD,
                     max_workers=_WORKERS,
                     raise_exception=True,
                 )
             for key, path in files.items():
-                beside[key].replace(path)
+                temporary[key].replace(path)
         finally:
-            for path in beside.values():
+            for path in temporary.values():
                 path.unlink(missing_ok=True)
 
     def fetch(self, key: str, path: Path) -> Path:
-        """A local copy of an object; what is already there is taken as it is (names are hashes)."""
+        """Download an object and return `path`. An existing file is kept, so the key has to identify the content."""
         if not path.exists():
             self.download({key: path})
         return path

@@ -6,7 +6,7 @@ from prefect.artifacts import create_link_artifact
 
 import serving
 from infra.cloud_run import CloudRun
-from infra.endpoint import ask
+from infra.endpoint import request_prediction
 from infra.errors import DeploymentError
 from infra.files import sha256_of
 from infra.registry import Registry
@@ -72,7 +72,7 @@ def _check(candidate: Revision, posters: list[KnownPoster], store: Store, worksp
     """Compare the candidate's predictions for known posters with the bundle's; DeploymentError if they differ."""
     bundle = Model.load(fetch_uploaded_bundle(store, workspace, model.bundle_sha256))
     for poster in posters:
-        response = ask(str(candidate.url), poster.name)
+        response = request_prediction(str(candidate.url), poster.name)
         probabilities = {genre["name"]: float(genre["probability"]) for genre in response["genres"]}
         (expected,) = bundle.predict([store.read(poster.name)])
         wrong = [g.name for g in expected if abs(probabilities.get(g.name, -1) - g.probability) > _TOLERANCE]

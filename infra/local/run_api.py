@@ -262,7 +262,7 @@ def _read_object(bucket: str, name: str) -> bytes:
     try:
         data: bytes = client.bucket(bucket).blob(name).download_as_bytes(timeout=_STORAGE_TIMEOUT_SECONDS)
     except google_exceptions.NotFound as error:
-        raise Refused(404, 5, "NOT_FOUND", f"The source gs://{bucket}/{name} is not there.") from error
+        raise Refused(404, 5, "NOT_FOUND", f"The source gs://{bucket}/{name} does not exist.") from error
     return data
 
 

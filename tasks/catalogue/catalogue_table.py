@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 
 import pandas as pd
 
-from infra.files import moved_in
+from infra.files import atomic_write
 from tasks.catalogue.titles import Related, Title, id_sort_key
 from tasks.errors import CatalogueError
 
@@ -79,7 +79,7 @@ def related_in(cell: str) -> list[Related]:
 
 def write_catalogue(catalogue: pd.DataFrame, path: Path) -> None:
     """Write a catalogue as CSV in UTF-8. A reader sees the whole file or none."""
-    with moved_in(path) as beside:
+    with atomic_write(path) as beside:
         catalogue.rename(columns=STORED_NAMES).to_csv(beside, index=False, lineterminator="\n")
 
 

@@ -24,7 +24,7 @@ from typing import TypeVar
 
 import pandas as pd
 
-from infra.files import moved_in, sha256_of, sha256_of_file, write_bytes
+from infra.files import atomic_write, sha256_of, sha256_of_file, write_bytes
 from serving.bundle.errors import PosterError, PosterSizeError
 from serving.bundle.image import decode, image_size
 from tasks.catalogue.catalogue_table import STORED_NAMES, sorted_by_id
@@ -247,6 +247,6 @@ def _without_address(reason: str | None) -> str | None:
 def write_posters(posters: pd.DataFrame, folder: Path) -> None:
     """Write a poster table for people: `posters.csv` beside the folder `posters`."""
     columns = ["id", "url", "sha256", "status", "reason"]
-    with moved_in(folder.with_name(f"{folder.name}.csv")) as beside:
+    with atomic_write(folder.with_name(f"{folder.name}.csv")) as beside:
         table = sorted_by_id(posters)[columns].rename(columns=STORED_NAMES)
         table.to_csv(beside, index=False, lineterminator="\n")

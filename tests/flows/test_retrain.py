@@ -17,7 +17,7 @@ from flows.retrain import retrain
 from flows.summary import RunSummary, run_retrain, show_predictions
 from flows.up import mark_interrupted_runs_crashed
 from infra.cloud_run import CloudRun
-from infra.endpoint import ask
+from infra.endpoint import request_prediction
 from infra.errors import DeploymentError
 from infra.files import sha256_of
 from infra.local.processes import Processes
@@ -69,7 +69,7 @@ def test_each_step_that_fails_once_is_tried_again_and_the_run_completes(first_ru
 
 def test_the_deployed_function_answers_and_the_alias_champion_follows_the_traffic(first_run) -> None:
     record = first_run[0].record
-    answer = ask(record.deployment.url, record.evaluation.known_posters[0].name)
+    answer = request_prediction(record.deployment.url, record.evaluation.known_posters[0].name)
     assert answer["model"]["sha256"] == record.training.bundle_sha256
     assert {genre["name"] for genre in answer["genres"]} == set(record.dataset.genres)
     champion = Registry(read_settings()).champion()
@@ -85,7 +85,7 @@ def test_every_title_of_the_site_is_in_the_catalogue_and_posters_lie_in_the_buck
     workspace = read_settings().workspace
     posters = list((workspace / "posters").glob("*.jpg"))
     assert len(posters) == record.posters.posters > 250
-    answer = ask(record.deployment.url, f"posters/{posters[0].name}")
+    answer = request_prediction(record.deployment.url, f"posters/{posters[0].name}")
     assert answer["genres"]
 
 

@@ -1,6 +1,10 @@
-"""Settings that lead the tests of clients to a storage emulator."""
+"""A storage emulator, settings for it, and a server with scripted responses."""
 
-from collections.abc import Iterator
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ from infra.settings import Settings
 from tests.storage import storage_emulator
 
 BUCKET = "test-bucket"
+Serve = Callable[..., tuple[str, list[bytes]]]
 
 
 @pytest.fixture(scope="session")
@@ -20,5 +25,43 @@ def storage_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def settings(storage_url: str, tmp_path: Path) -> Settings:
-    """Settings that lead to the emulator, with a workspace of the test's own."""
+    """Settings for the emulator, with a workspace for this test."""
     return Settings(workspace=tmp_path, bucket=BUCKET, storage_emulator_host=storage_url, service_timeout_seconds=1)
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """`serve((status, body), ...)` starts a server and returns its address and the list of received bodies.
+
+    The server sends the responses in turn and repeats the last one. Bodies that are not bytes are sent as JSON.
+    """
+    with ExitStack() as servers:
+        yield lambda *responses: servers.enter_context(_scripted_server(responses))
+
+
+@contextmanager
+def _scripted_server(responses: tuple[tuple[int, object], ...]) -> Iterator[tuple[str, list[bytes]]]:
+    received: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(self.rfile.read(int(self.headers["Content-Length"])))
+            status, content = responses[min(len(received), len(responses)) - 1]
+            body = content if isinstance(content, bytes) else json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}", received
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,11 +1,9 @@
-"""Google's own client against the Cloud Run stand-in: builds, candidates, traffic, and what goes wrong."""
+"""The Cloud Run client with the stand-in: builds, candidate revisions, traffic and errors."""
 
 import io
-import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from infra.local.run_api import cloud_run
 from infra.revisions import RUNTIME_ENVIRONMENT
 from infra.settings import Settings
 from infra.store import Store
+from tests.infra.conftest import Serve
 
 pytestmark = pytest.mark.stack
 
@@ -32,7 +31,7 @@ def predict(request):
 
 
 def zip_of(main: str) -> bytes:
-    """A function's source with this main.py."""
+    """A source zip with this main.py."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("main.py", main)
@@ -40,10 +39,10 @@ def zip_of(main: str) -> bytes:
 
 
 def bundle_at(url: str | None) -> str:
-    """Which bundle the function at an address has."""
-    answer = requests.post(str(url), json={}, timeout=30)
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["bundle"])
+    """The bundle that the function at `url` serves."""
+    response = requests.post(str(url), json={}, timeout=30)
+    assert response.status_code == 200, response.text
+    return str(response.json()["bundle"])
 
 
 @pytest.fixture(scope="module")
@@ -55,32 +54,32 @@ def endpoint(storage_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture
-def patient_settings(settings: Settings, endpoint: str) -> Settings:
-    """Settings that lead to both stand-ins."""
+def run_settings(settings: Settings, endpoint: str) -> Settings:
+    """Settings for both stand-ins, with a timeout that is long enough for a deployment."""
     return settings.model_copy(update={"cloud_run_endpoint": endpoint, "service_timeout_seconds": 20})
 
 
 @pytest.fixture
-def client(patient_settings: Settings) -> CloudRun:
-    """Google's client, led to the stand-in."""
-    return CloudRun(patient_settings)
+def client(run_settings: Settings) -> CloudRun:
+    """A client of the stand-in."""
+    return CloudRun(run_settings)
 
 
 @pytest.fixture
-def image(client: CloudRun, patient_settings: Settings) -> str:
-    """A built image of SOURCE."""
-    Store(patient_settings).write("functions/source.zip", zip_of(SOURCE))
-    return client.build(patient_settings.bucket, "functions/source.zip", client.image_for("any", "5" * 64))
+def image(client: CloudRun, run_settings: Settings) -> str:
+    """An image built from SOURCE."""
+    Store(run_settings).write("functions/source.zip", zip_of(SOURCE))
+    return client.build(run_settings.bucket, "functions/source.zip", client.image_for("any", "5" * 64))
 
 
-def test_a_service_goes_from_its_first_revision_to_the_next_and_back(client: CloudRun, image: str) -> None:
+def test_traffic_moves_to_the_next_revision_and_back(client: CloudRun, image: str) -> None:
     assert client.live("round-trip") is None
     assert client.revisions("round-trip") == []
     assert client.built_image("round-trip", "5" * 64) is None
 
     first = client.deploy_candidate("round-trip", image, "5" * 64, {"BUNDLE_SHA256": "one"})
     assert bundle_at(first.url) == "one"
-    assert client.live("round-trip") is None, "nobody has checked it yet"
+    assert client.live("round-trip") is None, "it is not checked yet"
     live = client.send_traffic("round-trip", first.name)
     assert client.live("round-trip") == live
     assert live.name == first.name
@@ -106,7 +105,7 @@ def test_a_service_goes_from_its_first_revision_to_the_next_and_back(client: Clo
     assert client.live("round-trip") == client.send_traffic("round-trip", first.name)
 
 
-def test_a_first_revision_whose_check_failed_keeps_the_traffic_and_is_not_live(client: CloudRun, image: str) -> None:
+def test_first_revision_is_not_live_unless_it_was_checked(client: CloudRun, image: str) -> None:
     unchecked = client.deploy_candidate("unchecked", image, "5" * 64, {"BUNDLE_SHA256": "one"})
     second = client.deploy_candidate("unchecked", image, "5" * 64, {"BUNDLE_SHA256": "two"})
     assert client.live("unchecked") is None
@@ -116,27 +115,27 @@ def test_a_first_revision_whose_check_failed_keeps_the_traffic_and_is_not_live(c
     assert client.live("unchecked") == live
 
 
-def test_traffic_that_another_tool_moved_is_not_taken_for_checked(
-    client: CloudRun, image: str, patient_settings: Settings
+def test_traffic_moved_by_another_tool_does_not_count_as_checked(
+    client: CloudRun, image: str, run_settings: Settings
 ) -> None:
     first = client.deploy_candidate("moved", image, "5" * 64, {"BUNDLE_SHA256": "one"})
     client.send_traffic("moved", first.name)
     second = client.deploy_candidate("moved", image, "5" * 64, {"BUNDLE_SHA256": "two"})
-    place = f"projects/{patient_settings.google_project}/locations/{patient_settings.google_region}/services/moved"
+    name = f"projects/{run_settings.google_project}/locations/{run_settings.google_region}/services/moved"
     kind = "TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION"
-    answer = requests.patch(
-        f"{patient_settings.cloud_run_endpoint}/v2/{place}?updateMask=traffic",
+    response = requests.patch(
+        f"{run_settings.cloud_run_endpoint}/v2/{name}?updateMask=traffic",
         json={"traffic": [{"type": kind, "revision": second.name, "percent": 100}]},
         timeout=30,
     )
-    assert answer.status_code == 200
+    assert response.status_code == 200
     deadline = time.monotonic() + 30
     while client.live("moved") is not None and time.monotonic() < deadline:
         time.sleep(0.05)
     assert client.live("moved") is None
 
 
-def test_the_same_content_is_not_deployed_twice(client: CloudRun, image: str) -> None:
+def test_candidate_with_the_same_content_is_reused(client: CloudRun, image: str) -> None:
     environment = {"BUNDLE_SHA256": "one", "MODEL_VERSION": "1"}
     first = client.deploy_candidate("again", image, "5" * 64, environment)
     again = client.deploy_candidate("again", image, "5" * 64, dict(reversed(environment.items())))
@@ -146,7 +145,7 @@ def test_the_same_content_is_not_deployed_twice(client: CloudRun, image: str) ->
     assert client.deploy_candidate("again", image, "6" * 64, environment).name != first.name
 
 
-def test_a_revision_that_does_not_start_is_named_and_the_traffic_stays(client: CloudRun, image: str) -> None:
+def test_revision_that_does_not_start_is_named_and_traffic_stays(client: CloudRun, image: str) -> None:
     good = client.deploy_candidate("stays", image, "5" * 64, {"BUNDLE_SHA256": "good"})
     live = client.send_traffic("stays", good.name)
     broken = {"BUNDLE_SHA256": "bad", "BROKEN": "yes"}
@@ -160,7 +159,7 @@ def test_a_revision_that_does_not_start_is_named_and_the_traffic_stays(client: C
     assert bundle_at(better.url) == "better"
 
 
-def test_a_first_revision_that_does_not_start_leaves_nothing_live(client: CloudRun, image: str) -> None:
+def test_first_revision_that_does_not_start_is_not_live(client: CloudRun, image: str) -> None:
     with pytest.raises(DeploymentError, match="this revision is broken"):
         client.deploy_candidate("stillborn", image, "5" * 64, {"BROKEN": "yes"})
     assert client.live("stillborn") is None
@@ -169,11 +168,11 @@ def test_a_first_revision_that_does_not_start_leaves_nothing_live(client: CloudR
     assert (client.live("stillborn"), bundle_at(live.url)) == (live, "good")
 
 
-def test_what_is_not_there_is_named(client: CloudRun, image: str, patient_settings: Settings) -> None:
+def test_missing_service_source_or_image_is_named(client: CloudRun, image: str, run_settings: Settings) -> None:
     with pytest.raises(NotFound, match="no service nobody"):
         client.send_traffic("nobody", "nobody-1")
-    with pytest.raises(DeploymentError, match=r"gs://test-bucket/none\.zip is not there"):
-        client.build(patient_settings.bucket, "none.zip", client.image_for("any", "7" * 64))
+    with pytest.raises(DeploymentError, match=r"gs://test-bucket/none\.zip does not exist"):
+        client.build(run_settings.bucket, "none.zip", client.image_for("any", "7" * 64))
     with pytest.raises(NotFound, match="Image 'never-built' not found"):
         client.deploy_candidate("missing-image", "never-built", "5" * 64, {})
     client.deploy_candidate("known", image, "5" * 64, {"BUNDLE_SHA256": "one"})
@@ -182,47 +181,19 @@ def test_what_is_not_there_is_named(client: CloudRun, image: str, patient_settin
 
 
 @pytest.mark.parametrize(
-    ("archive", "says"),
+    ("archive", "message"),
     [(b"no zip", "not a zip archive"), (zip_of("").replace(b"main", b"niam"), "no main.py")],
 )
-def test_a_source_that_cannot_be_built_says_why(
-    client: CloudRun, patient_settings: Settings, archive: bytes, says: str
+def test_build_of_an_invalid_source_fails_with_the_reason(
+    client: CloudRun, run_settings: Settings, archive: bytes, message: str
 ) -> None:
-    Store(patient_settings).write("functions/bad.zip", archive)
-    with pytest.raises(DeploymentError, match=says):
-        client.build(patient_settings.bucket, "functions/bad.zip", client.image_for("any", "8" * 64))
-
-
-@pytest.fixture
-def answering(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A server that answers everything with one status, as a faulty Cloud Run would."""
-    status: int = request.param
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = b'{"error": {"code": %d, "message": "as the test wants it"}}' % status
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_POST = do_PATCH = do_GET
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    Store(run_settings).write("functions/bad.zip", archive)
+    with pytest.raises(DeploymentError, match=message):
+        client.build(run_settings.bucket, "functions/bad.zip", client.image_for("any", "8" * 64))
 
 
 @pytest.mark.parametrize(
-    ("answering", "error"),
+    ("status", "error"),
     [
         (403, ConfigurationError),
         (429, ServiceUnavailable),
@@ -231,22 +202,22 @@ def answering(request: pytest.FixtureRequest) -> Iterator[str]:
         (409, ServiceUnavailable),
         (400, DeploymentError),
     ],
-    indirect=["answering"],
 )
-def test_googles_errors_become_ours(settings: Settings, answering: str, error: type[Exception]) -> None:
-    client = CloudRun(settings.model_copy(update={"cloud_run_endpoint": answering}))
-    with pytest.raises(error, match="as the test wants it"):
+def test_cloud_run_errors_are_translated(settings: Settings, serve: Serve, status: int, error: type[Exception]) -> None:
+    url, _ = serve((status, {"error": {"code": status, "message": "the reason"}}))
+    client = CloudRun(settings.model_copy(update={"cloud_run_endpoint": url}))
+    with pytest.raises(error, match="the reason"):
         client.build("bucket", "object", "image")
 
 
-def test_a_cloud_run_that_does_not_answer_may_be_tried_again(settings: Settings) -> None:
+def test_cloud_run_is_unavailable_if_it_is_unreachable(settings: Settings) -> None:
     client = CloudRun(settings.model_copy(update={"cloud_run_endpoint": "http://127.0.0.1:1"}))
     with pytest.raises(ServiceUnavailable) as caught:
         client.live("any")
     assert caught.value.retryable
 
 
-def test_without_credentials_google_itself_is_a_matter_of_configuration(
+def test_cloud_run_without_credentials_is_a_configuration_error(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))

@@ -1,105 +1,59 @@
-"""Asking a function: it may be asleep, missing, private, broken, or something else altogether."""
+"""The client of the function against a server with scripted responses."""
 
 import json
-import threading
-import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from infra.endpoint import ask
+from infra import endpoint
+from infra.endpoint import request_prediction
 from infra.errors import ConfigurationError, DeploymentError, NotFound, ServiceUnavailable
+from tests.infra.conftest import Serve
 
-ANSWER = {"genres": [{"name": "Action"}], "model": {"sha256": "1"}}
-Script = list[tuple[int, object]]
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Script], tuple[str, list[bytes]]]]:
-    """Serve a script of answers, the last one for ever; gives the address and the bodies received."""
-    servers: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
-
-    def start(script: Script) -> tuple[str, list[bytes]]:
-        received: list[bytes] = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                received.append(self.rfile.read(int(self.headers["Content-Length"])))
-                status, content = script[min(len(received), len(script)) - 1]
-                body = content if isinstance(content, bytes) else json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        servers.append((server, thread))
-        return f"http://127.0.0.1:{server.server_address[1]}", received
-
-    yield start
-    for server, thread in servers:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+PREDICTION = {"genres": [{"name": "Action"}], "model": {"sha256": "1"}}
+UNAVAILABLE = (503, b"Service Unavailable")
 
 
-Serve = Callable[[Script], tuple[str, list[bytes]]]
+@pytest.fixture(autouse=True)
+def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "_PAUSE_SECONDS", 0.01)
 
 
-def refusal(code: str) -> dict[str, object]:
+def error(code: str) -> dict[str, object]:
     return {"error": {"code": code, "message": "The reason."}}
 
 
-def test_a_name_is_asked_about(serve: Serve) -> None:
-    url, received = serve([(200, ANSWER)])
-    assert ask(url, "posters/5.jpg") == ANSWER
-    assert [json.loads(body) for body in received] == [{"name": "posters/5.jpg"}]
+def test_prediction_is_requested_by_poster_name_until_the_function_has_started(serve: Serve) -> None:
+    url, received = serve(UNAVAILABLE, (503, error("storage_unavailable")), (200, PREDICTION))
+    assert request_prediction(url, "posters/5.jpg") == PREDICTION
+    assert [json.loads(body) for body in received] == [{"name": "posters/5.jpg"}] * 3
 
 
-def test_a_function_that_wakes_up_is_waited_for(serve: Serve) -> None:
-    url, received = serve([(503, b"Service Unavailable"), (503, refusal("storage_unavailable")), (200, ANSWER)])
-    assert ask(url, "posters/5.jpg") == ANSWER
-    assert len(received) == 3
-
-
-def test_a_function_that_stays_away_is_unavailable(serve: Serve) -> None:
-    url, _ = serve([(503, b"Service Unavailable")])
-    with pytest.raises(ServiceUnavailable, match="it answers 503"):
-        ask(url, "posters/5.jpg", wake_seconds=0.1)
-    with pytest.raises(ServiceUnavailable, match="does not answer"):
-        ask("http://127.0.0.1:1", "posters/5.jpg", wake_seconds=0)
-
-
-def test_a_wrong_bundle_is_not_waited_for(serve: Serve) -> None:
-    url, received = serve([(503, refusal("bundle_error"))])
-    started = time.monotonic()
-    with pytest.raises(DeploymentError, match=r"refuses: The reason\.$"):
-        ask(url, "posters/5.jpg")
-    assert len(received) == 1
-    assert time.monotonic() - started < 5
+def test_function_that_does_not_start_is_unavailable(serve: Serve) -> None:
+    url, received = serve(UNAVAILABLE)
+    with pytest.raises(ServiceUnavailable, match="the status is 503"):
+        request_prediction(url, "posters/5.jpg", startup_seconds=0.1)
+    assert len(received) > 1
+    with pytest.raises(ServiceUnavailable, match=r"there is no response \(ConnectionError\)"):
+        request_prediction("http://127.0.0.1:1", "posters/5.jpg", startup_seconds=0)
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "error", "says"),
+    ("status", "body", "kind", "message"),
     [
-        (404, refusal("no_such_poster"), NotFound, "The reason"),
-        (403, b"<html>Forbidden</html>", ConfigurationError, "may not be asked: it answers 403"),
-        (422, refusal("unusable_image"), DeploymentError, "The reason"),
-        (200, b"<html>Hello</html>", DeploymentError, "something else than JSON"),
-        (200, {"hello": "world"}, DeploymentError, "not with genres"),
-        (200, ["genres"], DeploymentError, "not with genres"),
-        (400, ["error"], DeploymentError, "it answers 400"),
+        (404, error("no_such_poster"), NotFound, r"found nothing: The reason\.$"),
+        (403, b"<html>Forbidden</html>", ConfigurationError, "do not allow .*: the status is 403 Forbidden"),
+        (422, error("unusable_image"), DeploymentError, r"refused the request: The reason\.$"),
+        (503, error("bundle_error"), DeploymentError, r"refused the request: The reason\.$"),
+        (200, b"<html>Hello</html>", DeploymentError, "is not JSON"),
+        (200, {"hello": "world"}, DeploymentError, "contains no genres"),
+        (200, ["genres"], DeploymentError, "contains no genres"),
+        (400, ["error"], DeploymentError, "the status is 400"),
     ],
 )
-def test_a_refusal_is_told_with_its_reason(
-    serve: Serve, status: int, body: object, error: type[Exception], says: str
+def test_error_response_is_explained_and_not_retried(
+    serve: Serve, status: int, body: object, kind: type[Exception], message: str
 ) -> None:
-    url, _ = serve([(status, body)])
-    with pytest.raises(error, match=says):
-        ask(url, "posters/5.jpg")
+    url, received = serve((status, body))
+    with pytest.raises(kind, match=message):
+        request_prediction(url, "posters/5.jpg")
+    assert len(received) == 1

@@ -1,35 +1,35 @@
-"""Files are seen whole or not at all."""
+"""Atomic writes, hashes and the lock of a folder."""
 
 from pathlib import Path
 
 import pytest
 
 from infra.errors import BusyError
-from infra.files import exclusive_lock, moved_in, sha256_of, sha256_of_file, write_bytes
+from infra.files import atomic_write, exclusive_lock, sha256_of, sha256_of_file, write_bytes
 
 
-def test_a_file_appears_when_its_block_ends_well(tmp_path: Path) -> None:
-    with moved_in(tmp_path / "folder" / "file") as beside:
-        beside.write_bytes(b"half")
+def test_atomic_write_creates_the_file_after_the_block(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "folder" / "file") as temporary:
+        temporary.write_bytes(b"content")
         assert not (tmp_path / "folder" / "file").exists()
-    assert (tmp_path / "folder" / "file").read_bytes() == b"half"
+    assert (tmp_path / "folder" / "file").read_bytes() == b"content"
 
 
-def test_a_block_that_raises_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+def test_atomic_write_keeps_the_old_file_if_the_block_raises(tmp_path: Path) -> None:
     write_bytes(tmp_path / "file", b"old")
-    with pytest.raises(OSError, match="full"), moved_in(tmp_path / "file") as beside:
-        beside.write_bytes(b"new")
+    with pytest.raises(OSError, match="full"), atomic_write(tmp_path / "file") as temporary:
+        temporary.write_bytes(b"new")
         raise OSError("full")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"old"}
 
 
-def test_a_file_hashes_as_its_bytes_do(tmp_path: Path) -> None:
+def test_sha256_of_file_equals_sha256_of_its_bytes(tmp_path: Path) -> None:
     write_bytes(tmp_path / "file", b"content")
     assert sha256_of_file(tmp_path / "file") == sha256_of(b"content")
 
 
-def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
-    with exclusive_lock(tmp_path), pytest.raises(BusyError, match="Another run is working"), exclusive_lock(tmp_path):
+def test_exclusive_lock_has_one_holder_and_is_released(tmp_path: Path) -> None:
+    with exclusive_lock(tmp_path), pytest.raises(BusyError, match="Another run is using"), exclusive_lock(tmp_path):
         pass
     with exclusive_lock(tmp_path):
         pass

@@ -1,4 +1,4 @@
-"""MLflow on sqlite: nested runs, versions, the champion."""
+"""The MLflow client with sqlite: runs, artifacts, model versions and the champion."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +31,7 @@ def registry(workspace: Path) -> Iterator[Registry]:
 
 @pytest.fixture(scope="module")
 def model(workspace: Path) -> Path:
-    """A graph from uint8 [N, 3, 8, 8] to the mean of each channel, float32 [N, 3]."""
+    """An ONNX file that maps uint8 [N, 3, 8, 8] to the mean of each channel, float32 [N, 3]."""
     nodes = [
         helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["pixels"], ["probabilities"], axes=[2, 3], keepdims=0),
@@ -44,7 +44,7 @@ def model(workspace: Path) -> Path:
     return path
 
 
-def test_runs_are_nested_and_keep_parameters_metrics_and_pictures(registry: Registry) -> None:
+def test_runs_are_nested_and_log_parameters_metrics_and_images(registry: Registry) -> None:
     with (
         registry.run("outer", {"epochs": 3}) as outer,
         registry.run("inner", {"learning_rate": 0.1}, parent=outer) as inner,
@@ -59,13 +59,15 @@ def test_runs_are_nested_and_keep_parameters_metrics_and_pictures(registry: Regi
     assert mlflow.artifacts.list_artifacts(run_id=inner, artifact_path="images")
 
 
-def test_a_run_that_raises_is_marked_failed(registry: Registry) -> None:
+def test_run_that_raises_is_failed_and_still_exists(registry: Registry) -> None:
     with pytest.raises(ZeroDivisionError), registry.run("broken", {}) as run_id:
         raise ZeroDivisionError
     assert mlflow.get_run(run_id).info.status == "FAILED"
+    assert registry.has_run(run_id)
+    assert not registry.has_run("0" * 32)
 
 
-def test_registered_model_is_found_by_its_bundle_and_predicts_through_mlflow(registry: Registry, model: Path) -> None:
+def test_registered_version_is_found_by_bundle_and_predicts_in_mlflow(registry: Registry, model: Path) -> None:
     with registry.run("training", {}) as run_id:
         pass
     tags = {"bundle_sha256": "abc", "dataset_key": "key"}
@@ -78,14 +80,14 @@ def test_registered_model_is_found_by_its_bundle_and_predicts_through_mlflow(reg
     assert champion is not None
     assert (champion.version, champion.tags["dataset_key"]) == (version.version, "key")
     loaded = mlflow.pyfunc.load_model("models:/anime-genre@champion")
-    answer = loaded.predict(np.full((2, 3, SIZE, SIZE), 7, np.uint8))
-    assert np.array_equal(answer["probabilities"], np.full((2, GENRES), 7, np.float32))
+    prediction = loaded.predict(np.full((2, 3, SIZE, SIZE), 7, np.uint8))
+    assert np.array_equal(prediction["probabilities"], np.full((2, GENRES), 7, np.float32))
     signature = loaded.metadata.signature
     assert [list(field.shape) for field in signature.inputs] == [[-1, 3, SIZE, SIZE]]
     assert [list(field.shape) for field in signature.outputs] == [[-1, GENRES]]
 
 
-def test_artifacts_lie_in_the_workspace(registry: Registry, workspace: Path, tmp_path: Path) -> None:
+def test_artifacts_are_stored_in_the_workspace(registry: Registry, workspace: Path, tmp_path: Path) -> None:
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "card.md").write_text("a card")
     with registry.run("artifacts", {}) as run_id:
@@ -94,7 +96,7 @@ def test_artifacts_lie_in_the_workspace(registry: Registry, workspace: Path, tmp
     assert (registry.fetch_folder(run_id, "bundle", tmp_path / "fetched") / "card.md").read_text() == "a card"
 
 
-def test_a_server_that_is_not_there_is_unavailable_for_now(tmp_path: Path) -> None:
+def test_registry_is_unavailable_if_the_server_is_unreachable(tmp_path: Path) -> None:
     try:
         with pytest.raises(ServiceUnavailable):
             Registry(Settings(workspace=tmp_path, mlflow_tracking_uri="http://127.0.0.1:9"))
