@@ -1,15 +1,15 @@
-"""What can go wrong while learning.
+"""The exceptions of `ml`.
 
     AnimeGenreError
-    └── MLError                 anything in `ml/`
-        ├── SettingError            a setting of a value that cannot be
-        ├── DatasetError            too few posters or genres, a table that cannot be read
-        ├── WeightsError            weights that cannot be read or do not fit the backbone
+    └── MLError                     base class of all others
+        ├── SettingError            an invalid setting value
+        ├── DatasetError            too few posters or genres, or an unreadable table
+        ├── WeightsError            weights that are unreadable or do not fit the backbone
         │   └── WeightsUnavailable      weights that could not be downloaded
-        ├── TrainingError           training that cannot start or has diverged
-        └── MissingPackageError     a package that only this step needs is not installed
+        ├── TrainingError           a training that cannot start or has diverged
+        └── MissingPackageError     a required package is not installed
 
-The message is one sentence for a person.
+Messages are complete sentences that are shown to users.
 """
 
 from collections.abc import Iterator
@@ -19,36 +19,36 @@ from serving.bundle.errors import AnimeGenreError
 
 
 class MLError(AnimeGenreError):
-    """Root of the errors of learning."""
+    """Base class of the exceptions of `ml`."""
 
 
 class SettingError(MLError):
-    """A setting of a value that cannot be."""
+    """A setting has an invalid value."""
 
 
 class DatasetError(MLError):
-    """Posters, genres or a table from which nothing can be learned."""
+    """Too few posters or genres to learn from, or an unreadable table or dataset."""
 
 
 class WeightsError(MLError):
-    """Weights that cannot be read or do not fit the backbone."""
+    """Weights are unreadable or do not fit the backbone."""
 
 
 class WeightsUnavailable(WeightsError):
-    """Weights that could not be downloaded."""
+    """Weights could not be downloaded."""
 
 
 class TrainingError(MLError):
-    """Training that cannot start, or has diverged."""
+    """A training cannot start or has diverged."""
 
 
 class MissingPackageError(MLError):
-    """A package that only this step needs is not installed."""
+    """A package that this step requires is not installed."""
 
 
 @contextmanager
 def needs_package(what: str) -> Iterator[None]:
-    """Turn the ImportError of an import in this block into a MissingPackageError: `what` needs it."""
+    """Raise MissingPackageError if an import in this block fails. The message says that `what` needs the package."""
     try:
         yield
     except ImportError as error:

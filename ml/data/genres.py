@@ -1,4 +1,4 @@
-"""Genres: what they are keyed by, which of them can be learned, and the labels they make."""
+"""Genres: their keys, the choice of those with enough posters, and labels."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,20 +15,20 @@ from ml.errors import DatasetError
 
 @dataclass(frozen=True)
 class Genre:
-    """A genre of the site, by its numeric id, or of a source that has only names."""
+    """A genre. The id is None if its source has only names."""
 
     id: int | None
     name: str
 
     @cached_property
     def key(self) -> str:
-        """What makes two genres the same: the id, because the site renames its genres; else the name."""
+        """The id, because the site renames its genres; the name if there is no id. Equal keys are the same genre."""
         return str(self.id) if self.id is not None else self.name
 
 
 @dataclass(frozen=True)
 class LeftOutGenre:
-    """A genre that is not learned, and why."""
+    """A genre that is not learned, its number of posters, and the reason."""
 
     genre: Genre
     posters: int
@@ -37,20 +37,21 @@ class LeftOutGenre:
 
 @dataclass(frozen=True)
 class GenreChoice:
-    """The genres that are learned, ordered by id, then name; and those that are not."""
+    """The genres that are learned and those that are not, each sorted by id and then by name."""
 
     learned: tuple[Genre, ...]
     left_out: tuple[LeftOutGenre, ...]
 
 
 def choose_genres(genres: Sequence[Sequence[Genre]], parts: Sequence[str], config: PreprocessConfig) -> GenreChoice:
-    """Choose the genres with enough posters, in all and in each part.
+    """Choose the genres that have enough posters in total and in each part.
 
-    `genres` and `parts` are parallel, an entry a poster. Raises DatasetError where fewer than two are left.
+    `genres` and `parts` are parallel, with one entry per poster. Raises DatasetError if fewer than two genres have
+    enough posters.
     """
-    known = {genre.key: genre for own in genres for genre in own}
+    known = {genre.key: genre for of_poster in genres for genre in of_poster}
     in_part = Counter(
-        (key, part) for own, part in zip(genres, parts, strict=True) for key in {genre.key for genre in own}
+        (key, part) for of_poster, part in zip(genres, parts, strict=True) for key in {genre.key for genre in of_poster}
     )
     totals: Counter[str] = Counter()
     for (key, _), count in in_part.items():
@@ -58,7 +59,7 @@ def choose_genres(genres: Sequence[Sequence[Genre]], parts: Sequence[str], confi
     learned: list[Genre] = []
     left_out: list[LeftOutGenre] = []
     for key, genre in sorted(known.items(), key=lambda item: _order(item[1])):
-        reason = _lack(totals[key], {part: in_part[key, part] for part in PARTS}, config)
+        reason = _why_left_out(totals[key], {part: in_part[key, part] for part in PARTS}, config)
         if reason is None:
             learned.append(genre)
         else:
@@ -69,11 +70,11 @@ def choose_genres(genres: Sequence[Sequence[Genre]], parts: Sequence[str], confi
 
 
 def multi_hot(genres: Sequence[Sequence[Genre]], learned: Sequence[Genre]) -> NDArray[np.uint8]:
-    """Labels, uint8 [N, G]: 1 where a poster has the genre. Genres that are not learned are passed over."""
+    """Labels, uint8 [N, G]: 1 if a poster has the genre. Genres that are not learned are ignored."""
     column = {genre.key: index for index, genre in enumerate(learned)}
     labels = np.zeros((len(genres), len(learned)), np.uint8)
-    for row, own in enumerate(genres):
-        for genre in own:
+    for row, of_poster in enumerate(genres):
+        for genre in of_poster:
             if genre.key in column:
                 labels[row, column[genre.key]] = 1
     return labels
@@ -83,8 +84,8 @@ def _order(genre: Genre) -> tuple[bool, int, str]:
     return genre.id is None, genre.id or 0, genre.name
 
 
-def _lack(total: int, in_part: Mapping[str, int], config: PreprocessConfig) -> str | None:
-    """What a genre lacks to be learned, None where nothing."""
+def _why_left_out(total: int, in_part: Mapping[str, int], config: PreprocessConfig) -> str | None:
+    """Why a genre is not learned, or None if it has enough posters. Stored datasets contain this text."""
     if total < config.min_posters:
         return f"{total} posters, {config.min_posters} are needed"
     for part, count in in_part.items():
@@ -94,10 +95,10 @@ def _lack(total: int, in_part: Mapping[str, int], config: PreprocessConfig) -> s
 
 
 def _too_few(posters: int, learned: Sequence[Genre], left_out: Sequence[LeftOutGenre], config: PreprocessConfig) -> str:
-    largest = sorted(left_out, key=lambda lacking: -lacking.posters)[:3]
-    best = "; ".join(f"{lacking.genre.name}: {lacking.reason}" for lacking in largest)
+    largest = sorted(left_out, key=lambda genre: -genre.posters)[:3]
+    reasons = "; ".join(f"{each.genre.name}: {each.reason}" for each in largest)
     return (
-        f"{posters} posters leave {len(learned)} genre{'' if len(learned) == 1 else 's'} to learn, and at "
-        f"least 2 are needed ({best or 'no poster has a genre'}): give more posters, or lower min_posters "
-        f"({config.min_posters}) and min_posters_per_part ({config.min_posters_per_part})."
+        f"Of the genres of {posters} posters, {len(learned)} can be learned, but at least 2 are needed "
+        f"({reasons or 'no poster has a genre'}). Add posters, or lower min_posters ({config.min_posters}) and "
+        f"min_posters_per_part ({config.min_posters_per_part})."
     )

@@ -52,10 +52,6 @@ class Rows:
     def __len__(self) -> int:
         return len(self._place)
 
-    def only(self, rows: NDArray[np.int64]) -> "Rows":
-        """Select these rows without reading them."""
-        return Rows(self._arrays, self._place[rows], self._like)
-
     def __getitem__(self, key: int | np.integer[Any] | slice | NDArray[Any]) -> NDArray[Any]:
         places = np.atleast_1d(self._place[key])
         gathered = np.empty((len(places), *self.shape[1:]), self.dtype)

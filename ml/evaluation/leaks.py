@@ -46,7 +46,7 @@ def leak_gauge(bench: Bench, features: FeatureTable | None) -> tuple[Leak, ...]:
     leaks += _leaks("copying siblings' genres", labels, copied, (random, grouped))
     tables = {"colours alone": FeatureTable(colour_histograms(bench.dataset.images, rows))}
     if features is not None:
-        tables["the backbone's features"] = features.only(rows)
+        tables["the backbone's features"] = features.select(rows)
     for name, table in tables.items():
         predicted = [_out_of_fold(table, labels, groups, bench.config.seed) for groups in (single_posters, franchises)]
         leaks += _leaks(name, labels, predicted, (random, grouped))

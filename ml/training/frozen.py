@@ -66,8 +66,8 @@ class FrozenSearch:
 
     def _fold(self, number: int) -> _Fold:
         inside, outside = np.flatnonzero(self.fold_of == number), np.flatnonzero(self.fold_of != number)
-        where = space(self._features.only(outside), self._seed)
-        return _Fold(inside, outside, where, where.project(self._features.only(inside)))
+        where = space(self._features.select(outside), self._seed)
+        return _Fold(inside, outside, where, where.project(self._features.select(inside)))
 
     def estimates(self, setting: KernelSetting, on_fold: Step = lambda fold, score: None) -> NDArray[np.float64]:
         """Out-of-fold estimates, float64 [n, G].
@@ -122,7 +122,7 @@ def train_frozen(candidate: Candidate, bench: Bench, pretrained: Pretrained, rep
     head = trying.head(KernelSetting(**best.parameters), curves)
 
     def predict(rows: NDArray[np.int64]) -> Probabilities:
-        return head_probabilities(head, pretrained.features.only(rows))
+        return head_probabilities(head, pretrained.features.select(rows))
 
     return NetworkOutcome(
         name=candidate.name,
@@ -158,4 +158,4 @@ def head_probabilities(head: KernelHead, features: FeatureTable) -> Probabilitie
 
 def _frozen_search(bench: Bench, features: FeatureTable, rows: NDArray[np.int64]) -> FrozenSearch:
     dataset = bench.dataset
-    return FrozenSearch(features.only(rows), dataset.labels[rows], dataset.franchises[rows], bench.config.seed)
+    return FrozenSearch(features.select(rows), dataset.labels[rows], dataset.franchises[rows], bench.config.seed)

@@ -245,7 +245,7 @@ def new_bench(dataset: Dataset, compute: Compute, config: TrainConfig) -> Bench:
 
 def head_score(bench: Bench, features: FeatureTable, head: KernelHead) -> float:
     """Weighted F1 of a head on the validation part."""
-    return bench.score(head_probabilities(head, features.only(bench.validation))).weighted_f1
+    return bench.score(head_probabilities(head, features.select(bench.validation))).weighted_f1
 
 
 def spread(values: list[float] | list[int], digits: int = 1) -> str:

@@ -5,10 +5,10 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from ml.configuration import PreprocessConfig, TrainConfig
@@ -16,13 +16,13 @@ from ml.data.dataset import Dataset, build_dataset
 from ml.data.decoding import Poster
 from ml.data.genres import Genre
 from ml.data.splits import draw_part
-from ml.export.bundle_writer import write_bundle
-from ml.export.model_card import model_card
-from ml.networks.weights import Weights, load_state
 from ml.reporting import NullReporter
-from ml.training.learning import train_networks
-from ml.training.outcome import TrainingOutcome
 from serving.bundle.model import Model
+
+# torch takes seconds to import, so only the fixtures that need it import it.
+if TYPE_CHECKING:
+    from ml.networks.weights import Weights
+    from ml.training.outcome import TrainingOutcome
 
 GENRES = (Genre(1, "Action"), Genre(4, "Comedy"), Genre(8, "Drama"))
 _COLOURS = ((220, 30, 30), (30, 200, 30), (30, 30, 220))
@@ -72,6 +72,7 @@ def dataset(posters: list[Poster], small: PreprocessConfig, tmp_path_factory: py
 @pytest.fixture(scope="session")
 def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state dict of SqueezeNet's features, like the weights of a pretrained network."""
+    import torch
     import torchvision
 
     with torch.random.fork_rng():
@@ -90,27 +91,36 @@ def quick(weights_file: Path) -> TrainConfig:
 
 
 @pytest.fixture(scope="session")
-def weights(weights_file: Path) -> Weights:
+def weights(weights_file: Path) -> "Weights":
+    from ml.networks.weights import load_state
+
     return load_state(weights_file)
 
 
 @pytest.fixture(scope="session")
-def outcome(dataset: Dataset, quick: TrainConfig, weights: Weights) -> TrainingOutcome:
+def outcome(dataset: Dataset, quick: TrainConfig, weights: "Weights") -> "TrainingOutcome":
+    from ml.training.learning import train_networks
+
     return train_networks(dataset, quick, weights, NullReporter())
 
 
 @pytest.fixture(scope="session")
-def fine_tuned(dataset: Dataset, quick: TrainConfig, weights: Weights) -> TrainingOutcome:
+def fine_tuned(dataset: Dataset, quick: TrainConfig, weights: "Weights") -> "TrainingOutcome":
     """The frozen network, and the one that is fine-tuned after its head."""
+    from ml.training.learning import train_networks
+
     config = replace(quick, candidates=("frozen", "lp-ft"))
     return train_networks(dataset, config, weights, NullReporter())
 
 
 @pytest.fixture(scope="session")
 def model(
-    outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path_factory: pytest.TempPathFactory
+    outcome: "TrainingOutcome", dataset: Dataset, quick: TrainConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> Model:
     """The bundle of the chosen network."""
+    from ml.export.bundle_writer import write_bundle
+    from ml.export.model_card import model_card
+
     folder = tmp_path_factory.mktemp("bundle")
     return write_bundle(folder, outcome.chosen, quick, dataset, model_card(outcome, dataset, "2026-11-24"))
 

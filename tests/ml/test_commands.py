@@ -80,12 +80,13 @@ def test_train_writes_a_bundle_that_predict_uses(
     assert capsys.readouterr().out.startswith(f"{files[0]}: ")
 
 
+@pytest.mark.train
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
         (["--catalogue", "absent.csv"], "The table absent.csv cannot be read"),
         (["--posters", "absent"], "None of the 120 files"),
-        (["--min-posters", "500"], "120 posters leave 0 genres to learn"),
+        (["--min-posters", "500"], "Of the genres of 120 posters, 0 can be learned"),
         (["--weights", "absent.pth"], "The weights absent.pth cannot be read"),
         (["--weights", __file__], "is not a weights file"),
         (["--backbone", "resnet19", "--weights", "imagenet"], "torchvision has no backbone named 'resnet19'"),
@@ -111,6 +112,7 @@ def test_train_reports_invalid_input_in_one_sentence(
     assert not (tmp_path / "bundle" / "manifest.json").exists()
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("wrong", [["--catalogue", "absent.csv"], ["--backbone", "resnet19"], ["--posters", "absent"]])
 def test_train_leaves_no_folders_if_input_is_refused(
     wrong: list[str], table: Path, posters: list[Poster], tmp_path: Path

@@ -9,13 +9,14 @@ from ml.errors import MissingPackageError, needs_package
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_package_that_is_not_there_is_named_with_what_needs_it() -> None:
+def test_needs_package_names_the_missing_package() -> None:
     sentence = "The search needs the package 'no_such_package': install it"
     with pytest.raises(MissingPackageError, match=sentence), needs_package("The search"):
         import no_such_package.part  # type: ignore[import-not-found]  # noqa: F401
 
 
-def test_looking_for_the_packages_leaves_nothing_in_the_users_home(tmp_path: Path) -> None:
+@pytest.mark.train
+def test_check_packages_writes_nothing_to_the_home_folder(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-c", "from ml.export.bundle_writer import check_packages; check_packages()"],
         env={"PATH": "", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
@@ -24,8 +25,9 @@ def test_looking_for_the_packages_leaves_nothing_in_the_users_home(tmp_path: Pat
     assert not list(tmp_path.rglob("*"))
 
 
-def test_a_missing_package_is_told_before_anything_is_trained(tmp_path: Path) -> None:
-    """A module of None in sys.modules is how Python is told that there is no such module."""
+@pytest.mark.train
+def test_missing_package_is_reported_before_training(tmp_path: Path) -> None:
+    """Python raises ImportError for a module that is None in sys.modules."""
     code = "import sys; sys.modules['optuna'] = None; from ml.__main__ import main; sys.exit(main(sys.argv[1:]))"
     run = subprocess.run(
         [sys.executable, "-c", code, "train", "--catalogue", "a.csv", "--posters", "b", "--output", "absent/c"],

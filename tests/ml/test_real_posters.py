@@ -6,6 +6,8 @@ import pytest
 
 from ml.__main__ import main
 
+pytestmark = pytest.mark.train
+
 
 @pytest.mark.parametrize(
     ("name", "more"),

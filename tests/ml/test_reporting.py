@@ -12,6 +12,8 @@ from tensorboard.plugins.pr_curve import metadata as pr_curve
 
 from ml.reporting import NullReporter, Reporter, Reporters, TensorBoardReporter
 
+pytestmark = pytest.mark.train
+
 GENRES = ("Action", "Sci-Fi")
 
 
@@ -40,7 +42,9 @@ def board(tmp_path: Path) -> Path:
 def _train(trial: Reporter) -> None:
     for epoch in (1, 2, 3):
         trial.scalars({"train/loss": 1 / epoch, "validation/loss": 2 / epoch, "learning_rate": 0.1}, epoch)
-    trial.hparams({"learning_rate": 0.1, "hidden": 0, "weights": None, "folds": (1, 2)}, {"best/weighted_f1": 0.5})
+    trial.hparams(
+        {"learning_rate": 0.1, "hidden": 0, "weights": None, "folds": (1, 2)}, {"validation/best_weighted_f1": 0.5}
+    )
 
 
 def test_tensorboard_reporter_writes_curves_and_parameters_of_nested_runs(board: Path) -> None:
@@ -82,7 +86,7 @@ def test_tensorboard_reporter_records_hyperparameters_in_the_run_of_the_trial(bo
     start = metadata.parse_session_start_info_plugin_data(content)
     assert start.hparams["learning_rate"].number_value == 0.1
     assert start.hparams["folds"].string_value == "(1, 2)"
-    assert events.Scalars("best/weighted_f1")[0].value == 0.5
+    assert events.Scalars("validation/best_weighted_f1")[0].value == 0.5
 
 
 def _runs(folder: Path) -> dict[str, dict[str, list[str]]]:

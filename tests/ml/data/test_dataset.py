@@ -164,7 +164,7 @@ def test_posters_that_look_alike_are_counted(tmp_path: Path, make: Make, small: 
 
 def test_too_few_posters_fail_before_decoding(tmp_path: Path, posters: list[Poster]) -> None:
     gone = [replace(poster, file=Path("nowhere.jpg")) for poster in posters]
-    with pytest.raises(DatasetError, match="120 posters leave 0 genres to learn"):
+    with pytest.raises(DatasetError, match="Of the genres of 120 posters, 0 can be learned"):
         build_dataset(gone, tmp_path, PreprocessConfig(min_posters=500), NullReporter())
     assert not list(tmp_path.iterdir())
 

@@ -5,6 +5,8 @@ import torch
 from ml.data.feature_table import BLOCK, FeatureTable
 from ml.networks.kernel import space
 
+pytestmark = pytest.mark.train
+
 
 @pytest.fixture
 def values() -> np.ndarray:
@@ -19,10 +21,10 @@ def test_blocks_are_all_rows_in_their_order_and_those_asked_for_alone(values: np
     assert [len(block) for block in blocks] == [BLOCK, BLOCK, 7]
     assert np.array_equal(torch.cat(blocks).numpy(), values)
     rows = np.arange(len(values))[::-2]
-    some = table.only(rows)
+    some = table.select(rows)
     assert (len(some), some.shape) == (len(rows), (len(rows), 5))
     assert np.array_equal(some.columns(2).numpy(), values[rows, :2])
-    assert np.array_equal(some.only(np.array([3])).columns(5).numpy(), values[rows[3:4]])
+    assert np.array_equal(some.select(np.array([3])).columns(5).numpy(), values[rows[3:4]])
 
 
 def test_a_block_that_is_changed_changes_nothing_else(values: np.ndarray) -> None:

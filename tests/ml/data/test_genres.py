@@ -26,7 +26,9 @@ def test_a_genre_missing_in_one_part_is_left_out_naming_the_part() -> None:
 
 
 def test_fewer_than_two_genres_is_an_error_with_counts() -> None:
-    with pytest.raises(DatasetError, match=r"4 posters leave 1 genre to learn.*Comedy: 1 posters, 4 are needed"):
+    with pytest.raises(
+        DatasetError, match=r"Of the genres of 4 posters, 1 can be learned.*Comedy: 1 posters, 4 are needed"
+    ):
         choose_genres([(ACTION,), (ACTION,), (ACTION, COMEDY), (ACTION,)], PARTS, CONFIG)
 
 

@@ -50,7 +50,6 @@ def test_rows_are_read_from_several_shards_in_any_order(folder: Path) -> None:
     assert np.array_equal(rows[1:4:2], np.stack([row("a"), row("a")]))
     assert np.array_equal(rows[np.array([4, -5])], np.stack([row("c"), row("e")]))
     assert np.array_equal(rows[np.array([False] * 4 + [True])], row("c")[None])
-    assert np.array_equal(rows.only(np.array([2, 0]))[:], np.stack([row("d"), row("e")]))
     assert np.array_equal(rows[np.int64(-1)], row("c"))
     assert rows[:0].shape == (0, 2, 3)
     with pytest.raises(IndexError):

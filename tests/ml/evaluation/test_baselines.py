@@ -4,6 +4,8 @@ import pytest
 from ml.data.dataset import Dataset
 from ml.evaluation.baselines import baselines, every_genre, genre_frequencies, sibling_copy
 
+pytestmark = pytest.mark.train
+
 GENRES = ("Action", "Comedy")
 
 

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from ml.compute import choose_compute
 from ml.configuration import TrainConfig
@@ -8,6 +9,8 @@ from ml.data.dataset import Dataset
 from ml.evaluation.leaks import leak_gauge
 from ml.training.bench import Bench
 from ml.training.checkpoints import NoCheckpoints
+
+pytestmark = pytest.mark.train
 
 
 def test_leak_gauge_shows_a_leak_in_random_folds_only(dataset: Dataset, quick: TrainConfig) -> None:

@@ -16,6 +16,8 @@ from ml.evaluation.model_report import model_report
 from ml.evaluation.predictions import ActivationExamples, NetworkPredictions, PredictionSet
 from tests.browser import chromium_browser
 
+pytestmark = pytest.mark.train
+
 SECTIONS = ["models", "differences", "leaks", "genres", "curves", "calibration", "errors", "posters", "maps"]
 
 

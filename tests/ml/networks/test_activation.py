@@ -9,6 +9,8 @@ from ml.networks.activation import activation_maps, last_feature_map
 from ml.networks.backbones import GenreNetwork, backbone, head, scratch_body
 from serving.bundle.model import Preprocessing
 
+pytestmark = pytest.mark.train
+
 
 class Pooled(nn.Module):
     """Convolution, ReLU, global average pooling and a linear layer: the network of Zhou et al."""

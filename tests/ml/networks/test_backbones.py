@@ -9,6 +9,8 @@ from ml.data.dataset import preprocessing
 from ml.errors import SettingError, TrainingError, WeightsError
 from ml.networks.backbones import GenreNetwork, backbone, feature_count, head, load_backbone, scratch_body
 
+pytestmark = pytest.mark.train
+
 FREQUENCIES = np.array([0.5, 0.1, 0.02])
 
 

@@ -16,6 +16,8 @@ from ml.networks.kernel import KernelHead
 from ml.networks.pooling import PooledBody, pooled
 from serving.bundle.model import Preprocessing
 
+pytestmark = pytest.mark.train
+
 GENRES = 5
 
 

@@ -22,6 +22,8 @@ from ml.networks.kernel import (
 )
 from ml.scores.calibration import calibrate
 
+pytestmark = pytest.mark.train
+
 SETTING = KernelSetting(ridge=3.0, width=0.5)
 
 

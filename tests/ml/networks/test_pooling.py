@@ -13,6 +13,8 @@ from ml.export.graph import export_onnx
 from ml.networks.backbones import GenreNetwork, backbone, feature_count
 from ml.networks.pooling import PooledBody, pooled
 
+pytestmark = pytest.mark.train
+
 
 class Stages(nn.Module):
     """Four convolutions that each halve the maps, and features of their own."""

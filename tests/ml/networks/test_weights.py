@@ -14,6 +14,8 @@ import torchvision
 from ml.errors import SettingError, WeightsError, WeightsUnavailable
 from ml.networks.weights import download, imagenet_url, load_state, read_weights
 
+pytestmark = pytest.mark.train
+
 
 @contextmanager
 def serving(folder: Path, wait_seconds: float = 0.0) -> Iterator[tuple[str, list[str]]]:

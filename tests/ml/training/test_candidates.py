@@ -7,6 +7,8 @@ from ml.errors import SettingError, WeightsError
 from ml.networks.weights import Weights
 from ml.training.candidates import CANDIDATES, Candidate, Range, check_settings, chosen_candidates
 
+pytestmark = pytest.mark.train
+
 
 def test_check_settings_accepts_valid_settings(weights_file: Path) -> None:
     check_settings(TrainConfig(backbone="squeezenet1_1", weights=str(weights_file)))

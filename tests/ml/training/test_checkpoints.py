@@ -27,6 +27,8 @@ from ml.training.gradient import Body, train_by_gradient
 from ml.training.learning import train_networks
 from ml.training.outcome import Trial
 
+pytestmark = pytest.mark.train
+
 ROOT = Path(__file__).parents[3]
 ABOUT = {"dataset": "d", "epochs": 3, "weights": None}
 SETTING = Hyperparameters(learning_rate=0.05, weight_decay=0.01, dropout=0.3, hidden=0)

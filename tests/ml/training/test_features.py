@@ -15,6 +15,8 @@ from ml.training.bench import Bench
 from ml.training.checkpoints import NoCheckpoints
 from ml.training.features import cached_features
 
+pytestmark = pytest.mark.train
+
 
 class Counting(nn.Module):
     """A body that records the batch sizes it sees, except those of probes."""

@@ -12,6 +12,8 @@ from ml.networks.backbones import head
 from ml.reporting import NullReporter
 from ml.training.fit import FitTask, Hyperparameters, Schedule, TrainingData, fit, predict_probabilities
 
+pytestmark = pytest.mark.train
+
 SETTING = Hyperparameters(learning_rate=0.1, weight_decay=0.01, dropout=0.0, hidden=0)
 SCHEDULE = Schedule(epochs=6, batch_size=32, seed=0, flip=False)
 

@@ -20,6 +20,8 @@ from ml.training.features import Pretrained
 from ml.training.frozen import KERNEL_FIRST, FrozenSearch, head_of_training_part, train_frozen
 from ml.training.outcome import NetworkOutcome
 
+pytestmark = pytest.mark.train
+
 
 @pytest.fixture(scope="module")
 def bench(dataset: Dataset, quick: TrainConfig) -> Bench:
@@ -57,9 +59,9 @@ def test_estimates_come_from_heads_fitted_on_other_folds(bench: Bench, pretraine
     assert set(trying.fold_of.tolist()) == {0, 1, 2, 3, 4}
     for fold in (0, 3):
         inside, outside = (np.flatnonzero(of) for of in (trying.fold_of == fold, trying.fold_of != fold))
-        where = space(features.only(outside), 0)
+        where = space(features.select(outside), 0)
         ridge = KernelRidge(where, torch.from_numpy(labels).float()[outside], KERNEL_FIRST.width, 0)
-        expected = ridge.estimate(where.project(features.only(inside)), KERNEL_FIRST.ridge)
+        expected = ridge.estimate(where.project(features.select(inside)), KERNEL_FIRST.ridge)
         assert np.allclose(estimates[inside], expected, atol=1e-6)
 
 

@@ -16,6 +16,8 @@ from ml.training.checkpoints import NoCheckpoints
 from ml.training.gradient import Body, train_by_gradient
 from ml.training.outcome import NetworkOutcome
 
+pytestmark = pytest.mark.train
+
 
 def small_body() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())

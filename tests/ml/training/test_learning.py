@@ -23,6 +23,8 @@ from ml.training.frozen import KERNEL_FIRST, head_of_training_part, head_probabi
 from ml.training.learning import checkpoints_of, train_networks
 from ml.training.outcome import TrainingOutcome
 
+pytestmark = pytest.mark.train
+
 
 class Runs(NullReporter):
     """Records the names of nested runs, and the scalars and progress reported to each."""
@@ -93,7 +95,7 @@ def test_fine_tuning_starts_from_the_fitted_head(dataset: Dataset, quick: TrainC
         pretrained = Pretrained.load(bench, weights, NullReporter())
         head = head_of_training_part(bench, pretrained.features, KERNEL_FIRST)
         outcome = still.train(still, bench, pretrained, NullReporter())
-    expected = head_probabilities(head, pretrained.features.only(bench.validation))
+    expected = head_probabilities(head, pretrained.features.select(bench.validation))
     assert np.abs(outcome.validation_probabilities - expected).max() < 0.02
 
 

@@ -16,6 +16,8 @@ from ml.training.features import Pretrained
 from ml.training.outcome import TrainingOutcome
 from ml.training.recipe import EPOCHS, RECIPE, TUNED, train_recipes
 
+pytestmark = pytest.mark.train
+
 
 @pytest.fixture(scope="module")
 def bench(dataset: Dataset, quick: TrainConfig) -> Bench:
