@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from infra.errors import ConfigurationError
 from infra.local.processes import Processes, free_port, is_reachable
@@ -114,10 +114,13 @@ def _add_site(parser: argparse.ArgumentParser) -> None:
     _add_workspace(parser)
     from flows.parameters import RetrainParameters
 
-    for name in ("seasons", "site_url"):
+    for name in ("seasons", "site_url", "source"):
         field = RetrainParameters.model_fields[name]
         option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, default=field.default, help=f"{field.description} Default: %(default)s.")
+        choices = get_args(field.annotation) or None
+        parser.add_argument(
+            option, default=field.default, choices=choices, help=f"{field.description} Default: %(default)s."
+        )
 
 
 def _add_workspace(parser: argparse.ArgumentParser) -> None:
@@ -198,7 +201,7 @@ def _retrain(args: argparse.Namespace) -> None:
         args, train=read_options(args, TrainConfig), preprocess=read_options(args, PreprocessConfig)
     )
     check_parameters(parameters)
-    check_reachable(parameters.site_url)
+    check_reachable(parameters.source_url)
     with _services(args.workspace):
         from rich.console import Console
 
@@ -218,7 +221,7 @@ def _collect(args: argparse.Namespace) -> None:
 
     parameters = _site_parameters(args)
     check_site(parameters)
-    check_reachable(parameters.site_url)
+    check_reachable(parameters.source_url)
     run_collect(prepare_workspace(args.workspace), parameters)
 
 
@@ -236,7 +239,9 @@ def _site_parameters(args: argparse.Namespace, **others: Any) -> "RetrainParamet
     from tasks.catalogue.configuration import CollectConfig
 
     collect = read_options(args, CollectConfig)
-    return _parameters(seasons=args.seasons.lower(), site_url=args.site_url, collect=collect, **others)
+    return _parameters(
+        seasons=args.seasons.lower(), site_url=args.site_url, source=args.source, collect=collect, **others
+    )
 
 
 def _parameters(**given: Any) -> "RetrainParameters":

@@ -31,7 +31,7 @@ def run_collect(workspace: Path, parameters: RetrainParameters) -> None:
         AnimeGenreError: see the steps `scrape` and `download_posters`, which run the same code.
     """
     console = _console()
-    source, selection = source_for(parameters.site_url), parameters.seasons
+    source, selection = source_for(parameters.source_url), parameters.seasons
     contact, show = read_settings().contact, _show_progress(console)
     with exclusive_lock(workspace), Collector(workspace, source, parameters.collect, contact, show) as collector:
         try:

@@ -1,17 +1,18 @@
 """The parameters of a run. The form in Prefect and the options of the command are generated from them."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 
+from infra.errors import ConfigurationError
 from infra.settings import read_settings
 from ml.configuration import PreprocessConfig, TrainConfig
 from ml.training.candidates import CANDIDATES, check_settings
 from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.seasons import NAMES, parse_seasons
 from tasks.crawl.addresses import check_contact
-from tasks.myanimelist.page_addresses import SITE_URL
+from tasks.myanimelist.page_addresses import SITE_URL, api_url
 
 _SEASON = f"([0-9]{{4}}-({'|'.join(NAMES)})|now)"
 
@@ -44,6 +45,11 @@ class RetrainParameters(BaseModel):
         pattern=r"^https?://[^/\s]+/?$",
         description="Address of the site to read, without a path.",
     )
+    source: Literal["pages", "api"] = Field(
+        "pages",
+        title="Source",
+        description="What to read: the site's pages, or its official API, which needs a client id in MAL_CLIENT_ID.",
+    )
     train: Annotated[TrainConfig, _CandidateNames()] = Field(
         TrainConfig(), title="Training", description="How networks are trained and compared."
     )
@@ -56,16 +62,27 @@ class RetrainParameters(BaseModel):
         description="How the site is read, and how much a new catalogue may differ from the last good one.",
     )
 
+    @property
+    def source_url(self) -> str:
+        """The address that is read: that of the site or of its API."""
+        return api_url(self.site_url) if self.source == "api" else self.site_url
+
 
 def check_site(parameters: RetrainParameters) -> None:
-    """Check the seasons, and that the site's owner can reach the person who reads the site.
+    """Check the seasons, that the site's owner can reach the person who reads the site, and the access to its API.
 
     Raises:
         SeasonError: a season does not exist, or the last season is before the first.
-        ConfigurationError: no contact is set.
+        ConfigurationError: no contact is set, or no client id for the API.
     """
     parse_seasons(parameters.seasons)
-    check_contact(parameters.site_url, read_settings().contact)
+    settings = read_settings()
+    if parameters.source == "api" and settings.mal_client_id is None:
+        raise ConfigurationError(
+            "Reading the API needs a client id. Create one at https://myanimelist.net/apiconfig and set MAL_CLIENT_ID "
+            "to it, or read the site's pages with --source pages."
+        )
+    check_contact(parameters.source_url, settings.contact)
 
 
 def check_parameters(parameters: RetrainParameters) -> None:

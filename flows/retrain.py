@@ -45,7 +45,7 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
     """Scrape the site, train, and deploy the new model if it is better than the champion."""
     check_parameters(parameters)
     with exclusive_lock(read_settings().workspace):
-        catalogue = scrape(parameters.site_url, parameters.seasons, parameters.collect)
+        catalogue = scrape(parameters.source_url, parameters.seasons, parameters.collect)
         posters = download_posters(catalogue, parameters.collect)
         dataset = preprocess(catalogue, posters, parameters.preprocess)
         training = train(dataset, parameters.train)

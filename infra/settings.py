@@ -8,7 +8,7 @@ services are those of Google Cloud.
 import re
 from pathlib import Path
 
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from infra.errors import ConfigurationError
@@ -61,6 +61,12 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("MLFLOW_TRACKING_URI", "mlflow_tracking_uri"),
         description="Address of the MLflow server. If not set, MLflow uses mlflow.db in the workspace.",
     )
+    mal_client_id: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("MAL_CLIENT_ID", "mal_client_id"),
+        description="Your client id for MyAnimeList's API, from https://myanimelist.net/apiconfig. Required for "
+        "--source api. It is sent to the API only, and neither shown nor stored.",
+    )
     service_timeout_seconds: float = Field(
         60, gt=0, description="How long a call to a service is tried before the step fails and is retried."
     )
@@ -68,6 +74,15 @@ class Settings(BaseSettings):
         [10, 60, 300],
         description="Seconds before each retry of a failed step, as a JSON list. Its length is the number of retries.",
     )
+
+    @field_validator("mal_client_id")
+    @classmethod
+    def _is_sendable(cls, secret: SecretStr | None) -> SecretStr | None:
+        """The client id without white space around it; None if nothing is left."""
+        value = secret.get_secret_value().strip() if secret else ""
+        if not re.fullmatch(r"[!-~]*", value):
+            raise ValueError("a client id has only ASCII letters, digits and punctuation")
+        return SecretStr(value) if value else None
 
     @property
     def tracking_uri(self) -> str:

@@ -1,9 +1,16 @@
 """Chooses the source that reads a site. Another site is added here."""
 
+from urllib.parse import urlsplit
+
+from infra.settings import read_settings
 from tasks.catalogue.source import Source
+from tasks.myanimelist.api import MyAnimeListApi
+from tasks.myanimelist.page_addresses import API_PATH
 from tasks.myanimelist.source import MyAnimeList
 
 
 def source_for(site_url: str) -> Source:
-    """The source for a site's address: MyAnimeList, or a site with the same pages."""
+    """The source for a site's address: MyAnimeList or a site with the same pages, or its API, whose path is `/v2`."""
+    if urlsplit(site_url).path.rstrip("/") == API_PATH:
+        return MyAnimeListApi(site_url, read_settings().mal_client_id)
     return MyAnimeList(site_url)

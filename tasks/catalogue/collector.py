@@ -30,7 +30,7 @@ from tasks.catalogue.drift import Measure
 from tasks.catalogue.last_good import about_last_good, read_last_good, replace_last_good
 from tasks.catalogue.poster_download import download_posters, write_posters
 from tasks.catalogue.scraping import read_titles
-from tasks.catalogue.source import Source
+from tasks.catalogue.source import ApiSource, Source
 from tasks.crawl.client import SiteClient
 from tasks.crawl.exclusive_lock import exclusive_lock
 from tasks.crawl.kept_pages import KeptPages
@@ -180,6 +180,7 @@ class Collector:
             connections=connections,
             timeout_seconds=self._config.timeout_seconds,
             ledger=self.ledger,
+            access=self._source.access if isinstance(self._source, ApiSource) else None,
         )
 
     @asynccontextmanager

@@ -48,9 +48,9 @@ def about_last_good(folder: Path) -> CatalogueRecord | None:
 def known_key(site_url: str) -> str:
     """The file of the site's known titles, in a folder as in the bucket.
 
-    All addresses of this machine are one site, whatever the port.
+    All addresses of this machine are one site, whatever the port. A site's API is the same site as its pages.
     """
-    site = "local" if is_loopback(site_url) else host_of(site_url)
+    site = "local" if is_loopback(site_url) else host_of(site_url).removeprefix("api.")
     return f"known/{re.sub(r'[^a-z0-9.-]', '_', site)}.csv"
 
 

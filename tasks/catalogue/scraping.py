@@ -1,15 +1,17 @@
 """Reads the pages of a selection and merges their titles."""
 
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
 from tasks.catalogue.crawl_context import CrawlContext
 from tasks.catalogue.seasons import parse_season, season_of_date
+from tasks.catalogue.source import PagedSource, SourcePage
 from tasks.catalogue.titles import Title, id_sort_key
 from tasks.crawl.revisits import is_due
-from tasks.errors import EmptyCatalogueError, PageError, SeasonError
+from tasks.errors import EmptyCatalogueError, PageError, PageLayoutError, SeasonError
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ async def read_titles(context: CrawlContext, selection: str, refresh: bool = Fal
         KeptPageError: as `PageReader.read`.
         SiteUnavailable, SiteBlocked, SiteError: as `SiteClient.fetch`.
     """
-    source, ledger, reader = context.source, context.ledger, context.reader
+    source, ledger = context.source, context.ledger
     pages = source.pages(selection, context.started)
     due = {page for page in pages if is_due(ledger.pages.get(page.url), page.quiet_days, context.started, refresh)}
     context.traffic.expect(len(due))
@@ -37,7 +39,7 @@ async def read_titles(context: CrawlContext, selection: str, refresh: bool = Fal
     missing: list[str] = []
     for page in pages:  # one after the other: a kill costs one page, and the site's pace allows no more
         try:
-            titles = await reader.read(page.url, partial(source.parse_page, page), page in due)
+            titles = await _read(context, page, page in due)
         except PageError as error:
             raise type(error)(f"The page of {page.name}: {error}") from error
         if titles is None:
@@ -53,6 +55,36 @@ async def read_titles(context: CrawlContext, selection: str, refresh: bool = Fal
     if not records:
         raise EmptyCatalogueError(f"The pages of {source.site_url} list no title ({len(found)} pages read).")
     return records
+
+
+async def _read(context: CrawlContext, page: SourcePage, due: bool) -> list[Title] | None:
+    """The titles of a page and of those that it leads to; None if the site has no such page.
+
+    If the page is fetched again, so are the others: titles may have moved from one page to another.
+    """
+    source, visits, traffic = context.source, context.ledger.pages, context.traffic
+
+    def parse(page: SourcePage, body: bytes) -> tuple[list[Title], SourcePage | None]:
+        titles = source.parse_page(page, body)
+        return titles, source.next_page(page, body) if isinstance(source, PagedSource) else None
+
+    read = await context.reader.read(page.url, partial(parse, page), due)
+    if read is None:
+        return None
+    titles, following = read
+    first = visits.get(page.url)
+    since = first.checked if first else 0
+    while following is not None:
+        visit = visits.get(following.url)
+        due = visit is None or visit.checked < since or is_due(visit, math.inf, context.started)
+        traffic.total += due
+        if not due:
+            traffic.note("not due")
+        read = await context.reader.read(following.url, partial(parse, following), due)
+        if read is None:
+            raise PageLayoutError(f"It leads to a page that {source.site_url} does not have: {following.name}.")
+        titles, following = [*titles, *read[0]], read[1]
+    return titles
 
 
 def merge(pages: Iterable[Iterable[Title]]) -> list[Title]:

@@ -5,11 +5,12 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pandas as pd
 
 from tasks.catalogue.titles import Title
+from tasks.crawl.api_access import ApiAccess
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Source(Protocol):
 
     @property
     def site_url(self) -> str:
-        """The site's address, without a path."""
+        """The address that those of all pages begin with, without a slash at its end."""
 
     @property
     def requests_per_second(self) -> float:
@@ -77,3 +78,20 @@ class Source(Protocol):
 
     def is_placeholder(self, poster_url: str) -> bool:
         """Whether the source shows the image at this address in place of a poster."""
+
+
+@runtime_checkable
+class PagedSource(Source, Protocol):
+    """A source whose lists of titles are cut into pages, each of which names the next one."""
+
+    def next_page(self, page: SourcePage, body: bytes) -> SourcePage | None:
+        """The page after a page; None after the last one. A page must not lead back to an earlier one."""
+
+
+@runtime_checkable
+class ApiSource(Source, Protocol):
+    """A source that is an official API, which only answers users with a key."""
+
+    @property
+    def access(self) -> ApiAccess | None:
+        """The key; None if there is none, so that only kept pages can be read."""

@@ -16,6 +16,7 @@ from protego import Protego
 
 from serving.bundle.errors import AnimeGenreError
 from tasks.crawl.addresses import check_contact, host_of, is_loopback
+from tasks.crawl.api_access import ApiAccess
 from tasks.crawl.challenges import is_challenge_page
 from tasks.crawl.hosts import LONGEST_WAIT_SECONDS, Host
 from tasks.crawl.http_response import ROBOTS, Response, Verdict
@@ -67,7 +68,8 @@ class SiteClient:
     `default_requests_per_second`, and loopback hosts have no limit. `timeout_seconds` limits the time to connect and
     the time between two parts of a response. Temporary failures are retried up to `attempts` times in total, after
     `first_wait_seconds`, then twice that, and so on, or after the time in Retry-After. The `ledger` remembers which
-    hosts refused us and their pace. `traffic` counts the requests.
+    hosts refused us and their pace. `traffic` counts the requests. `access` is the key of an official API; only
+    requests to the API carry it.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class SiteClient:
         first_wait_seconds: float = 0.5,
         ledger: Ledger | None = None,
         traffic: Traffic | None = None,
+        access: ApiAccess | None = None,
     ) -> None:
         self._contact = contact
         self._requests_per_second = requests_per_second
@@ -98,6 +101,7 @@ class SiteClient:
         ) + tenacity.wait_random(0, first_wait_seconds)
         self._ledger = ledger or Ledger()
         self.traffic = traffic or Traffic("Requests")
+        self._access = access
         self._hosts: dict[str, Host] = {}
         # More threads would only wait for each other, since parsing a page holds the interpreter lock.
         self._parser = ThreadPoolExecutor(1, "parser")
@@ -212,20 +216,29 @@ class SiteClient:
             requested_at = await host.pace.wait()
             host.check_blocked()  # another response may have blocked us while this request waited
             self.traffic.requests += 1
-            headers = validators.headers()
+            conditions, access = validators.headers(), self._access_to(url)
+            headers = conditions | access.headers() if access else conditions
             try:
-                async with self._session.get(url, headers=headers, allow_redirects=False) as response:
-                    body, reason = await _body(response), str(response.reason)
-                    return Response(url, response.status, reason, response.headers, body, requested_at, bool(headers))
+                async with self._session.get(url, headers=headers, allow_redirects=False) as answer:
+                    body, reason, is_conditional = await _body(answer), str(answer.reason), bool(conditions)
+                    response = Response(url, answer.status, reason, answer.headers, body, requested_at, is_conditional)
+                    return access.hide_in(response) if access else response
             except aiohttp.InvalidURL as error:
                 raise SiteError(f"{url} is not a valid URL.") from error
             except TimeoutError as error:
                 raise SiteUnavailable(f"The request for {url} timed out.", "timeout") from error
             except (aiohttp.ClientError, OSError) as error:
-                raise SiteUnavailable(f"The connection for {url} failed: {error}.", "connection failed") from error
+                why = access.hide(str(error)) if access else str(error)
+                raise SiteUnavailable(f"The connection for {url} failed: {why}.", "connection failed") from error
+
+    def _access_to(self, url: str) -> ApiAccess | None:
+        """The key for a URL; None if the URL is not the API's."""
+        return self._access if self._access and self._access.covers(url) else None
 
     def _react(self, host: Host, response: Response) -> None:
         """Adapt the pace to a response. Raises an error unless it is content, unchanged or moved."""
+        if access := self._access_to(response.url):
+            access.check(response)
         retry_after_seconds = response.retry_after_seconds
         match response.verdict:
             case Verdict.CHALLENGE:

@@ -134,7 +134,14 @@ def poster_address(tag: Tag | None) -> str | None:
         return None
     for name in ("data-src", "src", "data-srcset", "srcset", "data-image", "content"):
         address = attribute(tag, name).strip().split(" ")[0].rstrip(",")
-        if "/images/anime/" in address:  # all other addresses are placeholders
-            address = re.sub(r"/r/\d+x\d+/", "/", address).partition("?")[0]
-            return f"https:{address}" if address.startswith("//") else address
+        if poster := full_size(address):
+            return poster
     return None
+
+
+def full_size(address: str) -> str | None:
+    """The address of the original of a poster; None if the address is not that of a title's poster."""
+    if "/images/anime/" not in address:  # all other addresses are placeholders
+        return None
+    address = re.sub(r"/r/\d+x\d+/", "/", address).partition("?")[0]
+    return f"https:{address}" if address.startswith("//") else address

@@ -19,7 +19,7 @@ GENRE_IDS = EXPLICIT_GENRE_IDS | {1, 2, 4, 5, 7, 8, 9, 10, 14, 22, 24, 26, 28, 3
 # The site's question mark and its icon.
 _PLACEHOLDER_URL = re.compile(r"/(?:qm_\d+|questionmark_\d+|apple-touch-icon[^/]*|na|no_?image)\.\w+$")
 _EXPLICIT_GENRE = rf"(?:^|\|)(?:{'|'.join(map(str, sorted(EXPLICIT_GENRE_IDS)))})(?:\||$)"
-_OLDEST = Season(FIRST_YEAR, 0)
+OLDEST_SEASON = Season(FIRST_YEAR, 0)
 
 
 class MyAnimeList:
@@ -53,7 +53,7 @@ class MyAnimeList:
 
     def detail_page(self, title: Title, started: float) -> SourcePage:
         """The page of a title, as old as the title's season."""
-        season = parse_season(title.season) if title.season else _OLDEST
+        season = parse_season(title.season) if title.season else OLDEST_SEASON
         return SourcePage(f"{self.site_url}/anime/{title.id}", title.title, quiet_days(season, started))
 
     def parse_details(self, body: bytes) -> Title:

@@ -63,7 +63,7 @@ def test_form_lists_choices_titles_and_sentences_with_the_most_used_settings_fir
 ) -> None:
     schema = client.read_deployment(deployment_id).parameter_openapi_schema
     run, train = (schema["definitions"][name]["properties"] for name in ("RetrainParameters", "TrainConfig"))
-    assert list(run)[:3] == ["seasons", "site_url", "train"]
+    assert list(run)[:4] == ["seasons", "site_url", "source", "train"]
     assert list(train)[:3] == ["candidates", "backbone", "weights"]
     assert train["candidates"]["items"]["enum"] == list(CANDIDATES)
     for definition in schema["definitions"].values():
