@@ -1,4 +1,4 @@
-"""One running stack for all tests of flows, and the small site beside it."""
+"""A running stack for all tests of flows, and the built-in site with fewer titles."""
 
 from collections.abc import Iterator
 
@@ -13,14 +13,14 @@ from ml.configuration import PreprocessConfig, TrainConfig
 
 @pytest.fixture(scope="session")
 def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Prefect, MLflow, storage and Cloud Run stand-ins of a workspace."""
+    """Prefect, MLflow, and the stand-ins for storage and Cloud Run, in a new workspace."""
     with local_stack(tmp_path_factory.mktemp("workspace")) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def stack(running_stack: Stack) -> Iterator[Stack]:
-    """The running stack, with this process led to it as long as a module's tests last."""
+    """The running stack, with this process connected to it during a module's tests."""
     settings = {
         PREFECT_API_URL: running_stack.environment["PREFECT_API_URL"],
         PREFECT_LOGGING_EXTRA_LOGGERS: running_stack.environment["PREFECT_LOGGING_EXTRA_LOGGERS"],
@@ -40,7 +40,7 @@ def site_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def parameters(site_url: str) -> RetrainParameters:
-    """A run of seconds: small posters, one trial, two epochs."""
+    """Parameters of a run that takes seconds: small posters, one trial, few epochs."""
     return RetrainParameters(
         site_url=site_url,
         seasons="2015-winter..2019-fall",

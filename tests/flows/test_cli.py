@@ -1,4 +1,4 @@
-"""The command line: invalid input ends with one sentence and a non-zero exit code before anything is started."""
+"""The command line: invalid input gives one sentence and a non-zero exit code before anything starts."""
 
 import socket
 from pathlib import Path
@@ -11,7 +11,7 @@ from ml.training.candidates import CANDIDATES
 
 
 def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Run a command that fails, and return its one sentence."""
+    """Run a command that fails, and return its error message of one sentence."""
     code = main(arguments)
     error = capsys.readouterr().err.strip()
     assert code == 1
@@ -94,7 +94,7 @@ def test_demo_names_an_invalid_environment_variable(
     monkeypatch.setenv("ANIME_GENRE_SERVICE_TIMEOUT_SECONDS", "soon")
     assert "ANIME_GENRE_SERVICE_TIMEOUT_SECONDS" in error_of(["demo", "--workspace", str(tmp_path)], capsys)
     monkeypatch.setenv("ANIME_GENRE_RETRY_DELAY_SECONDS", "10,60")
-    assert "retry_delay_seconds" in error_of(["demo", "--workspace", str(tmp_path)], capsys)
+    assert "ANIME_GENRE_RETRY_DELAY_SECONDS" in error_of(["demo", "--workspace", str(tmp_path)], capsys)
 
 
 def test_demo_names_a_workspace_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

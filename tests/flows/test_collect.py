@@ -1,4 +1,4 @@
-"""The commands collect and reparse: what they leave in the workspace, and what they say."""
+"""The commands collect and reparse: the files that they write, and their output."""
 
 import csv
 import signal
@@ -27,15 +27,15 @@ def arguments(site: FaultySite, workspace: Path, *more: str) -> list[str]:
     return ["collect", "--site-url", site.url, "--seasons", RANGE, "--workspace", str(workspace), *more]
 
 
-def test_collect_leaves_catalogue_posters_history_and_report_and_says_what_it_asked(
+def test_collect_writes_catalogue_posters_and_report_and_prints_its_requests(
     site: FaultySite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments(site, tmp_path, "--details", "5")) == 0
-    said = capsys.readouterr().out
-    assert f"Pages: {len(SEASONS)} of {len(SEASONS)} (" in said
-    assert "Detail pages: 5 of 5 (" in said
-    assert "Requests to the site" in said and "requested" in said
-    assert "36 titles" in said
+    output = capsys.readouterr().out
+    assert f"Pages: {len(SEASONS)} of {len(SEASONS)} (" in output
+    assert "Detail pages: 5 of 5 (" in output
+    assert "Requests to the site" in output and "requested" in output
+    assert "36 titles" in output
     with (tmp_path / "catalogue.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["mal_id"]) for row in rows] == sorted(title.mal_id for title in site.site.titles)
@@ -49,28 +49,30 @@ def test_collect_leaves_catalogue_posters_history_and_report_and_says_what_it_as
 def test_reparse_makes_no_request(site: FaultySite, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments(site, tmp_path)) == 0
     catalogue = (tmp_path / "catalogue.csv").read_bytes()
-    asked = len(site.requests)
+    requests = len(site.requests)
     (tmp_path / "catalogue.csv").unlink()
     assert main(["reparse", "--workspace", str(tmp_path)]) == 0
     assert "36 titles from the kept pages, 0 changes; no request was made." in capsys.readouterr().out
     assert (tmp_path / "catalogue.csv").read_bytes() == catalogue
-    assert len(site.requests) == asked
+    assert len(site.requests) == requests
 
 
-def test_reparse_of_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reparse_without_kept_pages_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reparse", "--workspace", str(tmp_path / "w")]) == 1
     assert "There are no kept pages" in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
 
 
-def test_a_site_on_the_net_needs_a_contact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_need_a_contact_for_sites_on_other_machines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for command in ("collect", "retrain"):
         assert main([command, "--workspace", str(tmp_path / "w")]) == 1
         assert "ANIME_GENRE_CONTACT" in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
 
 
-def test_drift_ends_the_command_with_the_table(
+def test_collect_fails_on_drift_with_the_table_of_differences(
     site: FaultySite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments(site, tmp_path)) == 0
@@ -81,7 +83,10 @@ def test_drift_ends_the_command_with_the_table(
     assert main(arguments(site, tmp_path, "--refresh", "--max-emptied", "1")) == 0
 
 
-def test_ctrl_c_ends_it_quietly_and_the_next_run_goes_on(site: FaultySite, tmp_path: Path) -> None:
+@pytest.mark.stack
+def test_collect_stops_at_ctrl_c_without_a_traceback_and_continues_in_the_next_run(
+    site: FaultySite, tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "flows.cli", *arguments(site, tmp_path, "--requests-per-second", "10")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     while len(site.requests) < 8:
@@ -91,8 +96,8 @@ def test_ctrl_c_ends_it_quietly_and_the_next_run_goes_on(site: FaultySite, tmp_p
     assert process.returncode == 130
     assert "Traceback" not in out + err
     assert "Stopped." in err
-    asked = len(site.requests)
+    requests = len(site.requests)
     assert main(arguments(site, tmp_path)) == 0
     pages = [request.path for request in site.requests if "/season/" in request.path]
-    assert len(pages) <= len(SEASONS) + 1  # the one under way
-    assert asked < len(site.requests)
+    assert len(pages) <= len(SEASONS) + 1  # the page in progress
+    assert requests < len(site.requests)

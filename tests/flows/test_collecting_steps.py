@@ -1,4 +1,4 @@
-"""The steps scrape and download posters on a running stack: what stops them, and what is seen of them."""
+"""The steps scrape and download posters on a running stack: errors, artifacts, and several workers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,12 +26,14 @@ from tasks.scrape import scrape
 from tasks.source_choice import source_for
 from tests.faulty_site import FaultySite, faulty_site
 
+pytestmark = pytest.mark.stack
+
 RANGE = f"{SEASONS[0]}..{SEASONS[-1]}"
 
 
 @pytest.fixture
 def site(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultySite]:
-    """A site of its own, with an empty workspace and an empty bucket."""
+    """A new site, with an empty workspace and an empty bucket."""
     bucket = tmp_path.name.replace("_", "-")[:60]
     client = storage.Client(
         project="tests", credentials=AnonymousCredentials(), client_options={"api_endpoint": stack.storage_url}
@@ -45,7 +47,7 @@ def site(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 @flow(name="collect only", on_running=[configure_logging])
 def collect(site_url: str, refresh: bool = False) -> tuple[str, str]:
-    """The flow's first two lines."""
+    """The first two steps of the flow."""
     config = CollectConfig(refresh=refresh)
     catalogue = scrape(site_url, RANGE, config)
     posters = download_posters(catalogue, config)
@@ -59,7 +61,7 @@ def artifacts(state) -> dict[str, Artifact]:
         return {artifact.key: artifact for artifact in client.read_artifacts(artifact_filter=of_run)}
 
 
-def test_a_site_that_changed_fails_the_flow_with_a_table_and_nothing_downstream_runs(site: FaultySite) -> None:
+def test_scrape_fails_the_flow_on_drift_with_a_table(site: FaultySite) -> None:
     first = collect(site.url)
     store = Store(read_settings())
     latest = store.read("catalogues/latest.json")
@@ -75,28 +77,28 @@ def test_a_site_that_changed_fails_the_flow_with_a_table_and_nothing_downstream_
     assert collect(site.url) == first
 
 
-def test_what_was_asked_is_seen_as_artifacts(site: FaultySite) -> None:
+def test_artifacts_show_progress_requests_and_report(site: FaultySite) -> None:
     state = collect(site.url, return_state=True)
-    seen = artifacts(state)
-    assert {"crawl", "drift", "catalogue", "dataset-report", "pages", "posters"} <= set(seen)
-    assert (seen["posters"].type, seen["posters"].data) == ("progress", 100.0)
-    assert "Posters: " in (seen["posters"].description or "")
-    assert '"outcome": "requested"' in str(seen["crawl"].data)
+    found = artifacts(state)
+    assert {"crawl", "drift", "catalogue", "dataset-report", "pages", "posters"} <= set(found)
+    assert (found["posters"].type, found["posters"].data) == ("progress", 100.0)
+    assert "Posters: " in (found["posters"].description or "")
+    assert '"outcome": "requested"' in str(found["crawl"].data)
     store = Store(read_settings())
-    assert f"gs://{store.name}/reports/" in (seen["dataset-report"].description or "")
+    assert f"gs://{store.name}/reports/" in (found["dataset-report"].description or "")
 
 
-def test_a_worker_with_an_empty_disk_asks_the_site_for_nothing_it_has_in_the_bucket(
+def test_worker_with_an_empty_disk_requests_nothing_that_the_bucket_has(
     site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = collect(site.url)
     monkeypatch.setenv("ANIME_GENRE_WORKSPACE", str(tmp_path / "another"))
-    asked = len(site.requests)
+    requests = len(site.requests)
     assert collect(site.url) == first
-    assert site.requests[asked:] == []
+    assert site.requests[requests:] == []
 
 
-def test_a_site_that_refuses_us_is_permanent_for_prefect_and_for_all_workers(
+def test_blocked_site_is_not_contacted_again_by_retries_or_other_workers(
     site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.change = lambda page: "<html><head><title>Human Verification</title></head></html>"
@@ -110,7 +112,7 @@ def test_a_site_that_refuses_us_is_permanent_for_prefect_and_for_all_workers(
     assert [request.path for request in site.requests] == ["/robots.txt", first]
 
 
-def test_a_run_waits_for_another_one_that_asks_the_site_and_says_so(
+def test_crawl_waits_for_another_run_and_then_raises_site_busy(
     site: FaultySite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(crawling, "_WAIT_SECONDS", 2)

@@ -58,7 +58,7 @@ def test_api_refuses_invalid_settings_before_a_run_exists(
     assert len(client.read_flow_runs()) == runs
 
 
-def test_form_lists_choices_titles_and_sentences_with_the_most_used_settings_first(
+def test_form_has_choices_titles_and_descriptions_with_the_most_used_settings_first(
     client: SyncPrefectClient, deployment_id: UUID
 ) -> None:
     schema = client.read_deployment(deployment_id).parameter_openapi_schema

@@ -1,4 +1,4 @@
-"""The flow on a running stack: faults, reuse, permanent errors, the schedule."""
+"""The flow on a running stack: temporary faults, reuse, rejected revisions, the schedule."""
 
 import json
 import sys
@@ -32,15 +32,17 @@ from tasks.records import BundleRecord
 from tasks.redeploy import redeploy
 from tests.faults import Fault, fault_proxy
 
+pytestmark = pytest.mark.stack
+
 STEPS = ["scrape", "download posters", "preprocess", "train", "evaluate", "register", "upload", "redeploy"]
-# A client tries for a second, a failed step waits two: what fails this long fails the step exactly once.
+# Clients retry for one second, and a failed step is retried after two: a fault of this length fails a step once.
 FAULT_SECONDS = 1.5
-SITE_ATTEMPTS = 4  # of the site's client, before a page has failed
+SITE_ATTEMPTS = 4  # attempts of the site's client per page
 
 
 @pytest.fixture(scope="module")
 def first_run(stack: Stack, parameters: RetrainParameters) -> tuple[RunSummary, list[Fault]]:
-    """A run in which each step meets a service that fails for a while."""
+    """A run in which each step meets a temporary fault of a service."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ANIME_GENRE_SERVICE_TIMEOUT_SECONDS", "1")
         in_site = [Fault("/anime/season/2016/winter", times=SITE_ATTEMPTS)]
@@ -60,46 +62,35 @@ def first_run(stack: Stack, parameters: RetrainParameters) -> tuple[RunSummary, 
     return summary, [*in_site, *in_storage, *in_mlflow, *in_cloud_run]
 
 
-def test_each_step_that_fails_once_is_tried_again_and_the_run_completes(first_run) -> None:
+def test_steps_are_retried_after_a_temporary_fault(first_run) -> None:
     summary, faults = first_run
     assert [fault.matching for fault in faults if fault.met == 0] == []
     assert [(step.name, step.tries, step.state) for step in summary.steps] == [(n, 2, "Completed") for n in STEPS]
     assert "is live" in summary.message
 
 
-def test_the_deployed_function_answers_and_the_alias_champion_follows_the_traffic(first_run) -> None:
+def test_deployed_function_predicts_and_champion_alias_follows_the_traffic(first_run) -> None:
     record = first_run[0].record
-    answer = request_prediction(record.deployment.url, record.evaluation.known_posters[0].name)
-    assert answer["model"]["sha256"] == record.training.bundle_sha256
-    assert {genre["name"] for genre in answer["genres"]} == set(record.dataset.genres)
+    response = request_prediction(record.deployment.url, record.evaluation.known_posters[0].name)
+    assert response["model"]["sha256"] == record.training.bundle_sha256
+    assert {genre["name"] for genre in response["genres"]} == set(record.dataset.genres)
     champion = Registry(read_settings()).champion()
     assert champion is not None
-    assert champion.version == answer["model"]["version"]
+    assert champion.version == response["model"]["version"]
     assert champion.tags["bundle_sha256"] == record.training.bundle_sha256
     assert champion.tags["bundle_uri"].endswith(record.training.bundle_sha256)
 
 
-def test_every_title_of_the_site_is_in_the_catalogue_and_posters_lie_in_the_bucket(first_run, stack: Stack) -> None:
-    record = first_run[0].record
+def test_first_run_stores_catalogue_posters_and_dataset_report(first_run) -> None:
+    record, settings = first_run[0].record, read_settings()
     assert record.catalogue.titles == 300
-    workspace = read_settings().workspace
-    posters = list((workspace / "posters").glob("*.jpg"))
-    assert len(posters) == record.posters.posters > 250
-    answer = request_prediction(record.deployment.url, f"posters/{posters[0].name}")
-    assert answer["genres"]
-
-
-def test_the_report_about_the_dataset_is_with_the_training_in_mlflow_and_in_the_bucket(first_run) -> None:
-    record = first_run[0].record
-    client = MlflowClient()
-    assert "report.html" in [entry.path for entry in client.list_artifacts(record.training.run_id)]
-    page = Store(read_settings()).read(record.dataset.report_key).decode()
+    assert len(list((settings.workspace / "posters").glob("*.jpg"))) == record.posters.posters > 250
+    assert "report.html" in [entry.path for entry in MlflowClient().list_artifacts(record.training.run_id)]
+    page = Store(settings).read(record.dataset.report_key).decode()
     assert page.lstrip().startswith("<!doctype html>") and f"{record.catalogue.titles}" in page
 
 
-def test_a_second_run_over_an_unchanged_site_reuses_what_was_done_and_keeps_the_champion(
-    first_run, parameters: RetrainParameters
-) -> None:
+def test_second_run_reuses_completed_steps_and_keeps_the_champion(first_run, parameters: RetrainParameters) -> None:
     summary = run_retrain(parameters)
     record = summary.record
     assert summary.message.startswith("champion kept")
@@ -110,11 +101,11 @@ def test_a_second_run_over_an_unchanged_site_reuses_what_was_done_and_keeps_the_
     assert record.dataset.dataset_key == first_run[0].record.dataset.dataset_key
     assert record.posters.sha256 == first_run[0].record.posters.sha256
     assert record.posters.new == 0
-    answers = show_predictions(summary, Console(file=StringIO()))
-    assert [answer["answer"]["model"]["version"] for answer in answers] == ["1", "1", "1"]
+    predictions = show_predictions(summary, Console(file=StringIO()))
+    assert [each["answer"]["model"]["version"] for each in predictions] == ["1", "1", "1"]
 
 
-def test_a_worker_with_an_empty_disk_takes_every_step_from_the_bucket(
+def test_worker_with_an_empty_disk_reuses_every_step_of_the_bucket(
     first_run, parameters: RetrainParameters, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANIME_GENRE_WORKSPACE", str(tmp_path))
@@ -129,7 +120,7 @@ def test_a_worker_with_an_empty_disk_takes_every_step_from_the_bucket(
     assert record.training == first_run[0].record.training
 
 
-def test_the_alias_champion_is_repaired_from_the_traffic(first_run) -> None:
+def test_champion_alias_is_repaired_from_the_traffic(first_run) -> None:
     settings = read_settings()
     registry = Registry(settings)
     MlflowClient().delete_registered_model_alias(settings.model_name, "champion")
@@ -139,7 +130,7 @@ def test_the_alias_champion_is_repaired_from_the_traffic(first_run) -> None:
     assert registry.champion().version == "1"
 
 
-def test_a_revision_that_answers_other_than_its_bundle_does_not_go_live(first_run) -> None:
+def test_revision_with_other_predictions_than_its_bundle_does_not_go_live(first_run) -> None:
     settings = read_settings()
     store, record = Store(settings), first_run[0].record
     sha256 = record.training.bundle_sha256
@@ -155,7 +146,7 @@ def test_a_revision_that_answers_other_than_its_bundle_does_not_go_live(first_ru
     assert Registry(settings).champion().version == record.model.version
 
 
-def test_a_poster_on_disk_that_is_another_one_is_fetched_again(first_run, tmp_path) -> None:
+def test_poster_with_another_hash_is_fetched_from_the_bucket(first_run, tmp_path) -> None:
     store = Store(read_settings())
     name = first_run[0].record.evaluation.known_posters[0].name
     id = name.removeprefix("posters/").removesuffix(".jpg")
@@ -163,15 +154,15 @@ def test_a_poster_on_disk_that_is_another_one_is_fetched_again(first_run, tmp_pa
     fetch_posters(store, tmp_path, {id: sha256_of(store.read(name))})
     assert (tmp_path / f"{id}.jpg").read_bytes() == store.read(name)
     with pytest.raises(StalePosterError, match=name):
-        fetch_posters(store, tmp_path, {id: sha256_of(b"a poster of long ago")})
+        fetch_posters(store, tmp_path, {id: sha256_of(b"a replaced poster")})
 
 
-def test_mlflow_knows_the_runs_it_has_and_no_others(first_run) -> None:
+def test_registry_knows_only_its_runs(first_run) -> None:
     assert Registry(read_settings()).has_run(first_run[0].record.training.run_id)
     assert not Registry(read_settings()).has_run("0" * 32)
 
 
-def test_a_deployment_with_a_short_interval_starts_a_run_by_itself(
+def test_deployment_with_an_interval_starts_a_run(
     first_run, stack: Stack, parameters: RetrainParameters, tmp_path
 ) -> None:
     command = [sys.executable, "-m", "flows.deployments", "--interval-seconds", "5"]
@@ -184,7 +175,7 @@ def test_a_deployment_with_a_short_interval_starts_a_run_by_itself(
 
 
 def wait_for_scheduled_run(client: SyncPrefectClient, timeout_seconds: float = 90) -> FlowRun:
-    """The first run that a schedule started, once it has ended."""
+    """Wait for the first run that a schedule started to end, and return it."""
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
         ended = [run for run in client.read_flow_runs() if run.auto_scheduled and run.state.is_final()]
@@ -195,7 +186,7 @@ def wait_for_scheduled_run(client: SyncPrefectClient, timeout_seconds: float = 9
     pytest.fail("no scheduled run ended in time")
 
 
-def test_a_run_that_a_kill_left_running_is_marked_crashed_at_the_next_start(stack: Stack) -> None:
+def test_interrupted_run_is_marked_crashed_at_the_next_start(stack: Stack) -> None:
     with get_client(sync_client=True) as client:
         run = client.create_flow_run(retrain, state=Running())
         assert mark_interrupted_runs_crashed() == 1

@@ -1,4 +1,4 @@
-"""The figures of one training are equal in every place where a person reads them."""
+"""The figures of one training are equal in every place that shows them."""
 
 import re
 from io import StringIO
@@ -25,7 +25,7 @@ def summary(stack: Stack, parameters: RetrainParameters) -> RunSummary:
     return run_retrain(parameters)
 
 
-def test_figures_are_equal_in_every_place(summary: RunSummary) -> None:
+def test_figures_are_equal_everywhere(summary: RunSummary) -> None:
     """MLflow's run, nested runs and registered version, TensorBoard, report, model card, summary and artifacts."""
     record, settings, client = summary.record, read_settings(), MlflowClient()
     training, run = record.training, client.get_run(record.training.run_id)

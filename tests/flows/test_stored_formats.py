@@ -1,4 +1,4 @@
-"""A bucket and workspace that the code of November 2026 left: today's code goes on with them."""
+"""A bucket and workspace of November 2026: the present code reads and reuses them."""
 
 import gzip
 import json
@@ -13,6 +13,8 @@ import pytest
 from infra.local.site.server import SmallSite, small_site
 from tests import stored_formats
 
+pytestmark = pytest.mark.stack
+
 _ABSOLUTE_PATH = re.compile(rb"file:///|/(?:home|root|work|tmp|Users|usr|var|private|opt|srv|mnt)/[\w.-]+")
 
 
@@ -24,7 +26,7 @@ def before() -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The archive as a workspace that was used an hour ago, so that nothing in it is due, whatever the date is."""
+    """The archive as a workspace that was used an hour ago, so that nothing in it is due."""
     folder = tmp_path_factory.mktemp("stored-formats")
     stored_formats.unpack(folder)
     with closing(sqlite3.connect(folder / "ledger.sqlite")) as ledger, ledger:
@@ -40,7 +42,7 @@ def reused(workspace: Path) -> tuple[dict, list[str]]:
     requested: list[str] = []
     answer = SmallSite.answer
 
-    def noting(site: SmallSite, path: str):
+    def recorded(site: SmallSite, path: str):
         requested.append(path)
         return answer(site, path)
 
@@ -48,7 +50,7 @@ def reused(workspace: Path) -> tuple[dict, list[str]]:
         pytest.MonkeyPatch.context() as patch,
         small_site(stored_formats.TITLES, port=stored_formats.SITE_PORT) as site_url,
     ):
-        patch.setattr(SmallSite, "answer", noting)
+        patch.setattr(SmallSite, "answer", recorded)
         stored_formats.retrain(workspace, site_url)
     return json.loads((workspace / "summary.json").read_bytes()), requested
 

@@ -1,4 +1,4 @@
-"""The stack that stays, as a person uses it: run the deployment, look at MLflow, ask the page."""
+"""The command `up`: run the deployment, open the services in a browser, predict genres on the page."""
 
 import os
 import re
@@ -20,6 +20,8 @@ from infra.local.site.drawing import poster_jpeg
 from infra.local.site.invented_titles import invented_titles
 from tests.browser import chromium_browser
 
+pytestmark = [pytest.mark.stack, pytest.mark.browser]
+
 SMALL_RUN = {
     "preprocess": {"image_size": 32},
     "train": {"trials": 1, "epochs": 4, "backbone": "squeezenet1_1", "weights": "none"},
@@ -28,7 +30,7 @@ SMALL_RUN = {
 
 @pytest.fixture(scope="module")
 def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """What `anime-genre up` printed, by name, with the process that stays until the module's end."""
+    """The addresses that `anime-genre up` prints, by service. The command runs until the module's tests end."""
     folder = tmp_path_factory.mktemp("up")
     ports = [
         part for name in ("prefect", "mlflow", "tensorboard", "function", "page") for part in (f"--{name}-port", "0")
@@ -39,19 +41,19 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
         try:
             printed = _wait_for(folder / "out.txt", "Press Ctrl-C to stop", process)
             yield dict(re.findall(r"^  (\w+) +(http://\S+)", printed, re.MULTILINE))
-            family = psutil.Process(process.pid).children(recursive=True)
+            children = psutil.Process(process.pid).children(recursive=True)
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=60) == 130
-            assert [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
+            assert [each for each in children if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
         finally:
             process.kill()
             process.wait()
 
 
 def _outside_environment() -> dict[str, str]:
-    """The environment without what leads to another stack."""
-    ours = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "STORAGE_EMULATOR_HOST", "ANIME_GENRE_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    """The environment without the variables that connect to another stack."""
+    prefixes = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "STORAGE_EMULATOR_HOST", "ANIME_GENRE_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
 
 
 def _wait_for(file: Path, sentence: str, process: "subprocess.Popen[bytes]", timeout_seconds: float = 120) -> str:
@@ -63,9 +65,7 @@ def _wait_for(file: Path, sentence: str, process: "subprocess.Popen[bytes]", tim
     return text
 
 
-def test_a_run_triggered_from_the_deployment_is_deployed_tracked_and_answers_in_the_page(
-    addresses: dict[str, str], tmp_path: Path
-) -> None:
+def test_run_of_the_deployment_is_tracked_and_served_by_the_page(addresses: dict[str, str], tmp_path: Path) -> None:
     with temporary_settings({PREFECT_API_URL: f"{addresses['Prefect']}/api"}), get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("retrain/retrain")
         assert deployment.schedules[0].schedule.cron == "0 4 * * 1"
@@ -95,7 +95,7 @@ def test_a_run_triggered_from_the_deployment_is_deployed_tracked_and_answers_in_
         assert page.locator("li.genre").count() >= 2
 
 
-def test_prefect_mlflow_and_tensorboard_open_in_a_browser(addresses: dict[str, str]) -> None:
+def test_services_open_in_a_browser(addresses: dict[str, str]) -> None:
     with chromium_browser() as browser:
         page = browser.new_page()
         page.goto(f"{addresses['Prefect']}/deployments")

@@ -77,7 +77,7 @@ CONFIG = PreprocessConfig(image_size=32, min_posters=10, min_posters_per_part=2)
 
 
 def name_of(number: int) -> str:
-    return f"{'abcdefgh'[number // 8]}{'abcdefgh'[number % 8]} tale"  # numbers would look like seasons of one title
+    return f"{'abcdefgh'[number // 8]}{'abcdefgh'[number % 8]} tale"  # numbers would make all titles one franchise
 
 
 def jpeg(number: int) -> bytes:

@@ -43,9 +43,8 @@ class Bucket:
 
     def add(self, number: int, poster: bytes) -> None:
         genre, genre_id = [("Action", 1), ("Comedy", 4)][number % 2]
-        name = (
-            f"{'abcdefghi'[number // 9]}{'abcdefghi'[number % 9]} tale"  # numbers would look like seasons of one title
-        )
+        # Numbers in names would make all titles one franchise.
+        name = f"{'abcdefghi'[number // 9]}{'abcdefghi'[number % 9]} tale"
         self.titles.append(Title(str(number), name, genres=[genre], genre_ids=[genre_id]))
         self.replace(str(number), poster)
 
@@ -67,7 +66,7 @@ def storage_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def bucket(storage_url: str, tmp_path: Path) -> Bucket:
-    """A new bucket with the posters of 60 titles, each a franchise of its own."""
+    """A new bucket with the posters of 60 titles, each in its own franchise."""
     bucket = Bucket(new_bucket(storage_url, tmp_path))
     for number in range(TITLES):
         bucket.add(number + 1, drawn(number))
@@ -121,7 +120,9 @@ def test_dataset_decodes_only_new_and_changed_posters(bucket: Bucket, tmp_path: 
     assert np.array_equal(dataset.images[dataset.ids.index("5")], decode(drawn(500), 32))
 
 
-def test_damaged_pixels_are_decoded_again(bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_pixels_that_are_damaged_are_decoded_again(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     dataset, _ = bucket.dataset(tmp_path)
     expected = dataset.images[:]
     (shard,) = (tmp_path / "pixels" / "32-v1").glob("*.npy")

@@ -1,4 +1,4 @@
-"""Titles' own pages: invented ones in the site's layouts, one peculiarity at a time."""
+"""The parser of titles' pages, on invented pages in the site's layouts."""
 
 import pytest
 
@@ -120,7 +120,7 @@ SMALL = (
 
 
 def read(*changes: tuple[str, str]) -> Title:
-    """The record of the large page above after some changes to it."""
+    """The title of the large page above after these replacements."""
     html = LARGE
     for old, new in changes:
         assert old in html
@@ -128,7 +128,7 @@ def read(*changes: tuple[str, str]) -> Title:
     return parse_detail_page(html)
 
 
-def test_every_field_of_a_page_for_large_screens_is_read() -> None:
+def test_page_for_large_screens_is_read_with_every_field() -> None:
     assert parse_detail_page(LARGE) == Title(
         id="369",
         title="Lanterns",
@@ -155,7 +155,7 @@ def test_every_field_of_a_page_for_large_screens_is_read() -> None:
     )
 
 
-def test_every_field_of_a_page_for_small_screens_is_read() -> None:
+def test_page_for_small_screens_is_read_with_every_field() -> None:
     assert parse_detail_page(SMALL.encode()) == Title(
         id="369",
         title="Lanterns",
@@ -176,7 +176,7 @@ def test_every_field_of_a_page_for_small_screens_is_read() -> None:
     )
 
 
-def test_the_table_of_related_titles_of_2021_is_read() -> None:
+def test_page_of_2021_is_read_with_its_related_titles() -> None:
     table = """<table class="anime_detail_related_anime"><tbody>
       <tr><td class="ar">Adaptation:</td><td><a
   href="https://myanimelist.net/manga/25/Lanterns">Lanterns</a></td></tr>
@@ -187,7 +187,7 @@ def test_the_table_of_related_titles_of_2021_is_read() -> None:
     assert record.related == [Related("Side story", "6421", "Oil"), Related("Side story", "9135", "Fat")]
 
 
-def test_what_the_site_does_not_know_is_none_or_empty() -> None:
+def test_page_with_unknown_values_has_none_or_empty_lists() -> None:
     none_found = 'None found, <a href="https://myanimelist.net/dbchanges.php?aid=369&amp;t=producers">add some</a>'
     record = read(
         ('class="score-label score-6">6.84<', 'class="score-label score-na">N/A<'),
@@ -205,7 +205,7 @@ def test_what_the_site_does_not_know_is_none_or_empty() -> None:
     assert (record.poster_url, record.studios) == (None, [])
 
 
-def test_a_page_without_genres_themes_and_related_titles_has_empty_lists() -> None:
+def test_page_without_genres_themes_and_related_titles_has_empty_lists() -> None:
     start, end = (
         LARGE.index('<div class="spaceit_pad"><span class="dark_text">Genres'),
         LARGE.index('<div class="spaceit_pad"><span class="dark_text">Rating'),
@@ -217,13 +217,7 @@ def test_a_page_without_genres_themes_and_related_titles_has_empty_lists() -> No
             "",
         ),
     )
-    assert (record.genres, record.genre_ids, record.themes, record.demographics, record.related) == (
-        [],
-        [],
-        [],
-        [],
-        [],
-    )
+    assert record.genres == record.genre_ids == record.themes == record.demographics == record.related == []
 
 
 @pytest.mark.parametrize(
@@ -235,17 +229,17 @@ def test_a_page_without_genres_themes_and_related_titles_has_empty_lists() -> No
         ("Oct 2024 to ?", "2024-10", None),
     ],
 )
-def test_the_days_on_air_may_be_open_or_inexact(aired: str, first: str, last: str | None) -> None:
+def test_page_has_open_or_inexact_airing_dates(aired: str, first: str, last: str | None) -> None:
     record = read(("Apr 4, 2011 to Jun 26, 2011", aired))
     assert (record.start_date, record.aired_to) == (first, last)
 
 
-def test_explicit_genres_are_read_as_genres() -> None:
+def test_page_with_explicit_genres_lists_them_as_genres() -> None:
     record = read(("Theme:", "Explicit Genres:"), ("/anime/genre/13/Historical", "/anime/genre/49/Erotica"))
     assert record.genre_ids == [8, 14, 49]
 
 
-def test_attributes_may_stand_in_any_order_and_classes_among_others() -> None:
+def test_page_is_read_with_other_attributes_and_classes() -> None:
     record = read(
         ('<h1\n  class="title-name h1_bold_none">', '<h1 id="x"\n  class="h1_bold_none\ttitle-name">'),
         (
@@ -266,14 +260,14 @@ def test_attributes_may_stand_in_any_order_and_classes_among_others() -> None:
     assert record == parse_detail_page(LARGE)
 
 
-def test_a_field_that_is_not_closed_leaves_the_others_what_they_are() -> None:
+def test_page_with_an_unclosed_field_keeps_the_other_fields() -> None:
     record = read(
         ("6.84</span><sup>1</sup> (scored by 1,536 users)</div>", "6.84</span>"), ("&amp; profanity)\n  </div>", "")
     )
     assert (record.rating, record.score, record.members) == ("R - 17+ (violence", 6.84, 1234567)
 
 
-def test_the_poster_is_told_from_the_head_where_the_body_has_none() -> None:
+def test_page_without_poster_in_the_body_has_that_of_the_head() -> None:
     record = read(
         ('itemprop="image"', ""),
         ("img/sp/icon/twitter-card.png", "images/anime/5/41117.jpg"),
@@ -294,12 +288,12 @@ def test_the_poster_is_told_from_the_head_where_the_body_has_none() -> None:
         (SMALL.replace("table-list", "list"), 'no field "Type"'),
     ],
 )
-def test_a_page_that_is_no_titles_page_says_what_is_missing(html: str, missing: str) -> None:
+def test_page_in_another_layout_is_refused_and_names_what_is_missing(html: str, missing: str) -> None:
     with pytest.raises(PageLayoutError, match=missing):
         parse_detail_page(html)
 
 
 @pytest.mark.parametrize("html", [LARGE, SMALL], ids=["large", "small"])
-def test_a_page_that_ends_too_early_is_noticed(html: str) -> None:
+def test_page_that_ends_too_early_raises_page_cut_error(html: str) -> None:
     with pytest.raises(PageCutError):
         parse_detail_page(html[: len(html) // 2])

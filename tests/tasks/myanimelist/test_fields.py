@@ -1,4 +1,4 @@
-"""Dates, numbers and addresses as the site writes them."""
+"""Reading dates, numbers and addresses as the site writes them."""
 
 import pytest
 from bs4 import BeautifulSoup
@@ -34,28 +34,28 @@ from tasks.myanimelist.fields import (
         ("Not available", None),
     ],
 )
-def test_a_date_is_as_exact_as_the_site_has_it(text: str | None, date: str | None) -> None:
+def test_date_in_keeps_only_the_known_parts(text: str | None, date: str | None) -> None:
     assert date_in(text) == date
 
 
 @pytest.mark.parametrize(
     ("text", "number"), [("1,234,567", 1234567), ("762", 762), ("Unknown", None), ("", None), (None, None)]
 )
-def test_a_number_may_have_commas_or_be_absent(text: str | None, number: int | None) -> None:
+def test_number_in_reads_commas_and_returns_none_without_a_number(text: str | None, number: int | None) -> None:
     assert number_in(text) == number
 
 
 @pytest.mark.parametrize(("text", "score"), [("7.15", 7.15), ("8", 8.0), ("0", None), ("N/A", None), (None, None)])
-def test_no_score_is_none_and_not_zero(text: str | None, score: float | None) -> None:
+def test_score_in_returns_none_without_a_score(text: str | None, score: float | None) -> None:
     assert score_in(text) == score
 
 
-def test_a_season_is_found_in_a_title() -> None:
+def test_season_in_finds_a_season_in_a_title() -> None:
     assert season_in("Fall 2010 - Anime - MyAnimeList.net") == "2010-fall"
     assert season_in("Later - Anime - MyAnimeList.net") is None
 
 
-def test_only_an_animes_own_page_has_its_id() -> None:
+def test_anime_id_is_read_only_from_the_address_of_a_titles_page() -> None:
     assert anime_id("https://myanimelist.net/anime/10014/Shouwa_Monogatari") == "10014"
     assert anime_id("https://myanimelist.net/anime/10014") == "10014"
     assert anime_id("https://myanimelist.net/anime/10014/Shouwa_Monogatari/characters") is None
@@ -83,11 +83,11 @@ POSTER = "https://cdn.myanimelist.net/images/anime/4/19644.jpg"
         ("<img>", None),
     ],
 )  # fmt: skip
-def test_a_posters_address_is_the_full_size_ones_and_a_placeholder_is_none(image: str, address: str | None) -> None:
+def test_poster_address_is_that_of_the_full_size_and_none_for_placeholders(image: str, address: str | None) -> None:
     assert poster_address(BeautifulSoup(image, "lxml").find(["img", "div"])) == address
 
 
-def test_a_page_is_whole_if_it_ends_as_pages_end() -> None:
+def test_whole_page_ends_with_html() -> None:
     assert whole_page("<html>é</HTML >\n".encode()) == "<html>é</HTML >\n"
     with pytest.raises(PageCutError, match="</html>, is missing"):
         whole_page("<html><body><p>half of")

@@ -1,4 +1,4 @@
-"""The parsers against an independent reading of real pages, by regular expressions on their text."""
+"""The parsers compared with an independent reading of real pages by regular expressions."""
 
 import re
 import zipfile
@@ -32,7 +32,7 @@ def group(pattern: str, text: str) -> str | None:
 
 
 def words(text: str | None) -> str | None:
-    """The text without its tags, None where it says that nothing is known."""
+    """The text without tags, None if it says that the value is unknown."""
     plain = " ".join(unescape(re.sub(r"<[^>]*>", " ", text or "")).split())
     return None if plain in ("", "?", "Unknown", "None", "Not available") else plain
 
@@ -92,7 +92,7 @@ def season_by_expressions(html: str, season: str) -> list[dict[str, Any]]:
 
 
 def detail_by_expressions(html: str, title_id: str) -> dict[str, Any]:
-    """A title's page by its labels: those of large screens, and of small ones (`td.list-title`)."""
+    """A title's page read by its labels, for large screens and for small ones (`td.list-title`)."""
     fields: dict[str, str] = {}
     for label, value in re.findall(r'<span class="dark_text">([^<]*):</span>(.*?)</div>', html, re.DOTALL):
         fields.setdefault(label, value)
@@ -148,7 +148,7 @@ def differences(record: Title, expected: dict[str, Any]) -> dict[str, Any]:
     return {name: (read[name], value) for name, value in expected.items() if read[name] != value}
 
 
-def test_every_saved_season_page_is_read_as_expressions_read_it(real_data: Path) -> None:
+def test_season_pages_are_read_as_by_regular_expressions(real_data: Path) -> None:
     titles = 0
     for name, html in pages(real_data / "myanimelist" / "pages.zip", "season/"):
         _, year, quarter = name.removesuffix(".html").split("/")
@@ -161,7 +161,7 @@ def test_every_saved_season_page_is_read_as_expressions_read_it(real_data: Path)
     assert titles > 2000
 
 
-def test_every_replayed_season_page_is_read_with_all_of_its_titles(real_data: Path) -> None:
+def test_season_pages_of_the_replayed_site_are_read_completely(real_data: Path) -> None:
     titles = set()
     for name, html in pages(real_data / "myanimelist" / "replay.zip", "season/"):
         records = parse_season_page(html)
@@ -171,7 +171,7 @@ def test_every_replayed_season_page_is_read_with_all_of_its_titles(real_data: Pa
 
 
 @pytest.mark.parametrize("folder", ["anime/", "other/anime-2021"])
-def test_every_saved_title_page_is_read_as_expressions_read_it(real_data: Path, folder: str) -> None:
+def test_detail_pages_are_read_as_by_regular_expressions(real_data: Path, folder: str) -> None:
     seen = 0
     for name, html in pages(real_data / "myanimelist" / "pages.zip", folder):
         title_id = group(r'og:url" content="[^"]*?/anime/(\d+)', html) or ""
@@ -180,7 +180,7 @@ def test_every_saved_title_page_is_read_as_expressions_read_it(real_data: Path, 
     assert seen in (208, 4)
 
 
-def test_other_pages_of_the_site_are_refused_by_both_parsers(real_data: Path) -> None:
+def test_parsers_refuse_other_pages_of_the_site(real_data: Path) -> None:
     refused = 0
     for name, html in pages(real_data / "myanimelist" / "pages.zip", "other/"):
         with pytest.raises(PageLayoutError):
@@ -192,7 +192,7 @@ def test_other_pages_of_the_site_are_refused_by_both_parsers(real_data: Path) ->
     assert refused == 6
 
 
-def test_half_of_any_real_page_is_refused(real_data: Path) -> None:
+def test_parsers_refuse_half_a_page(real_data: Path) -> None:
     for archive, folder in (("replay.zip", "season/2010"), ("pages.zip", "anime/1")):
         for _, html in pages(real_data / "myanimelist" / archive, folder):
             with pytest.raises(PageLayoutError, match="cut short"):

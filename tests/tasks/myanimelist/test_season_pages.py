@@ -1,4 +1,4 @@
-"""Season pages: invented ones in the site's layout, one peculiarity at a time."""
+"""The parser of season pages, on invented pages in the site's layout."""
 
 import pytest
 
@@ -49,7 +49,7 @@ CARD = """
 
 
 def page(*cards: str, continuing: str = "") -> str:
-    """A season's page with some cards under "TV (New)" and others under "TV (Continuing)"."""
+    """A season page with cards under "TV (New)" and "TV (Continuing)"."""
     return f"""<!DOCTYPE html><html><head><title>
 Fall 2010 - Anime - MyAnimeList.net
 </title></head><body><div class="js-categories-seasonal">
@@ -62,7 +62,7 @@ Fall 2010 - Anime - MyAnimeList.net
 
 
 def read(*changes: tuple[str, str]) -> Title:
-    """The record of the one card above after some changes to it."""
+    """The title of the card above after these replacements."""
     card = CARD
     for old, new in changes:
         assert old in card
@@ -71,7 +71,7 @@ def read(*changes: tuple[str, str]) -> Title:
     return record
 
 
-def test_every_field_of_a_card_is_read() -> None:
+def test_card_is_read_with_every_field() -> None:
     assert read() == Title(
         id="8769",
         title="Lanterns",
@@ -91,11 +91,11 @@ def test_every_field_of_a_card_is_read() -> None:
     )
 
 
-def test_bytes_are_read_as_text_is() -> None:
+def test_page_is_read_from_bytes_and_text() -> None:
     assert parse_season_page(page(CARD).encode()) == parse_season_page(page(CARD))
 
 
-def test_what_the_site_does_not_know_is_none_or_empty() -> None:
+def test_card_with_unknown_values_has_none_or_empty_lists() -> None:
     genres = CARD[CARD.index('<span class="genre">') : CARD.index("</div>", CARD.index("Romance</a>"))]
     studio = CARD[
         CARD.index('<span class="item"><a\n        href="/anime/producer') : CARD.index("</div>", CARD.index("AIC_"))
@@ -114,7 +114,7 @@ def test_what_the_site_does_not_know_is_none_or_empty() -> None:
     assert record == Title("8769", "Lanterns", themes=["Otaku Culture"], demographics=["Shounen"], season="2010-fall")
 
 
-def test_a_card_without_image_and_hidden_figures_is_read() -> None:
+def test_card_without_image_and_hidden_figures_is_read() -> None:
     hidden = CARD[
         CARD.index('<span style="display: none;" class="js-members">') : CARD.index(
             '<span style="display: none;" class="js-title">'
@@ -124,12 +124,12 @@ def test_a_card_without_image_and_hidden_figures_is_read() -> None:
     assert (record.members, record.score, record.start_date, record.poster_url) == (None, None, None, None)
 
 
-def test_entities_and_quotes_in_a_title_are_what_they_stand_for() -> None:
+def test_card_title_is_unescaped() -> None:
     record = read((">Lanterns</a>", '>&quot;Lamp&quot; &amp; Wind&#039;s &lt;3 "Tale"</a>'))
     assert record.title == """"Lamp" & Wind's <3 "Tale\""""
 
 
-def test_several_studios_and_themes_keep_their_order() -> None:
+def test_card_lists_studios_and_themes_in_order() -> None:
     record = read(
         (">Studio<", ">Studios<"),
         (
@@ -146,7 +146,7 @@ def test_several_studios_and_themes_keep_their_order() -> None:
     assert record.themes == ["Otaku Culture", "School"]
 
 
-def test_explicit_genre_is_read() -> None:
+def test_card_with_an_explicit_genre_is_read() -> None:
     record = read(
         (
             '<a href="/anime/genre/22/Romance" title="Romance">Romance</a>',
@@ -157,11 +157,11 @@ def test_explicit_genre_is_read() -> None:
 
 
 @pytest.mark.parametrize(("number", "kind"), [(3, "Movie"), (9, "TV Special"), (6, "Music"), (77, None)])
-def test_the_type_is_the_cards_and_not_its_lists(number: int, kind: str | None) -> None:
+def test_card_type_is_read_from_its_class(number: int, kind: str | None) -> None:
     assert read(("js-anime-type-1", f"js-anime-type-{number}")).type == kind
 
 
-def test_attributes_may_stand_in_any_order_and_classes_among_others() -> None:
+def test_card_is_read_with_other_attributes_and_classes() -> None:
     record = read(
         ('class="js-anime-category-producer seasonal-anime js-seasonal-anime', 'class="new\n\tseasonal-anime'),
         (
@@ -179,7 +179,7 @@ def test_attributes_may_stand_in_any_order_and_classes_among_others() -> None:
 
 
 @pytest.mark.parametrize("lost", ["</div>", "</span>", "</a>"])
-def test_a_tag_that_a_card_forgets_to_close_loses_no_other_title(lost: str) -> None:
+def test_card_with_an_unclosed_tag_loses_no_other_title(lost: str) -> None:
     cards = [CARD.replace("8769", number).replace("AIC", number) for number in ("1", "2", "3")]
     known = {record.id: record for record in parse_season_page(page(*cards))}
     for place in range(cards[0].count(lost)):
@@ -189,14 +189,14 @@ def test_a_tag_that_a_card_forgets_to_close_loses_no_other_title(lost: str) -> N
         assert (first.id, others) == ("1", [known["2"], known["3"]])
 
 
-def test_a_title_stands_once_however_often_the_page_shows_it() -> None:
+def test_page_lists_each_title_once() -> None:
     other = CARD.replace("8769", "5").replace("Lanterns", "Bells")
     records = parse_season_page(page(CARD, CARD, continuing=CARD + other))
     assert [(record.id, record.continuing) for record in records] == [("8769", False), ("5", True)]
     assert {record.season for record in records} == {"2010-fall"}
 
 
-def test_a_season_in_which_nothing_began_is_an_empty_list() -> None:
+def test_page_without_cards_is_an_empty_list() -> None:
     assert parse_season_page(page()) == []
 
 
@@ -214,13 +214,13 @@ def test_a_season_in_which_nothing_began_is_an_empty_list() -> None:
         (page(CARD.replace('class="genres js-genre"', "")), "no element for genres"),
     ],
 )  # fmt: skip
-def test_a_page_that_is_no_seasons_page_says_what_is_missing(html: str, missing: str) -> None:
+def test_page_in_another_layout_is_refused_and_names_what_is_missing(html: str, missing: str) -> None:
     with pytest.raises(PageLayoutError, match=missing):
         parse_season_page(html)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.9, 0.99])
-def test_a_page_that_ends_too_early_is_noticed(share: float) -> None:
+def test_page_that_ends_too_early_raises_page_cut_error(share: float) -> None:
     whole = page(CARD)
     with pytest.raises(PageCutError) as caught:
         parse_season_page(whole[: int(len(whole) * share)])

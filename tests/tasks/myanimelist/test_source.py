@@ -1,4 +1,4 @@
-"""MyAnimeList as a source: what the collector asks it apart from parsing."""
+"""MyAnimeList as a source: everything but parsing."""
 
 import time
 
@@ -12,7 +12,7 @@ from tasks.myanimelist.source import MyAnimeList
 SOURCE = MyAnimeList("http://site.test/")
 
 
-def test_pages_are_those_of_the_seasons_and_older_ones_are_quiet_for_longer() -> None:
+def test_pages_of_older_seasons_have_more_quiet_days() -> None:
     old, new = SOURCE.pages("1998-spring", 1.6e9)[0], SOURCE.pages("2010-winter..now", time.time())[-1]
     assert (old.url, old.name, old.group) == ("http://site.test/anime/season/1998/spring", "1998-spring", "1998-spring")
     assert (old.quiet_days, new.quiet_days) == (365, 0)
@@ -46,5 +46,5 @@ def test_title_is_explicit_by_genre_or_rating(genre_ids: list[int], rating: str 
     ("name", "placeholder"),
     [("qm_50.gif", True), ("apple-touch-icon-256.png", True), ("na.gif", True), ("anime/1508/129576.jpg", False)],
 )
-def test_placeholder_is_known_by_its_address(name: str, placeholder: bool) -> None:
+def test_placeholder_is_recognised_by_its_address(name: str, placeholder: bool) -> None:
     assert SOURCE.is_placeholder(f"https://cdn.myanimelist.net/images/{name}") is placeholder
