@@ -114,4 +114,3 @@ def sibling_copy(labels: Labels, franchises: NDArray[np.str_], folds: NDArray[np
         prior = _PRIOR_SIBLINGS * labels[outside].mean(0)
         probabilities[inside] = (siblings[:, :-1] + prior) / (siblings[:, -1:] + _PRIOR_SIBLINGS)
     return probabilities
-

@@ -15,7 +15,7 @@ from serving.bundle.image import decode
 Make = Callable[[Path, int], list[Poster]]
 
 
-def test_rows_keep_pixels_labels_and_part_of_a_poster_together(dataset: Dataset, posters: list[Poster]) -> None:
+def test_dataset_rows_hold_pixels_labels_and_part_of_the_same_poster(dataset: Dataset, posters: list[Poster]) -> None:
     by_id = {poster.id: poster for poster in posters}
     for row in (0, 17, len(dataset.ids) - 1):
         poster = by_id[dataset.ids[row]]
@@ -28,7 +28,7 @@ def test_rows_keep_pixels_labels_and_part_of_a_poster_together(dataset: Dataset,
     assert sum(len(dataset.rows(part)) for part in ("train", "validation", "test")) == 120
 
 
-def test_key_depends_on_genres_posters_parts_and_preprocessing_but_not_titles(
+def test_dataset_key_depends_on_genres_posters_parts_and_preprocessing_but_not_titles(
     posters: list[Poster], small: PreprocessConfig
 ) -> None:
     key = dataset_key(posters, small)
@@ -45,9 +45,7 @@ def test_key_depends_on_genres_posters_parts_and_preprocessing_but_not_titles(
     assert dataset_key(posters, replace(small, min_posters=11)) != key
 
 
-def test_rows_table_keeps_titles_that_pandas_reads_as_missing(
-    tmp_path: Path, make: Make, small: PreprocessConfig
-) -> None:
+def test_dataset_keeps_titles_that_pandas_reads_as_missing(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
     posters = make(tmp_path / "posters", 60)
     titles = ["None", "NA", "Null", "nan", "", ' "quoted", with commas ', "two\nlines"]
     for row, title in enumerate(titles):
@@ -58,12 +56,12 @@ def test_rows_table_keeps_titles_that_pandas_reads_as_missing(
     assert (folder / "rows.csv").read_bytes().startswith(b"id,title,franchise,part,sha256\r\n0,None,series 0,")
 
 
-def test_existing_dataset_is_reused(posters: list[Poster], dataset: Dataset, small: PreprocessConfig) -> None:
+def test_dataset_that_exists_is_reused(posters: list[Poster], dataset: Dataset, small: PreprocessConfig) -> None:
     gone = [replace(poster, file=Path("nowhere.jpg")) for poster in posters]
     assert build_dataset(gone, dataset.folder.parents[1], small, NullReporter()).key == dataset.key
 
 
-def test_broken_posters_are_recorded_and_left_out(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
+def test_dataset_records_broken_posters_and_omits_them(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
     posters = make(tmp_path / "posters", 60)
     cut, text = posters[3], posters[59]
     cut_data = cut.file.read_bytes()[:300]
@@ -94,13 +92,15 @@ def test_dataset_is_not_built_from_a_file_with_another_hash(
     assert len(build_dataset(posters, tmp_path, small, NullReporter()).ids) == 60
 
 
-def test_titles_without_genres_are_left_out(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
+def test_dataset_omits_titles_without_genres(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
     posters = make(tmp_path / "posters", 60)
     posters[5] = replace(posters[5], genres=())
     assert "5" not in build_dataset(posters, tmp_path, small, NullReporter()).ids
 
 
-def test_interrupted_build_leaves_no_dataset(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
+def test_dataset_is_not_left_behind_by_an_interrupted_build(
+    tmp_path: Path, make: Make, small: PreprocessConfig
+) -> None:
     class Killed(NullReporter):
         def progress(self, done: int, total: int, what: str) -> None:
             if done >= 30:
@@ -114,7 +114,7 @@ def test_interrupted_build_leaves_no_dataset(tmp_path: Path, make: Make, small: 
     assert [path.name for path in (tmp_path / "datasets").iterdir()] == [dataset_key(posters, small)]
 
 
-def test_damaged_dataset_is_rebuilt(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
+def test_dataset_that_is_damaged_is_rebuilt(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
     posters = make(tmp_path / "posters", 60)
     folder = build_dataset(posters, tmp_path, small, NullReporter()).folder
     (folder / "labels.npy").write_bytes(b"")
@@ -123,7 +123,7 @@ def test_damaged_dataset_is_rebuilt(tmp_path: Path, make: Make, small: Preproces
     assert len(build_dataset(posters, tmp_path, small, NullReporter()).images) == 60
 
 
-def test_damaged_pixels_are_decoded_again(
+def test_dataset_decodes_damaged_pixels_again(
     tmp_path: Path, make: Make, small: PreprocessConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     posters = make(tmp_path / "posters", 60)
@@ -136,7 +136,9 @@ def test_damaged_pixels_are_decoded_again(
     assert "pixels of 60 posters are missing. It is rebuilt." in caplog.text
 
 
-def test_second_dataset_decodes_only_new_posters(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
+def test_dataset_decodes_only_posters_that_are_new_to_the_workspace(
+    tmp_path: Path, make: Make, small: PreprocessConfig
+) -> None:
     totals: list[int] = []
 
     class Counting(NullReporter):
@@ -153,7 +155,7 @@ def test_second_dataset_decodes_only_new_posters(tmp_path: Path, make: Make, sma
         assert np.array_equal(second.images[row], decode(poster.file.read_bytes(), 32))
 
 
-def test_posters_that_look_alike_are_counted(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
+def test_dataset_counts_posters_that_look_alike(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
     posters = make(tmp_path / "posters", 60)
     for copy, other in ((7, 3), (9, 3), (21, 20)):
         posters[copy].file.write_bytes(posters[other].file.read_bytes())
@@ -162,7 +164,7 @@ def test_posters_that_look_alike_are_counted(tmp_path: Path, make: Make, small: 
     assert summary["posters_alike"] == {"groups": 2, "posters": 5}
 
 
-def test_too_few_posters_fail_before_decoding(tmp_path: Path, posters: list[Poster]) -> None:
+def test_dataset_with_too_few_posters_is_refused_before_decoding(tmp_path: Path, posters: list[Poster]) -> None:
     gone = [replace(poster, file=Path("nowhere.jpg")) for poster in posters]
     with pytest.raises(DatasetError, match="Of the genres of 120 posters, 0 can be learned"):
         build_dataset(gone, tmp_path, PreprocessConfig(min_posters=500), NullReporter())

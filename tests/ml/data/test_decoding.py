@@ -42,7 +42,7 @@ def decoded(posters: list[Poster], workspace: Path) -> int:
     return reporter.total
 
 
-def test_pixels_equal_those_of_serving(tmp_path: Path, make: Make) -> None:
+def test_decoding_gives_the_pixels_of_serving(tmp_path: Path, make: Make) -> None:
     posters = make(tmp_path / "posters", 50)
     assert decoded(posters, tmp_path) == 50
     rows = opened(tmp_path).rows([poster.sha256 for poster in posters])
@@ -60,7 +60,7 @@ def test_decoding_skips_known_posters(tmp_path: Path, make: Make) -> None:
     assert decoded(posters, tmp_path) == 0
 
 
-def test_broken_poster_is_recorded_and_not_decoded_again(tmp_path: Path, make: Make) -> None:
+def test_decoding_records_a_broken_poster_and_does_not_repeat_it(tmp_path: Path, make: Make) -> None:
     posters = make(tmp_path / "posters", 5)
     posters[2].file.write_text("<html>")
     posters[2] = replace(posters[2], sha256=file_sha256(posters[2].file))
@@ -72,7 +72,7 @@ def test_broken_poster_is_recorded_and_not_decoded_again(tmp_path: Path, make: M
     assert all(len(hash) == 16 for hash in hashes.values())
 
 
-def test_file_shared_by_two_titles_is_decoded_once(tmp_path: Path, make: Make) -> None:
+def test_decoding_handles_a_file_shared_by_two_titles_once(tmp_path: Path, make: Make) -> None:
     posters = make(tmp_path / "posters", 3)
     posters[1] = replace(posters[1], file=posters[0].file, sha256=posters[0].sha256)
     assert decoded(posters, tmp_path) == 2

@@ -10,7 +10,7 @@ from serving.bundle.image import decode
 
 
 def drawn(seed: int) -> Image.Image:
-    """A picture of 225 x 318 pixels with soft shapes, like no other."""
+    """A picture of 225 x 318 pixels with soft shapes. Each seed gives a different one."""
     coarse = np.random.default_rng(seed).integers(0, 256, (9, 7, 3)).astype(np.uint8)
     return Image.fromarray(coarse).resize((225, 318), Image.Resampling.BICUBIC)
 
@@ -29,9 +29,9 @@ def distance(one: str, other: str) -> int:
     return (int(one, 16) ^ int(other, 16)).bit_count()
 
 
-def test_a_picture_in_another_size_or_compression_or_with_a_logo_looks_alike() -> None:
+def test_perceptual_hash_is_similar_for_another_size_or_compression_or_a_logo() -> None:
     for seed in range(20):
-        own = hash_of(pixels(drawn(seed)))
+        expected = hash_of(pixels(drawn(seed)))
         with_logo = drawn(seed)
         with_logo.paste((255, 255, 255), (100, 290, 130, 302))
         others = [
@@ -40,27 +40,27 @@ def test_a_picture_in_another_size_or_compression_or_with_a_logo_looks_alike() -
             pixels(drawn(seed), size=256),
             pixels(with_logo),
         ]
-        assert [distance(own, hash_of(other)) <= MAX_DISTANCE for other in others] == [True] * 4
+        assert [distance(expected, hash_of(other)) <= MAX_DISTANCE for other in others] == [True] * 4
 
 
-def test_pictures_that_differ_do_not_look_alike() -> None:
+def test_look_alikes_of_different_pictures_are_empty() -> None:
     hashes = {str(seed): hash_of(pixels(drawn(seed))) for seed in range(200)}
     assert look_alikes(hashes) == []
 
 
-def test_flat_pictures_are_like_no_other() -> None:
+def test_perceptual_hash_of_flat_pictures_is_empty_and_matches_none() -> None:
     flat = [hash_of(pixels(Image.new("RGB", (225, 318), colour))) for colour in ("red", "white", "#808081")]
     assert flat == ["", "", ""]
-    assert look_alikes({str(place): own for place, own in enumerate(flat)}) == []
+    assert look_alikes({str(place): hash for place, hash in enumerate(flat)}) == []
 
 
-def test_pairs_are_those_of_comparing_each_with_each() -> None:
+def test_look_alikes_equal_those_of_comparing_all_pairs() -> None:
     rng = np.random.default_rng(1)
     hashes = rng.integers(0, 2**63, 60)
-    for bits in range(1, 12):  # the same ones with some bits changed, which may also meet again
+    for bits in range(1, 12):  # the same hashes with some bits changed; some become equal again
         changed = hashes[:60] ^ np.bitwise_or.reduce(1 << rng.integers(0, 63, (bits, 60)))
         hashes = np.concatenate([hashes, changed])
-    hashes_of = {str(place): f"{own:016x}" for place, own in enumerate(np.unique(hashes).tolist())}
+    hashes_of = {str(place): f"{hash:016x}" for place, hash in enumerate(np.unique(hashes).tolist())}
     for most in (0, 3, MAX_DISTANCE):
         near = {
             (one, other)
@@ -72,21 +72,18 @@ def test_pairs_are_those_of_comparing_each_with_each() -> None:
     assert near
 
 
-def test_the_same_hash_over_and_over_makes_a_chain_and_not_a_pair_for_each_two() -> None:
+def test_look_alikes_join_equal_hashes_as_a_chain() -> None:
     assert look_alikes(dict.fromkeys("abcd", "00000000000000ff")) == [("a", "b"), ("b", "c"), ("c", "d")]
-
-
-def test_no_hash_at_all_makes_no_pair() -> None:
     assert look_alikes({}) == look_alikes({"a": ""}) == look_alikes({"a": "00000000000000ff"}) == []
 
 
-def test_on_real_posters_the_pairs_are_those_that_a_person_saw(real_data: Path) -> None:
+def test_look_alikes_of_real_posters_are_those_that_a_person_found(real_data: Path) -> None:
     with zipfile.ZipFile(real_data / "posters" / "anime.zip") as archive:
         files = [file for file in archive.namelist() if file.endswith(".jpg")]
         hashes_of = {Path(file).stem: hash_of(decode(archive.read(file), 64)) for file in files}
     assert {tuple(sorted(pair, key=int)) for pair in look_alikes(hashes_of)} == {
-        ("2759", "3784"),  # two films of Evangelion: the same stairs, one more person
-        ("28825", "31234"),  # Umaru-chan with its logo, and without
+        ("2759", "3784"),  # two films of Evangelion: the same stairs with one more person
+        ("28825", "31234"),  # Umaru-chan with and without its logo
         ("28999", "31553"),
         ("30727", "35338"),
         ("36882", "46971"),

@@ -43,7 +43,7 @@ def folder(array: Path) -> Path:
     return array.parent
 
 
-def test_rows_are_read_from_several_shards_in_any_order(folder: Path) -> None:
+def test_shard_rows_are_read_from_several_shards_in_any_order(folder: Path) -> None:
     rows = opened(folder).rows(["e", "a", "d", "a", "c"])
     assert (len(rows), rows.shape, rows.dtype) == (5, (5, 2, 3), np.float32)
     assert np.array_equal(rows[:], np.stack([row(each) for each in "eadac"]))
@@ -57,14 +57,14 @@ def test_rows_are_read_from_several_shards_in_any_order(folder: Path) -> None:
     assert opened(folder).rows([])[:].shape == (0, 2, 3)
 
 
-def test_rows_that_are_read_are_copies(folder: Path) -> None:
+def test_shard_rows_are_returned_as_copies(folder: Path) -> None:
     rows = opened(folder).rows(["a"])
     rows[:][:] = 0
     rows[0][:] = 0
     assert np.array_equal(rows[0], row("a"))
 
 
-def test_missing_rows_and_notes_are_known_without_reading_rows(folder: Path) -> None:
+def test_shards_know_missing_rows_and_notes(folder: Path) -> None:
     shards = opened(folder)
     assert shards.missing(["f", "a", "0", "f", "e"]) == ["0", "f"]
     assert "a" in shards and "f" not in shards
@@ -78,7 +78,7 @@ def test_shard_is_a_plain_npy_file(array: Path) -> None:
 
 
 @pytest.mark.parametrize("killed", ["while rows are written", "before the index"])
-def test_unfinished_shard_does_not_count_and_is_rewritten(folder: Path, killed: str) -> None:
+def test_shard_that_is_unfinished_is_ignored_and_rewritten(folder: Path, killed: str) -> None:
     if killed == "while rows are written":
         with pytest.raises(KeyboardInterrupt), opened(folder).write(["f"]) as shard:
             shard.put(0, row("f")[None])
@@ -92,7 +92,7 @@ def test_unfinished_shard_does_not_count_and_is_rewritten(folder: Path, killed: 
     assert len(list(folder.iterdir())) == 9
 
 
-def test_stale_files_of_killed_processes_are_removed(folder: Path) -> None:
+def test_shard_files_of_killed_processes_are_removed_after_an_hour(folder: Path) -> None:
     old, young, orphan = folder / ".old.part", folder / ".young.part", folder / "orphan.npy"
     for file in (old, young, orphan):
         file.touch()
@@ -103,7 +103,7 @@ def test_stale_files_of_killed_processes_are_removed(folder: Path) -> None:
     assert [file.exists() for file in (old, young, orphan)] == [False, True, False]
 
 
-def test_shard_with_missing_or_unlike_rows_is_refused(tmp_path: Path) -> None:
+def test_shard_with_missing_or_mismatched_rows_is_refused(tmp_path: Path) -> None:
     shards = opened(tmp_path)
     with pytest.raises(ValueError, match="The row of b was not written"), shards.write(["a", "b"]) as shard:
         shard.put(0, row("a")[None])
@@ -150,7 +150,7 @@ def change_index(array: Path) -> None:
         (change_index, "its index is damaged"),
     ],
 )
-def test_damaged_shard_is_deleted_with_a_warning_and_rewritten(
+def test_shard_that_is_damaged_is_deleted_with_a_warning_and_rewritten(
     array: Path, damage: Callable[[Path], None], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     damage(array)
@@ -165,7 +165,7 @@ def test_damaged_shard_is_deleted_with_a_warning_and_rewritten(
     assert caplog.messages == []
 
 
-def test_checksums_are_verified_only_if_the_file_changed(array: Path) -> None:
+def test_shard_checksums_are_verified_only_if_the_file_changed(array: Path) -> None:
     before = array.stat()
     change_content(array)
     os.utime(array, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -174,6 +174,6 @@ def test_checksums_are_verified_only_if_the_file_changed(array: Path) -> None:
     assert "a" not in opened(array.parent)
 
 
-def test_row_in_two_shards_is_read_from_one(folder: Path) -> None:
+def test_shard_row_in_two_shards_is_read_from_one(folder: Path) -> None:
     add(opened(folder), ["a", "f"])
     assert np.array_equal(opened(folder).rows("af")[:], np.stack([row("a"), row("f")]))

@@ -108,7 +108,7 @@ def test_part_table_keeps_bytes_and_words_that_pandas_reads_as_missing() -> None
     assert PartTable().text() == "id,franchise,part\n"
 
 
-def test_damaged_part_table_is_refused() -> None:
+def test_part_table_that_is_damaged_is_refused() -> None:
     with pytest.raises(DatasetError, match="the columns id, franchise, part"):
         PartTable.parse("a,b\n1,2\n")
     with pytest.raises(DatasetError, match="damaged: No columns"):
@@ -117,7 +117,7 @@ def test_damaged_part_table_is_refused() -> None:
         PartTable.parse("id,franchise,part\n7,a,elsewhere\n")
 
 
-def test_sequels_of_the_real_catalogue_are_in_one_part(real_data: Path) -> None:
+def test_franchises_of_the_real_catalogue_keep_sequels_in_one_part(real_data: Path) -> None:
     with zipfile.ZipFile(real_data / "posters" / "anime.zip") as archive:
         name = next(name for name in archive.namelist() if name.endswith("anime.csv"))
         rows = list(csv.DictReader(io.StringIO(archive.read(name).decode())))

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from sklearn.dummy import DummyClassifier
 
 from ml.data.dataset import Dataset
 from ml.evaluation.baselines import baselines, every_genre, genre_frequencies, sibling_copy
+from ml.scores.metrics import score
 
 pytestmark = pytest.mark.train
 
@@ -26,6 +28,22 @@ def test_genre_frequencies_draws_with_the_frequencies_of_the_training_labels() -
     assert [genre.recall for genre in scores.genres] == pytest.approx([0.5, 0.2], abs=0.02)
     assert scores == genre_frequencies(labels, labels, GENRES, seed=0)
     assert scores != genre_frequencies(labels, labels, GENRES, seed=1)
+
+
+def test_genre_frequencies_are_the_mean_scores_of_100_random_predictions() -> None:
+    labels = (np.random.default_rng(1).random((50, 3)) < [0.5, 0.2, 0]).astype(np.uint8)
+    random = DummyClassifier(strategy="stratified", random_state=np.random.RandomState(2))
+    random.fit(np.zeros((30, 1)), labels[:30])
+    constant = np.tile(labels[:30].mean(0), (50, 1))
+    draws = [score(constant, random.predict(np.zeros((50, 1))) == 1, labels, (*GENRES, "None")) for _ in range(100)]
+    found = genre_frequencies(labels, labels[:30], (*GENRES, "None"), seed=2)
+    assert (found.posters, [genre.support for genre in found.genres]) == (50, labels.sum(0).tolist())
+    for name, value in found.scalars().items():
+        assert value == pytest.approx(np.mean([draw.scalars()[name] for draw in draws]), abs=1e-12)
+    for g, genre in enumerate(found.genres):
+        for name in ("precision", "recall", "f1", "average_precision"):
+            mean = np.mean([getattr(draw.genres[g], name) for draw in draws])
+            assert getattr(genre, name) == pytest.approx(mean, abs=1e-12)
 
 
 def test_colour_histogram_recognises_posters_whose_colours_show_the_genre(dataset: Dataset) -> None:

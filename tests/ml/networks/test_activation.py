@@ -38,7 +38,7 @@ def pooled() -> Pooled:
         return Pooled().eval()
 
 
-def test_after_global_average_pooling_and_a_linear_layer_it_is_the_map_of_its_weights(
+def test_activation_map_of_pooling_and_a_linear_layer_equals_that_of_its_weights(
     pooled: Pooled, images: Tensor
 ) -> None:
     genres = np.array([0, 1, 2, 1])
@@ -53,7 +53,9 @@ def test_after_global_average_pooling_and_a_linear_layer_it_is_the_map_of_its_we
     assert found.max() == 1
 
 
-def test_a_map_is_no_different_for_a_frozen_network_and_leaves_no_gradients(pooled: Pooled, images: Tensor) -> None:
+def test_activation_map_is_the_same_for_a_frozen_network_and_leaves_no_gradients(
+    pooled: Pooled, images: Tensor
+) -> None:
     genres = np.zeros(4, np.int64)
     free = activation_maps(pooled, pooled.convolution, images, genres)
     pooled.requires_grad_(False)
@@ -63,8 +65,8 @@ def test_a_map_is_no_different_for_a_frozen_network_and_leaves_no_gradients(pool
         assert (activation_maps(pooled, pooled.convolution, images, genres) == free).all()
 
 
-def test_a_trained_network_looks_where_the_genre_is(pooled: Pooled) -> None:
-    """A red square in one of four corners is the genre; without it there is noise alone."""
+def test_activation_map_of_a_trained_network_is_highest_where_the_genre_is(pooled: Pooled) -> None:
+    """Posters of the genre have a red square in one of four corners. All others are noise."""
     generator = np.random.default_rng(0)
     posters = generator.integers(60, 200, (200, 3, 64, 64), dtype=np.uint8)
     corners = generator.integers(0, 2, (200, 2))
@@ -80,14 +82,14 @@ def test_a_trained_network_looks_where_the_genre_is(pooled: Pooled) -> None:
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.1
-    there = labels.numpy() == 1
-    maps = activation_maps(pooled, pooled.relu, images[there], np.zeros(100, np.int64))
+    positive = labels.numpy() == 1
+    maps = activation_maps(pooled, pooled.relu, images[positive], np.zeros(100, np.int64))
     highest = np.array([np.unravel_index(each.argmax(), each.shape) for each in maps])
-    assert ((highest > 7) == corners[there]).all(1).mean() > 0.95
+    assert ((highest > 7) == corners[positive]).all(1).mean() > 0.95
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "swin_t"])
-def test_the_last_feature_map_of_a_backbone_is_found_and_has_maps(name: str, images: Tensor) -> None:
+def test_last_feature_map_of_a_backbone_gives_activation_maps(name: str, images: Tensor) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         body = backbone(name).body.eval()
@@ -101,12 +103,12 @@ def test_the_last_feature_map_of_a_backbone_is_found_and_has_maps(name: str, ima
     assert min(maps.shape[1:]) > 1
 
 
-def test_the_network_from_scratch_has_a_feature_map(images: Tensor) -> None:
+def test_last_feature_map_of_the_scratch_network_is_its_last_relu(images: Tensor) -> None:
     network = _network(scratch_body(64), 256)
     assert isinstance(last_feature_map(network, images[:1]), nn.ReLU)
 
 
-def test_where_attention_mixes_places_there_is_no_map() -> None:
+def test_last_feature_map_is_none_after_attention_and_without_maps() -> None:
     transformer = torchvision.models.VisionTransformer(64, 16, 1, 2, 32, 64, num_classes=3).eval()
     network = nn.Sequential(_Float(), transformer)
     assert last_feature_map(network, torch.zeros(1, 3, 64, 64, dtype=torch.uint8)) is None
@@ -115,7 +117,7 @@ def test_where_attention_mixes_places_there_is_no_map() -> None:
     assert last_feature_map(flat[1:], torch.zeros(1, 3, 2, 2)) is None
 
 
-def test_a_layer_without_places_or_without_use_is_refused(pooled: Pooled, images: Tensor) -> None:
+def test_activation_maps_refuse_a_layer_without_a_map_or_use(pooled: Pooled, images: Tensor) -> None:
     with pytest.raises(TrainingError, match=r"needs a layer with output \[N, C, h, w\]; this one is \[4, 3\]"):
         activation_maps(pooled, pooled.linear, images, np.zeros(4, np.int64))
     with pytest.raises(TrainingError, match="needs a layer that the network uses"):

@@ -15,7 +15,7 @@ FREQUENCIES = np.array([0.5, 0.1, 0.02])
 
 
 @pytest.mark.parametrize("size", [32, 64, 100, 256])
-def test_the_network_from_scratch_takes_posters_of_any_size(size: int) -> None:
+def test_scratch_body_takes_posters_of_any_size(size: int) -> None:
     body = scratch_body(size)
     assert feature_count(body, size, "scratch") == 256
     kinds = [type(layer) for layer in body]
@@ -40,29 +40,29 @@ def test_the_network_from_scratch_takes_posters_of_any_size(size: int) -> None:
         ("googlenet", 1024),
     ],
 )
-def test_any_torchvision_network_becomes_a_backbone(name: str, features: int) -> None:
+def test_backbone_can_be_any_torchvision_network(name: str, features: int) -> None:
     network = backbone(name)
     assert feature_count(network.body, 64, name) == features
 
 
-def test_an_unknown_backbone_is_named_with_near_ones() -> None:
+def test_backbone_with_an_unknown_name_raises_with_similar_names() -> None:
     with pytest.raises(SettingError, match=r"no backbone named 'resnet19'; it has .*resnet18"):
         backbone("resnet19")
 
 
-def test_a_backbone_that_cannot_take_the_size_says_so() -> None:
+def test_feature_count_raises_if_the_backbone_does_not_accept_the_size() -> None:
     with pytest.raises(TrainingError, match="vit_b_16 does not accept posters of 64 x 64 pixels"):
         feature_count(backbone("vit_b_16").body, 64, "vit_b_16")
 
 
-def test_pretrained_weights_reach_the_backbone_and_their_classifier_is_passed_over() -> None:
+def test_load_backbone_loads_all_weights_but_the_classifier() -> None:
     pretrained = torchvision.models.resnet18()
     network = backbone("resnet18")
     load_backbone(network, pretrained.state_dict())
     assert torch.equal(network.body.state_dict()["layer4.1.conv2.weight"], pretrained.layer4[1].conv2.weight)
 
 
-def test_weights_that_do_not_fit_name_the_keys() -> None:
+def test_load_backbone_names_the_keys_of_weights_that_do_not_fit() -> None:
     state = torchvision.models.squeezenet1_1().state_dict()
     features = {key: value for key, value in state.items() if key.startswith("features.")}
     network = backbone("squeezenet1_1")
@@ -77,7 +77,7 @@ def test_weights_that_do_not_fit_name_the_keys() -> None:
         load_backbone(backbone("resnet18"), {})
 
 
-def test_pixels_are_normalised_as_the_manifest_says() -> None:
+def test_genre_network_normalises_pixels() -> None:
     how = preprocessing(PreprocessConfig(image_size=32))
     network = GenreNetwork(nn.Identity(), head(1, FREQUENCIES, 0, 0.0), how, frozen=False)
     pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
@@ -85,14 +85,14 @@ def test_pixels_are_normalised_as_the_manifest_says() -> None:
     assert network.features(pixels).flatten().tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_new_head_starts_at_the_genres_frequencies() -> None:
+def test_head_starts_at_the_genre_frequencies() -> None:
     fresh = head(8, FREQUENCIES, 0, 0.5).eval()
     probabilities = fresh(torch.zeros(1, 8)).sigmoid()
     assert probabilities.flatten().tolist() == pytest.approx(FREQUENCIES.tolist(), abs=1e-3)
     assert [type(layer) for layer in head(8, FREQUENCIES, 16, 0.5)].count(nn.Linear) == 2
 
 
-def test_a_frozen_body_stays_in_evaluation_mode_when_the_network_trains() -> None:
+def test_genre_network_keeps_a_frozen_body_in_evaluation_mode() -> None:
     how = preprocessing(PreprocessConfig(image_size=32))
     network = GenreNetwork(scratch_body(32), head(256, FREQUENCIES, 0, 0.0), how, frozen=True).train()
     assert network.head.training

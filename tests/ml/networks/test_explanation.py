@@ -29,7 +29,7 @@ def seeded():
 
 
 def posters(count: int, size: int) -> NDArray[np.uint8]:
-    """Coarse patches of colour, in which there is something to be seen at one place and not at another."""
+    """Coarse patches of colour, so that positions differ."""
     patches = np.random.default_rng(1).integers(0, 256, (count, 3, 8, 8), np.uint8)
     return patches.repeat(size // 8, 2).repeat(size // 8, 3)
 
@@ -39,7 +39,7 @@ def scratch(size: int) -> GenreNetwork:
 
 
 def squeezenet(size: int) -> GenreNetwork:
-    """A frozen backbone with a kernel head, as `train_frozen` makes it, but of random weights."""
+    """A frozen backbone with a kernel head, like those of `train_frozen`, but with random weights."""
     body = pooled(backbone("squeezenet1_1").body.eval(), size, "squeezenet1_1")
     assert isinstance(body, PooledBody)
     count = feature_count(body, size, "squeezenet1_1")
@@ -62,7 +62,7 @@ def network_of(body: nn.Module, top: nn.Module, size: int) -> GenreNetwork:
 
 
 def linear_head(features: int, hidden: int = 0) -> nn.Sequential:
-    """As it is after training: its normalisation has seen features."""
+    """A head whose normalisation has statistics, as after training."""
     top = head(features, np.full(GENRES, 0.2), hidden, 0.3)
     top[0].running_mean.normal_()
     top[0].running_var.uniform_(0.1, 2)
@@ -77,7 +77,7 @@ def explained(network: GenreNetwork, images: NDArray[np.uint8]) -> tuple[torch.T
 
 
 @pytest.mark.parametrize("make", [scratch, squeezenet, resnet])
-def test_maps_are_those_of_grad_cam_and_probabilities_those_of_the_network(make) -> None:
+def test_explained_network_has_the_maps_of_grad_cam_and_unchanged_probabilities(make) -> None:
     images = posters(4, 96)
     network = make(96)
     probabilities, maps = explained(network, images)
@@ -88,19 +88,19 @@ def test_maps_are_those_of_grad_cam_and_probabilities_those_of_the_network(make)
     shown = 0
     for genre in range(GENRES):
         expected = activation_maps(network, layer, torch.from_numpy(images), np.full(4, genre))
-        own = maps[:, genre].numpy()
+        found = maps[:, genre].numpy()
         shown += (expected.max((1, 2)) == 1).sum()
-        assert own.shape == expected.shape
-        assert own.min() >= 0
-        scaled = own / np.maximum(own.max((1, 2), keepdims=True), np.finfo(np.float32).tiny)
+        assert found.shape == expected.shape
+        assert found.min() >= 0
+        scaled = found / np.maximum(found.max((1, 2), keepdims=True), np.finfo(np.float32).tiny)
         assert np.abs(scaled - expected).max() < 2e-3
-    assert shown > 4, "or this test says little"
+    assert shown > 4, "most maps must not be empty"
 
 
-def test_under_a_linear_head_the_mean_of_a_map_is_what_the_logit_has_from_it() -> None:
+def test_explained_map_of_a_linear_head_averages_to_its_share_of_the_logit() -> None:
     images, network = posters(4, 64), scratch(64)
     found = explain(network, 64)
-    found.back.abs_()  # so that nothing is cut at 0
+    found.back.abs_()  # so that no value is set to 0
     with torch.no_grad():
         _, maps = found(torch.from_numpy(images))
         features = network.features(torch.from_numpy(images))
@@ -108,7 +108,7 @@ def test_under_a_linear_head_the_mean_of_a_map_is_what_the_logit_has_from_it() -
     assert torch.allclose(maps.mean((2, 3)), features @ slopes.abs().T, rtol=1e-4)
 
 
-def test_a_deviation_beside_a_mean_has_no_part_in_a_map() -> None:
+def test_explained_map_depends_on_means_and_not_on_deviations() -> None:
     network = squeezenet(96)
     _, maps = explained(network, posters(2, 96))
     channels = 512
@@ -117,11 +117,11 @@ def test_a_deviation_beside_a_mean_has_no_part_in_a_map() -> None:
     found = explain(deviating, 96)
     assert torch.equal(found.back, explain(network, 96).back)
     network.head.projection[-2 * channels : -channels] = 0
-    assert not torch.equal(explained(network, posters(2, 96))[1], maps), "the means of the last stage count, too"
+    assert not torch.equal(explained(network, posters(2, 96))[1], maps), "the means of the last stage count as well"
 
 
 class Flat(nn.Module):
-    """A map's values themselves, place by place."""
+    """Features that are the values of the map, without pooling."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return nn.functional.avg_pool2d(images, 16).flatten(1)
@@ -139,7 +139,7 @@ class Highest(nn.Module):
 
 
 class Dead(Highest):
-    """Features that are 0 whatever is seen."""
+    """Features that are always 0."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.convolution(images).mul_(0).mean((2, 3))
@@ -158,18 +158,18 @@ class Dead(Highest):
     ],
     ids=["hidden layer", "unknown head", "layers after pooling", "no pooling", "maximum", "dead", "no map"],
 )
-def test_a_network_of_another_kind_has_no_maps(body, top) -> None:
+def test_explain_returns_none_for_other_kinds_of_networks(body, top) -> None:
     assert explain(network_of(body(), top(), 64), 64) is None
 
 
-def test_a_network_whose_last_map_is_a_single_place_has_no_maps() -> None:
+def test_explain_returns_none_if_the_last_map_has_one_position() -> None:
     assert explain(squeezenet(64), 64) is not None
     small = pooled(backbone("squeezenet1_1").body.eval(), 32, "squeezenet1_1")
     count = feature_count(small, 32, "squeezenet1_1")
     assert explain(network_of(small, nn.Linear(count, GENRES), 32), 32) is None
 
 
-def test_explaining_leaves_the_network_as_it_was() -> None:
+def test_explain_does_not_change_the_network() -> None:
     network = scratch(64)
     before = copy.deepcopy(network.state_dict())
     found = explain(network, 64)
@@ -180,7 +180,7 @@ def test_explaining_leaves_the_network_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("make", [scratch, squeezenet])
-def test_the_graph_has_the_same_maps_for_any_number_of_posters_and_the_same_bytes_each_time(make) -> None:
+def test_explained_graph_has_the_same_maps_for_any_batch_size_and_is_reproducible(make) -> None:
     network = make(64)
     graph = export_onnx(explain(network, 64), 64)
     assert export_onnx(explain(network, 64), 64) == graph
@@ -189,7 +189,7 @@ def test_the_graph_has_the_same_maps_for_any_number_of_posters_and_the_same_byte
     for count in (1, 3):
         images = posters(count, 64)
         probabilities, maps = session.run(["probabilities", "maps"], {"images": images})
-        assert np.array_equal(session.run(["probabilities"], {"images": images})[0], probabilities), "to the bit"
+        assert np.array_equal(session.run(["probabilities"], {"images": images})[0], probabilities)
         expected = explained(network, images)
         assert np.abs(probabilities - expected[0].numpy()).max() < 1e-5
         assert maps.shape == expected[1].shape

@@ -33,7 +33,7 @@ def table(features: torch.Tensor) -> FeatureTable:
 
 @pytest.fixture(scope="module")
 def features() -> torch.Tensor:
-    """Of 240 posters, on very different scales: float32 [240, 20]."""
+    """Features of 240 posters with very different scales: float32 [240, 20]."""
     generator = np.random.default_rng(0)
     scales = 10 ** generator.uniform(-2, 2, 20)
     return torch.from_numpy((generator.normal(size=(240, 20)) * scales + 5 * scales).astype(np.float32))
@@ -41,16 +41,14 @@ def features() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def labels(features: torch.Tensor) -> NDArray[np.uint8]:
-    """Two genres that the features show, not linearly, and one that they do not."""
+    """Two genres that depend on the features, the first one nonlinearly, and a random one."""
     x = StandardScaler().fit_transform(features.numpy())
     chance = np.random.default_rng(1).random(240) < 0.2
     return np.column_stack([x[:, 0] * x[:, 1] > 0, x[:, 2] > 0.5, chance]).astype(np.uint8)
 
 
-def test_estimates_are_those_of_scikit_learns_kernel_ridge_regression(
-    features: torch.Tensor, labels: NDArray[np.uint8]
-) -> None:
-    """All training posters are landmarks here, and all components are kept, so that nothing is approximated."""
+def test_kernel_ridge_equals_that_of_scikit_learn(features: torch.Tensor, labels: NDArray[np.uint8]) -> None:
+    """All training posters are landmarks and all components are kept, so nothing is approximated."""
     training, other = slice(0, 180), slice(180, 240)
     where = space(table(features[training]), seed=0)
     ours = KernelRidge(where, torch.from_numpy(labels[training]).float(), SETTING.width, seed=0)
@@ -66,25 +64,10 @@ def test_estimates_are_those_of_scikit_learns_kernel_ridge_regression(
     expected = reference.predict(centerer.transform(between)) + mean
     assert np.abs(ours.estimate(where.project(table(features[other])), SETTING.ridge) - expected).max() < 2e-3
 
-    assert np.abs(expected - mean).max() > 0.2, "or this test says little"
+    assert np.abs(expected - mean).max() > 0.2, "the estimates must differ from the mean"
 
 
-def test_without_centring_it_would_be_the_plain_regression_with_a_radial_basis_function(
-    features: torch.Tensor,
-) -> None:
-    """A kernel that is narrow makes centring matter little, and then scikit-learn's own kernel is near, too."""
-    labels = np.sign(np.random.default_rng(2).normal(size=(180, 1)))
-    labels -= labels.mean()
-    where = space(table(features[:180]), seed=0)
-    ours = KernelRidge(where, torch.from_numpy(labels).float(), 20.0, seed=0)
-    reference = ReferenceRidge(alpha=1.0, kernel="rbf", gamma=20.0).fit(where.points.numpy(), labels)
-    points = where.points[:50] + 0.02
-    expected = reference.predict(points.numpy())
-    assert np.abs(expected).max() > 0.3
-    assert np.abs(ours.estimate(points, 1.0) - expected).max() < 0.02
-
-
-def test_squared_distances_are_mean_squared_differences_of_standardised_features(features: torch.Tensor) -> None:
+def test_space_distances_are_mean_squared_differences_of_standardised_features(features: torch.Tensor) -> None:
     where = space(table(features), seed=0)
     x = (features - features.mean(0)) / features.std(0)
     expected = torch.exp(-0.7 * (x[:5, None] - x[None, 5:9]).square().mean(2))
@@ -92,7 +75,9 @@ def test_squared_distances_are_mean_squared_differences_of_standardised_features
     assert torch.allclose(where.project(table(features)), where.points, atol=1e-4)
 
 
-def test_the_head_gives_what_estimates_and_curves_give(features: torch.Tensor, labels: NDArray[np.uint8]) -> None:
+def test_kernel_head_gives_the_logits_of_estimates_and_curves(
+    features: torch.Tensor, labels: NDArray[np.uint8]
+) -> None:
     where = space(table(features), seed=0)
     ridge = KernelRidge(where, torch.from_numpy(labels).float(), SETTING.width, seed=0)
     estimates = ridge.estimate(where.points, SETTING.ridge)
@@ -105,15 +90,7 @@ def test_the_head_gives_what_estimates_and_curves_give(features: torch.Tensor, l
     assert {name for name, _ in head.named_parameters()} == {"last.weight", "last.bias"}
 
 
-def test_it_learns_what_no_line_can_part(features: torch.Tensor, labels: NDArray[np.uint8]) -> None:
-    two = features[:, :2]  # the first genre is whether their signs are equal
-    where = space(table(two[:180]), seed=0)
-    ridge = KernelRidge(where, torch.from_numpy(labels[:180]).float(), 1.0, seed=0)
-    estimates = ridge.estimate(where.project(table(two[180:])), 1.0)[:, 0]
-    assert ((estimates > 0.5) == (labels[180:, 0] == 1)).mean() > 0.85
-
-
-def test_landmarks_are_limited_and_drawn_by_the_seed() -> None:
+def test_kernel_ridge_draws_a_limited_number_of_landmarks_by_the_seed() -> None:
     features = torch.from_numpy(np.random.default_rng(4).normal(size=(LANDMARKS + 50, 6)).astype(np.float32))
     labels = (features[:, :2] > 0).float()
     where = space(table(features), seed=0)
@@ -125,23 +102,20 @@ def test_landmarks_are_limited_and_drawn_by_the_seed() -> None:
     assert np.abs(estimates - other.estimate(where.points, 1.0)).max() < 0.1
 
 
-def test_the_same_seed_gives_the_same_bytes(features: torch.Tensor, labels: NDArray[np.uint8]) -> None:
+def test_kernel_head_depends_on_its_seed_and_not_on_the_random_state(
+    features: torch.Tensor, labels: NDArray[np.uint8]
+) -> None:
     heads = []
     for start in (1, 2):
-        torch.manual_seed(start)
+        state = torch.manual_seed(start).get_state()
         where = space(table(features), seed=5)
+        assert torch.equal(torch.get_rng_state(), state)
         curves = LogisticCurves(np.full(3, 8.0), np.full(3, -4.0))
         heads.append(fit_kernel_head(where, torch.from_numpy(labels).float(), SETTING, curves, seed=5).state_dict())
     assert all(heads[0][name].numpy().tobytes() == heads[1][name].numpy().tobytes() for name in heads[0])
 
 
-def test_finding_components_leaves_the_random_state_alone(features: torch.Tensor) -> None:
-    state = torch.get_rng_state()
-    space(table(features), seed=5)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_features_that_never_change_say_nothing(features: torch.Tensor, labels: NDArray[np.uint8]) -> None:
+def test_space_ignores_constant_features(features: torch.Tensor, labels: NDArray[np.uint8]) -> None:
     more = torch.cat([features, torch.full((240, 4), 3.0)], 1)
     where = space(table(more), seed=0)
     ridge = KernelRidge(where, torch.from_numpy(labels).float(), SETTING.width, seed=0)
@@ -151,7 +125,7 @@ def test_features_that_never_change_say_nothing(features: torch.Tensor, labels: 
     assert np.isfinite(ridge.estimate(where.project(table(elsewhere)), SETTING.ridge)).all()
 
 
-def test_features_that_are_all_alike_give_the_genres_frequencies(labels: NDArray[np.uint8]) -> None:
+def test_kernel_ridge_of_constant_features_gives_genre_frequencies(labels: NDArray[np.uint8]) -> None:
     where = space(table(torch.ones(240, 5)), seed=0)
     ridge = KernelRidge(where, torch.from_numpy(labels).float(), 0.5, seed=0)
     estimates = ridge.estimate(where.points, 3.0)
@@ -160,7 +134,7 @@ def test_features_that_are_all_alike_give_the_genres_frequencies(labels: NDArray
 
 
 @pytest.mark.parametrize("posters", [2, 7, COMPONENTS - 1])
-def test_fewer_posters_than_components_are_enough(posters: int) -> None:
+def test_space_has_fewer_components_for_few_posters(posters: int) -> None:
     generator = np.random.default_rng(posters)
     features = torch.from_numpy(generator.normal(size=(posters, 300)).astype(np.float32))
     labels = torch.from_numpy((np.arange(posters) % 2)[:, None]).float()
@@ -170,11 +144,11 @@ def test_fewer_posters_than_components_are_enough(posters: int) -> None:
     assert ((estimates > 0.5) == labels.numpy()).all()
 
 
-def test_curves_keep_the_order_and_calibrate() -> None:
+def test_fit_curves_calibrates_and_keeps_the_order() -> None:
     generator = np.random.default_rng(6)
     truth = generator.uniform(0.05, 0.6, (4000, 2))
     labels = (generator.random((4000, 2)) < truth).astype(np.uint8)
-    estimates = 0.3 * np.log(truth / (1 - truth)) + 0.4  # in the right order, and no probability
+    estimates = 0.3 * np.log(truth / (1 - truth)) + 0.4  # in the right order, but no probabilities
     probabilities = fit_curves(estimates, labels).probabilities(estimates)
     assert probabilities.dtype == np.float32
     assert np.abs(probabilities - truth).mean() < 0.02
@@ -184,7 +158,7 @@ def test_curves_keep_the_order_and_calibrate() -> None:
         assert (np.diff(probabilities[order, genre]) >= 0).all()
 
 
-def test_a_genre_whose_estimates_mislead_keeps_their_order_and_gets_its_frequency() -> None:
+def test_fit_curves_gives_the_frequency_for_misleading_estimates() -> None:
     labels = (np.arange(200) % 5 == 0).astype(np.uint8)[:, None]
     estimates = 0.2 - 0.1 * labels + np.random.default_rng(7).normal(size=(200, 1)) * 0.05
     curves = fit_curves(estimates, labels)
@@ -194,7 +168,7 @@ def test_a_genre_whose_estimates_mislead_keeps_their_order_and_gets_its_frequenc
     assert probabilities.mean() == pytest.approx(0.2, abs=0.05)
 
 
-def test_genres_that_can_be_parted_or_that_nobody_or_everybody_has_stay_finite() -> None:
+def test_fit_curves_stays_finite_for_separable_absent_and_universal_genres() -> None:
     generator = np.random.default_rng(8)
     labels = np.column_stack([np.arange(100) < 50, np.zeros(100), np.ones(100), np.arange(100) == 3]).astype(np.uint8)
     estimates = labels + generator.normal(size=(100, 4)) * 1e-3

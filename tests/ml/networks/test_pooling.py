@@ -17,7 +17,7 @@ pytestmark = pytest.mark.train
 
 
 class Stages(nn.Module):
-    """Four convolutions that each halve the maps, and features of their own."""
+    """Four convolutions that each halve the maps, and a linear layer on the last one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Stages(nn.Module):
         return self.last(self.fourth(three).relu().mean((2, 3)))
 
 
-def test_own_features_come_first_and_then_mean_and_deviation_of_each_stage() -> None:
+def test_pooled_features_are_those_of_the_backbone_then_mean_and_deviation_of_each_stage() -> None:
     torch.manual_seed(0)
     body = Stages().eval()
     images = torch.randn(5, 3, 32, 32)
@@ -51,32 +51,32 @@ def test_own_features_come_first_and_then_mean_and_deviation_of_each_stage() -> 
     assert torch.equal(features[:, :9], expected[0])
 
 
-@pytest.mark.parametrize(("name", "own"), [("squeezenet1_1", 512), ("resnet18", 512)])
-def test_a_pooled_network_has_its_own_features_first_and_is_exported_with_the_same_answers(name: str, own: int) -> None:
+@pytest.mark.parametrize("name", ["squeezenet1_1", "resnet18"])
+def test_pooled_network_exports_to_onnx_with_the_same_probabilities(name: str) -> None:
     torch.manual_seed(0)
     plain = backbone(name).body.eval()
     body = pooled(copy.deepcopy(plain), 64, name)
     assert isinstance(body, PooledBody)
     count = feature_count(body, 64, name)
-    assert count > own
+    assert count > 512
     how = preprocessing(PreprocessConfig(image_size=64))
     network = GenreNetwork(body, nn.Linear(count, 3), how, frozen=True).eval()
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 64, 64), np.uint8)
     with torch.no_grad():
         features = network.features(torch.from_numpy(images))
         scaled = torch.from_numpy(images).float() * network.scale - network.shift
-        assert torch.allclose(features[:, :own], plain(scaled), atol=1e-4)
+        assert torch.allclose(features[:, :512], plain(scaled), atol=1e-4)
         expected = network(torch.from_numpy(images)).sigmoid().numpy()
     assert np.abs(_run(export_onnx(network, 64), images) - expected).max() < TOLERANCE
 
 
-def test_a_pooled_body_shares_the_weights_of_the_plain_one_and_no_other_is_added() -> None:
+def test_pooled_body_shares_the_weights_of_the_plain_one_and_adds_none() -> None:
     body = Stages()
     given = {id(parameter) for parameter in body.parameters()}
     assert {id(parameter) for parameter in pooled(body, 32, "stages").parameters()} == given
 
 
-def test_a_copy_of_a_pooled_body_trains_by_itself() -> None:
+def test_pooled_body_can_be_copied_and_trained_separately() -> None:
     class Dropping(Stages):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return nn.functional.dropout(super().forward(images), 0.5, self.training)
@@ -93,7 +93,7 @@ def test_a_copy_of_a_pooled_body_trains_by_itself() -> None:
     assert torch.equal(other.eval()(images), other(images))
 
 
-def test_a_deviation_is_that_of_float32_also_under_autocast() -> None:
+def test_pooled_deviations_are_computed_in_float32_under_autocast() -> None:
     torch.manual_seed(0)
     body = pooled(Stages(), 32, "stages")
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -101,7 +101,7 @@ def test_a_deviation_is_that_of_float32_also_under_autocast() -> None:
     assert features.dtype == torch.float32
 
 
-def test_maps_that_never_change_have_no_deviation_and_a_finite_slope() -> None:
+def test_pooled_features_of_constant_maps_have_finite_gradients() -> None:
     body = pooled(Stages(), 32, "stages")
     images = torch.zeros(2, 3, 32, 32, requires_grad=True)
     features = body(images)
@@ -110,7 +110,7 @@ def test_maps_that_never_change_have_no_deviation_and_a_finite_slope() -> None:
     assert images.grad is not None and bool(images.grad.isfinite().all())
 
 
-def test_a_network_without_stages_is_given_as_it_is_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_pooled_returns_a_network_without_stages_unchanged_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
     assert pooled(flat, 32, "flat") is flat
     (record,) = caplog.records
@@ -118,19 +118,21 @@ def test_a_network_without_stages_is_given_as_it_is_with_a_warning(caplog: pytes
     assert record.getMessage() == "Only the last features of flat are used: it has no stages of decreasing resolution."
 
 
-def test_a_network_that_cannot_be_traced_is_given_as_it_is_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
-    class Wilful(nn.Module):
+def test_pooled_returns_a_network_that_cannot_be_traced_unchanged_with_the_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Untraceable(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))
 
-    wilful = Wilful()
-    assert pooled(wilful, 32, "wilful") is wilful
-    assert "Only the last features of wilful are used: symbolically traced variables" in caplog.text
+    network = Untraceable()
+    assert pooled(network, 32, "untraceable") is network
+    assert "Only the last features of untraceable are used: symbolically traced variables" in caplog.text
 
 
 def _run(graph: bytes, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> np.ndarray:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    (answer,) = session.run(None, {session.get_inputs()[0].name: images})
-    return answer
+    (output,) = session.run(None, {session.get_inputs()[0].name: images})
+    return output

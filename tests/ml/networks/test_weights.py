@@ -19,15 +19,15 @@ pytestmark = pytest.mark.train
 
 @contextmanager
 def serving(folder: Path, wait_seconds: float = 0.0) -> Iterator[tuple[str, list[str]]]:
-    """A server of the folder's files; gives its address and the paths that were asked for."""
-    asked: list[str] = []
+    """A server of the folder's files. Yields its address and the requested paths."""
+    requested: list[str] = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *arguments: object) -> None:
             super().__init__(*arguments, directory=str(folder))  # type: ignore[arg-type]
 
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requested.append(self.path)
             time.sleep(wait_seconds)
             super().do_GET()
 
@@ -37,7 +37,7 @@ def serving(folder: Path, wait_seconds: float = 0.0) -> Iterator[tuple[str, list
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}", asked
+            yield f"http://127.0.0.1:{server.server_port}", requested
         finally:
             server.shutdown()
             thread.join()
@@ -53,23 +53,23 @@ def published(tmp_path: Path) -> Path:
     return (folder / "new").rename(folder / f"net-{sha256[:8]}.pth")
 
 
-def test_weights_are_downloaded_once_and_checked_in_the_cache_too(
+def test_download_happens_once_and_checks_the_cached_file(
     published: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = tmp_path / "cache"
-    with serving(published.parent) as (address, asked):
+    with serving(published.parent) as (address, requested):
         url = f"{address}/{published.name}"
         file = download(url, cache)
         assert file.read_bytes() == published.read_bytes()
         assert download(url, cache) == file
-        assert len(asked) == 1
+        assert len(requested) == 1
         file.write_bytes(b"damaged")
         assert download(url, cache).read_bytes() == published.read_bytes()
     assert "damaged and is downloaded again" in caplog.text
     assert load_state(file).sha256 == hashlib.sha256(published.read_bytes()).hexdigest()
 
 
-def test_a_download_with_another_hash_is_not_kept(published: Path, tmp_path: Path) -> None:
+def test_download_with_another_hash_is_not_kept(published: Path, tmp_path: Path) -> None:
     published.write_bytes(b"something else")
     with (
         serving(published.parent) as (address, _),
@@ -79,7 +79,7 @@ def test_a_download_with_another_hash_is_not_kept(published: Path, tmp_path: Pat
     assert not (tmp_path / "cache" / published.name).exists()
 
 
-def test_a_server_that_does_not_answer_is_given_up(published: Path, tmp_path: Path) -> None:
+def test_download_times_out_if_the_server_does_not_respond(published: Path, tmp_path: Path) -> None:
     with (
         serving(published.parent, wait_seconds=0.5) as (address, _),
         pytest.raises(WeightsUnavailable, match="timed out"),
@@ -87,7 +87,7 @@ def test_a_server_that_does_not_answer_is_given_up(published: Path, tmp_path: Pa
         download(f"{address}/{published.name}", tmp_path / "cache", timeout_seconds=0.1)
 
 
-def test_imagenet_weights_that_cannot_be_had_are_announced_loudly(
+def test_read_weights_warns_if_imagenet_weights_are_not_available(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
@@ -97,22 +97,24 @@ def test_imagenet_weights_that_cannot_be_had_are_announced_loudly(
     assert "TRAINED FROM RANDOM WEIGHTS" in record.getMessage()
 
 
-def test_torchvisions_addresses_hold_a_hash() -> None:
+def test_imagenet_url_contains_a_hash() -> None:
     assert imagenet_url("resnet18").endswith("/resnet18-f37072fd.pth")
 
 
-def test_a_backbone_without_imagenet_weights_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_weights_names_a_backbone_without_imagenet_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(torchvision.models._api.BUILTIN_MODELS, "weightless", torch.nn.Identity)
     for name in ("resnet19", "weightless"):
         with pytest.raises(SettingError, match=f"no ImageNet weights for '{name}'"):
             read_weights("imagenet", name, tmp_path)
 
 
-def test_none_asks_for_no_weights(tmp_path: Path) -> None:
+def test_read_weights_returns_none_for_the_setting_none(tmp_path: Path) -> None:
     assert read_weights("none", "resnet18", tmp_path) is None
 
 
-def test_a_file_that_is_not_there_or_no_state_dict_is_named(tmp_path: Path) -> None:
+def test_load_state_names_a_file_that_is_missing_or_no_state_dict(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"absent\.pth cannot be read: No such file"):
         read_weights(str(tmp_path / "absent.pth"), "resnet18", tmp_path)
     text = tmp_path / "text.pth"
@@ -124,7 +126,7 @@ def test_a_file_that_is_not_there_or_no_state_dict_is_named(tmp_path: Path) -> N
         load_state(tmp_path / "list.pth")
 
 
-def test_code_in_a_file_of_weights_is_not_run(tmp_path: Path) -> None:
+def test_load_state_does_not_run_code_of_the_file(tmp_path: Path) -> None:
     torch.save({"weight": Path("a path is an object of a class")}, tmp_path / "evil.pth")
     with pytest.raises(WeightsError, match=r"evil\.pth is not a weights file"):
         load_state(tmp_path / "evil.pth")

@@ -193,7 +193,7 @@ def test_checkpoint_of_another_configuration_names_the_differences(tmp_path: Pat
     assert Checkpoints(tmp_path, ABOUT, 0).slot("trial").load() == {"epoch": 1}
 
 
-def test_damaged_checkpoint_is_logged_and_ignored(
+def test_checkpoint_that_is_damaged_is_logged_and_ignored(
     images: Tensor, undisturbed: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoints = Checkpoints(tmp_path, ABOUT, every_seconds=0)
@@ -205,7 +205,7 @@ def test_damaged_checkpoint_is_logged_and_ignored(
     assert f"The checkpoint {file} is damaged and is ignored." in caplog.text
 
 
-def test_damage_of_any_kind_is_detected(tmp_path: Path) -> None:
+def test_checkpoint_detects_any_damage(tmp_path: Path) -> None:
     slot = Checkpoints(tmp_path, ABOUT, 0).slot("trial")
     slot.save({"model": {"weight": torch.arange(1000.0)}})
     (file,) = tmp_path.iterdir()
@@ -224,12 +224,12 @@ def test_damage_of_any_kind_is_detected(tmp_path: Path) -> None:
         assert slot.load() is None
 
 
-def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
+def test_checkpoint_does_not_run_code_of_the_file(tmp_path: Path) -> None:
     torch.save({"about": ABOUT, "evil": Path("a path is an object of a class")}, tmp_path / "trial.pt")
     assert Checkpoints(tmp_path, ABOUT, 0).slot("trial").load() is None
 
 
-def test_save_that_is_killed_keeps_the_previous_state(tmp_path: Path) -> None:
+def test_checkpoint_keeps_the_previous_state_if_saving_is_killed(tmp_path: Path) -> None:
     class Unwritable:
         def __reduce__(self) -> str:
             raise Killed
@@ -289,7 +289,7 @@ print(json.dumps(digests))
 """
 
 
-def test_process_that_is_killed_resumes_with_the_same_networks(
+def test_training_process_that_is_killed_resumes_with_the_same_networks(
     dataset: Dataset, quick: TrainConfig, tmp_path: Path
 ) -> None:
     config = replace(quick, candidates=("scratch",), trials=1, epochs=3)

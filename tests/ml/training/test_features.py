@@ -51,7 +51,7 @@ def folders(data: Dataset) -> set[Path]:
     return set((data.folder.parents[1] / "features").iterdir())
 
 
-def test_features_are_in_the_order_of_the_dataset(data: Dataset) -> None:
+def test_cached_features_are_in_the_order_of_the_dataset(data: Dataset) -> None:
     torch.manual_seed(0)
     body = scratch_body(32).eval()
     values, _, rate = features_of(data, body)
@@ -64,7 +64,7 @@ def test_features_are_in_the_order_of_the_dataset(data: Dataset) -> None:
         assert torch.allclose(values[row], expected[0], atol=2e-2)
 
 
-def test_cache_is_reused_and_a_new_poster_costs_one_pass(
+def test_cached_features_are_reused_and_a_new_poster_costs_one_pass(
     data: Dataset, posters: list[Poster], small: PreprocessConfig, tmp_path: Path
 ) -> None:
     first, seen, _ = features_of(data)
@@ -80,7 +80,7 @@ def test_cache_is_reused_and_a_new_poster_costs_one_pass(
     assert torch.equal(second[known], first)
 
 
-def test_cache_has_one_folder_per_weights_precision_and_width(data: Dataset) -> None:
+def test_cached_features_have_one_folder_per_weights_precision_and_width(data: Dataset) -> None:
     compute = choose_compute("cpu")
     features_of(data)
     (first,) = folders(data)
@@ -99,7 +99,9 @@ def test_cache_has_one_folder_per_weights_precision_and_width(data: Dataset) -> 
 
 
 @pytest.mark.parametrize("ending", [".npy", ".json"])
-def test_cache_that_is_damaged_is_rebuilt(data: Dataset, ending: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_cached_features_that_are_damaged_are_rebuilt(
+    data: Dataset, ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
     first, _, _ = features_of(data)
     (folder,) = folders(data)
     (file,) = folder.glob(f"*{ending}")
@@ -110,7 +112,7 @@ def test_cache_that_is_damaged_is_rebuilt(data: Dataset, ending: str, caplog: py
     assert str(file.with_suffix(".npy")) in caplog.text
 
 
-def test_cache_is_not_written_by_a_pass_that_fails(data: Dataset) -> None:
+def test_cached_features_are_not_written_by_a_pass_that_fails(data: Dataset) -> None:
     class Failing(Counting):
         def forward(self, images: Tensor) -> Tensor:
             if len(self.seen) == 1:

@@ -70,7 +70,7 @@ def test_fit_keeps_the_last_epoch_with_a_constant_rate(data: TrainingData) -> No
     assert {point["learning_rate"] for point in curves.points} == {SETTING.learning_rate}
 
 
-def test_one_cycle_rate_rises_and_falls(data: TrainingData) -> None:
+def test_fit_with_one_cycle_raises_and_lowers_the_rate(data: TrainingData) -> None:
     curves = Curves()
     fit(new_head(), SETTING, task_of(data), curves)
     rates = [point["learning_rate"] for point in curves.points]
@@ -80,7 +80,7 @@ def test_one_cycle_rate_rises_and_falls(data: TrainingData) -> None:
     assert rates[-1] < SETTING.learning_rate / 100
 
 
-def test_flip_mirrors_about_half_of_the_posters() -> None:
+def test_fit_with_flip_mirrors_about_half_of_the_posters() -> None:
     seen: list[torch.Tensor] = []
 
     class Recording(nn.Module):

@@ -49,7 +49,7 @@ def train(bench: Bench, pretrained: Pretrained) -> NetworkOutcome:
     return train_frozen(CANDIDATES[FROZEN], bench, pretrained, NullReporter())
 
 
-def test_estimates_come_from_heads_fitted_on_other_folds(bench: Bench, pretrained: Pretrained) -> None:
+def test_frozen_search_estimates_each_fold_with_a_head_of_the_others(bench: Bench, pretrained: Pretrained) -> None:
     labels, features = bench.dataset.labels, pretrained.features
     trying = FrozenSearch(features, labels, bench.dataset.franchises, 0)
     completed: list[int] = []
@@ -65,9 +65,7 @@ def test_estimates_come_from_heads_fitted_on_other_folds(bench: Bench, pretraine
         assert np.allclose(estimates[inside], expected, atol=1e-6)
 
 
-def test_best_setting_is_fitted_on_train_and_validation_and_scored_out_of_fold(
-    bench: Bench, pretrained: Pretrained
-) -> None:
+def test_train_frozen_fits_on_train_and_validation_and_scores_out_of_fold(bench: Bench, pretrained: Pretrained) -> None:
     outcome = train(bench, pretrained)
     assert (outcome.name, outcome.trained, len(outcome.trials)) == ("frozen", "frozen", bench.config.trials)
     assert outcome.trials[0].parameters == vars(KERNEL_FIRST)
@@ -82,7 +80,7 @@ def test_best_setting_is_fitted_on_train_and_validation_and_scored_out_of_fold(
     assert np.allclose(fitted, outcome.predict(bench.validation[::-1].copy())[::-1], atol=1e-6)
 
 
-def test_training_ignores_labels_and_features_of_the_test_part(bench: Bench, pretrained: Pretrained) -> None:
+def test_train_frozen_ignores_labels_and_features_of_the_test_part(bench: Bench, pretrained: Pretrained) -> None:
     test = bench.dataset.rows("test")
     labels = bench.dataset.labels.copy()
     labels[test] = 1 - labels[test]
@@ -103,6 +101,8 @@ def test_head_of_training_part_ignores_the_validation_part(bench: Bench, pretrai
 
 
 @pytest.mark.parametrize("damaged", [float("nan"), float("inf")])
-def test_features_that_are_not_finite_raise(bench: Bench, pretrained: Pretrained, damaged: float) -> None:
+def test_frozen_search_raises_for_features_that_are_not_finite(
+    bench: Bench, pretrained: Pretrained, damaged: float
+) -> None:
     with pytest.raises(TrainingError, match="features are not finite: its weights are damaged"):
         train(bench, changed(pretrained, bench.training[3:4], damaged))

@@ -33,7 +33,7 @@ def train(bench: Bench, body: nn.Module | None = None) -> NetworkOutcome:
         return train_by_gradient(CANDIDATES[SCRATCH], bench, Body(lambda: body or small_body()), NullReporter())
 
 
-def test_kept_network_is_that_of_the_best_trial_and_predicts_what_was_scored(bench: Bench) -> None:
+def test_gradient_training_keeps_the_best_trial_and_predicts_what_was_scored(bench: Bench) -> None:
     outcome = train(bench)
     assert len(outcome.trials) == 2
     assert outcome.best.validation_weighted_f1 == max(trial.validation_weighted_f1 for trial in outcome.trials)
@@ -45,7 +45,7 @@ def test_kept_network_is_that_of_the_best_trial_and_predicts_what_was_scored(ben
     assert outcome.images_per_second is not None and outcome.images_per_second > 0
 
 
-def test_trial_does_not_depend_on_earlier_trials_or_the_random_state(bench: Bench) -> None:
+def test_gradient_trial_does_not_depend_on_earlier_trials_or_the_random_state(bench: Bench) -> None:
     torch.manual_seed(1)
     two = train(bench)
     torch.manual_seed(2)
@@ -53,14 +53,14 @@ def test_trial_does_not_depend_on_earlier_trials_or_the_random_state(bench: Benc
     assert one.trials[0].validation_weighted_f1 == two.trials[0].validation_weighted_f1
 
 
-def test_body_of_a_frozen_network_is_trained_as_a_whole(bench: Bench) -> None:
+def test_gradient_training_unfreezes_the_body_of_a_frozen_network(bench: Bench) -> None:
     body = small_body().requires_grad_(False)
     before = body[0].weight.clone()
     train(Bench(bench.dataset, replace(bench.config, trials=1, epochs=1), bench.compute, bench.checkpoints), body)
     assert not torch.equal(body[0].weight, before)
 
 
-def test_training_that_always_diverges_raises_the_reason(bench: Bench) -> None:
+def test_gradient_training_that_always_diverges_raises_the_reason(bench: Bench) -> None:
     class Diverging(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -60,7 +60,7 @@ def test_search_repeats_its_settings_for_the_same_seed() -> None:
     assert one != other
 
 
-def test_trial_that_falls_behind_is_pruned_and_is_never_the_best() -> None:
+def test_search_prunes_a_trial_that_falls_behind() -> None:
     def attempt(number: int, parameters: dict[str, float], reporter: Reporter, step: Step) -> float:
         for at in (1, 2, 3):
             step(at, 0.5 if number < 4 else 0.4)
@@ -72,7 +72,7 @@ def test_trial_that_falls_behind_is_pruned_and_is_never_the_best() -> None:
     assert best_of(done).number < 4
 
 
-def test_trial_is_not_pruned_before_the_allowed_step() -> None:
+def test_search_does_not_prune_before_the_allowed_step() -> None:
     reached: dict[int, int] = {}
 
     def attempt(number: int, parameters: dict[str, float], reporter: Reporter, step: Step) -> float:
@@ -85,14 +85,14 @@ def test_trial_is_not_pruned_before_the_allowed_step() -> None:
     assert reached == {1: 4, 2: 4, 3: 2, 4: 2}
 
 
-def test_trials_are_nested_runs_with_settings_and_final_metrics() -> None:
+def test_search_reports_trials_as_nested_runs_with_settings_and_final_metrics() -> None:
     runs = Runs()
     done = search(replace(PLAN, trials=2), near, runs)
     assert runs.runs == {"trial-1": done[0].parameters, "trial-2": done[1].parameters}
     assert runs.figures == [{"validation/best_weighted_f1": trial.validation_weighted_f1} for trial in done]
 
 
-def test_trial_that_diverges_is_skipped(caplog: pytest.LogCaptureFixture) -> None:
+def test_search_skips_a_trial_that_diverges(caplog: pytest.LogCaptureFixture) -> None:
     def attempt(number: int, parameters: dict[str, float], reporter: Reporter, step: Step) -> float:
         if number == 1:
             raise TrainingError("The loss is not finite.")
