@@ -5,7 +5,11 @@ SiteError                   an error of a site, such as an unexpected response
 ├── SiteBusy                    another run is crawling the site; a later retry may help
 ├── SiteBlocked                 the site refuses us (403, a captcha, a wait of hours); says when to run again
 ├── DisallowedByRobots          the site's robots.txt disallows the URL
+├── RedirectError               a URL redirects too often, or to an invalid address
 ├── NotOnSite                   the site has nothing at the URL (404, 410)
+│   └── AddressRefused              the site refuses this URL (403) to a client that tolerates it
+├── UnwantedRedirect            a URL redirects to an address that the caller does not want
+├── NotAnImageError             the site sent a web page or other text instead of an image
 ├── BrokenImageError            the bytes do not decode to a complete image; a retry may help
 ├── UnusableImageError          the image's size or shape is not that of a poster
 ├── PageError                   a page cannot be read
@@ -18,11 +22,25 @@ DriftError                  a new catalogue differs too much from the last good 
 KeptPageError               a kept page is missing or damaged
 LedgerError                 the ledger of requests cannot be used
 StalePosterError            another run has replaced posters
+
+Messages quote what a site sent only through `excerpt`.
 """
 
 from typing import ClassVar
 
 from serving.bundle.errors import AnimeGenreError
+
+
+def excerpt(text: object, longest: int = 80) -> str:
+    """The beginning of a text from elsewhere for a message: one line of at most `longest` printable characters."""
+    words = str(text)[: 100 * longest].encode("utf-8", "replace").decode().split()
+    line = "".join(character if character.isprintable() else "?" for character in " ".join(words))
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def excerpt_of_url(url: str) -> str:
+    """A URL for a message, which may also contain an `excerpt`; together they are at most 200 characters long."""
+    return excerpt(url, 120)
 
 
 class SiteError(AnimeGenreError):
@@ -51,22 +69,31 @@ class SiteBusy(SiteError):
 
 
 class SiteBlocked(SiteError):
-    """The site refuses us, and more requests would make it worse. The message says when to run again.
-
-    `url` is the request that the site refused, None if it has refused us since an earlier request.
-    """
-
-    def __init__(self, message: str, url: str | None = None) -> None:
-        super().__init__(message)
-        self.url = url
+    """The site refuses us, and more requests would make it worse. The message says when to run again."""
 
 
 class DisallowedByRobots(SiteError):
     """The site's robots.txt disallows the URL."""
 
 
+class RedirectError(SiteError):
+    """A URL redirects too often, or to an address that is not a URL."""
+
+
 class NotOnSite(SiteError):
     """The site has nothing at the URL."""
+
+
+class AddressRefused(NotOnSite):
+    """The site refuses this URL, and maybe no other one."""
+
+
+class UnwantedRedirect(SiteError):
+    """A URL redirects to an address that the caller does not want."""
+
+
+class NotAnImageError(SiteError):
+    """The site sent a web page or other text instead of an image. A second download would be the same."""
 
 
 class BrokenImageError(SiteError):

@@ -6,10 +6,11 @@ poster), sha256 (of the file) and url. Empty text means none.
 | status | meaning |
 | --- | --- |
 | new, present | there is a file: downloaded now, or in an earlier run |
-| missing | the host has nothing at the address (404) |
-| broken | the image is incomplete, or does not have a poster's size |
+| missing | the host has nothing at the address (404), or refuses this one address (403) |
+| broken | the image is incomplete, does not have a poster's size, or is a web page |
+| redirected | the address redirects too often, or to an invalid address |
 | failed, refused | the host was not reachable, or did not send the poster |
-| placeholder | the source's placeholder, or an image that many titles have |
+| placeholder | the source's placeholder, an image that many titles have, or one that several addresses redirect to |
 | duplicate | another title has the same image |
 | explicit, no_address | never downloaded: the title is explicit, or has no address of a poster |
 """
@@ -17,6 +18,7 @@ poster), sha256 (of the file) and url. Empty text means none.
 import asyncio
 import re
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,31 +27,39 @@ from typing import TypeVar
 import pandas as pd
 
 from infra.files import atomic_write, sha256_of, sha256_of_file, write_bytes
-from serving.bundle.errors import PosterError, PosterSizeError
+from serving.bundle.errors import PosterError, PosterFormatError, PosterSizeError
 from serving.bundle.image import decode, image_size
 from tasks.catalogue.catalogue_table import STORED_NAMES, sorted_by_id
 from tasks.catalogue.crawl_context import CrawlContext
+from tasks.crawl.addresses import host_of
 from tasks.crawl.client import SiteClient
-from tasks.crawl.ledger import PosterVisit, poster_name
+from tasks.crawl.hosts import NO_REQUEST
+from tasks.crawl.ledger import Ledger, PosterVisit, poster_name
 from tasks.crawl.revisits import is_stale
+from tasks.crawl.sent_text import described
 from tasks.errors import (
+    AddressRefused,
     BrokenImageError,
+    NotAnImageError,
     NotOnSite,
+    RedirectError,
     SiteBlocked,
     SiteError,
     SiteUnavailable,
     UnusableImageError,
+    UnwantedRedirect,
+    excerpt_of_url,
 )
 
 Item = TypeVar("Item")
 
 POSTER_COLUMNS = ["id", "status", "reason", "sha256", "url"]
-# One poster that fails does not matter. So many in a row mean that the host is down.
-_FAILURES_IN_A_ROW = 20
+# One poster that fails does not matter. So many in a row mean that the host is down or refuses us.
+_FAILURES_IN_A_ROW, _REFUSALS_IN_A_ROW = 20, 3
 _CHECK_SIZE = 64  # pixels; any size decodes the whole file
 _SMALLEST_SIDE, _LONGEST_RATIO = 32, 5  # pixels, and long side by short side: no poster exceeds these
 # After how many days a poster that could not be downloaded is retried. One that "failed" is always due.
-_RETRY_DAYS = {"missing": 30.0, "refused": 365.0, "broken": 7.0}
+_RETRY_DAYS = {"missing": 30.0, "placeholder": 30.0, "redirected": 30.0, "refused": 365.0, "broken": 7.0}
 # Two or three titles may share a poster. An image of so many is a placeholder.
 _PLACEHOLDER_TITLES = 5
 
@@ -68,10 +78,10 @@ async def download_posters(
     retried when it is due. Each poster is in the ledger as soon as its file is in its place.
 
     Raises:
-        SiteBlocked: the host refuses us.
+        SiteBlocked: the host refuses us, or has sent no images for many posters in a row.
         SiteUnavailable, SiteError: many posters in a row could not be downloaded.
     """
-    client, ledger, traffic = context.client, context.ledger, context.traffic
+    client, ledger, traffic, source = context.client, context.ledger, context.traffic, context.source
     assert client is not None
     earlier = ledger.posters.all()
     visits = await asyncio.to_thread(_settled_visits, context, catalogue, folder, earlier)
@@ -79,28 +89,26 @@ async def download_posters(
     due = [id for id in url_of if id not in visits]
     traffic.expect(len(due))
     for visit in visits.values():
-        traffic.note("unchanged" if visit.status == "here" else visit.status, _without_address(visit.reason))
+        traffic.note("unchanged" if visit.status == "here" else visit.status, _without_address(visit.why_no_file))
     new: set[str] = set()
-    failures_in_a_row = 0
+    rows = _FailureRows(client, ledger)
+
+    def is_placeholder(url: str) -> bool:
+        return source.is_placeholder(url) or source.is_placeholder(url.partition("?")[0])
 
     async def download(id: str) -> None:
-        nonlocal failures_in_a_row
-        path, visit = folder / poster_name(id), PosterVisit(id, url_of[id], 0, "failed")
+        path, known = folder / poster_name(id), earlier.get(id)
+        visit = PosterVisit(id, url_of[id], 0, "failed")
         try:
-            visit = await _download(client, visit, path)
-        except SiteBlocked as error:
-            if error.url:  # remembered, so that one refused poster does not end every run
-                ledger.posters.put(replace(visit, status="refused", reason=str(error), checked=time.time()))
+            visit = await _download(client, visit, path, is_placeholder)
+        except SiteBlocked:
             raise
         except SiteError as error:
-            failures_in_a_row += 1
-            if failures_in_a_row == _FAILURES_IN_A_ROW:
-                raise
             visit = _failed(visit, error)
+            rows.extend(visit, error, known)
         else:
-            failures_in_a_row = 0
-        traffic.settle(visit.status if visit.status != "here" else "new", _without_address(visit.reason))
-        known = earlier.get(id)
+            rows.end(visit)
+        traffic.settle(visit.status if visit.status != "here" else "new", _without_address(visit.why_no_file))
         if visit.status == "failed" and known and _is_here(known, path):
             visits[id] = known  # until the new address is reachable, the poster of the old one is used
             return
@@ -113,10 +121,53 @@ async def download_posters(
 
     await for_each(due, download, concurrency)
     posters = _table([visits[id] for id in url_of], new)
-    judged = _without_shared_images(posters)
+    judged = _without_shared_images(_without_shared_targets(posters, {**earlier, **visits}.values()))
     for status in judged.loc[judged["status"] != posters["status"], "status"]:
         traffic.note(status, "other titles have the same image")
     return judged
+
+
+class _FailureRows:
+    """Failures in a row: refusals of single addresses and texts instead of images per host, and all others.
+
+    The end of a run because of a row says nothing about the row's posters, so the next run tries them again.
+    """
+
+    def __init__(self, client: SiteClient, ledger: Ledger) -> None:
+        self._client = client
+        self._ledger = ledger
+        self._rows: dict[tuple[str, type[SiteError]], list[PosterVisit]] = defaultdict(list)
+
+    def extend(self, visit: PosterVisit, error: SiteError, known: PosterVisit | None) -> None:
+        """Note a failure, unless the poster failed in this way in an earlier run.
+
+        Raises:
+            SiteBlocked: the row of refusals or texts is too long.
+            SiteError: this error; the row of others is too long.
+        """
+        is_known = known is not None and (known.url, known.reason) == (visit.url, visit.reason)
+        if is_known and not isinstance(error, SiteUnavailable):
+            return
+        is_of_host = isinstance(error, AddressRefused | NotAnImageError)
+        if isinstance(error, NotOnSite | UnwantedRedirect) and not is_of_host:
+            self.end(visit)
+            return
+        row = self._rows[(host_of(visit.url), type(error)) if is_of_host else ("", SiteError)]
+        row.append(visit)
+        if len(row) < (_REFUSALS_IN_A_ROW if isinstance(error, AddressRefused) else _FAILURES_IN_A_ROW):
+            return
+        self._ledger.posters.put(*(replace(visit, status="failed", checked=time.time()) for visit in row))
+        if is_of_host:
+            sentence = str(error).removesuffix(".")
+            self._client.block(visit.url, f"{len(row)} posters in a row were not sent. About the last one: {sentence}")
+        raise error
+
+    def end(self, visit: PosterVisit) -> None:
+        """End the rows of the host of a poster, which it sent or does not have."""
+        host = host_of(visit.url)
+        for row_host, kind in list(self._rows):
+            if row_host in ("", host):
+                del self._rows[row_host, kind]
 
 
 async def for_each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]], concurrency: int) -> None:
@@ -138,24 +189,33 @@ async def for_each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]
         raise failures.exceptions[0] from None
 
 
-async def _download(client: SiteClient, visit: PosterVisit, path: Path) -> PosterVisit:
-    """Download a poster to a file; raises SiteError if the host does not say what it has at the address."""
-    try:
-        fetched = await client.fetch(visit.url, _whole_image)
-    except NotOnSite as error:
-        return replace(visit, status="missing", reason=str(error))
-    except (BrokenImageError, UnusableImageError) as error:
-        return replace(visit, status="broken", reason=str(error))
+async def _download(
+    client: SiteClient, visit: PosterVisit, path: Path, is_placeholder: Callable[[str], bool]
+) -> PosterVisit:
+    """Download a poster to a file; raises SiteError if there is none."""
+    fetched = await client.fetch(visit.url, _whole_image, tolerates_403=True, is_unwanted=is_placeholder)
     assert fetched is not None  # only a conditional request can be answered by "unchanged"
     write_bytes(path, fetched.content)
-    return replace(visit, status="here", sha256=sha256_of(fetched.content))
+    target = fetched.url if fetched.url != visit.url else None
+    return replace(visit, status="here", sha256=sha256_of(fetched.content), reason=target)
 
 
 def _failed(visit: PosterVisit, error: SiteError) -> PosterVisit:
     # Reasons are part of stored poster sets and of their hashes.
-    if isinstance(error, SiteUnavailable):
-        return replace(visit, status="failed", reason=f"{visit.url} could not be had: {error.why}")
-    return replace(visit, status="refused", reason=str(error))  # a response that will be the same tomorrow
+    match error:
+        case SiteUnavailable():
+            return replace(visit, reason=f"{excerpt_of_url(visit.url)} could not be had: {error.why}")
+        case NotOnSite():
+            status = "missing"
+        case BrokenImageError() | UnusableImageError() | NotAnImageError():
+            status = "broken"
+        case UnwantedRedirect():
+            return replace(visit, status="placeholder", reason=f"{str(error).removesuffix('.')}, a placeholder")
+        case RedirectError():
+            status = "redirected"
+        case _:
+            status = "refused"  # a response that will be the same tomorrow
+    return replace(visit, status=status, reason=str(error))
 
 
 def _settled_visits(
@@ -172,7 +232,9 @@ def _settled_visits(
         elif not url:
             visits[id] = PosterVisit(id, "", 0, "no_address", reason="the site shows a placeholder, or no image")
         elif context.source.is_placeholder(url):
-            visits[id] = PosterVisit(id, url, 0, "placeholder", reason=f"{url} is the site's placeholder")
+            visits[id] = PosterVisit(
+                id, url, 0, "placeholder", reason=f"{excerpt_of_url(url)} is the site's placeholder"
+            )
         else:
             if visit and visit.url == url and _is_settled(visit, path, context.started):
                 visits[id] = visit
@@ -187,6 +249,8 @@ def _is_settled(visit: PosterVisit, path: Path, started: float) -> bool:
 
 def poster_is_due(visit: PosterVisit, started: float) -> bool:
     """Whether the crawl that began at `started` retries a poster that could not be downloaded."""
+    if NO_REQUEST in (visit.reason or ""):  # a block by the host, which earlier versions noted as the poster's
+        return True
     days = _RETRY_DAYS.get(visit.status)
     return days is None or is_stale(visit.url, visit.checked, days, started)
 
@@ -199,7 +263,7 @@ def _table(visits: Iterable[PosterVisit], new: set[str]) -> pd.DataFrame:
     def status(visit: PosterVisit) -> str:
         return visit.status if visit.status != "here" else "new" if visit.id in new else "present"
 
-    rows = [(visit.id, status(visit), visit.reason or "", visit.sha256 or "", visit.url) for visit in visits]
+    rows = [(visit.id, status(visit), visit.why_no_file or "", visit.sha256 or "", visit.url) for visit in visits]
     return pd.DataFrame(rows, columns=POSTER_COLUMNS, dtype=str)
 
 
@@ -219,13 +283,40 @@ def _without_shared_images(posters: pd.DataFrame) -> pd.DataFrame:
     return posters
 
 
+def _without_shared_targets(posters: pd.DataFrame, visits: Iterable[PosterVisit]) -> pd.DataFrame:
+    """The table, in which images that several addresses redirect to are placeholders.
+
+    `visits` are those of all known titles. Two addresses are the same if only their queries differ, and the image is
+    the same.
+    """
+    urls: dict[object, set[str]] = defaultdict(set)
+    ids: dict[object, set[str]] = defaultdict(set)
+    for visit in visits:
+        if visit.status == "here":
+            target = visit.target or visit.url
+            for key in (target, (target.partition("?")[0], visit.sha256)):
+                ids[key].add(visit.id)
+                if visit.target:
+                    urls[key].add(visit.url)
+    shared = {id for key, those in urls.items() if len(those) > 1 for id in ids[key]}
+    changed = is_usable(posters) & posters["id"].isin(shared)
+    if not changed.any():
+        return posters
+    posters = posters.copy()
+    posters.loc[changed, ["status", "reason"]] = ["placeholder", "other addresses redirect to this very image, too"]
+    return posters
+
+
 def _whole_image(data: bytes) -> bytes:
     """The bytes of an image that the models' own decoder reads to its end.
 
     Raises:
         BrokenImageError: the image cannot be decoded. A download may have ended early without an error.
         UnusableImageError: no poster has this size.
+        NotAnImageError: this is text, such as a web page.
     """
+    if not data:
+        raise BrokenImageError("The image is empty (0 bytes).")
     try:
         width, height = image_size(data)
         short, long = sorted((width, height))
@@ -234,6 +325,10 @@ def _whole_image(data: bytes) -> bytes:
         decode(data, _CHECK_SIZE)
     except PosterSizeError as error:
         raise UnusableImageError(str(error)) from error
+    except PosterFormatError as error:
+        if text := described(data):
+            raise NotAnImageError(f"The host sent {text} instead of an image.") from error
+        raise BrokenImageError(str(error)) from error
     except PosterError as error:
         raise BrokenImageError(str(error)) from error
     return data

@@ -2,10 +2,10 @@
 
 import ipaddress
 import socket
-from urllib.parse import urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from infra.errors import ConfigurationError
-from tasks.errors import SiteError, SiteUnavailable
+from tasks.errors import SiteError, SiteUnavailable, excerpt, excerpt_of_url
 
 
 def host_of(url: str) -> str:
@@ -15,8 +15,19 @@ def host_of(url: str) -> str:
     except ValueError:  # an incomplete IPv6 address
         parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SiteError(f"{url!r} is not a valid URL. A valid one is https://example.org.")
+        raise SiteError(f"{excerpt_of_url(url)!r} is not a valid URL. A valid one is https://example.org.")
     return parts.netloc.lower()
+
+
+def joined(base_url: str, address: str) -> str:
+    """An absolute URL from an address on a page or in a header, which may be relative. It is ASCII.
+
+    Raises:
+        ValueError: the address cannot be read.
+    """
+    # Bytes of a header that are not UTF-8 are surrogates in its text.
+    as_bytes = address.strip().replace("\\", "/").encode("utf-8", "surrogateescape")
+    return urljoin(base_url, quote(as_bytes, safe="".join(map(chr, range(33, 127)))))
 
 
 def is_loopback(url: str) -> bool:
@@ -54,4 +65,6 @@ def check_reachable(site_url: str, timeout_seconds: float = 10) -> None:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         socket.create_connection((str(parts.hostname), port), timeout_seconds).close()
     except (OSError, ValueError, UnicodeError) as error:
-        raise SiteUnavailable(f"The site {site_url} cannot be reached: {error}.", "not reachable") from error
+        raise SiteUnavailable(
+            f"The site {excerpt_of_url(site_url)} cannot be reached: {excerpt(error)}.", "not reachable"
+        ) from error

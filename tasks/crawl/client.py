@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, NoReturn, Self, TypeVar
 from urllib.parse import urljoin
 
 import aiohttp
@@ -15,20 +15,37 @@ import tenacity
 from protego import Protego
 
 from serving.bundle.errors import AnimeGenreError
-from tasks.crawl.addresses import check_contact, host_of, is_loopback
+from tasks.crawl.addresses import check_contact, host_of, is_loopback, joined
 from tasks.crawl.api_access import ApiAccess
 from tasks.crawl.challenges import is_challenge_page
+from tasks.crawl.content_encoding import ACCEPTED, decoded
 from tasks.crawl.hosts import LONGEST_WAIT_SECONDS, Host
 from tasks.crawl.http_response import ROBOTS, Response, Verdict
 from tasks.crawl.ledger import Ledger
 from tasks.crawl.traffic import Traffic
-from tasks.errors import BrokenImageError, DisallowedByRobots, NotOnSite, PageError, SiteError, SiteUnavailable
+from tasks.errors import (
+    AddressRefused,
+    BrokenImageError,
+    DisallowedByRobots,
+    NotAnImageError,
+    NotOnSite,
+    PageError,
+    RedirectError,
+    SiteError,
+    SiteUnavailable,
+    UnwantedRedirect,
+    excerpt,
+    excerpt_of_url,
+)
 
 NAME = "anime-genre"
 
 _BLOCK_SECONDS = 6 * 3600.0  # blocks are reported to last some hours
 _LARGEST_BYTES = 20_000_000  # of a response; the largest season page has 1.5 MB
 _REDIRECTS = 3
+# Policies and cookies of large sites exceed the defaults of aiohttp, 8 KB and 128.
+_LARGEST_HEADER_BYTES, _MOST_HEADERS = 131_072, 1000
+_LONGEST_VALIDATOR = 1000  # characters
 
 Content = TypeVar("Content")
 logger = logging.getLogger(__name__)
@@ -52,10 +69,22 @@ NO_VALIDATORS = Validators()
 
 @dataclass(frozen=True)
 class Fetched(Generic[Content]):
-    """The parsed body of a response, and the validators for the next request."""
+    """The parsed body of a response, its URL after redirects, and the validators for the next request."""
 
     content: Content
     validators: Validators
+    url: str
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What to fetch and how (see `SiteClient.fetch`). `check_robots` is False for robots.txt itself."""
+
+    url: str
+    validators: Validators = NO_VALIDATORS
+    check_robots: bool = False
+    tolerates_403: bool = False
+    is_unwanted: Callable[[str], bool] | None = None
 
 
 class SiteClient:
@@ -111,7 +140,15 @@ class SiteClient:
             connector=aiohttp.TCPConnector(limit_per_host=self._connections),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=self._timeout,
-            headers={"User-Agent": user_agent(self._contact), "Accept-Language": "en"},
+            headers={
+                "User-Agent": user_agent(self._contact),
+                "Accept-Language": "en",
+                "Accept-Encoding": ACCEPTED,
+            },
+            auto_decompress=False,
+            max_line_size=_LARGEST_HEADER_BYTES,
+            max_field_size=_LARGEST_HEADER_BYTES,
+            max_headers=_MOST_HEADERS,
         )
         return self
 
@@ -121,15 +158,34 @@ class SiteClient:
         await self._session.close()
         self._parser.shutdown()
 
+    def block(self, url: str, reason: str) -> NoReturn:
+        """Send no request to the host of a URL for some hours, in this run and later ones.
+
+        Raises:
+            SiteBlocked: always. It gives the reason and the time.
+        """
+        self._host(url).block(reason, _BLOCK_SECONDS)
+
     async def fetch(
-        self, url: str, parse: Callable[[bytes], Content], validators: Validators = NO_VALIDATORS
+        self,
+        url: str,
+        parse: Callable[[bytes], Content],
+        validators: Validators = NO_VALIDATORS,
+        *,
+        tolerates_403: bool = False,
+        is_unwanted: Callable[[str], bool] | None = None,
     ) -> Fetched[Content] | None:
         """Download a URL and parse the body in a thread. Returns None if nothing changed since `validators`.
 
-        If `parse` raises a retryable error (half a page, half an image), the download is retried.
+        If `parse` raises a retryable error (half a page, half an image), the download is retried. A response with
+        status 403 blocks the host, unless `tolerates_403` is set: hosts of images refuse single ones, so the caller
+        decides (see `block`). Redirects to URLs for which `is_unwanted` is true are not followed.
 
         Raises:
             NotOnSite: the site has nothing at this URL (404, 410).
+            AddressRefused: the site refuses this URL (403), and `tolerates_403` is set.
+            UnwantedRedirect: the URL redirects to an unwanted one.
+            RedirectError: the URL redirects too often, or to an address that is not a URL.
             SiteBlocked: the host refuses us, now or since an earlier request.
             DisallowedByRobots: the host's robots.txt disallows the URL.
             SiteUnavailable: all attempts failed.
@@ -138,11 +194,9 @@ class SiteClient:
             AnimeGenreError: whatever `parse` raises.
         """
         await self._robots(self._host(url), url)  # not within the retries below, which would multiply its own
-        return await self._fetch(url, parse, validators)
+        return await self._fetch(_Request(url, validators, True, tolerates_403, is_unwanted), parse)
 
-    async def _fetch(
-        self, url: str, parse: Callable[[bytes], Content], validators: Validators, check_robots: bool = True
-    ) -> Fetched[Content] | None:
+    async def _fetch(self, request: _Request, parse: Callable[[bytes], Content]) -> Fetched[Content] | None:
         """Download and parse a URL with retries."""
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, AnimeGenreError) and error.retryable),
@@ -153,20 +207,19 @@ class SiteClient:
         )
         async for attempt in retrying:
             with attempt:
-                response = await self._follow(url, validators, check_robots)
+                response = await self._follow(request)
                 if response.verdict is Verdict.UNCHANGED:
                     return None
                 content = await self._parse(response, parse)
-                headers = response.headers
-                return Fetched(content, Validators(headers.get("ETag"), headers.get("Last-Modified")))
+                return Fetched(content, _validators(response.headers), response.url)
         raise AssertionError("tenacity either returns or raises")
 
     async def _parse(self, response: Response, parse: Callable[[bytes], Content]) -> Content:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._parser, parse, response.body)
-        except (PageError, BrokenImageError):
+        except (PageError, BrokenImageError, NotAnImageError):
             if is_challenge_page(response.body):
-                self._host(response.url).block(f"{response.url} answered with a captcha", _BLOCK_SECONDS)
+                self.block(response.url, f"{excerpt_of_url(response.url)} answered with a captcha")
             raise
 
     def _host(self, url: str) -> Host:
@@ -187,8 +240,8 @@ class SiteClient:
         async with host.robots_lock:
             if host.robots is None:
                 try:
-                    fetched = await self._fetch(urljoin(url, ROBOTS), _text, NO_VALIDATORS, check_robots=False)
-                except NotOnSite:
+                    fetched = await self._fetch(_Request(urljoin(url, ROBOTS)), _text)
+                except (NotOnSite, RedirectError):
                     fetched = None
                 host.robots = Protego.parse(fetched.content if fetched else "")
                 delay_seconds = host.robots.crawl_delay(NAME)
@@ -196,19 +249,21 @@ class SiteClient:
                     host.pace.limit(1 / delay_seconds)
         return host.robots
 
-    async def _follow(self, url: str, validators: Validators, check_robots: bool) -> Response:
+    async def _follow(self, request: _Request) -> Response:
         """The response with the content of a URL, or the response that it is unchanged, after redirects."""
-        target = url
+        target = request.url
         for _ in range(1 + _REDIRECTS):
             host = self._host(target)
-            if check_robots and not (await self._robots(host, target)).can_fetch(target, NAME):
-                raise DisallowedByRobots(f"The robots.txt of {host.name} disallows {target}.")
-            response = await self._send(host, target, validators)
-            self._react(host, response)
+            if request.check_robots and not (await self._robots(host, target)).can_fetch(target, NAME):
+                raise DisallowedByRobots(f"The robots.txt of {excerpt(host.name)} disallows {excerpt_of_url(target)}.")
+            response = await self._send(host, target, request.validators)
+            self._react(host, response, request.tolerates_403)
             if response.verdict is not Verdict.MOVED:
                 return response
-            target = urljoin(target, response.headers["Location"])
-        raise SiteError(f"{url} redirects more than {_REDIRECTS} times.")
+            target = _redirected(response)
+            if request.is_unwanted and request.is_unwanted(target):
+                raise UnwantedRedirect(f"{excerpt_of_url(request.url)} redirects to {excerpt(target)}.")
+        raise RedirectError(f"{excerpt_of_url(request.url)} redirects more than {_REDIRECTS} times.")
 
     async def _send(self, host: Host, url: str, validators: Validators) -> Response:
         """Send one request when it is its turn."""
@@ -218,24 +273,32 @@ class SiteClient:
             self.traffic.requests += 1
             conditions, access = validators.headers(), self._access_to(url)
             headers = conditions | access.headers() if access else conditions
+            hide: Callable[[str], str] = access.hide if access else str
             try:
                 async with self._session.get(url, headers=headers, allow_redirects=False) as answer:
-                    body, reason, is_conditional = await _body(answer), str(answer.reason), bool(conditions)
-                    response = Response(url, answer.status, reason, answer.headers, body, requested_at, is_conditional)
-                    return access.hide_in(response) if access else response
-            except aiohttp.InvalidURL as error:
-                raise SiteError(f"{url} is not a valid URL.") from error
+                    raw, reason, is_conditional = await _body(answer), str(answer.reason), bool(conditions)
+                encoding = answer.headers.get("Content-Encoding", "")
+                body = await asyncio.to_thread(decoded, raw, encoding, url, _LARGEST_BYTES)
+                response = Response(url, answer.status, reason, answer.headers, body, requested_at, is_conditional)
+                return access.hide_in(response) if access else response
+            except (aiohttp.InvalidURL, UnicodeError) as error:
+                raise SiteError(f"{excerpt_of_url(url)} is not a valid URL.") from error
             except TimeoutError as error:
-                raise SiteUnavailable(f"The request for {url} timed out.", "timeout") from error
+                raise SiteUnavailable(f"The request for {excerpt_of_url(url)} timed out.", "timeout") from error
+            except aiohttp.ClientResponseError as error:
+                what = excerpt(hide(_violation(error)))
+                raise SiteUnavailable(f"The response of {excerpt_of_url(url)} {what}.", "invalid response") from error
             except (aiohttp.ClientError, OSError) as error:
-                why = access.hide(str(error)) if access else str(error)
-                raise SiteUnavailable(f"The connection for {url} failed: {why}.", "connection failed") from error
+                why = excerpt(hide(_why(error)))
+                raise SiteUnavailable(
+                    f"The connection for {excerpt_of_url(url)} failed: {why}.", "connection failed"
+                ) from error
 
     def _access_to(self, url: str) -> ApiAccess | None:
         """The key for a URL; None if the URL is not the API's."""
         return self._access if self._access and self._access.covers(url) else None
 
-    def _react(self, host: Host, response: Response) -> None:
+    def _react(self, host: Host, response: Response, tolerates_403: bool) -> None:
         """Adapt the pace to a response. Raises an error unless it is content, unchanged or moved."""
         if access := self._access_to(response.url):
             access.check(response)
@@ -244,13 +307,18 @@ class SiteClient:
             case Verdict.CHALLENGE:
                 host.block(f"{response}, with a captcha", _BLOCK_SECONDS)
             case Verdict.REFUSED:
-                host.block(str(response), max(retry_after_seconds or 0, _BLOCK_SECONDS), response.url)
+                if tolerates_403 and response.denies_key:
+                    host.pace.speed_up()
+                    raise NotOnSite(f"{response} (access denied): the site has nothing there.")
+                if tolerates_403 and not retry_after_seconds:
+                    raise AddressRefused(f"{response}: the site refuses this address.")
+                host.block(str(response), max(retry_after_seconds or 0, _BLOCK_SECONDS))
             case Verdict.TEMPORARY:
                 if retry_after_seconds and retry_after_seconds > LONGEST_WAIT_SECONDS:
                     host.block(str(response), retry_after_seconds)
                 if response.status in (429, 503):
                     self.traffic.held_seconds += host.slow_down(response, self._first_wait_seconds)
-                raise SiteUnavailable(f"{response}.", f"{response.status} {response.reason}", retry_after_seconds)
+                raise SiteUnavailable(f"{response}.", response.status_line, retry_after_seconds)
             case Verdict.UNEXPECTED:
                 raise SiteError(f"{response}, which is not expected.")
             case Verdict.MISSING:
@@ -287,8 +355,51 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
         parts.append(part)
         size += len(part)
         if size > _LARGEST_BYTES:
-            raise SiteError(f"The response of {response.url} is larger than {_LARGEST_BYTES / 1e6:.0f} MB.")
+            url = excerpt_of_url(str(response.url))
+            raise SiteError(f"The response of {url} is larger than {_LARGEST_BYTES / 1e6:.0f} MB.")
     return b"".join(parts)
+
+
+def _validators(headers: Mapping[str, str]) -> Validators:
+    """The validators of a response, without those that cannot be sent back."""
+
+    def usable(name: str) -> str | None:
+        value = headers.get(name, "")
+        return value if value and value.isascii() and len(value) <= _LONGEST_VALIDATOR else None
+
+    return Validators(usable("ETag"), usable("Last-Modified"))
+
+
+def _redirected(response: Response) -> str:
+    """The URL that a response redirects to; raises RedirectError if it is invalid."""
+    location = response.headers["Location"]
+    try:
+        target = joined(response.url, location)
+        host_of(target)
+    except (ValueError, SiteError) as error:
+        raise RedirectError(
+            f"{excerpt_of_url(response.url)} redirects to {excerpt(location)!r}, which is not a valid URL."
+        ) from error
+    return target
+
+
+def _violation(error: aiohttp.ClientResponseError) -> str:
+    """What is wrong with a response that is not valid HTTP. The error's own text may contain the whole body."""
+    what = error.message.split("\n")[0].rstrip(":")
+    if what.startswith("Data after"):
+        return "is longer than its Content-Length"
+    if "Expected HTTP/" in error.message:
+        return "is not HTTP, or is longer than its Content-Length"
+    return f"is not valid HTTP: {what}"
+
+
+def _why(error: Exception) -> str:
+    """Why a connection failed."""
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the server disconnected"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the body is shorter than announced, or damaged"
+    return str(error)
 
 
 def _text(body: bytes) -> str:

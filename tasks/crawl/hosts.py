@@ -12,10 +12,13 @@ from protego import Protego
 from tasks.crawl.http_response import Response
 from tasks.crawl.ledger import HostMemory, Ledger
 from tasks.crawl.pace import Pace, faded
-from tasks.errors import SiteBlocked
+from tasks.errors import SiteBlocked, excerpt
 
 # The crawl does not wait longer than this. It stops, and a later run continues it.
 LONGEST_WAIT_SECONDS = 120.0
+
+# Part of the message of SiteBlocked.
+NO_REQUEST = "No request is sent to"
 
 logger = logging.getLogger(__name__)
 
@@ -34,20 +37,19 @@ class Host:
         self.pace = Pace(requests_per_second, faded(self._memory.ceiling, now - self._memory.learned))
         self.pace.hold(min(self._memory.held_until - now, LONGEST_WAIT_SECONDS))
 
-    def check_blocked(self, url: str | None = None) -> None:
-        """Raise SiteBlocked if the host blocks us. `url` is the request that caused the block."""
+    def check_blocked(self) -> None:
+        """Raise SiteBlocked if the host blocks us."""
         if self._memory.blocked_until > time.time():
             until = datetime.fromtimestamp(self._memory.blocked_until, UTC)
             raise SiteBlocked(
-                f"The site refuses us: {self._memory.reason}. No request is sent to {self.name} before "
-                f"{until:%Y-%m-%d %H:%M} UTC. Run the command again after that time, at a lower pace.",
-                url,
+                f"The site refuses us: {self._memory.reason}. {NO_REQUEST} {excerpt(self.name)} before "
+                f"{until:%Y-%m-%d %H:%M} UTC. Run the command again after that time, at a lower pace."
             )
 
-    def block(self, reason: str, seconds: float, url: str | None = None) -> NoReturn:
+    def block(self, reason: str, seconds: float) -> NoReturn:
         """Send no request to the host for some time, in this run and later ones, and raise SiteBlocked."""
         self._remember(blocked_until=time.time() + seconds, reason=reason)
-        self.check_blocked(url)
+        self.check_blocked()
         raise AssertionError("the block has just begun")
 
     def slow_down(self, response: Response, least_hold_seconds: float) -> float:
@@ -60,7 +62,9 @@ class Host:
         if self.pace.ceiling < ceiling:
             self._remember(ceiling=self.pace.ceiling, learned=time.time())
             logger.info(
-                "%s reports too many requests. The limit is now %.2g requests per second.", self.name, self.pace.ceiling
+                "%s reports too many requests. The limit is now %.2g requests per second.",
+                excerpt(self.name),
+                self.pace.ceiling,
             )
         return delay_seconds
 

@@ -1,5 +1,6 @@
 """A response and what it means for the crawl."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -7,13 +8,17 @@ from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 from urllib.parse import urlsplit
 
-from tasks.crawl.challenges import has_challenge_headers, is_challenge_page
+from tasks.crawl.challenges import asks_for_proof, has_challenge_headers, is_challenge_page
+from tasks.errors import excerpt, excerpt_of_url
 
 ROBOTS = "/robots.txt"
 _LONGEST_RETRY_AFTER_SECONDS = 7 * 86_400.0
 _MOVED = {301, 302, 303, 307, 308}
 _MISSING = {404, 410}
 _TEMPORARY = {408, 425, 429}
+# S3, CloudFront and others refuse a missing object to those who may not list the bucket.
+_DENIED_KEY = re.compile(rb"<Code>\s*(?:AccessDenied|AllAccessDisabled|NoSuchKey)\s*</Code>")
+_SEARCHED_BYTES = 4096
 
 
 class Verdict(Enum):
@@ -42,26 +47,39 @@ class Response:
     is_conditional: bool
 
     def __str__(self) -> str:
-        return f"{self.url} answered {self.status} {self.reason}"
+        return f"{excerpt_of_url(self.url)} answered {self.status_line}"
+
+    @property
+    def status_line(self) -> str:
+        """Status and reason, such as "404 Not Found"."""
+        return f"{self.status} {excerpt(self.reason)}".rstrip()
+
+    @property
+    def denies_key(self) -> bool:
+        """Whether this is an object store's response for an object that does not exist, with status 403."""
+        return self.status == 403 and bool(_DENIED_KEY.search(self.body[:_SEARCHED_BYTES]))
 
     @property
     def verdict(self) -> Verdict:
         """What the response means. A challenge may have any status."""
         is_temporary = self.status in _TEMPORARY or self.status >= 500
-        is_client_error = 400 <= self.status < 500 and not is_temporary
-        if has_challenge_headers(self.headers) or (self.status != 200 and is_challenge_page(self.body)):
+        # "Access denied" with status 403 is a refusal. It asks for no proof.
+        is_challenge = asks_for_proof if self.status == 403 else is_challenge_page
+        if has_challenge_headers(self.headers) or (self.status != 200 and is_challenge(self.body)):
             return Verdict.CHALLENGE
-        if self.status in _MISSING or (is_client_error and urlsplit(self.url).path == ROBOTS):
-            return Verdict.MISSING  # any 4xx status means that there is no robots.txt (RFC 9309)
-        if self.status == 403:
-            return Verdict.REFUSED
         if is_temporary:
             return Verdict.TEMPORARY
+        if self.status in _MISSING:
+            return Verdict.MISSING
         if self.status in _MOVED and "Location" in self.headers:
             return Verdict.MOVED
         if self.status == 304 and self.is_conditional:
             return Verdict.UNCHANGED
-        return Verdict.CONTENT if self.status == 200 else Verdict.UNEXPECTED
+        if self.status == 200:
+            return Verdict.CONTENT
+        if urlsplit(self.url).path == ROBOTS:
+            return Verdict.MISSING  # any 4xx status means that there is no robots.txt (RFC 9309)
+        return Verdict.REFUSED if self.status == 403 else Verdict.UNEXPECTED
 
     @property
     def retry_after_seconds(self) -> float | None:
@@ -74,6 +92,6 @@ class Response:
         else:
             try:
                 seconds = (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
-            except (ValueError, TypeError):  # not a date, or a date without a time zone
+            except (ValueError, TypeError, OverflowError):  # not a date, or a date without a time zone
                 return None
         return min(max(0.0, seconds), _LONGEST_RETRY_AFTER_SECONDS)

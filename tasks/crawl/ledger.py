@@ -44,8 +44,9 @@ class PageVisit:
 class PosterVisit:
     """The last request for the poster of the title `id`.
 
-    `status` is "here" (there is a file with that sha256), "missing", "broken", "refused" or "failed". `reason` says
-    why there is no file.
+    `status` is "here" (there is a file with that sha256), "missing", "placeholder", "redirected", "broken", "refused"
+    or "failed". `reason` says why there is no file. If there is one, `reason` is the URL that `url` redirects to, or
+    None.
     """
 
     id: str
@@ -54,6 +55,16 @@ class PosterVisit:
     status: str
     sha256: str | None = None
     reason: str | None = None
+
+    @property
+    def target(self) -> str | None:
+        """The URL of the file, if `url` redirects to it."""
+        return self.reason if self.status == "here" else None
+
+    @property
+    def why_no_file(self) -> str | None:
+        """Why there is no file, if there is none."""
+        return self.reason if self.status != "here" else None
 
 
 @dataclass(frozen=True)

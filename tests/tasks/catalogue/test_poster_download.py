@@ -44,11 +44,15 @@ def jpeg(colour: int) -> bytes:
 
 
 class PosterHost:
-    """Serves `pictures` at `/images/anime/{name}.jpg`, the first `cut` times only half of the bytes."""
+    """Serves `pictures` at `/images/anime/{name}.jpg`, the first `cut` times only half of the bytes.
+
+    `others` are the responses of other names: status, body and headers.
+    """
 
     def __init__(self) -> None:
         self.pictures: dict[str, bytes] = {}
         self.cut: Counter[str] = Counter()
+        self.others: dict[str, tuple[int, bytes, dict[str, str]]] = {}
         self.requests: list[str] = []
         self.status = 200
         self.gate = asyncio.Event()
@@ -62,6 +66,9 @@ class PosterHost:
         self.requests.append(name)
         if self.status != 200:
             return web.Response(status=self.status)
+        if name in self.others:
+            status, body, headers = self.others[name]
+            return web.Response(status=status, body=body, headers=headers)
         if name not in self.pictures:
             return web.Response(status=404)
         if len(self.requests) > 3:
@@ -71,6 +78,9 @@ class PosterHost:
             self.cut[name] -= 1
             data = data[: len(data) // 2]
         return web.Response(body=data, content_type="image/jpeg")
+
+    def redirect(self, target: str, status: int = 302) -> tuple[int, bytes, dict[str, str]]:
+        return status, b"", {"Location": target}
 
     def title(self, id: int, name: str | None = None) -> Title:
         return Title(str(id), f"title {id}", poster_url=str(self.server.make_url(f"/images/anime/{name or id}.jpg")))
@@ -101,6 +111,11 @@ class Run:
             started = time.time() + days * 86_400
             context = CrawlContext(MyAnimeList(), self.ledger, self.kept, client, started, self.traffic)
             return await download_posters(context, catalogue_of(titles), self.folder, concurrency)
+
+    def unblock(self) -> None:
+        """Let the time of all blocks pass."""
+        for memory in self.ledger.hosts.all().values():
+            self.ledger.hosts.put(replace(memory, blocked_until=0))
 
     async def statuses(self, *titles: Title, concurrency: int = 4, days: float = 0) -> list[str]:
         return list((await self(*titles, concurrency=concurrency, days=days))["status"])
@@ -228,16 +243,151 @@ async def test_unreachable_host_is_an_error_and_all_posters_are_retried_at_once(
     assert Counter(await run.statuses(*titles[:10])) == {"new": 10}
 
 
-async def test_host_that_blocks_is_contacted_once_and_its_poster_is_refused_later(host: PosterHost, run: Run) -> None:
+DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+
+
+@pytest.mark.parametrize(
+    "body", [DENIED, b"<Error>\n <Code>AccessDenied</Code><Details>Anonymous caller has no access</Details></Error>"]
+)
+async def test_poster_that_an_object_store_denies_is_missing_however_many_in_a_row(
+    host: PosterHost, run: Run, body: bytes
+) -> None:
+    host.others = {str(number): (403, body, {}) for number in range(100, 130)}
+    statuses = await run.statuses(*map(host.title, range(100, 130)), host.title(1), concurrency=1)
+    assert statuses == ["new"] + ["missing"] * 30
+    assert len(host.requests) == 31
+
+
+@pytest.mark.parametrize("body", [b"", b"<html><head><title>403 Forbidden</title></head></html>", b"Access Denied"])
+async def test_poster_that_is_refused_between_successes_is_missing(host: PosterHost, run: Run, body: bytes) -> None:
+    host.others = {str(number): (403, body, {}) for number in (101, 102, 103, 104, 105)}
+    titles = list(map(host.title, (101, 102, 1, 103, 2, 104, 105)))
+    titles.sort(key=lambda title: (101, 102, 1, 103, 2, 104, 105).index(int(title.id)))
+    numbered = [replace(title, id=str(place)) for place, title in enumerate(titles)]
+    posters = await run(*numbered, concurrency=1)
+    assert list(posters["status"]) == ["missing", "missing", "new", "missing", "new", "missing", "missing"]
+    assert posters["reason"][0].endswith("answered 403 Forbidden: the site refuses this address.")
+    # The same again in a later run: nothing new was learned about the host.
+    host.requests.clear()
+    assert set(await run.statuses(*numbered, concurrency=1, days=60)) == {"missing", "present"}
+    assert len(host.requests) == 5
+
+
+async def test_host_that_refuses_three_posters_in_a_row_is_blocked_and_asked_again_later(
+    host: PosterHost, run: Run, tmp_path: Path
+) -> None:
     host.status = 403
-    titles = [host.title(number) for number in range(5)]
+    titles = [host.title(number) for number in range(8)]
     for _ in range(2):
-        with pytest.raises(SiteBlocked):
+        with pytest.raises(SiteBlocked, match=r"3 posters in a row .*/2.jpg answered 403 Forbidden.* before 20"):
             await run(*titles, concurrency=1)
-    assert host.requests == ["0"]
+    assert host.requests == ["0", "1", "2"]
     host.status = 200
-    run.ledger.hosts.put(replace(next(iter(run.ledger.hosts.all().values())), blocked_until=0))
-    assert Counter(await run.statuses(*titles)) == {"refused": 1, "new": 4}
+    run.unblock()
+    posters = await run(*titles)
+    assert Counter(posters["status"]) == {"new": 8}
+    write_posters(posters, run.folder)
+    assert "No request" not in (tmp_path / "posters.csv").read_text()
+
+
+async def test_posters_that_are_refused_in_a_row_again_after_the_block_are_missing(host: PosterHost, run: Run) -> None:
+    host.others = {str(number): (403, b"", {}) for number in range(100, 103)}
+    titles = [host.title(number) for number in range(100, 103)]
+    with pytest.raises(SiteBlocked):
+        await run(*titles, concurrency=1)
+    run.unblock()
+    assert await run.statuses(*titles, concurrency=1) == ["missing"] * 3
+
+
+async def test_poster_whose_reason_is_a_past_block_is_asked_again(host: PosterHost, run: Run) -> None:
+    title = host.title(1)
+    reason = "The site refuses us: 403. No request is sent to it before 2026-01-01 00:00 UTC. Run the command again."
+    run.ledger.posters.put(PosterVisit("1", str(title.poster_url), time.time(), "refused", reason=reason))
+    assert await run.statuses(title) == ["new"]
+
+
+NOTICE = b"<!DOCTYPE html><html><head><title>No hot&shy;linking, please</title></head><body>...</body></html>"
+TEXTS = {
+    "a page": (NOTICE, "a page with the title"),
+    "a page without a title": (b"\xef\xbb\xbf\n <html><h1>Log in</h1></html>", '"Log in"'),
+    "a page in UTF-16": ("<html><title>Consent \u2606</title></html>".encode("utf-16"), "Consent \u2606"),
+    "a long title": (b"<title>" + b"x" * 100_000 + b"</title>", "x…"),
+    "JSON": (b'{"error": "quota"}', '"error": "quota"'),
+}
+
+
+@pytest.mark.parametrize(("body", "named"), TEXTS.values(), ids=TEXTS)
+async def test_poster_that_is_a_text_is_broken_and_not_retried(
+    host: PosterHost, run: Run, body: bytes, named: str
+) -> None:
+    host.others["100"] = (200, body, {"Content-Type": "image/jpeg"})
+    posters = await run(host.title(100), host.title(1))
+    assert list(posters["status"]) == ["new", "broken"]
+    assert named in posters["reason"][1] and len(posters["reason"][1]) < 200
+    assert sorted(host.requests) == ["1", "100"]
+
+
+async def test_host_that_sends_a_page_for_twenty_posters_in_a_row_is_blocked(host: PosterHost, run: Run) -> None:
+    titles = [host.title(number) for number in range(100, 160)]
+    host.others = {str(number): (200, NOTICE, {}) for number in range(100, 160)}
+    with pytest.raises(SiteBlocked, match=r"20 posters in a row .*No hot.*linking, please.* before 20"):
+        await run(*titles, concurrency=1)
+    with pytest.raises(SiteBlocked):
+        await run(*titles, concurrency=1)
+    assert len(host.requests) == 20
+    run.unblock()
+    host.others.clear()
+    host.pictures = {str(number): jpeg(number) for number in range(100, 160)}
+    assert Counter(await run.statuses(*titles)) == {"new": 60}
+
+
+@pytest.mark.parametrize("target", ["/images/qm_50.gif", "/images/questionmark_23.gif?s=8e04"])
+async def test_poster_that_redirects_to_a_placeholder_is_one(host: PosterHost, run: Run, target: str) -> None:
+    host.others["100"] = host.redirect(target)
+    posters = await run(host.title(100))
+    assert list(posters["status"]) == ["placeholder"] and target[:16] in posters["reason"][0]
+    assert not list(run.folder.glob("*")) and host.requests == ["100"]
+    assert await run.statuses(host.title(100)) == ["placeholder"]
+    assert host.requests == ["100"]
+
+
+@pytest.mark.parametrize("query", ["", "?for={}"])
+async def test_addresses_that_redirect_to_one_image_are_placeholders_from_the_second_on(
+    host: PosterHost, run: Run, query: str
+) -> None:
+    for number in (100, 101):
+        host.others[str(number)] = host.redirect(f"/images/anime/9.jpg{query.format(number)}")
+    host.others["102"] = host.redirect("/images/anime/8.jpg", 301)
+    host.pictures["7"] = host.pictures["6"]
+    assert await run.statuses(host.title(100), host.title(102)) == ["new", "new"]
+    titles = [host.title(number) for number in (6, 7, 100, 101, 102)]
+    expected = ["duplicate", "placeholder", "placeholder", "present"]
+    assert await run.statuses(*titles) == ["new", *expected]
+    assert await run.statuses(*titles) == ["present", *expected]  # without a request
+    assert await run.statuses(host.title(101)) == ["placeholder"]
+
+
+async def test_titles_whose_common_address_redirects_share_their_poster(host: PosterHost, run: Run) -> None:
+    host.others["100"] = host.redirect("/images/anime/9.jpg")
+    assert await run.statuses(host.title(1, "100"), host.title(2, "100")) == ["new", "duplicate"]
+
+
+@pytest.mark.parametrize("target", ["/images/anime/100.jpg", "http://[::1", "https://"])
+async def test_poster_whose_redirects_lead_nowhere_is_told_apart_and_retried_within_weeks(
+    host: PosterHost, run: Run, target: str
+) -> None:
+    host.others["100"] = host.redirect(target, 301)
+    posters = await run(host.title(100))
+    assert list(posters["status"]) == ["redirected"] and " redirects " in posters["reason"][0]
+    del host.others["100"]
+    host.pictures["100"] = host.pictures["1"]
+    assert await run.statuses(host.title(100), days=10) == ["redirected"]
+    assert await run.statuses(host.title(100), days=50) == ["new"]
+
+
+async def test_poster_without_a_byte_is_empty(host: PosterHost, run: Run) -> None:
+    host.others["100"] = (200, b"", {"Content-Type": "image/jpeg"})
+    assert list((await run(host.title(100)))["reason"]) == ["The image is empty (0 bytes)."]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20, 400), (400, 70), (5000, 5000)])
@@ -303,7 +453,8 @@ async def test_for_each_works_on_each_item_once_and_few_at_a_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "least", "most"), [("missing", 15, 45), ("refused", 182, 548), ("broken", 3, 11), ("failed", 0, 0)]
+    ("status", "least", "most"),
+    [("missing", 15, 45), ("redirected", 15, 45), ("refused", 182, 548), ("broken", 3, 11), ("failed", 0, 0)],
 )
 def test_poster_is_due_after_days_that_depend_on_its_status_and_url(status: str, least: int, most: int) -> None:
     visits = [PosterVisit(str(number), f"http://a.test/{number}.jpg", 0, status) for number in range(100)]

@@ -176,12 +176,11 @@ async def test_client_sends_nothing_to_a_host_that_refused_it_also_in_later_runs
     async with Site(403).running(ledger=Ledger(tmp_path / "ledger")) as site:
         with pytest.raises(SiteBlocked, match=r"refuses us: .* answered 403 Forbidden.*before 20\d\d-.* UTC") as caught:
             await site.text("/a")
-        assert not caught.value.retryable and caught.value.url == f"{site.url}/a"
+        assert not caught.value.retryable
         async with new_client(ledger=Ledger(tmp_path / "ledger")) as next_run:
             for client in (site.client, next_run):
-                with pytest.raises(SiteBlocked, match="answered 403 Forbidden") as caught:
+                with pytest.raises(SiteBlocked, match="answered 403 Forbidden"):
                     await site.text("/b", client)
-                assert caught.value.url is None
     assert site.paths == ["/a"]
 
 
