@@ -76,7 +76,8 @@ async def _read(context: CrawlContext, page: SourcePage, due: bool) -> list[Titl
     since = first.checked if first else 0
     while following is not None:
         visit = visits.get(following.url)
-        due = visit is None or visit.checked < since or is_due(visit, math.inf, context.started)
+        is_known = visit is not None and visit.sha256 is not None and visit.checked >= since
+        due = not is_known or is_due(visit, math.inf, context.started)
         traffic.total += due
         if not due:
             traffic.note("not due")

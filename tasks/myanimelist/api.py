@@ -139,15 +139,15 @@ class MyAnimeListApi(MyAnimeList):
             SiteError: the API explains what was wrong with the request.
         """
         status = response.status
-        if status in (200, 304):
+        if status in (200, 304, 404):
             self._has_answered = True
         said = _said_in(response.body) if 400 <= status < 500 else None
         is_about_id = status == 401 or (status == 400 and said is not None and "client id" in said.lower())
         if is_about_id or (status == 403 and said is not None and not self._has_answered):
             raise ConfigurationError(
                 f"The API at {self.site_url} does not accept the client id in MAL_CLIENT_ID. It answered {status} "
-                f"{response.reason}{said or ''}. Compare it with the one at https://myanimelist.net/apiconfig. If it "
-                "is correct, too many requests were sent with it: try again after some hours."
+                f"{response.reason}{said or ''}. Compare the client id with https://myanimelist.net/apiconfig. "
+                "If it is correct, too many requests were sent with it: try again after some hours."
             )
         if status == 400:
             raise SiteError(f"{response}{said or ''}.")
