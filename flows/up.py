@@ -12,6 +12,7 @@ from prefect.states import Crashed
 from flows.parameters import RetrainParameters
 from infra.local.processes import claim_port
 from infra.local.stack import Stack
+from infra.settings import read_settings
 
 _POLL_SECONDS = 1
 
@@ -33,7 +34,7 @@ def keep_up(
     page_port = claim_port(page_port, "the page", "--page-port")
     logs = workspace / "tensorboard"
     logs.mkdir(exist_ok=True)
-    python, loopback = sys.executable, "127.0.0.1"
+    python, loopback, settings = sys.executable, "127.0.0.1", read_settings()
     start = stack.processes.start
     start(
         "TensorBoard",
@@ -50,7 +51,11 @@ def keep_up(
             *(python, "-m", "gunicorn", "--bind", f"{loopback}:{page_port}", "--threads", "4", "--no-control-socket"),
             "serving.web.app:create_app()",
         ],
-        {"FUNCTION_URL": stack.function_url},
+        {
+            "FUNCTION_URL": stack.function_url,
+            "TITLE_NOUN": settings.title_noun,
+            "LABEL_NOUN": settings.label_noun,
+        },
         f"http://{loopback}:{page_port}/healthz",
     )
     start(

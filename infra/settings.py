@@ -8,13 +8,16 @@ services are those of Google Cloud.
 import re
 from pathlib import Path
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from infra.errors import ConfigurationError
 
 _PREFIX = "ANIME_GENRE_"
 _HTTP_ADDRESS = r"^(https?://\S+)?$"
+
+# The site's collection. Its keys have no prefix, because they are older than collections.
+MAIN_COLLECTION = "myanimelist"
 
 
 class Settings(BaseSettings):
@@ -74,6 +77,24 @@ class Settings(BaseSettings):
         [10, 60, 300],
         description="Seconds before each retry of a failed step, as a JSON list. Its length is the number of retries.",
     )
+    title_noun: str = Field("anime", min_length=1, description="What a poster shows, as the page calls it: film, book.")
+    label_noun: str = Field("genre", min_length=1, description="What the model predicts, as the page calls it: genre.")
+    _collection: str = PrivateAttr(MAIN_COLLECTION)
+
+    @property
+    def collection(self) -> str:
+        """The collection that a run reads and writes (see `read_settings`)."""
+        return self._collection
+
+    @property
+    def prefix(self) -> str:
+        """What the collection's keys in the bucket start with; empty for the site's collection."""
+        return "" if self._collection == MAIN_COLLECTION else f"collections/{self._collection}/"
+
+    @property
+    def folder(self) -> Path:
+        """The collection's folder in the workspace."""
+        return self.workspace / self.prefix
 
     @field_validator("mal_client_id")
     @classmethod
@@ -96,14 +117,17 @@ def environment_variable(field: str) -> str:
     return str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"{_PREFIX}{field.upper()}"
 
 
-def read_settings() -> Settings:
-    """Read the settings from the environment.
+def read_settings(collection: str = MAIN_COLLECTION) -> Settings:
+    """Read the settings from the environment, as they apply to a collection.
+
+    Collections other than the site's have a service and a registered model of their own, unless the environment names
+    them.
 
     Raises:
         ConfigurationError: a variable has an invalid value.
     """
     try:
-        return Settings()
+        settings = Settings()
     except SettingsError as error:  # a value that is not JSON; only the error's text names the field
         field = re.findall(r'field "(\w+)"', str(error))[0]
         raise ConfigurationError(f"The environment variable {environment_variable(field)} is not valid JSON.") from None
@@ -112,3 +136,10 @@ def read_settings() -> Settings:
         name = str(first["loc"][0])  # a field, or the variable itself where that has a name of its own
         variable = environment_variable(name) if name in Settings.model_fields else name
         raise ConfigurationError(f"The environment variable {variable} is invalid: {first['msg']}.") from None
+    if collection == MAIN_COLLECTION:
+        return settings
+    names = {name: f"{getattr(settings, name)}-{collection}" for name in ("service", "model_name")}
+    given = settings.model_fields_set
+    settings = settings.model_copy(update={name: value for name, value in names.items() if name not in given})
+    settings._collection = collection
+    return settings

@@ -4,7 +4,9 @@ The same code works with Google Cloud Storage and with a local emulator (STORAGE
 """
 
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
+from typing import Self
 
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
@@ -27,6 +29,7 @@ class Store:
 
     def __init__(self, settings: Settings) -> None:
         self.name = settings.bucket
+        self._prefix = settings.prefix
         self._timeout = settings.service_timeout_seconds
         self._retry = DEFAULT_RETRY.with_timeout(self._timeout)
         with google_errors("Opening the bucket"):
@@ -40,18 +43,31 @@ class Store:
 
     def uri(self, key: str) -> str:
         """The gs:// address of a key."""
-        return f"gs://{self.name}/{key}"
+        return f"gs://{self.name}/{self.object_name(key)}"
+
+    def object_name(self, key: str) -> str:
+        """The name of a key's object in the bucket: the key after the collection's prefix."""
+        return self._prefix + key
+
+    def whole_bucket(self) -> Self:
+        """The same bucket, with object names as keys: for what all collections share."""
+        store = copy(self)
+        store._prefix = ""
+        return store
+
+    def _blob(self, key: str) -> storage.Blob:
+        return self._bucket.blob(self.object_name(key))
 
     def exists(self, key: str) -> bool:
         """Whether the object exists."""
         with google_errors(f"Looking for {self.uri(key)}"):
-            return bool(self._bucket.blob(key).exists(timeout=self._timeout, retry=self._retry))
+            return bool(self._blob(key).exists(timeout=self._timeout, retry=self._retry))
 
     def keys(self, prefix: str) -> list[str]:
         """The keys of all objects that begin with `prefix`."""
         with google_errors(f"Listing {self.uri(prefix)}"):
-            blobs = self._bucket.list_blobs(prefix=prefix, timeout=self._timeout, retry=self._retry)
-            return [str(blob.name) for blob in blobs]
+            blobs = self._bucket.list_blobs(prefix=self.object_name(prefix), timeout=self._timeout, retry=self._retry)
+            return [str(blob.name).removeprefix(self._prefix) for blob in blobs]
 
     def read(self, key: str) -> bytes:
         """Return an object's content.
@@ -60,13 +76,13 @@ class Store:
             NotFound: the object does not exist.
         """
         with google_errors(f"Reading {self.uri(key)}"):
-            data: bytes = self._bucket.blob(key).download_as_bytes(timeout=self._timeout, retry=self._retry)
+            data: bytes = self._blob(key).download_as_bytes(timeout=self._timeout, retry=self._retry)
             return data
 
     def write(self, key: str, data: bytes) -> None:
         """Write an object; an existing one is replaced. Retries are safe, because they write the same bytes."""
         with google_errors(f"Writing {self.uri(key)}"):
-            self._bucket.blob(key).upload_from_string(
+            self._blob(key).upload_from_string(
                 data,
                 content_type="application/octet-stream",
                 checksum="crc32c",
@@ -78,7 +94,7 @@ class Store:
         """Upload files, given by key, in parallel."""
         with google_errors(f"Uploading to {self.uri('')}"):
             transfer_manager.upload_many(
-                [(str(path), self._bucket.blob(key)) for key, path in files.items()],
+                [(str(path), self._blob(key)) for key, path in files.items()],
                 upload_kwargs={"checksum": "crc32c", "timeout": self._timeout, "retry": self._retry},
                 worker_type=transfer_manager.THREAD,
                 max_workers=_WORKERS,
@@ -97,7 +113,7 @@ class Store:
         try:
             with google_errors(f"Downloading from {self.uri('')}"):
                 transfer_manager.download_many(
-                    [(self._bucket.blob(key), str(path)) for key, path in temporary.items()],
+                    [(self._blob(key), str(path)) for key, path in temporary.items()],
                     download_kwargs={"timeout": self._timeout, "retry": self._retry},
                     worker_type=transfer_manager.THREAD,
                     max_workers=_WORKERS,

@@ -1,6 +1,7 @@
 """Step 5: score the chosen network on the test part, and compare it with the baselines and the champion."""
 
 import random
+from enum import StrEnum
 from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact
@@ -26,16 +27,26 @@ from tasks.step import step
 _KNOWN_POSTERS = 3
 
 
+class Promotion(StrEnum):
+    """Who decides whether a new model replaces the champion: the comparison of both, or a person."""
+
+    BY_GATE = "by_gate"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 @step("evaluate")
-def evaluate(dataset: DatasetRecord, training: TrainingRecord) -> EvaluationRecord:
+def evaluate(
+    dataset: DatasetRecord, training: TrainingRecord, promotion: Promotion = Promotion.BY_GATE
+) -> EvaluationRecord:
     """Score the bundle as it will be served, and decide whether it replaces the champion.
 
     Raises:
         ServiceUnavailable: the store, MLflow or Cloud Run is not reachable (retryable).
         BundleError: a bundle does not match its hash.
     """
-    settings = read_settings()
-    store, registry, workspace = Store(settings), Registry(settings), settings.workspace
+    settings = read_settings(dataset.collection)
+    store, registry, workspace = Store(settings), Registry(settings), settings.folder
     data = fetch_dataset(store, workspace, dataset.dataset_key)
     challenger = Model.load(fetch_bundle(registry, workspace, training.run_id, training.bundle_sha256))
     predictions = PredictionSet.read(store.fetch(training.predictions_key, workspace / training.predictions_key))
@@ -48,6 +59,9 @@ def evaluate(dataset: DatasetRecord, training: TrainingRecord) -> EvaluationReco
         champion_model = _champion_model(champion, store, workspace)
         decision = decide(challenger, champion_model, data, lambda id: store.read(poster_key(id)))
         promote, reason = decision.promote, decision.sentence
+        if promotion is not Promotion.BY_GATE:
+            promote = promotion is Promotion.ALWAYS
+            reason = f"{reason} For this run the setting is promote: {promotion}."
 
     registry.log_metrics(training.run_id, evaluation.metrics())
     page = workspace / "reports" / training.run_id / "model.html"
@@ -59,7 +73,7 @@ def evaluate(dataset: DatasetRecord, training: TrainingRecord) -> EvaluationReco
         scores=[ScoreRecord(name=name, **scores.scalars()) for name, scores in evaluation.scores.items()],
         better=promote,
         reason=reason,
-        known_posters=_known_posters(data),
+        known_posters=_known_posters(data, store),
     )
 
 
@@ -69,12 +83,12 @@ def _champion_model(champion: Champion | None, store: Store, workspace: Path) ->
     return Model.load(fetch_uploaded_bundle(store, workspace, champion.bundle_sha256))
 
 
-def _known_posters(data: Dataset) -> list[KnownPoster]:
+def _known_posters(data: Dataset, store: Store) -> list[KnownPoster]:
     """A sample of the test part, always the same for one dataset."""
     test = [int(row) for row in data.rows(TEST)]
     return [
         KnownPoster(
-            name=poster_key(data.ids[row]),
+            name=store.object_name(poster_key(data.ids[row])),
             title=data.titles[row],
             genres=[genre.name for genre, has in zip(data.genres, data.labels[row], strict=True) if has],
         )

@@ -35,8 +35,8 @@ def download_posters(catalogue: CatalogueRecord, config: CollectConfig) -> Poste
         SiteUnavailable, SiteBusy: the posters' host is not reachable, or another run is reading the site (retryable).
         SiteBlocked: the posters' host refuses us.
     """
-    settings = read_settings()
-    store, folder, source = Store(settings), settings.workspace, source_for(catalogue.site_url)
+    settings = read_settings(catalogue.collection)
+    store, folder, source = Store(settings), settings.folder, source_for(catalogue.site_url)
     titles = read_catalogue(store.fetch(catalogue.key, folder / catalogue.key))
     with crawl(source, config) as (collector, mirror), mirror.posters():
         posters = asyncio.run(collector.download_posters(titles))

@@ -43,8 +43,8 @@ def preprocess(catalogue: CatalogueRecord, posters: PosterSetRecord, config: Pre
         StalePosterError: a poster in the bucket was replaced in the meantime.
         ServiceUnavailable: the bucket is not reachable (retryable).
     """
-    settings = read_settings()
-    store, workspace = Store(settings), settings.workspace
+    settings = read_settings(catalogue.collection)
+    store, workspace = Store(settings), settings.folder
     source = source_for(catalogue.site_url)
     titles = read_catalogue(store.fetch(catalogue.key, workspace / catalogue.key))
     usable = usable_titles(titles, read_poster_set(store, posters.key), source)
@@ -165,6 +165,7 @@ def _record(dataset: Dataset, catalogue: CatalogueRecord, posters: PosterSetReco
         parts={part: len(dataset.rows(part)) for part in PARTS},
         genres=[genre.name for genre in dataset.genres],
         report_key=posters.report_key,
+        collection=catalogue.collection,
     )
 
 

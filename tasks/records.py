@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from infra.settings import MAIN_COLLECTION
+
 
 class Record(BaseModel):
     """A small immutable record. Its JSON uses aliases where a stored key differs from the field's name."""
@@ -24,6 +26,7 @@ class CatalogueRecord(Record):
     changes: int
     snapshot_date: str
     accepted: float = 0
+    collection: str = MAIN_COLLECTION
 
 
 class PosterSetRecord(Record):
@@ -50,6 +53,7 @@ class DatasetRecord(Record):
     parts: dict[str, int]
     genres: list[str]
     report_key: str
+    collection: str = MAIN_COLLECTION
 
 
 class NetworkRecord(Record):
@@ -114,6 +118,7 @@ class ModelRecord(Record):
     version: str
     run_id: str
     bundle_sha256: str
+    collection: str = MAIN_COLLECTION
 
 
 class BundleRecord(Record):

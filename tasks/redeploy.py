@@ -40,7 +40,7 @@ def redeploy(
             then gets no traffic.
         ServiceUnavailable: Cloud Run, the store or MLflow is not reachable (retryable).
     """
-    settings = read_settings()
+    settings = read_settings(dataset.collection)
     store, cloud_run = Store(settings), CloudRun(settings)
     source = source_zip(Path(serving.__file__).parent)
     source_sha256 = sha256_of(source)
@@ -48,19 +48,22 @@ def redeploy(
     if image is None:
         key = f"functions/{source_sha256}.zip"
         store.write(key, source)
-        image = cloud_run.build(settings.bucket, key, cloud_run.image_for(settings.service, source_sha256))
+        image = cloud_run.build(
+            settings.bucket, store.object_name(key), cloud_run.image_for(settings.service, source_sha256)
+        )
     environment = {
         "BUNDLE_URI": bundle.uri,
         "BUNDLE_SHA256": bundle.sha256,
         "MODEL_VERSION": model.version,
         "DATASET_DATE": dataset.snapshot_date,
+        "COLLECTION": dataset.collection,
         "POSTER_HOSTS": settings.poster_hosts,
         "POSTER_BUCKETS": settings.poster_buckets,
         "CORS_ORIGINS": settings.cors_origins,
         "GOOGLE_CLOUD_PROJECT": settings.google_project,  # used in the trace names of its log entries
     }
     candidate = cloud_run.deploy_candidate(settings.service, image, source_sha256, environment)
-    _check(candidate, evaluation.known_posters, store, settings.workspace, model)
+    _check(candidate, evaluation.known_posters, store, settings.folder, model)
     live = cloud_run.send_traffic(settings.service, candidate.name)
     Registry(settings).set_champion(model.version)
     url = str(live.url)
@@ -74,7 +77,7 @@ def _check(candidate: Revision, posters: list[KnownPoster], store: Store, worksp
     for poster in posters:
         response = request_prediction(str(candidate.url), poster.name)
         probabilities = {genre["name"]: float(genre["probability"]) for genre in response["genres"]}
-        (expected,) = bundle.predict([store.read(poster.name)])
+        (expected,) = bundle.predict([store.whole_bucket().read(poster.name)])
         wrong = [g.name for g in expected if abs(probabilities.get(g.name, -1) - g.probability) > _TOLERANCE]
         if wrong or response["model"]["sha256"] != model.bundle_sha256:
             raise DeploymentError(

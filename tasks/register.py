@@ -22,13 +22,13 @@ def register(dataset: DatasetRecord, training: TrainingRecord, evaluation: Evalu
         ServiceUnavailable: MLflow is not reachable (retryable).
         BundleError: the bundle does not match its hash.
     """
-    settings = read_settings()
+    settings = read_settings(dataset.collection)
     registry = Registry(settings)
     registered = registry.version_of(training.bundle_sha256)
     if registered is not None:
-        record = ModelRecord(version=registered.version, run_id=registered.run_id, bundle_sha256=training.bundle_sha256)
+        record = _record(registered.version, registered.run_id, training, dataset)
         return reused(record, f"version {registered.version} has this bundle")
-    folder = fetch_bundle(registry, settings.workspace, training.run_id, training.bundle_sha256)
+    folder = fetch_bundle(registry, settings.folder, training.run_id, training.bundle_sha256)
     manifest = check_bundle(folder, training.bundle_sha256)
     scores = evaluation.scores[0].model_dump(exclude={"name"})
     tags = {
@@ -37,6 +37,7 @@ def register(dataset: DatasetRecord, training: TrainingRecord, evaluation: Evalu
         "dataset_date": dataset.snapshot_date,
         "git_commit": git_commit(),
         "network": training.chosen,
+        "collection": dataset.collection,
         **{f"{TEST}/{metric}": f"{value:.4f}" for metric, value in scores.items()},
         "better_than_champion": str(evaluation.better).lower(),
     }
@@ -46,7 +47,13 @@ def register(dataset: DatasetRecord, training: TrainingRecord, evaluation: Evalu
     if settings.tracking_uri.startswith("http"):
         link = f"{settings.tracking_uri}/#/models/{settings.model_name}/versions/{version.version}"
         create_link_artifact(link, key="model-version", description=f"Version {version.version}")
-    return ModelRecord(version=version.version, run_id=training.run_id, bundle_sha256=training.bundle_sha256)
+    return _record(version.version, training.run_id, training, dataset)
+
+
+def _record(version: str, run_id: str, training: TrainingRecord, dataset: DatasetRecord) -> ModelRecord:
+    return ModelRecord(
+        version=version, run_id=run_id, bundle_sha256=training.bundle_sha256, collection=dataset.collection
+    )
 
 
 def git_commit() -> str:

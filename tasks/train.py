@@ -38,8 +38,8 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
         TrainingError: every trial failed.
         ServiceUnavailable: the store or MLflow is not reachable (retryable).
     """
-    settings = read_settings()
-    store, registry = Store(settings), Registry(settings)
+    settings = read_settings(dataset.collection)
+    store, registry, folder = Store(settings), Registry(settings), settings.folder
     config = replace(config, weights=_local_weights(config.weights, settings))
     weights = read_weights(config.weights, config.backbone, settings.workspace / "weights")
     key = _training_key(dataset, config, weights.sha256 if weights else None)
@@ -47,11 +47,11 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
     if stored is not None and registry.has_run(stored.run_id):
         return reused(stored, f"bundle {stored.bundle_sha256[:12]} was trained on this dataset with these settings")
 
-    data = fetch_dataset(store, settings.workspace, dataset.dataset_key)
-    checkpoints = checkpoints_of(settings.workspace, key, data, config, weights)
+    data = fetch_dataset(store, folder, dataset.dataset_key)
+    checkpoints = checkpoints_of(folder, key, data, config, weights)
     parameters = {"dataset_key": dataset.dataset_key, "posters": dataset.posters, **stored_settings(config)}
     with registry.run("retrain", parameters) as run_id:
-        bundle_folder = settings.workspace / "bundles" / f"{run_id}.new"
+        bundle_folder = folder / "bundles" / f"{run_id}.new"
         with _reporter(registry, run_id, settings.workspace) as reporter:
             run = run_training(
                 data,
@@ -60,12 +60,12 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
                 reporter,
                 checkpoints,
                 bundle_folder=bundle_folder,
-                temporary_folder=settings.workspace / "bundles",
+                temporary_folder=folder / "bundles",
                 date=dataset.snapshot_date,
             )
         log_bundle(registry, run_id, bundle_folder)
-        registry.log_file(run_id, store.fetch(dataset.report_key, settings.workspace / dataset.report_key))
-    move_bundle(bundle_folder, settings.workspace / bundle_key(run.bundle.sha256))
+        registry.log_file(run_id, store.fetch(dataset.report_key, folder / dataset.report_key))
+    move_bundle(bundle_folder, folder / bundle_key(run.bundle.sha256))
     record = _store(store, key, run_id, run)
     checkpoints.clear()
     create_markdown_artifact(_artifact(record), key="training")
@@ -87,7 +87,7 @@ def _local_weights(spec: str, settings: Settings) -> str:
         return spec
     key = address.path.lstrip("/")
     path = settings.workspace / "weights" / sha256_of(spec.encode())[:16] / Path(key).name
-    store = Store(settings.model_copy(update={"bucket": address.netloc}))
+    store = Store(settings.model_copy(update={"bucket": address.netloc})).whole_bucket()
     return str(store.fetch(key, path))
 
 

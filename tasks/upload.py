@@ -17,12 +17,12 @@ def upload(model: ModelRecord) -> BundleRecord:
         ServiceUnavailable: the store or MLflow is not reachable (retryable).
         BundleError: the bundle does not match its hash.
     """
-    settings = read_settings()
+    settings = read_settings(model.collection)
     store, registry = Store(settings), Registry(settings)
     record = BundleRecord(uri=store.uri(bundle_key(model.bundle_sha256)), sha256=model.bundle_sha256)
     registry.tag_version(model.version, {"bundle_uri": record.uri})
     if store.exists(f"{bundle_key(model.bundle_sha256)}/{MANIFEST}"):
         return reused(record, f"{record.uri} is already in the bucket")
-    folder = fetch_bundle(registry, settings.workspace, model.run_id, model.bundle_sha256)
+    folder = fetch_bundle(registry, settings.folder, model.run_id, model.bundle_sha256)
     upload_bundle(store, folder, model.bundle_sha256)
     return record

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from infra.errors import ConfigurationError, StackError
 from infra.files import write_bytes
 from infra.local.processes import Processes, claim_port, is_reachable
-from infra.settings import read_settings
+from infra.settings import MAIN_COLLECTION, Settings, read_settings
 
 _QUIET = {
     "DO_NOT_TRACK": "1",
@@ -65,7 +65,7 @@ class Stack:
 
 
 @contextmanager
-def local_stack(workspace: Path, ports: Ports | None = None) -> Iterator[Stack]:
+def local_stack(workspace: Path, ports: Ports | None = None, collection: str = MAIN_COLLECTION) -> Iterator[Stack]:
     """Start the stand-ins of a workspace, and end them with the block.
 
     Raises:
@@ -81,7 +81,7 @@ def local_stack(workspace: Path, ports: Ports | None = None) -> Iterator[Stack]:
         raise StackError(f"Another stack is running in {workspace}; end it, or use another workspace.") from None
     try:
         with Processes(workspace / "logs") as processes:
-            stack = _start(workspace, ports, processes)
+            stack = _start(workspace, ports, read_settings(collection), processes)
             processes.wait_ready()
             write_bytes(workspace / _NOTE, json.dumps(dict(stack.environment)).encode())
             yield stack
@@ -121,8 +121,7 @@ def prepare_workspace(workspace: Path) -> Path:
     return workspace
 
 
-def _start(workspace: Path, ports: Ports, processes: Processes) -> Stack:
-    settings = read_settings()
+def _start(workspace: Path, ports: Ports, settings: Settings, processes: Processes) -> Stack:
     prefect_port = claim_port(ports.prefect, "the Prefect UI", "--prefect-port")
     mlflow_port = claim_port(ports.mlflow, "the MLflow UI", "--mlflow-port")
     function_port = claim_port(ports.function, "the function", "--function-port")
@@ -134,7 +133,6 @@ def _start(workspace: Path, ports: Ports, processes: Processes) -> Stack:
         "ANIME_GENRE_BUCKET": settings.bucket,
         "ANIME_GENRE_GOOGLE_PROJECT": settings.google_project,
         "ANIME_GENRE_GOOGLE_REGION": settings.google_region,
-        "ANIME_GENRE_SERVICE": settings.service,
         "ANIME_GENRE_CLOUD_RUN_ENDPOINT": f"{local}:{cloud_run_port}",
         "STORAGE_EMULATOR_HOST": f"{local}:{storage_port}",
         "MLFLOW_TRACKING_URI": f"{local}:{mlflow_port}",

@@ -4,11 +4,13 @@ Both predict the same test posters and are compared over the genres that both kn
 comes from a paired bootstrap over franchises (`ml.scores.intervals`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ml.data.dataset import Dataset
+from ml.data.genres import Genre
 from ml.data.splits import TEST
 from ml.evaluation.baselines import EVERY_GENRE
 from ml.evaluation.judge import ReadPoster, genres_of, predict
@@ -39,29 +41,29 @@ def decide(
     """Compare challenger and champion on the test part. The challenger wins with a higher weighted F1.
 
     Without a champion the opponent is the baseline that predicts every genre. A champion that shares no genre with
-    the challenger could never be replaced, so the opponent is the baseline then, too. `read_poster` provides posters
-    for a champion with another image size. Raises DatasetError if it is needed and missing.
+    the challenger cannot be compared with it, and is not replaced. `read_poster` provides posters for a champion with
+    another image size. Raises DatasetError if it is needed and missing.
     """
     rows = dataset.rows(TEST)
-    columns = {genre.key: column for column, genre in enumerate(genres_of(challenger))}
     _, decisions = predict(challenger, dataset)
-    known = enumerate(genres_of(champion)) if champion else ()
-    shared = {genre.key: column for column, genre in known if genre.key in columns}
+    shared = shared_genres(genres_of(challenger), genres_of(champion)) if champion else []
     if champion is None or not shared:
         labels, opponent_decisions = dataset.labels[rows], np.ones_like(decisions)
         opponent = f"the baseline '{EVERY_GENRE}'"
     else:
-        kept = [columns[key] for key in shared]
+        kept, in_champion = map(list, zip(*shared, strict=True))
         labels, decisions = dataset.labels[rows][:, kept], decisions[:, kept]
-        opponent_decisions = predict(champion, dataset, read_poster)[1][:, list(shared.values())]
+        opponent_decisions = predict(champion, dataset, read_poster)[1][:, in_champion]
         opponent = "the champion"
     challenger_f1, opponent_f1 = weighted_f1(decisions, labels), weighted_f1(opponent_decisions, labels)
     bootstrap = Bootstrap(labels, dataset.franchises[rows], seed=seed)
     difference = interval(
         challenger_f1 - opponent_f1, bootstrap.weighted_f1(decisions) - bootstrap.weighted_f1(opponent_decisions)
     )
-    promote = difference.value > 0
-    sentence = "The champion shares no genre with the challenger. " if champion and not shared else ""
+    is_incomparable = champion is not None and not shared
+    promote = difference.value > 0 and not is_incomparable
+    sentence = "The champion shares no genre with the challenger, so only a person may replace it. "
+    sentence = sentence if is_incomparable else ""
     sentence += (
         f"On {len(rows)} test posters and {labels.shape[1]} genres, test/weighted_f1 is {challenger_f1:.3f} for the "
         f"challenger and {opponent_f1:.3f} for {opponent} (difference {difference.value:+.3f}, 95 % interval "
@@ -69,3 +71,22 @@ def decide(
         f"{'The challenger is promoted.' if promote else 'The challenger is not promoted.'}"
     )
     return Decision(promote, difference, sentence)
+
+
+def shared_genres(challenger: Sequence[Genre], champion: Sequence[Genre]) -> list[tuple[int, int]]:
+    """The genres that both models know, as pairs of their columns (challenger's, champion's).
+
+    Genres with ids are the same if their ids are. If one of them has no id, their names are compared, without case.
+    """
+
+    def are_same(one: Genre, other: Genre) -> bool:
+        if one.id is not None and other.id is not None:
+            return one.id == other.id
+        return one.name.casefold() == other.name.casefold()
+
+    return [
+        (column, other_column)
+        for column, genre in enumerate(challenger)
+        for other_column, other in enumerate(champion)
+        if are_same(genre, other)
+    ]

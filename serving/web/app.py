@@ -7,6 +7,7 @@ the same address with `Accept: application/json`. `/anime/model` describes the m
 """
 
 import os
+import re
 from datetime import date
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,8 +38,16 @@ SECURITY_HEADERS = {
 }
 
 
-def create_app(function_url: str | None = None, timeout_seconds: float = 60) -> Flask:
+def create_app(
+    function_url: str | None = None,
+    timeout_seconds: float = 60,
+    title_noun: str | None = None,
+    label_noun: str | None = None,
+) -> Flask:
     """Create the app. `function_url` defaults to the environment variable FUNCTION_URL; without it the page says so.
+
+    The page's texts call what a poster shows `title_noun` and what is predicted `label_noun`. They default to the
+    environment variables TITLE_NOUN and LABEL_NOUN, then to "anime" and "genre".
 
     Raises:
         ValueError: the function's address is not an http or https address.
@@ -55,8 +64,22 @@ def create_app(function_url: str | None = None, timeout_seconds: float = 60) -> 
         MAX_CONTENT_LENGTH=MAX_POSTER_BYTES + FORM_BYTES,
         MAX_FORM_MEMORY_SIZE=FORM_BYTES,
     )
-    app.jinja_env.globals.update(samples=SAMPLES, max_poster_bytes=MAX_POSTER_BYTES, too_large=TOO_LARGE)
-    app.jinja_env.filters.update(likelihood=likelihood, readable_date=readable_date, card_html=card_html)
+    label = label_noun or os.environ.get("LABEL_NOUN") or "genre"
+    app.jinja_env.globals.update(
+        samples=SAMPLES,
+        max_poster_bytes=MAX_POSTER_BYTES,
+        too_large=TOO_LARGE,
+        title_noun=title_noun or os.environ.get("TITLE_NOUN") or "anime",
+        label=label,
+        labels=plural(label),
+    )
+    app.jinja_env.filters.update(
+        likelihood=likelihood,
+        readable_date=readable_date,
+        card_html=card_html,
+        with_article=with_article,
+        with_capital=with_capital,
+    )
     app.add_url_rule("/", view_func=_home)
     app.add_url_rule("/anime", view_func=_page)
     app.add_url_rule("/anime", view_func=_predict, methods=["POST"])
@@ -76,6 +99,23 @@ def likelihood(genre: GenrePrediction) -> str:
     if genre.predicted:
         return "likely"
     return "maybe" if genre.probability >= MAYBE_SHARE * genre.threshold else "unlikely"
+
+
+def plural(noun: str) -> str:
+    """The plural of an English noun: "genres", "categories", "classes"."""
+    if re.search(r"[^aeiou]y$", noun):
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if re.search(r"(?:s|x|z|ch|sh)$", noun) else f"{noun}s"
+
+
+def with_article(noun: str) -> str:
+    """A noun after its indefinite article: "an anime", "a film"."""
+    return f"{'an' if noun[0] in 'aeiouAEIOU' else 'a'} {noun}"
+
+
+def with_capital(text: str) -> str:
+    """A text whose first letter is a capital."""
+    return text[:1].upper() + text[1:]
 
 
 def readable_date(iso: str) -> str:

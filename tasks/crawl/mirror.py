@@ -46,14 +46,14 @@ class CrawlMirror:
 
     @contextmanager
     def hosts(self) -> Iterator[None]:
-        """Mirror what is known about hosts: all workers avoid a host that blocked one of them."""
-        table = self._ledger.hosts
+        """Mirror what is known about hosts: all workers and collections avoid a host that blocked one of them."""
+        store, table = self._store.whole_bucket(), self._ledger.hosts
         here = table.all()
-        table.put(*(memory.merged(here.get(memory.host, memory)) for memory in self._read(_HOSTS, table)))
+        table.put(*(memory.merged(here.get(memory.host, memory)) for memory in _read(store, _HOSTS, table)))
         try:
             yield
         finally:
-            self._write(_HOSTS, table.all().values())
+            _write(store, _HOSTS, table.all().values())
 
     @contextmanager
     def pages(self) -> Iterator[None]:
@@ -91,7 +91,7 @@ class CrawlMirror:
 
         `path` is the local file of a visit, and `is_here` tells whether it is there with the visit's content.
         """
-        known = self._read(name, table)
+        known = _read(self._store, name, table)
         table.merge(known)
         in_bucket = {table.key_of(visit): visit.sha256 for visit in known}
 
@@ -115,13 +115,15 @@ class CrawlMirror:
             self._store.upload(files(new.values()))
             # A visit whose file has gone since, such as a poster of an explicit title, is not listed.
             listed = [v for key, v in visits.items() if not v.sha256 or is_in_bucket(v) or key in new]
-            self._write(name, listed)
+            _write(self._store, name, listed)
 
-    def _read(self, name: str, table: Table[Entry]) -> list[Entry]:
-        try:
-            return [from_stored(table.kind, stored) for stored in json.loads(self._store.read(name))]
-        except NotFound:
-            return []
 
-    def _write(self, name: str, entries: Iterable[Entry]) -> None:
-        self._store.write(name, json.dumps([to_stored(entry) for entry in entries]).encode())
+def _read(store: Store, name: str, table: Table[Entry]) -> list[Entry]:
+    try:
+        return [from_stored(table.kind, stored) for stored in json.loads(store.read(name))]
+    except NotFound:
+        return []
+
+
+def _write(store: Store, name: str, entries: Iterable[Entry]) -> None:
+    store.write(name, json.dumps([to_stored(entry) for entry in entries]).encode())

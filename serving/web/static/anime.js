@@ -113,7 +113,7 @@ async function sendPoster(poster) {
     return;
   }
   const picture = thumbnail(poster.picture);
-  wait("Predicting genres …");
+  wait(`Predicting ${document.body.dataset.labels} …`);
   const slow = setTimeout(() => wait(WAKING), SLOW_AFTER_MS);
   try {
     const response = await send(poster, { accept: "text/html", signal: request.signal });

@@ -93,7 +93,7 @@ function render() {
       time.dateTime = entry.time;
       button.append(
         picture,
-        element("span", "names", entry.genres.join(", ") || "No genre stands out"),
+        element("span", "names", entry.genres.join(", ") || `No ${document.body.dataset.label} stands out`),
         element("span", "from", entry.name),
         time,
       );

@@ -7,8 +7,9 @@ import pytest
 from ml.configuration import PreprocessConfig, TrainConfig
 from ml.data.dataset import Dataset, build_dataset
 from ml.data.decoding import Poster
+from ml.data.genres import Genre
 from ml.errors import DatasetError
-from ml.evaluation.gate import decide
+from ml.evaluation.gate import decide, shared_genres
 from ml.export.bundle_writer import write_bundle
 from ml.networks.weights import Weights
 from ml.reporting import NullReporter
@@ -58,12 +59,17 @@ def test_gate_compares_over_shared_genres(model: Model, dataset: Dataset) -> Non
     assert "test posters and 2 genres" in decide(model, champion, dataset).sentence
 
 
-def test_gate_ignores_a_champion_without_shared_genres(model: Model, worse: Model, dataset: Dataset) -> None:
-    champion = _with_genre_ids(model, ["97", "98", "99"])
-    decision, first = decide(model, champion, dataset), decide(model, None, dataset)
-    assert decision.promote
-    assert decision.sentence == f"The champion shares no genre with the challenger. {first.sentence}"
-    assert not decide(worse, champion, dataset).promote
+def test_gate_keeps_a_champion_without_shared_genres(model: Model, dataset: Dataset) -> None:
+    decision = decide(model, _with_genre_ids(model, ["97", "98", "99"]), dataset)
+    assert not decision.promote
+    assert decision.sentence.startswith("The champion shares no genre with the challenger, so only a person may")
+    assert decision.sentence.endswith("The challenger is not promoted.")
+
+
+def test_shared_genres_match_by_id_or_else_by_name_without_case() -> None:
+    challenger = [Genre(1, "Action"), Genre(3, "Racing"), Genre(None, "Sci-Fi & Fantasy"), Genre(8, "Drama")]
+    champion = [Genre(None, "sci-fi & fantasy"), Genre(3, "Cars"), Genre(None, "ACTION"), Genre(9, "Drama")]
+    assert shared_genres(challenger, champion) == [(0, 2), (1, 1), (2, 0)]
 
 
 def test_gate_gives_a_champion_posters_of_its_image_size(

@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 from werkzeug.serving import make_server
 
-from serving.web.app import create_app
+from serving.web.app import create_app, plural
 from serving.web.upload import SAMPLES
 
 JSON = {"Accept": "application/json"}
@@ -53,6 +53,25 @@ def test_root_redirects_to_the_page_with_the_form(client: FlaskClient) -> None:
 @pytest.mark.parametrize("address", ["/health", "/healthz"])
 def test_health_needs_no_function(address: str) -> None:
     assert create_app().test_client().get(address).json == {"status": "ok"}
+
+
+@pytest.mark.parametrize("address", ["/anime", "/anime/model", "an upload"])
+def test_page_uses_the_nouns_of_its_settings(address: str, function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TITLE_NOUN", "film")
+    monkeypatch.setenv("LABEL_NOUN", "category")
+    client = create_app(function.url).test_client()
+    response = upload(client) if address == "an upload" else client.get(address)
+    text = re.sub(r"<[^>]*>", " ", response.text.partition("Model card")[0])  # the card is the model's own text
+    assert "categories" in text and not re.search(r"\b(?:genres?|anime)\b", text, re.IGNORECASE)
+    if address == "/anime":
+        assert "Choose a film poster to see its predicted categories." in text
+
+
+@pytest.mark.parametrize(
+    "noun, expected", [("genre", "genres"), ("category", "categories"), ("class", "classes"), ("key", "keys")]
+)
+def test_plural_follows_english_rules(noun: str, expected: str) -> None:
+    assert plural(noun) == expected
 
 
 @pytest.mark.parametrize("address", ["/anime", "/anime/model", "an upload", "a heat map"])
