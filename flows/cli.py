@@ -7,13 +7,15 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from infra.errors import ConfigurationError
 from infra.local.processes import Processes, free_port, is_reachable
 from infra.local.stack import Ports, Stack, local_stack, prepare_workspace, running_stack_environment
+from infra.settings import BUILT_IN_COLLECTION
 from serving.bundle.errors import AnimeGenreError
 
 if TYPE_CHECKING:
@@ -83,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
 
     retrain = commands.add_parser("retrain", help="run the flow once, from the site's pages to the deployed function")
     _add_site(retrain)
+    _add_parameters(retrain, "collection", "promote")
     add_settings(retrain, TrainConfig)
     add_settings(retrain, PreprocessConfig)
     add_settings(retrain, CollectConfig)
@@ -112,15 +115,30 @@ def _positive(text: str) -> float:
 
 def _add_site(parser: argparse.ArgumentParser) -> None:
     _add_workspace(parser)
+    _add_parameters(parser, "seasons", "site_url", "source")
+
+
+def _add_parameters(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add options for parameters of the flow."""
     from flows.parameters import RetrainParameters
 
-    for name in ("seasons", "site_url", "source"):
+    for name in names:
         field = RetrainParameters.model_fields[name]
-        option = f"--{name.replace('_', '-')}"
-        choices = get_args(field.annotation) or None
+        default = "" if field.default is None else " Default: %(default)s."
         parser.add_argument(
-            option, default=field.default, choices=choices, help=f"{field.description} Default: %(default)s."
+            f"--{name.replace('_', '-')}",
+            default=field.default,
+            choices=_choices(field.annotation),
+            metavar=name.upper() if not _choices(field.annotation) else None,
+            help=f"{field.description}{default}",
         )
+
+
+def _choices(kind: Any) -> list[str] | None:
+    """The values of a Literal or an enumeration."""
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return [each.value for each in kind] if isinstance(kind, type) and issubclass(kind, StrEnum) else None
 
 
 def _add_workspace(parser: argparse.ArgumentParser) -> None:
@@ -129,7 +147,7 @@ def _add_workspace(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def _services(workspace: Path) -> Iterator[None]:
+def _services(workspace: Path, collection: str) -> Iterator[None]:
     """Connect this process to the environment's services, else to the workspace's running stack, else to a new stack.
 
     Enter this before importing Prefect, which reads its settings on import.
@@ -145,15 +163,15 @@ def _services(workspace: Path) -> Iterator[None]:
         os.environ.update(environment)
         yield
     else:
-        with _new_stack(workspace, Ports()):
+        with _new_stack(workspace, Ports(), collection):
             yield
 
 
 @contextmanager
-def _new_stack(workspace: Path, ports: Ports) -> Iterator[Stack]:
-    """A new stack, which stops at the end of the block."""
+def _new_stack(workspace: Path, ports: Ports, collection: str) -> Iterator[Stack]:
+    """A new stack, which stops at the end of the block. The function's port is that of the collection's function."""
     print(f"Starting Prefect, MLflow, storage and the Cloud Run stand-in in {workspace} ...", flush=True)
-    with local_stack(workspace, ports) as stack:
+    with local_stack(workspace, ports, collection) as stack:
         os.environ.update(stack.environment)
         yield stack
 
@@ -167,7 +185,7 @@ def _start_built_in_site(processes: Processes) -> str:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    with _new_stack(args.workspace, Ports()) as stack:
+    with _new_stack(args.workspace, Ports(), BUILT_IN_COLLECTION) as stack:
         site_url = _start_built_in_site(stack.processes)
         from flows.demo import run_demo
 
@@ -181,7 +199,7 @@ def _up(args: argparse.Namespace) -> None:
     if given:
         check_site(given)
     ports = Ports(prefect=args.prefect_port, mlflow=args.mlflow_port, function=args.function_port)
-    with _new_stack(args.workspace, ports) as stack:
+    with _new_stack(args.workspace, ports, given.collection_name if given else BUILT_IN_COLLECTION) as stack:
         from flows.demo import demo_parameters
         from flows.up import keep_up
 
@@ -198,11 +216,15 @@ def _retrain(args: argparse.Namespace) -> None:
     from tasks.crawl.addresses import check_reachable
 
     parameters = _site_parameters(
-        args, train=read_options(args, TrainConfig), preprocess=read_options(args, PreprocessConfig)
+        args,
+        collection=args.collection,
+        promote=args.promote,
+        train=read_options(args, TrainConfig),
+        preprocess=read_options(args, PreprocessConfig),
     )
     check_parameters(parameters)
     check_reachable(parameters.source_url)
-    with _services(args.workspace):
+    with _services(args.workspace, parameters.collection_name):
         from rich.console import Console
 
         from flows.summary import run_retrain, show, show_predictions, write_summary

@@ -7,6 +7,7 @@ from rich.console import Console
 from flows.parameters import RetrainParameters
 from flows.summary import run_retrain, show, show_predictions, write_summary
 from infra.local.site.invented_titles import SEASONS
+from infra.settings import BUILT_IN_COLLECTION
 from ml.configuration import PreprocessConfig, TrainConfig
 
 
@@ -14,6 +15,7 @@ def demo_parameters(site_url: str) -> RetrainParameters:
     """Parameters of a run that takes minutes on two cores: the whole built-in site, small images."""
     return RetrainParameters(
         site_url=site_url,
+        collection=BUILT_IN_COLLECTION,
         seasons=f"{SEASONS[0]}..{SEASONS[-1]}",
         preprocess=PreprocessConfig(image_size=64),
         train=TrainConfig(trials=2, epochs=8),

@@ -6,13 +6,14 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 
 from infra.errors import ConfigurationError
-from infra.settings import read_settings
+from infra.settings import MAIN_COLLECTION, read_settings
 from ml.configuration import PreprocessConfig, TrainConfig
 from ml.training.candidates import CANDIDATES, check_settings
 from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.seasons import NAMES, parse_seasons
 from tasks.crawl.addresses import check_contact
 from tasks.myanimelist.page_addresses import SITE_URL, api_url
+from tasks.records import Promotion
 
 _SEASON = f"([0-9]{{4}}-({'|'.join(NAMES)})|now)"
 
@@ -50,6 +51,19 @@ class RetrainParameters(BaseModel):
         title="Source",
         description="What to read: the site's pages, or its official API, which needs a client id in MAL_CLIENT_ID.",
     )
+    collection: str | None = Field(
+        None,
+        title="Collection",
+        pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$",
+        max_length=37,
+        description="Name under which the catalogue, the model and the function are kept: lower-case letters, digits "
+        "and hyphens. By default 'myanimelist', or the name of the table.",
+    )
+    promote: Promotion = Field(
+        Promotion.BY_GATE,
+        title="Promote",
+        description="Whether the new model goes live: 'by_gate' (if it beats the champion), 'always' or 'never'.",
+    )
     train: Annotated[TrainConfig, _CandidateNames()] = Field(
         TrainConfig(), title="Training", description="How networks are trained and compared."
     )
@@ -61,6 +75,11 @@ class RetrainParameters(BaseModel):
         title="Collecting",
         description="How the site is read, and how much a new catalogue may differ from the last good one.",
     )
+
+    @property
+    def collection_name(self) -> str:
+        """The collection of the run."""
+        return self.collection or MAIN_COLLECTION
 
     @property
     def source_url(self) -> str:

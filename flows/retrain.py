@@ -11,6 +11,7 @@ from infra.files import exclusive_lock
 from infra.local.stack import LOGGED_PACKAGES
 from infra.settings import read_settings
 from serving.bundle.errors import AnimeGenreError
+from tasks.champion import check_collection
 from tasks.evaluate import evaluate
 from tasks.posters import download_posters
 from tasks.preprocess import preprocess
@@ -44,12 +45,13 @@ def _remove_traceback(record: logging.LogRecord) -> bool:
 def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
     """Scrape the site, train, and deploy the new model if it is better than the champion."""
     check_parameters(parameters)
+    check_collection(read_settings(parameters.collection_name))
     with exclusive_lock(read_settings().workspace):
-        catalogue = scrape(parameters.source_url, parameters.seasons, parameters.collect)
+        catalogue = scrape(parameters.source_url, parameters.seasons, parameters.collect, parameters.collection_name)
         posters = download_posters(catalogue, parameters.collect)
         dataset = preprocess(catalogue, posters, parameters.preprocess)
         training = train(dataset, parameters.train)
-        evaluation = evaluate(dataset, training)
+        evaluation = evaluate(dataset, training, parameters.promote)
         model = register(dataset, training, evaluation)
         deployment = redeploy(dataset, evaluation, model, upload(model)) if evaluation.better else None
     record = RetrainRecord(

@@ -111,7 +111,7 @@ def show_predictions(summary: RunSummary, console: Console) -> list[dict[str, An
     Raises:
         NotFound: no function is live.
     """
-    settings = read_settings()
+    settings = read_settings(summary.record.catalogue.collection)
     live = CloudRun(settings).live(settings.service)
     if live is None:
         raise NotFound(f"No model is live: {summary.message}")

@@ -18,6 +18,7 @@ _HTTP_ADDRESS = r"^(https?://\S+)?$"
 
 # The site's collection. Its keys have no prefix, because they are older than collections.
 MAIN_COLLECTION = "myanimelist"
+BUILT_IN_COLLECTION = "built-in"
 
 
 class Settings(BaseSettings):

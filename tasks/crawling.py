@@ -26,7 +26,7 @@ logger = logging.getLogger("tasks")
 
 
 @contextmanager
-def crawl(source: Source, config: CollectConfig) -> Iterator[tuple[Collector, CrawlMirror]]:
+def crawl(source: Source, config: CollectConfig, collection: str) -> Iterator[tuple[Collector, CrawlMirror]]:
     """The collector of the workspace and the mirror of its state, while no other run crawls the site.
 
     A table of all requests becomes an artifact, even if the crawl fails.
@@ -35,9 +35,10 @@ def crawl(source: Source, config: CollectConfig) -> Iterator[tuple[Collector, Cr
         SiteBusy: another run is crawling the site (retryable).
         ConfigurationError: the site needs a contact and none is set.
     """
-    settings = read_settings()
+    settings = read_settings(collection)
+    settings.folder.mkdir(parents=True, exist_ok=True)
     with _only_run(source.site_url):
-        collector = Collector(settings.workspace, source, config, settings.contact, TrafficReport())
+        collector = Collector(settings.folder, source, config, settings.contact, TrafficReport(), collection)
         mirror = CrawlMirror(Store(settings), collector.ledger, collector.kept, collector.posters)
         with collector, mirror.hosts():
             try:

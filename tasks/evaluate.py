@@ -1,7 +1,6 @@
 """Step 5: score the chosen network on the test part, and compare it with the baselines and the champion."""
 
 import random
-from enum import StrEnum
 from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact
@@ -21,18 +20,10 @@ from tasks.bundles import fetch_bundle, fetch_uploaded_bundle
 from tasks.champion import Champion, live_champion
 from tasks.crawl.mirror import poster_key
 from tasks.preprocess import fetch_dataset
-from tasks.records import DatasetRecord, EvaluationRecord, KnownPoster, ScoreRecord, TrainingRecord
+from tasks.records import DatasetRecord, EvaluationRecord, KnownPoster, Promotion, ScoreRecord, TrainingRecord
 from tasks.step import step
 
 _KNOWN_POSTERS = 3
-
-
-class Promotion(StrEnum):
-    """Who decides whether a new model replaces the champion: the comparison of both, or a person."""
-
-    BY_GATE = "by_gate"
-    ALWAYS = "always"
-    NEVER = "never"
 
 
 @step("evaluate")

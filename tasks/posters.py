@@ -38,7 +38,7 @@ def download_posters(catalogue: CatalogueRecord, config: CollectConfig) -> Poste
     settings = read_settings(catalogue.collection)
     store, folder, source = Store(settings), settings.folder, source_for(catalogue.site_url)
     titles = read_catalogue(store.fetch(catalogue.key, folder / catalogue.key))
-    with crawl(source, config) as (collector, mirror), mirror.posters():
+    with crawl(source, config, catalogue.collection) as (collector, mirror), mirror.posters():
         posters = asyncio.run(collector.download_posters(titles))
     content = poster_set_json(posters)
     sha256 = sha256_of(content)

@@ -1,5 +1,7 @@
 """Records that steps pass to each other: store keys, hashes and figures, never tensors, bytes or local paths."""
 
+from enum import StrEnum
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.settings import MAIN_COLLECTION
@@ -9,6 +11,14 @@ class Record(BaseModel):
     """A small immutable record. Its JSON uses aliases where a stored key differs from the field's name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+
+class Promotion(StrEnum):
+    """Who decides whether a new model replaces the champion: the comparison of both, or a person."""
+
+    BY_GATE = "by_gate"
+    ALWAYS = "always"
+    NEVER = "never"
 
 
 class CatalogueRecord(Record):

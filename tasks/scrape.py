@@ -8,7 +8,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from infra.errors import NotFound
 from infra.files import write_bytes
-from infra.settings import read_settings
+from infra.settings import MAIN_COLLECTION, read_settings
 from infra.store import Store
 from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.drift import Measure
@@ -23,7 +23,7 @@ _LATEST = "catalogues/latest.json"
 
 
 @step("scrape")
-def scrape(site_url: str, seasons: str, config: CollectConfig) -> CatalogueRecord:
+def scrape(site_url: str, seasons: str, config: CollectConfig, collection: str = MAIN_COLLECTION) -> CatalogueRecord:
     """Read the season pages of a range such as `2015-winter..2019-fall`, and store the catalogue in the bucket.
 
     Raises:
@@ -34,10 +34,10 @@ def scrape(site_url: str, seasons: str, config: CollectConfig) -> CatalogueRecor
         EmptyCatalogueError: the pages contain no title.
         DriftError: the catalogue differs too much from the last good one, which stays in place.
     """
-    settings = read_settings()
-    store, folder = Store(settings), settings.workspace
+    settings = read_settings(collection)
+    store, folder = Store(settings), settings.folder
     source = source_for(site_url)
-    with crawl(source, config) as (collector, mirror), mirror.pages():
+    with crawl(source, config, collection) as (collector, mirror), mirror.pages():
         _fetch_last_good(store, folder, site_url)
         catalogue = asyncio.run(collector.read_catalogue(seasons))
         record = collector.replace_last_good(seasons, catalogue, _show_drift)

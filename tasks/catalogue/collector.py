@@ -21,6 +21,7 @@ from typing import Self
 
 import pandas as pd
 
+from infra.settings import MAIN_COLLECTION
 from tasks.catalogue import drift
 from tasks.catalogue.catalogue_table import catalogue_of
 from tasks.catalogue.configuration import CollectConfig
@@ -66,6 +67,7 @@ class Collector:
         config: CollectConfig,
         contact: str | None = None,
         show: Callable[[Traffic], None] = show_nothing,
+        collection: str = MAIN_COLLECTION,
     ) -> None:
         self.posters = folder / "posters"
         self.kept = KeptPages(folder / "pages")
@@ -76,6 +78,7 @@ class Collector:
         self._config = config
         self._contact = contact
         self._show = show
+        self._collection = collection
 
     def __enter__(self) -> Self:
         for pattern in (".*.part", "*/.*.part"):
@@ -146,7 +149,7 @@ class Collector:
         except DriftError:
             self._suspect_pages()
             raise
-        about = replace_last_good(self._folder, self._source, selection, catalogue, last)
+        about = replace_last_good(self._folder, self._source, selection, catalogue, last, self._collection)
         self.kept.remove_all_but({page.sha256 for page in self.ledger.pages.all().values()})
         return about
 

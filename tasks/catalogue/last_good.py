@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from infra.files import sha256_of, write_bytes
+from infra.settings import MAIN_COLLECTION
 from tasks.catalogue.catalogue_table import catalogue_of, read_catalogue, sorted_by_id, write_catalogue
 from tasks.catalogue.history import changes, extended
 from tasks.catalogue.source import Source
@@ -67,7 +68,12 @@ def read_last_good(folder: Path, source: Source, selection: str) -> LastGood:
 
 
 def replace_last_good(
-    folder: Path, source: Source, selection: str, catalogue: pd.DataFrame, last: LastGood
+    folder: Path,
+    source: Source,
+    selection: str,
+    catalogue: pd.DataFrame,
+    last: LastGood,
+    collection: str = MAIN_COLLECTION,
 ) -> CatalogueRecord:
     """Add the changes since `last` to the history, and make `catalogue` the last good one."""
     now = datetime.now(UTC)
@@ -91,6 +97,7 @@ def replace_last_good(
         changes=len(found),
         snapshot_date=now.date().isoformat(),
         accepted=now.timestamp(),
+        collection=collection,
     )
     write_bytes(folder / ABOUT, about.model_dump_json(indent=2).encode())
     return about
