@@ -7,7 +7,6 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
@@ -124,21 +123,14 @@ def _add_parameters(parser: argparse.ArgumentParser, *names: str) -> None:
 
     for name in names:
         field = RetrainParameters.model_fields[name]
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
         default = "" if field.default is None else " Default: %(default)s."
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             default=field.default,
-            choices=_choices(field.annotation),
-            metavar=name.upper() if not _choices(field.annotation) else None,
+            choices=choices,
             help=f"{field.description}{default}",
         )
-
-
-def _choices(kind: Any) -> list[str] | None:
-    """The values of a Literal or an enumeration."""
-    if get_origin(kind) is Literal:
-        return list(get_args(kind))
-    return [each.value for each in kind] if isinstance(kind, type) and issubclass(kind, StrEnum) else None
 
 
 def _add_workspace(parser: argparse.ArgumentParser) -> None:

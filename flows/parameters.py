@@ -51,19 +51,6 @@ class RetrainParameters(BaseModel):
         title="Source",
         description="What to read: the site's pages, or its official API, which needs a client id in MAL_CLIENT_ID.",
     )
-    collection: str | None = Field(
-        None,
-        title="Collection",
-        pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$",
-        max_length=37,
-        description="Name under which the catalogue, the model and the function are kept: lower-case letters, digits "
-        "and hyphens. By default 'myanimelist', or the name of the table.",
-    )
-    promote: Promotion = Field(
-        Promotion.BY_GATE,
-        title="Promote",
-        description="Whether the new model goes live: 'by_gate' (if it beats the champion), 'always' or 'never'.",
-    )
     train: Annotated[TrainConfig, _CandidateNames()] = Field(
         TrainConfig(), title="Training", description="How networks are trained and compared."
     )
@@ -74,6 +61,19 @@ class RetrainParameters(BaseModel):
         CollectConfig(),
         title="Collecting",
         description="How the site is read, and how much a new catalogue may differ from the last good one.",
+    )
+    collection: str | None = Field(
+        None,
+        title="Collection",
+        pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$",
+        max_length=37,
+        description="Name under which the catalogue, the model and the function are kept: lower-case letters, digits "
+        "and hyphens. By default 'myanimelist', or the name of the table.",
+    )
+    promote: Promotion = Field(
+        "by_gate",
+        title="Promote",
+        description="Whether the new model goes live: 'by_gate' (if it beats the champion), 'always' or 'never'.",
     )
 
     @property

@@ -27,9 +27,7 @@ _KNOWN_POSTERS = 3
 
 
 @step("evaluate")
-def evaluate(
-    dataset: DatasetRecord, training: TrainingRecord, promotion: Promotion = Promotion.BY_GATE
-) -> EvaluationRecord:
+def evaluate(dataset: DatasetRecord, training: TrainingRecord, promotion: Promotion = "by_gate") -> EvaluationRecord:
     """Score the bundle as it will be served, and decide whether it replaces the champion.
 
     Raises:
@@ -50,8 +48,8 @@ def evaluate(
         champion_model = _champion_model(champion, store, workspace)
         decision = decide(challenger, champion_model, data, lambda id: store.read(poster_key(id)))
         promote, reason = decision.promote, decision.sentence
-        if promotion is not Promotion.BY_GATE:
-            promote = promotion is Promotion.ALWAYS
+        if promotion != "by_gate":
+            promote = promotion == "always"
             reason = f"{reason} For this run the setting is promote: {promotion}."
 
     registry.log_metrics(training.run_id, evaluation.metrics())

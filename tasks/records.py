@@ -1,6 +1,6 @@
 """Records that steps pass to each other: store keys, hashes and figures, never tensors, bytes or local paths."""
 
-from enum import StrEnum
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,12 +13,8 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
 
-class Promotion(StrEnum):
-    """Who decides whether a new model replaces the champion: the comparison of both, or a person."""
-
-    BY_GATE = "by_gate"
-    ALWAYS = "always"
-    NEVER = "never"
+Promotion = Literal["by_gate", "always", "never"]
+"""Whether a new model replaces the champion: if it wins the comparison, or by a person's decision."""
 
 
 class CatalogueRecord(Record):
