@@ -117,11 +117,11 @@ def dataset_report(
         kilobytes=_histogram([size.kilobytes for size in sizes.values()], _KILOBYTE_EDGES, "{}"),
         absent=len(paths) - len(present),
         unreadable=len(present) - len(sizes),
-        lacking=_tallies((titles[_FIELDS] == "").sum(), len(titles)) if len(titles) else [],
+        missing_fields=_tallies((titles[_FIELDS] == "").sum(), len(titles)) if len(titles) else [],
         statuses=_statuses(titles),
         reasons=_reasons(titles),
         common_reasons=_COMMON_REASONS,
-        strangers=int((~posters["id"].isin(titles["id"])).sum()),
+        other_posters=int((~posters["id"].isin(titles["id"])).sum()),
     )
 
 
@@ -266,12 +266,16 @@ def _tallies(counts: Mapping[str, int], whole: int) -> list[Tally]:
 
 def _reasons(titles: pd.DataFrame) -> list[Reason]:
     """Why titles have no usable poster, the most frequent reasons first, with the first titles as examples."""
-    lacking = titles[~titles["usable"] & (titles["reason"] != "")]
-    text = lacking["reason"].str.replace(_ADDRESS, "[address]", regex=True).str.replace(_PARTICULAR, "…", regex=True)
+    without_poster = titles[~titles["usable"] & (titles["reason"] != "")]
+    text = (
+        without_poster["reason"]
+        .str.replace(_ADDRESS, "[address]", regex=True)
+        .str.replace(_PARTICULAR, "…", regex=True)
+    )
     reasons = []
-    for (status, reason), having in lacking.groupby([lacking["status"], text]):
-        examples = having.loc[~having["explicit"], "title"].head(_EXAMPLES)
-        reasons.append(Reason(status, reason, len(having), list(examples)))
+    for (status, reason), group in without_poster.groupby([without_poster["status"], text]):
+        examples = group.loc[~group["explicit"], "title"].head(_EXAMPLES)
+        reasons.append(Reason(status, reason, len(group), list(examples)))
     return sorted(reasons, key=lambda reason: (-reason.titles, reason.status, reason.text))
 
 

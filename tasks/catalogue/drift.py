@@ -72,7 +72,7 @@ def compare(last: LastGood, now: pd.DataFrame, source: Source, limits: DriftLimi
         had = kept[kept[name] != ""]
         return Measure(what, _count(had[f"{name}_now"] == ""), len(had), limit)
 
-    def lacking(name: str, what: str) -> Measure:
+    def without(name: str, what: str) -> Measure:
         return Measure(what, _count(many_added[name] == ""), len(many_added), _NEW_SHARE)
 
     return [
@@ -82,8 +82,8 @@ def compare(last: LastGood, now: pd.DataFrame, source: Source, limits: DriftLimi
         emptied("poster_url", "lost their poster", limits.max_lost_posters),
         *(emptied(name, f"lost their {name.replace('_', ' ')}", limits.max_emptied) for name in _FIELDS),
         _unknown_genres(before, pd.concat([kept["genre_ids_now"], added["genre_ids"]]), source, limits),
-        lacking("genres", "new, without genres"),
-        lacking("poster_url", "new, without poster"),
+        without("genres", "new, without genres"),
+        without("poster_url", "new, without poster"),
     ]
 
 

@@ -14,6 +14,8 @@ from flows.cli import main
 from infra.local.site.invented_titles import SEASONS
 from tests.faulty_site import FaultySite, faulty_site
 
+pytestmark = pytest.mark.stack
+
 RANGE = f"{SEASONS[0]}..{SEASONS[-1]}"
 
 
@@ -83,7 +85,6 @@ def test_collect_fails_on_drift_with_the_table_of_differences(
     assert main(arguments(site, tmp_path, "--refresh", "--max-emptied", "1")) == 0
 
 
-@pytest.mark.stack
 def test_collect_stops_at_ctrl_c_without_a_traceback_and_continues_in_the_next_run(
     site: FaultySite, tmp_path: Path
 ) -> None:

@@ -26,6 +26,8 @@ from tasks.posters import poster_set_json, read_poster_set
 from tasks.preprocess import fetch_dataset, make_dataset, usable_titles
 from tests.storage import new_bucket, storage_emulator
 
+pytestmark = pytest.mark.stack
+
 
 class Shelf:
     """Lists of titles such as "all", one line per title: id, title, genres and poster address, between tabs."""

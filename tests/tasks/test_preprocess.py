@@ -22,6 +22,8 @@ from tasks.myanimelist.source import MyAnimeList
 from tasks.preprocess import fetch_dataset, make_dataset
 from tests.storage import new_bucket, storage_emulator
 
+pytestmark = pytest.mark.stack
+
 CONFIG = PreprocessConfig(image_size=32, min_posters=10, min_posters_per_part=2)
 TITLES = 60
 

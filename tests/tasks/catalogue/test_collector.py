@@ -26,6 +26,8 @@ from tasks.errors import DriftError, EmptyCatalogueError, KeptPageError, PageLay
 from tasks.myanimelist.source import MyAnimeList
 from tests.faulty_site import FaultySite, faulty_site
 
+pytestmark = pytest.mark.stack
+
 RANGE = f"{SEASONS[0]}..{SEASONS[-1]}"
 
 
@@ -80,7 +82,6 @@ def busiest_second(moments: list[float]) -> int:
     return max(sum(first <= moment < first + 1 for moment in moments) for first in moments)
 
 
-@pytest.mark.stack
 def test_collector_gives_the_same_result_despite_faults_and_a_rate_limit(tmp_path: Path, clean) -> None:
     with faulty_site(titles=36, rate=20, faults=0.1) as site:
         result = collect(tmp_path, site.url, timeout_seconds=2)
@@ -122,7 +123,6 @@ collect(Path(sys.argv[1]), sys.argv[2])
 """
 
 
-@pytest.mark.stack
 def test_collector_continues_after_a_kill_at_any_request(site: FaultySite, tmp_path: Path, clean) -> None:
     with faulty_site(titles=36) as undisturbed:
         collect(tmp_path / "undisturbed", undisturbed.url)

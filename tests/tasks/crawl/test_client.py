@@ -4,8 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from typing import Any
 
 import pytest
@@ -213,38 +211,23 @@ async def test_client_stops_at_a_captcha(status: int, headers: dict[str, str], b
     assert len(site.requests) == 1
 
 
-@pytest.mark.parametrize("status", [429, 503])
-async def test_retry_after_delays_all_requests_to_the_host(status: int) -> None:
-    async with Site(status, 200, Retry_After="1").running() as site:
+async def test_retry_after_delays_all_requests_to_the_host() -> None:
+    async with Site(503, 200, Retry_After="1").running() as site:
         assert await asyncio.gather(*(site.text(path) for path in ("/a", "/b", "/c"))) == ["status 200"] * 3
     first, *others = [moment for _, moment in site.requests]
     assert min(others) - first >= 1
     assert 0.9 < site.traffic.held_seconds < 1.1
 
 
-async def test_retry_after_may_be_a_date() -> None:
-    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
-    began = time.monotonic()
-    async with Site(503, 200, Retry_After=soon).running() as site:
-        assert await site.text() == "status 200"
-    assert time.monotonic() - began >= 0.9  # the date has whole seconds
-
-
-@pytest.mark.parametrize(
-    ("header", "block_seconds"),
-    [("7200", 7200), ("1764000000000", 7 * 86_400), ("Tue, 24 Nov 2099 10:00:00 GMT", 7 * 86_400)],
-)
 @pytest.mark.parametrize("status", [429, 500])
-async def test_retry_after_of_hours_blocks_the_host_for_a_week_at_most(
-    status: int, header: str, block_seconds: float
-) -> None:
+async def test_retry_after_of_hours_blocks_the_host(status: int) -> None:
     ledger = Ledger()
-    async with Site(status, 200, Retry_After=header).running(ledger=ledger) as site:
+    async with Site(status, 200, Retry_After="7200").running(ledger=ledger) as site:
         for _ in range(2):
             with pytest.raises(SiteBlocked, match=str(status)):
                 await site.text()
     (memory,) = ledger.hosts.all().values()
-    assert memory.blocked_until - time.time() == pytest.approx(block_seconds, abs=60)
+    assert memory.blocked_until - time.time() == pytest.approx(7200, abs=60)
     assert len(site.requests) == 1
 
 
