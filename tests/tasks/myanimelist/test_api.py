@@ -28,6 +28,8 @@ from tasks.myanimelist.source import MyAnimeList
 from tasks.source_choice import source_for
 from tests.strict_api import CLIENT_ID, Answer, Node, StrictApi, nodes_of, strict_api
 
+pytestmark = pytest.mark.stack
+
 RANGE = f"{SEASONS[0]}..{SEASONS[-1]}"
 TITLES = invented_titles(36, 3)
 
