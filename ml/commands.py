@@ -6,6 +6,7 @@ Every setting of `ml.configuration` is an option with the same name.
 import argparse
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,11 +20,17 @@ from ml.training.candidates import CANDIDATES
 from serving.bundle.errors import AnimeGenreError
 
 if TYPE_CHECKING:
+    from ml.data.table_rows import TableOptions
     from ml.reporting import Reporter
     from ml.standalone import TableJob
     from serving.bundle.model import Model
 
 _Config = TypeVar("_Config", bound=Checked)
+
+TABLE_HELP = (
+    "Table of titles as CSV, JSON, JSON lines or Parquet, plain or .gz, with a column of genres and one of ids, files "
+    "or addresses."
+)
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
@@ -49,14 +56,53 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_table(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--catalogue", type=Path, required=True, metavar="TABLE", help=TABLE_HELP)
     parser.add_argument(
-        "--catalogue",
+        "--posters",
         type=Path,
-        required=True,
-        metavar="CSV",
-        help="Table with the columns file, genres (joined by |) and an id; optionally title, franchise, genre_ids.",
+        metavar="DIR",
+        help="Folder of the poster files. Default: the folder posters beside the table.",
     )
-    parser.add_argument("--posters", type=Path, required=True, metavar="DIR", help="Folder of the poster files.")
+    add_table_options(parser)
+
+
+def add_table_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a table's reading, which `read_table_options` reads."""
+    parser.add_argument(
+        "--columns",
+        type=_split_columns,
+        default={},
+        metavar="ROLE=NAME,...",
+        help="Columns whose meaning is not found, such as genres=Genre,file=path. Roles: id, title, genres, genre_ids, "
+        "franchise, file, poster_url, rating, explicit.",
+    )
+    parser.add_argument(
+        "--separator", metavar="TEXT", help="What separates the genres in a cell. Default: found in the table."
+    )
+    parser.add_argument("--image-base", metavar="ADDRESS", help="Address that completes relative poster addresses.")
+
+
+def read_table_options(options: argparse.Namespace) -> "TableOptions":
+    """Return the options of `add_table_options`."""
+    from ml.data.table_rows import TableOptions
+
+    return TableOptions(options.columns, options.separator, options.image_base)
+
+
+def _split_columns(text: str) -> dict[str, str]:
+    """`genres=Genre,file=path` by role. A name may contain commas."""
+    columns: dict[str, str] = {}
+    role = ""
+    for entry in text.split(","):
+        if re.match(r"\s*\w+\s*=", entry):
+            role, _, name = entry.partition("=")
+            role = role.strip()
+            columns[role] = name.strip()
+        elif role:
+            columns[role] += f",{entry}"
+        else:
+            raise argparse.ArgumentTypeError(f"{entry!r} is not of the form ROLE=NAME")
+    return columns
 
 
 def _add_learning(parser: argparse.ArgumentParser) -> None:
@@ -139,7 +185,8 @@ def _job(options: argparse.Namespace) -> "TableJob":
 
     return TableJob(
         options.catalogue,
-        options.posters,
+        options.posters or options.catalogue.with_name("posters"),
+        read_table_options(options),
         options.workspace,
         read_options(options, PreprocessConfig),
         read_options(options, TrainConfig),

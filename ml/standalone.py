@@ -12,6 +12,7 @@ from ml.configuration import PreprocessConfig, TrainConfig, stored_settings
 from ml.data.dataset import Dataset, build_dataset
 from ml.data.decoding import open_pixels
 from ml.data.splits import TEST, VALIDATION
+from ml.data.table_rows import TableOptions
 from ml.data.user_table import draw_parts, read_table
 from ml.errors import DatasetError
 from ml.evaluation.comparison import Comparison, compare
@@ -40,6 +41,7 @@ class TableJob:
 
     catalogue: Path
     posters: Path
+    options: TableOptions
     workspace: Path
     preprocess: PreprocessConfig
     train: TrainConfig
@@ -158,7 +160,7 @@ def _prepared(
     """Check the input, create the output folder and build the dataset: notices, dataset, weights, entered reporter."""
     check_packages()
     check_settings(job.train)
-    table = read_table(job.catalogue, job.posters)
+    table = read_table(job.catalogue, job.posters, job.options)
     for notice in table.notices:
         logger.warning("%s", notice)
     if folder is not None:

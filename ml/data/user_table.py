@@ -1,6 +1,7 @@
-"""Reads posters from a CSV table and a folder, for people who have posters already."""
+"""Reads posters from a table and a folder, for people who have posters already."""
 
-from collections.abc import Sequence
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,64 +10,70 @@ import pandas as pd
 from ml.data.decoding import Poster, decode_posters, file_sha256, perceptual_hashes
 from ml.data.duplicates import look_alikes
 from ml.data.genres import Genre
+from ml.data.poster_files import find_poster_files
 from ml.data.shards import Shards
 from ml.data.splits import draw_part, franchise_key, join_franchises
+from ml.data.table_rows import TableOptions, read_rows
 from ml.errors import DatasetError
 from ml.reporting import Reporter
+from serving.bundle.model import available_cpus
 
-SEPARATOR = "|"
+EXPLICIT, NO_GENRES = "explicit title", "unknown genres"
+_NAMED = 3  # examples in a notice
 
 
 @dataclass(frozen=True)
 class Table:
-    """The posters of a table, without parts (see `draw_parts`), and notices about missing columns and files."""
+    """The posters of a table, without parts (see `draw_parts`).
+
+    `rows` is the number of rows that were read. `left_out` has the columns id and reason, one row for each row of the
+    table that is not in `posters`. `notices` are sentences about decisions and missing values.
+    """
 
     posters: tuple[Poster, ...]
+    rows: int
+    left_out: pd.DataFrame
     notices: tuple[str, ...]
 
+    def reasons(self) -> dict[str, int]:
+        """The number of rows that are left out, by reason."""
+        return dict(Counter(self.left_out["reason"]))
 
-def read_table(catalogue: Path, folder: Path) -> Table:
-    """Read a CSV table of posters; the files are in `folder` or in its parent folder.
 
-    Required columns are `file` and `genres` (joined by "|"). The id is the column `id`, or the first column that ends
-    in `_id`, or the file name without its extension. Optional columns are `title`, `franchise` and `genre_ids`
-    (parallel to `genres`). Raises DatasetError if the table cannot be read, lacks a required column, has no rows,
-    repeats an id, or if no file exists.
+def read_table(catalogue: Path, folder: Path, options: TableOptions | None = None) -> Table:
+    """Read a table of posters (see `ml.data.table_rows`) and find its files in a folder.
+
+    Rows without genres, explicit titles and rows whose file is missing or cannot be read are left out. Raises
+    DatasetError if the table or the folder cannot be read, or if no row is left.
     """
-    table = _read(catalogue)
-    columns = list(table)
-    if missing := " and ".join(f"'{name}'" for name in ("file", "genres") if name not in columns):
-        raise DatasetError(f"The table {catalogue} lacks the columns {missing}; its columns are {', '.join(columns)}.")
-    if table.empty:
-        raise DatasetError(f"The table {catalogue} has no rows.")
-    id_column = _id_column(columns)
-    notices = _notices(columns, id_column)
-    table["id"] = table[id_column] if id_column else [Path(file).stem for file in table["file"]]
-    for name in ("title", "franchise"):
-        if name not in columns:
-            table[name] = ""
-    if (repeated := table["id"][table["id"].duplicated()]).size:
-        raise DatasetError(f"The table {catalogue} contains the id '{repeated.iloc[0]}' more than once.")
-    paths = [_find(file, folder) for file in table["file"]]
-    absent = [file for file, path in zip(table["file"], paths, strict=True) if path is None]
-    if len(absent) == len(table):
-        raise DatasetError(f"None of the {len(table)} files of the table {catalogue} is in {folder}.")
-    if absent:
-        notices.append(f"{len(absent)} of {len(table)} posters are missing, for example {absent[0]}.")
-    posters = tuple(
-        Poster(
-            id=row["id"],
-            title=row["title"],
-            genres=_genres(row),
-            franchise=row["franchise"] or franchise_key(row["title"]) or row["id"],
-            part="",
-            file=path,
-            sha256=file_sha256(path),
+    table = read_rows(_read(catalogue), str(catalogue), options)
+    rows = table.rows
+    files = find_poster_files(rows, folder)
+    reasons = list(files.reasons)
+    for place, (genres, explicit) in enumerate(zip(rows["genres"], rows["explicit"], strict=True)):
+        reasons[place] = EXPLICIT if explicit else reasons[place] or ("" if genres else NO_GENRES)
+    with ThreadPoolExecutor(available_cpus()) as pool:
+        usable = [None if reason else path for reason, path in zip(reasons, files.paths, strict=True)]
+        hashes = list(pool.map(_sha256, usable))
+    posters = []
+    for place, row in enumerate(rows.to_dict("records")):
+        path, (sha256, error) = files.paths[place], hashes[place]
+        reasons[place] = reasons[place] or error
+        if not reasons[place] and path is not None:
+            franchise = row["franchise"] or franchise_key(row["title"]) or row["id"]
+            posters.append(Poster(row["id"], row["title"], _genres(row), franchise, "", path, sha256))
+    left_out = pd.DataFrame({"id": list(rows["id"]), "reason": reasons}, dtype=str)
+    left_out = pd.concat([table.dropped, left_out[left_out["reason"] != ""]], ignore_index=True)
+    notices = [*table.notices, *files.notices]
+    if not (rows["title"] != "").any() and not (rows["franchise"] != "").any():
+        notices.append(
+            "The table has no titles and no franchises: each row is its own group, except for posters that look alike."
         )
-        for row, path in zip(table.to_dict("records"), paths, strict=True)
-        if path is not None
-    )
-    return Table(posters, tuple(notices))
+    result = Table(tuple(posters), len(rows) + len(table.dropped), left_out, tuple(notices))
+    if not posters:
+        counts = ", ".join(f"{count} {reason}" for reason, count in result.reasons().items())
+        raise DatasetError(f"No row of the table {catalogue} can be learned from: {counts}.")
+    return replace(result, notices=(*notices, *_left_out_notices(result)))
 
 
 def draw_parts(table: Table, pixels: Shards, reporter: Reporter) -> list[Poster]:
@@ -84,47 +91,34 @@ def draw_parts(table: Table, pixels: Shards, reporter: Reporter) -> list[Poster]
     ]
 
 
-def _read(catalogue: Path) -> pd.DataFrame:
+def _read(catalogue: Path) -> bytes:
     try:
-        return pd.read_csv(catalogue, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
+        return catalogue.read_bytes()
     except OSError as error:
         raise DatasetError(f"The table {catalogue} cannot be read: {error.strerror}.") from error
-    except ValueError as error:  # not UTF-8, or not CSV
-        raise DatasetError(f"The table {catalogue} is not a CSV file in UTF-8: {str(error).strip()}.") from error
 
 
-def _id_column(columns: Sequence[str]) -> str | None:
-    return "id" if "id" in columns else next((name for name in columns if name.endswith("_id")), None)
-
-
-def _find(file: str, folder: Path) -> Path | None:
-    """The path of a file in the folder, or in the parent folder if the table's paths include the folder's name."""
-    candidates = (folder / file, folder.parent / file)
-    return next((path for path in candidates if file and path.is_file()), None)
-
-
-def _notices(columns: Sequence[str], id_column: str | None) -> list[str]:
-    notices = []
-    if id_column is None:
-        notices.append("The table has no id column: file names without their extensions are the ids.")
-    if "franchise" not in columns and "title" not in columns:
-        notices.append(
-            "The table has no titles and no franchises: each row is its own group, except for posters that look alike."
-        )
-    if "genre_ids" not in columns:
-        notices.append("The table has no genre ids: genres are identified by their names.")
-    return notices
+def _sha256(path: Path | None) -> tuple[str, str]:
+    """The sha256 of a file, or the reason why it cannot be read."""
+    if path is None:
+        return "", ""
+    try:
+        return file_sha256(path), ""
+    except OSError as error:
+        return "", f"file cannot be read: {error.strerror}"
 
 
 def _genres(row: dict[str, str]) -> tuple[Genre, ...]:
-    names = _split(row["genres"])
-    if "genre_ids" not in row:
-        return tuple(Genre(None, name) for name in names)
-    try:
-        return tuple(Genre(int(number), name) for number, name in zip(_split(row["genre_ids"]), names, strict=True))
-    except ValueError as error:
-        raise DatasetError(f"The row of '{row['id']}' does not have one numeric genre id per genre.") from error
+    names = row["genres"].split("|")
+    ids = [int(id) for id in row["genre_ids"].split("|")] if row["genre_ids"] else [None] * len(names)
+    return tuple(Genre(id, name) for id, name in zip(ids, names, strict=True))
 
 
-def _split(joined: str) -> list[str]:
-    return [entry.strip() for entry in joined.split(SEPARATOR) if entry.strip()]
+def _left_out_notices(table: Table) -> list[str]:
+    """How many rows are left out, by reason, with the first ids."""
+    notices = []
+    for reason, count in table.reasons().items():
+        ids = table.left_out["id"][table.left_out["reason"] == reason].iloc[:_NAMED]
+        more = ", ..." if count > _NAMED else ""
+        notices.append(f"{count} of {table.rows} rows are left out ({reason}): {', '.join(ids)}{more}.")
+    return notices

@@ -85,7 +85,7 @@ def test_train_writes_a_bundle_that_predict_uses(
     ("more", "sentence"),
     [
         (["--catalogue", "absent.csv"], "The table absent.csv cannot be read"),
-        (["--posters", "absent"], "None of the 120 files"),
+        (["--posters", "absent"], "The folder absent cannot be read: No such file"),
         (["--min-posters", "500"], "Of the genres of 120 posters, 0 can be learned"),
         (["--weights", "absent.pth"], "The weights absent.pth cannot be read"),
         (["--weights", __file__], "is not a weights file"),

@@ -1,0 +1,383 @@
+"""Genres in the cells of other people's tables: fillers, list literals and separators.
+
+A cell is a list literal of Python, JSON, NumPy or PostgreSQL (of names, or of objects with a name and an id), or names
+that are joined by a separator. The separator is the one whose parts recur in other cells: `Kids, Family` is one name
+if neither `Kids` nor `Family` occurs elsewhere.
+"""
+
+import ast
+import json
+import re
+import unicodedata
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from ml.errors import DatasetError
+
+BAR = "|"
+_CANDIDATES = (BAR, ";", ",", "/", "\n", "\t", "•", "·", "、", "\uff0c", " - ", " ")
+_LABELS = {"\n": "a line break", "\t": "a tab", " ": "a blank"}
+_FILLERS = frozenset(
+    {
+        *(
+            "",
+            "-",
+            "--",
+            "---",
+            "\u2013",
+            "\u2014",
+            "?",
+            "[]",
+            "{}",
+            "()",
+            "''",
+            '""',
+            "\\n",
+            "na",
+            "n/a",
+            "<na>",
+            "nan",
+            "nat",
+        ),
+        *("none", "null", "nil", "unknown", "undefined", "unspecified", "missing", "tba", "tbd"),
+        *("no genre", "no genres", "no genres listed", "(no genres listed)", "none listed", "unknown genre"),
+        *(
+            "no genres have been added yet",
+            "not available",
+            "not specified",
+            "['']",
+            '[""]',
+            "[nan]",
+            "[none]",
+            "[null]",
+        ),
+    }
+)
+_QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+_QUOTED_LIST = re.compile(rf"[\[({{]\s*{_QUOTED}(?:[\s,]*{_QUOTED})*[\s,]*[\])}}]", re.DOTALL)
+_POSTGRESQL_ARRAY = re.compile(r'(?:[^{}",:\']+|"[^"]*")(?:,(?:[^{}",:\']+|"[^"]*"))*')
+_BRACKETS = {"[": "]", "{": "}", "(": ")"}
+_NAME_KEYS = ("name", "Name", "title", "label", "description", "genre", "text", "value")
+_ID_KEYS = ("id", "mal_id", "genre_id", "Id", "ID")
+_SUPPORTED = 0.9  # share of cells
+_OFTEN = 10  # rows
+_RECURRING_ROWS, _FEW = 3, 0.05
+_WORDS_TOGETHER = 5  # times that two words occur, always together, before they count as one name
+_READING = 3  # examples per reading in an error
+_SHOWN = 200
+
+
+_Items = tuple[tuple[str, str], ...]
+"""Genres as (id or "", name)."""
+
+
+@dataclass(frozen=True)
+class Genres:
+    """The genres of each row as (id or "", name); None for a cell that cannot be read. Notices name what was chosen."""
+
+    of_rows: list[_Items | None]
+    notices: tuple[str, ...]
+
+
+def is_filler(cell: str) -> bool:
+    """Whether a cell says only that its value is unknown, such as `N/A` or `[]`."""
+    return " ".join(cell.split()).casefold() in _FILLERS
+
+
+def read_genres(cells: Sequence[str], separator: str | None, name: str) -> Genres:
+    """Read the genres of a column's cells.
+
+    `separator` is the given one, None to find it; `name` is the table's name. Raises DatasetError if the cells can be
+    read in two ways.
+    """
+    counts = Counter(cell for cell in cells if not is_filler(cell))
+    read: dict[str, _Items | None] = {}
+    literals: dict[str, _Items] = {}
+    for cell in counts:
+        if (items := _literal(cell)) is not None:
+            literals[cell] = items
+    plain = {cell: count for cell, count in counts.items() if cell not in literals}
+    notices: list[str] = []
+    if sum(counts[cell] for cell in literals) > sum(plain.values()):
+        example = _shown(max(literals, key=lambda cell: counts[cell]))
+        notices.append(f"The genres are lists, such as {example}.")
+        names = {text for items in literals.values() for _, text in items}
+        for cell in plain:
+            if re.search(r"""[\[\]{}]|^['"]|['"]$""", cell):  # a list that was cut off
+                read[cell] = None
+            else:
+                parts = _split_by(separator or ",")(cell)
+                read[cell] = _named(parts if names.issuperset(parts) else [cell.strip()])
+    elif plain:
+        split, notice = _splitter(plain, separator, name)
+        notices += [notice] if notice else []
+        read.update({cell: _named(split(cell)) for cell in plain})
+    if any(BAR in text for items in (*literals.values(), *filter(None, read.values())) for _, text in items):
+        notices.append(f"The names of some genres contain {BAR}; / replaces it.")
+    read.update(literals)
+    if unreadable := [cell for cell in cells if read.get(cell, ()) is None]:
+        notices.append(f"The genres of {len(unreadable)} rows cannot be read, such as {_shown(unreadable[0])}.")
+    return Genres([read.get(cell, ()) for cell in cells], tuple(notices))
+
+
+def unify(rows: Sequence[_Items | None]) -> tuple[list[_Items | None], list[str]]:
+    """Write each genre in one way: its most frequent spelling, and its id where the table knows one.
+
+    Fillers and repeated genres are removed.
+    """
+    spellings: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    ids: defaultdict[str, set[str]] = defaultdict(set)
+    for genres, count in Counter(rows).items():
+        for id, text in genres or ():
+            spellings[_folded(text)][_tidy(text)] += count
+            if id:
+                ids[_folded(text)].add(id)
+    merged = {key: sorted(names, key=lambda text: (-names[text], text)) for key, names in spellings.items()}
+    same = [" = ".join(names) for names in merged.values() if len(names) > 1]
+    notices = [f"Spellings of one genre: {_shown(', '.join(sorted(same)))}."] if same else []
+
+    def unified(genres: _Items | None) -> _Items | None:
+        if genres is None:
+            return None
+        found = {}
+        for id, text in genres:
+            key = _folded(text)
+            if not is_filler(text) or id:
+                known = ids[key]
+                id = id or (next(iter(known)) if len(known) == 1 else "")
+                found[id or key] = (id, merged[key][0])
+        return tuple(found.values())
+
+    cache = {genres: unified(genres) for genres in set(rows)}
+    return [cache[genres] for genres in rows], notices
+
+
+def _named(parts: Iterable[str]) -> _Items:
+    return tuple(("", part) for part in parts)
+
+
+def _tidy(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).replace(BAR, "/").split())
+
+
+def _folded(text: str) -> str:
+    return _tidy(text).casefold()
+
+
+def _shown(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
+
+
+def _literal(cell: str) -> _Items | None:
+    """The items (id or "", name) of a list literal; None if the cell is not one."""
+    text = cell.strip()
+    if re.fullmatch(rf"{_QUOTED}(?:\s*,\s*{_QUOTED})*", text, re.DOTALL):  # a list without its brackets
+        text = f"[{text}]"
+    if len(text) < 2 or _BRACKETS.get(text[0]) != text[-1]:
+        return None
+    if _QUOTED_LIST.fullmatch(text):  # also NumPy's, without commas, and sets, whose order Python would change
+        return tuple(("", _unquote(item)) for item in re.findall(_QUOTED, text, re.DOTALL))
+    value = literal_value(text)
+    if value is not None:
+        return _items(value)
+    inside = text[1:-1]
+    names_only = text[0] in "[{" and not re.search(r"""[\[\]{}:]|['"]\s*,|,\s*['"]|^\s*['"]""", inside)
+    if names_only or (text[0] == "{" and _POSTGRESQL_ARRAY.fullmatch(inside)):
+        parts = re.findall(r'"[^"]*"|[^,"]+', inside)
+        return tuple(("", part.strip().strip('"')) for part in parts if part.strip())
+    return None
+
+
+def literal_value(text: str) -> Any:
+    """The value of a JSON or Python literal; None if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # unknown escapes in strings
+            return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def _unquote(item: str) -> str:
+    return re.sub(r"\\(.)", r"\1", item[1:-1]) if "\\u" not in item else str(literal_value(item) or item[1:-1])
+
+
+def _items(value: Any) -> _Items | None:
+    """The genres in a value: names, objects with a name and an id, or an object whose keys are the names."""
+    if value is None or value != value:
+        return ()
+    if isinstance(value, str):
+        return (("", value.strip()),) if value.strip() else ()
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        return (("", f"{value:g}" if isinstance(value, float) else str(value)),)
+    if isinstance(value, dict):
+        text = next((value[key] for key in _NAME_KEYS if isinstance(value.get(key), str)), None)
+        if text is not None:
+            id = next((str(value[key]) for key in _ID_KEYS if str(value.get(key, "")).isdecimal()), "")
+            return ((id, text.strip()),) if text.strip() else ()
+        if all(isinstance(count, int | float) for count in value.values()):  # {"fantasy": 12, "fiction": 3}
+            return tuple(("", str(key).strip()) for key, count in value.items() if count)
+        values = list(value.values())  # {"0": {"id": 1, "name": "Action"}, ...}
+        return _items(values) if all(isinstance(each, dict) for each in values) else None
+    if isinstance(value, list | tuple | set | frozenset):
+        items: list[tuple[str, str]] = []
+        for each in value:
+            found = _items(each)
+            if found is None:
+                return None
+            items += found
+        return tuple(items)
+    return None
+
+
+_Split = Callable[[str], list[str]]
+
+
+def _split_by(separator: str) -> _Split:
+    """A function that splits a cell. Several signs, such as `,|`, are separators each."""
+    signs = separator.strip() or separator[:1]
+    if len(signs) > 1 and not re.search(r"[\w\s]", signs):
+        pattern = "|".join(map(re.escape, signs))
+    elif signs == " ":
+        pattern = r"\s+"
+    else:
+        pattern = rf"\s+{re.escape(signs)}\s+" if re.match(r"[\w-]", signs) else re.escape(signs)
+    return lambda cell: [part.strip() for part in re.split(pattern, cell) if part.strip()]
+
+
+def _splitter(counts: Mapping[str, int], separator: str | None, name: str) -> tuple[_Split, str | None]:
+    """How to split plain cells (`counts` says how often each occurs), and a notice about it.
+
+    Raises DatasetError if two readings are possible.
+    """
+    if separator is not None:
+        return _split_by(separator), f"The genres are separated by {_label(separator)}, as given."
+    supports = {sign: support for sign in _CANDIDATES if (support := _support(counts, sign)) is not None}
+    clear = [sign for sign, share in supports.items() if share >= _SUPPORTED and sign != " "]
+    doubtful = [sign for sign, share in supports.items() if 0 < share < _SUPPORTED and sign != " "]
+    rare = [sign for sign, share in supports.items() if share == 0 and sign != " " and _may_be_list(counts, sign)]
+    if not clear and (doubtful or (rare and BAR not in rare)):
+        sign = (doubtful or rare)[0]
+        raise _two_readings(counts, [sign], name)
+    if not clear and BAR in rare:
+        clear = [BAR]  # too few rows to see a part twice; the product's own tables use it
+    if clear:
+        rows = {sign: sum(count for cell, count in counts.items() if sign in cell) for sign in clear}
+        chosen = max(clear, key=lambda sign: rows[sign])
+        split = _split_by(chosen)
+        parts: Counter[str] = Counter()
+        for cell, count in counts.items():
+            parts.update(dict.fromkeys(split(cell), count))
+        for other in (*clear, *doubtful):
+            if other != chosen and _splits_known_parts(parts, other):
+                raise _two_readings(counts, [chosen, other], name)
+        share = f"{rows[chosen]} of {sum(counts.values())} cells"
+        return split, f"The genres are separated by {_label(chosen)} ({share})."
+    if " " not in supports or supports[" "] == 0:
+        return lambda cell: [cell.strip()], None
+    if supports[" "] < _SUPPORTED:
+        raise _two_readings(counts, [" "], name)
+    joined = _words_together(counts)
+    notice = "The genres are separated by a blank"
+    names = sorted({text for cell in counts for text in joined(cell) if " " in text})
+    return joined, notice + (f"; always together, so one name: {_shown(', '.join(names))}." if names else ".")
+
+
+def _support(counts: Mapping[str, int], sign: str) -> float | None:
+    """The share of different cells with this sign whose parts occur in other cells; None without such cells."""
+    split = _split_by(sign)
+    several = {cell: parts for cell in counts if sign in cell and len(parts := list(dict.fromkeys(split(cell)))) > 1}
+    if not several:  # `Action|`
+        return 1.0 if sign in (BAR, ";", ",") and any(sign in cell for cell in counts) else None
+    occurs = Counter(part for cell in counts for part in set(several.get(cell, split(cell))))
+    supported = 0
+    for cell, parts in several.items():
+        recurring = sum(occurs[part] > 1 for part in parts)
+        # A frequent cell of which only one part recurs may be a name, and so may two words.
+        rarely = counts[cell] < _OFTEN and sign != " "
+        supported += recurring == len(parts) or (recurring > 0 and rarely)
+    return supported / len(several)
+
+
+def _may_be_list(counts: Mapping[str, int], sign: str) -> bool:
+    """Whether cells with this sign, whose parts occur nowhere else, may be lists: they are many and do not recur."""
+    several = [count for cell, count in counts.items() if sign in cell]
+    total = sum(counts.values())
+    return sum(several) < _RECURRING_ROWS * len(several) and sum(several) > _FEW * total
+
+
+def _splits_known_parts(parts: Mapping[str, int], sign: str) -> bool:
+    """Whether names that still contain a sign consist of other names of the table."""
+    split = _split_by(sign)
+    compound = [split(part) for part in parts if sign in part]
+    return any(len(each) > 1 and all(one in parts for one in each) for each in compound)
+
+
+def _words_together(counts: Mapping[str, int]) -> _Split:
+    """A function that splits a cell at blanks, but not between words that occur only together, as `Science Fiction`."""
+    words: Counter[str] = Counter()
+    pairs: Counter[tuple[str, str]] = Counter()
+    cells: Counter[tuple[str, str]] = Counter()
+    for cell, count in counts.items():
+        in_cell = cell.split()
+        for word in in_cell:
+            words[word] += count
+        for pair in pairwise(in_cell):
+            pairs[pair] += count
+            cells[pair] += 1
+    joined = {
+        pair
+        for pair, count in pairs.items()
+        if count >= _WORDS_TOGETHER and cells[pair] > 2 and words[pair[0]] == words[pair[1]] == count
+    }
+
+    def split(cell: str) -> list[str]:
+        names: list[str] = []
+        last = None
+        for word in cell.split():
+            if last is not None and (last, word) in joined:
+                names[-1] += f" {word}"
+            else:
+                names.append(word)
+            last = word
+        return names
+
+    return split
+
+
+def _two_readings(counts: Mapping[str, int], signs: Iterable[str], name: str) -> DatasetError:
+    signs = list(signs)
+    cell = max((cell for cell in counts if all(sign in cell for sign in signs[-1:])), key=lambda cell: counts[cell])
+    readings = [f"{_names(_split_by(sign)(cell))} with --separator {_quoted(sign)}" for sign in signs]
+    if len(signs) == 1:
+        other = BAR if signs[0] != BAR else ";"
+        readings.append(f"{_names([cell.strip()])} with --separator {_quoted(other)}")
+    else:
+        readings.append(f"both with --separator {_quoted(''.join(signs))}")
+    return DatasetError(
+        f"The genres of the table {name} can be read in two ways. {_quoted(_shown(cell))} is {'; or '.join(readings)}."
+    )
+
+
+def _names(parts: Sequence[str]) -> str:
+    head = " and ".join(f"'{_shown(part)}'" for part in parts[:_READING])
+    return head + (" ..." if len(parts) > _READING else "")
+
+
+def _label(sign: str) -> str:
+    return _LABELS.get(sign, _quoted(sign.strip() or sign))
+
+
+def _quoted(text: str) -> str:
+    return f"'{text}'"

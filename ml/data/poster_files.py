@@ -1,0 +1,220 @@
+"""Finds the poster files of a table's rows in a folder, whatever form the table's paths have.
+
+Only files that are listed inside the folder are candidates, so no cell leads out of it.
+"""
+
+import os
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+import pandas as pd
+
+from ml.data.table_format import shown
+from ml.errors import DatasetError
+
+NO_FILE, NOT_FOUND = "no file named", "file not found"
+AMBIGUOUS = "several files or rows for one name"
+ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif", ".tiff")
+"""Endings of image files, the preferred first."""
+_SIMILAR = 3
+_COMPARED = 20_000  # names among which similar ones are searched
+
+
+@dataclass(frozen=True)
+class PosterFiles:
+    """The poster file of each row, parallel to the rows; None with a reason for those without. Files have no reason."""
+
+    paths: list[Path | None]
+    reasons: list[str]
+    notices: tuple[str, ...]
+
+    @property
+    def found(self) -> int:
+        """The number of rows with a file."""
+        return sum(path is not None for path in self.paths)
+
+    def missing(self) -> dict[str, int]:
+        """The number of rows without a file by reason."""
+        return dict(Counter(filter(None, self.reasons)))
+
+
+def find_poster_files(rows: pd.DataFrame, folder: Path) -> PosterFiles:
+    """Find the files of rows (see `ml.data.table_rows.TableRows`) in a folder and its subfolders.
+
+    The names are those of the column `file`, else the ids, else the last parts of the addresses: the first of them
+    that leads to files. Raises DatasetError if the folder cannot be read or no file is found.
+    """
+    index = _Index(folder)
+    ways = (
+        ("the column of files", list(rows["file"])),
+        ("the ids", list(rows["id"])),
+        ("the last parts of the addresses", list(rows["poster_url"])),
+    )
+    best: PosterFiles | None = None
+    for label, cells in ways:
+        if any(cells):
+            found = _find_all(cells, index, folder)
+            if found.found:
+                notices = list(found.notices)
+                if label != ways[0][0]:
+                    notices.insert(0, f"The poster files are found by {label}.")
+                best = PosterFiles(found.paths, found.reasons, tuple(notices))
+                break
+    if best is None:
+        raise DatasetError(_nothing_found(rows, index, folder))
+    return best
+
+
+def _find_all(cells: Sequence[str], index: "_Index", folder: Path) -> PosterFiles:
+    found = {cell: index.find(cell) for cell in set(cells) if cell}
+    # Different paths that lead to one file only after parts of them were removed: at least one of them is wrong.
+    claims: defaultdict[str, set[str]] = defaultdict(set)
+    for path, _, asked in found.values():
+        if path:
+            claims[path].add(asked)
+    paths: list[Path | None] = []
+    reasons: list[str] = []
+    for cell in cells:
+        path, reason, asked = found.get(cell, ("", NO_FILE, ""))
+        if path and len(claims[path]) > 1 and asked != path:
+            path, reason = "", AMBIGUOUS
+        paths.append(folder / path if path else None)
+        reasons.append("" if path else reason)
+    return PosterFiles(paths, reasons, ())
+
+
+class _Index:
+    """The files in a folder and its subfolders, by their paths in several spellings."""
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = list(_files_in(folder))
+        self._exact = set(self.paths)
+        self._tails: tuple[dict[str, list[str]], ...] | None = None
+
+    def find(self, cell: str) -> tuple[str, str, str]:
+        """The path of a cell's file relative to the folder, or ""; the reason; and the path that was asked for."""
+        asked = ""
+        for path in _spellings(cell):
+            asked = asked or path
+            if path in self._exact:
+                return path, "", path
+        for path in _spellings(cell):
+            for tail in _tails(path):
+                for spell, by_tail in zip(_SPELLINGS, self._by_tail(), strict=True):
+                    if several := by_tail.get(spell(tail)):
+                        # A file directly at the tail is preferred to files in subfolders.
+                        direct = [each for each in several if spell(each) == spell(tail)] or several
+                        if len(direct) > 1:
+                            direct = _preferred(direct)
+                        return (direct[0], "", asked) if len(direct) == 1 else ("", AMBIGUOUS, asked)
+        return "", NOT_FOUND, asked
+
+    def _by_tail(self) -> tuple[dict[str, list[str]], ...]:
+        """The paths by each of their ends (`a/b.jpg`, `b.jpg`), one dictionary per spelling, the strictest first."""
+        if self._tails is None:
+            self._tails = tuple(defaultdict(list) for _ in _SPELLINGS)
+            for path in self.paths:
+                for tail in _tails(path):
+                    for spell, by_tail in zip(_SPELLINGS, self._tails, strict=True):
+                        by_tail[spell(tail)].append(path)
+        return self._tails
+
+
+def _files_in(folder: Path) -> list[str]:
+    """The relative paths of all files in a folder, in a fixed order."""
+    found: list[str] = []
+    seen: set[tuple[int, int]] = set()
+
+    def walk(path: Path, prefix: str) -> None:
+        status = path.stat()
+        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above
+            return
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(path) as entries:
+            for entry in sorted(entries, key=lambda each: each.name):
+                if entry.is_dir():
+                    walk(Path(entry.path), f"{prefix}{entry.name}/")
+                elif entry.is_file():
+                    found.append(prefix + entry.name)
+
+    try:
+        walk(folder, "")
+    except OSError as error:
+        raise DatasetError(f"The folder {error.filename or folder} cannot be read: {error.strerror}.") from error
+    return found
+
+
+def _spellings(cell: str) -> list[str]:
+    """The relative paths that a cell may mean, the most literal first."""
+    text = cell.strip().strip("\"'").strip()
+    plain = re.sub(r"^[A-Za-z][A-Za-z0-9+.-]+://[^/]*/", "", text)
+    without_query = re.sub(r"[?#].*", "", plain) if plain != text else re.sub(r"\?.*", "", plain)
+    texts = [plain, without_query, unquote(plain), unquote(without_query), quote(text, safe="")]
+    paths = []
+    for each in texts:
+        parts = [part.strip() for part in re.split(r"[/\\]", each)]
+        if ".." in parts:
+            parts = parts[len(parts) - parts[::-1].index("..") :]
+        parts = [part for part in parts if part not in ("", ".")]
+        if parts and re.fullmatch(r"[A-Za-z]:", parts[0]):
+            parts = parts[1:]
+        if parts:
+            paths.append("/".join(parts))
+    return list(dict.fromkeys(paths))
+
+
+def _tails(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
+def _split_ending(path: str) -> tuple[str, str]:
+    stem, dot, ending = path.rpartition(".")
+    return (stem, f".{ending.casefold()}") if dot and f".{ending.casefold()}" in ENDINGS else (path, "")
+
+
+def _composed(path: str) -> str:
+    """Unicode's composed form, with the ending in lower case."""
+    stem, ending = _split_ending(unicodedata.normalize("NFC", path))
+    return stem + (".jpg" if ending == ".jpeg" else ending)
+
+
+def _caseless(path: str) -> str:
+    return _composed(path).casefold()
+
+
+def _without_ending(path: str) -> str:
+    """The path of an image without its ending, so that an id or a bare name leads to it."""
+    return "\0" + _split_ending(unicodedata.normalize("NFC", path))[0]
+
+
+_SPELLINGS: tuple[Callable[[str], str], ...] = (_composed, _caseless, _without_ending)
+
+
+def _preferred(paths: Sequence[str]) -> list[str]:
+    """Of files that differ only in their endings, the one with the preferred ending; else all."""
+    if len({_split_ending(path)[0] for path in paths}) > 1:
+        return list(paths)
+    order = {ending: place for place, ending in enumerate(ENDINGS)}
+    return sorted(paths, key=lambda path: order.get(_split_ending(path)[1], len(order)))[:1]
+
+
+def _nothing_found(rows: pd.DataFrame, index: _Index, folder: Path) -> str:
+    cells = next((rows[column] for column in ("file", "id", "poster_url") if (rows[column] != "").any()), rows["id"])
+    example = next((path for cell in cells if cell for path in _spellings(cell)), "")
+    if not index.paths:
+        return f"None of the {len(rows)} files of the table is in {folder}, which has no files."
+    names = index.paths[:_COMPARED]
+    name = example.rpartition("/")[2]
+    by_name = {path.rpartition("/")[2]: path for path in reversed(names)}
+    similar = [by_name[each] for each in get_close_matches(name, list(by_name), _SIMILAR, 0.0)]
+    return (
+        f"None of the {len(rows)} files of the table is in {folder}. It was searched for {shown(example)}; the most "
+        f"similar files there are {', '.join(shown(path) for path in similar)}."
+    )

@@ -1,0 +1,287 @@
+"""The meaning of a table's columns: names suggest, values decide."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from ml.data.genre_cells import is_filler, literal_value
+from ml.data.table_format import shown
+from ml.errors import DatasetError
+
+ROLES = ("id", "title", "genres", "genre_ids", "franchise", "file", "poster_url", "rating", "explicit")
+
+# Names of columns, the best first, without case, blanks and punctuation.
+_IDS = "id malid animeid mangaid movieid filmid tmdbid imdbid tconst uid showid bookid gameid appid itemid isbn13 isbn"
+_TITLES = """title name movietitle animetitle booktitle gametitle filmtitle seriestitle primarytitle titles names
+    displayname moviename animename gamename originaltitle titleenglish englishtitle englishname romaji
+    movie film anime game book show"""
+_GENRES = """genres genre listedin genrenames genrename genrelist genreslist animegenres moviegenres gamegenres
+    bookgenres genresall allgenres maingenres maingenre primarygenre categories category shelves subjects subject
+    tags tag themes labels label classes class"""
+_GENRE_IDS = "genreids genresids genreid genresid"
+_FRANCHISES = "franchise belongstocollection collection collectionname franchisename"
+_FILES = """file filename filepath path imagepath imagepaths imagefile imagefilename imagename posterfile postername
+    posterfilename localpath localposter imgpath imgfile imgname coverfile coverpath coverfilename files filenames paths
+    image images img poster posters cover covers picture thumbnail posterpath mainpicture photo"""
+_ADDRESSES = """posterurl imageurl imgurl coverurl posterlink imagelink coverlink picurl pictureurl posterimageurl
+    posterimage poster image img cover picture mainpicture coverimage coverimg posterpath headerimage headerurl
+    largeimageurl imageurllarge imageurll imageurlm images thumbnailurl thumbnail imageurlsmall imageurls posters covers
+    imagepath imagesjpgimageurl filepath file photo artwork boxart boxarturl"""
+_RATINGS = "rating contentrating agerating ratingname certificate certification mpaa mpaarating rated"
+_EXPLICIT = """nsfw isnsfw isadult adult explicit isexplicit adultcontent isadultcontent is18 18 r18 hentai ishentai
+    erotica iserotica porn mature"""
+_NOT_POSTERS = re.compile(r"backdrop|background|banner|logo|screenshot|trailer|avatar|icon|author|user|studio|video")
+
+_TRUE = frozenset({"1", "1.0", "true", "yes", "y", "t", "x", "black", "on"})
+_FALSE = frozenset({"0", "0.0", "false", "no", "n", "f", "off"})
+_NAMED = 30  # columns in a message
+_SAMPLE = 2000  # filled cells that decide what a column contains
+_IMAGE_PATH = re.compile(r"\.(?:jpe?g|jpe|jfif|png|webp|avif|gif|bmp|dib|tiff?)(?:[?#].*)?$", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?:https?:)?//[^/\s]", re.IGNORECASE)
+_SIZES = (
+    *("extra_large", "extraLarge", "large", "large_image_url", "original"),
+    *("jpg", "image_url", "medium", "url", "path"),
+)
+
+
+def is_true(cell: str) -> bool:
+    """Whether a cell of a column such as `nsfw` says yes."""
+    return cell.strip().casefold() in _TRUE
+
+
+def is_image_path(cell: str) -> bool:
+    """Whether a text ends like the name of an image file."""
+    return _IMAGE_PATH.search(cell.strip()) is not None
+
+
+def address_in(cell: str) -> str:
+    """The address in a cell: the cell, or the largest image of an object or list of addresses; "" if there is none."""
+    text = cell.strip()
+    if text[:1] in ("{", "["):
+        return _address_of(literal_value(text))
+    return text
+
+
+def text_in(cell: str) -> str:
+    """The text in a cell: the cell, or the name in an object such as `{'id': 10194, 'name': 'Toy Story'}`."""
+    text = cell.strip()
+    if text[:1] == "{" and isinstance(value := literal_value(text), dict):
+        keys = ("name", "romaji", "english", "title", *value)
+        return next((each.strip() for key in keys if isinstance(each := value.get(key), str) and each.strip()), "")
+    return text
+
+
+def _address_of(value: Any) -> str:
+    if isinstance(value, str):
+        return value.strip() if _ADDRESS.match(value.strip()) or is_image_path(value) else ""
+    if isinstance(value, dict):
+        for key in (*_SIZES, *value):
+            if found := _address_of(value.get(key)):
+                return found
+    if isinstance(value, list | tuple):
+        return next((found for each in value if (found := _address_of(each))), "")
+    return ""
+
+
+def normalised(name: str) -> str:
+    """A column's name without case, blanks and punctuation."""
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+class Columns:
+    """The columns of a table by meaning: `chosen` names one or several for each role that the table has."""
+
+    def __init__(self, table: pd.DataFrame, given: Mapping[str, str], image_base: str | None, name: str) -> None:
+        """Choose the columns; `given` and `image_base` are the options. Raises DatasetError if two are possible."""
+        self._table, self._name = table, name
+        self._image_base = image_base
+        self.chosen: dict[str, list[str]] = {}
+        for role, columns in given.items():
+            self.chosen[role] = [self._given(role, each) for each in columns.split("|") if each.strip()]
+        for role, choose in self._choosers().items():
+            if role not in given and (found := choose()):
+                self.chosen[role] = found
+
+    def _choosers(self) -> dict[str, Callable[[], list[str]]]:
+        return {
+            "genres": self._genres,
+            "genre_ids": lambda: self._first(_GENRE_IDS, lambda cells: True),
+            "id": self._id,
+            "title": lambda: self._first(_TITLES, _has_words),
+            "franchise": lambda: self._first(_FRANCHISES, _has_words),
+            "file": self._files,
+            "poster_url": self._poster_url,
+            "rating": lambda: self._first(_RATINGS, lambda cells: not _mostly(cells, _is_number)),
+            "explicit": self._explicit,
+        }
+
+    def cells(self, role: str) -> list[str]:
+        """The cells of a role's column; empty text where the table has no such column."""
+        columns = self.chosen.get(role)
+        return list(self._table[columns[0]]) if columns else [""] * len(self._table)
+
+    def column(self, name: str) -> list[str]:
+        """The cells of a column by its name."""
+        return list(self._table[name])
+
+    def all_names(self) -> str:
+        """The names of all columns, for a message."""
+        names = [shown(str(column))[1:-1] for column in self._table]
+        return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+
+    def binary_genre(self, column: str) -> str:
+        """The genre of a column that holds 1 or 0 for each row; "" for a column that holds names."""
+        if not {cell.casefold() for cell in self._sample(column)} <= _TRUE | _FALSE:
+            return ""
+        return re.sub(r"^genres?[_\s.:-]+", "", column, flags=re.IGNORECASE).replace("_", " ").strip()
+
+    def sentence(self) -> str:
+        """Which column is read as what."""
+        choices = [
+            f"{role} from {', '.join(repr(column) for column in self.chosen[role])}"
+            for role in ROLES
+            if self.chosen.get(role)
+        ]
+        return f"Columns: {'; '.join(choices)}."
+
+    def _given(self, role: str, column: str) -> str:
+        column = column.strip()
+        if column in self._table:
+            return column
+        alike = [name for name in self._table if normalised(name) == normalised(column)]
+        if len(alike) != 1:
+            raise DatasetError(
+                f"The table {self._name} has no column '{column}' for {role}; its columns are {self.all_names()}."
+            )
+        return str(alike[0])
+
+    def _sample(self, column: str) -> list[str]:
+        cells = self._table[column]
+        return [cell.strip() for cell in cells.unique()[:_SAMPLE].tolist() if not is_filler(cell)]
+
+    def _suggested(self, names: str) -> list[str]:
+        """The columns with these names, in the order of the names."""
+        order = {normalised(name): place for place, name in enumerate(names.split())}
+        found = [column for column in self._table if normalised(column) in order]
+        return sorted(found, key=lambda column: order[normalised(column)])
+
+    def _first(self, names: str, fits: Callable[[Sequence[str]], bool]) -> list[str]:
+        """The first suggested column whose values fit."""
+        for column in self._suggested(names):
+            if (cells := self._sample(column)) and fits(cells):
+                return [column]
+        return []
+
+    def _id(self) -> list[str]:
+        suggested = self._suggested(_IDS)
+        others = [
+            column
+            for column in self._table
+            if re.search(r"(?:[_\s-]id|[a-z]I[Dd])$", column)
+            and column not in suggested
+            and "genre" not in column.lower()
+        ]
+        candidates = [column for column in (*suggested, *others) if self._sample(column)]
+        for column in candidates:
+            if not self._table[column].duplicated().any():
+                return [column]
+        return candidates[:1]
+
+    def _genres(self) -> list[str]:
+        numbered = [column for column in self._table if re.fullmatch(r"genres?\d+", normalised(column))]
+        suggested = [column for column in self._suggested(_GENRES) if self._sample(column)]
+        named = [column for column in suggested if not _mostly(self._sample(column), _is_number)]
+        pair = [column for column in named if normalised(column) in ("genre", "genres")]
+        if len(pair) > 1 and any((self._table[pair[0]] != self._table[column]).any() for column in pair[1:]):
+            row = next(n for n in range(len(self._table)) if len(set(self._table[pair].iloc[n])) > 1)
+            readings = " or ".join(
+                f"{shown(self._table[column].iloc[row])} with --columns genres={column}" for column in pair
+            )
+            raise DatasetError(
+                f"The table {self._name} has two columns of genres. The genres of row {self._table.index[row]} are "
+                f"{readings}."
+            )
+        binary = [
+            column
+            for column in self._table
+            if (values := {cell.casefold() for cell in self._sample(column)})
+            and values <= _TRUE | _FALSE
+            and not re.match(r"(?:is|has|was|not|unnamed)[_\s]", column, re.IGNORECASE)
+            and normalised(column) not in _EXPLICIT.split()[:8]
+            and column not in suggested
+        ]
+        if named and normalised(named[0]) in _GENRES.split()[:14]:
+            return named[:1]
+        if len(numbered) > 1:
+            return numbered
+        if len(binary) > 1:
+            return binary
+        return (named or suggested)[:1] or self._first(_GENRE_IDS, lambda cells: True)
+
+    def _files(self) -> list[str]:
+        for column in self._suggested(_FILES):
+            cells = [address_in(cell) for cell in self._sample(column)]
+            if _mostly(cells, lambda cell: bool(_ADDRESS.match(cell))):
+                continue
+            if self._image_base and _mostly(cells, lambda cell: cell.startswith("/")):
+                continue
+            fits = _is_name if re.search("file|path|name", normalised(column)) else _is_token
+            if _mostly(cells, fits):
+                return [column]
+        return []
+
+    def _poster_url(self) -> list[str]:
+        suggested = self._suggested(_ADDRESSES)
+        for column in suggested:
+            if _mostly(self._sample(column), self._is_address):
+                return [column]
+        images = [
+            column
+            for column in self._table
+            if column not in suggested
+            and not _NOT_POSTERS.search(normalised(column))
+            and _mostly(self._sample(column), lambda cell: self._is_address(cell) and is_image_path(address_in(cell)))
+        ]
+        if len(images) > 1:
+            readings = " or ".join(
+                f"{shown(self._sample(column)[0])} with --columns poster_url={column}" for column in images
+            )
+            raise DatasetError(f"The table {self._name} has several columns of poster addresses: {readings}.")
+        return images
+
+    def _is_address(self, cell: str) -> bool:
+        address = address_in(cell)
+        return bool(_ADDRESS.match(address)) or (
+            is_image_path(address) and (address.startswith("/") or self._image_base is not None)
+        )
+
+    def _explicit(self) -> list[str]:
+        return [
+            column
+            for column in self._suggested(_EXPLICIT)
+            if _mostly(self._sample(column), lambda cell: cell.casefold() in _TRUE | _FALSE | {"white", "gray"})
+        ]
+
+
+def _mostly(cells: Sequence[str], fits: Callable[[str], bool]) -> bool:
+    """Whether more than half of the cells fit; False if there are none."""
+    return 2 * sum(map(fits, cells)) > len(cells) > 0
+
+
+def _is_name(cell: str) -> bool:
+    return cell != ""
+
+
+def _is_token(cell: str) -> bool:
+    """Whether a text may be the name of a file, not a sentence."""
+    return is_image_path(cell) or not re.search(r"\s|^$", cell)
+
+
+def _has_words(cells: Sequence[str]) -> bool:
+    return any(re.search(r"\w", cell) for cell in cells)
+
+
+def _is_number(cell: str) -> bool:
+    return re.fullmatch(r"[-+]?\d+(?:[.,]\d+)?%?", cell) is not None

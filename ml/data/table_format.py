@@ -1,0 +1,408 @@
+"""The bytes of a table's file become a DataFrame of text: CSV, JSON, JSON lines and Parquet, plain or gzip.
+
+The index of the DataFrame says where each row is: the line in a CSV file, else the number of the row.
+"""
+
+import codecs
+import csv
+import gzip
+import json
+import re
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO, StringIO
+from itertools import islice
+from typing import Any
+
+import pandas as pd
+
+from ml.errors import DatasetError, needs_package
+
+DELIMITERS = ",;\t|"
+RAGGED = "another number of cells than the header"
+_SAMPLE = 200  # records that decide the delimiter
+_NAMED = 3  # examples in a message
+_SHOWN = 60  # characters of a foreign text in a message
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig", "UTF-8 with a byte order mark"),
+    (codecs.BOM_UTF32_LE, "utf-32", "UTF-32"),
+    (codecs.BOM_UTF32_BE, "utf-32", "UTF-32"),
+    (codecs.BOM_UTF16_LE, "utf-16", "UTF-16"),
+    (codecs.BOM_UTF16_BE, "utf-16", "UTF-16"),
+)
+_OTHER_FILES = (
+    (b"%PDF", "a PDF document"),
+    (b"SQLite format 3", "an SQLite database"),
+    (b"PK\x03\x04", "a ZIP archive or an Excel workbook; unpack it, or save it as CSV"),
+    (b"\xd0\xcf\x11\xe0", "an Excel workbook; save it as CSV"),
+    (b"\x89PNG", "an image"),
+    (b"\xff\xd8\xff", "an image"),
+    (b"version https://git-lfs", "a pointer to a file in Git LFS; download the file itself"),
+)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A table's cells as text, rows that cannot be used (columns id and reason), and the decisions taken."""
+
+    table: pd.DataFrame
+    dropped: pd.DataFrame
+    notices: tuple[str, ...]
+
+
+def read_cells(data: bytes, name: str) -> Cells:
+    """Read the bytes of a table.
+
+    `name` is the file's name, for messages. Raises DatasetError if the bytes are not a table, or if a quoted cell
+    contains lines that are rows themselves.
+    """
+    if data.startswith(b"\x1f\x8b"):
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DatasetError(f"The table {name} is damaged: gzip says {error}.") from error
+    if data.startswith(b"PAR1"):
+        return _cells_of(_parquet(data, name), name, ())
+    for start, what in _OTHER_FILES:
+        if data.startswith(start):
+            raise DatasetError(f"{name} is not a table, but {what}.")
+    text, notices = _decode(data, name)
+    stripped = text.lstrip()
+    if not stripped:
+        raise DatasetError(f"The table {name} is empty.")
+    if re.match(r"<(?:!doctype|html|\?xml)", stripped, re.IGNORECASE):
+        raise DatasetError(f"{name} is not a table, but a web page or XML; download the table itself.")
+    if stripped[0] in "[{" and (rows := _json_rows(stripped, name)) is not None:
+        return _cells_of(_frame(rows), name, notices)
+    return _read_csv(text, name, notices)
+
+
+def shown(text: str) -> str:
+    """A foreign text for a message: in quotes, on one line, and shortened."""
+    line = " ".join(text.split())
+    return f"'{line}'" if len(line) <= _SHOWN else f"'{line[:_SHOWN]}...'"
+
+
+def _decode(data: bytes, name: str) -> tuple[str, list[str]]:
+    """The text of a file, and a notice about its encoding if it is not plain UTF-8."""
+    for mark, encoding, label in _BYTE_ORDER_MARKS:
+        if data.startswith(mark):
+            notices = [] if encoding == "utf-8-sig" else [f"The encoding is {label}."]
+            try:
+                return data.decode(encoding), notices
+            except UnicodeDecodeError as error:
+                if encoding != "utf-8-sig":
+                    raise DatasetError(f"The table {name} is damaged: it is not valid {label}.") from error
+            data = data[len(mark) :]
+            break
+    start = data[:1000]
+    if b"\0" in start:
+        for encoding, zeros in (("utf-16-le", start[1::2]), ("utf-16-be", start[::2])):
+            if zeros.count(0) > len(zeros) / 2:
+                text = data.decode(encoding, errors="replace")
+                return text, [f"The encoding is assumed to be {encoding.upper()}, without a byte order mark."]
+        raise DatasetError(f"{name} is not a table, but a binary file.")
+    try:
+        return data.decode("utf-8"), []
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+    text = data.decode("utf-8", errors="replace")
+    invalid = text.count("\N{REPLACEMENT CHARACTER}")
+    if sum(character > "\x7f" for character in text) > 2 * invalid:
+        return text, [
+            f"The encoding is UTF-8 with {invalid} invalid bytes, the first in line {line}; '�' replaces them."
+        ]
+    try:
+        text, encoding = data.decode("cp1252"), "cp1252"
+    except UnicodeDecodeError:
+        text, encoding = data.decode("latin-1"), "latin-1"
+    return text, [f"The encoding is not UTF-8 (line {line}); {encoding} is assumed."]
+
+
+def _read_csv(text: str, name: str, notices: Sequence[str]) -> Cells:
+    notices = list(notices)
+    skipped = 0
+    if declared := re.match(r'"?sep=(.)"?\r?\n', text):  # Excel's own first line
+        delimiter, skipped, text = declared[1], 1, text[declared.end() :]
+    else:
+        delimiter = _delimiter(text)
+    if delimiter != ",":
+        notices.append(f"The delimiter of the columns is {'a tab' if delimiter == chr(9) else repr(delimiter)}.")
+    with _any_cell_length():
+        counts, lines, long_cells = _scan(text, delimiter, name)
+    try:
+        table = pd.read_csv(
+            StringIO(text, newline=""),
+            sep=delimiter,
+            header=None,
+            names=range(max(counts, default=0)),
+            index_col=False,
+            dtype=str,
+            keep_default_na=False,
+            skip_blank_lines=False,
+            engine="c",
+        )
+    except ValueError as error:  # pandas' ParserError
+        raise DatasetError(f"The table {name} cannot be read: {_pandas_reason(error, lines)}.") from error
+    if len(table) != len(counts):
+        raise DatasetError(
+            f"The table {name} is damaged: two CSV parsers find {len(table)} and {len(counts)} rows. Look for stray "
+            "quotes and control characters."
+        )
+    table = table.fillna("")
+    table.index = pd.Index([line + skipped for line in lines])
+    filled = [place for place, count in enumerate(counts) if count]
+    if not filled:
+        raise DatasetError(f"The table {name} is empty.")
+    header, body = filled[0], filled[1:]
+    names = [cell.strip() for cell in table.iloc[header]][: counts[header]]
+    while names and not names[-1]:  # a delimiter at the end of the line
+        names.pop()
+    width, body_widths = len(names), {counts[place] for place in body}
+    if body_widths == {width + 1} and (table.iloc[body, width] != "").any():
+        names, width = ["", *names], width + 1  # the rows begin with a name of the row, which the header lacks
+        notices.append("Each row has one cell more than the header: the first cell is taken as the row's name.")
+    _check_swallowed(table, [place for place in body if place in long_cells], counts, width, delimiter, name)
+    rows = table.iloc[body]
+    widths = pd.Series([counts[place] for place in body], index=rows.index)
+    surplus = (rows.iloc[:, width:] != "").any(axis=1)
+    ragged = (widths < width) | surplus
+    dropped = _dropped([f"row {line}" for line in rows.index[ragged]], RAGGED)
+    if ragged.any():
+        first = ", ".join(str(line) for line in rows.index[ragged][:_NAMED])
+        sentence = f"{ragged.sum()} of {len(rows)} rows have {RAGGED} ({width}): line{'s' * (ragged.sum() > 1)} {first}"
+        sentence += ", ..." if ragged.sum() > _NAMED else ""
+        if ragged.sum() > len(rows) / 2:
+            raise DatasetError(f"The table {name} cannot be read: {sentence}.")
+        notices.append(f"{sentence}. They are left out.")
+    table = rows[~ragged].iloc[:, :width]
+    table.columns = pd.Index(_unique(names))
+    return Cells(table, dropped, tuple(notices))
+
+
+@contextmanager
+def _any_cell_length() -> Iterator[None]:
+    """Let `csv.reader` read cells of any length; its limit is global."""
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _delimiter(text: str) -> str:
+    """The delimiter that gives the header several cells and the first rows as many."""
+    best, best_score = ",", (0.0, 0)
+    with _any_cell_length():
+        for delimiter in DELIMITERS:
+            reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter)
+            try:
+                rows = [row for row in islice(reader, _SAMPLE) if row]
+            except csv.Error:
+                continue
+            if not rows or len(rows[0]) < 2:
+                continue
+            alike = sum(abs(len(row) - len(rows[0])) == 0 for row in rows) / len(rows)
+            if (score := (alike, len(rows[0]))) > best_score:
+                best, best_score = delimiter, score
+    return best
+
+
+def _scan(text: str, delimiter: str, name: str) -> tuple[list[int], list[int], set[int]]:
+    """For each record its number of cells, 0 for a blank line; its first line; and the records of several lines."""
+    reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter)
+    counts: list[int] = []
+    lines: list[int] = []
+    long_records: set[int] = set()
+    line = 1
+    try:
+        for row in reader:
+            if reader.line_num > line:
+                long_records.add(len(counts))
+            counts.append(0 if not any(map(str.strip, row)) else len(row))
+            lines.append(line)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DatasetError(f"The table {name} cannot be read: line {reader.line_num}: {error}.") from error
+    return counts, lines, long_records
+
+
+def _pandas_reason(error: ValueError, lines: Sequence[int]) -> str:
+    message = str(error).strip().removeprefix("Error tokenizing data. C error: ")
+    if place := re.fullmatch(r"EOF inside string starting at row (\d+)", message):
+        return f"a quote that is opened in line {lines[min(int(place[1]), len(lines) - 1)]} is never closed"
+    return shown(message)
+
+
+def _check_swallowed(
+    table: pd.DataFrame, records: Sequence[int], counts: Sequence[int], width: int, delimiter: str, name: str
+) -> None:
+    """Raise DatasetError if a cell of several lines contains lines that are rows: a quote was not closed.
+
+    A line of a description may have as many cells as a row by chance. So it must also have a number, a path or an
+    address where all other rows have one.
+    """
+    if not records:
+        return
+    several = set(records)
+    single = [place for place, count in enumerate(counts) if count == width and place not in several][1:_SAMPLE]
+    shapes = {
+        column: kinds[0][0]
+        for column in range(width)
+        if single
+        and (kinds := Counter(_shape(cell) for cell in table.iloc[single, column]).most_common(1))
+        and kinds[0][0] != "text"
+        and kinds[0][1] >= 0.9 * len(single)
+    }
+    found = []
+    for place in records:
+        swallowed = 0
+        for cell in table.iloc[place]:
+            for line in cell.splitlines()[1:] if "\n" in cell or "\r" in cell else ():
+                with _any_cell_length():
+                    parts = next(csv.reader([line], delimiter=delimiter), [])
+                like = (
+                    [_shape(parts[column]) == shape for column, shape in shapes.items()] if len(parts) == width else []
+                )
+                swallowed += bool(like and all(like)) if shapes else len(parts) == width > 2
+        if swallowed:
+            found.append(f"line {table.index[place]} ({swallowed} row{'s' * (swallowed > 1)})")
+    if found:
+        raise DatasetError(
+            f"The table {name} has an unclosed quote: the cell that begins in {', '.join(found[:_NAMED])} contains "
+            "lines that are rows themselves. Close or remove the quote."
+        )
+
+
+def _shape(cell: str) -> str:
+    cell = cell.strip()
+    if re.fullmatch(r"[-+]?\d+(?:\.\d+)?|tt\d+", cell):
+        return "number"
+    if re.match(r"(?:https?:)?//", cell):
+        return "address"
+    return "path" if re.search(r"\.(?:jpe?g|png|webp|gif|bmp|tiff?|avif)$", cell, re.IGNORECASE) else "text"
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Names of columns, each only once: the second `genre` becomes `genre.1`."""
+    seen: Counter[str] = Counter()
+    unique = []
+    for place, name in enumerate(names):
+        name = name or f"column {place + 1}"
+        unique.append(f"{name}.{seen[name]}" if seen[name] else name)
+        seen[name] += 1
+    return unique
+
+
+def _parquet(data: bytes, name: str) -> pd.DataFrame:
+    with needs_package("Reading a Parquet table"):
+        import pyarrow
+    try:
+        return pd.read_parquet(BytesIO(data))
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise DatasetError(f"The table {name} is not a readable Parquet file: {shown(str(error))}.") from error
+
+
+def _json_rows(text: str, name: str) -> list[dict[str, Any]] | None:
+    """The rows of a JSON document or of JSON lines; None if the text is a CSV file that begins with a bracket."""
+    try:
+        document = json.loads(text)
+    except RecursionError:
+        raise DatasetError(f"The table {name} is not a JSON table: it is nested too deeply.") from None
+    except ValueError as error:
+        lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        try:
+            json.loads(lines[0][1])
+        except (ValueError, RecursionError):
+            if re.match(r'[\[{]\s*(?:["\[{\]}]|$)', text) is None:
+                return None
+            raise DatasetError(f"The table {name} is damaged JSON: {error}.") from error
+        document = [_json_line(line, number, name) for number, line in lines]
+    rows = _records(document)
+    if rows is None:
+        raise DatasetError(f"The JSON in {name} is not a table: a list of objects, or one object per line, is needed.")
+    return rows
+
+
+def _json_line(line: str, number: int, name: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"The table {name} is damaged JSON: line {number}: {error}.") from error
+
+
+def _records(document: Any) -> list[dict[str, Any]] | None:
+    """The rows in a JSON document: a list of objects, or one of the forms that pandas writes, or an API's response."""
+    if isinstance(document, list):
+        pages = [row for row in document if isinstance(row, dict) and isinstance(row.get("data"), list)]
+        if document and len(pages) == len(document):  # one response per line or entry
+            document = [row for page in pages for row in page["data"]]
+        if not all(isinstance(row, dict) for row in document):
+            return None
+        if document and all(len(row) == 1 and isinstance(next(iter(row.values())), dict) for row in document):
+            return [next(iter(row.values())) for row in document]  # {"node": {...}}
+        return list(document)
+    if not isinstance(document, dict) or not document:
+        return None
+    if isinstance(document.get("columns"), list) and isinstance(document.get("data"), list):
+        columns = [str(column) for column in document["columns"]]
+        if not all(isinstance(row, list) and len(row) == len(columns) for row in document["data"]):
+            return None
+        return [dict(zip(columns, row, strict=True)) for row in document["data"]]
+    lists = [value for value in document.values() if isinstance(value, list)]
+    tables = [rows for rows in lists if rows and all(isinstance(row, dict) for row in rows) and len(document) > 0]
+    if len(lists) == len(document) and len({len(values) for values in lists}) == 1 and len(lists) > 1:
+        return [dict(zip(document, row, strict=True)) for row in zip(*lists, strict=True)]
+    if all(isinstance(value, dict) for value in document.values()):
+        inner = [key for value in document.values() for key in value]
+        if inner and all(key.isdigit() for key in inner) and not all(key.isdigit() for key in document):
+            keys = dict.fromkeys(inner)
+            return [{column: values.get(key) for column, values in document.items()} for key in keys]
+        if len(document) > 1:
+            return [{"id": key, **row} for key, row in document.items()]
+    if tables:
+        largest = max(tables, key=len)
+        return _records(largest)
+    return _records(next(iter(document.values()))) if len(document) == 1 else None
+
+
+def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    columns = dict.fromkeys(key for row in rows for key in row)
+    return pd.DataFrame({str(column): [row.get(column) for row in rows] for column in columns}, dtype=object)
+
+
+def _cells_of(table: pd.DataFrame, name: str, notices: Sequence[str]) -> Cells:
+    """The cells of a table of values as text. Lists and objects become JSON."""
+    if table.empty:
+        raise DatasetError(f"The table {name} has no rows.")
+    names = _unique([str(column).strip() for column in table.columns])
+    text = {
+        name: [_as_text(value) for value in table.iloc[:, place].astype(object)] for place, name in enumerate(names)
+    }
+    return Cells(
+        pd.DataFrame(text, index=pd.RangeIndex(1, len(table) + 1), dtype=str), _dropped([], ""), tuple(notices)
+    )
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if hasattr(value, "tolist"):  # numpy's arrays and numbers
+        value = value.tolist()
+    if value is None or value is pd.NaT or value is pd.NA or isinstance(value, bytes) or value != value:
+        return ""
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(value, ensure_ascii=False, default=_json_value)
+    return str(value)
+
+
+def _json_value(value: Any) -> Any:
+    return None if isinstance(value, bytes) else value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _dropped(ids: Sequence[str], reason: str) -> pd.DataFrame:
+    return pd.DataFrame({"id": ids, "reason": [reason] * len(ids)}, dtype=str)

@@ -1,0 +1,234 @@
+"""The rows of anybody's table of posters: what each column means, and what each cell says."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from ml.data.genre_cells import BAR, is_filler, read_genres, unify
+from ml.data.table_columns import ROLES, Columns, address_in, is_true, text_in
+from ml.data.table_format import read_cells, shown
+from ml.errors import DatasetError
+
+COLUMNS = ("id", "title", "genres", "genre_ids", "franchise", "file", "poster_url", "rating", "explicit")
+NO_ID, IDENTICAL, UNREADABLE_GENRES = "no id", "identical to an earlier row", "genres that cannot be read"
+_EXPLICIT_NAMES = frozenset({"hentai", "erotica", "adult"})
+_EXPLICIT_IDS = frozenset({"12", "49"})
+# Ids of MyAnimeList's genres. A table in which one of these names has another id counts its genres differently.
+_SITE_IDS = {
+    **{"action": "1", "adventure": "2", "avant garde": "5", "award winning": "46", "boys love": "28", "comedy": "4"},
+    **{"drama": "8", "fantasy": "10", "girls love": "26", "gourmet": "47", "horror": "14", "mystery": "7"},
+    **{"romance": "22", "sci-fi": "24", "slice of life": "36", "sports": "30", "supernatural": "37", "suspense": "41"},
+    **{"ecchi": "9", "hentai": "12", "erotica": "49"},
+}
+_LARGEST_SITE_ID = 100
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How to read a table, where its content does not decide.
+
+    `columns` gives the name of the column by role, such as {"genres": "Genre"}; several columns are joined by "|".
+    `separator` is between the genres of a cell. `image_base` completes relative addresses of posters.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    separator: str | None = None
+    image_base: str | None = None
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """The rows of a table.
+
+    `rows` has text columns: id, title, genres (joined by "|"), genre_ids (parallel to genres, or empty), franchise,
+    file, poster_url, rating and explicit ("yes" or empty). Rows with unknown genres stay in, with empty genres.
+    `dropped` has the columns id and reason, one row per row of the table that is not in `rows`. `notices` are sentences
+    about the decisions taken.
+    """
+
+    rows: pd.DataFrame
+    dropped: pd.DataFrame
+    notices: tuple[str, ...]
+
+
+def read_rows(data: bytes, name: str, options: TableOptions | None = None) -> TableRows:
+    """Read a table of posters: CSV, JSON, JSON lines or Parquet, plain or compressed by gzip.
+
+    `name` is the name of the file, for messages. Raises DatasetError if the bytes are not a table, if the columns or
+    the genres can be read in two ways, if there is no column of genres or nothing to identify rows by, or if different
+    rows have one id.
+    """
+    options = options or TableOptions()
+    if unknown := [role for role in options.columns if role not in ROLES]:
+        raise DatasetError(f"There is no column '{unknown[0]}' to choose; there are {', '.join(ROLES)}.")
+    cells = read_cells(data, name)
+    if cells.table.empty:
+        raise DatasetError(f"The table {name} has no rows.")
+    columns = Columns(cells.table, options.columns, options.image_base, name)
+    if "genres" not in columns.chosen:
+        raise DatasetError(
+            f"The table {name} has no column of genres; its columns are {columns.all_names()}. "
+            "--columns genres=NAME names it."
+        )
+    notices = [*cells.notices, columns.sentence()]
+    rows = pd.DataFrame({role: columns.cells(role) for role in COLUMNS}, index=cells.table.index, dtype=str)
+    rows["title"] = [text_in(cell) for cell in rows["title"]]
+    for role in ("id", "file", "poster_url", "rating", "franchise"):
+        rows[role] = ["" if is_filler(cell) else cell.strip() for cell in rows[role]]
+    rows["franchise"] = [text_in(cell) for cell in rows["franchise"]]
+    rows["file"] = [address_in(cell) for cell in rows["file"]]
+    rows["poster_url"] = _addresses(rows["poster_url"], options.image_base, notices)
+    rows["id"] = _ids(rows, columns, name, notices)
+    unreadable = _put_genres(rows, columns, options, name, notices)
+    rows["explicit"] = _explicit(rows, columns, notices)
+    reasons = pd.Series("", index=rows.index, dtype=str)
+    reasons[unreadable] = UNREADABLE_GENRES
+    reasons[rows["id"] == ""] = NO_ID
+    reasons[(reasons == "") & rows.duplicated()] = IDENTICAL
+    _check_ids(rows[reasons == ""], name)
+    left_out = reasons[reasons != ""]
+    ids = [rows["id"].loc[line] or f"row {line}" for line in left_out.index]
+    dropped = pd.DataFrame({"id": ids, "reason": list(left_out)}, dtype=str)
+    dropped = pd.concat([cells.dropped, dropped], ignore_index=True)
+    kept = rows[reasons == ""].reset_index(drop=True)
+    if kept.empty:
+        raise DatasetError(f"No row of the table {name} can be used: {'; '.join(Counter(dropped['reason']))}.")
+    return TableRows(kept, dropped, tuple(notices))
+
+
+def file_name(path: str) -> str:
+    """The last part of a path or address, without its query."""
+    return re.split(r"[/\\]", re.sub(r"[?#].*", "", path).rstrip("/\\"))[-1]
+
+
+def _stem(path: str) -> str:
+    return re.sub(r"\.\w{1,5}$", "", file_name(path)).strip()
+
+
+def _addresses(cells: Sequence[str], image_base: str | None, notices: list[str]) -> list[str]:
+    """Absolute addresses; "" for those that cannot be completed, with a notice."""
+    addresses, incomplete = [], []
+    for cell in map(address_in, cells):
+        if re.match(r"https?://", cell, re.IGNORECASE):
+            addresses.append(cell)
+        elif cell.startswith("//"):
+            addresses.append(f"https:{cell}")
+        elif cell and image_base:
+            addresses.append(f"{image_base.rstrip('/')}/{cell.lstrip('/')}")
+        else:
+            addresses.append("")
+            incomplete += [cell] if cell else []
+    if incomplete:
+        notices.append(
+            f"{len(incomplete)} addresses of posters are incomplete, such as {shown(incomplete[0])}; --image-base "
+            "ADDRESS completes them."
+        )
+    return addresses
+
+
+def _ids(rows: pd.DataFrame, columns: Columns, name: str, notices: list[str]) -> list[str]:
+    """The ids; without a column of ids the names of files, else the titles."""
+    if columns.chosen.get("id"):
+        return [re.sub(r"^(\d+)\.0+$", r"\1", cell) for cell in rows["id"]]
+    choices = (
+        ("file", "names of files without their endings", [_stem(cell) for cell in rows["file"]]),
+        ("poster_url", "last parts of the posters' addresses", [_stem(cell) for cell in rows["poster_url"]]),
+        ("title", "titles", [cell.strip() for cell in rows["title"]]),
+    )
+    for role, label, ids in choices:
+        if columns.chosen.get(role) and any(ids):
+            used = pd.Series([id for id in ids if id])
+            distinct = rows[[bool(id) for id in ids]].drop_duplicates()
+            if role == "file" or used.nunique() == len(distinct):
+                notices.append(f"The table has no id column: {label} are the ids.")
+                return ids
+    raise DatasetError(
+        f"The table {name} has no column of ids, and neither files, addresses nor titles identify its rows; its "
+        f"columns are {columns.all_names()}. --columns id=NAME names it."
+    )
+
+
+def _put_genres(
+    rows: pd.DataFrame, columns: Columns, options: TableOptions, name: str, notices: list[str]
+) -> "pd.Series[bool]":
+    """Fill the columns genres and genre_ids. Returns whether the genres of each row cannot be read."""
+    read: list[tuple[tuple[str, str], ...] | None] = [()] * len(rows)
+    names: Sequence[str] = columns.chosen["genres"]
+    binary = {column: columns.binary_genre(column) for column in names} if len(names) > 1 else {}
+    for column in names:
+        cells = columns.column(column)
+        if genre := binary.get(column):
+            found: Sequence[tuple[tuple[str, str], ...] | None] = [
+                (("", genre),) if is_true(cell) else () for cell in cells
+            ]
+        else:
+            genres = read_genres(cells, options.separator, name)
+            notices += genres.notices
+            found = genres.of_rows
+        read = [None if old is None or new is None else old + new for old, new in zip(read, found, strict=True)]
+    if columns.chosen.get("genre_ids", names) != names:
+        read = [
+            _with_ids(genres, cell, f"row {line} (id '{id}') of the table {name}")
+            for genres, cell, line, id in zip(read, columns.cells("genre_ids"), rows.index, rows["id"], strict=True)
+        ]
+    elif columns.chosen.get("genre_ids") == names:
+        read = [genres and tuple((text if text.isdecimal() else "", text) for _, text in genres) for genres in read]
+    unified, spelling_notices = unify(read)
+    notices += spelling_notices
+    if not any(id for genres in unified for id, _ in genres or ()):
+        notices.append("The table has no genre ids: genres are identified by their names.")
+    rows["genres"] = [BAR.join(text for _, text in genres or ()) for genres in unified]
+    rows["genre_ids"] = [
+        BAR.join(id for id, _ in genres) if genres and all(id for id, _ in genres) else "" for genres in unified
+    ]
+    return pd.Series([genres is None for genres in unified], index=rows.index)
+
+
+def _with_ids(genres: tuple[tuple[str, str], ...] | None, cell: str, where: str) -> tuple[tuple[str, str], ...] | None:
+    """Genres with the ids of the cell of another column."""
+    if genres is None or is_filler(cell):
+        return genres
+    ids = [re.sub(r"\.0+$", "", id) for id in re.split(r"[\s|,;/]+", cell.strip(" []{}()\"'")) if id]
+    if len(ids) != len(genres) or not all(id.isdecimal() for id in ids):
+        own = shown(BAR.join(text for _, text in genres))
+        raise DatasetError(
+            f"The genre ids {shown(cell)} in {where} do not fit its genres {own}: one whole number per genre is needed."
+        )
+    return tuple((str(int(id)), text) for id, (_, text) in zip(ids, genres, strict=True))
+
+
+def _explicit(rows: pd.DataFrame, columns: Columns, notices: list[str]) -> list[str]:
+    """Whether each title is explicit ("yes" or ""): by a genre, a rating or a column such as `nsfw`."""
+    flagged = [False] * len(rows)
+    for column in columns.chosen.get("explicit", []):
+        flagged = [old or is_true(cell) for old, cell in zip(flagged, columns.column(column), strict=True)]
+    pairs = [
+        list(zip(names.split(BAR), ids.split(BAR), strict=True)) if ids else [(each, "") for each in names.split(BAR)]
+        for names, ids in zip(rows["genres"], rows["genre_ids"], strict=True)
+    ]
+    numbered = {(text.casefold(), id) for genres in pairs for text, id in genres if id}
+    own_numbers = all(_SITE_IDS.get(text, id) == id and int(id) <= _LARGEST_SITE_ID for text, id in numbered)
+    if not own_numbers and any(id in _EXPLICIT_IDS for _, id in numbered):
+        notices.append("The table's genre ids are not MyAnimeList's: 12 and 49 do not mean explicit titles.")
+    ids = _EXPLICIT_IDS if own_numbers else frozenset()
+    by_genre = [any(text.casefold() in _EXPLICIT_NAMES or id in ids for text, id in genres) for genres in pairs]
+    by_rating = [rating.casefold().startswith("rx") for rating in rows["rating"]]
+    return ["yes" if any(each) else "" for each in zip(flagged, by_genre, by_rating, strict=True)]
+
+
+def _check_ids(rows: pd.DataFrame, name: str) -> None:
+    """Raise DatasetError if different rows have one id."""
+    repeated = rows[rows["id"].duplicated(keep=False)]
+    if repeated.empty:
+        return
+    first = repeated[repeated["id"] == repeated["id"].iloc[0]].iloc[:2]
+    differ = [column for column in COLUMNS if first[column].iloc[0] != first[column].iloc[1]]
+    one, other = (", ".join(f"{column} {shown(row[column])}" for column in differ) for row in first.to_dict("records"))
+    raise DatasetError(
+        f"The table {name} has {repeated['id'].nunique()} ids with different rows. The id '{first['id'].iloc[0]}' is "
+        f"in row {first.index[0]} with {one}, and in row {first.index[1]} with {other}. Remove one, or choose another "
+        "column with --columns id=NAME."
+    )
