@@ -85,7 +85,10 @@ def _without_unknown(node: Node) -> Node:
 
 @dataclass
 class StrictApi:
-    """The API over `nodes`. `change` may replace an answer: it gets the path with its query, and the answer."""
+    """The API over `nodes`, and what was requested: paths with their queries, and headers.
+
+    `change` may replace each answer but that for robots.txt. It gets the path with its query, and the answer.
+    """
 
     nodes: list[Node]
     url: str = ""
@@ -156,7 +159,7 @@ def strict_api(nodes: list[Node]) -> Iterator[StrictApi]:
             headers = dict(self.headers.items())
             api.requests.append((self.path, headers))
             answer = api.answer(self.path, headers)
-            status, content, more = api.change(self.path, answer) if self.path.startswith("/v2/") else answer
+            status, content, more = api.change(self.path, answer) if self.path != "/robots.txt" else answer
             body = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json; charset=UTF-8")

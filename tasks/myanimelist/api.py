@@ -13,7 +13,7 @@ from tasks.catalogue.source import SourcePage
 from tasks.catalogue.titles import Related, Title
 from tasks.crawl.api_access import ApiAccess
 from tasks.crawl.http_response import Response
-from tasks.errors import PageCutError, PageLayoutError, SiteError
+from tasks.errors import PageCutError, PageLayoutError, SiteError, excerpt
 from tasks.myanimelist.fields import date_in, full_size
 from tasks.myanimelist.page_addresses import season_path
 from tasks.myanimelist.source import EXPLICIT_GENRE_IDS, GENRE_IDS, OLDEST_SEASON, MyAnimeList
@@ -25,7 +25,6 @@ _FIELDS = (
     "id,title,main_picture,start_date,end_date,mean,num_list_users,nsfw,media_type,genres,num_episodes,start_season,"
     "source,rating,studios"
 )
-_MESSAGE_CHARACTERS = 200
 
 # Pages and API have all labels in the order of the alphabet, but the pages list these genres behind the others.
 _LAST_GENRE_IDS = EXPLICIT_GENRE_IDS | {9}
@@ -91,7 +90,7 @@ class MyAnimeListApi(MyAnimeList):
         except (ValueError, KeyError):
             raise PageLayoutError("The address of the next page has no offset.") from None
         if (there.netloc.lower(), there.path) != (here.netloc.lower(), here.path):
-            raise PageLayoutError(f"The next page is at another address, {str(address)[:_MESSAGE_CHARACTERS]!r}.")
+            raise PageLayoutError(f"The next page is at another address, {excerpt(address)}.")
         offset_here = int(parse_qs(here.query)["offset"][0])
         if not offset_here < offset <= min(offset_here + _LIMIT, _MOST_TITLES):
             raise PageLayoutError(f"The next page begins at title {offset}, this one at title {offset_here}.")
@@ -145,8 +144,8 @@ class MyAnimeListApi(MyAnimeList):
         is_about_id = status == 401 or (status == 400 and said is not None and "client id" in said.lower())
         if is_about_id or (status == 403 and said is not None and not self._has_answered):
             raise ConfigurationError(
-                f"The API at {self.site_url} does not accept the client id in MAL_CLIENT_ID. It answered {status} "
-                f"{response.reason}{said or ''}. Compare the client id with https://myanimelist.net/apiconfig. "
+                f"The API at {self.site_url} does not accept the client id in MAL_CLIENT_ID. It answered "
+                f"{response.status_line}{said or ''}. Compare the client id with https://myanimelist.net/apiconfig. "
                 "If it is correct, too many requests were sent with it: try again after some hours."
             )
         if status == 400:
@@ -182,7 +181,7 @@ def _said_in(body: bytes) -> str | None:
 
 def _said(document: dict[str, Any]) -> str:
     texts = [text for name in ("error", "message") if (text := _text(document.get(name)))]
-    return f": {', '.join(texts)[:_MESSAGE_CHARACTERS]}" if texts else ""
+    return f": {excerpt(', '.join(texts))}" if texts else ""
 
 
 def _title(node: object, group: str | None = None) -> Title:
@@ -195,7 +194,7 @@ def _title(node: object, group: str | None = None) -> Title:
         raise PageLayoutError('An entry of the list has no object "node".')
     title_id, title = _id(node.get("id")), _text(node.get("title"))
     if title_id is None or title is None:
-        raise PageLayoutError(f'A title has no "id" or no "title": {str(node)[:_MESSAGE_CHARACTERS]}')
+        raise PageLayoutError(f'A title has no "id" or no "title": {excerpt(node)}')
     start_date, end_date = _date(node.get("start_date")), _date(node.get("end_date"))
     labels = _named(node.get("genres"))
     genres = sorted((label for label in labels if label[0] in GENRE_IDS), key=lambda label: label[0] in _LAST_GENRE_IDS)

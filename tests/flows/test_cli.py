@@ -26,6 +26,7 @@ def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--seasons", "2015-sumer"], "Invalid --seasons: '2015-sumer'. Range of seasons (winter, spring"),
         (["--seasons", "2019-fall..2015-winter"], "end before they begin"),
         (["--site-url", "myanimelist.net"], "Invalid --site-url: 'myanimelist.net'."),
+        (["--source", "api", "--site-url", "http://127.0.0.1:9"], "set MAL_CLIENT_ID"),
         (["--site-url", "http://127.0.0.1:9"], "The site http://127.0.0.1:9 cannot be reached"),
         (["--epochs", "0"], "epochs must be at least 1, not 0."),
         (["--device", "gpu"], "device cannot be 'gpu'."),

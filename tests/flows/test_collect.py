@@ -1,6 +1,8 @@
 """The commands collect and reparse: the files that they write, and their output."""
 
 import csv
+import io
+import logging
 import signal
 import subprocess
 import sys
@@ -9,10 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from flows.cli import main
-from infra.local.site.invented_titles import SEASONS
+from infra.local.site.invented_titles import SEASONS, invented_titles
 from tests.faulty_site import FaultySite, faulty_site
+from tests.strict_api import CLIENT_ID, Answer, nodes_of, strict_api
 
 pytestmark = pytest.mark.stack
 
@@ -102,3 +106,42 @@ def test_collect_stops_at_ctrl_c_without_a_traceback_and_continues_in_the_next_r
     pages = [request.path for request in site.requests if "/season/" in request.path]
     assert len(pages) <= len(SEASONS) + 1  # the page in progress
     assert requests < len(site.requests)
+
+
+def jpeg() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (225, 318), "navy").save(stream, "JPEG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_collect_by_api_shows_and_stores_the_client_id_nowhere(
+    fails: bool,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def echo(path: str, answer: Answer) -> Answer:
+        """Repeats the client id wherever a response can."""
+        if fails and "summer" in path:
+            return 400, {"error": "bad_request", "message": f"{CLIENT_ID} asks too much"}, {}
+        return answer[0], {**answer[1], "client": CLIENT_ID}, {"ETag": f'"{CLIENT_ID}"'}
+
+    monkeypatch.setenv("MAL_CLIENT_ID", CLIENT_ID)
+    caplog.set_level(logging.DEBUG)
+    with strict_api([]) as posters, strict_api(nodes_of(invented_titles(20), posters.url)) as api:
+        posters.change = lambda path, answer: (200, jpeg(), {})
+        api.change = echo
+        command = ["collect", "--source", "api", "--site-url", api.url, "--seasons", RANGE, "--details", "3"]
+        assert main([*command, "--workspace", str(tmp_path)]) == fails
+        assert main(["reparse", "--workspace", str(tmp_path)]) == fails
+        assert any(headers.get("X-MAL-CLIENT-ID") == CLIENT_ID for _, headers in api.requests)
+        assert bool(posters.requests) != fails
+        assert CLIENT_ID not in str(posters.requests)
+    said = capfd.readouterr()
+    assert ("*** asks too much" in said.err) == fails
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {"ledger.sqlite"} <= {path.name for path in files} and any(b"***" in content for content in files.values())
+    files[Path("output")] = f"{said.out}{said.err}{caplog.text}".encode()
+    assert [path for path, content in files.items() if CLIENT_ID.encode() in content] == []

@@ -30,6 +30,7 @@ def test_tracking_uri_defaults_to_sqlite_in_the_workspace(monkeypatch: pytest.Mo
         ("ANIME_GENRE_CONTACT", "nobody"),
         ("ANIME_GENRE_CLOUD_RUN_ENDPOINT", "127.0.0.1:8899"),
         ("STORAGE_EMULATOR_HOST", "127.0.0.1:8898"),
+        ("MAL_CLIENT_ID", "two words"),
     ],
 )
 def test_settings_errors_name_the_variable(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:

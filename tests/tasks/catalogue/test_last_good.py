@@ -105,6 +105,7 @@ def test_last_good_ignores_the_catalogue_of_another_site(tmp_path: Path, other: 
     ("before", "now"),
     [
         (SITE, "https://MyAnimeList.net"),
+        (SITE, "https://api.myanimelist.net/v2"),
         ("http://127.0.0.1:8000", "http://localhost:46011"),
         ("http://[::1]:8000", "http://site.localhost"),
     ],

@@ -149,7 +149,7 @@ def test_paging_goes_on_after_an_interruption(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("address", "reason"),
     [
-        ("https://elsewhere.test/v2/anime/season/2015/fall?offset=500", "at another address, 'https://elsewhere.test"),
+        ("https://elsewhere.test/v2/anime/season/2015/fall?offset=500", "at another address, https://elsewhere.test"),
         ("{url}/v2/anime/season/2015/summer?offset=500", "at another address"),
         ("http://[::1?offset=500", "no offset"),
         ("{url}/v2/anime/season/2015/fall", "no offset"),
