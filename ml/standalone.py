@@ -3,17 +3,20 @@
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+import pandas as pd
 
 from ml.configuration import PreprocessConfig, TrainConfig, stored_settings
 from ml.data.dataset import Dataset, build_dataset
 from ml.data.decoding import open_pixels
 from ml.data.splits import TEST, VALIDATION
 from ml.data.table_rows import TableOptions
-from ml.data.user_table import draw_parts, read_table
+from ml.data.user_table import Table, draw_parts, read_table
 from ml.errors import DatasetError
 from ml.evaluation.comparison import Comparison, compare
 from ml.evaluation.judge import Evaluation, judge
@@ -29,6 +32,8 @@ from serving.bundle.model import MANIFEST
 logger = logging.getLogger(__name__)
 
 REPORT, PAGE = "report.json", "report.html"
+LEFT_OUT, BROKEN = "left_out.csv", "broken_posters.csv"
+UNDECODABLE = "poster cannot be decoded"
 _METRICS = ("weighted_f1", "macro_f1", "micro_f1", "mean_average_precision")
 
 
@@ -52,7 +57,7 @@ class TableRun:
     """The result of training on a table."""
 
     bundle: Path
-    notices: tuple[str, ...]
+    table: Table
     dataset: Dataset
     run: TrainingRun
     evaluation: Evaluation
@@ -63,7 +68,9 @@ class TableRun:
         outcome = self.run.outcome
         return {
             "bundle_sha256": self.run.bundle.sha256,
-            "notices": self.notices,
+            "notices": self.table.notices,
+            "rows": _row_counts(self.table, self.dataset),
+            "broken_posters": self.dataset.broken,
             "dataset": self.dataset.summary(),
             "networks": [network.as_dict() for network in (*outcome.networks, *outcome.recipes)],
             "chosen": outcome.chosen.name,
@@ -108,7 +115,7 @@ def train_on_table(job: TableJob, output: Path, reporting: AbstractContextManage
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / MANIFEST).exists()):
         raise DatasetError(f"{output} exists and is not a bundle. Give another folder, or empty this one.")
     start = time.perf_counter()
-    with _prepared(job, job.preprocess, reporting, output) as (notices, dataset, weights, reporter):
+    with _prepared(job, job.preprocess, reporting, output) as (table, dataset, weights, reporter):
         preprocessed = time.perf_counter()
         checkpoints = checkpoints_of(job.workspace, output.resolve().name, dataset, job.train, weights)
         # Temporary files are not in `output`, where a killed run's leftovers would look like somebody's files.
@@ -129,11 +136,16 @@ def train_on_table(job: TableJob, output: Path, reporting: AbstractContextManage
         "train": trained - preprocessed,
         "evaluate": time.perf_counter() - trained,
     }
-    result = TableRun(output, notices, dataset, run, evaluation, seconds)
+    result = TableRun(output, table, dataset, run, evaluation, seconds)
     # Without the local path of the weights. The manifest has their sha256.
     configuration = {**asdict(job.preprocess), **stored_settings(job.train), "weights": Path(job.train.weights).name}
     _write_json(output / REPORT, {"configuration": configuration, **result.as_dict()})
-    (output / PAGE).write_text(model_report(evaluation, run.predictions, dataset), encoding="utf-8")
+    left_out = _left_out(table, dataset)
+    page = model_report(evaluation, run.predictions, dataset, dict(Counter(left_out["reason"])))
+    (output / PAGE).write_text(page, encoding="utf-8")
+    _write_csv(output / LEFT_OUT, left_out)
+    broken = pd.DataFrame({"id": list(dataset.broken), "reason": list(dataset.broken.values())}, dtype=str)
+    _write_csv(output / BROKEN, broken)
     checkpoints.clear()
     return result
 
@@ -141,23 +153,31 @@ def train_on_table(job: TableJob, output: Path, reporting: AbstractContextManage
 def compare_on_table(job: TableJob, output: Path | None, reporting: AbstractContextManager[Reporter]) -> Comparison:
     """Compare the networks on a table and write all figures to the file `output`, if given.
 
+    The ids of the rows that are left out are in a CSV file beside it.
+
     Folds take the place of the table's parts, so genres need no minimum number of posters per part. Raises MLError.
     """
     if output is not None and output.is_dir():
         raise DatasetError(f"{output} is a folder. Give the name of a file for the figures.")
     preprocess = replace(job.preprocess, min_posters_per_part=0)
-    with _prepared(job, preprocess, reporting, output.parent if output else None) as (_, dataset, weights, reporter):
+    with _prepared(job, preprocess, reporting, output.parent if output else None) as (
+        table,
+        dataset,
+        weights,
+        reporter,
+    ):
         comparison = compare(dataset, job.train, weights, reporter)
     if output is not None:
-        _write_json(output, comparison.as_dict())
+        _write_json(output, {"rows": _row_counts(table, dataset), **comparison.as_dict()})
+        _write_csv(output.with_name(f"{output.stem}-{LEFT_OUT}"), _left_out(table, dataset))
     return comparison
 
 
 @contextmanager
 def _prepared(
     job: TableJob, preprocess: PreprocessConfig, reporting: AbstractContextManager[Reporter], folder: Path | None
-) -> Iterator[tuple[tuple[str, ...], Dataset, Weights | None, Reporter]]:
-    """Check the input, create the output folder and build the dataset: notices, dataset, weights, entered reporter."""
+) -> Iterator[tuple[Table, Dataset, Weights | None, Reporter]]:
+    """Check the input, create the output folder and build the dataset: table, dataset, weights, entered reporter."""
     check_packages()
     check_settings(job.train)
     table = read_table(job.catalogue, job.posters, job.options)
@@ -170,7 +190,26 @@ def _prepared(
         pixels = open_pixels(job.workspace, preprocess.image_size)
         rows = draw_parts(table, pixels, reporter)
         dataset = build_dataset(rows, job.workspace, preprocess, reporter, pixels)
-        yield table.notices, dataset, weights, reporter
+        yield table, dataset, weights, reporter
+
+
+def _row_counts(table: Table, dataset: Dataset) -> dict[str, object]:
+    """What became of a table's rows: the rows that were read, those that are learned from, and the others by reason."""
+    return {
+        "read": table.rows,
+        "learned_from": len(dataset.ids),
+        "left_out": dict(Counter(_left_out(table, dataset)["reason"])),
+    }
+
+
+def _left_out(table: Table, dataset: Dataset) -> pd.DataFrame:
+    """All rows that are not in the dataset: columns id and reason."""
+    broken = pd.DataFrame({"id": list(dataset.broken), "reason": UNDECODABLE}, dtype=str)
+    return pd.concat([table.left_out, broken], ignore_index=True)
+
+
+def _write_csv(file: Path, table: pd.DataFrame) -> None:
+    table.to_csv(file, index=False, lineterminator="\n")
 
 
 def _write_json(file: Path, document: Mapping[str, object]) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -47,6 +47,7 @@ LABELS, ROWS, MANIFEST = "labels.npy", "rows.csv", "manifest.json"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """For pixels between 0 and 1 (https://docs.pytorch.org/vision/stable/models.html). All networks use them: a network
 that is trained from scratch works with any normalisation."""
+_NAMED_BROKEN = 3  # in the log
 _COLUMNS = ["id", "title", "franchise", "part", "sha256"]
 
 
@@ -209,7 +210,9 @@ def build_dataset(
     folder = dataset_folder(workspace, key)
     if (folder / MANIFEST).exists():
         try:
-            return Dataset.load(folder)
+            dataset = Dataset.load(folder)
+            _log_broken(dataset.broken, len(posters))
+            return dataset
         except DatasetError as error:
             logger.warning("%s It is rebuilt.", error)
             shutil.rmtree(folder)
@@ -221,7 +224,7 @@ def build_dataset(
     if broken:
         usable = [poster for poster in usable if poster.id not in broken]
         choice = _choose_genres(usable, config)
-        logger.warning("%d of %d posters could not be decoded.", len(broken), len(broken) + len(usable))
+        _log_broken(broken, len(posters))
     for left_out in choice.left_out:
         logger.warning("The genre %s is left out: %s.", left_out.genre.name, left_out.reason)
     dataset = Dataset(
@@ -247,6 +250,13 @@ def build_dataset(
     shutil.rmtree(folder, ignore_errors=True)
     part.replace(folder)
     return dataset
+
+
+def _log_broken(broken: Mapping[str, str], posters: int) -> None:
+    if broken:
+        first = "; ".join(f"{id}: {reason.rstrip('.')}" for id, reason in list(broken.items())[:_NAMED_BROKEN])
+        more = "; ..." if len(broken) > _NAMED_BROKEN else ""
+        logger.warning("%d of %d posters could not be decoded (%s%s).", len(broken), posters, first, more)
 
 
 def _usable(posters: Sequence[Poster]) -> list[Poster]:

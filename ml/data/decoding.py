@@ -15,6 +15,7 @@ from PIL import Image
 from ml.data.duplicates import perceptual_hash, thumbnail
 from ml.data.genres import Genre
 from ml.data.shards import ROWS_PER_SHARD, Note, Shards, ShardWriter
+from ml.data.table_images import in_served_format
 from ml.errors import DatasetError
 from ml.reporting import Reporter
 from serving.bundle.errors import PosterError
@@ -111,7 +112,7 @@ def _decode_chunk(
         for row, pixels in zip(rows, buffer, strict=False):
             data = _read(*files[row])
             try:
-                decoded.append(thumbnail(decode(data, pixels.shape[-1], pixels)))
+                decoded.append(thumbnail(decode(in_served_format(data), pixels.shape[-1], pixels)))
             except PosterError as error:
                 pixels[:] = 0
                 decoded.append(str(error))

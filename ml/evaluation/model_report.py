@@ -4,7 +4,7 @@ The same input gives the same bytes. The page loads nothing: styles, curves and 
 in model_report.html.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _TITLE = "Genres of an anime from its poster"
 _EXAMPLES = 12
+_BROKEN = 20  # posters
 _LEAST_PROBABILITY = 1e-6
 
 
@@ -102,8 +103,15 @@ class Activation(NamedTuple):
     map: str
 
 
-def model_report(evaluation: Evaluation, predictions: PredictionSet, dataset: Dataset) -> str:
+def model_report(
+    evaluation: Evaluation,
+    predictions: PredictionSet,
+    dataset: Dataset,
+    left_out: Mapping[str, int] | None = None,
+) -> str:
     """The report as HTML. Of the posters, only those that are shown are read.
+
+    `left_out` gives the number of titles that are not in the dataset, by reason.
 
     Raises MissingPackageError if jinja2 is not installed.
     """
@@ -117,6 +125,9 @@ def model_report(evaluation: Evaluation, predictions: PredictionSet, dataset: Da
         models=_models(evaluation),
         differences=evaluation.differences,
         leaks=predictions.leaks,
+        left_out=dict(left_out or {}),
+        broken=list(dataset.broken.items())[:_BROKEN],
+        all_broken=len(dataset.broken),
         genres=dataset.genre_names,
         bars=_bars(chosen),
         curves=_curves(dataset.genre_names, served, labels),

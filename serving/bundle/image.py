@@ -105,7 +105,7 @@ def _open(data: bytes) -> Image.Image:
     """Read an image's header."""
     check_header(data, DECODING_BYTES // _BYTES_PER_PIXEL["GIF"])
     try:
-        with _without_warnings():
+        with without_warnings():
             return Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         if data[4:12] in (b"ftypavif", b"ftypavis"):  # an AVIF: its decoder reads everything at once
@@ -139,14 +139,14 @@ def _on_white(image: Image.Image) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation; 1 if there is none or the EXIF block is damaged."""
     try:
-        with _without_warnings():
+        with without_warnings():
             return cast(int, image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
         return 1
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
+def without_warnings() -> Iterator[None]:
     """Suppress Pillow's warnings about metadata, which do not affect the pixels.
 
     Warning filters are global to the process, so one thread at a time changes them. Only headers are read inside.
