@@ -42,7 +42,7 @@ class Checked:
             if "min_length" in limits and len(value) < limits["min_length"]:
                 raise SettingError(f"{entry.name} must not be empty.")
             if "pattern" in limits and not re.search(limits["pattern"], value):
-                raise SettingError(f"{entry.name} cannot be {value!r}. {limits['description']}")
+                raise SettingError(f"Invalid value {value!r} for {entry.name}. {limits['description']}")
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from serving.bundle.model import available_cpus
 PREPROCESSING_VERSION = 1
 """Increment if the same file gives different pixels than before."""
 _HASH, _BROKEN = "hash", "broken"
-_CHUNK = 16  # posters per task of a thread
+_CHUNK = 16  # posters per thread pool task
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _decode_chunk(
 ) -> list[Image.Image | str]:
     """Decode some of a shard's files (path and sha256) into their rows.
 
-    Gives each poster's thumbnail, or the reason why it cannot be decoded.
+    Returns each poster's thumbnail, or the reason why it could not be decoded.
     """
     decoded: list[Image.Image | str] = []
     buffer = buffers.get()  # buffers are reused: fresh memory costs a tenth of the time

@@ -77,14 +77,14 @@ def weighted_f1(decisions: Decisions, labels: Labels) -> float:
 
 
 def weighted_f1_by_threshold(
-    probabilities: Probabilities, labels: Labels, common: NDArray[np.float64] | float, own: NDArray[np.float64]
+    probabilities: Probabilities, labels: Labels, common: NDArray[np.float64] | float, per_genre: NDArray[np.float64]
 ) -> WeightedF1:
     """Weighted F1 with three kinds of thresholds, from probabilities and labels [N, G].
 
-    `common` is one threshold and `own` one per genre, [G]. Cross-fitted thresholds differ between posters, [N, 1] and
+    `common` is one threshold, and `per_genre` are [G]. Cross-fitted thresholds differ between posters, [N, 1] and
     [N, G].
     """
-    return WeightedF1(*(weighted_f1(probabilities >= each, labels) for each in (0.5, common, own)))
+    return WeightedF1(*(weighted_f1(probabilities >= each, labels) for each in (0.5, common, per_genre)))
 
 
 def average_precision(probabilities: NDArray[np.floating], labels: Labels) -> float:

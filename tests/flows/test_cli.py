@@ -29,7 +29,7 @@ def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--source", "api", "--site-url", "http://127.0.0.1:9"], "set MAL_CLIENT_ID"),
         (["--site-url", "http://127.0.0.1:9"], "The site http://127.0.0.1:9 cannot be reached"),
         (["--epochs", "0"], "epochs must be at least 1, not 0."),
-        (["--device", "gpu"], "device cannot be 'gpu'."),
+        (["--device", "gpu"], "Invalid value 'gpu' for device."),
         (["--candidates", ","], "candidates must not be empty."),
         (["--backbone", "resnet19", "--site-url", "http://127.0.0.1:9"], "resnet19"),
         (["--weights", __file__, "--site-url", "http://127.0.0.1:9"], "test_cli.py"),

@@ -17,8 +17,8 @@ class Limits(Checked):
         (PreprocessConfig, {"image_size": 8}, r"image_size must be at least 32, not 8\."),
         (Limits, {"share": 2}, r"share must be at most 1, not 2\."),
         (TrainConfig, {"candidates": ()}, r"candidates must not be empty\."),
-        (TrainConfig, {"device": "gpu"}, r"device cannot be 'gpu'\. Device to train on: 'auto'"),
-        (TrainConfig, {"backbone": "ResNet 18"}, r"backbone cannot be 'ResNet 18'\."),
+        (TrainConfig, {"device": "gpu"}, r"Invalid value 'gpu' for device\. Device to train on: 'auto'"),
+        (TrainConfig, {"backbone": "ResNet 18"}, r"Invalid value 'ResNet 18' for backbone\."),
     ],
 )
 def test_configuration_names_a_value_outside_its_limits(

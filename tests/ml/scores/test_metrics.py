@@ -64,12 +64,12 @@ def test_f1_of_counts_equals_that_of_scikit_learn(predictions: tuple[np.ndarray,
 
 def test_weighted_f1_by_threshold_uses_three_kinds_of_thresholds(predictions: tuple[np.ndarray, np.ndarray]) -> None:
     probabilities, labels = predictions
-    common, own = common_threshold(probabilities, labels), fit_thresholds(probabilities, labels)
-    found = weighted_f1_by_threshold(probabilities, labels, common, own)
+    common, per_genre = common_threshold(probabilities, labels), fit_thresholds(probabilities, labels)
+    found = weighted_f1_by_threshold(probabilities, labels, common, per_genre)
     assert found.at_half == weighted_f1(probabilities >= 0.5, labels)
     assert found.at_common == weighted_f1(probabilities >= common, labels) > found.at_half
-    assert found.at_own == weighted_f1(probabilities >= own, labels)
-    cross_fitted = np.broadcast_to(own, labels.shape)
+    assert found.at_own == weighted_f1(probabilities >= per_genre, labels)
+    cross_fitted = np.broadcast_to(per_genre, labels.shape)
     assert weighted_f1_by_threshold(probabilities, labels, common, cross_fitted) == found
 
 
