@@ -34,7 +34,7 @@ class Hiding:
 
 blocked = set(sys.stdin.read().split())
 sys.meta_path[:] = map(Hiding, sys.meta_path)
-for name in ("prefect", "mlflow", "flask", "google.cloud.storage", "google.auth", "aiohttp", "requests", "bs4", "pydantic"):
+for name in ("prefect", "mlflow", "flask", "google.cloud.storage", "google.auth", "aiohttp", "requests", "bs4"):
     try:
         importlib.import_module(name)
     except ModuleNotFoundError:
