@@ -16,15 +16,17 @@ from flows.retrain import configure_logging
 from flows.summary import recorded_steps
 from infra.local.site.invented_titles import SEASONS
 from infra.local.stack import Stack
-from infra.settings import read_settings
+from infra.settings import MAIN_COLLECTION, read_settings
 from infra.store import Store
 from tasks import crawling
 from tasks.catalogue.configuration import CollectConfig
 from tasks.errors import DriftError, SiteBlocked, SiteBusy
+from tasks.myanimelist.page_addresses import api_url
 from tasks.posters import download_posters
 from tasks.scrape import scrape
 from tasks.source_choice import source_for
 from tests.faulty_site import FaultySite, faulty_site
+from tests.strict_api import CLIENT_ID, nodes_of, strict_api
 
 pytestmark = pytest.mark.stack
 
@@ -77,6 +79,28 @@ def test_scrape_fails_the_flow_on_drift_with_a_table(site: FaultySite) -> None:
     assert collect(site.url) == first
 
 
+def test_steps_by_api_use_the_collection_of_the_pages_and_store_the_client_id_nowhere(
+    site: FaultySite, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAL_CLIENT_ID", CLIENT_ID)
+    collect(site.url)
+    with strict_api(nodes_of(site.site.titles, site.url)) as api:
+        state = collect(api_url(api.url), return_state=True)
+        assert any(headers.get("X-MAL-CLIENT-ID") == CLIENT_ID for _, headers in api.requests)
+    found = artifacts(state)
+    assert "36 titles" in str(found["catalogue"].data) and "; 0 changes since" in str(found["catalogue"].data)
+    assert '"outcome": "new"' not in str(found["crawl"].data).replace('"what": "Pages", "outcome": "new"', "")
+    store = Store(read_settings())
+    for folder in (
+        tmp_path,
+        Path(stack.environment["ANIME_GENRE_WORKSPACE"]),
+    ):  # with Prefect's database, and the bucket's files
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        assert [path for path in files if CLIENT_ID.encode() in path.read_bytes()] == []
+        assert any(path.name.endswith(".db") for path in files) or folder == tmp_path
+    assert CLIENT_ID.encode() not in store.read("page-visits.json")
+
+
 def test_artifacts_show_progress_requests_and_report(site: FaultySite) -> None:
     state = collect(site.url, return_state=True)
     found = artifacts(state)
@@ -122,7 +146,7 @@ def test_crawl_waits_for_another_run_and_then_raises_site_busy(
     with (
         concurrency(name, strict=True),
         pytest.raises(SiteBusy, match="Another run is crawling"),
-        crawling.crawl(source_for(site.url), CollectConfig()),
+        crawling.crawl(source_for(site.url), CollectConfig(), MAIN_COLLECTION),
     ):
         pass
     assert not site.requests

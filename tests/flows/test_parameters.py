@@ -45,6 +45,7 @@ def deployment_id(stack: Stack, parameters: RetrainParameters) -> UUID:
         ({"collect": {"max_lost_titles": 5}}, "5 is greater than the maximum of 1"),
         ({"seasons": "2015-sumer"}, "'2015-sumer' does not match"),
         ({"site_url": "myanimelist.net"}, "'myanimelist.net' does not match"),
+        ({"source": "web"}, "'web' is not one of"),
     ],
 )
 def test_api_refuses_invalid_settings_before_a_run_exists(
@@ -79,6 +80,7 @@ def test_form_has_choices_titles_and_descriptions_with_the_most_used_settings_fi
         ({"train": TrainConfig(weights="absent.pth")}, "WeightsError", "absent.pth"),
         ({"seasons": "2019-fall..2015-winter"}, "SeasonError", "end before they begin"),
         ({"site_url": "https://example.org"}, "ConfigurationError", "ANIME_GENRE_CONTACT"),
+        ({"source": "api"}, "ConfigurationError", "MAL_CLIENT_ID"),
     ],
 )
 def test_flow_refuses_settings_that_a_schema_cannot_check_before_its_first_step(
