@@ -40,7 +40,7 @@ REPOSITORY = "cloud-run-source-deploy"  # in Artifact Registry; `gcloud run depl
 CHECKED_REVISION = "checked-revision"  # annotation of a service: the last revision that passed its check
 BUILD_TIMEOUT_SECONDS = 900.0
 DEPLOY_TIMEOUT_SECONDS = 300.0
-_POLL_SECONDS = (0.25, 10.0)  # first and longest wait between two looks at an operation
+_POLL_SECONDS = (0.25, 10.0)  # the first and the longest pause between two polls of an operation
 
 
 class CloudRun:
@@ -126,52 +126,53 @@ class CloudRun:
         source_sha256: str,
         environment: Mapping[str, str],
     ) -> Revision:
-        """Deploy a candidate revision and wait until it is ready.
+        """Deploy a candidate revision and wait until it is ready. It has an address of its own, but no traffic.
 
-        It has no traffic, but its own address `https://candidate---SERVICE...`.
         A ready revision with the same image and environment is reused. A missing service is created. Its first
         revision receives all traffic, because Cloud Run has no service without traffic, but it counts as live only
         after `send_traffic`.
         """
         template = revision_template(image, source_sha256, environment)
+        # The name starts with a hash of the content. A number follows, because a failed revision keeps its name.
         content = run_v2.RevisionTemplate.pb(template).SerializeToString(deterministic=True)
-        name = f"{service}-{hashlib.sha256(content).hexdigest()[:10]}"
-        current = self._service(service)
-        paths = ["traffic"]
-        if current is None:
-            current = run_v2.Service(ingress=run_v2.IngressTraffic.INGRESS_TRAFFIC_ALL)
-        same = [revision for revision in self.revisions(service) if revision.name.startswith(name)]
+        prefix = f"{service}-{hashlib.sha256(content).hexdigest()[:10]}"
+        same = [revision for revision in self.revisions(service) if revision.name.startswith(prefix)]
         ready = next((revision for revision in same if revision.ready), None)
-        if ready is not None:
-            name = ready.name
-        else:
-            name = f"{name}-{len(same) + 1}"
+        name = ready.name if ready else f"{prefix}-{len(same) + 1}"
+
+        wanted = self._find_service(service) or run_v2.Service(ingress=run_v2.IngressTraffic.INGRESS_TRAFFIC_ALL)
+        fields = ["traffic"]
+        if ready is None:
             template.revision = name
-            current.template = template
-            paths.append("template")
-        served = served_revision_name(current) or name
-        targets = [
+            wanted.template = template
+            fields.append("template")
+        served = served_revision_name(wanted) or name
+        wanted.traffic = [
             traffic_target(served, percent=100),
-            *other_tagged_targets(current),
+            *other_tagged_targets(wanted),
             traffic_target(name, tag=CANDIDATE),
         ]
-        current.traffic = targets
         with _deployment_errors(f"Deploying {name}"):
-            deployed = self._apply(service, current, paths)
+            deployed = self._create_or_update(service, wanted, fields)
         url = next((status.uri for status in deployed.traffic_statuses if status.tag == CANDIDATE), None)
-        return self._revision(service, name, url)
+        return self._get_revision(service, name, url)
 
     def send_traffic(self, service: str, revision: str) -> Revision:
         """Send all traffic to a checked revision, newer or older, and remove the candidate's address.
 
         The same update stores the revision's name as an annotation of the service, which `live` reads.
+
+        Raises:
+            NotFound: there is no such service.
         """
-        current = self._required_service(service)
-        current.annotations[CHECKED_REVISION] = revision
-        current.traffic = [traffic_target(revision, percent=100), *other_tagged_targets(current)]
+        wanted = self._find_service(service)
+        if wanted is None:
+            raise NotFound(f"There is no service {service} in {self._parent}.")
+        wanted.annotations[CHECKED_REVISION] = revision
+        wanted.traffic = [traffic_target(revision, percent=100), *other_tagged_targets(wanted)]
         with _deployment_errors(f"Sending the traffic of {service} to {revision}"):
-            deployed = self._apply(service, current, ["traffic", "annotations"])
-        return self._revision(service, revision, deployed.uri)
+            deployed = self._create_or_update(service, wanted, ["traffic", "annotations"])
+        return self._get_revision(service, revision, deployed.uri)
 
     def live(self, service: str) -> Revision | None:
         """The checked revision that has the traffic, with the service's address.
@@ -179,53 +180,45 @@ class CloudRun:
         None if there is none, or if the traffic goes to a revision that was not checked: a first revision whose
         check failed, or one that another tool chose.
         """
-        current = self._service(service)
-        if current is None:
+        found = self._find_service(service)
+        name = served_revision_name(found) if found else None
+        if found is None or name is None or name != found.annotations.get(CHECKED_REVISION):
             return None
-        name = served_revision_name(current)
-        if name is None or name != current.annotations.get(CHECKED_REVISION):
-            return None
-        return self._revision(service, name, current.uri)
+        return self._get_revision(service, name, found.uri)
 
     def revisions(self, service: str) -> list[Revision]:
         """All revisions of a service, newest first; empty if there is no such service."""
         with google_errors(f"Listing the revisions of {service}"):
             try:
-                found = list(self._revisions.list_revisions(parent=self._name(service), timeout=self._timeout))
+                found = list(self._revisions.list_revisions(parent=self._service_name(service), timeout=self._timeout))
             except google_exceptions.NotFound:
                 return []
         found.sort(key=lambda revision: revision.create_time, reverse=True)
         return [read_revision(revision, None) for revision in found]
 
-    def _name(self, service: str) -> str:
+    def _service_name(self, service: str) -> str:
         return f"{self._parent}/services/{service}"
 
-    def _service(self, service: str) -> run_v2.Service | None:
+    def _find_service(self, service: str) -> run_v2.Service | None:
         with google_errors(f"Looking up the service {service}"):
             try:
-                return self._services.get_service(name=self._name(service), timeout=self._timeout)
+                return self._services.get_service(name=self._service_name(service), timeout=self._timeout)
             except google_exceptions.NotFound:
                 return None
 
-    def _required_service(self, service: str) -> run_v2.Service:
-        found = self._service(service)
-        if found is None:
-            raise NotFound(f"There is no service {service} in {self._parent}.")
-        return found
-
-    def _revision(self, service: str, name: str, url: str | None) -> Revision:
+    def _get_revision(self, service: str, name: str, url: str | None) -> Revision:
         with google_errors(f"Looking up the revision {name}"):
-            full_name = f"{self._name(service)}/revisions/{name}"
+            full_name = f"{self._service_name(service)}/revisions/{name}"
             return read_revision(self._revisions.get_revision(name=full_name, timeout=self._timeout), url)
 
-    def _apply(self, service: str, wanted: run_v2.Service, paths: list[str]) -> run_v2.Service:
-        """Create or update a service and wait for the result.
+    def _create_or_update(self, service: str, wanted: run_v2.Service, fields: list[str]) -> run_v2.Service:
+        """Create a service, or update these fields of an existing one, and wait until it is ready.
 
-        An update sends the etag that was read: if two deployments run at once, one of them fails.
+        An update contains the etag that was read: if two deployments run at once, one of them fails.
         """
         if wanted.name:
             operation = self._services.update_service(
-                service=wanted, update_mask=FieldMask(paths=paths), timeout=self._timeout
+                service=wanted, update_mask=FieldMask(paths=fields), timeout=self._timeout
             )
         else:
             operation = self._services.create_service(

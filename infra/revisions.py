@@ -1,4 +1,4 @@
-"""Revisions and traffic of a Cloud Run service as values: what is deployed, and how Cloud Run's messages are read."""
+"""Revisions and traffic of a Cloud Run service: the values used here, and their conversion to Cloud Run's messages."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from google.cloud import run_v2
 from google.protobuf.duration_pb2 import Duration
 
 CANDIDATE = "candidate"
-_SOURCE_SHA256 = "source-sha256"  # annotation of a revision: the source its image was built from
+_SOURCE_SHA256 = "source-sha256"  # annotation of a revision: the SHA-256 of the source of its image
 
 RUNTIME_ENVIRONMENT = {
     # glibc returns blocks of this size to the system when they are freed. By default it keeps larger and larger blocks
@@ -21,7 +21,7 @@ RUNTIME_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Revision:
-    """A revision of a service: what it runs, and its address if it has one."""
+    """A revision of a service. `url` is its address, None if it has none."""
 
     name: str
     image: str
@@ -32,7 +32,7 @@ class Revision:
 
 
 def revision_template(image: str, source_sha256: str, environment: Mapping[str, str]) -> run_v2.RevisionTemplate:
-    """The template of a revision: one CPU, 1 GiB, and the runtime's variables beside the given ones."""
+    """A template with one CPU, 1 GiB of memory, and the given environment in addition to `RUNTIME_ENVIRONMENT`."""
     variables = sorted({**RUNTIME_ENVIRONMENT, **environment}.items())
     return run_v2.RevisionTemplate(
         annotations={_SOURCE_SHA256: source_sha256},
@@ -51,7 +51,7 @@ def revision_template(image: str, source_sha256: str, environment: Mapping[str, 
 
 
 def traffic_target(revision: str, percent: int = 0, tag: str = "") -> run_v2.TrafficTarget:
-    """A traffic target that names its revision."""
+    """A traffic target for a named revision."""
     kind = run_v2.TrafficTargetAllocationType.TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION
     return run_v2.TrafficTarget(type_=kind, revision=revision, percent=percent, tag=tag)
 
@@ -76,7 +76,7 @@ def served_revision_name(service: run_v2.Service) -> str | None:
 
 
 def read_revision(revision: run_v2.Revision, url: str | None) -> Revision:
-    """Cloud Run's message as a `Revision` with this address."""
+    """Convert Cloud Run's message to a `Revision` with the address `url`."""
     container = revision.containers[0]
     return Revision(
         name=revision.name.rpartition("/")[2],

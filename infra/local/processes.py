@@ -1,4 +1,4 @@
-"""Processes that a context manager starts, waits for and ends, with all their children."""
+"""Child processes for the duration of a `with` block, and free ports for them."""
 
 import json
 import os
@@ -25,10 +25,10 @@ _POLL_SECONDS = 0.1
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on at the moment, another one at each call.
+    """Return a free port of the loopback interface, a different one in each call.
 
-    Ports are drawn below the range that systems use for outgoing connections, one of which could take the port before
-    a process that starts slowly listens on it. For the same reason no port is drawn twice.
+    The port is below the range that systems use for outgoing connections, because such a connection could take it
+    before a slow process listens. For the same reason no port is returned twice.
     """
     while True:
         port = random.randrange(*_PORTS)
@@ -41,10 +41,15 @@ def free_port() -> int:
 
 
 def claim_port(port: int, name: str, option: str) -> int:
-    """The port itself, or a free one where it is 0.
+    """Return `port` after checking that it is free, or a free port if it is 0.
+
+    Args:
+        port: the requested port.
+        name: what the port is for, for the error message.
+        option: the command-line option that sets the port, for the error message.
 
     Raises:
-        StackError: another program listens on it; the sentence names the option that gives another.
+        StackError: the port is taken or invalid.
     """
     if port == 0:
         return free_port()
@@ -54,39 +59,42 @@ def claim_port(port: int, name: str, option: str) -> int:
             probe.bind(("127.0.0.1", port))
         except (OSError, OverflowError) as error:
             raise StackError(
-                f"Port {port} for {name} is taken or not allowed ({error}); give another one with "
-                f"{option} (0 for any free one)."
+                f"Port {port} for {name} is taken or not allowed ({error}). Choose another port with {option}; "
+                "0 chooses a free one."
             ) from None
     return port
 
 
 class Processes:
-    """Processes that live as long as the `with` block; each writes a log file of its own.
+    """Processes that run until the end of the `with` block. Each has a log file in `log_folder`.
 
-    Started with `start`, all at once, and awaited with `wait_ready`; the block's end terminates them with their
-    children and kills what does not end in time. A note beside the logs says who runs: where this process is
-    killed itself, the next block with the same folder ends what it left.
+    `start` does not wait, so that all processes start at the same time; `wait_ready` waits for all. At the end of the
+    block, the processes and their children are terminated, and killed if they do not exit within
+    `shutdown_timeout_seconds`.
+
+    The file running.json in `log_folder` lists the processes. If this process is killed, the next block with the
+    same folder terminates the processes that are left.
     """
 
-    def __init__(self, log_folder: Path, ending_seconds: float = 10) -> None:
+    def __init__(self, log_folder: Path, shutdown_timeout_seconds: float = 10) -> None:
         self._log_folder = log_folder
-        self._note = log_folder / "running.json"
-        self._ending_seconds = ending_seconds
+        self._pid_file = log_folder / "running.json"
+        self._shutdown_timeout_seconds = shutdown_timeout_seconds
         self._started: list[tuple[str, subprocess.Popen[bytes], str | None]] = []
 
     def __enter__(self) -> "Processes":
         self._log_folder.mkdir(parents=True, exist_ok=True)
-        self._end_leftovers()
+        self._terminate_leftovers()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with _undisturbed():
-            end_trees([process.pid for _, process, _ in self._started], self._ending_seconds)
+        with _signals_ignored():
+            terminate_trees([process.pid for _, process, _ in self._started], self._shutdown_timeout_seconds)
             for _, process, _ in self._started:
                 process.wait()
-            self._note.unlink(missing_ok=True)
+            self._pid_file.unlink(missing_ok=True)
 
     def start(
         self,
@@ -96,14 +104,14 @@ class Processes:
         ready_url: str | None = None,
         folder: Path | None = None,
     ) -> None:
-        """Start a command in a session of its own, so that Ctrl-C reaches us and not it.
+        """Start a command in a new session, so that Ctrl-C in the terminal does not reach it.
 
         Args:
-            name: what people call it; also the log file's name.
-            command: program and arguments.
-            environment: added to this process's environment.
-            ready_url: answers 2xx once the process is ready.
-            folder: its working folder; this process's own if None.
+            name: the name in messages; the log file is named after it.
+            command: the program and its arguments.
+            environment: variables to add to this process's environment.
+            ready_url: an address that responds with 2xx when the process is ready; None if there is none.
+            folder: the working folder; None for the one of this process.
         """
         with self.log(name).open("ab") as log:
             process = subprocess.Popen(
@@ -116,58 +124,61 @@ class Processes:
                 start_new_session=True,
             )
         self._started.append((name, process, ready_url))
-        self._write_note()
+        self._write_pid_file()
 
     def wait_ready(self, timeout_seconds: float = 180) -> None:
-        """Wait until every started process answers on its address.
+        """Wait until the `ready_url` of every process responds.
 
         Raises:
-            StackError: one ended, or did not answer in time; names its log.
+            StackError: a process exited or is not ready in time; the message names its log.
         """
         deadline = time.monotonic() + timeout_seconds
         for name, process, ready_url in self._started:
             while ready_url is not None and not is_reachable(ready_url):
                 if process.poll() is not None:
-                    raise StackError(self._end_of(name, process.returncode))
+                    raise StackError(self._exit_message(name, process.returncode))
                 if time.monotonic() > deadline:
-                    raise StackError(f"{name} did not answer in {timeout_seconds:.0f} s; see {self.log(name)}.")
+                    raise StackError(f"{name} was not ready within {timeout_seconds:.0f} s; see {self.log(name)}.")
                 time.sleep(_POLL_SECONDS)
 
     def check(self) -> None:
-        """Raise StackError where a process ended by itself; names its log."""
+        """Raise StackError if a process has exited; the message names its log."""
         for name, process, _ in self._started:
             if process.poll() is not None:
-                raise StackError(self._end_of(name, process.returncode))
+                raise StackError(self._exit_message(name, process.returncode))
 
     def log(self, name: str) -> Path:
-        """Where a process's output goes."""
+        """The log file of a process."""
         return self._log_folder / f"{name.lower().replace(' ', '-')}.log"
 
-    def _end_of(self, name: str, code: int) -> str:
+    def _exit_message(self, name: str, code: int) -> str:
         lines = self.log(name).read_text(errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
-        return f"{name} ended with code {code} ({last}); see {self.log(name)}."
+        last_line = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+        return f"{name} exited with code {code} ({last_line}); see {self.log(name)}."
 
-    def _write_note(self) -> None:
+    def _write_pid_file(self) -> None:
         created = {}
         for _, process, _ in self._started:
             with suppress(psutil.NoSuchProcess):
                 created[process.pid] = psutil.Process(process.pid).create_time()
-        write_bytes(self._note, json.dumps(created).encode())
+        write_bytes(self._pid_file, json.dumps(created).encode())
 
-    def _end_leftovers(self) -> None:
-        """End what a killed process left; a process id that someone else has got since is left alone."""
+    def _terminate_leftovers(self) -> None:
+        """Terminate the processes that a killed process left.
+
+        The creation time shows whether the system has given the process id to another program since.
+        """
         with suppress(OSError, ValueError):
-            left = []
-            for pid, created in json.loads(self._note.read_text()).items():
+            leftovers = []
+            for pid, created in json.loads(self._pid_file.read_text()).items():
                 with suppress(psutil.NoSuchProcess):
                     if abs(psutil.Process(int(pid)).create_time() - created) < 1:
-                        left.append(int(pid))
-            end_trees(left, self._ending_seconds)
+                        leftovers.append(int(pid))
+            terminate_trees(leftovers, self._shutdown_timeout_seconds)
 
 
 def is_reachable(url: str) -> bool:
-    """Whether an address answers with success."""
+    """Whether a GET request to an address succeeds."""
     try:
         with urllib.request.urlopen(url, timeout=5):
             return True
@@ -175,15 +186,15 @@ def is_reachable(url: str) -> bool:
         return False
 
 
-def end_trees(pids: Sequence[int], timeout_seconds: float) -> None:
-    """End processes with their children: the parents are asked, who is left after the time is killed."""
-    families = []
+def terminate_trees(pids: Sequence[int], timeout_seconds: float) -> None:
+    """Terminate processes and their children; kill those that are still alive after `timeout_seconds`."""
+    trees = []
     for pid in pids:
         with suppress(psutil.NoSuchProcess):
             parent = psutil.Process(pid)
-            families += [parent, *parent.children(recursive=True)]
+            trees += [parent, *parent.children(recursive=True)]
             parent.terminate()
-    _, alive = psutil.wait_procs(families, timeout=timeout_seconds)
+    _, alive = psutil.wait_procs(trees, timeout=timeout_seconds)
     for process in alive:
         with suppress(psutil.NoSuchProcess):
             process.kill()
@@ -191,8 +202,8 @@ def end_trees(pids: Sequence[int], timeout_seconds: float) -> None:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let an impatient second Ctrl-C wait: it would leave running what is just being ended."""
+def _signals_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C and SIGTERM during the block: a second Ctrl-C would interrupt the shutdown and leave processes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""What a local Cloud Run runs: revisions as processes of functions-framework, and the addresses they have."""
+"""The revisions of the Cloud Run stand-in: processes of functions-framework, and the proxy in front of them."""
 
 import asyncio
 import ctypes
@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
 from yarl import URL
@@ -19,10 +20,10 @@ from infra.local.processes import free_port
 START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 3.0
 REQUEST_TIMEOUT_SECONDS = 60.0
-SHUTDOWN_TIMEOUT_SECONDS = 1.0  # for requests that are being answered
+SHUTDOWN_TIMEOUT_SECONDS = 1.0  # for requests in progress
 _POLL_SECONDS = 0.05
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# Headers of one connection, which a proxy does not pass on (RFC 9110, section 7.6.1).
+# Headers that apply to one connection only. Proxies do not forward them (RFC 9110, section 7.6.1).
 _HOP_BY_HOP = {
     "connection",
     "keep-alive",
@@ -35,11 +36,11 @@ _HOP_BY_HOP = {
 
 
 class RevisionFailed(Exception):
-    """A revision that does not start; the message is the one its condition shows."""
+    """A revision does not start. The message is that of the revision's condition."""
 
 
 class RevisionProcess:
-    """One revision, run by functions-framework in this Python environment on a port of its own."""
+    """A revision as a process of functions-framework. It uses this Python environment and a free port."""
 
     def __init__(self, name: str, source: Path, target: str, environment: Mapping[str, str], log: Path) -> None:
         self.name = name
@@ -53,14 +54,18 @@ class RevisionProcess:
         self._runtime: tempfile.TemporaryDirectory[str] | None = None
 
     async def port(self) -> int:
-        """The port it answers on; started if it does not run (yet, or any more). Raises RevisionFailed."""
+        """Start the process unless it is running, and return its port.
+
+        Raises:
+            RevisionFailed: the process exits or does not listen within `START_TIMEOUT_SECONDS`.
+        """
         async with self._lock:
             if self._process is None or self._process.returncode is not None:
                 await self._start()
             return self._port
 
     async def stop(self) -> None:
-        """End the process and what it started: politely, then by force."""
+        """Stop the process and its children: with SIGTERM, and after `STOP_TIMEOUT_SECONDS` with SIGKILL."""
         async with self._lock:
             process, self._process = self._process, None
             if process is None:
@@ -78,18 +83,13 @@ class RevisionProcess:
         self._port = free_port()
         if self._runtime is None:
             self._runtime = tempfile.TemporaryDirectory(prefix="revision-")
-        command = [sys.executable, "-m", "functions_framework", "--target", self._target]
-        command += [
-            "--source",
-            str(self._source / "main.py"),
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(self._port),
+        command = [
+            *(sys.executable, "-m", "functions_framework", "--target", self._target),
+            *("--source", str(self._source / "main.py"), "--host", "127.0.0.1", "--port", str(self._port)),
         ]
         environment = {**os.environ, **self._environment, "K_REVISION": self.name, "PORT": str(self._port)}
-        # gunicorn puts a control socket there, else into the user's home; functions-framework cannot turn that off.
-        # Not in the stand-in's own folder, because a socket's path has to be shorter than 108 characters.
+        # gunicorn creates a control socket in this folder, by default in the user's home. functions-framework has no
+        # option for it. The stand-in's folder is not used, because a socket's path is limited to 107 characters.
         environment["XDG_RUNTIME_DIR"] = self._runtime.name
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -99,16 +99,16 @@ class RevisionProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # a process group of its own, which can be ended as a whole
-                preexec_fn=_end_with_parent,
+                start_new_session=True,  # a new process group, which can be killed as a whole
+                preexec_fn=_exit_with_parent,
             )
         try:
             async with asyncio.timeout(START_TIMEOUT_SECONDS):
-                await self._listening(self._process)
+                await self._wait_until_listening(self._process)
         except TimeoutError:
-            await self._fail(f"within {START_TIMEOUT_SECONDS:.0f} s")
+            await self._raise_failed(f"within {START_TIMEOUT_SECONDS:.0f} s")
 
-    async def _listening(self, process: asyncio.subprocess.Process) -> None:
+    async def _wait_until_listening(self, process: asyncio.subprocess.Process) -> None:
         while process.returncode is None:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", self._port)
@@ -117,31 +117,39 @@ class RevisionProcess:
             else:
                 writer.close()
                 return
-        await self._fail("before it ended")
+        await self._raise_failed("before it exited")
 
-    async def _fail(self, when: str) -> None:
+    async def _raise_failed(self, when: str) -> NoReturn:
         assert self._process is not None
         _signal_group(self._process.pid, signal.SIGKILL)
         await self._process.wait()
         lines = self._log.read_text(errors="replace").strip().splitlines()
         raise RevisionFailed(
             f"Revision '{self.name}' is not ready and cannot serve traffic. The user-provided container "
-            f"failed to start and listen on its port {when}. Its last words: {lines[-1] if lines else 'none'}"
+            f"failed to start and listen on its port {when}. The last line of its log: {lines[-1] if lines else 'none'}"
         )
 
 
-class Address:
-    """A port of 127.0.0.1 that passes every request on to one of several revisions, by their weights."""
+class RevisionProxy:
+    """A reverse proxy on a port of 127.0.0.1. It forwards each request to a revision drawn by weight.
 
-    def __init__(self, choices: Callable[[], Sequence[tuple[RevisionProcess, int]]]) -> None:
-        self._choices = choices
+    Args:
+        weighted_revisions: returns the revisions to choose from and their weights. It is called for each request.
+    """
+
+    def __init__(self, weighted_revisions: Callable[[], Sequence[tuple[RevisionProcess, int]]]) -> None:
+        self._weighted_revisions = weighted_revisions
         self._runner: web.AppRunner | None = None
         self._session: ClientSession | None = None
 
     async def open(self, port: int) -> int:
-        """Listen on the port (0: on any free one) and return it; OSError where it is taken."""
+        """Listen on a port, or on a free one if `port` is 0, and return it.
+
+        Raises:
+            OSError: the port is taken.
+        """
         application = web.Application()
-        application.router.add_route("*", "/{path:.*}", self._pass_on)
+        application.router.add_route("*", "/{path:.*}", self._forward_to_any)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_SECONDS)
         await runner.setup()
         try:
@@ -151,7 +159,7 @@ class Address:
             raise
         self._runner = runner
         self._session = ClientSession(
-            # A connection a request: an idle one would keep gunicorn from ending.
+            # One connection per request, because an idle connection delays the exit of gunicorn.
             connector=TCPConnector(limit=0, force_close=True),
             auto_decompress=False,
             cookie_jar=DummyCookieJar(),
@@ -167,18 +175,19 @@ class Address:
         if self._session:
             await self._session.close()
 
-    async def _pass_on(self, request: web.Request) -> web.StreamResponse:
-        choices = self._choices()
-        if not choices:
+    async def _forward_to_any(self, request: web.Request) -> web.StreamResponse:
+        weighted = self._weighted_revisions()
+        if not weighted:
             return web.Response(status=404, text="No revision serves this address.\n")
-        [revision] = random.choices(*zip(*choices, strict=True))
+        revisions, weights = zip(*weighted, strict=True)
+        [revision] = random.choices(revisions, weights)
         try:
             port = await revision.port()
-            return await self._answer(request, port)
+            return await self._forward(request, port)
         except (RevisionFailed, ClientError, TimeoutError) as error:
             return web.Response(status=503, text=f"Service Unavailable: {error}\n")
 
-    async def _answer(self, request: web.Request, port: int) -> web.StreamResponse:
+    async def _forward(self, request: web.Request, port: int) -> web.StreamResponse:
         assert self._session is not None
         async with self._session.request(
             request.method,
@@ -187,7 +196,7 @@ class Address:
             data=request.content if request.can_read_body else None,
             allow_redirects=False,
         ) as upstream:
-            # Read whole before anything is sent on, so that an answer that breaks off becomes a 503.
+            # The whole body is read before the response starts. An incomplete one raises and becomes a 503.
             body = await upstream.read()
             kept = [item for item in upstream.headers.items() if item[0].lower() not in _HOP_BY_HOP]
             response = web.Response(status=upstream.status, body=body)
@@ -198,12 +207,12 @@ class Address:
             return response
 
 
-def _end_with_parent() -> None:
-    """In the child: be ended when the stand-in is, even where that is killed and cannot clean up."""
+def _exit_with_parent() -> None:
+    """Called in the child process: let the system send it SIGTERM when the stand-in exits, even if it is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _signal_group(group: int, number: int) -> None:
-    with suppress(ProcessLookupError):  # all of it may have ended
+    with suppress(ProcessLookupError):  # all its processes may have exited
         os.killpg(group, number)

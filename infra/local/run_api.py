@@ -1,11 +1,13 @@
-"""A stand-in for Cloud Run on this machine: the part of its Admin API that the real client here uses.
+"""A stand-in for Cloud Run: the part of its Admin API that this project's client uses.
 
     python -m infra.local.run_api --port 8899 --state FOLDER [--service-port NAME=PORT]
 
-It answers the Cloud Run Admin API v2 (services, revisions, builds:submit, operations) and, for builds, the
-operations of Cloud Build v1. A build unpacks the source zip from the bucket of STORAGE_EMULATOR_HOST; a
-revision runs as a process of functions-framework in this Python environment. What it keeps lies in FOLDER, so
-that services come back with the same revisions, traffic and addresses.
+It implements services, revisions, builds:submit and operations of the Cloud Run Admin API v2, and the operations of
+Cloud Build v1. A build unpacks the source zip from the bucket of STORAGE_EMULATOR_HOST. A revision is a process of
+functions-framework in this Python environment. The state is kept in FOLDER: after a restart, services have the same
+revisions, traffic and addresses.
+
+`main` starts the server, `CloudRunServer` handles the requests, and `infra.local.services` holds the services.
 """
 
 import argparse
@@ -15,11 +17,9 @@ import logging
 import os
 import re
 import signal
-import subprocess
 import sys
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from google.cloud.storage import Client
 from google.protobuf.json_format import ParseError
 
 from infra.errors import StackError
-from infra.local.services import Images, Refused, RunningService, invalid, not_found, now
+from infra.local.services import ApiError, Images, RunningService, invalid, not_found, now
 
 _LOCATION = "projects/{project}/locations/{location}"
 _SERVICE_ID = re.compile(r"[a-z]([-a-z0-9]{0,47}[a-z0-9])?")
@@ -40,7 +40,7 @@ _UPDATABLE = ("template", "traffic", "labels", "annotations", "ingress", "scalin
 
 
 class CloudRunServer:
-    """The API's answers, and the services behind them."""
+    """The handlers of the API's requests, and the services and operations that they manage."""
 
     def __init__(self, folder: Path, service_ports: Mapping[str, int]) -> None:
         self._folder = folder
@@ -48,25 +48,25 @@ class CloudRunServer:
         self._service_ports = service_ports
         self._services: dict[str, RunningService] = {}
         self._operations: dict[str, dict[str, Any]] = {}
-        self._work: set[asyncio.Task[None]] = set()
+        self._operation_tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Bring back the services of an earlier run."""
+        """Restore the services of an earlier process."""
         for path in sorted((self._folder / "services").glob("*.json")):
             running = RunningService.read(self._folder, self._images, path)
             self._services[running.service.name] = running
             await running.open(self._service_ports.get(running.short_name))
 
     async def close(self) -> None:
-        """End everything that runs."""
-        for task in self._work:
+        """Cancel the operations and stop all services."""
+        for task in self._operation_tasks:
             task.cancel()
-        await asyncio.gather(*self._work, return_exceptions=True)
+        await asyncio.gather(*self._operation_tasks, return_exceptions=True)
         await asyncio.gather(*(running.close() for running in self._services.values()))
 
     def application(self) -> web.Application:
-        """The API as a web application."""
-        application = web.Application(middlewares=[_google_errors], client_max_size=2**22)
+        """The web application with the API's routes."""
+        application = web.Application(middlewares=[_error_responses], client_max_size=2**22)
         services, one_service = f"/v2/{_LOCATION}/services", f"/v2/{_LOCATION}/services/{{service}}"
         application.add_routes(
             [
@@ -89,8 +89,8 @@ class CloudRunServer:
 
     async def _list_services(self, request: web.Request) -> web.Response:
         prefix = f"{_parent(request)}/services/"
-        found = [item.service for name, item in self._services.items() if name.startswith(prefix)]
-        return web.json_response({"services": [_document(service) for service in found]})
+        services = [running.service for name, running in self._services.items() if name.startswith(prefix)]
+        return web.json_response({"services": [_document(service) for service in services]})
 
     async def _get_service(self, request: web.Request) -> web.Response:
         return web.json_response(_document(self._find(request).service))
@@ -109,51 +109,40 @@ class CloudRunServer:
     async def _create_service(self, request: web.Request) -> web.Response:
         service_id = request.query.get("serviceId", "")
         if not _SERVICE_ID.fullmatch(service_id):
-            raise invalid("The service id has to be lower-case letters, digits and hyphens, up to 49 of them.")
+            raise invalid("The service id must consist of up to 49 lower-case letters, digits and hyphens.")
         name = f"{_parent(request)}/services/{service_id}"
         if name in self._services:
-            raise Refused(409, 6, "ALREADY_EXISTS", f"Resource '{service_id}' already exists.")
-        wanted = await _message(request, run_v2.Service)
-        _check_template(wanted)
-        wanted.name, wanted.uid, wanted.generation = name, str(uuid.uuid4()), 1
-        wanted.create_time = wanted.update_time = now()
-        wanted.etag = uuid.uuid4().hex
-        running = RunningService(self._folder, self._images, wanted)
-        revision = running.add_revision()
-        running.check_traffic()
+            raise ApiError(409, 6, "ALREADY_EXISTS", f"Resource '{service_id}' already exists.")
+        service = await _message(request, run_v2.Service)
+        _check_template(service)
+        service.name, service.uid, service.generation = name, str(uuid.uuid4()), 1
+        service.create_time = service.update_time = now()
+        service.etag = uuid.uuid4().hex
+        running = RunningService(self._folder, self._images, run_v2.Service(name=name))
+        revision = running.update(service)
         await running.open(self._service_ports.get(service_id))
         self._services[name] = running
-        return self._start(request, self._reconcile(running, revision))
+        return web.json_response(self._start_operation(request, self._reconcile(running, revision)))
 
     async def _update_service(self, request: web.Request) -> web.Response:
         running = self._find(request)
         wanted = await _message(request, run_v2.Service)
-        paths = [_snake_case(path) for path in request.query.get("updateMask", "").split(",") if path]
-        if unknown := set(paths) - set(_UPDATABLE):
+        fields = [_snake_case(path) for path in request.query.get("updateMask", "").split(",") if path]
+        if unknown := set(fields) - set(_UPDATABLE):
             raise invalid(f"This stand-in cannot update {', '.join(sorted(unknown))}.")
         async with running.lock:
-            before = running.service
-            if wanted.etag and wanted.etag != before.etag:
-                raise Refused(409, 10, "ABORTED", f"Conflict for resource '{running.short_name}'.")
-            after = run_v2.Service(before)
-            for path in paths or _UPDATABLE:
-                setattr(after, path, getattr(wanted, path))
-            _check_template(after)
-            running.service = after
-            try:
-                changed = after.template != before.template
-                after.generation += 1
-                revision = running.add_revision() if changed else None
-                running.check_traffic()
-            except Refused:
-                running.service = before
-                if changed and after.latest_created_revision != before.latest_created_revision:
-                    del running.revisions[after.latest_created_revision.rpartition("/")[2]]
-                raise
-            after.etag, after.update_time, after.reconciling = uuid.uuid4().hex, now(), True
-        return self._start(request, self._reconcile(running, revision))
+            if wanted.etag and wanted.etag != running.service.etag:
+                raise ApiError(409, 10, "ABORTED", f"Conflict for resource '{running.short_name}'.")
+            service = run_v2.Service(running.service)
+            for field in fields or _UPDATABLE:
+                setattr(service, field, getattr(wanted, field))
+            _check_template(service)
+            service.generation += 1
+            service.etag, service.update_time, service.reconciling = uuid.uuid4().hex, now(), True
+            revision = running.update(service)
+        return web.json_response(self._start_operation(request, self._reconcile(running, revision)))
 
-    async def _reconcile(self, running: RunningService, new: run_v2.Revision | None) -> dict[str, Any]:
+    async def _reconcile(self, running: RunningService, new: str | None) -> dict[str, Any]:
         async with running.lock:
             await running.reconcile(new)
             document = _document(running.service)
@@ -163,10 +152,8 @@ class CloudRunServer:
         wanted = await _message(request, run_v2.SubmitBuildRequest)
         source, target = wanted.storage_source, wanted.buildpack_build.function_target
         if not (source.bucket and source.object_ and wanted.image_uri and target):
-            raise invalid("A build needs a storage source, an image URI and a function target.")
-        response = self._start(request, self._build(wanted))
-        operation = json.loads(response.text or "{}")
-        return web.json_response({"buildOperation": operation})
+            raise invalid("A build requires a storage source, an image URI and a function target.")
+        return web.json_response({"buildOperation": self._start_operation(request, self._build(wanted))})
 
     async def _build(self, wanted: run_v2.SubmitBuildRequest) -> dict[str, Any]:
         source = wanted.storage_source
@@ -175,8 +162,8 @@ class CloudRunServer:
         await asyncio.to_thread(self._images.add, wanted.image_uri, target, archive)
         return {"@type": "type.googleapis.com/google.protobuf.Empty"}
 
-    def _start(self, request: web.Request, work: Coroutine[Any, Any, dict[str, Any]]) -> web.Response:
-        """Begin a long-running operation and answer with it."""
+    def _start_operation(self, request: web.Request, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+        """Start a long-running operation and return its message. Clients poll it (`_get_operation`)."""
         name = f"{_parent(request)}/operations/{uuid.uuid4()}"
         operation: dict[str, Any] = {"name": name, "done": False}
         self._operations[name] = operation
@@ -184,16 +171,16 @@ class CloudRunServer:
         async def run() -> None:
             try:
                 result = {"response": await work}
-            except Refused as refused:
-                result = {"error": {"code": refused.code, "message": str(refused)}}
+            except ApiError as error:
+                result = {"error": {"code": error.code, "message": str(error)}}
             except Exception as error:
                 result = {"error": {"code": 13, "message": f"{type(error).__name__}: {error}"}}
             operation.update(result, done=True)
 
         task = asyncio.create_task(run())
-        self._work.add(task)
-        task.add_done_callback(self._work.discard)
-        return web.json_response(operation)
+        self._operation_tasks.add(task)
+        task.add_done_callback(self._operation_tasks.discard)
+        return operation
 
     async def _get_operation(self, request: web.Request) -> web.Response:
         name = f"{_parent(request)}/operations/{request.match_info['operation']}"
@@ -209,18 +196,18 @@ class CloudRunServer:
 
 
 @web.middleware
-async def _google_errors(
+async def _error_responses(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Say errors as Google's APIs do: {"error": {"code", "message", "status"}}."""
+    """Respond to errors as Google's APIs do: {"error": {"code", "message", "status"}}."""
     try:
         return await handler(request)
-    except Refused as refused:
-        code, message, status = refused.http_status, str(refused), refused.status
+    except ApiError as error:
+        code, message, status = error.http_status, str(error), error.status
     except web.HTTPNotFound:
-        code, message, status = 404, f"This stand-in has nothing at {request.path}.", "NOT_FOUND"
+        code, message, status = 404, f"This stand-in does not implement {request.path}.", "NOT_FOUND"
     except web.HTTPMethodNotAllowed:
-        code, message, status = 405, f"{request.path} does not take {request.method}.", "UNIMPLEMENTED"
+        code, message, status = 405, f"{request.path} does not support {request.method}.", "UNIMPLEMENTED"
     except web.HTTPRequestEntityTooLarge:
         code, message, status = 413, "The request is too large.", "INVALID_ARGUMENT"
     except Exception:
@@ -235,7 +222,7 @@ def _parent(request: web.Request) -> str:
 
 
 async def _message(request: web.Request, kind: Any) -> Any:
-    """The request's body as one of the API's messages."""
+    """Parse the request's body as a message of the API."""
     try:
         return kind.from_json(await request.text())
     except (ParseError, ValueError) as error:
@@ -250,7 +237,7 @@ def _document(message: Any) -> dict[str, Any]:
 
 def _check_template(service: run_v2.Service) -> None:
     if len(service.template.containers) != 1 or not service.template.containers[0].image:
-        raise invalid("The template has to have one container with an image.")
+        raise invalid("The template must have one container with an image.")
 
 
 def _snake_case(path: str) -> str:
@@ -262,39 +249,14 @@ def _read_object(bucket: str, name: str) -> bytes:
     try:
         data: bytes = client.bucket(bucket).blob(name).download_as_bytes(timeout=_STORAGE_TIMEOUT_SECONDS)
     except google_exceptions.NotFound as error:
-        raise Refused(404, 5, "NOT_FOUND", f"The source gs://{bucket}/{name} does not exist.") from error
+        raise ApiError(404, 5, "NOT_FOUND", f"The source gs://{bucket}/{name} does not exist.") from error
     return data
 
 
-@contextmanager
-def cloud_run(folder: Path, port: int = 0, environment: Mapping[str, str] | None = None) -> Iterator[str]:
-    """The stand-in as a process of its own, for as long as the block lasts; gives its endpoint.
-
-    Raises StackError where it does not start.
-    """
-    command = [sys.executable, "-m", "infra.local.run_api", "--port", str(port), "--state", str(folder)]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, **(environment or {})},
-        text=True,
-    )
-    with process:
-        assert process.stdout and process.stderr
-        try:
-            endpoint = process.stdout.readline().strip().rpartition(" ")[2]
-            if not endpoint:
-                raise StackError(process.stderr.read().strip() or "The Cloud Run stand-in did not start.")
-            yield endpoint
-        finally:
-            process.terminate()
-
-
 async def _serve(port: int, folder: Path, service_ports: Mapping[str, int]) -> None:
-    ended = asyncio.Event()
+    stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     server = CloudRunServer(folder, service_ports)
     runner = web.AppRunner(server.application(), access_log=None)
     await runner.setup()
@@ -307,7 +269,7 @@ async def _serve(port: int, folder: Path, service_ports: Mapping[str, int]) -> N
         await server.open()
         actual_port = runner.addresses[0][1]
         print(f"Cloud Run stand-in on http://127.0.0.1:{actual_port}", flush=True)
-        await ended.wait()
+        await stopped.wait()
     finally:
         await server.close()
         await runner.cleanup()
@@ -319,9 +281,9 @@ def _service_port(text: str) -> tuple[str, int]:
 
 
 def main() -> int:
-    """Run the stand-in until it is told to end."""
+    """Run the stand-in until SIGINT or SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m infra.local.run_api", description=__doc__)
-    parser.add_argument("--port", type=int, default=8899, help="port of the API; 0 for any free one")
+    parser.add_argument("--port", type=int, default=8899, help="port of the API; 0 chooses a free one")
     parser.add_argument("--state", type=Path, required=True, help="folder for images, services and logs")
     parser.add_argument(
         "--service-port",
@@ -329,12 +291,12 @@ def main() -> int:
         action="append",
         default=[],
         metavar="NAME=PORT",
-        help="port of a service's own address; any free one where none is given",
+        help="port of a service's address; a free one if not given",
     )
     options = parser.parse_args()
     try:
         if "STORAGE_EMULATOR_HOST" not in os.environ:
-            raise StackError("Set STORAGE_EMULATOR_HOST to the storage emulator that builds read from.")
+            raise StackError("Set STORAGE_EMULATOR_HOST to the address of the storage emulator that builds read from.")
         asyncio.run(_serve(options.port, options.state.absolute(), dict(options.service_port)))
     except StackError as error:
         print(error, file=sys.stderr)

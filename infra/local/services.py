@@ -1,8 +1,9 @@
-"""What a local Cloud Run keeps: images, services, their revisions and traffic, in a folder that outlives it.
+"""The state of the Cloud Run stand-in: images and services, in a folder that a later process can continue with.
 
-images/{sha256}/        an unpacked source; images.json says which address and entry point belong to it
+images.json             the image addresses, each with the digest of its source and its entry point
+images/{sha256}/        the unpacked source of an image
 services/{name}.json    a service with its revisions and ports
-logs/{revision}.log     what a revision's process said
+logs/{revision}.log     the output of a revision's process
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import json
 import shutil
 import uuid
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,15 +22,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from infra.errors import StackError
 from infra.files import sha256_of, write_bytes
-from infra.local.revision_process import Address, RevisionFailed, RevisionProcess
+from infra.local.revision_process import RevisionFailed, RevisionProcess, RevisionProxy
 
 _STATE = run_v2.Condition.State
 _LATEST = run_v2.TrafficTargetAllocationType.TRAFFIC_TARGET_ALLOCATION_TYPE_LATEST
-_SERVICE = ""  # the key of a service's own port, beside those of its tags
+_SERVICE = ""  # the key of the service's address; the other keys are the tags of tagged revisions
 
 
-class Refused(Exception):
-    """A request that Cloud Run refuses, with its HTTP status, gRPC code (google.rpc.Code) and name."""
+class ApiError(Exception):
+    """An error response of the API, with the HTTP status and the code and name of google.rpc.Code."""
 
     def __init__(self, http_status: int, code: int, status: str, message: str) -> None:
         super().__init__(message)
@@ -38,51 +39,64 @@ class Refused(Exception):
         self.status = status
 
 
-def not_found(what: str) -> Refused:
-    """NOT_FOUND, as Google words it."""
-    return Refused(404, 5, "NOT_FOUND", f"Resource '{what}' was not found")
+def not_found(name: str) -> ApiError:
+    """NOT_FOUND, with Google's sentence."""
+    return ApiError(404, 5, "NOT_FOUND", f"Resource '{name}' was not found")
 
 
-def invalid(message: str) -> Refused:
+def invalid(message: str) -> ApiError:
     """INVALID_ARGUMENT."""
-    return Refused(400, 3, "INVALID_ARGUMENT", message)
+    return ApiError(400, 3, "INVALID_ARGUMENT", message)
+
+
+def failed(message: str) -> ApiError:
+    """FAILED_PRECONDITION."""
+    return ApiError(400, 9, "FAILED_PRECONDITION", message)
 
 
 class Images:
-    """Sources that were "built": unpacked, and known by the address that was asked for."""
+    """Images by address. An image is a source that was unpacked instead of built."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "images"
         self._index = folder / "images.json"
 
     def add(self, address: str, target: str, archive: bytes) -> None:
-        """Unpack a source zip; raises Refused where it is none that functions-framework could run."""
+        """Unpack the source zip of an image with the entry point `target`.
+
+        Raises:
+            ApiError: the archive is not a zip file or has no main.py.
+        """
         digest = sha256_of(archive)
-        place = self._folder / digest
-        if not place.exists():
-            beside = self._folder / f".{digest}.{uuid.uuid4().hex}"
+        folder = self._folder / digest
+        if not folder.exists():
+            temporary = self._folder / f".{digest}.{uuid.uuid4().hex}"
             try:
                 with zipfile.ZipFile(io.BytesIO(archive)) as source:
-                    source.extractall(beside)
-                if not (beside / "main.py").exists():
-                    raise Refused(400, 9, "FAILED_PRECONDITION", "The source has no main.py.")
-                beside.rename(place)
+                    source.extractall(temporary)
+                if not (temporary / "main.py").exists():
+                    raise failed("The source has no main.py.")
+                temporary.rename(folder)
             except zipfile.BadZipFile as error:
-                raise Refused(400, 9, "FAILED_PRECONDITION", "The source is not a zip archive.") from error
+                raise failed("The source is not a zip archive.") from error
             finally:
-                shutil.rmtree(beside, ignore_errors=True)
-        index = self._read() | {address: {"digest": digest, "target": target}}
+                shutil.rmtree(temporary, ignore_errors=True)
+        index = self._read_index() | {address: {"digest": digest, "target": target}}
         write_bytes(self._index, json.dumps(index, indent=2, sort_keys=True).encode())
 
     def find(self, address: str) -> tuple[Path, str]:
-        """Folder and entry point of an image."""
+        """The folder and the entry point of an image.
+
+        Raises:
+            ApiError: there is no such image.
+        """
         try:
-            image = self._read()[address]
+            image = self._read_index()[address]
         except KeyError as error:
-            raise Refused(404, 5, "NOT_FOUND", f"Image '{address}' not found.") from error
+            raise ApiError(404, 5, "NOT_FOUND", f"Image '{address}' not found.") from error
         return self._folder / image["digest"], image["target"]
 
-    def _read(self) -> dict[str, dict[str, str]]:
+    def _read_index(self) -> dict[str, dict[str, str]]:
         if not self._index.exists():
             return {}
         index: dict[str, dict[str, str]] = json.loads(self._index.read_text())
@@ -91,7 +105,11 @@ class Images:
 
 @dataclass
 class RunningService:
-    """A service, its revisions, and the processes and addresses that serve it now."""
+    """A service with its revisions, their processes and the proxies on its addresses.
+
+    `update` changes what is requested; `reconcile` then starts the revisions and moves the traffic. Callers hold
+    `lock` for both.
+    """
 
     folder: Path
     images: Images
@@ -99,59 +117,66 @@ class RunningService:
     revisions: dict[str, run_v2.Revision] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _fixed_port: int | None = None
+    _required_port: int | None = None
     _processes: dict[str, RevisionProcess] = field(default_factory=dict)
-    _addresses: dict[str, Address] = field(default_factory=dict)
-    _ending: set[asyncio.Task[None]] = field(default_factory=set)
+    _proxies: dict[str, RevisionProxy] = field(default_factory=dict)
+    _stopping: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def short_name(self) -> str:
-        """The service's name without its project and location."""
-        return self.service.name.rpartition("/")[2]
+        """The service's name without project and location."""
+        return last_part(self.service.name)
 
     @classmethod
     def read(cls, folder: Path, images: Images, path: Path) -> "RunningService":
-        """A service as an earlier run left it."""
+        """Read a service that an earlier process has saved."""
         state = json.loads(path.read_text())
         revisions = [run_v2.Revision.from_json(json.dumps(revision)) for revision in state["revisions"]]
         return cls(
             folder=folder,
             images=images,
             service=run_v2.Service.from_json(json.dumps(state["service"])),
-            revisions={revision.name.rpartition("/")[2]: revision for revision in revisions},
+            revisions={last_part(revision.name): revision for revision in revisions},
             ports=state["ports"],
         )
 
-    def save(self) -> None:
-        """Keep the service for the next run."""
-        state = {
-            "service": json.loads(run_v2.Service.to_json(self.service)),
-            "revisions": [json.loads(run_v2.Revision.to_json(item)) for item in self.revisions.values()],
-            "ports": self.ports,
-        }
-        path = self.folder / "services" / f"{self.short_name}.json"
-        write_bytes(path, json.dumps(state, indent=2).encode())
-
     async def open(self, port: int | None) -> None:
-        """Listen: on `port` if one is given, else on the port it had, else on a free one.
+        """Open the addresses. The service listens on `port`; if None, on its last port or a free one.
 
-        Processes start with the first request. Raises StackError where the given port is taken.
+        A revision's process starts with its first request.
+
+        Raises:
+            StackError: `port` is taken.
         """
-        self._fixed_port = port
-        await self._serve()
+        self._required_port = port
+        await self._apply_traffic()
 
     async def close(self) -> None:
-        """End all addresses and processes."""
-        await asyncio.gather(*(address.close() for address in self._addresses.values()))
-        await asyncio.gather(*self._ending, *(process.stop() for process in self._processes.values()))
+        """Close all addresses and stop all processes."""
+        await asyncio.gather(*(proxy.close() for proxy in self._proxies.values()))
+        await asyncio.gather(*self._stopping, *(process.stop() for process in self._processes.values()))
 
-    def add_revision(self) -> run_v2.Revision:
-        """The revision that the service's template asks for now, not ready yet."""
-        template, service = self.service.template, self.service
+    def update(self, service: run_v2.Service) -> str | None:
+        """Replace the service and return the name of the new revision, or None if the template is the same.
+
+        Raises:
+            ApiError: the traffic is invalid or the revision's name is taken; nothing has changed then.
+        """
+        new = None if service.template == self.service.template else self._new_revision(service)
+        name = last_part(new.name) if new else None
+        _check_traffic(service.traffic, {*self.revisions, name})
+        if new and name:
+            self.revisions[name] = new
+            service.latest_created_revision = new.name
+        self.service = service
+        return name
+
+    def _new_revision(self, service: run_v2.Service) -> run_v2.Revision:
+        template = service.template
         name = template.revision or f"{self.short_name}-{service.generation:05d}-{uuid.uuid4().hex[:3]}"
         if name in self.revisions:
-            raise Refused(409, 6, "ALREADY_EXISTS", f"Revision '{name}' already exists.")
-        revision = run_v2.Revision(
+            raise ApiError(409, 6, "ALREADY_EXISTS", f"Revision '{name}' already exists.")
+        return run_v2.Revision(
             name=f"{service.name}/revisions/{name}",
             uid=str(uuid.uuid4()),
             service=service.name,
@@ -163,36 +188,25 @@ class RunningService:
             scaling=template.scaling,
             timeout=template.timeout,
             max_instance_request_concurrency=template.max_instance_request_concurrency,
-            conditions=[run_v2.Condition(type_="Ready", state=_STATE.CONDITION_RECONCILING)],
+            conditions=[_ready(_STATE.CONDITION_RECONCILING)],
         )
-        self.revisions[name] = revision
-        service.latest_created_revision = revision.name
-        return revision
 
-    def check_traffic(self) -> None:
-        """Refuse traffic to unknown revisions, or that is not 100 % together."""
-        targets = self.service.traffic
-        if targets and sum(target.percent for target in targets) != 100:
-            raise invalid("The percents of all traffic targets have to be 100 together.")
-        tags = [target.tag for target in targets if target.tag]
-        if len(tags) != len(set(tags)):
-            raise invalid("A tag stands at more than one traffic target.")
-        for target in targets:
-            if target.type_ != _LATEST and target.revision not in self.revisions:
-                raise invalid(f"Revision '{target.revision}' of the traffic does not exist.")
+    async def reconcile(self, new: str | None) -> None:
+        """Start the new revision and those with traffic, then move the traffic.
 
-    async def reconcile(self, new: run_v2.Revision | None) -> None:
-        """Bring the service to what was asked for; raises Refused where a revision does not become ready.
+        The traffic stays as it was if a revision does not become ready.
 
-        The traffic stays where it was until all revisions that are to serve are ready.
+        Raises:
+            ApiError: a revision does not become ready.
         """
         targets = list(self.service.traffic) or [run_v2.TrafficTarget(type_=_LATEST, percent=100)]
-        serving = [(self._revision_of(target), target) for target in targets]
-        names = {name for name, _ in serving} | ({new.name.rpartition("/")[2]} if new else set())
+        latest = last_part(self.service.latest_created_revision)
+        serving = [(latest if target.type_ == _LATEST else target.revision, target) for target in targets]
+        names = {name for name, _ in serving} | ({new} if new else set())
         try:
-            await asyncio.gather(*(self._start(name) for name in sorted(names)))
-        except Refused as refused:
-            self.service.terminal_condition = _ready(_STATE.CONDITION_FAILED, str(refused))
+            await asyncio.gather(*(self._start_revision(name) for name in sorted(names)))
+        except ApiError as error:
+            self.service.terminal_condition = _ready(_STATE.CONDITION_FAILED, str(error))
             raise
         else:
             self.service.traffic_statuses = [
@@ -204,26 +218,20 @@ class RunningService:
             self.service.observed_generation = self.service.generation
         finally:
             self.service.reconciling = False
-            await self._serve()
+            await self._apply_traffic()
 
-    def _revision_of(self, target: run_v2.TrafficTarget) -> str:
-        if target.type_ == _LATEST:
-            return self.service.latest_created_revision.rpartition("/")[2]
-        return target.revision
-
-    async def _start(self, name: str) -> None:
+    async def _start_revision(self, name: str) -> None:
+        """Start a revision's process and set the revision's condition."""
         revision = self.revisions[name]
         try:
-            process = self._process(name)
-            await process.port()
-        except (RevisionFailed, Refused) as error:
+            await self._process(name).port()
+        except (RevisionFailed, ApiError) as error:
             revision.conditions = [_ready(_STATE.CONDITION_FAILED, str(error))]
-            if isinstance(error, Refused):
-                raise
-            raise Refused(400, 9, "FAILED_PRECONDITION", str(error)) from error
+            raise error if isinstance(error, ApiError) else failed(str(error)) from error
         revision.conditions = [_ready(_STATE.CONDITION_SUCCEEDED)]
 
     def _process(self, name: str) -> RevisionProcess:
+        """The process of a revision, which may not have started yet."""
         if name not in self._processes:
             container = self.revisions[name].containers[0]
             source, target = self.images.find(container.image)
@@ -234,57 +242,83 @@ class RunningService:
             self._processes[name] = RevisionProcess(name, source, target, environment, log)
         return self._processes[name]
 
-    async def _serve(self) -> None:
-        """Open and close addresses and end processes, as the traffic now is."""
+    async def _apply_traffic(self) -> None:
+        """Open and close addresses and stop processes according to the traffic statuses, and save the service."""
         statuses = self.service.traffic_statuses
         wanted = {_SERVICE, *(status.tag for status in statuses if status.tag)}
-        for key in sorted(wanted - self._addresses.keys()):
+        for key in sorted(wanted - self._proxies.keys()):
             await self._open_address(key)
-        for key in self._addresses.keys() - wanted:
-            await self._addresses.pop(key).close()
+        for key in self._proxies.keys() - wanted:
+            await self._proxies.pop(key).close()
             del self.ports[key]
         self.service.uri = self._uri(_SERVICE)
         for status in statuses:
             status.uri = self._uri(status.tag) if status.tag else ""
         for name in self._processes.keys() - {status.revision for status in statuses}:
-            # In the background: a revision may still be answering its last requests.
+            # In the background, because the process may still be handling its last requests.
             task = asyncio.create_task(self._processes.pop(name).stop())
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
-        self.save()
+            self._stopping.add(task)
+            task.add_done_callback(self._stopping.discard)
+        self._save()
 
     async def _open_address(self, key: str) -> None:
-        address = Address(lambda: self._choices(key))
-        fixed = self._fixed_port if key == _SERVICE else None
+        proxy = RevisionProxy(lambda: self._weighted_revisions(key))
+        required = self._required_port if key == _SERVICE else None
         try:
-            self.ports[key] = await address.open(fixed or self.ports.get(key, 0))
+            self.ports[key] = await proxy.open(required or self.ports.get(key, 0))
         except OSError as error:
-            if fixed:
+            if required:
                 raise StackError(
-                    f"Port {fixed} of the service {self.short_name} is taken ({error.strerror}); end what "
-                    "uses it, or give another one with --service-port."
+                    f"Port {required} of the service {self.short_name} is taken ({error.strerror}). "
+                    "Choose another port with --service-port."
                 ) from error
-            self.ports[key] = await address.open(0)  # somebody else has the port of the last run now
-        self._addresses[key] = address
+            self.ports[key] = await proxy.open(0)  # another program has taken the last port
+        self._proxies[key] = proxy
 
-    def _choices(self, key: str) -> list[tuple[RevisionProcess, int]]:
-        """The revisions that an address serves, with their weights."""
+    def _weighted_revisions(self, key: str) -> list[tuple[RevisionProcess, int]]:
+        """The revisions behind an address, with their weights."""
         statuses = self.service.traffic_statuses
         if key == _SERVICE:
-            served: Mapping[str, int] = {item.revision: item.percent for item in statuses if item.percent}
+            weights: Mapping[str, int] = {status.revision: status.percent for status in statuses if status.percent}
         else:
-            served = {item.revision: 1 for item in statuses if item.tag == key}
-        return [(self._process(name), weight) for name, weight in served.items()]
+            weights = {status.revision: 1 for status in statuses if status.tag == key}
+        return [(self._process(name), weight) for name, weight in weights.items()]
 
     def _uri(self, key: str) -> str:
         return f"http://127.0.0.1:{self.ports[key]}"
 
+    def _save(self) -> None:
+        state = {
+            "service": json.loads(run_v2.Service.to_json(self.service)),
+            "revisions": [json.loads(run_v2.Revision.to_json(revision)) for revision in self.revisions.values()],
+            "ports": self.ports,
+        }
+        path = self.folder / "services" / f"{self.short_name}.json"
+        write_bytes(path, json.dumps(state, indent=2).encode())
+
+
+def last_part(name: str) -> str:
+    """The last part of a resource name such as projects/p/locations/l/services/s."""
+    return name.rpartition("/")[2]
+
 
 def now() -> Timestamp:
-    """The present, as Google's messages hold it."""
-    moment = Timestamp()
-    moment.FromDatetime(datetime.now(UTC))
-    return moment
+    """The current time as a protobuf timestamp."""
+    timestamp = Timestamp()
+    timestamp.FromDatetime(datetime.now(UTC))
+    return timestamp
+
+
+def _check_traffic(targets: Sequence[run_v2.TrafficTarget], revisions: Collection[str | None]) -> None:
+    """Raise ApiError unless the percents add up to 100, tags are unique and all revisions exist."""
+    if targets and sum(target.percent for target in targets) != 100:
+        raise invalid("The percents of the traffic targets must add up to 100.")
+    tags = [target.tag for target in targets if target.tag]
+    if len(tags) != len(set(tags)):
+        raise invalid("Two traffic targets have the same tag.")
+    for target in targets:
+        if target.type_ != _LATEST and target.revision not in revisions:
+            raise invalid(f"Revision '{target.revision}' of the traffic does not exist.")
 
 
 def _ready(state: int, message: str = "") -> run_v2.Condition:

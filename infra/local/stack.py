@@ -1,9 +1,9 @@
-"""A laptop's Google Cloud: Prefect, MLflow, a storage emulator and a Cloud Run stand-in on loopback.
+"""The local stack: Prefect, MLflow, a storage emulator and a Cloud Run stand-in on 127.0.0.1.
 
     with local_stack(Path("workspace/demo"), Ports()) as stack:
         os.environ.update(stack.environment)
 
-Everything they keep lies in the workspace, so that the next stack there goes on where this one ended.
+The services keep their data in the workspace. The next stack in the same workspace continues with it.
 """
 
 import json
@@ -18,10 +18,10 @@ from filelock import FileLock, Timeout
 
 from infra.errors import ConfigurationError, StackError
 from infra.files import write_bytes
-from infra.local.processes import Processes, claim_port, is_reachable
+from infra.local.processes import Processes, claim_port, free_port, is_reachable
 from infra.settings import MAIN_COLLECTION, Settings, read_settings
 
-_QUIET = {
+_NO_TELEMETRY = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -29,22 +29,23 @@ _QUIET = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "ORT_DISABLE_TELEMETRY": "1",
 }
-# Without the last one the slots that a killed server had given out are taken for ever; without the others sqlite is
-# "database is locked" for seconds after a few hundred task runs.
+# With sqlite's defaults, Prefect reports "database is locked" for seconds after a few hundred task runs; larger batches
+# prevent that. Leases in memory would be lost with a killed server, and its concurrency slots would stay taken.
 _PREFECT_ON_SQLITE = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
-_NOTE = "stack.json"  # the environment of the running stack, for other commands to join it
-LOGGED_PACKAGES = "flows,tasks,ml,infra"
-LEAST_FREE_BYTES = 500_000_000  # the databases of Prefect and MLflow, a small dataset, some bundles
+_ENVIRONMENT_FILE = "stack.json"  # the environment of the running stack; other commands use it to join the stack
+_HOST = "http://127.0.0.1"
+LOGGED_PACKAGES = "flows,tasks,ml,infra"  # Prefect shows their log entries in the run
+MIN_FREE_BYTES = 500_000_000  # for the databases of Prefect and MLflow, a small dataset and some bundles
 
 
 @dataclass(frozen=True)
 class Ports:
-    """The ports that people use; 0 is any free one."""
+    """The ports that people open; 0 chooses a free one."""
 
     prefect: int = 0
     mlflow: int = 0
@@ -53,7 +54,7 @@ class Ports:
 
 @dataclass(frozen=True)
 class Stack:
-    """A running stack: its addresses, and the environment that leads the clients to it."""
+    """The addresses of a running stack, and the environment variables that its clients need."""
 
     prefect_url: str
     mlflow_url: str
@@ -66,11 +67,13 @@ class Stack:
 
 @contextmanager
 def local_stack(workspace: Path, ports: Ports | None = None, collection: str = MAIN_COLLECTION) -> Iterator[Stack]:
-    """Start the stand-ins of a workspace, and end them with the block.
+    """Start the services in a workspace and stop them after the block.
+
+    The function's port is given to the service of `collection`.
 
     Raises:
-        StackError: a port is taken, a process does not start, or the workspace has a stack already.
-        ConfigurationError: the workspace cannot be written.
+        StackError: a port is taken, a process does not start, or the workspace already has a running stack.
+        ConfigurationError: the workspace is not writable, or a setting is invalid.
     """
     ports = ports or Ports()
     workspace = prepare_workspace(workspace)
@@ -78,32 +81,32 @@ def local_stack(workspace: Path, ports: Ports | None = None, collection: str = M
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise StackError(f"Another stack is running in {workspace}; end it, or use another workspace.") from None
+        raise StackError(f"Another stack is running in {workspace}. Stop it, or use another workspace.") from None
     try:
         with Processes(workspace / "logs") as processes:
-            stack = _start(workspace, ports, read_settings(collection), processes)
+            stack = _start_services(workspace, ports, read_settings(collection), processes)
             processes.wait_ready()
-            write_bytes(workspace / _NOTE, json.dumps(dict(stack.environment)).encode())
+            write_bytes(workspace / _ENVIRONMENT_FILE, json.dumps(dict(stack.environment)).encode())
             yield stack
     finally:
-        (workspace / _NOTE).unlink(missing_ok=True)
+        (workspace / _ENVIRONMENT_FILE).unlink(missing_ok=True)
         lock.release()
 
 
 def running_stack_environment(workspace: Path) -> dict[str, str] | None:
-    """The environment of the stack that another process runs in this workspace, if one answers."""
+    """The environment of the stack that another process runs in this workspace; None if none is reachable."""
     try:
-        environment: dict[str, str] = json.loads((workspace / _NOTE).read_text())
+        environment: dict[str, str] = json.loads((workspace / _ENVIRONMENT_FILE).read_text())
     except (OSError, ValueError):
         return None
     return environment if is_reachable(f"{environment['PREFECT_API_URL']}/health") else None
 
 
 def prepare_workspace(workspace: Path) -> Path:
-    """The workspace as an absolute, existing and writable folder with room for a small run.
+    """Create the workspace if necessary, check that it is usable, and return its absolute path.
 
     Raises:
-        ConfigurationError: it cannot be made, nothing can be written there, or the disk is as good as full.
+        ConfigurationError: the workspace is not writable, or its disk is nearly full.
     """
     workspace = workspace.absolute()
     try:
@@ -112,32 +115,34 @@ def prepare_workspace(workspace: Path) -> Path:
         (workspace / ".writable").unlink()
         free_bytes = shutil.disk_usage(workspace).free
     except OSError as error:
-        raise ConfigurationError(f"The workspace {workspace} cannot be written: {error.strerror}.") from None
-    if free_bytes < LEAST_FREE_BYTES:
+        raise ConfigurationError(f"The workspace {workspace} is not writable: {error.strerror}.") from None
+    if free_bytes < MIN_FREE_BYTES:
         raise ConfigurationError(
-            f"The workspace {workspace} is on a disk with {free_bytes / 1e6:.0f} MB left; a run needs "
-            f"{LEAST_FREE_BYTES / 1e6:.0f} MB at least."
+            f"The disk of the workspace {workspace} has {free_bytes / 1e6:.0f} MB left. A run needs at least "
+            f"{MIN_FREE_BYTES / 1e6:.0f} MB."
         )
     return workspace
 
 
-def _start(workspace: Path, ports: Ports, settings: Settings, processes: Processes) -> Stack:
+def _start_services(workspace: Path, ports: Ports, settings: Settings, processes: Processes) -> Stack:
     prefect_port = claim_port(ports.prefect, "the Prefect UI", "--prefect-port")
     mlflow_port = claim_port(ports.mlflow, "the MLflow UI", "--mlflow-port")
     function_port = claim_port(ports.function, "the function", "--function-port")
-    storage_port, cloud_run_port = claim_port(0, "", ""), claim_port(0, "", "")
-    local = "http://127.0.0.1"
+    storage_port, cloud_run_port = free_port(), free_port()
+    prefect_url, mlflow_url = f"{_HOST}:{prefect_port}", f"{_HOST}:{mlflow_port}"
+    storage_url, cloud_run_url = f"{_HOST}:{storage_port}", f"{_HOST}:{cloud_run_port}"
     environment = {
-        **_QUIET,
+        **_NO_TELEMETRY,
+        # Another command may join the stack with other settings of its own; these have to be the same.
         "ANIME_GENRE_WORKSPACE": str(workspace),
         "ANIME_GENRE_BUCKET": settings.bucket,
         "ANIME_GENRE_GOOGLE_PROJECT": settings.google_project,
         "ANIME_GENRE_GOOGLE_REGION": settings.google_region,
-        "ANIME_GENRE_CLOUD_RUN_ENDPOINT": f"{local}:{cloud_run_port}",
-        "STORAGE_EMULATOR_HOST": f"{local}:{storage_port}",
-        "MLFLOW_TRACKING_URI": f"{local}:{mlflow_port}",
+        "ANIME_GENRE_CLOUD_RUN_ENDPOINT": cloud_run_url,
+        "STORAGE_EMULATOR_HOST": storage_url,
+        "MLFLOW_TRACKING_URI": mlflow_url,
         "PREFECT_HOME": str(workspace / "prefect"),
-        "PREFECT_API_URL": f"{local}:{prefect_port}/api",
+        "PREFECT_API_URL": f"{prefect_url}/api",
         "PREFECT_LOGGING_EXTRA_LOGGERS": LOGGED_PACKAGES,
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
     }
@@ -149,13 +154,13 @@ def _start(workspace: Path, ports: Ports, settings: Settings, processes: Process
             *("--folder", str(workspace / "bucket"), "--bucket", settings.bucket),
         ],
         environment,
-        f"{local}:{storage_port}/storage/v1/b",
+        ready_url=f"{storage_url}/storage/v1/b",
     )
     processes.start(
         "Prefect",
         [python, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(prefect_port)],
         {**environment, **_PREFECT_ON_SQLITE},
-        f"{local}:{prefect_port}/api/health",
+        ready_url=f"{prefect_url}/api/health",
     )
     processes.start(
         "MLflow",
@@ -165,7 +170,7 @@ def _start(workspace: Path, ports: Ports, settings: Settings, processes: Process
             *("--artifacts-destination", str(workspace / "mlflow-artifacts")),
         ],
         {**environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        f"{local}:{mlflow_port}/health",
+        ready_url=f"{mlflow_url}/health",
         folder=workspace,
     )
     processes.start(
@@ -175,14 +180,7 @@ def _start(workspace: Path, ports: Ports, settings: Settings, processes: Process
             *("--state", str(workspace / "cloud-run"), "--service-port", f"{settings.service}={function_port}"),
         ],
         environment,
-        f"{local}:{cloud_run_port}/healthz",
+        ready_url=f"{cloud_run_url}/healthz",
     )
-    return Stack(
-        prefect_url=f"{local}:{prefect_port}",
-        mlflow_url=f"{local}:{mlflow_port}",
-        storage_url=f"{local}:{storage_port}",
-        cloud_run_url=f"{local}:{cloud_run_port}",
-        function_url=f"{local}:{function_port}",
-        environment=environment,
-        processes=processes,
-    )
+    function_url = f"{_HOST}:{function_port}"
+    return Stack(prefect_url, mlflow_url, storage_url, cloud_run_url, function_url, environment, processes)

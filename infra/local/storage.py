@@ -1,4 +1,4 @@
-"""The storage emulator: gcp-storage-emulator on loopback, with a queue for more than five callers at once.
+"""The storage emulator: gcp-storage-emulator on 127.0.0.1, with a longer queue of connections.
 
 python -m infra.local.storage --port 8898 --folder FOLDER --bucket anime-genre
 """
@@ -11,13 +11,14 @@ from gcp_storage_emulator.server import create_server
 
 
 def main() -> None:
-    """Serve a folder's buckets until the process is ended."""
+    """Serve the buckets of a folder until the process is terminated."""
     parser = argparse.ArgumentParser(prog="python -m infra.local.storage", description="A storage emulator.")
-    parser.add_argument("--port", type=int, required=True, help="loopback port")
-    parser.add_argument("--folder", type=Path, required=True, help="where the objects are kept")
-    parser.add_argument("--bucket", required=True, help="the bucket that is there from the start")
+    parser.add_argument("--port", type=int, required=True, help="port on 127.0.0.1")
+    parser.add_argument("--folder", type=Path, required=True, help="folder for the objects")
+    parser.add_argument("--bucket", required=True, help="bucket to create at the start")
     args = parser.parse_args()
-    # It answers one request at a time. With Python's queue of five, the sixth caller waits for a second or more.
+    # The emulator handles one request at a time. With Python's default queue of five connections, a sixth client waits
+    # for a second or more.
     socketserver.TCPServer.request_queue_size = 128
     create_server("127.0.0.1", args.port, default_bucket=args.bucket, data_dir=str(args.folder)).run()
 

@@ -1,6 +1,9 @@
-"""A storage emulator, settings for it, and a server with scripted responses."""
+"""A storage emulator and settings for it, a Cloud Run stand-in, and a server with scripted responses."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -37,6 +40,26 @@ def serve() -> Iterator[Serve]:
     """
     with ExitStack() as servers:
         yield lambda *responses: servers.enter_context(_scripted_server(responses))
+
+
+@contextmanager
+def run_api(folder: Path, storage_url: str, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run the Cloud Run stand-in with its state in `folder`; yield its endpoint and its process.
+
+    Its error output goes to stand-in.log in the folder.
+    """
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "infra.local.run_api", "--port", "0", "--state", str(folder), *options]
+    environment = {**os.environ, "STORAGE_EMULATOR_HOST": storage_url}
+    with (
+        (folder / "stand-in.log").open("a") as log,
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
+        try:
+            assert process.stdout
+            yield process.stdout.readline().strip().rpartition(" ")[2], process
+        finally:
+            process.terminate()
 
 
 @contextmanager

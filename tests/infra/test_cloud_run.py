@@ -12,11 +12,10 @@ import requests
 import serving
 from infra.cloud_run import CloudRun
 from infra.errors import ConfigurationError, DeploymentError, NotFound, ServiceUnavailable
-from infra.local.run_api import cloud_run
 from infra.revisions import RUNTIME_ENVIRONMENT
 from infra.settings import Settings
 from infra.store import Store
-from tests.infra.conftest import Serve
+from tests.infra.conftest import Serve, run_api
 
 pytestmark = pytest.mark.stack
 
@@ -48,8 +47,7 @@ def bundle_at(url: str | None) -> str:
 @pytest.fixture(scope="module")
 def endpoint(storage_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Cloud Run stand-in."""
-    environment = {"STORAGE_EMULATOR_HOST": storage_url}
-    with cloud_run(tmp_path_factory.mktemp("cloud-run"), environment=environment) as address:
+    with run_api(tmp_path_factory.mktemp("cloud-run"), storage_url) as (address, _):
         yield address
 
 

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from infra.local.processes import end_trees, free_port
+from infra.local.processes import free_port, terminate_trees
 
 BUCKET = "posters-bucket"
 MANIFEST = "manifest.json"
@@ -126,7 +126,7 @@ def started(
         try:
             yield FunctionProcess(f"http://127.0.0.1:{port}", process, log)
         finally:
-            end_trees([process.pid], _STOP_SECONDS)
+            terminate_trees([process.pid], _STOP_SECONDS)
             process.wait()
 
 

@@ -1,4 +1,4 @@
-"""Processes end with their block, children included."""
+"""Child processes: readiness, exits, shutdown and leftovers; free ports."""
 
 import json
 import os
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.stack
 SERVER = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1"]
 
 
-def test_a_process_answers_while_the_block_lasts_and_is_gone_after_it(tmp_path: Path) -> None:
+def test_process_runs_until_the_end_of_the_block(tmp_path: Path) -> None:
     port = free_port()
     with Processes(tmp_path) as processes:
         processes.start("Server", [*SERVER, str(port)], {}, f"http://127.0.0.1:{port}/")
@@ -32,29 +32,29 @@ def test_a_process_answers_while_the_block_lasts_and_is_gone_after_it(tmp_path: 
     assert processes.log("Server").exists()
 
 
-def test_children_that_ignore_the_end_of_their_parent_are_killed(tmp_path: Path) -> None:
+def test_children_that_ignore_sigterm_are_killed(tmp_path: Path) -> None:
     stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
     parent = (
         "import subprocess, sys, time; "
         f"print(subprocess.Popen([sys.executable, '-c', {stubborn!r}]).pid, flush=True); time.sleep(600)"
     )
-    with Processes(tmp_path, ending_seconds=1) as processes:
+    with Processes(tmp_path, shutdown_timeout_seconds=0.5) as processes:
         processes.start("Parent", [sys.executable, "-c", parent], {})
         while not (child := processes.log("Parent").read_text().strip()):
             pass
     assert not psutil.pid_exists(int(child)) or psutil.Process(int(child)).status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_process_that_ends_before_it_answers_is_named_with_its_log(tmp_path: Path) -> None:
+def test_wait_ready_names_a_process_that_exits_and_its_log(tmp_path: Path) -> None:
     with (
         Processes(tmp_path) as processes,
-        pytest.raises(StackError, match=r"Broken ended with code 3 \(it wrote nothing\); see .*broken\.log"),
+        pytest.raises(StackError, match=r"Broken exited with code 3 \(no output\); see .*broken\.log"),
     ):
         processes.start("Broken", [sys.executable, "-c", "raise SystemExit(3)"], {}, "http://127.0.0.1:9/")
         processes.wait_ready()
 
 
-def test_a_taken_port_is_named_with_the_option_that_gives_another() -> None:
+def test_claim_port_names_the_option_for_another_port() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -64,16 +64,16 @@ def test_a_taken_port_is_named_with_the_option_that_gives_another() -> None:
     assert claim_port(port, "the Prefect UI", "--prefect-port") == port
 
 
-def test_a_process_that_ends_by_itself_is_named_with_its_last_words(tmp_path: Path) -> None:
+def test_check_names_a_process_that_exited_and_its_last_line(tmp_path: Path) -> None:
     with Processes(tmp_path) as processes:
-        processes.start("Brief", [sys.executable, "-c", "print('that was it')"], {})
+        processes.start("Brief", [sys.executable, "-c", "print('the last line')"], {})
         deadline = time.monotonic() + 10
-        with pytest.raises(StackError, match=r"Brief ended with code 0 \(that was it\); see .*brief\.log"):
+        with pytest.raises(StackError, match=r"Brief exited with code 0 \(the last line\); see .*brief\.log"):
             while time.monotonic() < deadline:
                 processes.check()
 
 
-def test_what_a_killed_program_left_running_is_ended_by_the_next_one_and_nobody_else(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_program_are_terminated_and_nothing_else(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import time; time.sleep(600)"]
     left, other = subprocess.Popen(command), subprocess.Popen(command)
     started = {left.pid: psutil.Process(left.pid).create_time(), other.pid: 1.0, os.getpid(): 1.0}
@@ -88,18 +88,18 @@ def test_what_a_killed_program_left_running_is_ended_by_the_next_one_and_nobody_
         other.wait()
 
 
-def test_a_second_interrupt_does_not_leave_processes_running(tmp_path: Path) -> None:
-    ignoring = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
-    stubborn = f"{ignoring}; print('up', flush=True); time.sleep(600)"
-    with Processes(tmp_path, ending_seconds=1) as processes:
+def test_second_interrupt_leaves_no_process(tmp_path: Path) -> None:
+    ignore = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    stubborn = f"{ignore}; print('up', flush=True); time.sleep(600)"
+    with Processes(tmp_path, shutdown_timeout_seconds=0.5) as processes:
         processes.start("Stubborn", [sys.executable, "-c", stubborn], {})
         while "up" not in processes.log("Stubborn").read_text():
             time.sleep(0.01)
         (pid,) = map(int, json.loads((tmp_path / "running.json").read_text()))
-        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     assert not psutil.pid_exists(pid)
     assert not (tmp_path / "running.json").exists()
 
 
-def test_free_port_gives_no_port_twice() -> None:
+def test_free_port_returns_no_port_twice() -> None:
     assert len({free_port() for _ in range(2000)}) == 2000

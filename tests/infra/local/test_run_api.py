@@ -1,8 +1,8 @@
-"""The Cloud Run stand-in as a process: its API over plain HTTP, its restarts, and that it leaves nothing."""
+"""The Cloud Run stand-in: its API over HTTP, restarts, and a shutdown that leaves no process."""
 
 import io
-import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,10 +22,9 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 
 from infra.cloud_run import CloudRun
-from infra.errors import StackError
-from infra.local.run_api import cloud_run
 from infra.revisions import Revision
 from infra.settings import Settings
+from tests.infra.conftest import run_api
 
 pytestmark = pytest.mark.stack
 
@@ -46,7 +45,7 @@ def predict(request):
 
 @dataclass
 class StandIn:
-    """A running stand-in: its endpoint, its process, and Google's client led to it."""
+    """A running stand-in with its endpoint, its process, and a client."""
 
     endpoint: str
     process: psutil.Process
@@ -54,13 +53,13 @@ class StandIn:
     log: Path
 
     def deploy(self, service: str, **environment: str) -> Revision:
-        """Build SOURCE and make a candidate of it."""
+        """Build SOURCE and deploy it as the candidate."""
         image = self.client.image_for(service, "5" * 64)
         self.client.build("test-bucket", "functions/stand-in.zip", image)
         return self.client.deploy_candidate(service, image, "5" * 64, environment)
 
     def processes(self) -> list[psutil.Process]:
-        """Itself and all it started."""
+        """The stand-in's process and all its descendants."""
         return [self.process, *self.process.children(recursive=True)]
 
 
@@ -69,7 +68,7 @@ Start = Callable[..., AbstractContextManager[StandIn]]
 
 @pytest.fixture(scope="module")
 def source(storage_url: str) -> str:
-    """SOURCE in the bucket; gives the emulator's address."""
+    """Upload SOURCE and return the address of the storage emulator."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("main.py", SOURCE)
@@ -81,68 +80,51 @@ def source(storage_url: str) -> str:
 
 @pytest.fixture(scope="module")
 def start(source: str) -> Start:
-    """Start a stand-in by its command line, with its state in a folder."""
+    """`start(folder, *options)` runs a stand-in with its state in a folder."""
 
     @contextmanager
     def started(folder: Path, *options: str) -> Iterator[StandIn]:
-        folder.mkdir(exist_ok=True)
-        log = folder / "stand-in.log"
-        command = [sys.executable, "-m", "infra.local.run_api", "--port", "0", "--state", str(folder)]
-        environment = {**os.environ, "STORAGE_EMULATOR_HOST": source}
-        with (
-            log.open("a") as errors,
-            subprocess.Popen(
-                [*command, *options], env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
-            ) as process,
-        ):
-            try:
-                assert process.stdout
-                endpoint = process.stdout.readline().strip().rpartition(" ")[2]
-                settings = Settings(
-                    cloud_run_endpoint=endpoint, google_project="test-project", google_region="test-region"
-                )
-                yield StandIn(endpoint, psutil.Process(process.pid), CloudRun(settings), log)
-            finally:
-                process.terminate()
+        with run_api(folder, source, *options) as (endpoint, process):
+            settings = Settings(cloud_run_endpoint=endpoint, google_project="test-project", google_region="test-region")
+            yield StandIn(endpoint, psutil.Process(process.pid), CloudRun(settings), folder / "stand-in.log")
 
     return started
 
 
 @pytest.fixture(scope="module")
 def stand_in(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
-    """A stand-in for tests that leave it running."""
+    """A stand-in that several tests share."""
     with start(tmp_path_factory.mktemp("cloud-run")) as running:
         yield running
 
 
-def gone(processes: list[psutil.Process], timeout_seconds: float) -> bool:
-    """Whether all of them end in time; who has ended and waits for its parent has ended."""
+def have_exited(processes: list[psutil.Process], timeout_seconds: float) -> bool:
+    """Whether all processes exit in time. Zombies have exited; only their parent has not noticed."""
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
-        left = [item for item in processes if item.is_running() and item.status() != psutil.STATUS_ZOMBIE]
-        if not left:
+        if not any(item.is_running() and item.status() != psutil.STATUS_ZOMBIE for item in processes):
             return True
         time.sleep(0.05)
     return False
 
 
-def test_a_request_is_passed_on_whole_and_so_is_its_answer(stand_in: StandIn) -> None:
+def test_proxy_forwards_whole_requests_and_responses(stand_in: StandIn) -> None:
     url = stand_in.deploy("whole", BUNDLE="one").url
-    answer = requests.post(f"{url}/a%20b/c?d=1&e=%2F", data="grüße".encode(), headers={"X-Test": "kept"}, timeout=30)
-    assert answer.json() == {
+    response = requests.post(f"{url}/a%20b/c?d=1&e=%2F", data="grüße".encode(), headers={"X-Test": "kept"}, timeout=30)
+    assert response.json() == {
         "bundle": "one",
         "service": "whole",
         "path": "/a b/c?d=1&e=%2F",
         "body": "grüße",
         "header": "kept",
     }
-    assert answer.headers["X-Answer"] == "yes"
+    assert response.headers["X-Answer"] == "yes"
     chunked = requests.post(str(url), data=iter([b"in ", b"pieces"]), timeout=30)
     assert chunked.json()["body"] == "in pieces"
     assert requests.head(str(url), timeout=30).status_code == 200
 
 
-def test_traffic_is_shared_by_percent(stand_in: StandIn) -> None:
+def test_traffic_is_split_by_percent(stand_in: StandIn) -> None:
     first = stand_in.deploy("shared", BUNDLE="one")
     second = stand_in.deploy("shared", BUNDLE="two")
     service = f"{stand_in.endpoint}{PARENT}/services/shared"
@@ -153,8 +135,8 @@ def test_traffic_is_shared_by_percent(stand_in: StandIn) -> None:
     ]
     assert requests.patch(f"{service}?updateMask=traffic", json={"traffic": traffic}).status_code == 200
     url = requests.get(service).json()["uri"]
-    said = Counter(requests.get(url, timeout=30).json()["bundle"] for _ in range(150))
-    assert 15 < said["two"] < 80 < said["one"]
+    served = Counter(requests.get(url, timeout=30).json()["bundle"] for _ in range(150))
+    assert 15 < served["two"] < 80 < served["one"]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +154,7 @@ def test_traffic_is_shared_by_percent(stand_in: StandIn) -> None:
         ("POST", f"{PARENT}/builds:submit", {"imageUri": "image"}, 400, "INVALID_ARGUMENT"),
     ],
 )
-def test_a_wrong_request_is_answered_as_google_does(
+def test_invalid_request_gets_the_error_of_google(
     stand_in: StandIn, method: str, path: str, body: object, code: int, status: str
 ) -> None:
     response = requests.request(method, stand_in.endpoint + path, json=body)
@@ -181,7 +163,7 @@ def test_a_wrong_request_is_answered_as_google_does(
     assert error["message"]
 
 
-def test_an_update_that_cannot_be_changes_nothing(stand_in: StandIn) -> None:
+def test_invalid_update_changes_nothing(stand_in: StandIn) -> None:
     stand_in.deploy("firm", BUNDLE="one")
     address = f"{stand_in.endpoint}{PARENT}/services/firm"
     before = requests.get(address).json()
@@ -190,6 +172,9 @@ def test_an_update_that_cannot_be_changes_nothing(stand_in: StandIn) -> None:
     assert requests.patch(f"{address}?updateMask=traffic", json=half).status_code == 400
     assert requests.patch(f"{address}?updateMask=traffic", json=outdated).status_code == 409
     assert requests.patch(f"{address}?updateMask=uid", json={}).status_code == 400
+    both = {"template": {**before["template"], "revision": "new"}, **half}
+    assert requests.patch(f"{address}?updateMask=template,traffic", json=both).status_code == 400
+    assert len(requests.get(f"{address}/revisions").json()["revisions"]) == 1
     assert requests.get(address).json() == before
 
 
@@ -201,13 +186,13 @@ def test_services_are_listed_by_location(stand_in: StandIn) -> None:
     assert elsewhere == {"services": []}
 
 
-def test_a_process_that_died_is_started_again(stand_in: StandIn) -> None:
+def test_revision_process_that_died_is_restarted(stand_in: StandIn) -> None:
     url = stand_in.deploy("phoenix", BUNDLE="one").url
     assert requests.get(f"{url}/die", timeout=30).status_code == 503
     assert requests.get(str(url), timeout=30).json()["bundle"] == "one"
 
 
-def test_only_revisions_with_traffic_or_a_tag_run(start: Start, tmp_path: Path) -> None:
+def test_revisions_without_traffic_or_tag_are_stopped(start: Start, tmp_path: Path) -> None:
     def running() -> set[str]:
         return {
             item.environ()["K_REVISION"]
@@ -221,13 +206,13 @@ def test_only_revisions_with_traffic_or_a_tag_run(start: Start, tmp_path: Path) 
         assert running() == {first.name, second.name}
         [old] = [item for item in stand_in.process.children() if item.environ()["K_REVISION"] == first.name]
         stand_in.client.send_traffic("lean", second.name)
-        assert gone([old], timeout_seconds=15)
+        assert have_exited([old], timeout_seconds=15)
         assert running() == {second.name}
         stand_in.client.send_traffic("lean", first.name)
         assert first.name in running()
 
 
-def test_a_restart_brings_services_back_at_the_same_address(start: Start, tmp_path: Path) -> None:
+def test_restart_restores_services_at_the_same_addresses(start: Start, tmp_path: Path) -> None:
     with start(tmp_path / "state") as stand_in:
         live = stand_in.client.send_traffic("lasting", stand_in.deploy("lasting", BUNDLE="one").name)
         candidate = stand_in.deploy("lasting", BUNDLE="two")
@@ -242,7 +227,7 @@ def test_a_restart_brings_services_back_at_the_same_address(start: Start, tmp_pa
         assert stand_in.client.send_traffic("lasting", candidate.name).url == live.url
 
 
-def test_revisions_write_nothing_into_the_users_home(
+def test_revisions_write_nothing_to_the_home_folder(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home"
@@ -262,21 +247,21 @@ def test_revisions_write_nothing_into_the_users_home(
     assert not list(home.rglob("*"))
 
 
-def test_a_service_can_be_given_its_port_and_an_interrupt_leaves_nothing(start: Start, tmp_path: Path) -> None:
+def test_interrupt_stops_a_service_with_a_given_port(start: Start, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with start(tmp_path / "state", "--service-port", f"placed={port}") as stand_in:
         stand_in.deploy("placed", BUNDLE="one")
         assert requests.get(f"http://127.0.0.1:{port}", timeout=30).json()["bundle"] == "one"
-        family = stand_in.processes()
-        assert len(family) > 2
+        processes = stand_in.processes()
+        assert len(processes) > 2
         stand_in.process.send_signal(signal.SIGINT)
-        assert gone(family, timeout_seconds=15)
+        assert have_exited(processes, timeout_seconds=15)
     assert stand_in.log.read_text() == ""
 
 
-def test_a_revision_that_hangs_is_killed_and_a_client_that_left_makes_no_noise(start: Start, tmp_path: Path) -> None:
+def test_shutdown_kills_a_hanging_revision_without_log_noise(start: Start, tmp_path: Path) -> None:
     with start(tmp_path / "state") as stand_in:
         url = stand_in.deploy("hanging", BUNDLE="one").url
         with pytest.raises(requests.Timeout):
@@ -284,41 +269,42 @@ def test_a_revision_that_hangs_is_killed_and_a_client_that_left_makes_no_noise(s
         host, _, port = str(url).removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port))) as client:
             client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf of it")
-        family = stand_in.processes()
+        processes = stand_in.processes()
         stand_in.process.terminate()
-        assert gone(family, timeout_seconds=15)
+        assert have_exited(processes, timeout_seconds=15)
     assert stand_in.log.read_text() == ""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
-def test_even_a_killed_stand_in_leaves_nothing(start: Start, tmp_path: Path) -> None:
+def test_revisions_exit_if_the_stand_in_is_killed(start: Start, tmp_path: Path) -> None:
     with start(tmp_path / "state") as stand_in:
         stand_in.deploy("orphan", BUNDLE="one")
-        family = stand_in.processes()
+        processes = stand_in.processes()
         stand_in.process.kill()
-        assert gone(family, timeout_seconds=15)
+        assert have_exited(processes, timeout_seconds=15)
 
 
-def test_a_taken_port_is_one_clear_sentence(tmp_path: Path, source: str) -> None:
+@pytest.fixture
+def taken_port() -> Iterator[int]:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        port = other.getsockname()[1]
-        environment = {"STORAGE_EMULATOR_HOST": source}
-        with (
-            pytest.raises(StackError, match=rf"^Port {port} for the Cloud Run stand-in is taken .*\.$"),
-            cloud_run(tmp_path, port, environment),
-        ):
-            logging.error("never reached")
+        yield other.getsockname()[1]
 
 
-def test_without_a_storage_emulator_it_says_what_to_set(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("storage", "message"),
+    [
+        ("http://127.0.0.1:1", r"Port {port} for the Cloud Run stand-in is taken \(.*\)\."),
+        (None, r"Set STORAGE_EMULATOR_HOST to the address of the storage emulator that builds read from\."),
+    ],
+)
+def test_command_explains_errors_in_one_sentence(
+    taken_port: int, tmp_path: Path, storage: str | None, message: str
+) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "STORAGE_EMULATOR_HOST"}
-    done = subprocess.run(
-        [sys.executable, "-m", "infra.local.run_api", "--port", "0", "--state", str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-m", "infra.local.run_api", "--port", str(taken_port), "--state", str(tmp_path)]
+    environment |= {"STORAGE_EMULATOR_HOST": storage} if storage else {}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.splitlines() == ["Set STORAGE_EMULATOR_HOST to the storage emulator that builds read from."]
+    assert re.fullmatch(message.format(port=taken_port) + "\n", done.stderr)
