@@ -1,5 +1,8 @@
-"""One training from a dataset to a bundle, for every caller: train, choose the precision, write the bundle, run the
-leak gauge, predict the test part and report the final figures."""
+"""One training from a dataset to a bundle.
+
+`run_training` trains, chooses the precision, writes the bundle, runs the leak gauge, predicts the test part and reports
+the final figures. The training step of the pipeline and the command line both call it.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +51,8 @@ def run_training(
     """Train on a dataset and write the bundle of the chosen network.
 
     Args:
-        dataset: what to train on.
-        config: how to train.
+        dataset: needs posters in the training and validation parts.
+        config: names the candidate networks and sets how they are trained.
         weights: pretrained weights of the backbone, None for a training without them.
         reporter: receives curves, progress and, at the end, each network's final figures in the network's run.
         checkpoints: let a killed training resume. The caller clears them after it has stored the result.
@@ -72,10 +75,10 @@ def run_training(
 def _report_final_figures(outcome: TrainingOutcome, config: TrainConfig, reporter: Reporter) -> None:
     """Report each network's figures in the network's run, and the chosen network's in the run of the whole training.
 
-    This happens after the precision is chosen, so that the chosen network's figures are those of what is served.
+    This happens after the precision is chosen, so the chosen network's figures are those of the served graph.
     """
     for network in (*outcome.networks, *outcome.recipes):
-        with reporter.run(network.name, {}) as network_reporter:
+        with reporter.run(network.name, {}) as network_reporter:  # no parameters: continues the network's run
             network_reporter.scalars(validation_metrics(network), config.epochs)
             _report_predictions(network, outcome.bench.dataset, network_reporter)
     reporter.scalars(validation_metrics(outcome.chosen), config.epochs)

@@ -34,7 +34,7 @@ TOLERANCE = 1e-4
 
 
 def check_packages() -> None:
-    """Check that every package that training and exporting import late is installed.
+    """Check that the packages that training and exporting import only when they need them are installed.
 
     Raises:
         MissingPackageError: names the first package that is missing.
@@ -46,9 +46,10 @@ def check_packages() -> None:
 
 
 def write_bundle(folder: Path, outcome: NetworkOutcome, config: TrainConfig, dataset: Dataset, card: str) -> Model:
-    """Write a trained network as a bundle into `folder` and return it as it will be served.
+    """Write a trained network as a bundle into `folder`, and return the bundle loaded as for serving.
 
-    Before the files are moved into place, the fp32 graph is checked against the network on a few validation posters.
+    Before the files are moved into place, the fp32 graph is compared with the network on a few validation posters.
+    `card` is the text of the model card.
 
     Raises:
         TrainingError: the probabilities differ, or the class activation maps are not finite.
@@ -59,7 +60,7 @@ def write_bundle(folder: Path, outcome: NetworkOutcome, config: TrainConfig, dat
         new = Path(temporary)
         exported = outcome.exported or export(network, dataset.preprocessing.size)
         fp32 = load_graph(new / "fp32", exported.graphs[MODEL], exported.explains, dataset)
-        _check(fp32, network, dataset.images[dataset.rows(VALIDATION)[:_CHECKED_POSTERS]])
+        _compare(fp32, network, dataset.images[dataset.rows(VALIDATION)[:_CHECKED_POSTERS]])
         for name, graph in exported.graphs.items():
             (new / name).write_bytes(graph)
         (new / WEIGHTS).write_bytes(_safetensors(network))
@@ -79,8 +80,9 @@ def write_bundle(folder: Path, outcome: NetworkOutcome, config: TrainConfig, dat
             "files": {name: file_sha256(new / name) for name in (*exported.graphs, WEIGHTS, FIGURES)},
         }
         _write_json(new / MANIFEST, manifest)
-        Model.load(new)
-        for name in (MANIFEST, MODEL_INT8):  # another bundle may have left them in the folder
+        Model.load(new)  # raises before a file is moved if the bundle is invalid
+        # Files of a previous bundle. Without a manifest, an interrupted move leaves no bundle, not a mixed one.
+        for name in (MANIFEST, MODEL_INT8):
             (folder / name).unlink(missing_ok=True)
         for name in (*exported.graphs, WEIGHTS, FIGURES, CARD, MANIFEST):
             (new / name).replace(folder / name)
@@ -113,7 +115,8 @@ def _safetensors(network: GenreNetwork) -> bytes:
     return save({name: value.contiguous() for name, value in network.state_dict().items()})
 
 
-def _check(model: Model, network: GenreNetwork, posters: NDArray[np.uint8]) -> None:
+def _compare(model: Model, network: GenreNetwork, posters: NDArray[np.uint8]) -> None:
+    """Raise TrainingError if the graph's probabilities differ from the network's, or if its maps are not finite."""
     with torch.no_grad():
         expected = network(torch.from_numpy(np.array(posters))).sigmoid().numpy()
     probabilities = model.probabilities(posters)

@@ -7,6 +7,7 @@ Functions import torch when they are called, so that `--help` does not load it.
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ml.configuration import TrainConfig
@@ -48,7 +49,8 @@ class Candidate:
         first: its complete hyperparameters in the first trial; later trials replace those in `space`.
         train: trains it. Arguments are this entry, the bench, the pretrained backbone (None if there are no weights)
             and the network's reporter.
-        without_weights: the candidate that replaces it if there are no pretrained weights.
+        without_weights: the candidate that replaces it if there are no pretrained weights. A candidate that has one
+            is therefore always trained with a pretrained backbone.
     """
 
     name: str
@@ -180,14 +182,12 @@ def check_settings(config: TrainConfig) -> None:
     Weights that would have to be downloaded are not checked. Raises SettingError for an unknown backbone, candidate or
     device, and WeightsError if a weights file cannot be read or does not fit the backbone.
     """
-    from pathlib import Path
-
     from ml.compute import choose_compute
     from ml.networks.backbones import backbone, load_backbone
     from ml.networks.weights import is_file, load_state
 
     choose_compute(config.device)
-    chosen_candidates(config, None)
+    chosen_candidates(config, None)  # raises for an unknown name
     network = backbone(config.backbone)
     if is_file(config.weights):
         load_backbone(network, load_state(Path(config.weights)).state)

@@ -100,8 +100,8 @@ class FitTask:
 class Fit:
     """A trained network at the epoch that was kept: its `state` on the CPU, and its validation weighted F1.
 
-    `images_per_second` is the median over epochs without evaluation. The first epoch counts only if it is the only
-    one, because it includes warm-up.
+    `kept_epoch` counts from 1. `images_per_second` is the median over epochs, without the time of evaluation. The first
+    epoch counts only if it is the only one, because it includes warm-up.
     """
 
     state: dict[str, Tensor]
@@ -112,7 +112,15 @@ class Fit:
 
 @dataclass
 class _Progress:
-    """The state of a training run between two steps; checkpoints store its fields by name."""
+    """The state of a training run between two steps; checkpoints store its fields by name.
+
+    Attributes:
+        epoch: number of completed epochs.
+        step: number of completed steps in the current epoch, which have taken `seconds`.
+        kept: validation score, number (from 0) and weights of the kept epoch.
+        points: reported values of each epoch.
+        rates: images per second in each epoch.
+    """
 
     epoch: int = 0
     step: int = 0
@@ -141,8 +149,8 @@ def fit(
     data, schedule, compute = task.data, task.schedule, task.compute
     checkpoint = checkpoint or NoCheckpoint()
     run = _Run(model, hyperparameters, task)
-    labels = data.labels[_rows(data.validation, data.labels)]
-    truth = labels.cpu().numpy().astype(np.uint8)
+    validation_labels = data.labels[_rows(data.validation, data.labels)]
+    truth = validation_labels.cpu().numpy().astype(np.uint8)
     run.restore(checkpoint)
     progress = run.progress
 
@@ -153,20 +161,7 @@ def fit(
     for epoch, point in enumerate(progress.points, 1):
         report(epoch, point)
     while progress.epoch < schedule.epochs:
-        model.train()
-        start = time.perf_counter() - progress.seconds
-        # Batches of about equal size: BatchNorm cannot normalise a last batch of one poster.
-        order = np.random.default_rng((schedule.seed, progress.epoch)).permutation(data.training)
-        for index in torch.tensor_split(_rows(order, data.labels), run.steps)[progress.step :]:
-            if checkpoint.due() and progress.step:
-                progress.seconds = time.perf_counter() - start
-                run.save(checkpoint)
-            batch = _batch(data.inputs, index, schedule.flip)
-            with compute.autocast():
-                logits = model(batch)
-            run.step(logits.float(), data.labels[index])
-        run.check_finite()
-        progress.rates.append(len(data.training) / (time.perf_counter() - start))
+        run.finish_epoch(checkpoint)
         logits = predict_logits(model, data.inputs, data.validation, compute)
         score = weighted_f1(cross_fitted_decisions(logits.sigmoid().cpu().numpy(), truth, data.folds), truth)
         if progress.kept is None or schedule.keep == "last" or score > progress.kept[0]:
@@ -175,7 +170,7 @@ def fit(
         progress.points.append(
             {
                 "loss/training": run.total_loss.item() / run.steps,
-                "loss/validation": run.loss(logits, labels).item(),
+                "loss/validation": run.loss(logits, validation_labels).item(),
                 "weighted_f1/validation": score,
                 "learning_rate": float(run.scheduler.get_last_lr()[0]),
             }
@@ -194,7 +189,7 @@ class _Run:
     """A model with its optimiser, its learning rate schedule and its progress: what a checkpoint stores."""
 
     def __init__(self, model: nn.Module, hyperparameters: Hyperparameters, task: FitTask) -> None:
-        self.model, self._hyperparameters = model, hyperparameters
+        self.model, self._hyperparameters, self._task = model, hyperparameters, task
         self.loss = nn.MultiLabelSoftMarginLoss()
         self.steps = math.ceil(len(task.data.training) / task.schedule.batch_size)
         self._optimizer = _optimizer(model, hyperparameters)
@@ -202,9 +197,28 @@ class _Run:
         self.total_loss = torch.zeros((), device=task.compute.device)
         self.progress = _Progress()
 
-    def step(self, logits: Tensor, labels: Tensor) -> None:
-        """Take one gradient step for a batch's logits and labels, float [n, G]."""
-        loss = self.loss(logits, labels)
+    def finish_epoch(self, checkpoint: Checkpoint) -> None:
+        """Take the remaining steps of the current epoch, and save the state in between when it is due."""
+        data, progress = self._task.data, self.progress
+        self.model.train()
+        start = time.perf_counter() - progress.seconds
+        order = np.random.default_rng((self._task.schedule.seed, progress.epoch)).permutation(data.training)
+        # Batches of about equal size: BatchNorm cannot normalise a last batch of one poster.
+        for rows in torch.tensor_split(_rows(order, data.labels), self.steps)[progress.step :]:
+            if checkpoint.due() and progress.step:
+                progress.seconds = time.perf_counter() - start
+                self.save(checkpoint)
+            self._step(rows)
+        self._check_finite()
+        progress.rates.append(len(data.training) / (time.perf_counter() - start))
+
+    def _step(self, rows: Tensor) -> None:
+        """Take one gradient step on a batch of rows [n]."""
+        data = self._task.data
+        batch = _batch(data.inputs, rows, self._task.schedule.flip)
+        with self._task.compute.autocast():
+            logits = self.model(batch)
+        loss = self.loss(logits.float(), data.labels[rows])
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
@@ -212,7 +226,7 @@ class _Run:
         self.total_loss += loss.detach()
         self.progress.step += 1
 
-    def check_finite(self) -> None:
+    def _check_finite(self) -> None:
         """Raise TrainingError if the loss or a weight is not finite."""
         # A step may make weights infinite although its loss was finite.
         weights = (parameter.isfinite().all() for parameter in self.model.parameters())
@@ -224,7 +238,7 @@ class _Run:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Save the state, unless it is not finite: the last good checkpoint is not overwritten."""
-        self.check_finite()
+        self._check_finite()
         device = self.total_loss.device
         checkpoint.save(
             {
