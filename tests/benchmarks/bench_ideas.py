@@ -1,17 +1,17 @@
-"""What the field knows about few posters, each idea alone on the plain recipe: an ablation table with intervals.
+"""An ablation table: known ideas for small datasets, each added to the standard recipe, with intervals.
 
     python tests/benchmarks/bench_ideas.py [--data FOLDER] [--movies] [--fine-tune] [--min-posters 30]
 
 The recipe: SqueezeNet 1.1 with ImageNet's weights, frozen; posters squashed to 256 x 256; its last features, averaged
-over positions; one linear layer, 12 epochs of Adam (1e-3, batches of 64) on MultiLabelSoftMarginLoss. Ideas have the
-values of their papers or usual ones; those with a strength to choose choose it by inner folds of the training posters.
+over positions; one linear layer, 12 epochs of Adam (1e-3, batches of 64) on MultiLabelSoftMarginLoss. Ideas use the
+values of their papers or usual ones. Strengths are chosen by inner folds of the training posters.
 
-Posters are real ones (`posters/anime.zip` in FOLDER: `../shared`, or where ANIME_GENRE_REAL_DATA points). Five folds,
-no franchise in two, genres evenly in all; each poster is predicted by the model that has not seen its fold, and
-decided by thresholds of the other folds. What is drawn by chance is trained with five seeds (fine-tuning with one),
-and its figures are means over them, no ensemble. Differences to the recipe are paired, with 95 % intervals of the
-bootstrap over franchises and seeds. One thread: about 6 minutes of a free core; `--movies` (the body first learns the
-genres of film posters, `posters/movies.zip`) takes about 5 more, `--fine-tune` about 9.
+The posters are real ones (`posters/anime.zip` in FOLDER: `../shared`, or ANIME_GENRE_REAL_DATA). There are five folds,
+stratified by genre, with each franchise in one fold. Predictions and thresholds are out of fold. Ideas with randomness
+are trained with five seeds (fine-tuning with one), and their figures are means over the seeds, not of an ensemble.
+Differences to the recipe are paired, with 95 % intervals of a bootstrap over franchises and seeds. On one idle core the
+benchmark takes about 6 minutes; `--movies` (the body first learns the genres of film posters, `posters/movies.zip`)
+takes about 5 more, `--fine-tune` about 9.
 """
 
 import argparse
@@ -82,7 +82,7 @@ class Idea:
 
 @dataclass(frozen=True)
 class Figures:
-    """Means over seeds: each figure, and what it is in each resample of franchises and seeds, [R]."""
+    """Means over seeds: each figure, and its values in the resamples of franchises and seeds, [R]."""
 
     weighted_f1: float
     mean_average_precision: float
@@ -93,15 +93,15 @@ class Figures:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("ANIME_GENRE_REAL_DATA", "../shared"))
-    parser.add_argument("--movies", action="store_true", help="also a body pretrained on film posters")
-    parser.add_argument("--fine-tune", action="store_true", help="also the body trained with the head")
-    parser.add_argument("--min-posters", type=int, default=30, help="posters that a genre needs")
+    parser.add_argument("--movies", action="store_true", help="include a body pretrained on film posters")
+    parser.add_argument("--fine-tune", action="store_true", help="include fine-tuning of the body")
+    parser.add_argument("--min-posters", type=int, default=30, help="smallest number of posters per genre")
     arguments = parser.parse_args()
     posters, weights = arguments.data / "posters", arguments.data / "weights" / "squeezenet1_1-imagenet-features.pth"
     needed = [posters / "anime.zip", weights, *([posters / "movies.zip"] if arguments.movies else [])]
     absent = [str(file) for file in needed if not file.is_file()]
     if absent:
-        print(f"skipped: {' and '.join(absent)} cannot be found; --data names the folder of the real posters")
+        print(f"Skipped: {' and '.join(absent)} not found. Set --data to the folder of the real data.")
         return
     torch.set_num_threads(1)
     start = time.perf_counter()
@@ -113,7 +113,7 @@ def main() -> None:
 
 
 def read_posters(archive: Path, folder: Path, min_posters: int) -> Data:
-    """Posters of an archive with a table of its name; genres of fewer posters are left out, as are posters without."""
+    """The posters of an archive with its table of the same name. Rare genres and posters without genres are omitted."""
     with zipfile.ZipFile(archive) as source:
         source.extractall(folder)
     table = read_table(folder / f"{archive.stem}.csv", folder / "posters")
@@ -128,7 +128,7 @@ def read_posters(archive: Path, folder: Path, min_posters: int) -> Data:
 
 
 def all_ideas(data: Data, weights: Path, films: Path | None, fine_tune: bool) -> Iterator[Idea]:
-    """The recipe, which is first, and what is compared with it; a body is trained when its turn has come."""
+    """The recipe first, then the ideas. Bodies are trained lazily."""
     yield from on_frozen_features(data, load_body(weights))
     if films:
         with tempfile.TemporaryDirectory() as temporary:
@@ -139,7 +139,7 @@ def all_ideas(data: Data, weights: Path, films: Path | None, fine_tune: bool) ->
 
 
 def on_frozen_features(data: Data, body: nn.Sequential) -> list[Idea]:
-    """The recipe, and ideas that leave ImageNet's body as it is."""
+    """The recipe, and ideas with ImageNet's body unchanged."""
     whole = extract(body, data.files, SQUASHED)
     mirrored = extract(body, data.files, SQUASHED, mirrored=True)
     crops = [extract(body, data.files, SQUASHED, crop_seed=seed, taps=LAST) for seed in range(CROPS)]
@@ -189,7 +189,7 @@ def on_frozen_features(data: Data, body: nn.Sequential) -> list[Idea]:
 
 
 def on_film_features(data: Data, body: nn.Sequential) -> list[Idea]:
-    """The recipe, and kernel ridge, on a body that learnt the genres of film posters."""
+    """The recipe and kernel ridge on a body trained on the genres of film posters."""
     films = extract(body, data.files, SQUASHED)
     last = joined(films, ("s16",), (MEAN,))
     recipe = Recipe((last,), (last,))
@@ -201,7 +201,7 @@ def on_film_features(data: Data, body: nn.Sequential) -> list[Idea]:
 
 
 def fine_tuned_ideas(data: Data, weights: Path) -> list[Idea]:
-    """The body trained with the head on small posters; one seed, and beside the head alone at this size."""
+    """The body trained with the head on small posters, and the head alone at this size, with one seed."""
     images = pixels(data.files, SMALL)
     at = f"{SMALL[0]} x {SMALL[1]}"
 
@@ -213,7 +213,7 @@ def fine_tuned_ideas(data: Data, weights: Path) -> list[Idea]:
         )
 
     return [
-        idea("L2 alone", epochs=0, probe=True),
+        idea("L2 head without fine-tuning", epochs=0, probe=True),
         idea(f"fine-tuning, {FINE_TUNING_EPOCHS} epochs", FINE_TUNING_EPOCHS, probe=False),
         idea("L2, then fine-tuning (LP-FT)", FINE_TUNING_EPOCHS, probe=True),
     ]
@@ -235,15 +235,15 @@ def chosen_inside(
     settings: Sequence[Setting],
     fit: Callable[[Tensor, Tensor, Sequence[Tensor], Sequence[Setting]], list[Tensor]],
 ) -> Idea:
-    """A row whose setting has the least squared error on inner folds of the training posters.
+    """An idea whose setting minimises the squared error on inner folds of the training posters.
 
     `fit` maps features [M, F], labels [M, G], views to predict and settings to probabilities for each setting. With
-    several views all of them are trained on, and the prediction is their mean.
+    several views, training uses all of them, and the prediction is their mean.
     """
 
-    def fitted(train: Rows, test: Rows, asked: Sequence[Setting]) -> list[Tensor]:
+    def fitted(train: Rows, test: Rows, tested: Sequence[Setting]) -> list[Tensor]:
         features, labels = torch.cat([view[train] for view in views]), data.labels[train].repeat(len(views), 1)
-        return fit(features, labels, [view[test] for view in views], asked)
+        return fit(features, labels, [view[test] for view in views], tested)
 
     def predict(train: Rows, test: Rows, seed: int) -> NDArray[np.float32]:
         inner = stratified_folds(data.franchises[train], data.truth[train], INNER_FOLDS)
@@ -259,14 +259,14 @@ def chosen_inside(
 
 
 def print_table(data: Data, ideas: Iterable[Idea]) -> None:
-    """A row an idea; the first one is what the others are compared with."""
-    every = weighted_f1(np.ones(data.truth.shape, np.bool_), data.truth)
+    """Print one row per idea, compared with the first one."""
+    every_genre = weighted_f1(np.ones(data.truth.shape, np.bool_), data.truth)
     print(
         f"{len(data.files)} posters of {len(set(data.franchises.tolist()))} franchises, {data.truth.shape[1]} genres, "
-        f"{FOLDS} folds; 'every genre' has weighted F1 {every:.3f}, mAP {data.truth.mean():.3f}\n"
+        f"{FOLDS} folds; 'every genre' has weighted F1 {every_genre:.3f}, mAP {data.truth.mean():.3f}\n"
     )
     print(
-        "| idea | weighted F1 | beside the recipe | mAP | beside the recipe |\n| --- | --- | --- | --- | --- |",
+        "| idea | weighted F1 | difference | mAP | difference |\n| --- | --- | --- | --- | --- |",
         flush=True,
     )
     bootstrap = Bootstrap(data.truth, data.franchises)
@@ -278,25 +278,25 @@ def print_table(data: Data, ideas: Iterable[Idea]) -> None:
         gained = figures.mean_average_precision - recipe.mean_average_precision
         mean_ap = interval(gained, figures.resampled_map - recipe.resampled_map)
         print(
-            f"| {idea.name} | {figures.weighted_f1:.3f} | {told(f1)} | {figures.mean_average_precision:.3f} | "
-            f"{told(mean_ap)} |",
+            f"| {idea.name} | {figures.weighted_f1:.3f} | {with_interval(f1)} | {figures.mean_average_precision:.3f} | "
+            f"{with_interval(mean_ap)} |",
             flush=True,
         )
 
 
-def told(difference: Interval) -> str:
-    """A difference with its interval; bold where the interval does not hold zero."""
+def with_interval(difference: Interval) -> str:
+    """A difference with its interval, bold if the interval excludes zero."""
     if difference.low == difference.high:
         return ""
-    clear = "**" if difference.low > 0 or difference.high < 0 else ""
-    return f"{clear}{difference.value:+.3f}{clear} ({difference.low:+.3f} to {difference.high:+.3f})"
+    mark = "**" if difference.low > 0 or difference.high < 0 else ""
+    return f"{mark}{difference.value:+.3f}{mark} ({difference.low:+.3f} to {difference.high:+.3f})"
 
 
 def figures_of(idea: Idea, data: Data, bootstrap: Bootstrap) -> Figures:
-    """Out-of-fold predictions with each seed, scored, and the means of the scores.
+    """Score the out-of-fold predictions of each seed and average the scores.
 
-    Each resample draws as many seeds as there are, too; ideas of as many seeds draw the same ones, as they draw the
-    same franchises.
+    Each resample also draws seeds with replacement. Ideas with the same number of seeds draw the same seeds and
+    franchises.
     """
     names = [""] * data.truth.shape[1]
     each = []
@@ -322,7 +322,7 @@ def figures_of(idea: Idea, data: Data, bootstrap: Bootstrap) -> Figures:
 
 
 def out_of_fold(idea: Idea, data: Data, seed: int) -> Predictions:
-    """Each poster predicted from the other folds, and decided by thresholds of the other folds."""
+    """Predict each poster by a model, and decide by thresholds, that were fitted on the other folds."""
     probabilities = np.zeros(data.truth.shape, np.float32)
     for fold in range(FOLDS):
         train, test = np.flatnonzero(data.folds != fold), np.flatnonzero(data.folds == fold)

@@ -1,9 +1,9 @@
-"""Pages parsed per second, beside BeautifulSoup's tree of the whole page and lxml's parser alone.
+"""Compares the page parsers with BeautifulSoup's tree of the whole page and with lxml's parser alone.
 
     python tests/benchmarks/bench_pages.py [--data FOLDER] [--runs 5]
 
-The pages are real ones: `myanimelist/pages.zip` and `myanimelist/replay.zip` in FOLDER (`../shared`, or where
-ANIME_GENRE_REAL_DATA points). The three take turns at all pages of a kind, and all figures are medians of the turns.
+The pages are real ones: `myanimelist/pages.zip` and `myanimelist/replay.zip` in FOLDER (`../shared`, or
+ANIME_GENRE_REAL_DATA). The three take turns. Figures are medians of the runs.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def seconds(parse: Parser, pages: list[str]) -> float:
 
 
 def turns(parsers: tuple[Parser, ...], pages: list[str], runs: int) -> list[tuple[float, ...]]:
-    """The seconds that each parser takes for all pages, run by run; a first run warms up and does not count."""
+    """Seconds of each parser for all pages, per run. A first run warms up and is dropped."""
     return [tuple(seconds(parse, pages) for parse in parsers) for _ in range(runs + 1)][1:]
 
 
@@ -54,14 +54,14 @@ def main() -> None:
     folder = Path(arguments.data) / "myanimelist"
     for archive, kind, parse in KINDS:
         if not (folder / archive).exists():
-            parser.error(f"there is no {folder / archive}; --data names the folder of the real data")
+            parser.error(f"{folder / archive} does not exist; set --data to the folder of the real data")
         pages = pages_of(folder / archive, kind)
         runs = turns((parse, lambda page: BeautifulSoup(page, "lxml"), document_fromstring), pages, arguments.runs)
         per_second = statistics.median(len(pages) / ours for ours, _, _ in runs)
         faster = statistics.median(whole_tree / ours for ours, whole_tree, _ in runs)
         slower = statistics.median(ours / bare for ours, _, bare in runs)
         print(
-            f"{parse.__name__}, {archive}: {per_second:.1f} pages a second "
+            f"{parse.__name__}, {archive}: {per_second:.1f} pages per second "
             f"({len(pages)} pages, {sum(map(len, pages)) / len(pages) / 1e6:.2f} MB each), "
             f"{faster:.2f} times as fast as BeautifulSoup's whole tree, {slower:.2f} times as long as lxml alone"
         )

@@ -1,10 +1,10 @@
-"""Posters preprocessed: files to shards of pixels with perceptual hashes, beside a plain PIL loop; rebuilds; memory.
+"""Preprocessing: decoding of posters to shards, compared with a plain PIL loop; rebuilding a dataset; memory.
 
     python tests/benchmarks/bench_preprocess.py [--posters 20000] [--size 256] [--runs 3] [--data FOLDER]
 
-The first posters are real ones (`posters/anime.zip` in FOLDER: `../shared`, or where ANIME_GENRE_REAL_DATA points),
-the others made of them: pixels moved around the edges, encoded anew. Where there are none, all are drawn. Medians of
-the runs, which take turns, so that what else the machine does falls on both. Needs 200 KB of disk a poster, twice.
+The first posters are real ones (`posters/anime.zip` in FOLDER: `../shared`, or ANIME_GENRE_REAL_DATA). The others are
+these with rolled pixels, encoded again. Without real posters all are generated. Figures are medians of the runs. The
+two sides take turns, so that other load on the machine affects both. Needs 400 KB of disk per poster.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def against_a_plain_loop(posters: list[Poster], folder: Path, size: int, runs: int) -> None:
-    """Posters a second from nothing, hashes and shards included, beside the loop that one would write first."""
+    """Compare the decoding of posters, hashes and shards included, with a plain PIL loop, in posters per second."""
     ours, plain, ratios = [], [], []
     for _ in range(runs):
         ours.append(seconds_of(lambda: decode(posters, folder / "ours", size), folder / "ours"))
@@ -63,14 +63,14 @@ def against_a_plain_loop(posters: list[Poster], folder: Path, size: int, runs: i
         ratios.append(plain[-1] / ours[-1])
     count = len(posters)
     print(
-        f"preprocessing: {count / statistics.median(ours):.0f} posters a second ({count} to {size} x {size}, "
+        f"preprocessing: {count / statistics.median(ours):.0f} posters per second ({count} to {size} x {size}, "
         f"{available_cpus()} CPUs), {statistics.median(ratios):.2f} times a plain PIL loop's "
         f"{count / statistics.median(plain):.0f} ({min(ratios):.2f} to {max(ratios):.2f})"
     )
 
 
 def rebuilt(posters: list[Poster], folder: Path, size: int, runs: int) -> None:
-    """A dataset from nothing, and the next one with a hundredth of its posters new; pairs that look alike."""
+    """Measure building a dataset, building the next one with 1 % new posters, and finding look-alikes."""
     config, workspace = PreprocessConfig(image_size=size), folder / "workspace"
     old = posters[: len(posters) - len(posters) // 100]
     first, again = [], []
@@ -89,29 +89,28 @@ def rebuilt(posters: list[Poster], folder: Path, size: int, runs: int) -> None:
     shutil.rmtree(workspace)
     ratio = statistics.median(one / other for one, other in zip(first, again, strict=True))
     print(
-        f"dataset of {len(old)} posters from nothing {statistics.median(first):.1f} s, the next one with 1 % new "
-        f"{statistics.median(again):.2f} s: {ratio:.0f} times faster; {len(pairs)} pairs that look alike found in "
+        f"dataset of {len(old)} posters: {statistics.median(first):.1f} s, the next one with 1 % new posters "
+        f"{statistics.median(again):.2f} s: {ratio:.0f} times faster; {len(pairs)} pairs of look-alikes found in "
         f"{searched * 1000:.0f} ms"
     )
 
 
 def growing(posters: list[Poster], folder: Path, size: int) -> None:
-    """Cost a poster and the most anonymous memory of a process, for a twentieth, a quarter and all of the posters."""
+    """Measure time per poster and peak anonymous memory for a twentieth, a quarter and all of the posters."""
     for share in (20, 4, 1):
         part = posters[: len(posters) // share]
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
             seconds, cpu_seconds, before, peak = process.submit(measured, part, folder / "grown", size).result()
         shutil.rmtree(folder / "grown")
         print(
-            f"  {len(part):6} posters: {seconds / len(part) * 1e6:.0f} us a poster "
-            f"({cpu_seconds / len(part) * 1e6:.0f} us of the CPUs), "
+            f"  {len(part):6} posters: {seconds / len(part) * 1e6:.0f} us per poster "
+            f"({cpu_seconds / len(part) * 1e6:.0f} us CPU time), "
             f"anonymous memory {before:.0f} MB before, at most {peak:.0f} MB"
         )
 
 
 def measured(posters: list[Poster], workspace: Path, size: int) -> tuple[float, float, float, float]:
-    """Seconds and CPU seconds to preprocess, and the process's anonymous memory in MB before that and at its peak,
-    also while all pixels are read once."""
+    """Seconds, CPU seconds, and anonymous memory in MB before and at its peak, of decoding and reading all pixels."""
     decode(posters[:10], workspace / "warm", size)
     before, peak, ended = anonymous_mb(), [0.0], threading.Event()
 
@@ -133,7 +132,7 @@ def measured(posters: list[Poster], workspace: Path, size: int) -> tuple[float, 
 
 
 def anonymous_mb() -> float:
-    """Memory of this process that no file stands behind."""
+    """Anonymous memory of this process in MB, which is not backed by a file."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
     return int(line.split()[1]) / 1024
 
@@ -144,7 +143,7 @@ def decode(posters: list[Poster], workspace: Path, size: int) -> None:
 
 
 def plain_loop(posters: list[Poster], folder: Path, size: int) -> None:
-    """The same work as it is usually written, without a hash of anything."""
+    """The same work in a plain loop, without hashes."""
     folder.mkdir()
     images = open_memmap(folder / "images.npy", "w+", np.uint8, (len(posters), 3, size, size))
     for row, poster in enumerate(posters):
@@ -154,7 +153,7 @@ def plain_loop(posters: list[Poster], folder: Path, size: int) -> None:
 
 
 def seconds_of(work: Callable[[], None], folder: Path) -> float:
-    """How long it takes; what it wrote into the folder is removed."""
+    """The seconds that `work` takes. The folder is deleted afterwards."""
     start = time.perf_counter()
     work()
     seconds = time.perf_counter() - start
@@ -163,7 +162,7 @@ def seconds_of(work: Callable[[], None], folder: Path) -> float:
 
 
 def write_posters(folder: Path, archive: Path, count: int) -> list[Poster]:
-    """Posters as files, each with two genres and a franchise of its own."""
+    """Posters as files, each with two genres and its own franchise."""
     folder.mkdir()
     real: list[bytes] = []
     if archive.exists():
@@ -175,22 +174,22 @@ def write_posters(folder: Path, archive: Path, count: int) -> list[Poster]:
         if number < len(real):
             file.write_bytes(real[number])
         else:
-            file.write_bytes(moved(real[number % len(real)], number) if real else drawn(number))
+            file.write_bytes(rolled(real[number % len(real)], number) if real else drawn(number))
         genres = (GENRES[number % len(GENRES)], GENRES[number // len(GENRES) % len(GENRES)])
         return Poster(str(number), f"Title {number}", genres, "", draw_part(str(number)), file, file_sha256(file))
 
     with ThreadPoolExecutor(available_cpus()) as pool:
         posters = list(pool.map(write, range(count)))
-    print(f"posters: {min(len(real), count)} real, {count - min(len(real), count)} made")
+    print(f"posters: {min(len(real), count)} real, {count - min(len(real), count)} generated")
     return [replace(poster, franchise=poster.title) for poster in posters]
 
 
-def moved(content: bytes, number: int) -> bytes:
-    """A poster with its pixels moved around the edges by some way: as much to decode, and another picture."""
+def rolled(content: bytes, number: int) -> bytes:
+    """A poster with its pixels rolled by a random offset: as much work to decode, but another picture."""
     pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
     rng = np.random.default_rng(number)
-    way = (int(rng.integers(pixels.shape[0])), int(rng.integers(pixels.shape[1])))
-    return as_jpeg(Image.fromarray(np.roll(pixels, way, (0, 1))))
+    offset = (int(rng.integers(pixels.shape[0])), int(rng.integers(pixels.shape[1])))
+    return as_jpeg(Image.fromarray(np.roll(pixels, offset, (0, 1))))
 
 
 def drawn(number: int) -> bytes:

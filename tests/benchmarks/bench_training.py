@@ -1,22 +1,21 @@
-"""Training: the time to an F1 beside the recipe as usually written, images a second, cost and memory at growing size.
+"""Training: time to an F1 compared with the standard recipe, images per second, cost and memory by dataset size.
 
     python tests/benchmarks/bench_training.py [--parts recipe,lp-ft,growth,rate] [--device auto] [--data FOLDER]
 
-recipe  A frozen SqueezeNet with cached features and a kernel head, beside the recipe (plain_recipe.py), which decodes
-        and runs the whole backbone in each epoch and is stopped when it first reaches the best F1 of its ten epochs.
-        Both learn from the same training part, score on the same validation part with cross-fitted thresholds, and
-        compute in the same precision, with the same threads, channels last. Ours is timed from the poster files on,
-        everything from nothing, and again when pixels and features are cached, as a later
-        training finds them.
-lp-ft   The backbone trained whole after its head was fitted (LP-FT), and after a new last layer.
-growth  Features and a head at 1,000, 5,000 and 20,000 synthetic posters: cost a poster, anonymous memory; once each.
-rate    Training images a second end to end, as a share of the same network's rate on random tensors that are on the
-        device already. With a GPU that is ResNet18 at 256 x 256, compiled or not, at 1,000, 5,000 and 20,000
-        synthetic posters, with peak memory; on a CPU a small one: --network, --size, --posters and --compile.
+recipe  A frozen SqueezeNet with cached features and a kernel head, compared with the standard recipe
+        (plain_recipe.py), which decodes the posters and runs the backbone in each epoch. The recipe stops when it
+        reaches the best F1 of its ten epochs. Both use the same training part, validation part, cross-fitted
+        thresholds, precision, threads and memory format (channels last). The frozen backbone is timed twice: with
+        empty caches, and with cached pixels and features as in a later training.
+lp-ft   The whole backbone trained after fitting its head (LP-FT), and with a new last layer.
+growth  Features and a head at 1,000, 5,000 and 20,000 synthetic posters: cost per poster, anonymous memory; one run.
+rate    Training images per second end to end, as a share of the same network's rate on random tensors on the device.
+        On a GPU: ResNet18 at 256 x 256, compiled or not, at 1,000, 5,000 and 20,000 synthetic posters, with peak
+        memory. On a CPU: a smaller setting. See --network, --size, --posters and --compile.
 
-The first two need `posters/anime.zip` and `weights/squeezenet1_1-imagenet-features.pth` in FOLDER (`../shared`, or
-where ANIME_GENRE_REAL_DATA points). Medians (least to most) of the runs, whose sides take turns. Where the project is
-not installed, set PYTHONPATH to its root.
+The first two parts need `posters/anime.zip` and `weights/squeezenet1_1-imagenet-features.pth` in FOLDER (`../shared`,
+or ANIME_GENRE_REAL_DATA). Figures are medians (minimum to maximum) of the runs; the two sides take turns. If the
+project is not installed, set PYTHONPATH to its root.
 """
 
 import argparse
@@ -33,7 +32,7 @@ from ml.compute import choose_compute
 PARTS = ("recipe", "lp-ft", "growth", "rate")
 COUNTS = "1000,5000,20000"
 CPU_COUNTS, CPU_SIZE, CUDA_SIZE = "640", 64, 256
-EPOCHS = {False: 2, True: 4}  # in 'rate', on a GPU or not; the first warms up
+EPOCHS = {False: 2, True: 4}  # of 'rate', by whether there is a GPU; the first one warms up
 COMPILED = {"off": [False], "on": [True], "both": [False, True]}
 
 
@@ -43,26 +42,30 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("ANIME_GENRE_REAL_DATA", "../shared"))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--recipe-size", type=int, default=256, help="of the posters, in 'recipe'")
-    parser.add_argument("--fine-tuned-size", type=int, default=128, help="of the posters, in 'lp-ft'")
-    parser.add_argument("--growth", default=COUNTS, help="numbers of posters, in 'growth'")
-    parser.add_argument("--network", default="resnet18", help="in 'rate': scratch, or any of torchvision")
-    parser.add_argument("--size", type=int, help=f"of the posters, in 'rate': {CUDA_SIZE} on a GPU, else {CPU_SIZE}")
-    parser.add_argument("--posters", help=f"numbers of them, in 'rate': {COUNTS} on a GPU, else {CPU_COUNTS}")
+    parser.add_argument("--recipe-size", type=int, default=256, help="image size in 'recipe'")
+    parser.add_argument("--fine-tuned-size", type=int, default=128, help="image size in 'lp-ft'")
+    parser.add_argument("--growth", default=COUNTS, help="numbers of posters in 'growth'")
+    parser.add_argument("--network", default="resnet18", help="in 'rate': scratch, or a torchvision network")
+    parser.add_argument(
+        "--size", type=int, help=f"image size in 'rate'; default: {CUDA_SIZE} on a GPU, else {CPU_SIZE}"
+    )
+    parser.add_argument(
+        "--posters", help=f"numbers of posters in 'rate'; default: {COUNTS} on a GPU, else {CPU_COUNTS}"
+    )
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--compile", choices=COMPILED, help="in 'rate': both on a GPU, else off")
+    parser.add_argument("--compile", choices=COMPILED, help="in 'rate'; default: both on a GPU, else off")
     arguments = parser.parse_args()
     parts = arguments.parts.split(",")
     if unknown := set(parts) - set(PARTS):
-        parser.error(f"there is no part '{min(unknown)}': name some of {', '.join(PARTS)}")
-    logging.getLogger("ml.data.dataset").setLevel(logging.ERROR)  # genres that are left out, for each dataset anew
+        parser.error(f"unknown part '{min(unknown)}': choose from {', '.join(PARTS)}")
+    logging.getLogger("ml.data.dataset").setLevel(logging.ERROR)  # it reports omitted genres for every dataset
     compute = choose_compute(arguments.device)
     on_gpu = compute.device.type == "cuda"
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         real = RealPosters.unpacked(Path(arguments.data), folder) if {"recipe", "lp-ft"} & set(parts) else None
         if real is None and {"recipe", "lp-ft"} & set(parts):
-            print(f"the time to an F1 is not measured: real posters and weights are not in {arguments.data}")
+            print(f"The parts recipe and lp-ft are skipped: {arguments.data} has no real posters and weights.")
         if real and "recipe" in parts:
             against_the_recipe(real, folder, arguments.recipe_size, arguments.runs, compute)
         if real and "lp-ft" in parts:

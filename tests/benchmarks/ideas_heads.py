@@ -1,4 +1,4 @@
-"""Heads on features that do not change, for `bench_ideas.py`: losses, mixing, averaging, heads with one solution."""
+"""Heads on fixed features for `bench_ideas.py`: losses, mixing, averaging, heads with a closed-form or convex fit."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -34,15 +34,17 @@ def soft_margin(labels: Tensor) -> Loss:
 
 
 def capped_weights(labels: Tensor) -> Loss:
-    """Positives of a genre weigh as much as its negatives together, but at most 10 times one of them."""
+    """Cross-entropy with positives weighted by negatives / positives of their genre, at most 10."""
     positives = labels.sum(0)
     weights = ((len(labels) - positives) / positives.clamp(min=1)).clamp(max=10)
     return lambda logits, targets: functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
 
 
 def asymmetric(labels: Tensor) -> Loss:
-    """Easy negatives count less: Ridnik et al. 2021 (https://arxiv.org/abs/2009.14119), with focusing 0 and 4 of
-    positives and negatives and a margin of 0.05."""
+    """Asymmetric loss, which weights easy negatives less: Ridnik et al. 2021 (https://arxiv.org/abs/2009.14119).
+
+    Focusing is 0 for positives and 4 for negatives, the margin is 0.05.
+    """
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:
         shifted = (logits.sigmoid() - 0.05).clamp(min=0)
@@ -54,10 +56,10 @@ def asymmetric(labels: Tensor) -> Loss:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A linear head trained by gradient steps; the defaults are the recipe.
+    """A linear head trained by gradient descent. The defaults are the standard recipe.
 
-    `training` and `predicting` are views of the posters, features [N, F] each: a step draws one for each of its
-    posters, and a prediction is the mean of all. `loss` makes one from the training labels.
+    `training` and `predicting` are views of the posters, features [N, F] each. A step draws a view per poster, and a
+    prediction is the mean over the views. `loss` returns a loss function for the training labels.
     """
 
     training: tuple[Tensor, ...]
@@ -68,17 +70,17 @@ class Recipe:
     weight_decay: float = 0.0
     """Decoupled from the loss: Loshchilov and Hutter 2019 (https://arxiv.org/abs/1711.05101)."""
     smoothing: float = 0.0
-    """Share of a label that becomes one half: Szegedy et al. 2016 (https://arxiv.org/abs/1512.00567)."""
+    """Share of each label that is replaced by 0.5: Szegedy et al. 2016 (https://arxiv.org/abs/1512.00567)."""
     mixup: float = 0.0
     """Both parameters of the Beta distribution: Zhang et al. 2018 (https://arxiv.org/abs/1710.09412)."""
     moving_average: float = 0.0
-    """Decay a step of an exponential moving average of the weights, which predicts: Polyak and Juditsky 1992."""
+    """Decay per step of the moving average of the weights that is used for predictions: Polyak and Juditsky 1992."""
     averaged_epochs: int = 0
-    """Last epochs whose weights are averaged: Izmailov et al. 2018 (https://arxiv.org/abs/1803.05407)."""
+    """Number of last epochs whose weights are averaged: Izmailov et al. 2018 (https://arxiv.org/abs/1803.05407)."""
 
 
 def train_head(recipe: Recipe, data: Data, train: Rows, test: Rows, seed: int) -> NDArray[np.float32]:
-    """Probabilities [len(test), G] of a head that is trained on the rows of `train`."""
+    """Train a head on the rows `train`; return probabilities [len(test), G]."""
     torch.manual_seed(seed)
     views, labels = torch.stack([view[train] for view in recipe.training]), data.labels[train]
     predicted = torch.stack([view[test] for view in recipe.predicting])
@@ -109,7 +111,7 @@ def train_head(recipe: Recipe, data: Data, train: Rows, test: Rows, seed: int) -
 
 
 def mixed(features: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """Each poster of a batch mixed with another one, features and labels by the same share."""
+    """Mix each poster of a batch with another one, features and labels by the same share."""
     share = torch.distributions.Beta(alpha, alpha).sample()
     other = torch.randperm(len(features))
     return share * features + (1 - share) * features[other], share * targets + (1 - share) * targets[other]
@@ -117,22 +119,22 @@ def mixed(features: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tens
 
 @torch.no_grad()
 def move(average: nn.Module, towards: nn.Module, share: float) -> None:
-    """Move all parameters of one by that share of the way to those of the other."""
-    for own, other in zip(average.parameters(), towards.parameters(), strict=True):
-        own.lerp_(other, share)
+    """Move all parameters by this share towards those of another module."""
+    for parameter, target in zip(average.parameters(), towards.parameters(), strict=True):
+        parameter.lerp_(target, share)
 
 
-def logistic(features: Tensor, labels: Tensor, asked: Sequence[Tensor], settings: Sequence[Setting]) -> list[Tensor]:
-    """Probabilities, mean over the views asked for, of the layers of `logistic_layers`."""
+def logistic(features: Tensor, labels: Tensor, views: Sequence[Tensor], settings: Sequence[Setting]) -> list[Tensor]:
+    """Probabilities of the layers of `logistic_layers`, as the mean over the views."""
     layers = logistic_layers(features, labels, [strength for (strength,) in settings])
-    return [torch.stack([(view @ weights + bias).sigmoid() for view in asked]).mean(0) for weights, bias in layers]
+    return [torch.stack([(view @ weights + bias).sigmoid() for view in views]).mean(0) for weights, bias in layers]
 
 
 def logistic_layers(features: Tensor, labels: Tensor, strengths: Sequence[float]) -> list[tuple[Tensor, Tensor]]:
-    """Weights [F, G] and bias [G] of a logistic regression a genre, for each strength, from strong to weak.
+    """Weights [F, G] and bias [G] of one logistic regression per genre, for each strength, from strong to weak.
 
-    Half the strength times the squared weights of standardised features is added to the mean loss. That is convex,
-    so nothing but the strength is to be chosen: L-BFGS.
+    The penalty is half the strength times the squared weights of standardised features. The problem is convex, so
+    L-BFGS needs no further settings.
     """
     mean, scale = standardisation(features)
     # The weights lie in the span of the training posters (Hastie and Tibshirani 2004, Biostatistics 5, 329-340).
@@ -158,21 +160,21 @@ def logistic_layers(features: Tensor, labels: Tensor, strengths: Sequence[float]
 
 
 def kernel_ridge(
-    features: Tensor, labels: Tensor, asked: Sequence[Tensor], settings: Sequence[Setting]
+    features: Tensor, labels: Tensor, views: Sequence[Tensor], settings: Sequence[Setting]
 ) -> list[Tensor]:
-    """Least squares in the space of a radial basis function; settings are its width and the ridge.
+    """Kernel ridge regression with a radial basis function. A setting is its width and the ridge.
 
     Regularised least-squares classification (Rifkin et al. 2003). The width scales the mean squared difference of
-    standardised features. One decomposition of the kernel serves all ridges of a width.
+    standardised features. One decomposition of the kernel is used for all ridges of a width.
     """
-    features, *asked = standardised(features, [features, *asked])
+    features, *views = standardised(features, [features, *views])
     frequencies = labels.mean(0)
     decompositions = {}
     predictions = []
     for width, ridge in settings:
         if width not in decompositions:
             values, vectors = torch.linalg.eigh(similarity(features, features, width))
-            kernels = [similarity(each, features, width) @ vectors for each in asked]
+            kernels = [similarity(view, features, width) @ vectors for view in views]
             decompositions[width] = values, vectors.T @ (labels - frequencies), torch.stack(kernels).mean(0)
         values, projected, kernel = decompositions[width]
         predictions.append((kernel @ (projected / (values + ridge)[:, None]) + frequencies).clamp(0, 1))
@@ -185,12 +187,12 @@ def similarity(one: Tensor, other: Tensor, width: float) -> Tensor:
 
 
 def standardised(training: Tensor, views: Sequence[Tensor]) -> list[Tensor]:
-    """The views by mean and deviation of the training features [M, F]."""
+    """The views, standardised by mean and deviation of the training features [M, F]."""
     mean, scale = standardisation(training)
     return [(view - mean) * scale for view in views]
 
 
 def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and one over the deviation, [F] each; 0 for features that never change, which say nothing."""
+    """Mean and inverse deviation, [F] each. The latter is 0 for constant features."""
     deviation = features.std(0)
     return features.mean(0), torch.where(deviation > 1e-6, 1 / deviation, 0)

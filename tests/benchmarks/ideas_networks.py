@@ -1,4 +1,4 @@
-"""The bodies of `bench_ideas.py`: what their layers see of posters, and bodies that are trained further."""
+"""Bodies for `bench_ideas.py`: features of their layers, and fine-tuning."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ Features = dict[str, Tensor]
 
 
 def load_body(weights: Path) -> nn.Sequential:
-    """SqueezeNet's convolutions with ImageNet's weights."""
+    """SqueezeNet's convolutions with ImageNet weights."""
     network = torchvision.models.squeezenet1_1()
     network.load_state_dict(torch.load(weights, weights_only=True), strict=False)
     body: nn.Sequential = network.features
@@ -38,7 +38,7 @@ def extract(
     crop_seed: int | None = None,
     taps: Mapping[int, str] = TAPS,
 ) -> Features:
-    """Mean, deviation and maximum over positions, [N, C], of what each tapped layer makes of the posters."""
+    """Mean, deviation and maximum over positions, [N, C], of the outputs of the tapped layers."""
     kept: dict[str, list[Tensor]] = {}
     for start in range(0, len(files), BATCH_SIZE):
         images = pixels(files[start : start + BATCH_SIZE], size, None if crop_seed is None else (crop_seed, start))
@@ -78,14 +78,14 @@ def pixels(files: Sequence[Path], size: tuple[int, int], crop_seed: tuple[int, i
 
 
 def normalised(images: Tensor) -> Tensor:
-    """Pixels as ImageNet's networks know them, float [N, 3, H, W]."""
+    """Pixels normalised as for ImageNet networks, float [N, 3, H, W]."""
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     scaled = (images.float() / 255 - mean.view(3, 1, 1)) / deviation.view(3, 1, 1)
     return scaled.contiguous(memory_format=torch.channels_last)
 
 
 def pretrained(films: Data, body: nn.Sequential) -> nn.Sequential:
-    """The body after some epochs on the genres of film posters."""
+    """The body, trained for some epochs on the genres of film posters."""
     torch.manual_seed(0)
     head = linear_with_odds(films.labels)
     train_whole(body, head, pixels(films.files, FILM), films.labels, FILM_EPOCHS, rate=4e-4, head_rate=4e-3)
@@ -97,7 +97,7 @@ def fine_tuned(
 ) -> NDArray[np.float32]:
     """Probabilities [len(test), G] of a body and head that are trained together.
 
-    With `probe` the head starts as the L2-regularised one on the body as it was: Kumar et al. 2022
+    With `probe` the head starts as the L2-regularised head of the untrained body: Kumar et al. 2022
     (https://arxiv.org/abs/2202.10054). Both are trained at a rate of 3e-4.
     """
     torch.manual_seed(seed)
@@ -133,7 +133,7 @@ def train_whole(
 
 
 def augmented(images: Tensor) -> Tensor:
-    """Half of a batch mirrored, and one crop of 80-100 % a side for all of it."""
+    """Mirror half of a batch, and crop all of it to one random 80-100 % of each side."""
     height, width = images.shape[2:]
     share = 0.8 + 0.2 * torch.rand(()).item()
     kept = int(height * share), int(width * share)
@@ -153,7 +153,7 @@ def start_as_probe(head: nn.Linear, features: Tensor, labels: Tensor) -> None:
 
 
 def linear_with_odds(labels: Tensor) -> nn.Linear:
-    """A layer on SqueezeNet's features whose bias is the log odds of the genres."""
+    """A linear layer on SqueezeNet's features, with the log odds of the genres as bias."""
     head = nn.Linear(512, labels.shape[1])
     with torch.no_grad():
         head.bias.copy_(labels.mean(0).clamp(1e-3, 1 - 1e-3).logit())

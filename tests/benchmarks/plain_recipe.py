@@ -1,10 +1,10 @@
-"""What bench_training.py measures a frozen backbone against: the recipe as it is usually written.
+"""The standard recipe of transfer learning, which bench_training.py compares with a frozen backbone.
 
-A dataset of files that are decoded, resized and normalised one by one whenever a batch is made; a pretrained backbone
-whose parameters are frozen, but which runs in each epoch; a new last layer, Adam, MultiLabelSoftMarginLoss; an
-evaluation of the validation part after each epoch. Ten epochs, batches of 64.
+For each batch, posters are decoded, resized and normalised one by one. The pretrained backbone is frozen but runs in
+each epoch. A new last layer is trained with Adam and MultiLabelSoftMarginLoss: ten epochs, batches of 64, the
+validation part evaluated after each epoch.
 
-It gets the other side's precision and channels last, which is not usually written and makes it about twice as fast.
+Unlike the usual code it computes in reduced precision and channels last, which makes it about twice as fast.
 """
 
 import time
@@ -31,7 +31,7 @@ EPOCHS, BATCH_SIZE, LEARNING_RATE = 10, 64, 1e-3
 
 @dataclass(frozen=True)
 class Epoch:
-    """Where an epoch ended: seconds since the training began, and weighted F1 on the validation part."""
+    """The end of an epoch: seconds since the training began, and weighted F1 on the validation part."""
 
     seconds: float
     weighted_f1: float
@@ -54,7 +54,7 @@ class PosterFiles(Dataset[tuple[Tensor, Tensor]]):
             return self._transform(image.convert("RGB")), self._labels[row]
 
 
-def train_as_usual(
+def train_recipe(
     training: PosterFiles,
     validation: PosterFiles,
     folds: NDArray[np.int64],
@@ -65,7 +65,7 @@ def train_as_usual(
     seed: int,
     enough: float | None,
 ) -> list[Epoch]:
-    """Train until the weighted F1 is `enough`, else all epochs, and say where each ended.
+    """Train until the weighted F1 is `enough`, at most all epochs, and return the epochs.
 
     Thresholds are cross-fitted over the `folds` of the validation part.
     """
@@ -77,7 +77,7 @@ def train_as_usual(
     model = nn.Sequential(backbone.body.eval(), last).to(compute.device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(last.parameters(), lr=LEARNING_RATE)
     loss_function = nn.MultiLabelSoftMarginLoss()
-    done: list[Epoch] = []
+    epochs: list[Epoch] = []
     for _ in range(EPOCHS):
         for images, labels in DataLoader(training, BATCH_SIZE, shuffle=True):
             with compute.autocast():
@@ -86,16 +86,16 @@ def train_as_usual(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        score = evaluated(model, validation, folds, compute)
-        done.append(Epoch(time.perf_counter() - start, score))
+        score = evaluate(model, validation, folds, compute)
+        epochs.append(Epoch(time.perf_counter() - start, score))
         if enough is not None and score >= enough:
             break
-    return done
+    return epochs
 
 
 @torch.no_grad()
-def evaluated(model: nn.Module, validation: PosterFiles, folds: NDArray[np.int64], compute: Compute) -> float:
-    """Weighted F1 on the validation part, whose posters are decoded again, too."""
+def evaluate(model: nn.Module, validation: PosterFiles, folds: NDArray[np.int64], compute: Compute) -> float:
+    """Weighted F1 on the validation part. Its posters are decoded again in each epoch."""
     probabilities, truth = [], []
     for images, labels in DataLoader(validation, BATCH_SIZE):
         with compute.autocast():

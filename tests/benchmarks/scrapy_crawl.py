@@ -1,4 +1,4 @@
-"""What bench_collector.py measures the collector against: Scrapy, set up to do the same and nothing else."""
+"""Scrapy, set up to do the same as the collector's client and nothing else, for bench_collector.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import scrapy
-import scrapy.core.downloader.handlers.http11  # else imported with the first request, and measured
+import scrapy.core.downloader.handlers.http11  # otherwise imported by the first request and measured
 from parsel import Selector, SelectorList
 from scrapy import signals
 from scrapy.crawler import AsyncCrawlerProcess, Crawler
@@ -20,7 +20,7 @@ _TYPES = ("TV", "OVA", "Movie", "Special", "ONA", "Music", "CM", "PV", "TV Speci
 
 
 def run_spider(crawl: Crawl, pages: list[str], posters: list[str], concurrency: int, parse: bool) -> None:
-    """Crawl the addresses; what comes of it is added to `crawl`."""
+    """Crawl the URLs and add the result to `crawl`."""
     process = AsyncCrawlerProcess(
         {
             "CONCURRENT_REQUESTS": concurrency,
@@ -29,7 +29,7 @@ def run_spider(crawl: Crawl, pages: list[str], posters: list[str], concurrency: 
             "AUTOTHROTTLE_ENABLED": False,
             "ROBOTSTXT_OBEY": True,
             "HTTPERROR_ALLOW_ALL": True,
-            # Off is all that the other side does not do either.
+            # The collector's client has none of these features.
             "COOKIES_ENABLED": False,
             "HTTPPROXY_ENABLED": False,
             "METAREFRESH_ENABLED": False,
@@ -67,7 +67,7 @@ class _Spider(scrapy.Spider):
         self._crawl.begin()
         for addresses, read in ((self._pages, self._read_page), (self._posters, self._count)):
             for address in addresses:
-                yield Request(address, read, dont_filter=True)  # each is asked for once anyway
+                yield Request(address, read, dont_filter=True)  # all URLs are different
 
     def _end(self) -> None:
         self._crawl.end()
@@ -77,12 +77,12 @@ class _Spider(scrapy.Spider):
 
     def _parse(self, response: Response) -> None:
         self._count(response)
-        # Yielded one by one, they would go through Scrapy's pipelines, which takes it longer than this.
+        # A list is faster than items, which Scrapy passes through its pipelines.
         self._crawl.records[response.url] = list(_titles(response.selector))
 
 
 def _titles(page: Selector) -> Iterator[tuple[Any, ...]]:
-    """The cards of a season's page, as `bench_collector.FIELDS` names what is in them."""
+    """The fields `bench_collector.FIELDS` of each card of a season page."""
     for card in page.css("div.seasonal-anime"):
         link = card.css("a.link-title")
         kind = re.search(r"\bjs-anime-type-(\d+)", card.attrib["class"])
@@ -93,7 +93,7 @@ def _titles(page: Selector) -> Iterator[tuple[Any, ...]]:
         members = card.css("span.js-members::text").re_first(r"\d+")
         poster = card.css("div.image img")
         yield (
-            int(link.attrib["href"].partition("/anime/")[2].partition("/")[0]),
+            link.attrib["href"].partition("/anime/")[2].partition("/")[0],
             link.css("::text").get("").strip(),
             _TYPES[int(kind[1]) - 1] if kind and kind[1] != "0" else None,
             source if source not in ("", "-", "Unknown") else None,

@@ -1,6 +1,6 @@
-"""What bench_training.py measures growth on: datasets of as many posters as one asks for, and a watch on memory.
+"""Synthetic datasets of any size, and a measurement of memory, for bench_training.py.
 
-The posters' pixels are noise in coarse blocks, written to the workspace's shards without an image file in between.
+The posters' pixels are noise in coarse blocks, written directly to the workspace's shards.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ from ml.reporting import NullReporter
 
 GENRES = tuple(Genre(number, f"Genre {number}") for number in range(14))
 _FREQUENCY = 0.2
-_DRAWN = 64  # pictures that are drawn; the others are these, moved around the edges
+_DRAWN = 64  # pictures that are generated; the others are these, rolled
 _BLOCK = 8
 
 
 def synthetic_dataset(workspace: Path, count: int, size: int) -> Dataset:
-    """A dataset of `count` posters, of which eight in ten are for training and one for validation."""
+    """A dataset of `count` posters: 80 % training, 10 % validation, 10 % test."""
     sha256 = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(count)]
     pixels = open_pixels(workspace, size)
     drawn = _pictures(size)
@@ -44,10 +44,10 @@ def synthetic_dataset(workspace: Path, count: int, size: int) -> Dataset:
         Poster(
             id=str(number),
             title=f"Title {number}",
-            genres=tuple(genre for genre, its in zip(GENRES, has[number], strict=True) if its),
+            genres=tuple(genre for genre, is_labelled in zip(GENRES, has[number], strict=True) if is_labelled),
             franchise=f"title {number}",
             part={0: VALIDATION, 1: TEST}.get(number % 10, TRAIN),
-            file=workspace / f"{number}.jpg",  # never read: its pixels are known
+            file=workspace / f"{number}.jpg",  # never read: the pixels are in the shards
             sha256=sha256[number],
         )
         for number in range(count)
@@ -62,7 +62,7 @@ def _pictures(size: int) -> NDArray[np.uint8]:
 
 
 class MemoryWatch:
-    """The process's anonymous memory, in MB: when the block began, and at most while it ran."""
+    """The process's anonymous memory in MB: at the start of the block, and its peak inside the block."""
 
     def __init__(self) -> None:
         self._ended = threading.Event()
@@ -83,6 +83,6 @@ class MemoryWatch:
 
 
 def anonymous_mb() -> float:
-    """Memory of this process that no file stands behind."""
+    """Anonymous memory of this process in MB, which is not backed by a file."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
     return int(line.split()[1]) / 1024

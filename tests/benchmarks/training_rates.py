@@ -1,4 +1,4 @@
-"""Images a second of training beside random tensors; features and heads at growing numbers of posters; memory."""
+"""Training images per second compared with random tensors; cost and memory of features and heads by dataset size."""
 
 import statistics
 import tempfile
@@ -30,12 +30,12 @@ from ml.training.frozen import train_frozen
 SETTING = Hyperparameters(learning_rate=1e-3, weight_decay=0.05, dropout=0.2, hidden=0)
 FEATURES_SIZE, FEATURES_BACKBONE = 64, "squeezenet1_1"
 WARM_POSTERS = 160
-_RANDOM_STEPS = 100  # at most, of a round: their rate does not change
+_RANDOM_STEPS = 100  # per round at most: more steps do not change the rate
 
 
 @dataclass(frozen=True)
 class RateSetting:
-    """What is trained: a network's name, the posters' size, a step's posters, where, and how often."""
+    """What is trained: the network, image size, batch size, device, epochs and number of runs."""
 
     network: str
     size: int
@@ -47,7 +47,7 @@ class RateSetting:
 
 @dataclass(frozen=True)
 class Rate:
-    """Images a second end to end and on random tensors, compiled or not; peak GPU memory in GiB."""
+    """Images per second end to end and on random tensors, compiled or not; peak GPU memory in GiB."""
 
     compiled: bool
     end_to_end: list[float]
@@ -56,30 +56,30 @@ class Rate:
 
     def __str__(self) -> str:
         shares = [one / other for one, other in zip(self.end_to_end, self.random, strict=True)]
-        said = (
-            f"{'compiled' if self.compiled else 'not compiled'}: {statistics.median(self.end_to_end):.0f} images a "
-            f"second end to end, {statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f}) of the "
+        text = (
+            f"{'compiled' if self.compiled else 'not compiled'}: {statistics.median(self.end_to_end):.0f} images "
+            f"per second end to end, {statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f}) of the "
             f"{statistics.median(self.random):.0f} on random tensors"
         )
-        return said + (f", GPU memory at most {self.gpu_gib:.2f} GiB" if self.gpu_gib else "")
+        return text + (f", GPU memory at most {self.gpu_gib:.2f} GiB" if self.gpu_gib else "")
 
 
 @contextmanager
-def process_of_its_own() -> Iterator[ProcessPoolExecutor]:
-    """So that memory begins anew."""
+def new_process() -> Iterator[ProcessPoolExecutor]:
+    """A new process, whose memory use starts from zero."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         yield process
 
 
 def training_rates(setting: RateSetting, counts: list[int], compiled: list[bool]) -> None:
-    """Images a second of a whole network's training, as a share of what it does on random tensors."""
+    """Measure the training of a whole network in images per second, and its share of the rate on random tensors."""
     compute = choose_compute(setting.device)
     print(
         f"training {setting.network} at {setting.size} x {setting.size} on {compute.reason.partition(';')[0]} in "
         f"{compute.precision}, batches of {setting.batch_size}"
     )
     for count in counts:
-        with process_of_its_own() as process, tempfile.TemporaryDirectory() as workspace:
+        with new_process() as process, tempfile.TemporaryDirectory() as workspace:
             loading, watched, rates = process.submit(rates_of, setting, count, compiled, Path(workspace)).result()
         print(
             f"  {count:6} posters, {count * 3 * setting.size**2 / 2**30:.2f} GiB: ready in {loading:.2f} s, {watched}"
@@ -89,7 +89,7 @@ def training_rates(setting: RateSetting, counts: list[int], compiled: list[bool]
 
 
 def rates_of(setting: RateSetting, count: int, compiled: list[bool], workspace: Path) -> tuple[float, str, list[Rate]]:
-    """Seconds until the posters are ready, what became of the memory, and the rates."""
+    """Seconds until the posters are ready, the memory use as text, and the rates."""
     compute = choose_compute(setting.device)
     dataset = synthetic_dataset(workspace, count, setting.size)
     bench = Bench(dataset, TrainConfig(), compute, NoCheckpoints())
@@ -128,9 +128,9 @@ def new_network(setting: RateSetting, bench: Bench) -> GenreNetwork:
 
 
 def end_to_end_rate(network: GenreNetwork, bench: Bench, setting: RateSetting, compute: Compute) -> float:
-    """Images a second of `fit` from uint8 posters on: batches, flips, normalisation, optimiser, schedule.
+    """Images per second of `fit` on uint8 posters: batches, flips, normalisation, optimiser, schedule.
 
-    The median of the epochs without the first, which warms up; evaluation is not timed there.
+    The median of all epochs except the first, which warms up. Evaluation is not included.
     """
     data = TrainingData(bench.posters, bench.labels, bench.training, bench.validation, bench.folds)
     schedule = Schedule(setting.epochs, setting.batch_size, seed=0, flip=True)
@@ -138,7 +138,7 @@ def end_to_end_rate(network: GenreNetwork, bench: Bench, setting: RateSetting, c
 
 
 def random_tensor_rate(model: nn.Module, posters: int, genres: int, setting: RateSetting, compute: Compute) -> float:
-    """Images a second over one batch of normalised random floats that is on the device already."""
+    """Images per second on one batch of normalised random floats that is already on the device."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     loss_function = nn.MultiLabelSoftMarginLoss()
@@ -162,25 +162,25 @@ def random_tensor_rate(model: nn.Module, posters: int, genres: int, setting: Rat
 
 
 def growing(counts: list[int], device: str) -> None:
-    """Features and a head's fit: cost a poster and memory, each number of posters in a process of its own."""
+    """Measure time per poster and memory of features and a head's fit, each number of posters in a new process."""
     print(f"features of {FEATURES_BACKBONE} at {FEATURES_SIZE} x {FEATURES_SIZE} and the fit of a kernel head")
     for count in counts:
-        with process_of_its_own() as process, tempfile.TemporaryDirectory() as workspace:
-            said = process.submit(grown, count, Path(workspace), device).result()
-        print(f"  {count:6} posters: {said}", flush=True)
+        with new_process() as process, tempfile.TemporaryDirectory() as workspace:
+            result = process.submit(grown, count, Path(workspace), device).result()
+        print(f"  {count:6} posters: {result}", flush=True)
 
 
 def grown(count: int, workspace: Path, device: str) -> str:
-    """Microseconds a poster, and the process's anonymous memory."""
+    """Microseconds per poster and the process's anonymous memory, as text."""
     compute = choose_compute(device)
     features_and_head(WARM_POSTERS, workspace / "warm", compute)
     extracting, fitting, memory = features_and_head(count, workspace / "grown", compute)
     features, head = (seconds / count * 1e6 for seconds in (extracting, fitting))
-    return f"{features:.0f} us a poster for features, {head:.0f} us for the head; {memory}"
+    return f"{features:.0f} us per poster for features, {head:.0f} us for the head; {memory}"
 
 
 def features_and_head(count: int, workspace: Path, compute: Compute) -> tuple[float, float, str]:
-    """Seconds for the features, seconds for a head on them (out of fold and then on all), and the memory of both."""
+    """Seconds for features and for a head on them (out of fold, then on all posters), and the memory use."""
     dataset = synthetic_dataset(workspace, count, FEATURES_SIZE)
     torch.manual_seed(0)
     weights = Weights(backbone(FEATURES_BACKBONE).body.state_dict(), "random")
@@ -194,6 +194,6 @@ def features_and_head(count: int, workspace: Path, compute: Compute) -> tuple[fl
     fitted = time.perf_counter()
     memory = (
         f"anonymous memory {first.before:.0f} MB before, at most {first.peak:.0f} MB for features, "
-        f"{second.peak:.0f} MB for the head ({np.prod(pretrained.features.shape) * 4 / 2**20:.0f} MB are the features)"
+        f"{second.peak:.0f} MB for the head (features: {np.prod(pretrained.features.shape) * 4 / 2**20:.0f} MB)"
     )
     return extracted - start, fitted - extracted, memory

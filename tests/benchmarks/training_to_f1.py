@@ -1,4 +1,4 @@
-"""How long it takes to reach an F1 on real posters: a frozen backbone beside the recipe, LP-FT beside fine-tuning."""
+"""Time to an F1 on real posters: a frozen backbone and the standard recipe, LP-FT and fine-tuning."""
 
 import shutil
 import statistics
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from plain_recipe import PosterFiles, train_as_usual
+from plain_recipe import PosterFiles, train_recipe
 
 from ml.compute import Compute
 from ml.configuration import PreprocessConfig, TrainConfig
@@ -29,7 +29,7 @@ from ml.training.frozen import KERNEL_FIRST, head_of_training_part, head_probabi
 BACKBONE = "squeezenet1_1"
 FINE_TUNED_EPOCHS = 3
 SETTINGS = (KERNEL_FIRST, *(KernelSetting(ridge, width) for ridge in (1.0, 10.0) for width in (0.25, 1.0)))
-"""Kernel heads that are tried one after the other until one reaches the recipe's F1."""
+"""Kernel heads, fitted in this order until one reaches the recipe's F1."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class RealPosters:
 
     @classmethod
     def unpacked(cls, data: Path, folder: Path) -> "RealPosters | None":
-        """From the folder of the real data; None where it is not there."""
+        """Unpack the real data into `folder`. None if it is missing."""
         archive, weights = data / "posters" / "anime.zip", data / "weights" / f"{BACKBONE}-imagenet-features.pth"
         if not (archive.exists() and weights.exists()):
             return None
@@ -51,7 +51,7 @@ class RealPosters:
         return cls(folder / "anime.csv", folder / "posters", weights)
 
     def dataset(self, workspace: Path, size: int) -> tuple[Dataset, list[Poster]]:
-        """The dataset and its posters, from the files on or as far as the workspace has it."""
+        """The dataset and its posters, built from the files unless the workspace has it."""
         pixels = open_pixels(workspace, size)
         posters = draw_parts(read_table(self.catalogue, self.folder), pixels, NullReporter())
         return build_dataset(posters, workspace, PreprocessConfig(image_size=size), NullReporter(), pixels), posters
@@ -59,16 +59,16 @@ class RealPosters:
 
 @dataclass(frozen=True)
 class Reached:
-    """An F1 of a frozen backbone: seconds from the start to it and those of its head alone; heads that were tried."""
+    """The F1 of a frozen backbone, the seconds in total and for its head alone, and the number of heads fitted."""
 
     weighted_f1: float
     seconds: float
     head_seconds: float
-    tried: int
+    heads: int
 
 
 def against_the_recipe(real: RealPosters, folder: Path, size: int, runs: int, compute: Compute) -> None:
-    """Seconds to the recipe's F1: the recipe, a frozen backbone from the files on, and with its features cached."""
+    """Compare the seconds to the recipe's F1: the recipe, and a frozen backbone with empty and with full caches."""
     dataset, posters = real.dataset(folder / "known", size)
     bench = new_bench(dataset, compute, TrainConfig())
     file_of = {poster.id: poster.file for poster in posters}
@@ -77,77 +77,77 @@ def against_the_recipe(real: RealPosters, folder: Path, size: int, runs: int, co
         for rows in (bench.training, bench.validation)
     )
     enough: float | None = None
-    usual: list[float] = []
-    nothing: list[Reached] = []
+    recipe: list[float] = []
+    uncached: list[Reached] = []
     cached: list[Reached] = []
     for _ in range(runs):
         start = time.perf_counter()
         plain = pretrained_backbone(BACKBONE, load_state(real.weights).state)
         loaded = time.perf_counter() - start
-        epochs = train_as_usual(
+        epochs = train_recipe(
             training, validation, bench.folds, plain, dataset.preprocessing, len(dataset.genres), compute, 0, enough
         )
         best = max(epochs, key=lambda epoch: epoch.weighted_f1)
         if enough is None:
             enough = best.weighted_f1
             print(
-                f"the recipe as usually written, {BACKBONE} at {size} x {size} in {compute.precision}, "
-                f"{len(training)} posters to train and {len(validation)} to validate: its F1 is {enough:.3f}, first "
+                f"the standard recipe, {BACKBONE} at {size} x {size} in {compute.precision}, "
+                f"{len(training)} training and {len(validation)} validation posters: F1 {enough:.3f}, first "
                 f"reached in epoch {epochs.index(best) + 1} of {len(epochs)}, "
                 f"each {epochs[-1].seconds / len(epochs):.1f} s",
                 flush=True,
             )
-        usual.append(loaded + best.seconds)
+        recipe.append(loaded + best.seconds)
         workspace = folder / "new"
-        nothing.append(frozen_to(enough, real, workspace, size, compute))
+        uncached.append(frozen_to(enough, real, workspace, size, compute))
         cached.append(frozen_to(enough, real, workspace, size, compute))
         shutil.rmtree(workspace)
     print(
         f"  frozen backbone, kernel head on the same training part: F1 {cached[-1].weighted_f1:.3f} with head "
-        f"{cached[-1].tried} of at most {len(SETTINGS)}"
+        f"{cached[-1].heads} of at most {len(SETTINGS)}"
         + ("" if cached[-1].weighted_f1 >= (enough or 0) else ": THE RECIPE'S F1 IS NOT REACHED")
     )
-    print(f"  the recipe: {spread(usual)} s to its F1")
+    print(f"  the recipe: {spread(recipe)} s to its F1")
     for what, seconds in (
-        ("from the poster files on, everything from nothing", [run.seconds for run in nothing]),
+        ("with empty caches, from the poster files on", [run.seconds for run in uncached]),
         ("with cached features, from the table on", [run.seconds for run in cached]),
         ("the head alone", [run.head_seconds for run in cached]),
     ):
-        times = [other / own for other, own in zip(usual, seconds, strict=True)]
+        times = [slow / fast for slow, fast in zip(recipe, seconds, strict=True)]
         print(f"  {what}: {spread(seconds, 2)} s, {spread(times)} times faster", flush=True)
     print(f"  {whole_search(real, folder / 'known', dataset, compute)}", flush=True)
 
 
 def frozen_to(enough: float, real: RealPosters, workspace: Path, size: int, compute: Compute) -> Reached:
-    """A frozen backbone's head with an F1 of `enough`, with what the workspace has and else from the files on."""
+    """Fit heads on a frozen backbone until one has an F1 of `enough`. Cached pixels and features are reused."""
     start = time.perf_counter()
     dataset, _ = real.dataset(workspace, size)
     bench = new_bench(dataset, compute, TrainConfig())
     features = Pretrained.load(bench, load_state(real.weights), NullReporter()).features
     begun = time.perf_counter()
-    score, tried = 0.0, 0
+    score, heads = 0.0, 0
     for setting in SETTINGS:
         score = max(score, head_score(bench, features, head_of_training_part(bench, features, setting)))
-        tried += 1
+        heads += 1
         if score >= enough:
             break
     ended = time.perf_counter()
-    return Reached(score, ended - start, ended - begun, tried)
+    return Reached(score, ended - start, ended - begun, heads)
 
 
 def whole_search(real: RealPosters, workspace: Path, dataset: Dataset, compute: Compute) -> str:
-    """What the candidate 'frozen' takes as it is trained by default."""
+    """Time and F1 of the candidate network `frozen` with its default search."""
     bench, weights = new_bench(dataset, compute, TrainConfig()), load_state(real.weights)
     pretrained = Pretrained.load(bench, weights, NullReporter())
     outcome = train_frozen(CANDIDATES[FROZEN], bench, pretrained, NullReporter())
     return (
-        f"the candidate as it is trained by default, {len(outcome.trials)} settings out of fold on both parts: "
+        f"the default search of the candidate network, {len(outcome.trials)} settings out of fold on both parts: "
         f"{outcome.seconds:.1f} s, F1 {outcome.validation.weighted_f1:.3f}"
     )
 
 
 def fine_tuned(real: RealPosters, folder: Path, size: int, runs: int, compute: Compute) -> None:
-    """LP-FT, its features and head included, beside fine-tuning of the same weights with a new last layer."""
+    """Compare LP-FT, features and head included, with fine-tuning of the same weights with a new last layer."""
     dataset, _ = real.dataset(folder / "fine-tuned", size)
     weights = load_state(real.weights)
     plain: list[Curve] = []
@@ -187,7 +187,7 @@ def fine_tuned(real: RealPosters, folder: Path, size: int, runs: int, compute: C
 
 @dataclass(frozen=True)
 class Point:
-    """Seconds since the start and weighted F1 after an epoch; 0 is what was there before the first."""
+    """Seconds since the start and weighted F1 after an epoch. Epoch 0 is the head before the first one."""
 
     epoch: int
     seconds: float
@@ -205,7 +205,7 @@ class Curve(NullReporter):
         self._start = time.perf_counter()
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        if "learning_rate" in values:  # of an epoch, not of a trial
+        if "learning_rate" in values:  # reported per epoch, not per trial
             self.add(step, values["validation/weighted_f1"])
 
     def add(self, epoch: int, score: float) -> None:
@@ -216,7 +216,7 @@ class Curve(NullReporter):
         return max(self.points, key=lambda point: point.weighted_f1)
 
     def first(self, score: float) -> Point | None:
-        """Where it first reached the score."""
+        """The first point that has at least this score; None if there is none."""
         return next((point for point in self.points if point.weighted_f1 >= score), None)
 
 
@@ -249,6 +249,6 @@ def head_score(bench: Bench, features: FeatureTable, head: KernelHead) -> float:
 
 
 def spread(values: list[float] | list[int], digits: int = 1) -> str:
-    """The median, with the least and the most where there are several."""
+    """The median, with minimum and maximum if they differ."""
     median, least, most = (f"{value:.{digits}f}" for value in (statistics.median(values), min(values), max(values)))
     return median if least == most else f"{median} ({least} to {most})"
