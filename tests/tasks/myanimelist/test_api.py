@@ -17,6 +17,7 @@ from infra.local.site.server import small_site
 from tasks.catalogue.catalogue_table import catalogue_of, related_in
 from tasks.catalogue.collector import Collector
 from tasks.catalogue.configuration import CollectConfig
+from tasks.catalogue.drift import Measure
 from tasks.catalogue.last_good import known_key
 from tasks.catalogue.source import Source
 from tasks.catalogue.titles import Title
@@ -76,6 +77,22 @@ def test_catalogue_is_the_same_by_pages_and_by_api(site: str, api: StrictApi, tm
     without_details = read(tmp_path / "lists", source_of(api), RANGE)
     pd.testing.assert_frame_equal(without_details[columns], by_pages[columns])
     assert list(without_details["rating"]) == list(by_pages["rating"])
+
+
+def test_titles_that_only_the_pages_list_as_continuing_are_neither_lost_nor_gone(
+    site: str, api: StrictApi, tmp_path: Path
+) -> None:
+    continuing = next(title for title in TITLES if len(title.pages) > 1)
+    first = SEASONS.index(continuing.season) + 1
+    seasons, measures, ids = f"{SEASONS[first]}..{SEASONS[-1]}", list[Measure](), list[set[str]]()
+    for source in (MyAnimeList(site), source_of(api), MyAnimeList(site)):
+        with Collector(tmp_path, source, CollectConfig()) as collector:
+            catalogue = asyncio.run(collector.read_catalogue(seasons))
+            assert collector.replace_last_good(seasons, catalogue, measures.extend).changes == 0
+            ids.append(set(catalogue["id"]))
+    began_before = {str(title.mal_id) for title in TITLES if title.season in SEASONS[:first]}
+    assert str(continuing.mal_id) in ids[0] - ids[1] and ids[0] - ids[1] <= began_before and ids[2] == ids[0]
+    assert [measure for measure in measures if measure.count] == []
 
 
 def answering(*answers: Answer, after: int = 0) -> Callable[[str, Answer], Answer]:
