@@ -1,9 +1,9 @@
-"""The collector over the replayed site, with faults, limits, kills and changes: does it lose nothing, and hold back?
+"""Soak test of the collector on the replayed site: faults, rate limits, kills and changed pages.
 
     python tests/soak/soak_collector.py [--data FOLDER] [--only faults kills ...] [--seed 0]
 
-The site is `replay/serve.py` in FOLDER (`../shared`, or where ANIME_GENRE_REAL_DATA points). Each part prints what it
-measured; the exit code is 1 where something did not hold. All in all it takes some fifteen minutes.
+The site is `replay/serve.py` in FOLDER (`../shared`, or ANIME_GENRE_REAL_DATA). Each part prints its measurements. The
+exit code is 1 if a check fails. The whole test takes about fifteen minutes.
 """
 
 import argparse
@@ -43,41 +43,41 @@ from tasks.myanimelist.source import MyAnimeList
 from tasks.preprocess import labelled_posters, usable_titles
 
 SEASONS = "1974-winter..2024-fall"
-LIMIT = 20  # requests a second
+LIMIT = 20  # requests per second
 FAULTS = 0.1
 KILLS = 20
-IN_FLIGHT = 4  # the connections to the posters' host; to the site there is one
+IN_FLIGHT = 4  # connections to the posters' host; the site gets one
 
 failures: list[str] = []
 
 
-def holds(condition: bool, what: str) -> None:
-    """Say whether something holds."""
-    print(f"  {'holds' if condition else 'FAILS'}: {what}", flush=True)
+def check(condition: bool, what: str) -> None:
+    """Print whether a condition holds, and record a failure."""
+    print(f"  {'ok' if condition else 'FAILED'}: {what}", flush=True)
     if not condition:
         failures.append(what)
 
 
 @dataclass
 class Replay:
-    """A replayed site: its address, and the log of the requests that it got."""
+    """A replayed site: its URL and the log of its requests."""
 
     url: str
     log: Path
 
     def requests(self) -> list[dict]:
-        """Every request so far, whole lines only."""
+        """All requests so far. An incomplete last line is ignored."""
         return [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 @contextmanager
 def replayed(data: Path, folder: Path, port: int = 0, **options: object) -> Iterator[Replay]:
-    """The replayed site, as long as the block runs."""
+    """Serve the replayed site inside the block."""
     port = port or free_port()
     log = folder / f"requests-{time.monotonic_ns()}.jsonl"
     log.touch()
-    given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    command = [sys.executable, str(data / "replay" / "serve.py"), "--port", str(port), "--log", str(log), *given]
+    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    command = [sys.executable, str(data / "replay" / "serve.py"), "--port", str(port), "--log", str(log), *arguments]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         url = f"http://127.0.0.1:{port}"
@@ -88,7 +88,7 @@ def replayed(data: Path, folder: Path, port: int = 0, **options: object) -> Iter
                 break
             except OSError:
                 time.sleep(0.05)
-        log.write_text("")  # the question above is not the collector's
+        log.write_text("")  # remove the requests above
         yield Replay(url, log)
     finally:
         process.terminate()
@@ -97,7 +97,7 @@ def replayed(data: Path, folder: Path, port: int = 0, **options: object) -> Iter
 
 @dataclass
 class Collected:
-    """What a run of the collector gave, and how long its parts took."""
+    """The result of a run of the collector, and the seconds of its parts."""
 
     posters: dict[str, str]
     records: int
@@ -109,7 +109,7 @@ class Collected:
 
 
 def collect(folder: Path, url: str, seasons: str = SEASONS, **settings: object) -> Collected:
-    """One run of the collector, here and now."""
+    """Run the collector in this process."""
     config = CollectConfig(**settings)  # type: ignore[arg-type]
     with Collector(folder, MyAnimeList(url), config) as collector:
         began = time.monotonic()
@@ -133,21 +133,21 @@ def collect(folder: Path, url: str, seasons: str = SEASONS, **settings: object) 
 
 
 def titles(folder: Path, url: str) -> str:
-    """The catalogue's hash, without the port that the site happened to have."""
+    """The hash of the catalogue without the site's URL, whose port differs."""
     return hashlib.sha256((folder / "catalogue.csv").read_text().replace(url, "").encode()).hexdigest()
 
 
 def key_of(folder: Path, table: pd.DataFrame) -> str:
-    """The dataset's key, as the step preprocess makes it."""
+    """The key of the dataset that the step preprocess would build."""
     usable = usable_titles(read_catalogue(folder / "catalogue.csv"), table, MyAnimeList())
     franchise_of = franchises(dict(zip(usable["id"], usable["title"], strict=True)))
     parts = PartTable().assign(franchise_of)
-    rows = labelled_posters(usable, {i: (franchise_of[i], parts[i]) for i in franchise_of}, folder / "posters")
-    return dataset_key(rows, PreprocessConfig())
+    labelled = labelled_posters(usable, {i: (franchise_of[i], parts[i]) for i in franchise_of}, folder / "posters")
+    return dataset_key(labelled, PreprocessConfig())
 
 
 def busiest_second(moments: list[float]) -> int:
-    """The most requests in any one second, wherever it begins."""
+    """The largest number of requests in any window of one second."""
     most, first = 0, 0
     for last, moment in enumerate(moments):
         while moment - moments[first] >= 1:
@@ -157,19 +157,19 @@ def busiest_second(moments: list[float]) -> int:
 
 
 def is_faulty(path: str) -> bool:
-    """Whether the replayed site answers the first two requests for a path with a fault."""
+    """Whether the first two requests for a path get a fault."""
     return int(hashlib.sha256(path.encode()).hexdigest()[:8], 16) / 0xFFFFFFFF < FAULTS
 
 
 def check_faults(data: Path, folder: Path, seed: int) -> None:
-    """Faults and a limit that the site enforces change nothing but the time it takes."""
+    """Faults and a rate limit do not change the result."""
     with replayed(data, folder) as site:
         clean = collect(folder / "clean", site.url)
     print(f"  without faults: {clean.records} titles, {len(clean.posters)} posters")
-    for name, pace in (("learns the limit", None), ("is told the limit", LIMIT)):
+    for name, pace in (("unknown limit", None), ("configured limit", LIMIT)):
         with replayed(data, folder, rate=LIMIT, faults=FAULTS) as site:
             began = time.monotonic()
-            got = collect(
+            result = collect(
                 folder / name.replace(" ", "-"),
                 site.url,
                 timeout_seconds=3,
@@ -177,36 +177,36 @@ def check_faults(data: Path, folder: Path, seed: int) -> None:
                 poster_requests_per_second=pace,
             )
             seconds = time.monotonic() - began
-            time.sleep(20)  # until requests that were left hanging are in the log, too
+            time.sleep(20)  # the log has hanging requests only after this time
             requests = site.requests()
         refused = [request for request in requests if request["status"] == 429]
-        # Those under way when the site first said so are past help.
-        told = min((request["time"] for request in refused), default=requests[0]["time"])
-        later = sorted(r["time"] for r in requests if r["time"] > told + (0.2 if refused else 0) and not late(r))
-        asked, refusals = Counter(r["path"] for r in requests), Counter(r["path"] for r in refused)
+        # Requests in flight at the first 429 do not count.
+        limited = min((request["time"] for request in refused), default=requests[0]["time"])
+        later = sorted(r["time"] for r in requests if r["time"] > limited + (0.2 if refused else 0) and not late(r))
+        counts, refusals = Counter(r["path"] for r in requests), Counter(r["path"] for r in refused)
         too_often = [
             path
-            for path, times in asked.items()
+            for path, times in counts.items()
             if times > 1 + 2 * is_faulty(path) + refusals[path] + (path == "/robots.txt")
         ]
         print(
-            f"  {name}: {len(requests)} requests in {seconds:.0f} s, {len(refused)} answered 429, busiest second "
-            f"afterwards {busiest_second(later)}, {sum(map(is_faulty, asked))} of {len(asked)} addresses faulty"
+            f"  {name}: {len(requests)} requests in {seconds:.0f} s, {len(refused)} with status 429, at most "
+            f"{busiest_second(later)} per second afterwards, {sum(map(is_faulty, counts))} of {len(counts)} URLs faulty"
         )
-        holds(got.titles == clean.titles, f"{name}: the catalogue is that without faults")
-        holds(got.posters == clean.posters, f"{name}: so are the hashes of {len(got.posters)} posters")
-        holds(busiest_second(later) <= LIMIT, f"{name}: no second has more than {LIMIT} requests, once it was told so")
-        holds(not too_often, f"{name}: no address is asked for more often than its faults explain {too_often[:3]}")
+        check(result.titles == clean.titles, f"{name}: the catalogue is the same as without faults")
+        check(result.posters == clean.posters, f"{name}: the hashes of {len(result.posters)} posters are the same")
+        check(busiest_second(later) <= LIMIT, f"{name}: at most {LIMIT} requests per second after the first 429")
+        check(not too_often, f"{name}: no URL is requested more often than its faults require {too_often[:3]}")
 
 
 def late(request: dict) -> bool:
-    """Whether the log has a request by the end of its answer, 20 seconds after it came (the fault "hang")."""
+    """Whether the log has the end of a response, 20 seconds after its request (the fault "hang")."""
     draw = int(hashlib.sha256(request["path"].encode()).hexdigest()[:8], 16) / 0xFFFFFFFF
     return draw < FAULTS and int(draw / FAULTS * 5) == 2
 
 
 def check_kills(data: Path, folder: Path, seed: int) -> None:
-    """Killed at any request, the next run goes on where it was."""
+    """After a kill at any request, the next run continues."""
     with replayed(data, folder) as site:
         clean = collect(folder / "clean-again", site.url)
         expected = len(site.requests())
@@ -223,38 +223,38 @@ def check_kills(data: Path, folder: Path, seed: int) -> None:
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
             while process.poll() is None and site.log.read_bytes().count(b"\n") < moment:
                 time.sleep(0.002)
-            holds(process.poll() is None, f"the run is under way when it is killed, at request {moment}")
+            check(process.poll() is None, f"the run is killed while it is running, at request {moment}")
             process.kill()
             process.wait()
             posters_began = any(request["path"].startswith("/cdn/") for request in site.requests())
             allowed += (IN_FLIGHT if posters_began else 1) + 1
         killed_at = site.log.read_bytes().count(b"\n")
-        half = [path.name for path in workspace.glob("pages/*.gz") if not is_whole(path)]
+        damaged = [path.name for path in workspace.glob("pages/*.gz") if not is_intact(path)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         requests = site.requests()
-        got = collect(workspace, site.url)
+        result = collect(workspace, site.url)
         after = len(site.requests())
     extra = len(requests) - expected
     print(
         f"  {KILLS} kills over {killed_at} requests, then a full run: {len(requests)} requests, {expected} without "
-        f"kills, {extra} more ({extra / KILLS:.2f} a kill)"
+        f"kills, {extra} more ({extra / KILLS:.2f} per kill)"
     )
-    holds(got.titles == clean.titles and got.posters == clean.posters, "catalogue and posters are those without kills")
-    holds(
+    check(result.titles == clean.titles and result.posters == clean.posters, "the result is the same as without kills")
+    check(
         extra <= allowed,
-        f"at most as many as were in flight (1 page, {IN_FLIGHT} posters) and one more a kill: {allowed}",
+        f"at most the requests in flight (1 page, {IN_FLIGHT} posters) and one more per kill: {allowed}",
     )
-    holds(not half, "no kept page is half-written")
-    holds(after == len(requests), "one run more asks for nothing")
+    check(not damaged, "no kept page is incomplete")
+    check(after == len(requests), "another run makes no request")
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a kept page is what its name says."""
+def is_intact(path: Path) -> bool:
+    """Whether the hash of a kept page matches its name."""
     return hashlib.sha256(gzip.decompress(path.read_bytes())).hexdigest() == path.name.removesuffix(".html.gz")
 
 
 def check_second_run(data: Path, folder: Path, seed: int) -> None:
-    """A second run asks for nothing, takes no time, and gives the same dataset."""
+    """A second run makes no request, is fast, and gives the same dataset."""
     pace = {"requests_per_second": LIMIT, "poster_requests_per_second": LIMIT}
     with replayed(data, folder) as site:
         first = collect(folder / "twice", site.url, **pace)
@@ -265,21 +265,21 @@ def check_second_run(data: Path, folder: Path, seed: int) -> None:
     seconds = [run.pages_seconds + run.posters_seconds for run in (first, second)]
     ratio = seconds[1] / seconds[0]
     keys = [key_of(folder / "twice", run.table) for run in (first, second)]
-    print(f"  at {LIMIT} requests a second: first run {seconds[0]:.1f} s, second {seconds[1]:.2f} s ({ratio:.3f})")
+    print(f"  at {LIMIT} requests per second: first run {seconds[0]:.1f} s, second {seconds[1]:.2f} s ({ratio:.3f})")
     print(
         f"  {pages} pages in {first.pages_seconds:.2f} s, "
         f"{first.poster_requests} posters in {first.posters_seconds:.2f} s"
     )
-    holds(again == 0, f"the second run makes no request ({again})")
-    holds(second.poster_requests == 0, "none for a poster")
-    holds(keys[0] == keys[1], f"the dataset's key is the same ({keys[0][:12]})")
-    holds(ratio < 0.1, "it takes less than a tenth of the time")
+    check(again == 0, f"the second run makes no request ({again})")
+    check(second.poster_requests == 0, "no poster is requested")
+    check(keys[0] == keys[1], f"the dataset key is the same ({keys[0][:12]})")
+    check(ratio < 0.1, "it takes less than a tenth of the time")
     allowed = 1.05 * first.poster_requests / LIMIT
-    holds(first.posters_seconds <= allowed, f"{first.poster_requests} requests take at most {allowed:.2f} s")
+    check(first.posters_seconds <= allowed, f"{first.poster_requests} requests take at most {allowed:.2f} s")
 
 
 def check_drift(data: Path, folder: Path, seed: int) -> None:
-    """A site that changed is noticed before the catalogue is spoiled; a new season is nothing of that kind."""
+    """Changed pages stop the run and the last good catalogue stays; a new season is accepted."""
     port = free_port()
     workspace = folder / "drift"
     with replayed(data, folder, port) as site:
@@ -298,26 +298,26 @@ def check_drift(data: Path, folder: Path, seed: int) -> None:
         with replayed(data, folder, port, pages=pages) as site:
             try:
                 collect(workspace, site.url, "1974-winter..2024-summer", refresh=True)
-                outcome = "it went through"
+                outcome = "accepted"
             except AnimeGenreError as error:
                 outcome = f"{type(error).__name__}: {str(error).splitlines()[0][:150]}"
         print(f"  {name}: {outcome}")
-        holds("it went through" not in outcome, f"{name} stops the run")
-        holds((workspace / "catalogue.csv").read_bytes() == before, "and the last good catalogue stays")
+        check(outcome != "accepted", f"{name} stops the run")
+        check((workspace / "catalogue.csv").read_bytes() == before, "the last good catalogue stays")
     with replayed(data, folder, port) as site:
-        got = collect(workspace, site.url, SEASONS)
+        result = collect(workspace, site.url, SEASONS)
     known = len(before.splitlines()) - 1
-    holds(got.records > known, f"a new season passes: {got.records} titles, {known} before")
+    check(result.records > known, f"a new season is accepted: {result.records} titles, {known} before")
 
 
 def half_of_the_cards(page: str) -> str:
-    """A season's page without every other card."""
+    """A season page without every second card."""
     parts = re.split(r'(?=<div class="js-anime-category-producer seasonal-anime)', page)
     return parts[0] + "".join(parts[1:-1:2]) + (parts[-1] if len(parts) > 1 else "")
 
 
 def changed_pages(data: Path, into: Path, change: Callable[[str], str]) -> None:
-    """The archive of season pages, with each page changed."""
+    """Write the archive of season pages with each page changed."""
     with (
         zipfile.ZipFile(data / "myanimelist" / "replay.zip") as pages,
         zipfile.ZipFile(into, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as changed,
@@ -337,14 +337,14 @@ def main() -> None:
     arguments = parser.parse_args()
     data = Path(arguments.data).absolute()
     if not (data / "replay" / "serve.py").exists():
-        parser.error(f"there is no replay/serve.py in {data}; --data names the folder of the real data")
+        parser.error(f"{data} has no replay/serve.py; set --data to the folder of the real data")
     for name in arguments.only:
         print(f"{name}: {CHECKS[name].__doc__}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             CHECKS[name](data, Path(folder), arguments.seed)
     if failures:
-        sys.exit(f"{len(failures)} things did not hold.")
-    print("All of it holds.")
+        sys.exit(f"{len(failures)} checks failed.")
+    print("All checks passed.")
 
 
 if __name__ == "__main__":
