@@ -1,4 +1,4 @@
-"""A reverse proxy that makes faults: what a service does not answer, a step has to survive."""
+"""A reverse proxy that injects faults between a step and a service."""
 
 import http.client
 import math
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 @dataclass
 class Fault:
-    """Requests whose line contains `matching` are answered `status`: so many of them, for so long from the first."""
+    """The first `times` requests whose line contains `matching` get `status`, for `seconds` after the first one."""
 
     matching: str
     seconds: float = math.inf
@@ -25,13 +25,13 @@ class Fault:
 
 @dataclass
 class FaultProxy:
-    """A reverse proxy in front of a local server; faults are added to `faults`."""
+    """A reverse proxy in front of a local server. Faults may be added to `faults`."""
 
     url: str
     faults: list[Fault] = field(default_factory=list)
 
-    def strikes(self, request_line: str) -> Fault | None:
-        """The fault that a request meets."""
+    def fault_of(self, request_line: str) -> Fault | None:
+        """The fault of a request; None if there is none."""
         for fault in self.faults:
             if fault.matching in request_line:
                 fault.began = fault.began or time.monotonic()
@@ -43,7 +43,7 @@ class FaultProxy:
 
 @contextmanager
 def fault_proxy(target: str, *faults: Fault) -> Iterator[FaultProxy]:
-    """A proxy in front of the server at `target`, with these faults."""
+    """Run a proxy with these faults in front of the server at `target`, inside the block."""
     server = _Server(("127.0.0.1", 0), _handler(target))
     server.proxy = FaultProxy(f"http://127.0.0.1:{server.server_port}", list(faults))
     thread = threading.Thread(target=server.serve_forever)
@@ -62,7 +62,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that gave up are part of the game."""
+        """Ignore clients that closed the connection."""
 
 
 def _handler(target: str) -> type[BaseHTTPRequestHandler]:
@@ -72,17 +72,17 @@ def _handler(target: str) -> type[BaseHTTPRequestHandler]:
         def _forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             assert isinstance(self.server, _Server)
-            if fault := self.server.proxy.strikes(f"{self.command} {self.path}"):
-                self._answer(fault.status, [("Content-Type", "text/plain")], b"fault")
+            if fault := self.server.proxy.fault_of(f"{self.command} {self.path}"):
+                self._respond(fault.status, [("Content-Type", "text/plain")], b"fault")
                 return
             connection = http.client.HTTPConnection(urlsplit(target).netloc, timeout=60)
             kept = {k: v for k, v in self.headers.items() if k.lower() not in {"connection", "transfer-encoding"}}
             connection.request(self.command, self.path, body, kept)
-            answer = connection.getresponse()
-            self._answer(answer.status, answer.getheaders(), answer.read())
+            response = connection.getresponse()
+            self._respond(response.status, response.getheaders(), response.read())
             connection.close()
 
-        def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        def _respond(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
             self.send_response_only(status)
             for name, value in headers:
                 if name.lower() not in {"connection", "transfer-encoding", "content-length"}:

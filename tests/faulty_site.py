@@ -1,4 +1,4 @@
-"""The small site on a bad day: it limits, it fails, and it writes down every request.
+"""The built-in site with a rate limit, faults and changed pages, which records every request.
 
 with faulty_site(titles=60, rate=20, faults=0.2) as site:
     collect(site.url)
@@ -22,7 +22,7 @@ KINDS = ("500", "503", "cut", "half")
 
 @dataclass
 class Request:
-    """A request when it was answered."""
+    """A request. `moment` is the time of its response on the monotonic clock."""
 
     moment: float
     path: str
@@ -31,10 +31,10 @@ class Request:
 
 @dataclass
 class FaultySite:
-    """What the server does, and what it was asked: both may be changed while it runs.
+    """The settings and requests of a running server. The settings may change while it runs.
 
-    `rate` is a token bucket (requests a second, as many at once); the first two answers of a share of `faults` of all
-    paths go wrong; `change` makes another page of a page.
+    `rate` is that of a token bucket (requests per second, and the burst). For the share `faults` of all paths, the
+    first two responses are faulty. `change` is applied to each page.
     """
 
     site: SmallSite
@@ -49,11 +49,11 @@ class FaultySite:
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The URL of the site."""
         return self.site.base_url
 
     def fault(self, path: str) -> str | None:
-        """The fault that the first two requests for a path meet."""
+        """The fault of the first two responses for a path; None if there is none."""
         rng = random.Random(f"{self.seed} {path}")
         return rng.choice(KINDS) if rng.random() < self.faults and path != "/robots.txt" else None
 
@@ -70,20 +70,20 @@ class FaultySite:
             self._tokens -= 1
             return True
 
-    def asked(self, path: str) -> int:
-        """How often a path was asked for."""
+    def count(self, path: str) -> int:
+        """The number of requests for a path."""
         return sum(request.path == path for request in self.requests)
 
 
 @contextmanager
 def faulty_site(titles: int = 60, seed: int = 0, rate: float = 0, faults: float = 0) -> Iterator[FaultySite]:
-    """Serves the small site with faults on loopback while the block runs."""
+    """Serve the site on loopback inside the block."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True
     invented = [
         replace(title, poster=PosterState.DRAWN) if title.poster is PosterState.BROKEN else title
         for title in invented_titles(titles, seed)
-    ]  # a poster that is broken for ever is asked for again and again, with ever longer waits
+    ]  # a poster that is always broken would be retried with growing waits
     small = SmallSite(invented, seed, f"http://127.0.0.1:{server.server_address[1]}")
     server.site = FaultySite(small, rate, faults, seed)  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
@@ -105,21 +105,21 @@ class _Handler(BaseHTTPRequestHandler):
         site: FaultySite = self.server.site  # type: ignore[attr-defined]
         path = urlsplit(self.path).path
         if not site.allows():
-            return self._answer(429, b"Too Many Requests", **{"Retry-After": "1"})
-        fault = site.fault(path) if site.asked(path) < 2 else None
+            return self._respond(429, b"Too Many Requests", **{"Retry-After": "1"})
+        fault = site.fault(path) if site.count(path) < 2 else None
         status, content_type, body = site.site.answer(path)
         if content_type.startswith("text/html"):
             body = site.change(body.decode()).encode()
         if fault in ("500", "503"):
-            return self._answer(int(fault), b"Error", **{"Retry-After": "0"})
+            return self._respond(int(fault), b"Error", **{"Retry-After": "0"})
         if fault == "half":
-            return self._answer(int(status), body[: len(body) // 2], **{"Content-Type": content_type})
+            return self._respond(int(status), body[: len(body) // 2], **{"Content-Type": content_type})
         etag = f'"{hash(body)}"'
         if status == 200 and self.headers.get("If-None-Match") == etag:
-            return self._answer(304, b"", ETag=etag)
-        self._answer(int(status), body, cut=fault == "cut", ETag=etag, **{"Content-Type": content_type})
+            return self._respond(304, b"", ETag=etag)
+        self._respond(int(status), body, cut=fault == "cut", ETag=etag, **{"Content-Type": content_type})
 
-    def _answer(self, status: int, body: bytes, cut: bool = False, **headers: str) -> None:
+    def _respond(self, status: int, body: bytes, cut: bool = False, **headers: str) -> None:
         self.server.site.requests.append(  # type: ignore[attr-defined]
             Request(time.monotonic(), urlsplit(self.path).path, status)
         )

@@ -1,10 +1,10 @@
 """The stored formats as a fixture: a bucket and the workspace files that steps read, in one archive.
 
-    python -m tests.stored_formats    makes the archive again with the code of this checkout
-    unpack(workspace)                 writes it out as a workspace on which `local_stack` can start
+    python -m tests.stored_formats    rebuilds the archive with the present code
+    unpack(workspace)                 unpacks it as a workspace for `local_stack`
 
-The code of November 2026 made the archive. People have buckets like it, so it is a promise: make it again only when a
-format changes on purpose.
+The archive was built in November 2026, and users have buckets like it. Rebuild it only if a format changes on
+purpose.
 """
 
 import argparse
@@ -21,18 +21,18 @@ from infra.local.site.server import small_site
 
 ARCHIVE = Path(__file__).parent / "flows" / "stored_formats.zip"
 SITE_PORT = 21764
-"""The port of the built-in site in the archive's addresses."""
+"""The port of the built-in site in the archive's URLs."""
 TITLES = 170
 SEASONS = "2015-winter..2019-fall"
 _INDEX = "index.json"
-_LEFT_OUT = ("logs", "prefect", "tensorboard", "checkpoints", "stack.json", "stack.lock", "run.lock")
+_OMITTED = ("logs", "prefect", "tensorboard", "checkpoints", "stack.json", "stack.lock", "run.lock")
 
 
 def pack(workspace: Path, archive: Path) -> None:
     """Write a workspace's files into an archive; equal files are stored once."""
     for database in workspace.glob("*.sqlite"):
         sqlite3.connect(database).execute("PRAGMA wal_checkpoint(TRUNCATE)").connection.close()
-    with sqlite3.connect(workspace / "mlflow.db") as mlflow:  # MLflow notes the path of the script that logged a model
+    with sqlite3.connect(workspace / "mlflow.db") as mlflow:  # MLflow stores the path of the script that logged a model
         mlflow.execute("UPDATE tags SET value = 'retrain' WHERE key = 'mlflow.source.name'")
         mlflow.execute("UPDATE logged_model_tags SET tag_value = 'retrain' WHERE tag_key = 'mlflow.source.name'")
     mlflow.execute("VACUUM").connection.close()
@@ -40,7 +40,7 @@ def pack(workspace: Path, archive: Path) -> None:
     with zipfile.ZipFile(archive, "w") as packed:
         for path in sorted(path for path in workspace.rglob("*") if path.is_file()):
             name = path.relative_to(workspace)
-            if name.parts[0] in _LEFT_OUT or "logs" in name.parts or name.name.endswith((".lock", "-wal", "-shm")):
+            if name.parts[0] in _OMITTED or "logs" in name.parts or name.name.endswith((".lock", "-wal", "-shm")):
                 continue
             data = path.read_bytes()
             digest = sha256(data).hexdigest()
@@ -66,7 +66,7 @@ def unpack(workspace: Path, archive: Path = ARCHIVE) -> None:
 
 
 def retrain(workspace: Path, site_url: str) -> None:
-    """Run the command that made the archive; it leaves `summary.json` in the workspace."""
+    """Run the command that the archive was built with. It writes `summary.json` into the workspace."""
     command = [sys.executable, "-m", "flows.cli", "retrain", "--workspace", str(workspace), "--site-url", site_url]
     command += ["--seasons", SEASONS, "--image-size", "32", "--min-posters", "15", "--min-posters-per-part", "2"]
     command += ["--candidates", "scratch", "--trials", "1", "--epochs", "4", "--weights", "none"]

@@ -91,7 +91,7 @@ def test_collector_gives_the_same_result_despite_faults_and_a_rate_limit(tmp_pat
     assert busiest_second(later) <= 20
     refused = Counter(request.path for request in site.requests if request.status == 429)
     for path in {request.path for request in site.requests} - {"/robots.txt"}:
-        assert site.asked(path) <= 1 + 2 * (site.fault(path) is not None) + refused[path], path
+        assert site.count(path) <= 1 + 2 * (site.fault(path) is not None) + refused[path], path
 
 
 def test_collector_requests_nothing_in_a_second_run(site: FaultySite, tmp_path: Path) -> None:
