@@ -8,12 +8,12 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import SecretStr
 
 from infra.errors import ConfigurationError
-from tasks.catalogue.seasons import NAMES, Season, parse_season, parse_seasons, quiet_days, season_of_date
+from tasks.catalogue.seasons import Season, parse_season, parse_seasons, quiet_days, season_of_date
 from tasks.catalogue.source import SourcePage
 from tasks.catalogue.titles import Related, Title
 from tasks.crawl.api_access import ApiAccess
 from tasks.crawl.http_response import Response
-from tasks.errors import PageCutError, PageLayoutError, SiteError, excerpt
+from tasks.errors import PageCutError, PageLayoutError, SeasonError, SiteError, excerpt
 from tasks.myanimelist.fields import date_in, full_size
 from tasks.myanimelist.page_addresses import season_path
 from tasks.myanimelist.source import EXPLICIT_GENRE_IDS, GENRE_IDS, OLDEST_SEASON, MyAnimeList
@@ -141,7 +141,7 @@ class MyAnimeListApi(MyAnimeList):
         if status in (200, 304, 404):
             self._has_answered = True
         said = _said_in(response.body) if 400 <= status < 500 else None
-        is_about_id = status == 401 or (status == 400 and said is not None and "client id" in said.lower())
+        is_about_id = status == 401 or (status == 400 and "client id" in (said or "").lower())
         if is_about_id or (status == 403 and said is not None and not self._has_answered):
             raise ConfigurationError(
                 f"The API at {self.site_url} does not accept the client id in MAL_CLIENT_ID. It answered "
@@ -172,6 +172,8 @@ def _object(body: bytes) -> dict[str, Any]:
 
 def _said_in(body: bytes) -> str | None:
     """What an error of the API says, such as ": invalid_token, token is invalid"; None if the body is no such error."""
+    if not body.strip():
+        return ""
     try:
         document = _object(body)
     except PageLayoutError:
@@ -245,13 +247,19 @@ def _date(value: object) -> str | None:
 
 def _season(value: object) -> str | None:
     """The season in an object such as {"year": 2017, "season": "fall"}."""
-    year, name = (value.get("year"), value.get("season")) if isinstance(value, dict) else (None, None)
-    return f"{year}-{name}" if name in NAMES and _count(year) else None
+    return _known_season(f"{value.get('year')}-{value.get('season')}") if isinstance(value, dict) else None
+
+
+def _known_season(text: str) -> str | None:
+    try:
+        return str(parse_season(text))
+    except SeasonError:
+        return None
 
 
 def _season_of(date: str | None) -> str | None:
     season = season_of_date(date)
-    return str(season) if season else None
+    return _known_season(str(season)) if season else None
 
 
 def _named(value: object) -> list[tuple[int, str]]:

@@ -207,6 +207,7 @@ FORBIDDEN = (403, {"error": "forbidden", "message": ""}, {})
         ((401, {"error": "invalid_token", "message": "token is invalid"}, {}), 0, ConfigurationError, "MAL_CLIENT_ID"),
         ((401, b"", {}), 1, ConfigurationError, "MAL_CLIENT_ID"),
         (FORBIDDEN, 0, ConfigurationError, "403 Forbidden: forbidden. Compare"),
+        ((403, b"", {}), 0, ConfigurationError, "403 Forbidden. Compare"),
         (FORBIDDEN, 1, SiteBlocked, "answered 403 Forbidden. No request is sent to 127.0.0.1"),
         ((403, b"<html>Forbidden</html>", {}), 0, SiteBlocked, "answered 403 Forbidden"),
         ((400, {"error": "bad_request", "message": "invalid fields"}, {}), 0, SiteError, "bad_request, invalid fields"),
@@ -271,7 +272,14 @@ def test_fields_that_are_missing_or_not_as_documented_are_unknown() -> None:
         "rating": [None, ""],
         "genres": [None, {}, ["Action"], [{"id": 1}], [{"id": 1, "name": "Action"}, {"name": "Comedy"}]],
         "studios": [None, [{}], "Bones"],
-        "start_season": [None, {}, {"year": 2015}, {"year": "2015", "season": "fall"}, {"year": 1, "season": "autumn"}],
+        "start_season": [
+            None,
+            {},
+            {"year": 2015},
+            {"year": "2015", "season": "fall"},
+            {"year": 2015, "season": "autumn"},
+            {"year": 1, "season": "fall"},
+        ],
         "related_anime": [None, {}, [{}], [{"node": {"id": 3}}], [{"relation_type": "sequel"}]],
     }
     least = {"id": 1, "title": "Bells"}
