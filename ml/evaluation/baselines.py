@@ -14,7 +14,7 @@ from ml.data.splits import TEST, TRAIN, VALIDATION
 from ml.networks.kernel import fit_curves
 from ml.scores.metrics import Labels, Probabilities, Scores, score
 from ml.scores.thresholds import fit_thresholds
-from ml.training.frozen import KERNEL_FIRST, FrozenSearch, head_probabilities
+from ml.training.frozen import KERNEL_FIRST, OutOfFoldHeads, head_probabilities
 
 EVERY_GENRE = "every genre"
 _DRAWS = 100
@@ -76,11 +76,11 @@ def colour_histogram(dataset: Dataset, seed: int) -> Scores:
     known = np.sort(np.concatenate([dataset.rows(TRAIN), dataset.rows(VALIDATION)]))
     test, labels = dataset.rows(TEST), dataset.labels[known]
     histograms = FeatureTable(colour_histograms(dataset.images, known))
-    search = FrozenSearch(histograms, labels, dataset.franchises[known], seed)
-    estimates = search.estimates(KERNEL_FIRST)
+    heads = OutOfFoldHeads(histograms, labels, dataset.franchises[known], seed)
+    estimates = heads.estimates(KERNEL_FIRST)
     curves = fit_curves(estimates, labels)
     thresholds = fit_thresholds(curves.probabilities(estimates), labels)
-    head = search.head(KERNEL_FIRST, curves)
+    head = heads.fit(KERNEL_FIRST, curves)
     probabilities = head_probabilities(head, FeatureTable(colour_histograms(dataset.images, test)))
     return score(probabilities, probabilities >= thresholds, dataset.labels[test], dataset.genre_names)
 

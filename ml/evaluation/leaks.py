@@ -18,7 +18,7 @@ from ml.scores.folds import stratified_folds
 from ml.scores.metrics import Labels, Probabilities, score
 from ml.scores.thresholds import cross_fitted_decisions
 from ml.training.bench import Bench
-from ml.training.frozen import KERNEL_FIRST, FrozenSearch
+from ml.training.frozen import KERNEL_FIRST, OutOfFoldHeads
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _share_with_siblings(franchises: NDArray[np.str_], folds: NDArray[np.int64])
 
 
 def _out_of_fold(table: FeatureTable, labels: Labels, groups: NDArray[np.str_], seed: int) -> Probabilities:
-    estimates = FrozenSearch(table, labels, groups, seed).estimates(KERNEL_FIRST)
+    estimates = OutOfFoldHeads(table, labels, groups, seed).estimates(KERNEL_FIRST)
     return fit_curves(estimates, labels).probabilities(estimates)
 
 

@@ -84,7 +84,7 @@ class Space:
         return torch.cat([(block - self.mean) @ self.projection for block in features.blocks()])
 
 
-def space(features: FeatureTable, seed: int) -> Space:
+def fit_space(features: FeatureTable, seed: int) -> Space:
     """Standardise features [N, F] and find their principal components.
 
     Uses subspace iteration from seeded random numbers (Halko et al. 2011, algorithm 4.4,
@@ -102,8 +102,8 @@ def space(features: FeatureTable, seed: int) -> Space:
     _, axes = torch.linalg.eigh(directions.T @ _times_covariance(features, mean, scale, directions))
     directions = directions @ axes.flip(1)
     projection = scale[:, None] * directions
-    where = Space(mean, projection, torch.empty(0))
-    return replace(where, points=where.project(features))
+    space = Space(mean, projection, torch.empty(0))
+    return replace(space, points=space.project(features))
 
 
 def _moments(features: FeatureTable) -> tuple[Tensor, Tensor]:
@@ -135,10 +135,10 @@ def _times_covariance(features: FeatureTable, mean: Tensor, scale: Tensor, direc
 class KernelRidge:
     """Kernel ridge regression for one width; it can be solved for any ridge."""
 
-    def __init__(self, where: Space, labels: Tensor, width: float, seed: int) -> None:
+    def __init__(self, space: Space, labels: Tensor, width: float, seed: int) -> None:
         """Prepare for labels float [N, G] of the space's points; the seed chooses the landmarks."""
         chosen = np.random.default_rng(seed).permutation(len(labels))[:LANDMARKS]
-        self.landmarks = where.points[torch.from_numpy(np.sort(chosen)).to(where.points.device)]
+        self.landmarks = space.points[torch.from_numpy(np.sort(chosen)).to(space.points.device)]
         self.width = width
         self.mean_label = labels.double().mean(0)
         values, vectors = torch.linalg.eigh(similarity(self.landmarks, self.landmarks, width).double())
@@ -147,10 +147,10 @@ class KernelRidge:
         self._whitening = vectors[:, kept] / values[kept].sqrt()
         # Summed block by block: the kernel of all posters would be the largest array of a training.
         rank = self._whitening.shape[1]
-        self._gram = torch.zeros(rank, rank, dtype=torch.float64, device=where.points.device)
-        self._moments = torch.zeros(rank, labels.shape[1], dtype=torch.float64, device=where.points.device)
-        total = torch.zeros(rank, dtype=torch.float64, device=where.points.device)
-        for points, truth in zip(torch.split(where.points, BLOCK), torch.split(labels, BLOCK), strict=True):
+        self._gram = torch.zeros(rank, rank, dtype=torch.float64, device=space.points.device)
+        self._moments = torch.zeros(rank, labels.shape[1], dtype=torch.float64, device=space.points.device)
+        total = torch.zeros(rank, dtype=torch.float64, device=space.points.device)
+        for points, truth in zip(torch.split(space.points, BLOCK), torch.split(labels, BLOCK), strict=True):
             mapped = similarity(points, self.landmarks, width).double() @ self._whitening
             self._gram += mapped.T @ mapped
             self._moments += mapped.T @ (truth.double() - self.mean_label)
@@ -223,10 +223,10 @@ def fit_curves(estimates: NDArray[np.float64], labels: Labels) -> LogisticCurves
 
 
 def fit_kernel_head(
-    where: Space, labels: Tensor, setting: KernelSetting, curves: LogisticCurves, seed: int
+    space: Space, labels: Tensor, setting: KernelSetting, curves: LogisticCurves, seed: int
 ) -> KernelHead:
     """Fit a head on all points of the space; `curves` turn its estimates into logits."""
-    ridge = KernelRidge(where, labels, setting.width, seed)
+    ridge = KernelRidge(space, labels, setting.width, seed)
     weights, bias = ridge.solve(setting.ridge)
     slope = torch.from_numpy(curves.slope).to(weights)
     offset = torch.from_numpy(curves.offset).to(weights)
@@ -234,4 +234,4 @@ def fit_kernel_head(
     with torch.no_grad():
         last.weight.copy_((weights * slope).T)
         last.bias.copy_(bias * slope + offset)
-    return KernelHead(where.mean, where.projection, ridge.landmarks, setting.width, last)
+    return KernelHead(space.mean, space.projection, ridge.landmarks, setting.width, last)

@@ -33,7 +33,7 @@ class Range:
     log: bool = True
 
 
-Space = Mapping[str, Range | tuple[int, ...]]
+SearchSpace = Mapping[str, Range | tuple[int, ...]]
 """A search space: an interval or a tuple of choices per hyperparameter."""
 
 
@@ -56,7 +56,7 @@ class Candidate:
     name: str
     description: str
     trained: Trained
-    space: Space
+    space: SearchSpace
     first: Mapping[str, float]
     train: Callable[["Candidate", "Bench", "Pretrained | None", "Reporter"], "NetworkOutcome"]
     without_weights: str | None = None

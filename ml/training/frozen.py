@@ -23,7 +23,7 @@ from ml.networks.kernel import (
     Space,
     fit_curves,
     fit_kernel_head,
-    space,
+    fit_space,
 )
 from ml.reporting import Reporter
 from ml.scores.folds import stratified_folds
@@ -49,8 +49,8 @@ class _Fold:
     points: torch.Tensor
 
 
-class FrozenSearch:
-    """Tries settings of kernel heads out of fold."""
+class OutOfFoldHeads:
+    """Kernel heads of any setting: their out-of-fold estimates, and a head fitted on all posters."""
 
     def __init__(self, features: FeatureTable, labels: Labels, franchises: NDArray[np.str_], seed: int) -> None:
         """Prepare the folds for features [n, F], labels uint8 [n, G] and franchises [n] of the same posters.
@@ -66,11 +66,11 @@ class FrozenSearch:
 
     def _fold(self, number: int) -> _Fold:
         inside, outside = np.flatnonzero(self.fold_of == number), np.flatnonzero(self.fold_of != number)
-        where = space(self._features.select(outside), self._seed)
-        return _Fold(inside, outside, where, where.project(self._features.select(inside)))
+        space = fit_space(self._features.select(outside), self._seed)
+        return _Fold(inside, outside, space, space.project(self._features.select(inside)))
 
     def estimates(self, setting: KernelSetting, on_fold: Step = lambda fold, score: None) -> NDArray[np.float64]:
-        """Out-of-fold estimates, float64 [n, G].
+        """Out-of-fold estimates of a setting, float64 [n, G].
 
         `on_fold` is called after each fold but the last with the number of completed folds and their score.
         """
@@ -93,9 +93,9 @@ class FrozenSearch:
         probabilities = fit_curves(estimates, labels).probabilities(estimates)
         return weighted_f1(cross_fitted_decisions(probabilities, labels, self.fold_of[posters]), labels)
 
-    def head(self, setting: KernelSetting, curves: LogisticCurves) -> KernelHead:
+    def fit(self, setting: KernelSetting, curves: LogisticCurves) -> KernelHead:
         """Fit a head on all posters."""
-        return fit_kernel_head(space(self._features, self._seed), self._labels, setting, curves, self._seed)
+        return fit_kernel_head(fit_space(self._features, self._seed), self._labels, setting, curves, self._seed)
 
 
 def train_frozen(candidate: Candidate, bench: Bench, pretrained: Pretrained, reporter: Reporter) -> NetworkOutcome:
@@ -103,12 +103,12 @@ def train_frozen(candidate: Candidate, bench: Bench, pretrained: Pretrained, rep
     start = time.perf_counter()
     config = bench.config
     rows = np.sort(np.concatenate([bench.training, bench.validation]))
-    trying = _frozen_search(bench, pretrained.features, rows)
+    heads = _heads_for(bench, pretrained.features, rows)
     estimates_of: dict[int, NDArray[np.float64]] = {}
 
     def attempt(number: int, parameters: dict[str, float], trial_reporter: Reporter, step: Step) -> float:
-        estimates_of[number] = trying.estimates(KernelSetting(**parameters), step)
-        score = trying.score(estimates_of[number])
+        estimates_of[number] = heads.estimates(KernelSetting(**parameters), step)
+        score = heads.score(estimates_of[number])
         trial_reporter.scalars({"validation/weighted_f1": score}, 1)
         reporter.progress(number, config.trials, f"training {candidate.name}", "trials")
         return score
@@ -119,7 +119,7 @@ def train_frozen(candidate: Candidate, bench: Bench, pretrained: Pretrained, rep
     best = best_of(trials)
     estimates = estimates_of[best.number]
     curves = fit_curves(estimates, bench.dataset.labels[rows])
-    head = trying.head(KernelSetting(**best.parameters), curves)
+    head = heads.fit(KernelSetting(**best.parameters), curves)
 
     def predict(rows: NDArray[np.int64]) -> Probabilities:
         return head_probabilities(head, pretrained.features.select(rows))
@@ -143,9 +143,9 @@ def train_frozen(candidate: Candidate, bench: Bench, pretrained: Pretrained, rep
 
 def head_of_training_part(bench: Bench, features: FeatureTable, setting: KernelSetting) -> KernelHead:
     """A head fitted on the training part alone, with out-of-fold curves: the start of fine-tuning."""
-    trying = _frozen_search(bench, features, bench.training)
-    curves = fit_curves(trying.estimates(setting), bench.dataset.labels[bench.training])
-    return trying.head(setting, curves)
+    heads = _heads_for(bench, features, bench.training)
+    curves = fit_curves(heads.estimates(setting), bench.dataset.labels[bench.training])
+    return heads.fit(setting, curves)
 
 
 @torch.no_grad()
@@ -156,6 +156,6 @@ def head_probabilities(head: KernelHead, features: FeatureTable) -> Probabilitie
     return probabilities
 
 
-def _frozen_search(bench: Bench, features: FeatureTable, rows: NDArray[np.int64]) -> FrozenSearch:
+def _heads_for(bench: Bench, features: FeatureTable, rows: NDArray[np.int64]) -> OutOfFoldHeads:
     dataset = bench.dataset
-    return FrozenSearch(features.select(rows), dataset.labels[rows], dataset.franchises[rows], bench.config.seed)
+    return OutOfFoldHeads(features.select(rows), dataset.labels[rows], dataset.franchises[rows], bench.config.seed)

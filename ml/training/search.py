@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ml.errors import TrainingError, needs_package
 from ml.reporting import Reporter
-from ml.training.candidates import Range, Space
+from ml.training.candidates import Range, SearchSpace
 from ml.training.outcome import Trial
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class SearchPlan:
     """
 
     name: str
-    space: Space
+    space: SearchSpace
     first: Mapping[str, float]
     trials: int
     seed: int
@@ -105,10 +105,10 @@ def best_of(trials: tuple[Trial, ...]) -> Trial:
     return max((trial for trial in trials if not trial.pruned), key=lambda trial: trial.validation_weighted_f1)
 
 
-def _suggest(trial: "optuna.Trial", space: Space) -> dict[str, float]:
+def _suggest(trial: "optuna.Trial", space: SearchSpace) -> dict[str, float]:
     return {
-        name: trial.suggest_float(name, where.low, where.high, log=where.log)
-        if isinstance(where, Range)
-        else trial.suggest_categorical(name, where)
-        for name, where in space.items()
+        name: trial.suggest_float(name, values.low, values.high, log=values.log)
+        if isinstance(values, Range)
+        else trial.suggest_categorical(name, values)
+        for name, values in space.items()
     }

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from ml.data.feature_table import BLOCK, FeatureTable
-from ml.networks.kernel import space
+from ml.networks.kernel import fit_space
 
 pytestmark = pytest.mark.train
 
@@ -36,8 +36,8 @@ def test_feature_table_is_not_changed_by_modified_blocks(values: np.ndarray) -> 
 
 def test_feature_table_of_many_blocks_gives_the_space_of_all_features(values: np.ndarray) -> None:
     mixed = (values @ np.random.default_rng(1).normal(size=(5, 30))).astype(np.float32)
-    where = space(FeatureTable(mixed), seed=0)
+    space = fit_space(FeatureTable(mixed), seed=0)
     standard = (mixed - mixed.mean(0)) / mixed.std(0, ddof=1) / 30**0.5
     _, scales, _ = np.linalg.svd(standard.astype(np.float64), full_matrices=False)
-    assert np.linalg.norm(where.points.numpy(), axis=0)[:5] == pytest.approx(scales[:5], rel=1e-3)
-    assert np.abs(np.linalg.norm(where.points, axis=0)[5:]).max() < 1e-3 * scales[0], "the features have rank 5"
+    assert np.linalg.norm(space.points.numpy(), axis=0)[:5] == pytest.approx(scales[:5], rel=1e-3)
+    assert np.abs(np.linalg.norm(space.points, axis=0)[5:]).max() < 1e-3 * scales[0], "the features have rank 5"

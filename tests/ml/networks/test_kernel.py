@@ -17,8 +17,8 @@ from ml.networks.kernel import (
     LogisticCurves,
     fit_curves,
     fit_kernel_head,
+    fit_space,
     similarity,
-    space,
 )
 from ml.scores.calibration import calibrate
 
@@ -50,8 +50,8 @@ def labels(features: torch.Tensor) -> NDArray[np.uint8]:
 def test_kernel_ridge_equals_that_of_scikit_learn(features: torch.Tensor, labels: NDArray[np.uint8]) -> None:
     """All training posters are landmarks and all components are kept, so nothing is approximated."""
     training, other = slice(0, 180), slice(180, 240)
-    where = space(table(features[training]), seed=0)
-    ours = KernelRidge(where, torch.from_numpy(labels[training]).float(), SETTING.width, seed=0)
+    space = fit_space(table(features[training]), seed=0)
+    ours = KernelRidge(space, torch.from_numpy(labels[training]).float(), SETTING.width, seed=0)
 
     scaler = StandardScaler().fit(features[training].numpy())
     known, asked = (scaler.transform(features[part].numpy()) for part in (training, other))
@@ -62,27 +62,27 @@ def test_kernel_ridge_equals_that_of_scikit_learn(features: torch.Tensor, labels
     reference = ReferenceRidge(alpha=SETTING.ridge, kernel="precomputed")
     reference.fit(centerer.transform(kernel), labels[training] - mean)
     expected = reference.predict(centerer.transform(between)) + mean
-    assert np.abs(ours.estimate(where.project(table(features[other])), SETTING.ridge) - expected).max() < 2e-3
+    assert np.abs(ours.estimate(space.project(table(features[other])), SETTING.ridge) - expected).max() < 2e-3
 
     assert np.abs(expected - mean).max() > 0.2, "the estimates must differ from the mean"
 
 
 def test_space_distances_are_mean_squared_differences_of_standardised_features(features: torch.Tensor) -> None:
-    where = space(table(features), seed=0)
+    space = fit_space(table(features), seed=0)
     x = (features - features.mean(0)) / features.std(0)
     expected = torch.exp(-0.7 * (x[:5, None] - x[None, 5:9]).square().mean(2))
-    assert torch.allclose(similarity(where.points[:5], where.points[5:9], 0.7), expected, atol=1e-4)
-    assert torch.allclose(where.project(table(features)), where.points, atol=1e-4)
+    assert torch.allclose(similarity(space.points[:5], space.points[5:9], 0.7), expected, atol=1e-4)
+    assert torch.allclose(space.project(table(features)), space.points, atol=1e-4)
 
 
 def test_kernel_head_gives_the_logits_of_estimates_and_curves(
     features: torch.Tensor, labels: NDArray[np.uint8]
 ) -> None:
-    where = space(table(features), seed=0)
-    ridge = KernelRidge(where, torch.from_numpy(labels).float(), SETTING.width, seed=0)
-    estimates = ridge.estimate(where.points, SETTING.ridge)
+    space = fit_space(table(features), seed=0)
+    ridge = KernelRidge(space, torch.from_numpy(labels).float(), SETTING.width, seed=0)
+    estimates = ridge.estimate(space.points, SETTING.ridge)
     curves = fit_curves(estimates, labels)
-    head = fit_kernel_head(where, torch.from_numpy(labels).float(), SETTING, curves, seed=0)
+    head = fit_kernel_head(space, torch.from_numpy(labels).float(), SETTING, curves, seed=0)
     with torch.no_grad():
         logits = head(features).numpy()
     assert np.abs(logits - curves.logits(estimates)).max() < 1e-2
@@ -93,13 +93,13 @@ def test_kernel_head_gives_the_logits_of_estimates_and_curves(
 def test_kernel_ridge_draws_a_limited_number_of_landmarks_by_the_seed() -> None:
     features = torch.from_numpy(np.random.default_rng(4).normal(size=(LANDMARKS + 50, 6)).astype(np.float32))
     labels = (features[:, :2] > 0).float()
-    where = space(table(features), seed=0)
-    one, other = (KernelRidge(where, labels, 0.5, seed) for seed in (0, 1))
+    space = fit_space(table(features), seed=0)
+    one, other = (KernelRidge(space, labels, 0.5, seed) for seed in (0, 1))
     assert len(one.landmarks) == LANDMARKS
     assert not torch.equal(one.landmarks, other.landmarks)
-    estimates = one.estimate(where.points, 1.0)
+    estimates = one.estimate(space.points, 1.0)
     assert ((estimates > 0.5) == labels.numpy()).mean() > 0.95
-    assert np.abs(estimates - other.estimate(where.points, 1.0)).max() < 0.1
+    assert np.abs(estimates - other.estimate(space.points, 1.0)).max() < 0.1
 
 
 def test_kernel_head_depends_on_its_seed_and_not_on_the_random_state(
@@ -108,27 +108,27 @@ def test_kernel_head_depends_on_its_seed_and_not_on_the_random_state(
     heads = []
     for start in (1, 2):
         state = torch.manual_seed(start).get_state()
-        where = space(table(features), seed=5)
+        space = fit_space(table(features), seed=5)
         assert torch.equal(torch.get_rng_state(), state)
         curves = LogisticCurves(np.full(3, 8.0), np.full(3, -4.0))
-        heads.append(fit_kernel_head(where, torch.from_numpy(labels).float(), SETTING, curves, seed=5).state_dict())
+        heads.append(fit_kernel_head(space, torch.from_numpy(labels).float(), SETTING, curves, seed=5).state_dict())
     assert all(heads[0][name].numpy().tobytes() == heads[1][name].numpy().tobytes() for name in heads[0])
 
 
 def test_space_ignores_constant_features(features: torch.Tensor, labels: NDArray[np.uint8]) -> None:
     more = torch.cat([features, torch.full((240, 4), 3.0)], 1)
-    where = space(table(more), seed=0)
-    ridge = KernelRidge(where, torch.from_numpy(labels).float(), SETTING.width, seed=0)
+    space = fit_space(table(more), seed=0)
+    ridge = KernelRidge(space, torch.from_numpy(labels).float(), SETTING.width, seed=0)
     elsewhere = more.clone()
     elsewhere[:, 20:] = 1e6
-    assert torch.equal(where.project(table(elsewhere)), where.project(table(more)))
-    assert np.isfinite(ridge.estimate(where.project(table(elsewhere)), SETTING.ridge)).all()
+    assert torch.equal(space.project(table(elsewhere)), space.project(table(more)))
+    assert np.isfinite(ridge.estimate(space.project(table(elsewhere)), SETTING.ridge)).all()
 
 
 def test_kernel_ridge_of_constant_features_gives_genre_frequencies(labels: NDArray[np.uint8]) -> None:
-    where = space(table(torch.ones(240, 5)), seed=0)
-    ridge = KernelRidge(where, torch.from_numpy(labels).float(), 0.5, seed=0)
-    estimates = ridge.estimate(where.points, 3.0)
+    space = fit_space(table(torch.ones(240, 5)), seed=0)
+    ridge = KernelRidge(space, torch.from_numpy(labels).float(), 0.5, seed=0)
+    estimates = ridge.estimate(space.points, 3.0)
     assert estimates == pytest.approx(np.broadcast_to(labels.mean(0), (240, 3)))
     assert fit_curves(estimates, labels).probabilities(estimates).mean(0) == pytest.approx(labels.mean(0), abs=0.02)
 
@@ -138,9 +138,9 @@ def test_space_has_fewer_components_for_few_posters(posters: int) -> None:
     generator = np.random.default_rng(posters)
     features = torch.from_numpy(generator.normal(size=(posters, 300)).astype(np.float32))
     labels = torch.from_numpy((np.arange(posters) % 2)[:, None]).float()
-    where = space(table(features), seed=0)
-    assert where.points.shape == (posters, posters)
-    estimates = KernelRidge(where, labels, 0.5, seed=0).estimate(where.points, 0.01)
+    space = fit_space(table(features), seed=0)
+    assert space.points.shape == (posters, posters)
+    estimates = KernelRidge(space, labels, 0.5, seed=0).estimate(space.points, 0.01)
     assert ((estimates > 0.5) == labels.numpy()).all()
 
 

@@ -11,13 +11,13 @@ from ml.data.dataset import Dataset
 from ml.data.feature_table import FeatureTable
 from ml.errors import TrainingError
 from ml.networks.backbones import Backbone, scratch_body
-from ml.networks.kernel import KernelRidge, space
+from ml.networks.kernel import KernelRidge, fit_space
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
 from ml.training.candidates import CANDIDATES, FROZEN, Range
 from ml.training.checkpoints import NoCheckpoints
 from ml.training.features import Pretrained
-from ml.training.frozen import KERNEL_FIRST, FrozenSearch, head_of_training_part, train_frozen
+from ml.training.frozen import KERNEL_FIRST, OutOfFoldHeads, head_of_training_part, train_frozen
 from ml.training.outcome import NetworkOutcome
 
 pytestmark = pytest.mark.train
@@ -49,19 +49,19 @@ def train(bench: Bench, pretrained: Pretrained) -> NetworkOutcome:
     return train_frozen(CANDIDATES[FROZEN], bench, pretrained, NullReporter())
 
 
-def test_frozen_search_estimates_each_fold_with_a_head_of_the_others(bench: Bench, pretrained: Pretrained) -> None:
+def test_out_of_fold_heads_estimates_each_fold_with_a_head_of_the_others(bench: Bench, pretrained: Pretrained) -> None:
     labels, features = bench.dataset.labels, pretrained.features
-    trying = FrozenSearch(features, labels, bench.dataset.franchises, 0)
+    heads = OutOfFoldHeads(features, labels, bench.dataset.franchises, 0)
     completed: list[int] = []
-    estimates = trying.estimates(KERNEL_FIRST, lambda fold, score: completed.append(fold))
+    estimates = heads.estimates(KERNEL_FIRST, lambda fold, score: completed.append(fold))
     assert completed == [1, 2, 3, 4]
-    assert 0.5 < trying.score(estimates) <= 1
-    assert set(trying.fold_of.tolist()) == {0, 1, 2, 3, 4}
+    assert 0.5 < heads.score(estimates) <= 1
+    assert set(heads.fold_of.tolist()) == {0, 1, 2, 3, 4}
     for fold in (0, 3):
-        inside, outside = (np.flatnonzero(of) for of in (trying.fold_of == fold, trying.fold_of != fold))
-        where = space(features.select(outside), 0)
-        ridge = KernelRidge(where, torch.from_numpy(labels).float()[outside], KERNEL_FIRST.width, 0)
-        expected = ridge.estimate(where.project(features.select(inside)), KERNEL_FIRST.ridge)
+        inside, outside = (np.flatnonzero(of) for of in (heads.fold_of == fold, heads.fold_of != fold))
+        space = fit_space(features.select(outside), 0)
+        ridge = KernelRidge(space, torch.from_numpy(labels).float()[outside], KERNEL_FIRST.width, 0)
+        expected = ridge.estimate(space.project(features.select(inside)), KERNEL_FIRST.ridge)
         assert np.allclose(estimates[inside], expected, atol=1e-6)
 
 
@@ -69,9 +69,9 @@ def test_train_frozen_fits_on_train_and_validation_and_scores_out_of_fold(bench:
     outcome = train(bench, pretrained)
     assert (outcome.name, outcome.trained, len(outcome.trials)) == ("frozen", "frozen", bench.config.trials)
     assert outcome.trials[0].parameters == vars(KERNEL_FIRST)
-    for name, where in CANDIDATES[FROZEN].space.items():
-        assert isinstance(where, Range)
-        assert all(where.low <= trial.parameters[name] <= where.high for trial in outcome.trials)
+    for name, limits in CANDIDATES[FROZEN].space.items():
+        assert isinstance(limits, Range)
+        assert all(limits.low <= trial.parameters[name] <= limits.high for trial in outcome.trials)
     assert outcome.validation_probabilities.shape == (len(bench.validation), 3)
     assert outcome.validation == bench.score(outcome.validation_probabilities)
     # The final head was fitted on the validation part; the scored probabilities were not.
@@ -101,7 +101,7 @@ def test_head_of_training_part_ignores_the_validation_part(bench: Bench, pretrai
 
 
 @pytest.mark.parametrize("damaged", [float("nan"), float("inf")])
-def test_frozen_search_raises_for_features_that_are_not_finite(
+def test_out_of_fold_heads_raises_for_features_that_are_not_finite(
     bench: Bench, pretrained: Pretrained, damaged: float
 ) -> None:
     with pytest.raises(TrainingError, match="features are not finite: its weights are damaged"):

@@ -6,13 +6,13 @@ import pytest
 
 from ml.errors import TrainingError
 from ml.reporting import NullReporter, Reporter
-from ml.training.candidates import Range, Space
+from ml.training.candidates import Range, SearchSpace
 from ml.training.outcome import Trial
 from ml.training.search import Attempt, SearchPlan, Step, best_of, search
 
 pytestmark = pytest.mark.train
 
-SPACE: Space = {"rate": Range(1e-3, 1.0), "width": (1, 2, 4)}
+SPACE: SearchSpace = {"rate": Range(1e-3, 1.0), "width": (1, 2, 4)}
 FIRST = {"rate": 0.1, "width": 2}
 PLAN = SearchPlan("network", SPACE, FIRST, trials=8, seed=0)
 
