@@ -1,4 +1,4 @@
-"""A certificate for servers on this machine's own loopback address."""
+"""A self-signed certificate for servers on localhost."""
 
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 
 def certificate_for_localhost(folder: Path) -> tuple[Path, rsa.RSAPrivateKey]:
-    """A self-signed certificate and its key in one file."""
+    """Write a file with a self-signed certificate and its key; return its path and the key."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)
@@ -31,7 +31,7 @@ def certificate_for_localhost(folder: Path) -> tuple[Path, rsa.RSAPrivateKey]:
 
 
 def pem(key: rsa.RSAPrivateKey) -> bytes:
-    """The key as a service account's file holds it."""
+    """The key in the format of a service account's key file (PEM, PKCS #8)."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

@@ -19,8 +19,8 @@ class Fault:
     seconds: float = math.inf
     times: float = math.inf
     status: int = 503
-    began: float | None = None
-    met: int = 0
+    started: float | None = None
+    hits: int = 0
 
 
 @dataclass
@@ -34,9 +34,9 @@ class FaultProxy:
         """The fault of a request; None if there is none."""
         for fault in self.faults:
             if fault.matching in request_line:
-                fault.began = fault.began or time.monotonic()
-                if fault.met < fault.times and time.monotonic() - fault.began < fault.seconds:
-                    fault.met += 1
+                fault.started = fault.started or time.monotonic()
+                if fault.hits < fault.times and time.monotonic() - fault.started < fault.seconds:
+                    fault.hits += 1
                     return fault
         return None
 
@@ -46,7 +46,7 @@ def fault_proxy(target: str, *faults: Fault) -> Iterator[FaultProxy]:
     """Run a proxy with these faults in front of the server at `target`, inside the block."""
     server = _Server(("127.0.0.1", 0), _handler(target))
     server.proxy = FaultProxy(f"http://127.0.0.1:{server.server_port}", list(faults))
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
         yield server.proxy

@@ -107,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not site.allows():
             return self._respond(429, b"Too Many Requests", **{"Retry-After": "1"})
         fault = site.fault(path) if site.count(path) < 2 else None
-        status, content_type, body = site.site.answer(path)
+        status, content_type, body = site.site.response(path)
         if content_type.startswith("text/html"):
             body = site.change(body.decode()).encode()
         if fault in ("500", "503"):

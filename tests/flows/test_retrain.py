@@ -64,7 +64,7 @@ def first_run(stack: Stack, parameters: RetrainParameters) -> tuple[RunSummary, 
 
 def test_steps_are_retried_after_a_temporary_fault(first_run) -> None:
     summary, faults = first_run
-    assert [fault.matching for fault in faults if fault.met == 0] == []
+    assert [fault.matching for fault in faults if fault.hits == 0] == []
     assert [(step.name, step.tries, step.state) for step in summary.steps] == [(n, 2, "Completed") for n in STEPS]
     assert "is live" in summary.message
 

@@ -62,7 +62,7 @@ def test_store_retries_after_503(settings: Settings, storage_url: str) -> None:
         store = Store(settings.model_copy(update={"storage_emulator_host": proxy.url, "service_timeout_seconds": 20}))
         store.write("retried", b"content")
         assert store.read("retried") == b"content"
-    assert fault.met == 1
+    assert fault.hits == 1
 
 
 def test_store_is_unavailable_if_it_stays_503_or_unreachable(settings: Settings, storage_url: str) -> None:

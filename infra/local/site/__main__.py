@@ -1,4 +1,4 @@
-"""Serves the small site until it is ended: `python -m infra.local.site --port 8764 --titles 600 --seed 0`."""
+"""The command of the small site: `python -m infra.local.site --port 8764 --titles 600 --seed 0`."""
 
 import argparse
 import signal
@@ -10,18 +10,18 @@ from infra.local.site.server import SmallSiteServer
 
 
 def main() -> None:
-    """Prints the site's address, then serves it; Ctrl-C and SIGTERM end it quietly."""
+    """Print the site's address and serve the site until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(
         prog="python -m infra.local.site",
         description="A small MyAnimeList of invented titles.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--port", type=int, default=8764, help="loopback port; 0 takes a free one")
-    parser.add_argument("--titles", type=int, default=600, help="how many titles to invent, 20 or more")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, another site")
+    parser.add_argument("--port", type=int, default=8764, help="port on 127.0.0.1; 0 chooses a free one")
+    parser.add_argument("--titles", type=int, default=600, help="number of titles, at least 20")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the titles and posters")
     arguments = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _end)
+        signal.signal(number, _exit)
     try:
         with SmallSiteServer(arguments.titles, arguments.seed, arguments.port) as server:
             print(server.base_url, flush=True)
@@ -30,7 +30,7 @@ def main() -> None:
         sys.exit(str(error))
 
 
-def _end(number: int, frame: FrameType | None) -> None:
+def _exit(number: int, frame: FrameType | None) -> None:
     sys.exit(0)
 
 

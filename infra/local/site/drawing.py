@@ -1,9 +1,9 @@
-"""Posters of the invented titles, drawn so that genres show in them, but imperfectly.
+"""Posters of the invented titles. They show the genres imperfectly.
 
-A poster is a sky, a landscape, a figure, the motifs of its genres and a band with the title. Each genre has
-its own sky colours and its own motif (hearts, rings, drips, ...). A genre's motif is left out in one poster
-of five, another genre's slips in as often, and place, size, hue and number vary, so that a network has
-something to learn and never everything.
+A poster consists of a sky, a landscape, a figure, the motifs of its genres and a band with the title. Each genre has
+its own sky colours and motif (hearts, rings, drips, ...). One poster in five lacks a genre's motif, one in five has the
+motif of another genre, and positions, sizes, hues and numbers vary. A network can therefore learn the genres, but not
+perfectly.
 """
 
 import math
@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 from infra.local.site.invented_titles import InventedTitle
 from infra.local.site.motifs import HEIGHT, MOTIFS, WIDTH, Colour, Draw, near_colour
 
-CUE_PROBABILITY = 0.8  # that a genre of the title shows
-FALSE_CUE_PROBABILITY = 0.2  # that a genre shows which the title does not have
+CUE_PROBABILITY = 0.8  # that the poster shows a genre of the title
+FALSE_CUE_PROBABILITY = 0.2  # that the poster shows a genre that the title does not have
 
 # Upper sky, lower sky and ground, as hue (degrees), saturation and value (percent).
 SKIES: dict[str, tuple[tuple[int, int, int], ...]] = {
@@ -39,10 +39,10 @@ NEUTRAL_SKY = ((210, 18, 72), (35, 18, 94), (200, 18, 45))
 
 
 def poster_jpeg(title: InventedTitle, seed: int = 0) -> bytes:
-    """The poster as a JPEG of 225 x 318 pixels; the same bytes for the same title, seed and Pillow."""
+    """Draw a poster as a JPEG of 225 x 318 pixels. Title, seed and the version of Pillow determine the bytes."""
     names = [genre.name for genre in title.genres if genre.name in MOTIFS]
     rng = random.Random(f"poster:{seed}:{title.mal_id}")
-    look = random.Random(f"look:{seed}:{title.franchise}")  # a franchise keeps its heroine and its lettering
+    look = random.Random(f"look:{seed}:{title.franchise}")  # the same figure and lettering in a franchise
 
     shown = [name for name in names if rng.random() < CUE_PROBABILITY]
     if rng.random() < FALSE_CUE_PROBABILITY:
@@ -71,13 +71,13 @@ def poster_jpeg(title: InventedTitle, seed: int = 0) -> bytes:
 
 
 def broken_jpeg(title: InventedTitle, seed: int = 0) -> bytes:
-    """What a damaged poster sends: the first half of its JPEG, which tells a size but ends too early."""
+    """The response for a damaged poster: the first half of its JPEG, with the header and part of the pixels."""
     whole = poster_jpeg(title, seed)
     return whole[: len(whole) // 2]
 
 
 def question_mark_gif() -> bytes:
-    """The placeholder that pages show for a title without a poster."""
+    """The placeholder image of titles without a poster."""
     image = Image.new("L", (50, 70), 225)
     ImageDraw.Draw(image).text((25, 35), "?", fill=120, font=ImageFont.load_default(40), anchor="mm")
     buffer = BytesIO()
@@ -91,7 +91,7 @@ def _gradient(upper: Colour, lower: Colour) -> Image.Image:
 
 
 def _sun(draw: Draw, rng: random.Random, colour: Colour) -> None:
-    """A pale disc with a halo; it stands in every kind of poster and tells nothing."""
+    """A pale disc with a halo, on all posters, independent of the genres."""
     x, y, radius = rng.uniform(30, WIDTH - 30), rng.uniform(25, 110), rng.uniform(14, 34)
     for factor, alpha in ((2.1, 22), (1.5, 40), (1.0, 150)):
         r = radius * factor
@@ -109,7 +109,7 @@ def _hills(draw: Draw, rng: random.Random, colour: Colour) -> None:
 
 
 def _figure(draw: Draw, rng: random.Random, look: random.Random) -> None:
-    """A person, bust up, with the hair and eyes of the franchise."""
+    """The head and shoulders of a person with the hair and eyes of the franchise."""
     hair = near_colour(look.uniform(0, 360), look.uniform(25, 80), look.uniform(25, 95), look)
     coat = near_colour(look.uniform(0, 360), look.uniform(10, 60), look.uniform(30, 90), look)
     eyes = near_colour(look.uniform(0, 360), 80, 60, look)
@@ -136,7 +136,7 @@ def _figure(draw: Draw, rng: random.Random, look: random.Random) -> None:
 
 
 def _title_band(draw: Draw, look: random.Random, text: str) -> None:
-    """The title in two lines at most, in the franchise's own colours."""
+    """The title in at most two lines, in the colours of the franchise."""
     top = HEIGHT - 62
     band = near_colour(look.uniform(0, 360), look.uniform(10, 70), look.choice((15, 92)), look)
     dark = sum(band) < 380
@@ -153,7 +153,7 @@ def _title_band(draw: Draw, look: random.Random, text: str) -> None:
 
 
 def _printed(image: Image.Image, rng: random.Random) -> Image.Image:
-    """Grain, a little softness and an uneven exposure, as printed and scanned posters have them."""
+    """Add the grain, blur and varying exposure of printed and scanned posters."""
     if rng.random() < 0.4:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.1)))
     small = (WIDTH // 2, HEIGHT // 2)

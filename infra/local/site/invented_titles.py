@@ -1,8 +1,7 @@
 """The invented titles of the small site: ids, names, genres, dates and franchises, all drawn from one seed.
 
-Nothing here is anybody's work: the names are made of syllables. Genres, themes and demographics carry the
-numeric ids and names that MyAnimeList uses today. A third or so of the titles continue another one, a few
-are explicit, a few have no genres, a few have no poster that can be used.
+The names are random syllables. Genres, themes and demographics have the numeric ids and names of MyAnimeList. About a
+third of the titles continue another one. A few are explicit, have no genres or have no usable poster.
 """
 
 import random
@@ -17,17 +16,17 @@ SEASONS = tuple(
 
 
 class PosterState(StrEnum):
-    """What a browser gets for a title's poster address."""
+    """What the site has as the poster of a title."""
 
     DRAWN = "drawn"
-    PLACEHOLDER = "placeholder"  # the page gives the site's question mark instead of an address
-    MISSING = "missing"  # the address answers 404
-    BROKEN = "broken"  # the address answers half a JPEG
+    PLACEHOLDER = "placeholder"  # the page has the address of the placeholder image
+    MISSING = "missing"  # the response is 404
+    BROKEN = "broken"  # the response is half a JPEG
 
 
 @dataclass(frozen=True)
 class Label:
-    """A genre, theme, demographic or studio: the site's numeric id and its name."""
+    """A genre, theme, demographic or studio with the site's numeric id."""
 
     id: int
     name: str
@@ -35,7 +34,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Relation:
-    """That another title is this one's sequel, side story, ..."""
+    """A related title; `kind` is its relation to this one, such as Sequel or Side Story."""
 
     kind: str
     mal_id: int
@@ -45,7 +44,7 @@ class Relation:
 
 @dataclass(frozen=True)
 class InventedTitle:
-    """One title as the site's pages tell it; `pages` are the season pages it stands on, its own first."""
+    """A title with all that the pages show. `pages` are the season pages that list it, its own season first."""
 
     mal_id: int
     title: str
@@ -86,8 +85,8 @@ GENRES = {
 }
 EXPLICIT_GENRE = Label(12, "Hentai")
 
-# How often each genre leads a title, and which ones like to come with it. Eight genres are common enough to
-# be learned from 600 posters; the other five are rare on purpose, to be left out with a notice.
+# The weights of a title's first genre, and the genres that can follow it. Eight genres are frequent enough to be
+# learned from 600 posters. The other five are too rare on purpose: training leaves them out with a notice.
 LEADING_WEIGHTS = {
     "Action": 20, "Comedy": 17, "Fantasy": 14, "Romance": 13, "Sci-Fi": 13, "Slice of Life": 13,
     "Adventure": 12, "Horror": 11, "Sports": 3, "Mystery": 2, "Supernatural": 2, "Drama": 1, "Suspense": 1,
@@ -130,12 +129,12 @@ SUBTITLES = ("The Last Tide", "Song of Glass", "A Road of Snow", "Night Without 
 
 
 def invented_titles(count: int = 600, seed: int = 0) -> list[InventedTitle]:
-    """`count` invented titles, the same for the same seed, ordered by id.
+    """Invent titles, sorted by id. The same seed gives the same titles.
 
-    Also small counts hold one of each oddity (explicit, no genres, unusable posters); 20 is the least.
+    Every count includes at least one explicit title, one without genres, and one of each `PosterState`.
 
     Raises:
-        ValueError: fewer than 20 titles are asked for.
+        ValueError: `count` is less than 20.
     """
     if count < 20:
         raise ValueError(f"The small site needs at least 20 titles, not {count}.")
@@ -149,7 +148,7 @@ def invented_titles(count: int = 600, seed: int = 0) -> list[InventedTitle]:
 
 
 class _Names:
-    """Pronounceable names; no two franchises share a first word, so that none looks like another's sequel."""
+    """Pronounceable names. Franchises differ in the first word, so that none looks like the sequel of another."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
@@ -172,7 +171,7 @@ class _Names:
 
 
 def _franchise(rng: random.Random, names: _Names, first_id: int, size: int) -> list[InventedTitle]:
-    """A first title and its continuations, each naming the others as related."""
+    """A first title and its continuations. Each lists the others as related."""
     name = names.title()
     genres = _genres(rng)
     season = rng.randrange(len(SEASONS) - (size - 1))
@@ -203,7 +202,7 @@ def _franchise(rng: random.Random, names: _Names, first_id: int, size: int) -> l
                 title=title,
                 title_type=title_type,
                 source=source,
-                # A continuation keeps the genres, now and then with one more.
+                # A continuation has the same genres, in a fifth of the cases with one more.
                 genres=genres if index == 0 or rng.random() < 0.8 else _sorted({*genres, *_genres(rng)[:1]}),
                 demographics=demographics,
                 studios=studios,
@@ -226,14 +225,14 @@ def _title(
     studios: tuple[Label, ...],
     season_index: int,
 ) -> InventedTitle:
-    """One title of a season; everything not given is drawn here."""
+    """A title of a season; the other fields are random."""
     year, quarter = FIRST_YEAR + season_index // 4, season_index % 4
     start = date(year, 1 + 3 * quarter + rng.choice((0, 0, 0, 1, 2)), rng.randint(1, 28))
     series = title_type in ("TV", "ONA")
     episodes = rng.choice((12, 12, 13, 24, 25, 52)) if series else 1
     weeks = episodes - 1
     end = start + timedelta(weeks=weeks)
-    # A series of two quarters or more is listed as continuing on the pages that follow its own.
+    # The next season pages list a series of two or more quarters as continuing.
     quarters = min(weeks // 13, 3) if title_type == "TV" else 0
     pages = SEASONS[season_index : season_index + 1 + quarters]
     rated = rng.random() > 0.07
@@ -243,7 +242,7 @@ def _title(
         franchise=franchise,
         type=title_type,
         source=source,
-        # A few start dates are known to the month only, as on the site.
+        # As on the site, a few start dates have no day.
         start_date=start.isoformat() if rng.random() > 0.03 else start.isoformat()[:7],
         aired_to=end.isoformat() if weeks else None,
         episodes=episodes if rng.random() > 0.03 else None,
@@ -273,7 +272,7 @@ def _sorted(labels: set[Label]) -> tuple[Label, ...]:
 
 
 def _relations(members: list[InventedTitle], title: InventedTitle) -> tuple[Relation, ...]:
-    """The neighbours in the franchise first (prequel, sequel), then the rest, in the order of the site."""
+    """The related titles in the order of the site: prequel and sequel first, then the others."""
     position = members.index(title)
     neighbours = {position - 1: "Prequel", position + 1: "Sequel"}
     near = [(neighbours[index], member) for index, member in enumerate(members) if index in neighbours]
@@ -287,10 +286,10 @@ def _relations(members: list[InventedTitle], title: InventedTitle) -> tuple[Rela
 
 
 def _with_oddities(rng: random.Random, titles: list[InventedTitle]) -> list[InventedTitle]:
-    """Makes a few single titles explicit, genreless, or without a usable poster, as on the real site."""
+    """Make a few titles without relations explicit, genreless or without a usable poster, as on the real site."""
     share = max(1, len(titles) // 120)
-    alone = [index for index, title in enumerate(titles) if not title.related]
-    chosen = iter(rng.sample(alone, k=min(len(alone), 5 * share)))
+    unrelated = [index for index, title in enumerate(titles) if not title.related]
+    chosen = iter(rng.sample(unrelated, k=min(len(unrelated), 5 * share)))
     odd = list(titles)
     for _ in range(share):
         index = next(chosen)

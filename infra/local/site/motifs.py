@@ -1,7 +1,6 @@
-"""One motif a genre: what is drawn on a poster to make its genre show.
+"""The motif of each genre, which posters of the genre show.
 
-Each function draws over an image of WIDTH x HEIGHT pixels; place, size, hue and number come from the random
-generator it is given.
+Each function draws on an image of WIDTH x HEIGHT pixels. Positions, sizes, hues and numbers are drawn from `rng`.
 """
 
 import math
@@ -26,7 +25,7 @@ def near_colour(hue: float, saturation: float, value: float, rng: random.Random,
 
 
 def _place(rng: random.Random) -> tuple[float, float]:
-    """Somewhere above the title band."""
+    """A random position above the title band."""
     return rng.uniform(15, WIDTH - 15), rng.uniform(15, HEIGHT - 80)
 
 

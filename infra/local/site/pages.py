@@ -1,8 +1,8 @@
-"""The small site's pages, in the layout in which MyAnimeList served its own in 2024.
+"""The pages of the small site, with the layout that MyAnimeList had in 2024.
 
-Only the structure is the site's: the elements, classes and attributes that a parser reads, in their order and
-with the gaps the real pages have (an empty source, a studio that is not known, images that load lazily). The
-words are this project's. The markup is in templates/.
+The structure is that of the site: the elements, classes and attributes that a parser reads, in the same order and with
+the same gaps, such as an empty source, an unknown studio or images that load lazily. The templates and their texts are
+this project's.
 """
 
 import re
@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from infra.local.site.invented_titles import EXPLICIT_GENRE, KIDS, InventedTitle, PosterState
 
-# The groups of a season page: heading, the number in its class, and the title types that stand in it.
+# The groups of a season page: the heading, the number in its class, and the title types of the group.
 GROUPS = (
     ("TV (New)", 1, ("TV",)),
     ("TV (Continuing)", 1, ("TV",)),
@@ -25,12 +25,12 @@ GROUPS = (
     ("Special", 4, ("Special", "TV Special")),
 )
 TYPE_NUMBERS = {"TV": 1, "OVA": 2, "Movie": 3, "Special": 4, "ONA": 5, "TV Special": 9}
-EAGER_IMAGES = 12  # images after these carry their address in data-src, as on the real page
+EAGER_IMAGES = 12  # later images have their address in data-src, as on the real page
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def season_page(titles: Sequence[InventedTitle], season: str, base_url: str) -> str:
-    """The page of a season such as "2015-winter": every title that stands on it, in the site's groups."""
+    """Render the page of a season such as "2015-winter": all its titles, in the groups of the site."""
     year, name = season.split("-")
     listed = [title for title in titles if season in title.pages]
     groups = []
@@ -45,7 +45,7 @@ def season_page(titles: Sequence[InventedTitle], season: str, base_url: str) -> 
 
 
 def detail_page(title: InventedTitle, base_url: str) -> str:
-    """The page of one title, with what only it knows: rating, the last day on air, related titles."""
+    """Render the page of a title. Unlike season pages, it has the rating, the last date and the related titles."""
     near = [relation for relation in title.related if relation.kind in ("Prequel", "Sequel")]
     far = [relation for relation in title.related if relation not in near]
     template = _templates().get_template("detail.html")
@@ -53,12 +53,12 @@ def detail_page(title: InventedTitle, base_url: str) -> str:
 
 
 def not_found_page(base_url: str) -> str:
-    """What the site answers with status 404."""
+    """Render the page for the status 404."""
     return _templates().get_template("not_found.html").render(base_url=base_url)
 
 
 def poster_path(title: InventedTitle) -> str:
-    """Where the title's poster is served."""
+    """The path of a title's poster."""
     return f"/images/anime/{1000 + title.mal_id % 997}/{title.mal_id}.jpg"
 
 
@@ -75,17 +75,17 @@ def _templates() -> Environment:
 
 
 def _slug(title: str) -> str:
-    """The last part of an address: spaces become underscores, punctuation but ☆ and hyphens goes."""
+    """The last part of an address: spaces become underscores; punctuation is removed except ☆ and hyphens."""
     return quote(re.sub(r"\s", "_", re.sub(r"[^\w\s☆-]", "", title.replace(": ", "  "))), safe="☆")
 
 
 def _readable(iso: str) -> str:
-    """A date as the site writes it: "Apr 3, 2018" for a day, "Apr 2018" for a month."""
+    """A date in the format of the site: "Apr 3, 2018", or "Apr 2018" without a day."""
     year, month, *day = iso.split("-")
     name = MONTHS[int(month) - 1]
     return f"{name} {int(day[0])}, {year}" if day else f"{name} {year}"
 
 
 def _image_path(title: InventedTitle) -> str:
-    """The poster's path, or the site's question mark for a title without one."""
+    """The path of the poster, or of the placeholder image if there is none."""
     return "/images/qm_50.gif" if title.poster is PosterState.PLACEHOLDER else poster_path(title)

@@ -1,10 +1,6 @@
-"""Serves the small site on 127.0.0.1: season pages, detail pages, posters and robots.txt.
+"""The server of the small site: season pages, detail pages, posters and robots.txt on 127.0.0.1.
 
-In process, for tests and the demo:
-
-    with small_site(titles=600, seed=0) as base_url: ...
-
-or alone: `python -m infra.local.site --port 8764`.
+with small_site(titles=600, seed=0) as base_url: ...
 """
 
 import hashlib
@@ -27,7 +23,7 @@ HTML, JPEG, GIF, TEXT = "text/html; charset=UTF-8", "image/jpeg", "image/gif", "
 
 
 class SmallSite:
-    """What is served at each path. A poster is drawn when first asked for, then kept (10 MB for 600)."""
+    """The content of each path. A poster is drawn at its first request and then kept (10 MB for 600 posters)."""
 
     def __init__(self, titles: Sequence[InventedTitle], seed: int, base_url: str) -> None:
         self.base_url = base_url
@@ -38,8 +34,8 @@ class SmallSite:
         self.seasons = {season for title in self.titles for season in title.pages}
         self.drawn: dict[str, bytes] = {}
 
-    def answer(self, path: str) -> tuple[HTTPStatus, str, bytes]:
-        """Status, content type and body of a path."""
+    def response(self, path: str) -> tuple[HTTPStatus, str, bytes]:
+        """The status, content type and body for a path."""
         if path == "/robots.txt":
             return HTTPStatus.OK, TEXT, ROBOTS
         if path == "/images/qm_50.gif":
@@ -61,7 +57,7 @@ class SmallSite:
         title = self.by_poster_path.get(path)
         if title is None or title.poster in (PosterState.MISSING, PosterState.PLACEHOLDER):
             return HTTPStatus.NOT_FOUND, TEXT, b"404 Not Found\n"
-        # Two threads may draw the same poster at once; both draw the same bytes, so nothing needs a lock.
+        # Without a lock, two threads may draw the same poster, but both draw the same bytes.
         if path not in self.drawn:
             draw = drawing.broken_jpeg if title.poster is PosterState.BROKEN else drawing.poster_jpeg
             self.drawn[path] = draw(title, self.seed)
@@ -69,11 +65,11 @@ class SmallSite:
 
 
 class SmallSiteServer(ThreadingHTTPServer):
-    """The site on a loopback port; `port` 0 takes a free one.
+    """The site on a port of 127.0.0.1; 0 chooses a free one.
 
     Raises:
         StackError: the port is taken or not allowed.
-        ValueError: fewer than 20 titles are asked for.
+        ValueError: `titles` is less than 20.
     """
 
     daemon_threads = True
@@ -86,13 +82,13 @@ class SmallSiteServer(ThreadingHTTPServer):
             super().__init__(("127.0.0.1", port), _Handler)
         except (OSError, OverflowError) as error:
             raise StackError(
-                f"The small site cannot listen on 127.0.0.1:{port} ({error}); choose another port."
+                f"The small site cannot listen on 127.0.0.1:{port} ({error}). Choose another port."
             ) from error
         self.base_url = f"http://127.0.0.1:{self.server_address[1]}"
         self.site = SmallSite(invented, seed, self.base_url)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no error; everything else is shown as usual."""
+        """Ignore clients that disconnect; print other errors as usual."""
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
@@ -101,12 +97,12 @@ class _Handler(BaseHTTPRequestHandler):
     server: SmallSiteServer
     protocol_version = "HTTP/1.1"
     server_version = "small-site"
-    timeout = 60  # seconds an idle connection is kept
-    wbufsize = -1  # head and body leave in one packet; two would wait for each other's acknowledgement
+    timeout = 60  # seconds until an idle connection is closed
+    wbufsize = -1  # one packet for head and body: a second one would wait for the acknowledgement of the first
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        status, content_type, body = self.server.site.answer(urlsplit(self.path).path)
+        status, content_type, body = self.server.site.response(urlsplit(self.path).path)
         etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
         if status is HTTPStatus.OK and self.headers.get("If-None-Match") == etag:
             status, body = HTTPStatus.NOT_MODIFIED, b""
@@ -122,12 +118,12 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing: the demo's own progress is what a person reads."""
+        """Log nothing, because the demo prints its own progress."""
 
 
 @contextmanager
 def small_site(titles: int = 600, seed: int = 0, port: int = 0) -> Iterator[str]:
-    """Serves the small site while the block runs and gives its address, such as "http://127.0.0.1:40123".
+    """Serve the small site during the block and yield its address, such as "http://127.0.0.1:40123".
 
     Raises:
         StackError: the port is taken or not allowed.

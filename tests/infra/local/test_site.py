@@ -1,4 +1,4 @@
-"""The small site: titles, posters, pages as the project's own parser reads them, and the server."""
+"""The small site: titles, posters, pages as the project's parsers read them, and the server."""
 
 import http.client
 import io
@@ -85,17 +85,17 @@ def expected(title: InventedTitle) -> dict[str, object]:
 # --- titles
 
 
-def test_the_same_seed_invents_the_same_titles_and_another_seed_others() -> None:
+def test_titles_depend_on_the_seed_only() -> None:
     assert invented_titles(40, seed=5) == invented_titles(40, seed=5)
     assert invented_titles(40, seed=5) != invented_titles(40, seed=6)
 
 
-def test_ids_and_names_are_unique(titles: list[InventedTitle]) -> None:
+def test_title_ids_and_names_are_unique(titles: list[InventedTitle]) -> None:
     assert len({title.mal_id for title in titles}) == len({title.title for title in titles}) == 600
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_eight_genres_can_be_learned_and_the_rare_ones_can_not(seed: int) -> None:
+def test_genres_are_frequent_except_for_five(seed: int) -> None:
     counts = Counter(
         genre.name
         for title in invented_titles(600, seed)
@@ -106,7 +106,7 @@ def test_eight_genres_can_be_learned_and_the_rare_ones_can_not(seed: int) -> Non
     assert sum(count < 50 for count in counts.values()) == 5
 
 
-def test_related_titles_point_at_each_other_within_a_franchise(titles: list[InventedTitle]) -> None:
+def test_relations_are_mutual_within_a_franchise(titles: list[InventedTitle]) -> None:
     by_id = {title.mal_id: title for title in titles}
     related = [title for title in titles if title.related]
     assert 150 <= len(related) <= 330
@@ -118,21 +118,21 @@ def test_related_titles_point_at_each_other_within_a_franchise(titles: list[Inve
             assert (other.title, other.type) == (relation.title, relation.type)
 
 
-def test_sequels_never_begin_before_what_they_continue(titles: list[InventedTitle]) -> None:
+def test_sequels_start_after_their_predecessors(titles: list[InventedTitle]) -> None:
     for earlier, later in pairwise(titles):
         if earlier.franchise == later.franchise:
             assert SEASONS.index(earlier.season) <= SEASONS.index(later.season)
 
 
 @pytest.mark.parametrize("count", [20, 600])
-def test_every_oddity_of_the_real_site_is_there(count: int) -> None:
+def test_titles_include_every_special_case(count: int) -> None:
     titles = invented_titles(count)
     assert {title.poster for title in titles} == set(PosterState)
     assert any(title.genres == (EXPLICIT_GENRE,) for title in titles)
     assert any(title.genres == () for title in titles)
 
 
-def test_too_few_titles_are_refused_in_a_sentence() -> None:
+def test_titles_are_at_least_20() -> None:
     with pytest.raises(ValueError, match="at least 20 titles, not 3"):
         invented_titles(3)
 
@@ -140,7 +140,7 @@ def test_too_few_titles_are_refused_in_a_sentence() -> None:
 # --- posters
 
 
-def test_a_poster_is_a_jpeg_of_the_site_s_size_and_always_the_same(titles: list[InventedTitle]) -> None:
+def test_poster_is_a_reproducible_jpeg_of_225_by_318(titles: list[InventedTitle]) -> None:
     jpeg = poster_jpeg(titles[0], seed=0)
     assert jpeg == poster_jpeg(titles[0], seed=0)
     assert jpeg != poster_jpeg(titles[0], seed=1)
@@ -148,7 +148,7 @@ def test_a_poster_is_a_jpeg_of_the_site_s_size_and_always_the_same(titles: list[
         assert (image.format, image.size, image.mode) == ("JPEG", (225, 318), "RGB")
 
 
-def test_genres_show_in_posters_but_imperfectly(titles: list[InventedTitle]) -> None:
+def test_posters_show_genres_imperfectly(titles: list[InventedTitle]) -> None:
     """A linear model on thumbnails of 16 x 16 pixels ranks unseen posters above chance, not perfectly."""
     drawn = [title for title in titles if title.poster is PosterState.DRAWN][:360]
     thumbnails = []
@@ -159,7 +159,7 @@ def test_genres_show_in_posters_but_imperfectly(titles: list[InventedTitle]) -> 
     rankings = []
     for name in ("Action", "Comedy", "Fantasy", "Romance", "Horror"):
         present = np.array([name in {genre.name for genre in title.genres} for title in drawn])
-        # Franchises stay together in the list, so that cutting it splits one of them at most.
+        # The titles of a franchise are adjacent, so that the cut splits at most one franchise.
         seen, unseen = slice(0, 260), slice(260, None)
         gram = features[seen] @ features[seen].T + 30 * np.eye(260)
         scores = features[unseen] @ features[seen].T @ np.linalg.solve(gram, present[seen] - present[seen].mean())
@@ -168,10 +168,10 @@ def test_genres_show_in_posters_but_imperfectly(titles: list[InventedTitle]) -> 
     assert 0.6 < np.mean(rankings) < 0.95
 
 
-# --- pages, read by the project's own parser
+# --- pages, read by the project's parsers
 
 
-def test_every_season_page_reads_back_as_what_was_invented(titles: list[InventedTitle]) -> None:
+def test_season_pages_parse_to_the_invented_titles(titles: list[InventedTitle]) -> None:
     for season in SEASONS:
         records = parse_season_page(season_page(titles, season, BASE_URL))
         listed = {str(title.mal_id): title for title in titles if season in title.pages}
@@ -183,7 +183,7 @@ def test_every_season_page_reads_back_as_what_was_invented(titles: list[Invented
             assert (record.season, record.continuing) == (season, title.season != season)
 
 
-def test_every_kind_of_detail_page_reads_back_as_what_was_invented(titles: list[InventedTitle]) -> None:
+def test_detail_pages_parse_to_the_invented_titles(titles: list[InventedTitle]) -> None:
     franchises = Counter(title.franchise for title in titles)
     chosen = [title for title in titles if franchises[title.franchise] > 2 or title.genres in ((), (EXPLICIT_GENRE,))]
     assert len(chosen) > 50
@@ -195,7 +195,7 @@ def test_every_kind_of_detail_page_reads_back_as_what_was_invented(titles: list[
         assert record.related == [Related(r.kind, str(r.mal_id), r.title) for r in title.related]
 
 
-def test_the_page_of_an_unknown_address_is_no_season_page() -> None:
+def test_not_found_page_is_not_a_season_page() -> None:
     with pytest.raises(PageLayoutError):
         parse_season_page(not_found_page(BASE_URL))
 
@@ -203,52 +203,52 @@ def test_the_page_of_an_unknown_address_is_no_season_page() -> None:
 # --- server
 
 
-def test_a_season_page_leads_to_its_posters(base_url: str) -> None:
+def test_season_page_links_to_its_posters(base_url: str) -> None:
     known = {str(title.mal_id): title for title in invented_titles(60, seed=3)}
     season = next(title.season for title in known.values() if title.poster is PosterState.DRAWN)
-    with urlopen(f"{base_url}/anime/season/{season.replace('-', '/')}") as answer:
-        records = parse_season_page(answer.read())
+    with urlopen(f"{base_url}/anime/season/{season.replace('-', '/')}") as response:
+        records = parse_season_page(response.read())
     posters = 0
     for record in records:
         if known[record.id].poster is PosterState.DRAWN:
             assert record.poster_url is not None
-            with urlopen(record.poster_url) as answer:
-                assert answer.headers["Content-Type"] == "image/jpeg"
-                assert answer.read() == poster_jpeg(known[record.id], seed=3)
+            with urlopen(record.poster_url) as response:
+                assert response.headers["Content-Type"] == "image/jpeg"
+                assert response.read() == poster_jpeg(known[record.id], seed=3)
             posters += 1
     assert posters > 0
 
 
-def test_a_detail_page_is_served_with_and_without_its_name(base_url: str) -> None:
+def test_detail_page_is_served_with_and_without_its_name(base_url: str) -> None:
     title = invented_titles(60, seed=3)[0]
     for path in (f"/anime/{title.mal_id}", f"/anime/{title.mal_id}/any_name"):
-        with urlopen(base_url + path) as answer:
-            assert parse_detail_page(answer.read()).title == title.title
+        with urlopen(base_url + path) as response:
+            assert parse_detail_page(response.read()).title == title.title
 
 
 @pytest.mark.parametrize(
     "path", ["/anime/season/1931/spring", "/anime/season/2016/monsoon", "/anime/1", "/images/x.jpg", "/"]
 )
-def test_what_is_not_there_is_404(base_url: str, path: str) -> None:
+def test_unknown_path_is_404(base_url: str, path: str) -> None:
     with pytest.raises(HTTPError) as caught:
         urlopen(base_url + path)
-    with caught.value as answer:
-        assert answer.code == 404
+    with caught.value as response:
+        assert response.code == 404
 
 
-def test_a_missing_poster_is_404_and_a_broken_one_ends_too_early(base_url: str) -> None:
+def test_posters_may_be_missing_or_truncated(base_url: str) -> None:
     by_state = {title.poster: title for title in invented_titles(60, seed=3)}
     with pytest.raises(HTTPError) as caught:
         urlopen(base_url + poster_path(by_state[PosterState.MISSING]))
-    with caught.value as answer:
-        assert answer.code == 404
-    with urlopen(base_url + poster_path(by_state[PosterState.BROKEN])) as answer:
-        broken = answer.read()
+    with caught.value as response:
+        assert response.code == 404
+    with urlopen(base_url + poster_path(by_state[PosterState.BROKEN])) as response:
+        broken = response.read()
     with Image.open(io.BytesIO(broken)) as image, pytest.raises(OSError, match="truncated"):
         image.load()
 
 
-def test_one_connection_carries_many_requests_and_an_etag_saves_the_body(base_url: str) -> None:
+def test_server_keeps_connections_open_and_supports_etags(base_url: str) -> None:
     connection = http.client.HTTPConnection(urlsplit(base_url).netloc)
     try:
         connection.request("GET", "/robots.txt")
@@ -266,25 +266,25 @@ def test_one_connection_carries_many_requests_and_an_etag_saves_the_body(base_ur
         connection.close()
 
 
-def test_a_client_that_hangs_up_leaves_no_traceback(base_url: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_server_ignores_clients_that_disconnect(base_url: str, capfd: pytest.CaptureFixture[str]) -> None:
     address = urlsplit(base_url)
     for _ in range(5):
         with socket.create_connection((address.hostname or "", address.port or 0)) as client:
-            # A reset instead of a farewell: the server finds out while it writes.
+            # Reset the connection instead of closing it, so that the server notices while it writes.
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
             client.sendall(b"GET /anime/season/2016/spring HTTP/1.1\r\nHost: x\r\n\r\n")
-    with urlopen(Request(f"{base_url}/robots.txt")) as answer:
-        assert answer.status == 200
+    with urlopen(Request(f"{base_url}/robots.txt")) as response:
+        assert response.status == 200
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_taken_port_is_named_in_one_sentence() -> None:
+def test_taken_port_is_named() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with (
-            pytest.raises(StackError, match=f"127.0.0.1:{port} .*choose another port"),
+            pytest.raises(StackError, match=f"127.0.0.1:{port} .*Choose another port"),
             small_site(20, port=port),
         ):
             pass
@@ -292,13 +292,13 @@ def test_a_taken_port_is_named_in_one_sentence() -> None:
 
 @pytest.mark.stack
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_prints_its_address_and_ends_quietly(number: signal.Signals) -> None:
+def test_command_prints_the_address_and_exits_silently(number: signal.Signals) -> None:
     command = [sys.executable, "-m", "infra.local.site", "--port", "0", "--titles", "20"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         address = process.stdout.readline().strip()
-        with urlopen(f"{address}/robots.txt") as answer:
-            assert answer.status == 200
+        with urlopen(f"{address}/robots.txt") as response:
+            assert response.status == 200
         process.send_signal(number)
         rest, errors = process.communicate(timeout=10)
     assert (process.returncode, rest, errors) == (0, "", "")

@@ -231,7 +231,7 @@ def test_collector_loses_no_title_if_a_page_is_missing_for_a_day(site: FaultySit
 def test_collector_refuses_the_page_of_another_season(site: FaultySite, tmp_path: Path) -> None:
     collect(tmp_path, site.url)
     other = sorted(site.site.seasons)[1]
-    page = site.site.answer(f"/anime/season/{other.replace('-', '/')}")[2].decode()
+    page = site.site.response(f"/anime/season/{other.replace('-', '/')}")[2].decode()
     site.change = lambda whole: page
     with pytest.raises(PageLayoutError, match=f"another season, {other}"):
         collect(tmp_path, site.url, refresh=True)
