@@ -14,6 +14,7 @@ from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.drift import Measure
 from tasks.catalogue.history import merged
 from tasks.catalogue.last_good import ABOUT, HISTORY, about_last_good, known_key
+from tasks.catalogue.unread_cards import UnreadEntry
 from tasks.crawling import crawl
 from tasks.records import CatalogueRecord
 from tasks.source_choice import source_for
@@ -40,6 +41,7 @@ def scrape(site_url: str, seasons: str, config: CollectConfig, collection: str =
     with crawl(source, config, collection) as (collector, mirror), mirror.pages():
         _fetch_last_good(store, folder, site_url)
         catalogue = asyncio.run(collector.read_catalogue(seasons))
+        _show_unread(collector.unread)
         record = collector.replace_last_good(seasons, catalogue, _show_drift)
     known = known_key(site_url)
     store.upload({key: folder / key for key in (record.key, HISTORY, known)})
@@ -55,6 +57,13 @@ def _show_drift(measures: Sequence[Measure]) -> None:
     create_table_artifact(
         [measure.row() for measure in measures], key="drift", description="Changes since the last good catalogue"
     )
+
+
+def _show_unread(unread: Sequence[UnreadEntry]) -> None:
+    if unread:
+        create_table_artifact(
+            [entry.row() for entry in unread], key="unread-titles", description=f"{len(unread)} titles were not read"
+        )
 
 
 def _fetch_last_good(store: Store, folder: Path, site_url: str) -> None:

@@ -32,6 +32,8 @@ from tasks.catalogue.last_good import about_last_good, read_last_good, replace_l
 from tasks.catalogue.poster_download import download_posters, write_posters
 from tasks.catalogue.scraping import read_titles
 from tasks.catalogue.source import ApiSource, Source
+from tasks.catalogue.titles import Title
+from tasks.catalogue.unread_cards import UnreadEntry, log_unread, with_last_records, write_unread
 from tasks.crawl.client import SiteClient
 from tasks.crawl.exclusive_lock import exclusive_lock
 from tasks.crawl.kept_pages import KeptPages
@@ -54,7 +56,8 @@ class Collector:
     """Reads one source into one folder.
 
     Every few seconds and at the end, `show` is called in a thread with the current progress. `traffics` counts all
-    requests.
+    requests. `unread` are the entries of pages that could not be read; those of known titles keep their last good
+    record.
 
     Raises:
         LedgerError: the folder's ledger cannot be used.
@@ -73,6 +76,7 @@ class Collector:
         self.kept = KeptPages(folder / "pages")
         self.ledger = Ledger(folder / FILE)
         self.traffics: list[Traffic] = []
+        self.unread: list[UnreadEntry] = []
         self._folder = folder
         self._source = source
         self._config = config
@@ -99,17 +103,29 @@ class Collector:
             async with self._client(config.requests_per_second, source.requests_per_second, 1) as client:
                 async with self._part("Pages", client, started) as part:
                     try:
-                        titles = await read_titles(part, selection, config.refresh)
+                        titles, unread = await read_titles(part, selection, config.refresh)
                     except EmptyCatalogueError:
                         self._suspect_pages()
                         raise
                 async with self._part("Detail pages", client, started) as part:
-                    return catalogue_of(await add_details(part, titles, config.details))
+                    titles = await add_details(part, titles, config.details)
+        return self._complete(selection, titles, unread)
 
     async def reread_catalogue(self, selection: str) -> pd.DataFrame:
         """The catalogue from the kept pages, without a request; raises as `read_catalogue`."""
         context = CrawlContext(self._source, self.ledger, self.kept, None, 0, Traffic("Kept pages"))
-        return catalogue_of(await add_details(context, await read_titles(context, selection), 0))
+        titles, unread = await read_titles(context, selection)
+        return self._complete(selection, await add_details(context, titles, 0), unread)
+
+    def _complete(self, selection: str, titles: Sequence[Title], unread: Sequence[UnreadEntry]) -> pd.DataFrame:
+        """The catalogue of these titles, completed by the last good records of known titles that could not be read."""
+        catalogue, self.unread = catalogue_of(titles), []
+        if unread:
+            last = read_last_good(self._folder, self._source, selection).titles
+            catalogue, self.unread = with_last_records(catalogue, unread, last, self._source)
+        log_unread(self.unread)
+        write_unread(self.unread, self._folder)
+        return catalogue
 
     async def download_posters(self, catalogue: pd.DataFrame) -> pd.DataFrame:
         """Download the posters into the folder `posters`, and finish the crawl.
@@ -142,7 +158,7 @@ class Collector:
             DriftError: it differs too much. The last good one stays, and the next crawl re-fetches the pages.
         """
         last = read_last_good(self._folder, self._source, selection)
-        measures = drift.compare(last, catalogue, self._source, self._config)
+        measures = drift.compare(last, catalogue, self._source, self._config, self.unread)
         show(measures)
         try:
             drift.check(measures)

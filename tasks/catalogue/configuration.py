@@ -24,6 +24,9 @@ class DriftLimits(Checked):
     max_unknown_genres: float = setting(
         0.05, "Unknown genres", "Largest share of titles that may have genres not seen before.", ge=0, le=1
     )
+    max_unread_cards: float = setting(
+        0.01, "Unread cards", "Largest share of the pages' titles that may be unreadable; 3 always may.", ge=0, le=1
+    )
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,15 @@ from tasks.catalogue.catalogue_table import LIST_SEPARATOR
 from tasks.catalogue.configuration import DriftLimits
 from tasks.catalogue.last_good import LastGood
 from tasks.catalogue.source import Source
+from tasks.catalogue.unread_cards import NONE, UnreadEntry
 from tasks.errors import DriftError
 
 # Fewer titles than these may be chance, whatever their share.
 _MIN_TITLES = 3
+# So few titles that cannot be read never stop a run.
+_FEW_UNREAD = 3
+# Numbers that fall to a tenth are read wrong ("174K" as 174). The share is above it because they are rounded.
+_NUMBERS, _FALLEN, _FALLEN_SHARE = ["score", "members", "episodes"], 0.11, 0.5
 # If nearly all new titles lack genres, or a poster, the pages are not understood.
 _NEW_SHARE, _MIN_NEW_TITLES = 0.9, 20
 # Of the titles of one group. One missing page is a small share of all titles.
@@ -23,12 +28,16 @@ _COMPARED = ["genre_ids", "poster_url", *_FIELDS]
 
 @dataclass(frozen=True)
 class Measure:
-    """How many titles (`count`) of how many (`of`) changed in one way, and the largest share (0 to 1) that is fine."""
+    """How many titles (`count`) of how many (`of`) changed in one way, and the largest share (0 to 1) that is fine.
+
+    Fewer titles than `least` are fine, whatever their share.
+    """
 
     name: str
     count: int
     of: int
     limit: float
+    least: int = _MIN_TITLES
 
     @property
     def share(self) -> float:
@@ -38,7 +47,7 @@ class Measure:
     @property
     def drifted(self) -> bool:
         """Whether the share is above the limit."""
-        return self.count >= _MIN_TITLES and self.share > self.limit
+        return self.count >= self.least and self.share > self.limit
 
     def row(self) -> dict[str, str | int]:
         """The measure as a row of a table."""
@@ -52,8 +61,10 @@ class Measure:
         }
 
 
-def compare(last: LastGood, now: pd.DataFrame, source: Source, limits: DriftLimits) -> list[Measure]:
-    """How the new catalogue `now` differs from the last good one.
+def compare(
+    last: LastGood, now: pd.DataFrame, source: Source, limits: DriftLimits, unread: Sequence[UnreadEntry] = ()
+) -> list[Measure]:
+    """How the new catalogue `now` differs from the last good one. `unread` are the entries that could not be read.
 
     Compares the titles that the new catalogue has to include. Groups, such as seasons, in which nothing changed do not
     count: their pages were probably not read again, and would hide what happened to the others.
@@ -75,6 +86,12 @@ def compare(last: LastGood, now: pd.DataFrame, source: Source, limits: DriftLimi
     def without(name: str, what: str) -> Measure:
         return Measure(what, _count(many_added[name] == ""), len(many_added), _NEW_SHARE)
 
+    def fallen(name: str) -> Measure:
+        before, after = pd.to_numeric(kept[name]), pd.to_numeric(kept[f"{name}_now"])
+        fell = _count((before > 0) & (after <= _FALLEN * before))
+        return Measure(f"{name} fell to a tenth", fell, _count((before > 0) & after.notna()), _FALLEN_SHARE)
+
+    cards = len(now) + sum(entry.record == NONE for entry in unread) if unread else 0
     return [
         Measure("titles lost", len(old) - len(kept), len(old), limits.max_lost_titles),
         _worst_group(old),
@@ -84,6 +101,8 @@ def compare(last: LastGood, now: pd.DataFrame, source: Source, limits: DriftLimi
         _unknown_genres(before, pd.concat([kept["genre_ids_now"], added["genre_ids"]]), source, limits),
         without("genres", "new, without genres"),
         without("poster_url", "new, without poster"),
+        *map(fallen, _NUMBERS),
+        Measure("titles not read", len(unread), cards, limits.max_unread_cards, _FEW_UNREAD + 1),
     ]
 
 

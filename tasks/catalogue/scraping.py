@@ -2,30 +2,36 @@
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
 from tasks.catalogue.crawl_context import CrawlContext
 from tasks.catalogue.seasons import parse_season, season_of_date
 from tasks.catalogue.source import PagedSource, SourcePage
-from tasks.catalogue.titles import Title, id_sort_key
+from tasks.catalogue.titles import Title, UnreadCard, id_sort_key
+from tasks.catalogue.unread_cards import UnreadEntry
 from tasks.crawl.revisits import is_due
 from tasks.errors import EmptyCatalogueError, PageError, PageLayoutError, SeasonError
 
+# A page without a title that can be read has another layout, unless it is as small as this.
+_SMALL_PAGE = 2
 logger = logging.getLogger(__name__)
 
 
-async def read_titles(context: CrawlContext, selection: str, refresh: bool = False) -> list[Title]:
-    """The titles of a selection, each once, sorted by id.
+async def read_titles(
+    context: CrawlContext, selection: str, refresh: bool = False
+) -> tuple[list[Title], list[UnreadEntry]]:
+    """The titles of a selection, each once, sorted by id, and the entries that could not be read.
 
     Fetches the pages that are due (with `refresh` all that this crawl has not fetched yet) and reads the others as they
-    were kept. Pages that the site does not have, such as those of future seasons, are skipped with a warning.
+    were kept. Pages that the site does not have, such as those of future seasons, are skipped with a warning. Pages
+    with entries that cannot be read are fetched again in the next crawl.
 
     Raises:
         SeasonError: the selection is invalid, or the site has none of its pages.
         EmptyCatalogueError: the pages list no title.
-        PageLayoutError: a page is not as expected.
+        PageLayoutError: a page is not as expected, or none of its titles can be read.
         KeptPageError: as `PageReader.read`.
         SiteUnavailable, SiteBlocked, SiteError: as `SiteClient.fetch`.
     """
@@ -36,10 +42,11 @@ async def read_titles(context: CrawlContext, selection: str, refresh: bool = Fal
     context.traffic.outcomes["not due"] = len(pages) - len(due)
 
     found: list[list[Title]] = []
+    unread: list[UnreadEntry] = []
     missing: list[str] = []
     for page in pages:  # one after the other: a kill costs one page, and the site's pace allows no more
         try:
-            titles = await _read(context, page, page in due)
+            titles = await _read(context, page, page in due, unread)
         except PageError as error:
             raise type(error)(f"The page of {page.name}: {error}") from error
         if titles is None:
@@ -52,26 +59,40 @@ async def read_titles(context: CrawlContext, selection: str, refresh: bool = Fal
     if missing:
         logger.warning("%s has no page of %s: skipped.", source.site_url, ", ".join(missing))
     records = merge(found)
+    if not records and unread:
+        raise PageLayoutError(f"None of the pages' {len(unread)} titles can be read. {unread[0].sentence()}")
     if not records:
         raise EmptyCatalogueError(f"The pages of {source.site_url} list no title ({len(found)} pages read).")
-    return records
+    return records, unread
 
 
-async def _read(context: CrawlContext, page: SourcePage, due: bool) -> list[Title] | None:
+async def _read(context: CrawlContext, page: SourcePage, due: bool, unread: list[UnreadEntry]) -> list[Title] | None:
     """The titles of a page and of those that it leads to; None if the site has no such page.
 
-    If the page is fetched again, so are the others: titles may have moved from one page to another.
+    Entries that cannot be read are added to `unread`. If the page is fetched again, so are the others: titles may have
+    moved from one page to another.
     """
     source, visits, traffic = context.source, context.ledger.pages, context.traffic
 
-    def parse(page: SourcePage, body: bytes) -> tuple[list[Title], SourcePage | None]:
-        titles = source.parse_page(page, body)
-        return titles, source.next_page(page, body) if isinstance(source, PagedSource) else None
+    def parse(page: SourcePage, body: bytes) -> tuple[Sequence[Title | UnreadCard], SourcePage | None]:
+        entries = source.parse_page(page, body)
+        cards = [entry for entry in entries if isinstance(entry, UnreadCard)]
+        if len(cards) == len(entries) > _SMALL_PAGE:
+            raise PageLayoutError(f"None of its {len(entries)} titles can be read. The first one: {cards[0].missing}")
+        return entries, source.next_page(page, body) if isinstance(source, PagedSource) else None
+
+    def titles_in(page: SourcePage, entries: Sequence[Title | UnreadCard]) -> list[Title]:
+        cards = [entry for entry in entries if isinstance(entry, UnreadCard)]
+        unread.extend(UnreadEntry(page.name, page.group, card) for card in cards)
+        visit = visits.get(page.url)
+        if cards and visit and context.client:
+            visits.put(replace(visit, suspect=True))
+        return [entry for entry in entries if isinstance(entry, Title)]
 
     read = await context.reader.read(page.url, partial(parse, page), due)
     if read is None:
         return None
-    titles, following = read
+    titles, following = titles_in(page, read[0]), read[1]
     first = visits.get(page.url)
     since = first.checked if first else 0
     while following is not None:
@@ -84,7 +105,7 @@ async def _read(context: CrawlContext, page: SourcePage, due: bool) -> list[Titl
         read = await context.reader.read(following.url, partial(parse, following), due)
         if read is None:
             raise PageLayoutError(f"It leads to a page that {source.site_url} does not have: {following.name}.")
-        titles, following = [*titles, *read[0]], read[1]
+        titles, following = [*titles, *titles_in(following, read[0])], read[1]
     return titles
 
 

@@ -3,13 +3,13 @@
 `tasks/README.md` says how to add another one; `tasks/source_choice.py` chooses it.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import pandas as pd
 
-from tasks.catalogue.titles import Title
+from tasks.catalogue.titles import Title, UnreadCard
 from tasks.crawl.api_access import ApiAccess
 
 
@@ -58,8 +58,8 @@ class Source(Protocol):
             SeasonError: the selection is invalid.
         """
 
-    def parse_page(self, page: SourcePage, body: bytes) -> list[Title]:
-        """The titles that a page lists."""
+    def parse_page(self, page: SourcePage, body: bytes) -> Sequence[Title | UnreadCard]:
+        """The titles that a page lists. An UnreadCard stands for a title that cannot be read."""
 
     def detail_page(self, title: Title, started: float) -> SourcePage | None:
         """A title's own page; None if it has none."""

@@ -1,4 +1,4 @@
-"""One title as a page of a source describes it, and the order of ids."""
+"""One title as a page of a source describes it, one that cannot be read, and the order of ids."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -46,6 +46,15 @@ class Title:
     related: list[Related] = field(default_factory=list)
     # Given only by pages of seasons: the title began before the page's season, which is in `season`.
     continuing: bool = False
+
+
+@dataclass(frozen=True)
+class UnreadCard:
+    """A title of a page that could not be read. `position` counts the page's titles from 1; `missing` is a sentence."""
+
+    position: int
+    missing: str
+    id: str | None = None
 
 
 def is_number(id: str) -> bool:

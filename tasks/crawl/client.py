@@ -289,7 +289,7 @@ class SiteClient:
                 what = excerpt(hide(_violation(error)))
                 raise SiteUnavailable(f"The response of {excerpt_of_url(url)} {what}.", "invalid response") from error
             except (aiohttp.ClientError, OSError) as error:
-                why = excerpt(hide(_why(error)))
+                why = excerpt(hide(_why(error)), 120)
                 raise SiteUnavailable(
                     f"The connection for {excerpt_of_url(url)} failed: {why}.", "connection failed"
                 ) from error

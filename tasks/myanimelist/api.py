@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -10,7 +11,7 @@ from pydantic import SecretStr
 from infra.errors import ConfigurationError
 from tasks.catalogue.seasons import Season, parse_season, parse_seasons, quiet_days, season_of_date
 from tasks.catalogue.source import SourcePage
-from tasks.catalogue.titles import Related, Title
+from tasks.catalogue.titles import Related, Title, UnreadCard
 from tasks.crawl.api_access import ApiAccess
 from tasks.crawl.http_response import Response
 from tasks.errors import PageCutError, PageLayoutError, SeasonError, SiteError, excerpt
@@ -97,7 +98,7 @@ class MyAnimeListApi(MyAnimeList):
         url = self._season_url(parse_season(page.group), offset)
         return SourcePage(url, f"{page.group} from title {offset} on", page.quiet_days, page.group)
 
-    def parse_page(self, page: SourcePage, body: bytes) -> list[Title]:
+    def parse_page(self, page: SourcePage, body: bytes) -> Sequence[Title | UnreadCard]:
         """The titles of a page of a season's list; raises PageLayoutError if it is another season's."""
         document = _object(body)
         entries = document.get("data")
@@ -106,7 +107,8 @@ class MyAnimeListApi(MyAnimeList):
         season = _season(document.get("season"))
         if season and season != page.group:
             raise PageLayoutError(f"This is the list of another season, {season}.")
-        return [_title(entry.get("node") if isinstance(entry, dict) else None, page.group) for entry in entries]
+        nodes = [entry.get("node") if isinstance(entry, dict) else None for entry in entries]
+        return [_title_or_unread(position, node, page.group) for position, node in enumerate(nodes, start=1)]
 
     def detail_page(self, title: Title, started: float) -> SourcePage:
         """The API's page of a title, as old as the title's season."""
@@ -186,6 +188,14 @@ def _said(document: dict[str, Any]) -> str:
     return f": {excerpt(', '.join(texts))}" if texts else ""
 
 
+def _title_or_unread(position: int, node: object, group: str) -> Title | UnreadCard:
+    try:
+        return _title(node, group)
+    except PageLayoutError as error:
+        id = _id(node.get("id")) if isinstance(node, dict) else None
+        return UnreadCard(position, str(error), None if id is None else str(id))
+
+
 def _title(node: object, group: str | None = None) -> Title:
     """The title that a node describes. Fields that are absent, or not as documented, are unknown.
 
@@ -196,7 +206,7 @@ def _title(node: object, group: str | None = None) -> Title:
         raise PageLayoutError('An entry of the list has no object "node".')
     title_id, title = _id(node.get("id")), _text(node.get("title"))
     if title_id is None or title is None:
-        raise PageLayoutError(f'A title has no "id" or no "title": {excerpt(node)}')
+        raise PageLayoutError(f'A title has no "id" or no "title": {excerpt(node)}.')
     start_date, end_date = _date(node.get("start_date")), _date(node.get("end_date"))
     labels = _named(node.get("genres"))
     genres = sorted((label for label in labels if label[0] in GENRE_IDS), key=lambda label: label[0] in _LAST_GENRE_IDS)

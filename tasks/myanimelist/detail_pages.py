@@ -8,7 +8,7 @@ from typing import Any
 from bs4 import Tag
 
 from tasks.catalogue.titles import Related, Title
-from tasks.errors import PageLayoutError
+from tasks.errors import PageLayoutError, excerpt
 from tasks.myanimelist.fields import (
     anime_id,
     attribute,
@@ -66,13 +66,14 @@ def parse_detail_page(html: str | bytes) -> Title:
     title = title_of(tags.get("title-name"))
     if title is None:
         raise PageLayoutError("This is not a title's page: it has no heading with the title (h1.title-name).")
-    title_id = anime_id(attribute(tags["og:url"], "content")) if "og:url" in tags else None
+    page_url = attribute(tags["og:url"], "content") if "og:url" in tags else ""
+    title_id = anime_id(page_url)
     if title_id is None:
-        raise PageLayoutError(f"The page of {title!r} has no address with the title's id (meta og:url).")
+        raise PageLayoutError(f"The page of {excerpt(title)!r} has no address with the title's id (meta og:url).")
     fields = _fields(roots)
     for name in _REQUIRED:
         if name not in fields:
-            raise PageLayoutError(f'The page of {title!r} ({title_id}) has no field "{name}".')
+            raise PageLayoutError(f'The page of {excerpt(title)!r} ({excerpt(title_id)}) has no field "{name}".')
     start_date, _, aired_to = (text_of(fields["Aired"]) or "").partition(" to ")
     genres = _labels(fields, "Genre") + _labels(fields, "Explicit Genre")
     return Title(
@@ -89,7 +90,7 @@ def parse_detail_page(html: str | bytes) -> Title:
         themes=[name for _, name in _labels(fields, "Theme")],
         demographics=[name for _, name in _labels(fields, "Demographic")],
         studios=producer_names(fields["Studio"]) if "Studio" in fields else [],
-        poster_url=poster_address(tags.get("image")) or poster_address(tags.get("og:image")),
+        poster_url=poster_address(tags.get("image"), page_url) or poster_address(tags.get("og:image"), page_url),
         season=season_in(text_of(fields.get("Premiered"))),
         rating=known(text_of(fields["Rating"])),
         aired_to=date_in(aired_to),

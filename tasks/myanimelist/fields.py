@@ -4,8 +4,18 @@ import re
 
 from bs4 import Tag
 
+from tasks.crawl.addresses import joined
 from tasks.errors import PageCutError, PageLayoutError
+from tasks.myanimelist.page_addresses import SITE_URL
 
+_UNITS = r"(?: (?:eps?|episodes?|members?|users?))?"
+# A point in "1.234" may be a thousands separator or a decimal point, and so may a comma in "1,234K".
+_NUMBER = re.compile(
+    rf"(?:(?P<grouped>\d{{1,3}}(?:,\d{{3}})+|\d{{1,3}}(?:\.\d{{3}}){{2,}}|\d{{1,3}}(?:[ '\u2019]\d{{3}})+)"
+    rf"|(?P<digits>\d+)(?:(?:\.(?P<point>\d+)|,(?P<comma>\d{{1,2}}))? ?(?P<suffix>[KMB]))?){_UNITS}",
+    re.IGNORECASE,
+)
+_ZEROS = {"": 0, "K": 3, "M": 6, "B": 9}
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 # Characters from the end in which `</html>` is searched: proxies and browser extensions append to pages.
 _END_LENGTH = 1024
@@ -59,15 +69,22 @@ def known(text: str | None) -> str | None:
 
 
 def number_in(text: str | None) -> int | None:
-    """The first whole number in a text; "1,234,567" is one number."""
-    match = re.search(r"\d[\d,]*", text or "")
-    return int(match[0].replace(",", "")) if match else None
+    """A whole number such as "762", "1,234,567", "174K" or "1.2M"; None if the text is anything else or ambiguous."""
+    match = _NUMBER.fullmatch(" ".join((text or "").split()))
+    if not match:
+        return None
+    if match["grouped"]:
+        return int(re.sub(r"\D", "", match["grouped"]))
+    digits, fraction = match["digits"], match["point"] or match["comma"] or ""
+    zeros = _ZEROS[(match["suffix"] or "").upper()]
+    return int(digits + fraction.ljust(zeros, "0")) if len(fraction) <= zeros else None
 
 
 def score_in(text: str | None) -> float | None:
-    """A score from 1 to 10; None for "N/A" and 0, which mean that there is no score."""
-    match = re.search(r"\d+(?:\.\d+)?", text or "")
-    return float(match[0]) or None if match else None
+    """A score from 1 to 10, such as "8.52" or "8,52"; None for "N/A" and 0, which mean that there is no score."""
+    match = re.fullmatch(r"(\d{1,2})(?:(?:\.|,(?=\d\d?\b))(\d+))?(?: ?/ ?10)?", " ".join((text or "").split()))
+    score = float(f"{match[1]}.{match[2] or 0}") if match else 0
+    return score if 0 < score <= 10 else None
 
 
 def date_in(text: str | None) -> str | None:
@@ -124,24 +141,28 @@ def producer_names(tag: Tag) -> list[str]:
     return [name for link in links if (name := text_of(link))]
 
 
-def poster_address(tag: Tag | None) -> str | None:
+def poster_address(tag: Tag | None, page_url: str = SITE_URL) -> str | None:
     """The address of a poster in full size; None for a placeholder (a question mark, the site's icon).
 
     Lazily loaded images have their address in `data-src`, those for small screens in `content`. The address of a
-    thumbnail, `/r/167x242/images/anime/...jpg?s=...`, contains that of the original.
+    thumbnail, `/r/167x242/images/anime/...jpg?s=...`, contains that of the original. Addresses may be relative to the
+    page's.
     """
     if tag is None:
         return None
     for name in ("data-src", "src", "data-srcset", "srcset", "data-image", "content"):
         address = attribute(tag, name).strip().split(" ")[0].rstrip(",")
-        if poster := full_size(address):
+        if poster := full_size(address, page_url):
             return poster
     return None
 
 
-def full_size(address: str) -> str | None:
+def full_size(address: str, page_url: str = SITE_URL) -> str | None:
     """The address of the original of a poster; None if the address is not that of a title's poster."""
-    if "/images/anime/" not in address:  # all other addresses are placeholders
+    if not re.search(r"(?:^|/)images/anime/", address):  # all other addresses are placeholders
         return None
-    address = re.sub(r"/r/\d+x\d+/", "/", address).partition("?")[0]
-    return f"https:{address}" if address.startswith("//") else address
+    address = re.sub(r"(^|/)r/\d+x\d+/", r"\1", address).partition("?")[0]
+    try:
+        return joined(page_url, address)
+    except ValueError:
+        return address  # the download says that it is invalid

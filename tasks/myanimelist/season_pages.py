@@ -7,8 +7,8 @@ from typing import Any
 from bs4 import Tag
 from bs4.element import NavigableString
 
-from tasks.catalogue.titles import Title
-from tasks.errors import PageLayoutError
+from tasks.catalogue.titles import Title, UnreadCard
+from tasks.errors import PageLayoutError, excerpt
 from tasks.myanimelist.fields import (
     anime_id,
     attribute,
@@ -26,6 +26,7 @@ from tasks.myanimelist.fields import (
     title_of,
     whole_page,
 )
+from tasks.myanimelist.page_addresses import SITE_URL
 from tasks.myanimelist.page_elements import roots_of, tags_by_class
 
 # The numbers in a card's class `js-anime-type-N`; 0 is "Unknown".
@@ -47,8 +48,8 @@ _PARTS = frozenset(
 )
 
 
-def parse_season_page(html: str | bytes) -> list[Title]:
-    """Read the titles of a season page, each once, in the order of the page.
+def parse_season_page(html: str | bytes, page_url: str = SITE_URL) -> list[Title | UnreadCard]:
+    """Read the titles of a season page, each once, in the order of the page. An UnreadCard stands for an odd one.
 
     `season` is the season of the page, also for titles that began earlier (these have `continuing`). The list is empty
     if no title began in the season: the site has such pages.
@@ -60,7 +61,8 @@ def parse_season_page(html: str | bytes) -> list[Title]:
     roots = roots_of(whole_page(html), _is_root, _is_part)
     season = next((season for root in roots if root.name == "title" and (season := season_in(text_of(root)))), None)
     continuing: bool | None = None  # None before the first list of titles
-    records: dict[str, Title] = {}
+    records: dict[str, Title | UnreadCard] = {}
+    position = 0
     for root in roots:
         classes = attribute(root, "class").split()
         if "seasonal-anime-list" in classes:
@@ -68,8 +70,12 @@ def parse_season_page(html: str | bytes) -> list[Title]:
         elif "anime-header" in classes and continuing is not None:
             continuing = "Continuing" in (text_of(root) or "")
         elif "seasonal-anime" in classes and continuing is not None and season:
-            record = _read_card(root, season, continuing)
-            records.setdefault(record.id, record)
+            position += 1
+            try:
+                record = _read_card(root, season, continuing, page_url)
+                records.setdefault(record.id, record)
+            except PageLayoutError as error:
+                records[f"card {position}"] = UnreadCard(position, str(error), _only_id(root))
     if continuing is None:
         raise PageLayoutError("This is not a season page: it has no list of titles (div.seasonal-anime-list).")
     if season is None:
@@ -84,19 +90,21 @@ def _is_root(name: str, attributes: Mapping[str, Any]) -> bool:
 
 
 def _is_part(name: str, attributes: Mapping[str, Any]) -> bool:
-    if name == "a" and re.search("/anime/(genre|producer)/", attributes.get("href", "")):
+    if name == "a" and re.search(r"/anime/(?:genre/|producer/|\d)", attributes.get("href", "")):
         return True
     return name == "img" or not _PARTS.isdisjoint(attributes.get("class", "").split())
 
 
-def _read_card(card: Tag, season: str, continuing: bool) -> Title:
+def _read_card(card: Tag, season: str, continuing: bool, page_url: str) -> Title:
     parts = tags_by_class(card)
     link, genres, image = (next(iter(parts[name]), None) for name in ("link-title", "genres", "image"))
     title, title_id = title_of(link), anime_id(attribute(link, "href")) if link else None
     if title is None or title_id is None:
-        raise PageLayoutError("A card of the season page has no title with its address (a.link-title).")
+        raise PageLayoutError("It has no title with its address (a.link-title).")
     if genres is None:
-        raise PageLayoutError(f"The card of {title!r} ({title_id}) has no element for genres (div.genres).")
+        raise PageLayoutError(
+            f"The card of {excerpt(title)!r} ({excerpt(title_id)}) has no element for genres (div.genres)."
+        )
     labels = genre_links(genres)
     properties = _properties(parts["property"])
     return Title(
@@ -114,10 +122,18 @@ def _read_card(card: Tag, season: str, continuing: bool) -> Title:
         themes=_names(properties.get("Theme")),
         demographics=_names(properties.get("Demographic")),
         studios=producer_names(properties["Studio"]) if "Studio" in properties else [],
-        poster_url=poster_address(image.find("img")) if image else None,
+        poster_url=poster_address(image.find("img"), page_url) if image else None,
         season=season,
         continuing=continuing,
     )
+
+
+def _only_id(card: Tag) -> str | None:
+    """The id that the links of a card and its element for genres name; None if they name none or several."""
+    ids = {anime_id(attribute(link, "href")) for link in card.find_all("a")}
+    ids |= {attribute(genres, "id") for genres in tags_by_class(card)["genres"]}
+    ids = {id for id in ids if id and id.isdecimal()}
+    return ids.pop() if len(ids) == 1 else None
 
 
 def _text(tags: list[Tag]) -> str | None:
@@ -131,8 +147,9 @@ def _type(card: Tag) -> str | None:
 
 
 def _episodes(info: str | None) -> int | None:
-    match = re.search(r"(\d+) eps?\b", info or "")
-    return int(match[1]) if match else None
+    # Digits before a blank may belong to the number ("1 234 eps").
+    match = re.search(r"((?:(?<!\S)\d{1,3} )?\S+) eps?\b", info or "")
+    return number_in(match[1]) if match else None
 
 
 def _properties(rows: list[Tag]) -> dict[str, Tag]:

@@ -1,12 +1,13 @@
 """MyAnimeList as a `Source`."""
 
 import re
+from collections.abc import Sequence
 
 import pandas as pd
 
 from tasks.catalogue.seasons import FIRST_YEAR, Season, parse_season, parse_seasons, quiet_days
 from tasks.catalogue.source import SourcePage
-from tasks.catalogue.titles import Title
+from tasks.catalogue.titles import Title, UnreadCard
 from tasks.errors import PageLayoutError
 from tasks.myanimelist.detail_pages import parse_detail_page
 from tasks.myanimelist.page_addresses import REQUESTS_PER_SECOND, SITE_URL, season_path, without_csrf_token
@@ -44,12 +45,13 @@ class MyAnimeList:
             for season in parse_seasons(selection)
         ]
 
-    def parse_page(self, page: SourcePage, body: bytes) -> list[Title]:
+    def parse_page(self, page: SourcePage, body: bytes) -> Sequence[Title | UnreadCard]:
         """The titles of a season's page; raises PageLayoutError if it is another season's."""
-        titles = parse_season_page(body)
-        if titles and titles[0].season != page.group:
-            raise PageLayoutError(f"This is the page of another season, {titles[0].season}.")
-        return titles
+        entries = parse_season_page(body, page.url)
+        season = next((entry.season for entry in entries if isinstance(entry, Title)), None)
+        if season and season != page.group:
+            raise PageLayoutError(f"This is the page of another season, {season}.")
+        return entries
 
     def detail_page(self, title: Title, started: float) -> SourcePage:
         """The page of a title, as old as the title's season."""

@@ -20,7 +20,9 @@ from tasks.catalogue.catalogue_table import read_catalogue, related_in
 from tasks.catalogue.collector import Collector
 from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.last_good import HISTORY
+from tasks.catalogue.unread_cards import KEPT
 from tasks.crawl.exclusive_lock import exclusive_lock
+from tasks.crawl.ledger import Crawl
 from tasks.crawl.traffic import Traffic
 from tasks.errors import DriftError, EmptyCatalogueError, KeptPageError, PageLayoutError, SiteBlocked, SiteBusy
 from tasks.myanimelist.source import MyAnimeList
@@ -188,6 +190,62 @@ def test_collector_keeps_the_last_good_catalogue_if_the_site_changed(
     site.change = str  # the site is as before: the pages are re-fetched without a setting
     collect(tmp_path, site.url)
     assert (tmp_path / "catalogue.csv").read_bytes() == before
+
+
+ODD = {
+    "no address": (r'(<a href="[^"]*/anime/{id}/[^"]*") class="link-title"', r"\1", "no title with its address"),
+    "no genres": (r'class="genres [^"]*" id="{id}"', 'id="{id}"', "has no element for genres"),
+    "nothing": (r'(?s)(<div class="js-anime-category(?:(?!<div class="js-anime-category).)*?/anime/{id}/.*?\n</div>\n)',
+                '<div class="seasonal-anime">An advertisement</div>', "no title with its address"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_collector_keeps_the_last_good_record_of_one_odd_card(
+    site: FaultySite, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pattern, replacement, missing = ODD[kind]
+    first = collect(tmp_path, site.url)
+    odd = next(title for title in site.site.titles if len(title.pages) == 1)
+
+    def change(page: str) -> str:
+        return re.sub(pattern.format(id=odd.mal_id), replacement.format(id=odd.mal_id), page)
+
+    site.change = change
+    with collector_of(tmp_path, site.url, refresh=True) as collector:
+        catalogue = asyncio.run(collector.read_catalogue(RANGE))
+        about = collector.replace_last_good(RANGE, catalogue)
+        (entry,) = collector.unread
+    pd.testing.assert_frame_equal(catalogue, first.catalogue)
+    assert about.changes == 0
+    assert (entry.id, entry.title, entry.page, entry.record) == (str(odd.mal_id), odd.title, odd.season, KEPT)
+    assert f"Title {entry.card.position} of {odd.season}: " in caplog.text and missing in caplog.text
+    assert f"{odd.season},{entry.card.position},{odd.mal_id}," in (tmp_path / "unread-titles.csv").read_text()
+    assert list(reread(tmp_path, site.url)["id"]) == list(first.catalogue["id"])
+    site.change = str  # the page is fetched again without a setting
+    with collector_of(tmp_path, site.url) as collector:
+        collector.ledger.crawls.put(Crawl(site.url, 0, 0))
+        assert asyncio.run(collector.read_catalogue(RANGE)).equals(first.catalogue)
+        assert collector.unread == [] and not (tmp_path / "unread-titles.csv").exists()
+
+
+def test_collector_leaves_out_an_odd_card_of_an_unknown_title_and_stops_at_many(
+    site: FaultySite, tmp_path: Path
+) -> None:
+    new = [title for title in site.site.titles if len(title.pages) == 1][:5]
+
+    def odd(count: int) -> Callable[[str], str]:
+        ids = "|".join(str(title.mal_id) for title in new[:count])
+        return lambda page: re.sub(rf'class="genres [^"]*" id="({ids})"', r'id="\1"', page)
+
+    site.change = odd(1)
+    result = collect(tmp_path, site.url)
+    assert len(result.catalogue) == len(site.site.titles) - 1
+    site.change = odd(5)
+    with pytest.raises(DriftError, match="titles not read"):
+        collect(tmp_path, site.url, refresh=True)
+    site.change = str
+    assert len(collect(tmp_path, site.url).catalogue) == len(site.site.titles)
 
 
 def test_collector_accepts_a_new_season(site: FaultySite, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from tasks.catalogue.drift import Measure, check, compare
 from tasks.catalogue.last_good import LastGood
 from tasks.catalogue.scraping import merge
 from tasks.catalogue.seasons import parse_seasons
-from tasks.catalogue.titles import Title
+from tasks.catalogue.titles import Title, UnreadCard
+from tasks.catalogue.unread_cards import UnreadEntry
 from tasks.errors import DriftError
 from tasks.myanimelist.season_pages import parse_season_page
 from tasks.myanimelist.source import GENRE_IDS, MyAnimeList
@@ -266,6 +267,32 @@ def test_drift_limit_of_lost_titles_may_be_set() -> None:
     assert drifted(FALL, FALL[6:], COMMON) == {"titles lost"}
     assert drifted(FALL, FALL[6:], COMMON, CollectConfig(max_lost_titles=0.06)) == set()
     assert drifted(FALL, FALL[3:], COMMON, CollectConfig(max_lost_titles=0)) == {"titles lost"}
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"), [("members", 1), ("score", 0.75), ("episodes", 1)], ids=["1,000 as 1", "7.5 as 0.75", "12 as 1"]
+)
+def test_drift_is_noticed_if_the_numbers_of_most_titles_fall_to_a_tenth(field: str, wrong: float) -> None:
+    name = f"{field} fell to a tenth"
+    assert drifted(FALL, with_the_first(51, FALL, **{field: wrong}), COMMON) == {name}
+    assert drifted(FALL, with_the_first(50, FALL, **{field: wrong}), COMMON) == set()
+    half = {"members": 500, "score": 3.8, "episodes": 6}[field]
+    assert drifted(FALL, with_the_first(100, FALL, **{field: half}), COMMON) == set()
+    assert (
+        drifted(with_the_first(100, FALL, **{field: None}), with_the_first(100, FALL, **{field: wrong}), COMMON)
+        == set()
+    )
+
+
+@pytest.mark.parametrize(("count", "of", "stops"), [(3, 10, False), (4, 10, True), (10, 1000, False), (11, 1000, True)])
+def test_drift_limit_of_titles_not_read_is_a_share_of_at_least_three(count: int, of: int, stops: bool) -> None:
+    unread = [UnreadEntry("2010-fall", "2010-fall", UnreadCard(n, "It has no title.")) for n in range(count)]
+    titles = catalogue_of(season_of("2010-fall", 1, of - count))
+    none = LastGood(titles[:0], titles["season"][:0] == "")
+    measures = compare(none, titles, MyAnimeList(BASE_URL), CollectConfig(), unread)
+    assert {measure.name for measure in measures if measure.drifted} == ({"titles not read"} if stops else set())
+    higher = compare(none, titles, MyAnimeList(BASE_URL), CollectConfig(max_unread_cards=0.4), unread)
+    assert not any(measure.drifted for measure in higher)
 
 
 def test_drift_knows_genres_of_the_source_and_of_the_last_catalogue() -> None:

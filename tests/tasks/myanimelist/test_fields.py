@@ -39,14 +39,63 @@ def test_date_in_keeps_only_the_known_parts(text: str | None, date: str | None) 
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("1,234,567", 1234567), ("762", 762), ("Unknown", None), ("", None), (None, None)]
+    ("text", "number"),
+    [
+        ("762", 762),
+        ("1,234,567", 1234567),
+        ("1.234.567", 1234567),
+        ("1\u202f234 567", 1234567),
+        ("1'234", 1234),
+        ("174K", 174_000),
+        ("174 k", 174_000),
+        ("1.2M", 1_200_000),
+        ("1,2M", 1_200_000),
+        ("1.2345K", None),
+        ("2B members", 2_000_000_000),
+        ("24 eps", 24),
+        ("1.234", None),
+        ("1,234K", None),
+        ("8,52", None),
+        ("8.52", None),
+        ("12,34,567", None),
+        ("174 thousand", None),
+        ("174万", None),
+        ("1e5", None),
+        ("-5", None),
+        ("1/2", None),
+        ("3 12", None),
+        ("Unknown", None),
+        ("", None),
+        (None, None),
+    ],
 )
-def test_number_in_reads_commas_and_returns_none_without_a_number(text: str | None, number: int | None) -> None:
+def test_number_in_is_right_or_none(text: str | None, number: int | None) -> None:
     assert number_in(text) == number
 
 
-@pytest.mark.parametrize(("text", "score"), [("7.15", 7.15), ("8", 8.0), ("0", None), ("N/A", None), (None, None)])
-def test_score_in_returns_none_without_a_score(text: str | None, score: float | None) -> None:
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("7.15", 7.15),
+        ("8", 8.0),
+        ("10", 10.0),
+        ("8,52", 8.52),
+        ("8,5", 8.5),
+        ("8.52 / 10", 8.52),
+        ("8,523", None),
+        ("852", None),
+        ("85%", None),
+        ("4.2/5", None),
+        ("1,234", None),
+        ("8.5K", None),
+        ("-8", None),
+        ("0", None),
+        ("0.00", None),
+        ("N/A", None),
+        (None, None),
+    ],
+)
+def test_score_in_is_right_or_none(text: str | None, score: float | None) -> None:
     assert score_in(text) == score
 
 

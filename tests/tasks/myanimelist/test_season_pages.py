@@ -1,8 +1,10 @@
 """The parser of season pages, on invented pages in the site's layout."""
 
+import re
+
 import pytest
 
-from tasks.catalogue.titles import Title
+from tasks.catalogue.titles import Title, UnreadCard
 from tasks.errors import PageCutError, PageLayoutError
 from tasks.myanimelist.season_pages import parse_season_page
 
@@ -209,14 +211,64 @@ def test_page_without_cards_is_an_empty_list() -> None:
         ("<html><body><form action='/login.php'></form></body></html>", "no list of titles"),
         (page(CARD).replace("seasonal-anime-list", "list"), "no list of titles"),
         (page(CARD).replace("Fall 2010", "Later"), "title names no season"),
-        (page(CARD.replace("link-title", "link")), "no title with its address"),
-        (page(CARD.replace("/anime/8769/", "/manga/8769/")), "no title with its address"),
-        (page(CARD.replace('class="genres js-genre"', "")), "no element for genres"),
     ],
 )  # fmt: skip
 def test_page_in_another_layout_is_refused_and_names_what_is_missing(html: str, missing: str) -> None:
     with pytest.raises(PageLayoutError, match=missing):
         parse_season_page(html)
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing", "id"),
+    [
+        ([('class="link-title"', "")], "no title with its address", "8769"),
+        ([('class="link-title">Lanterns', 'class="link-title">')], "no title with its address", "8769"),
+        ([("/anime/8769/", "/manga/8769/")], "no title with its address", "8769"),
+        ([("/anime/8769/", "/manga/8769/"), (' id="8769"', "")], "no title with its address", None),
+        ([('class="genres js-genre"', "")], "'Lanterns' .* has no element for genres", "8769"),
+    ],
+)
+def test_odd_card_is_an_unread_card_with_position_and_id_and_others_are_read(
+    changes: list[tuple[str, str]], missing: str, id: str | None
+) -> None:
+    odd = CARD
+    for old, new in changes:
+        assert old in odd
+        odd = odd.replace(old, new)
+    other = CARD.replace("8769", "5")
+    first, card, last = parse_season_page(
+        page(other, odd, continuing=other.replace('"5"', '"6"').replace("/5/", "/6/"))
+    )
+    assert isinstance(card, UnreadCard) and (card.position, card.id) == (2, id)
+    assert re.search(missing, card.missing)
+    assert [entry.id for entry in (first, last)] == ["5", "6"]
+
+
+@pytest.mark.parametrize(
+    ("address", "page_url", "expected"),
+    [
+        ("/images/anime/1/2.jpg", "http://a.test/anime/season/2010/fall", "http://a.test/images/anime/1/2.jpg"),
+        ("//cdn.a.test/images/anime/1/2.jpg", "http://a.test/", "http://cdn.a.test/images/anime/1/2.jpg"),
+        (
+            "../../../images/anime/1/2.jpg",
+            "https://a.test/anime/season/2010/fall",
+            "https://a.test/images/anime/1/2.jpg",
+        ),
+        ("/r/167x242/images/anime/1/2.jpg?s=3", "https://a.test/", "https://a.test/images/anime/1/2.jpg"),
+        ("//[::1/images/anime/1/2.jpg", "https://a.test/", "//[::1/images/anime/1/2.jpg"),
+    ],
+)
+def test_relative_address_of_a_poster_is_joined_to_the_pages(address: str, page_url: str, expected: str) -> None:
+    html = page(CARD.replace("https://cdn.myanimelist.net/images/anime/1508/129576.jpg", address))
+    (title,) = parse_season_page(html, page_url)
+    assert isinstance(title, Title) and title.poster_url == expected
+
+
+@pytest.mark.parametrize(
+    ("episodes", "number"), [("12 eps", 12), ("1,234 eps", 1234), ("1&nbsp;234 eps", 1234), ("1.2K eps", 1200)]
+)
+def test_number_of_episodes_is_read_whole(episodes: str, number: int) -> None:
+    assert read(("12 eps", episodes)).episodes == number
 
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.9, 0.99])
