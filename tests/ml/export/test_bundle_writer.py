@@ -44,7 +44,7 @@ def test_bundle_gives_the_probabilities_of_the_network_for_any_batch_size(
         assert np.abs(model.probabilities(images) - expected).max() < TOLERANCE
 
 
-def test_manifest_has_genres_preprocessing_and_file_hashes(
+def test_bundle_has_a_manifest_figures_weights_and_a_card(
     outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
 ) -> None:
     model = write_bundle(tmp_path, outcome.chosen, quick, dataset, model_card(outcome, dataset, "2026-11-24"))
@@ -60,6 +60,8 @@ def test_manifest_has_genres_preprocessing_and_file_hashes(
     assert model.sha256 == file_sha256(tmp_path / "manifest.json")
     state = load_file(tmp_path / "weights.safetensors")
     assert state.keys() == outcome.chosen.network.state_dict().keys()
+    written, chosen = json.loads((tmp_path / "figures.json").read_bytes()), outcome.chosen
+    assert written == figures(chosen.validation_probabilities, chosen.thresholds, dataset)
     assert "| Comedy |" in (tmp_path / "card.md").read_text()
 
 
@@ -98,15 +100,6 @@ def test_bundle_is_not_written_if_its_maps_are_not_finite(
     with pytest.raises(TrainingError, match="class activation maps are not finite"):
         write_bundle(tmp_path, replace(explaining, network=network), quick, dataset, "")
     assert not list(tmp_path.iterdir())
-
-
-def test_bundle_has_the_figures_of_its_network(
-    outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
-) -> None:
-    network = outcome.chosen
-    write_bundle(tmp_path, network, quick, dataset, "")
-    written = json.loads((tmp_path / "figures.json").read_bytes())
-    assert written == figures(network.validation_probabilities, network.thresholds, dataset)
 
 
 def test_bundle_is_reproducible_and_has_no_local_path(
