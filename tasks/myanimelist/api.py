@@ -94,9 +94,9 @@ class MyAnimeListApi(MyAnimeList):
             raise PageLayoutError(f"The next page is at another address, {excerpt(address)}.")
         offset_here = int(parse_qs(here.query)["offset"][0])
         if not offset_here < offset <= min(offset_here + _LIMIT, _MOST_TITLES):
-            raise PageLayoutError(f"The next page begins at title {offset}, this one at title {offset_here}.")
+            raise PageLayoutError(f"The next page begins after {offset} titles, this one after {offset_here}.")
         url = self._season_url(parse_season(page.group), offset)
-        return SourcePage(url, f"{page.group} from title {offset} on", page.quiet_days, page.group)
+        return SourcePage(url, f"{page.group} from title {offset + 1} on", page.quiet_days, page.group)
 
     def parse_page(self, page: SourcePage, body: bytes) -> Sequence[Title | UnreadCard]:
         """The titles of a page of a season's list; raises PageLayoutError if it is another season's."""

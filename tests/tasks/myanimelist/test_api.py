@@ -108,9 +108,12 @@ def answering(*answers: Answer, after: int = 0) -> Callable[[str, Answer], Answe
 
 
 def many_nodes(count: int) -> list[Node]:
-    return [
-        {"id": n, "title": f"Title {n}", "start_season": {"year": 2015, "season": "fall"}} for n in range(1, 1 + count)
-    ]
+    same = {
+        "start_season": {"year": 2015, "season": "fall"},
+        "genres": [{"id": 4, "name": "Comedy"}],
+        "main_picture": {"medium": "http://127.0.0.1/images/anime/1/1.jpg"},
+    }
+    return [{"id": n, "title": f"Title {n}", **same} for n in range(1, 1 + count)]
 
 
 def read(folder: Path, source: Source, seasons: str = "2015-fall", refresh: bool = False) -> pd.DataFrame:
@@ -151,7 +154,7 @@ def test_paging_goes_on_after_an_interruption(tmp_path: Path) -> None:
     with strict_api(many_nodes(1203)) as api:
         api.change = lambda path, answer: (404, {"error": "not_found"}, {}) if "offset=500" in path else answer
         with pytest.raises(
-            PageLayoutError, match=r"leads to a page that .* does not have: 2015-fall from title 500 on"
+            PageLayoutError, match=r"leads to a page that .* does not have: 2015-fall from title 501 on"
         ):
             read(tmp_path, source_of(api))
         api.change = answering((418, {}, {}), after=1)
@@ -163,6 +166,19 @@ def test_paging_goes_on_after_an_interruption(tmp_path: Path) -> None:
         assert offsets(api) == [1000]
 
 
+def test_entries_that_cannot_be_read_keep_their_last_good_records(tmp_path: Path) -> None:
+    with strict_api(many_nodes(600)) as api:
+        with Collector(tmp_path, source_of(api), CollectConfig()) as collector:
+            expected = asyncio.run(collector.read_catalogue("2015-fall"))
+            collector.replace_last_good("2015-fall", expected)
+        finish_crawl(tmp_path, api)
+        api.nodes[550] = {name: value for name, value in api.nodes[550].items() if name != "title"}
+        with Collector(tmp_path, source_of(api), CollectConfig(refresh=True)) as collector:
+            pd.testing.assert_frame_equal(asyncio.run(collector.read_catalogue("2015-fall")), expected)
+            (unread,) = collector.unread
+    assert (unread.page, unread.card.position, unread.id) == ("2015-fall from title 501 on", 51, "551")
+
+
 @pytest.mark.parametrize(
     ("address", "reason"),
     [
@@ -171,8 +187,8 @@ def test_paging_goes_on_after_an_interruption(tmp_path: Path) -> None:
         ("http://[::1?offset=500", "no offset"),
         ("{url}/v2/anime/season/2015/fall", "no offset"),
         ("{url}/v2/anime/season/2015/fall?offset=many", "no offset"),
-        ("{url}/v2/anime/season/2015/fall?offset=0", "begins at title 0"),
-        ("{url}/v2/anime/season/2015/fall?offset=1000", "begins at title 1000"),
+        ("{url}/v2/anime/season/2015/fall?offset=0", "begins after 0 titles"),
+        ("{url}/v2/anime/season/2015/fall?offset=1000", "begins after 1000 titles"),
         ({"page": 2}, "no offset"),
     ],
 )
@@ -192,7 +208,7 @@ def test_paging_without_an_end_stops(tmp_path: Path) -> None:
 
     with strict_api(many_nodes(3)) as api:
         api.change = endless
-        with pytest.raises(PageLayoutError, match="begins at title 10500"):
+        with pytest.raises(PageLayoutError, match="begins after 10500 titles"):
             read(tmp_path, source_of(api))
         assert len(offsets(api)) == 21
 
