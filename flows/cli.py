@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
@@ -19,6 +20,8 @@ from serving.bundle.errors import AnimeGenreError
 
 if TYPE_CHECKING:
     from flows.parameters import RetrainParameters
+    from flows.table_upload import LocalTable
+    from tasks.table.configuration import TableConfig
 
 _DEMO_WORKSPACE = Path("workspace/demo")
 _DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG}
@@ -59,7 +62,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line. Options for settings are generated from the configurations."""
-    from ml.commands import add_compare, add_predict, add_settings, add_train
+    from ml.commands import TABLE_HELP, add_compare, add_predict, add_settings, add_table_options, add_train
     from ml.configuration import PreprocessConfig, TrainConfig
     from tasks.catalogue.configuration import CollectConfig, DriftLimits
 
@@ -85,6 +88,13 @@ def parser() -> argparse.ArgumentParser:
     retrain = commands.add_parser("retrain", help="run the flow once, from the site's pages to the deployed function")
     _add_site(retrain)
     _add_parameters(retrain, "collection", "promote")
+    retrain.add_argument("--catalogue", metavar="TABLE", help=f"{TABLE_HELP} It is read instead of a site.")
+    retrain.add_argument(
+        "--posters",
+        metavar="DIR",
+        help="Folder of the table's poster files. Default: they are downloaded from the table's addresses.",
+    )
+    add_table_options(retrain)
     add_settings(retrain, TrainConfig)
     add_settings(retrain, PreprocessConfig)
     add_settings(retrain, CollectConfig)
@@ -203,20 +213,27 @@ def _up(args: argparse.Namespace) -> None:
 
 def _retrain(args: argparse.Namespace) -> None:
     from flows.parameters import check_parameters
+    from flows.table_upload import LocalTable
     from ml.commands import read_options
     from ml.configuration import PreprocessConfig, TrainConfig
     from tasks.crawl.addresses import check_reachable
 
+    table = _table(args)
     parameters = _site_parameters(
         args,
+        table=table.config if isinstance(table, LocalTable) else table,
         collection=args.collection,
         promote=args.promote,
         train=read_options(args, TrainConfig),
         preprocess=read_options(args, PreprocessConfig),
     )
     check_parameters(parameters)
-    check_reachable(parameters.source_url)
+    if not parameters.source_url.startswith("gs://"):
+        check_reachable(parameters.source_url)
     with _services(args.workspace, parameters.collection_name):
+        if isinstance(table, LocalTable):
+            print(f"Uploading the table and {len(table.posters)} posters ...", flush=True)
+            parameters = parameters.model_copy(update={"table": table.upload(parameters.collection_name)})
         from rich.console import Console
 
         from flows.summary import run_retrain, show, show_predictions, write_summary
@@ -226,6 +243,20 @@ def _retrain(args: argparse.Namespace) -> None:
         show(summary, console)
         write_summary(summary, args.workspace / "summary.json")
         show_predictions(summary, console)
+
+
+def _table(args: argparse.Namespace) -> "TableConfig | LocalTable":
+    """The table given by the options of `retrain`: by addresses, or on this machine."""
+    from flows.table_upload import read_local_table
+    from tasks.table.configuration import TableConfig
+
+    if args.posters and not args.catalogue:
+        raise ConfigurationError("--posters needs a table: name it with --catalogue.")
+    columns = tuple(f"{role}={name}" for role, name in args.columns.items())
+    config = TableConfig(columns=columns, separator=args.separator, image_base=args.image_base)
+    if not args.catalogue or "://" in args.catalogue:
+        return replace(config, catalogue=args.catalogue or "", posters=args.posters or "")
+    return read_local_table(Path(args.catalogue), Path(args.posters) if args.posters else None, config)
 
 
 def _collect(args: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from tasks.catalogue.seasons import NAMES, parse_seasons
 from tasks.crawl.addresses import check_contact
 from tasks.myanimelist.page_addresses import SITE_URL, api_url
 from tasks.records import Promotion
+from tasks.table.configuration import TableConfig, collection_of
 
 _SEASON = f"([0-9]{{4}}-({'|'.join(NAMES)})|now)"
 
@@ -62,6 +63,7 @@ class RetrainParameters(BaseModel):
         title="Collecting",
         description="How the site is read, and how much a new catalogue may differ from the last good one.",
     )
+    table: TableConfig = Field(TableConfig(), title="Table", description="A table of titles to read instead of a site.")
     collection: str | None = Field(
         None,
         title="Collection",
@@ -79,11 +81,18 @@ class RetrainParameters(BaseModel):
     @property
     def collection_name(self) -> str:
         """The collection of the run."""
-        return self.collection or MAIN_COLLECTION
+        return self.collection or (collection_of(self.table.name) if self.table.catalogue else MAIN_COLLECTION)
+
+    @property
+    def selection(self) -> str:
+        """What is read: a range of seasons, or the table by its name."""
+        return self.table.name if self.table.catalogue else self.seasons
 
     @property
     def source_url(self) -> str:
-        """The address that is read: that of the site or of its API."""
+        """The address that is read: that of the table, of the site or of its API."""
+        if self.table.catalogue:
+            return self.table.catalogue
         return api_url(self.site_url) if self.source == "api" else self.site_url
 
 
@@ -94,6 +103,8 @@ def check_site(parameters: RetrainParameters) -> None:
         SeasonError: a season does not exist, or the last season is before the first.
         ConfigurationError: no contact is set, or no client id for the API.
     """
+    if parameters.table.catalogue.startswith("gs://"):
+        return
     parse_seasons(parameters.seasons)
     settings = read_settings()
     if parameters.source == "api" and settings.mal_client_id is None:

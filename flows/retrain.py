@@ -47,7 +47,13 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
     check_parameters(parameters)
     check_collection(read_settings(parameters.collection_name))
     with exclusive_lock(read_settings().workspace):
-        catalogue = scrape(parameters.source_url, parameters.seasons, parameters.collect, parameters.collection_name)
+        catalogue = scrape(
+            parameters.source_url,
+            parameters.selection,
+            parameters.collect,
+            parameters.collection_name,
+            parameters.table if parameters.table.catalogue else None,
+        )
         posters = download_posters(catalogue, parameters.collect)
         dataset = preprocess(catalogue, posters, parameters.preprocess)
         training = train(dataset, parameters.train)

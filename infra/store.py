@@ -34,12 +34,12 @@ class Store:
         self._retry = DEFAULT_RETRY.with_timeout(self._timeout)
         with google_errors("Opening the bucket"):
             emulator = settings.storage_emulator_host
-            client = storage.Client(
+            self._client = storage.Client(
                 project=settings.google_project,
                 credentials=AnonymousCredentials() if emulator else None,
                 client_options={"api_endpoint": emulator} if emulator else None,
             )
-        self._bucket = client.bucket(self.name)
+        self._bucket = self._client.bucket(self.name)
 
     def uri(self, key: str) -> str:
         """The gs:// address of a key."""
@@ -53,6 +53,12 @@ class Store:
         """The same bucket, with object names as keys: for what all collections share."""
         store = copy(self)
         store._prefix = ""
+        return store
+
+    def of_bucket(self, name: str) -> Self:
+        """Another bucket, with object names as keys."""
+        store = self.whole_bucket()
+        store.name, store._bucket = name, self._client.bucket(name)
         return store
 
     def _blob(self, key: str) -> storage.Blob:
@@ -78,6 +84,11 @@ class Store:
         with google_errors(f"Reading {self.uri(key)}"):
             data: bytes = self._blob(key).download_as_bytes(timeout=self._timeout, retry=self._retry)
             return data
+
+    def read_address(self, address: str) -> bytes:
+        """Return the content of the object at a gs:// address, in any bucket. Raises as `read`."""
+        bucket, _, name = address.removeprefix("gs://").partition("/")
+        return self.of_bucket(bucket).read(name)
 
     def write(self, key: str, data: bytes) -> None:
         """Write an object; an existing one is replaced. Retries are safe, because they write the same bytes."""

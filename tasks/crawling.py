@@ -38,8 +38,11 @@ def crawl(source: Source, config: CollectConfig, collection: str) -> Iterator[tu
     settings = read_settings(collection)
     settings.folder.mkdir(parents=True, exist_ok=True)
     with _only_run(source.site_url):
-        collector = Collector(settings.folder, source, config, settings.contact, TrafficReport(), collection)
-        mirror = CrawlMirror(Store(settings), collector.ledger, collector.kept, collector.posters)
+        store = Store(settings)
+        collector = Collector(
+            settings.folder, source, config, settings.contact, TrafficReport(), collection, store.read_address
+        )
+        mirror = CrawlMirror(store, collector.ledger, collector.kept, collector.posters)
         with collector, mirror.hosts():
             try:
                 yield collector, mirror

@@ -104,7 +104,7 @@ def labelled_posters(titles: pd.DataFrame, parts: Mapping[str, tuple[str, str]],
 def _genres(ids: str, names: str) -> tuple[Genre, ...]:
     if not ids:
         return tuple(Genre(None, name) for name in items(names))
-    return tuple(Genre(int(id), name) for id, name in zip(items(ids), items(names), strict=True))
+    return tuple(Genre(int(id) if id else None, name) for id, name in zip(items(ids), items(names), strict=True))
 
 
 def fetch_dataset(store: Store, workspace: Path, key: str) -> Dataset:

@@ -1,17 +1,22 @@
 """Step 1: reads the site's season pages into the table `catalogue.csv`, and checks it for drift."""
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pandas as pd
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from infra.errors import NotFound
 from infra.files import write_bytes
 from infra.settings import MAIN_COLLECTION, read_settings
 from infra.store import Store
+from ml.data.table_rows import TableRows
+from tasks.catalogue.catalogue_table import read_catalogue
 from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.drift import Measure
+from tasks.catalogue.genre_ids import known_genre_ids, with_genre_ids
 from tasks.catalogue.history import merged
 from tasks.catalogue.last_good import ABOUT, HISTORY, about_last_good, known_key
 from tasks.catalogue.unread_cards import UnreadEntry
@@ -19,13 +24,27 @@ from tasks.crawling import crawl
 from tasks.records import CatalogueRecord
 from tasks.source_choice import source_for
 from tasks.step import step
+from tasks.table.configuration import TableConfig
+from tasks.table.poster_folder import poster_addresses
+from tasks.table.source import Table
 
 _LATEST = "catalogues/latest.json"
+_ROWS_SHOWN = 1000
+
+logger = logging.getLogger("tasks")
 
 
 @step("scrape")
-def scrape(site_url: str, seasons: str, config: CollectConfig, collection: str = MAIN_COLLECTION) -> CatalogueRecord:
+def scrape(
+    site_url: str,
+    seasons: str,
+    config: CollectConfig,
+    collection: str = MAIN_COLLECTION,
+    table: TableConfig | None = None,
+) -> CatalogueRecord:
     """Read the season pages of a range such as `2015-winter..2019-fall`, and store the catalogue in the bucket.
+
+    If `site_url` is the address of a table, the table is read instead, as `table` says.
 
     Raises:
         SeasonError: a season does not exist, or the site has none of them.
@@ -33,15 +52,18 @@ def scrape(site_url: str, seasons: str, config: CollectConfig, collection: str =
         SiteBlocked: the site refuses us.
         PageLayoutError: a page has an unknown layout.
         EmptyCatalogueError: the pages contain no title.
+        DatasetError: the table cannot be read, or it can be read in two ways.
         DriftError: the catalogue differs too much from the last good one, which stays in place.
     """
     settings = read_settings(collection)
     store, folder = Store(settings), settings.folder
-    source = source_for(site_url)
+    source = _table(store, table) if table else source_for(site_url)
     with crawl(source, config, collection) as (collector, mirror), mirror.pages():
         _fetch_last_good(store, folder, site_url)
         catalogue = asyncio.run(collector.read_catalogue(seasons))
         _show_unread(collector.unread)
+        if isinstance(source, Table):
+            catalogue = with_genre_ids(catalogue, known_genre_ids(_known_catalogues(store, folder)))
         record = collector.replace_last_good(seasons, catalogue, _show_drift)
     known = known_key(site_url)
     store.upload({key: folder / key for key in (record.key, HISTORY, known)})
@@ -50,7 +72,39 @@ def scrape(site_url: str, seasons: str, config: CollectConfig, collection: str =
         f"{record.titles} titles of {seasons} from {site_url}; {record.changes} changes since the last catalogue.",
         key="catalogue",
     )
+    if isinstance(source, Table) and source.read:
+        _show_rows(source.read, store, record)
     return record
+
+
+def _table(store: Store, config: TableConfig) -> Table:
+    addresses = poster_addresses(store, config.posters) if config.posters else {}
+    return Table(config.catalogue, config.options, addresses)
+
+
+def _known_catalogues(store: Store, folder: Path) -> Iterator[pd.DataFrame]:
+    """The known titles of all sources of the collection."""
+    for key in store.keys("known/"):
+        if not (folder / key).exists():
+            store.download({key: folder / key})
+        yield read_catalogue(folder / key)
+
+
+def _show_rows(read: TableRows, store: Store, record: CatalogueRecord) -> None:
+    """Log how the table was read, and list the rows that were left out: the first in an artifact, all in the bucket."""
+    for notice in read.notices:
+        logger.info("%s", notice)
+    if read.dropped.empty:
+        return
+    key = f"catalogues/{record.sha256}-left-out.csv"
+    store.write(key, read.dropped.to_csv(index=False).encode())
+    counts = ", ".join(f"{count} {reason}" for reason, count in read.dropped["reason"].value_counts().items())
+    logger.warning("%d rows of the table are left out: %s. All are in %s.", len(read.dropped), counts, store.uri(key))
+    create_table_artifact(
+        read.dropped.head(_ROWS_SHOWN).to_dict("records"),
+        key="rows-left-out",
+        description=f"{counts}; {store.uri(key)}",
+    )
 
 
 def _show_drift(measures: Sequence[Measure]) -> None:

@@ -87,7 +87,7 @@ def _local_weights(spec: str, settings: Settings) -> str:
         return spec
     key = address.path.lstrip("/")
     path = settings.workspace / "weights" / sha256_of(spec.encode())[:16] / Path(key).name
-    store = Store(settings.model_copy(update={"bucket": address.netloc})).whole_bucket()
+    store = Store(settings).of_bucket(address.netloc)
     return str(store.fetch(key, path))
 
 

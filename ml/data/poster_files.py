@@ -44,56 +44,71 @@ class PosterFiles:
         return dict(Counter(filter(None, self.reasons)))
 
 
+@dataclass(frozen=True)
+class PosterNames:
+    """The name of each row's poster file, otherwise as `PosterFiles`."""
+
+    names: list[str | None]
+    reasons: list[str]
+    notices: tuple[str, ...]
+
+
 def find_poster_files(rows: pd.DataFrame, folder: Path) -> PosterFiles:
     """Find the files of rows (see `ml.data.table_rows.TableRows`) in a folder and its subfolders.
 
     The names are those of the column `file`, else the ids, else the last parts of the addresses: the first of them
     that leads to files. Raises DatasetError if the folder cannot be read or no file is found.
     """
-    index = _Index(folder)
+    found = match_poster_names(rows, _files_in(folder), str(folder))
+    return PosterFiles([folder / name if name else None for name in found.names], found.reasons, found.notices)
+
+
+def match_poster_names(rows: pd.DataFrame, names: Sequence[str], place: str) -> PosterNames:
+    """The same for files that have these relative names in `place`, a folder or the address of one."""
+    index = _Index(names)
     ways = (
         ("the column of files", list(rows["file"])),
         ("the ids", list(rows["id"])),
         ("the last parts of the addresses", list(rows["poster_url"])),
     )
-    best: PosterFiles | None = None
+    best: PosterNames | None = None
     for label, cells in ways:
         if any(cells):
-            found = _find_all(cells, index, folder)
-            if found.found:
+            found = _find_all(cells, index)
+            if any(found.names):
                 notices = list(found.notices)
                 if label != ways[0][0]:
                     notices.insert(0, f"The poster files are found by {label}.")
-                best = PosterFiles(found.paths, found.reasons, tuple(notices))
+                best = PosterNames(found.names, found.reasons, tuple(notices))
                 break
     if best is None:
-        raise DatasetError(_nothing_found(rows, index, folder))
+        raise DatasetError(_nothing_found(rows, index, place))
     return best
 
 
-def _find_all(cells: Sequence[str], index: "_Index", folder: Path) -> PosterFiles:
+def _find_all(cells: Sequence[str], index: "_Index") -> PosterNames:
     found = {cell: index.find(cell) for cell in set(cells) if cell}
     # Different paths that lead to one file only after parts of them were removed: at least one of them is wrong.
     claims: defaultdict[str, set[str]] = defaultdict(set)
     for path, _, asked in found.values():
         if path:
             claims[path].add(asked)
-    paths: list[Path | None] = []
+    names: list[str | None] = []
     reasons: list[str] = []
     for cell in cells:
         path, reason, asked = found.get(cell, ("", NO_FILE, ""))
         if path and len(claims[path]) > 1 and asked != path:
             path, reason = "", AMBIGUOUS
-        paths.append(folder / path if path else None)
+        names.append(path or None)
         reasons.append("" if path else reason)
-    return PosterFiles(paths, reasons, ())
+    return PosterNames(names, reasons, ())
 
 
 class _Index:
     """The files in a folder and its subfolders, by their paths in several spellings."""
 
-    def __init__(self, folder: Path) -> None:
-        self.paths = list(_files_in(folder))
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = paths
         self._exact = set(self.paths)
         self._tails: tuple[dict[str, list[str]], ...] | None = None
 
@@ -205,16 +220,16 @@ def _preferred(paths: Sequence[str]) -> list[str]:
     return sorted(paths, key=lambda path: order.get(_split_ending(path)[1], len(order)))[:1]
 
 
-def _nothing_found(rows: pd.DataFrame, index: _Index, folder: Path) -> str:
+def _nothing_found(rows: pd.DataFrame, index: _Index, place: str) -> str:
     cells = next((rows[column] for column in ("file", "id", "poster_url") if (rows[column] != "").any()), rows["id"])
     example = next((path for cell in cells if cell for path in _spellings(cell)), "")
     if not index.paths:
-        return f"None of the {len(rows)} files of the table is in {folder}, which has no files."
+        return f"None of the {len(rows)} files of the table is in {place}, which has no files."
     names = index.paths[:_COMPARED]
     name = example.rpartition("/")[2]
     by_name = {path.rpartition("/")[2]: path for path in reversed(names)}
     similar = [by_name[each] for each in get_close_matches(name, list(by_name), _SIMILAR, 0.0)]
     return (
-        f"None of the {len(rows)} files of the table is in {folder}. It was searched for {shown(example)}; the most "
+        f"None of the {len(rows)} files of the table is in {place}. It was searched for {shown(example)}; the most "
         f"similar files there are {', '.join(shown(path) for path in similar)}."
     )

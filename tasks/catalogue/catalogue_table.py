@@ -10,7 +10,7 @@ All columns hold text (dtype str). Empty text means unknown. Lists are joined by
 | episodes, members | whole numbers |
 | score | a decimal number |
 | genres, themes, demographics, studios | lists of names |
-| genre_ids | a list of whole numbers, parallel to `genres`, or empty |
+| genre_ids | a list of whole numbers, parallel to `genres` (empty text for a genre without id), or empty |
 | poster_url, rating | text |
 | season | such as 2010-fall |
 | related | a list of relation and percent-encoded id, such as "Sequel 5114" |
@@ -40,7 +40,7 @@ _PATTERNS = {
     "episodes": r"\d*",
     "score": r"(?:\d+(?:\.\d+)?)?",
     "members": r"\d*",
-    "genre_ids": r"(?:\d+(?:\|\d+)*)?",
+    "genre_ids": r"(?:\d*(?:\|\d*)*)?",
     "related": r"(?:[^|]* [^ |]+(?:\|[^|]* [^ |]+)*)?",
 }
 

@@ -71,6 +71,7 @@ class Collector:
         contact: str | None = None,
         show: Callable[[Traffic], None] = show_nothing,
         collection: str = MAIN_COLLECTION,
+        read_object: Callable[[str], bytes] | None = None,
     ) -> None:
         self.posters = folder / "posters"
         self.kept = KeptPages(folder / "pages")
@@ -83,6 +84,7 @@ class Collector:
         self._contact = contact
         self._show = show
         self._collection = collection
+        self._read_object = read_object
 
     def __enter__(self) -> Self:
         for pattern in (".*.part", "*/.*.part"):
@@ -200,6 +202,7 @@ class Collector:
             timeout_seconds=self._config.timeout_seconds,
             ledger=self.ledger,
             access=self._source.access if isinstance(self._source, ApiSource) else None,
+            read_object=self._read_object,
         )
 
     @asynccontextmanager

@@ -17,7 +17,7 @@ from infra.settings import MAIN_COLLECTION
 from tasks.catalogue.catalogue_table import catalogue_of, read_catalogue, sorted_by_id, write_catalogue
 from tasks.catalogue.history import changes, extended
 from tasks.catalogue.source import Source
-from tasks.crawl.addresses import host_of, is_loopback
+from tasks.crawl.addresses import host_of, is_file, is_loopback
 from tasks.errors import CatalogueError
 from tasks.records import CatalogueRecord
 
@@ -49,8 +49,11 @@ def about_last_good(folder: Path) -> CatalogueRecord | None:
 def known_key(site_url: str) -> str:
     """The file of the site's known titles, in a folder as in the bucket.
 
-    All addresses of this machine are one site, whatever the port. A site's API is the same site as its pages.
+    All addresses of this machine are one site, whatever the port. A site's API is the same site as its pages, and all
+    tables of a collection are one.
     """
+    if is_file(site_url):
+        return "known/table.csv"
     site = "local" if is_loopback(site_url) else host_of(site_url).removeprefix("api.")
     return f"known/{re.sub(r'[^a-z0-9.-]', '_', site)}.csv"
 

@@ -2,6 +2,7 @@
 
 import ipaddress
 import socket
+from pathlib import PurePosixPath
 from urllib.parse import quote, urljoin, urlsplit
 
 from infra.errors import ConfigurationError
@@ -9,12 +10,12 @@ from tasks.errors import SiteError, SiteUnavailable, excerpt, excerpt_of_url
 
 
 def host_of(url: str) -> str:
-    """Host and port of a URL in lower case; raises SiteError if the URL is invalid."""
+    """Host and port of a URL in lower case (of a gs:// address: its bucket); raises SiteError if it is invalid."""
     try:
         parts = urlsplit(url)
     except ValueError:  # an incomplete IPv6 address
         parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https", "gs") or not parts.hostname:
         raise SiteError(f"{excerpt_of_url(url)!r} is not a valid URL. A valid one is https://example.org.")
     return parts.netloc.lower()
 
@@ -28,6 +29,12 @@ def joined(base_url: str, address: str) -> str:
     # Bytes of a header that are not UTF-8 are surrogates in its text.
     as_bytes = address.strip().replace("\\", "/").encode("utf-8", "surrogateescape")
     return urljoin(base_url, quote(as_bytes, safe="".join(map(chr, range(33, 127)))))
+
+
+def is_file(url: str) -> bool:
+    """Whether a URL is that of a file, such as a table, instead of a site's or an API's."""
+    parts = urlsplit(url)
+    return parts.scheme == "gs" or bool(PurePosixPath(parts.path).suffix)
 
 
 def is_loopback(url: str) -> bool:

@@ -14,6 +14,7 @@ import aiohttp
 import tenacity
 from protego import Protego
 
+from infra.errors import NotFound
 from serving.bundle.errors import AnimeGenreError
 from tasks.crawl.addresses import check_contact, host_of, is_loopback, joined
 from tasks.crawl.api_access import ApiAccess
@@ -98,7 +99,8 @@ class SiteClient:
     the time between two parts of a response. Temporary failures are retried up to `attempts` times in total, after
     `first_wait_seconds`, then twice that, and so on, or after the time in Retry-After. The `ledger` remembers which
     hosts refused us and their pace. `traffic` counts the requests. `access` is the key of an official API; only
-    requests to the API carry it.
+    requests to the API carry it. `read_object` reads the objects of buckets (gs:// addresses), which have no pace; it
+    raises NotFound.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class SiteClient:
         ledger: Ledger | None = None,
         traffic: Traffic | None = None,
         access: ApiAccess | None = None,
+        read_object: Callable[[str], bytes] | None = None,
     ) -> None:
         self._contact = contact
         self._requests_per_second = requests_per_second
@@ -131,6 +134,7 @@ class SiteClient:
         self._ledger = ledger or Ledger()
         self.traffic = traffic or Traffic("Requests")
         self._access = access
+        self._read_object = read_object
         self._hosts: dict[str, Host] = {}
         # More threads would only wait for each other, since parsing a page holds the interpreter lock.
         self._parser = ThreadPoolExecutor(1, "parser")
@@ -193,8 +197,21 @@ class SiteClient:
             ConfigurationError: the host is not on this machine and there is no contact.
             AnimeGenreError: whatever `parse` raises.
         """
+        if url.startswith("gs://"):
+            return await self._fetch_object(url, parse)
         await self._robots(self._host(url), url)  # not within the retries below, which would multiply its own
         return await self._fetch(_Request(url, validators, True, tolerates_403, is_unwanted), parse)
+
+    async def _fetch_object(self, address: str, parse: Callable[[bytes], Content]) -> Fetched[Content]:
+        """Read and parse an object of a bucket."""
+        assert self._read_object is not None
+        self.traffic.requests += 1
+        try:
+            body = await asyncio.to_thread(self._read_object, address)
+        except NotFound as error:
+            raise NotOnSite(f"The bucket has no object {address}.") from error
+        content = await asyncio.get_running_loop().run_in_executor(self._parser, parse, body)
+        return Fetched(content, NO_VALIDATORS, address)
 
     async def _fetch(self, request: _Request, parse: Callable[[bytes], Content]) -> Fetched[Content] | None:
         """Download and parse a URL with retries."""

@@ -1,0 +1,63 @@
+"""A table on this machine, with its posters: checked before the services start, then uploaded for the flow.
+
+The flow may run on another machine, so it reads the table and the posters from the bucket.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from infra.files import sha256_of
+from infra.settings import read_settings
+from infra.store import Store
+from ml.data.poster_files import find_poster_files
+from ml.data.table_rows import read_rows
+from ml.errors import DatasetError
+from tasks.table.configuration import TableConfig
+from tasks.table.poster_folder import upload_posters
+
+
+@dataclass(frozen=True)
+class LocalTable:
+    """The content of a table, and the poster files that its rows name, by their paths in the folder."""
+
+    name: str
+    content: bytes
+    posters: Mapping[str, Path]
+    config: TableConfig
+
+    def upload(self, collection: str) -> TableConfig:
+        """Upload table and posters under their hashes, and return their addresses.
+
+        Raises:
+            ServiceUnavailable: the bucket is not reachable.
+        """
+        store = Store(read_settings(collection))
+        key = f"tables/{sha256_of(self.content)}/{self.name}"
+        if not store.exists(key):
+            store.write(key, self.content)
+        posters = upload_posters(store, self.posters) if self.posters else ""
+        return replace(self.config, catalogue=store.uri(key), posters=posters)
+
+
+def read_local_table(table: Path, posters: Path | None, config: TableConfig) -> LocalTable:
+    """Read a table, and find its posters in a folder. `config` says how to read it.
+
+    Raises:
+        DatasetError: the table or the folder cannot be read, or the rows name neither files nor addresses.
+    """
+    try:
+        content = table.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"The table {table} cannot be read: {error.strerror}.") from None
+    rows = read_rows(content, table.name, config.options).rows
+    files: dict[str, Path] = {}
+    if posters is not None:
+        found = [path for path in find_poster_files(rows, posters).paths if path is not None]
+        files = {path.relative_to(posters).as_posix(): path for path in found}
+    elif not (rows["poster_url"] != "").any():
+        raise DatasetError(
+            f"The table {table} has no addresses of posters. Give the folder of its poster files with --posters DIR."
+        )
+    # The bucket is known once the services run, so this address has only the table's name.
+    return LocalTable(table.name, content, files, replace(config, catalogue=f"gs://-/{table.name}"))

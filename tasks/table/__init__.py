@@ -1,0 +1,1 @@
+"""Tables of titles, such as people publish as CSV files, as a `Source`."""
