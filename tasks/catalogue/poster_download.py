@@ -27,6 +27,7 @@ from typing import TypeVar
 import pandas as pd
 
 from infra.files import atomic_write, sha256_of, sha256_of_file, write_bytes
+from ml.data.table_images import in_served_format
 from serving.bundle.errors import PosterError, PosterFormatError, PosterSizeError
 from serving.bundle.image import decode, image_size
 from tasks.catalogue.catalogue_table import STORED_NAMES, sorted_by_id
@@ -308,7 +309,7 @@ def _without_shared_targets(posters: pd.DataFrame, visits: Iterable[PosterVisit]
 
 
 def _whole_image(data: bytes) -> bytes:
-    """The bytes of an image that the models' own decoder reads to its end.
+    """The bytes of an image that the models' own decoder reads to its end. BMP and TIFF images become PNG.
 
     Raises:
         BrokenImageError: the image cannot be decoded. A download may have ended early without an error.
@@ -318,6 +319,7 @@ def _whole_image(data: bytes) -> bytes:
     if not data:
         raise BrokenImageError("The image is empty (0 bytes).")
     try:
+        data = in_served_format(data)
         width, height = image_size(data)
         short, long = sorted((width, height))
         if short < _SMALLEST_SIDE or long > _LONGEST_RATIO * short:

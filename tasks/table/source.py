@@ -29,7 +29,7 @@ class Table:
     """
 
     requests_per_second = 1.0
-    posters_per_second = 1.0  # from hosts that nobody knows in advance
+    posters_per_second = 4.0
     genre_ids = frozenset[int]()
     weak_relations = frozenset[str]()
 

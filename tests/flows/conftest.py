@@ -10,6 +10,8 @@ from infra.local.site.server import small_site
 from infra.local.stack import Stack, local_stack
 from ml.configuration import PreprocessConfig, TrainConfig
 
+TITLES = 300
+
 
 @pytest.fixture(scope="session")
 def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
@@ -34,7 +36,7 @@ def stack(running_stack: Stack) -> Iterator[Stack]:
 @pytest.fixture(scope="session")
 def site_url() -> Iterator[str]:
     """The built-in site with fewer titles."""
-    with small_site(titles=300) as url:
+    with small_site(titles=TITLES) as url:
         yield url
 
 

@@ -1,0 +1,153 @@
+"""Public-style tables, from the command `retrain --catalogue` to predictions of the deployed function."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from PIL import Image
+from prefect.settings import PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
+
+from flows.cli import main
+from infra.cloud_run import CloudRun
+from infra.local.site.drawing import poster_jpeg
+from infra.local.site.invented_titles import InventedTitle, invented_titles
+from infra.local.site.pages import poster_path
+from infra.local.stack import Stack
+from infra.settings import read_settings
+from infra.store import Store
+from tests.flows.conftest import TITLES
+
+pytestmark = pytest.mark.stack
+
+OPTIONS = [
+    *("--image-size", "32", "--min-posters", "15", "--min-posters-per-part", "1", "--promote", "always"),
+    *("--candidates", "scratch", "--trials", "1", "--epochs", "1"),
+]
+
+
+def retrain_from(table: Path, *options: str) -> dict[str, Any]:
+    """The records of a run of the command in a new workspace beside the table."""
+    workspace = table.parent / "workspace"
+    command = ["retrain", "--workspace", str(workspace), "--catalogue", str(table), *options, *OPTIONS]
+    # The command's process has no Prefect before its run; this one has.
+    with temporary_settings({PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}):
+        assert main(command) == 0
+    record: dict[str, Any] = json.loads((workspace / "summary.json").read_text())["record"]
+    return record
+
+
+def check_rows(record: dict[str, Any], rows: int, left_out: dict[str, int], store: Store) -> None:
+    """Each row of the table is a poster of the dataset, or is counted with a reason."""
+    catalogue, dataset = record["catalogue"], record["dataset"]
+    key = f"catalogues/{catalogue['sha256']}-left-out.csv"
+    listed = pd.read_csv(io.BytesIO(store.read(key)), dtype=str) if store.exists(key) else pd.DataFrame({"reason": []})
+    assert listed["reason"].value_counts().to_dict() == left_out
+    assert catalogue["titles"] == rows - len(listed)
+    assert record["posters"]["posters"] + sum(record["posters"]["without"].values()) == catalogue["titles"]
+    titles = pd.read_csv(io.BytesIO(store.read(catalogue["key"])), dtype=str, keep_default_na=False)
+    posters = pd.DataFrame(json.loads(store.read(record["posters"]["key"])))
+    usable = titles[titles["mal_id"].isin(posters.loc[posters["status"] == "present", "mal_id"].astype(str))]
+    assert dataset["posters"] == (usable["genres"] != "").sum()
+
+
+def write_csv(path: Path, rows: list[dict[str, object]], **options: Any) -> Path:
+    with path.open("w", newline="", encoding=options.pop("encoding", "utf-8")) as file:
+        writer = csv.DictWriter(file, list(rows[0]), **options)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def names(title: InventedTitle) -> list[str]:
+    return [genre.name for genre in title.genres]
+
+
+def with_image_url(title: InventedTitle, site_url: str) -> dict[str, object]:
+    """A row in the style of a public MyAnimeList table: names joined by commas, `UNKNOWN` as filler."""
+    return {
+        "anime_id": title.mal_id,
+        "Name": title.title,
+        "Score": title.score or "UNKNOWN",
+        "Genres": ", ".join(names(title)) or "UNKNOWN",
+        "Rating": title.rating or "UNKNOWN",
+        "Image URL": f"{site_url}{poster_path(title)}",
+    }
+
+
+def with_literal(title: InventedTitle, site_url: str) -> dict[str, object]:
+    """A row in the style of another one: a list literal, and addresses without a host."""
+    return {
+        "uid": f"{title.mal_id}.0",
+        "title": title.title,
+        "genre": str(names(title)),
+        "img_url": poster_path(title),
+    }
+
+
+@pytest.mark.parametrize("row_of, name", [(with_image_url, "Anime Dataset 2026.csv"), (with_literal, "animes.csv")])
+def test_table_with_image_addresses_becomes_an_answering_function(
+    row_of: Callable[[InventedTitle, str], dict[str, object]], name: str, stack: Stack, site_url: str, tmp_path: Path
+) -> None:
+    titles = invented_titles(TITLES)
+    rows = [row_of(title, site_url) for title in titles]
+    table = write_csv(tmp_path / name, [*rows, rows[0]])
+    record = retrain_from(table, *(["--image-base", site_url] if row_of is with_literal else []))
+    collection = {"Anime Dataset 2026.csv": "anime-dataset-2026", "animes.csv": "animes"}[name]
+    assert record["catalogue"]["collection"] == collection
+    settings = read_settings(collection)
+    check_rows(record, len(rows) + 1, {"identical to an earlier row": 1}, Store(settings))
+    explicit = sum("Hentai" in names(title) or (title.rating or "").startswith("Rx") for title in titles)
+    assert explicit and record["posters"]["without"]["explicit"] == explicit
+    assert "Hentai" not in record["dataset"]["genres"]
+    live = CloudRun(settings).live(f"anime-genre-{collection}")
+    assert live and live.environment["COLLECTION"] == collection and live.url == record["deployment"]["url"]
+
+
+def write_films(folder: Path, titles: list[InventedTitle]) -> None:
+    (folder / "Images").mkdir()
+    for title in titles:
+        (folder / "Images" / f"tt{title.mal_id:07}.jpg").write_bytes(poster_jpeg(title))
+
+
+def with_multi_hot(title: InventedTitle) -> dict[str, object]:
+    """A row of a table whose file names are the ids."""
+    genres = names(title)
+    return {"Id": f"tt{title.mal_id:07}", "Genre": str(genres)} | {
+        name: int(name in genres) for name in ("Action", "Comedy", "Drama")
+    }
+
+
+def with_file(title: InventedTitle) -> dict[str, object]:
+    """A row with Windows paths, and genres between slashes."""
+    return {
+        "filename": rf"D:\films\Images\tt{title.mal_id:07}.JPG",
+        "listed_in": "/".join(names(title)) or "N/A",
+        "film": title.title,
+    }
+
+
+@pytest.mark.parametrize("row_of, delimiter, encoding", [(with_multi_hot, ",", "utf-8"), (with_file, ";", "cp1252")])
+def test_table_of_films_with_files_becomes_an_answering_function(
+    row_of: Callable[[InventedTitle], dict[str, object]], delimiter: str, encoding: str, stack: Stack, tmp_path: Path
+) -> None:
+    titles = [title for title in invented_titles(TITLES) if not any(name == "Hentai" for name in names(title))]
+    write_films(tmp_path, titles[:-1])
+    first = tmp_path / "Images" / f"tt{titles[0].mal_id:07}"
+    Image.open(first.with_suffix(".jpg")).save(first.with_suffix(".bmp"))
+    first.with_suffix(".jpg").unlink()
+    (tmp_path / "Images" / f"tt{titles[1].mal_id:07}.jpg").write_bytes(b"\xff\xd8 cut")
+    table = write_csv(
+        tmp_path / "films.csv", [row_of(title) for title in titles], delimiter=delimiter, encoding=encoding
+    )
+    record = retrain_from(table, "--posters", str(tmp_path / "Images"), "--collection", f"films-{row_of.__name__[5:9]}")
+    settings = read_settings(record["catalogue"]["collection"])
+    store = Store(settings)
+    check_rows(record, len(titles), {}, store)
+    assert record["posters"]["without"] == {"no_address": 1, "broken": 1}
+    assert store.read(f"posters/tt{titles[0].mal_id:07}.jpg").startswith(b"\x89PNG")
+    assert CloudRun(settings).live(settings.service)
