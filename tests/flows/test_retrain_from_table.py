@@ -26,18 +26,22 @@ pytestmark = pytest.mark.stack
 
 OPTIONS = [
     *("--image-size", "32", "--min-posters", "15", "--min-posters-per-part", "1", "--promote", "always"),
-    *("--candidates", "scratch", "--trials", "1", "--epochs", "1"),
+    *("--candidates", "scratch", "--backbone", "squeezenet1_1", "--weights", "none", "--trials", "1", "--epochs", "1"),
 ]
 
 
-def retrain_from(table: Path, *options: str) -> dict[str, Any]:
-    """The records of a run of the command in a new workspace beside the table."""
-    workspace = table.parent / "workspace"
-    command = ["retrain", "--workspace", str(workspace), "--catalogue", str(table), *options, *OPTIONS]
+def run_command(table: Path, *options: str) -> int:
+    """The exit code of the command, run in a new workspace beside the table."""
+    workspace = ["--workspace", str(table.parent / "workspace")]
     # The command's process has no Prefect before its run; this one has.
     with temporary_settings({PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}):
-        assert main(command) == 0
-    record: dict[str, Any] = json.loads((workspace / "summary.json").read_text())["record"]
+        return main(["retrain", *workspace, "--catalogue", str(table), *options, *OPTIONS])
+
+
+def retrain_from(table: Path, *options: str) -> dict[str, Any]:
+    """The records of a run of the command."""
+    assert run_command(table, *options) == 0
+    record: dict[str, Any] = json.loads((table.parent / "workspace" / "summary.json").read_text())["record"]
     return record
 
 
@@ -127,13 +131,19 @@ def with_file(title: InventedTitle) -> dict[str, object]:
     return {
         "filename": rf"D:\films\Images\tt{title.mal_id:07}.JPG",
         "listed_in": "/".join(names(title)) or "N/A",
-        "film": title.title,
+        "film": title.title.encode("cp1252", "ignore").decode("cp1252") + " (Café)",
     }
 
 
 @pytest.mark.parametrize("row_of, delimiter, encoding", [(with_multi_hot, ",", "utf-8"), (with_file, ";", "cp1252")])
 def test_table_of_films_with_files_becomes_an_answering_function(
-    row_of: Callable[[InventedTitle], dict[str, object]], delimiter: str, encoding: str, stack: Stack, tmp_path: Path
+    row_of: Callable[[InventedTitle], dict[str, object]],
+    delimiter: str,
+    encoding: str,
+    stack: Stack,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     titles = [title for title in invented_titles(TITLES) if not any(name == "Hentai" for name in names(title))]
     write_films(tmp_path, titles[:-1])
@@ -151,3 +161,8 @@ def test_table_of_films_with_files_becomes_an_answering_function(
     assert record["posters"]["without"] == {"no_address": 1, "broken": 1}
     assert store.read(f"posters/tt{titles[0].mal_id:07}.jpg").startswith(b"\x89PNG")
     assert CloudRun(settings).live(settings.service)
+
+    monkeypatch.setenv("ANIME_GENRE_SERVICE", settings.service)
+    assert run_command(table, "--posters", str(tmp_path / "Images"), "--collection", "others") == 1
+    assert "Set ANIME_GENRE_SERVICE to another name, or unset it." in capsys.readouterr().err
+    assert not Store(read_settings("others")).exists("catalogues/latest.json")  # refused before the first step

@@ -1,0 +1,125 @@
+"""A table as a source: titles, posters by name in a folder, collections, genre ids that the collection knows."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from infra.store import Store
+from ml.errors import DatasetError
+from tasks.catalogue.catalogue_table import catalogue_of, read_catalogue, write_catalogue
+from tasks.catalogue.genre_ids import known_genre_ids, with_genre_ids
+from tasks.catalogue.source import Source
+from tasks.catalogue.titles import Related, Title
+from tasks.source_choice import source_for
+from tasks.table.configuration import TableConfig, collection_of, name_of
+from tasks.table.poster_folder import poster_addresses, upload_posters
+from tasks.table.source import Table
+from tests.storage import new_bucket, storage_emulator
+
+ADDRESS = "gs://bucket/tables/1/Films.csv"
+
+
+def titles_of(text: str, posters: dict[str, str] | None = None) -> list[Title]:
+    table: Source = Table(ADDRESS, poster_addresses=posters)
+    (page,) = table.pages("Films.csv", 0)
+    assert (page.url, page.name, page.quiet_days, page.group) == (ADDRESS, "Films.csv", 0, "")
+    return table.parse_page(page, text.encode())
+
+
+def test_table_gives_titles_with_franchises_and_ratings() -> None:
+    text = (
+        "id,title,genres,franchise,rating,image_url\n"
+        "tt1,Ice,Action|Drama,Cold,PG,https://a.example/1.jpg\n"
+        "tt2,Ice 2,Action,Cold,PG,https://a.example/2.jpg\n"
+        "tt3,Night,Hentai|Drama,,,https://a.example/3.jpg\n"
+    )
+    first, second, third = titles_of(text)
+    assert (first.id, first.genres, first.genre_ids, first.poster_url) == (
+        *("tt1", ["Action", "Drama"], []),
+        "https://a.example/1.jpg",
+    )
+    assert first.related == second.related == [Related("Franchise", "tt1")] and third.related == []
+    explicit = Table(ADDRESS).is_explicit(catalogue_of([first, second, third]))
+    assert list(explicit) == [False, False, True]
+
+
+def test_table_prefers_files_of_the_folder_to_addresses() -> None:
+    text = "file,genres,image_url\nB.JPG,Action|Drama,https://a.example/b.jpg\nc.jpg,Drama|Action,https://a.example/c.jpg\n"
+    titles = titles_of(text, {"x/b.jpg": "gs://b/files/1.jpg", "d.jpg": "gs://b/files/2.jpg"})
+    assert [title.poster_url for title in titles] == ["gs://b/files/1.jpg", "https://a.example/c.jpg"]
+
+
+def test_table_that_names_no_file_of_the_folder_is_an_error() -> None:
+    with pytest.raises(DatasetError, match=r"None of the 2 files of the table is in the folder of posters"):
+        titles_of("file,genres\na.jpg,Action|Drama\nb.jpg,Action|Drama\n", {"z.png": "gs://b/files/1.png"})
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://cdn.myanimelist.net/images/qm_50.gif", "https://h.example/No-Poster.png", "https://h.example/na.gif"],
+)
+def test_table_knows_placeholders(address: str) -> None:
+    assert Table(ADDRESS).is_placeholder(address)
+    assert not Table(ADDRESS).is_placeholder(address.replace(".gif", "x.gif").replace(".png", "x.png"))
+
+
+@pytest.mark.parametrize("address", [ADDRESS, "https://h.example/data/films.parquet?raw=1", "gs://bucket/table"])
+def test_source_of_a_file_is_a_table(address: str) -> None:
+    assert isinstance(source_for(address), Table)
+
+
+@pytest.mark.parametrize(
+    "address, collection",
+    [
+        ("gs://b/tables/1/Anime%20Dataset_2023.csv.gz", "anime-dataset-2023"),
+        ("https://h.example/films.parquet", "films"),
+        ("gs://b/MyAnimeList.csv", "myanimelist-table"),
+        ("gs://b/built_in.json", "built-in-table"),
+        ("gs://b/映画.csv", "table"),
+        (f"gs://b/{'a' * 36}-b.csv", "a" * 36),
+    ],
+)
+def test_collection_of_a_table_is_its_file_name(address: str, collection: str) -> None:
+    assert collection_of(name_of(address)) == collection
+
+
+def test_table_options_come_from_the_settings() -> None:
+    config = TableConfig(columns=("genres=Genre, all", " file=path "), separator=";")
+    assert config.options.columns == {"genres": "Genre, all", "file": "path"}
+    assert config.options.separator == ";"
+
+
+def test_genre_ids_of_the_collection_are_taken_by_name_without_case(tmp_path: Path) -> None:
+    known = catalogue_of(
+        [Title("1", "A", genres=["Action", "Sci-Fi"], genre_ids=[1, 24]), Title("2", "B", genres=["X"])]
+    )
+    new = [Title("3", "C", genres=["ACTION", "Western"]), Title("4", "D", genres=["Western"]), Title("5", "E")]
+    new.append(Title("6", "F", genres=["Action"], genre_ids=[7]))
+    catalogue = with_genre_ids(catalogue_of(new), known_genre_ids([known]))
+    assert list(catalogue["genre_ids"]) == ["1|", "", "", "7"]
+    write_catalogue(catalogue, tmp_path / "catalogue.csv")
+    pd.testing.assert_frame_equal(read_catalogue(tmp_path / "catalogue.csv"), catalogue)
+
+
+def test_posters_are_uploaded_once_under_their_hashes(tmp_path: Path) -> None:
+    files = {name: tmp_path / name.replace("/", "-") for name in ("a.JPG", "deep/b.jpg", "copy.jpg")}
+    for name, content in zip(files, (b"1", b"2", b"2"), strict=True):
+        files[name].write_bytes(content)
+    with storage_emulator(tmp_path / "storage", "bucket") as url:
+        store = new_bucket(url, tmp_path)
+        listing = upload_posters(store, files)
+        assert upload_posters(store, files) == listing
+        addresses = poster_addresses(store, listing)
+        assert list(addresses) == sorted(files) and len(set(addresses.values())) == len(store.keys("files/")) == 2
+        assert store.read_address(addresses["deep/b.jpg"]) == b"2"
+        store.write("mine/x.png", b"3")
+        store.write("mine/deep/y.png", b"4")
+        expected = {name: store.uri(f"mine/{name}") for name in ("deep/y.png", "x.png")}
+        assert poster_addresses(store, store.uri("mine")) == poster_addresses(store, store.uri("mine/")) == expected
+
+
+def test_store_of_another_bucket_has_no_prefix(tmp_path: Path) -> None:
+    with storage_emulator(tmp_path / "storage", "bucket") as url:
+        store = new_bucket(url, tmp_path)
+        assert isinstance(store.of_bucket("other"), Store) and store.of_bucket("other").uri("x") == "gs://other/x"
