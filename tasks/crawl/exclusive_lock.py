@@ -1,4 +1,4 @@
-"""A lock that allows one crawl of a site at a time on this machine, in whatever workspace."""
+"""A lock that allows one crawl of a site at a time on this machine, in any workspace."""
 
 import errno
 import socket

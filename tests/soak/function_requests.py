@@ -10,7 +10,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -24,13 +24,7 @@ JSON = "application/json"
 TOLERANCE = 1e-5
 BOUNDARY = "e2f1a0b9c8d7"
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
-MEDIA_TYPES = {
-    "jpg": "image/jpeg",
-    "png": "image/png",
-    "webp": "image/webp",
-    "avif": "image/avif",
-    "gif": "image/gif",
-}
+MEDIA_TYPES = {"jpg": "image/jpeg"} | {suffix: f"image/{suffix}" for suffix in ("png", "webp", "avif", "gif")}
 LARGEST_BATCH = 32
 
 
@@ -139,13 +133,13 @@ class Requests:
     def good(self) -> list[tuple[Callable[[random.Random], Request], float]]:
         """The kinds of valid requests, and their weights."""
         return [
-            (self._raw, 8),
-            (self._octets, 2),
-            (self._chunked, 1),
-            (self._form, 4),
-            (self._base64, 4),
-            (self._name, 2),
-            (self._address, 1),
+            (self._single("raw", lambda name, data: Request("", data, MEDIA_TYPES[name.rpartition(".")[2]])), 8),
+            (self._single("octets", lambda name, data: Request("", data, "application/octet-stream")), 2),
+            (self._single("chunked", lambda name, data: Request("", data, "image/jpeg", chunked=True)), 1),
+            (self._single("form", lambda name, data: Request("", form(data), FORM)), 4),
+            (self._single("base64", lambda name, data: self._json("", {"image": base64_of(data)})), 4),
+            (self._single("name", lambda name, data: self._json("", {"name": name})), 2),
+            (self._single("address", lambda name, data: self._json("", {"name": f"gs://{self._bucket}/{name}"})), 1),
             (self._batch, 1),
             (self._mixed_batch, 1),
             (self._top, 1),
@@ -179,33 +173,14 @@ class Requests:
         name = rng.choice(self._posters.names)
         return name, self._posters.files[name]
 
-    def _raw(self, rng: random.Random) -> Request:
-        name, data = self._draw(rng)
-        return Request("raw", data, MEDIA_TYPES[name.rpartition(".")[2]], expected=(name,))
+    def _single(self, kind: str, make: Callable[[str, bytes], Request]) -> Callable[[random.Random], Request]:
+        """A kind of request with one poster: `make` gets its name and content."""
 
-    def _octets(self, rng: random.Random) -> Request:
-        name, data = self._draw(rng)
-        return Request("octets", data, "application/octet-stream", expected=(name,))
+        def draw(rng: random.Random) -> Request:
+            name, data = self._draw(rng)
+            return replace(make(name, data), kind=kind, expected=(name,))
 
-    def _chunked(self, rng: random.Random) -> Request:
-        name, data = self._draw(rng)
-        return Request("chunked", data, "image/jpeg", chunked=True, expected=(name,))
-
-    def _form(self, rng: random.Random) -> Request:
-        name, data = self._draw(rng)
-        return Request("form", form(data), FORM, expected=(name,))
-
-    def _base64(self, rng: random.Random) -> Request:
-        name, data = self._draw(rng)
-        return self._json("base64", {"image": base64_of(data)}, expected=(name,))
-
-    def _name(self, rng: random.Random) -> Request:
-        name, _ = self._draw(rng)
-        return self._json("name", {"name": name}, expected=(name,))
-
-    def _address(self, rng: random.Random) -> Request:
-        name, _ = self._draw(rng)
-        return self._json("gs:// address", {"name": f"gs://{self._bucket}/{name}"}, expected=(name,))
+        return draw
 
     def _batch(self, rng: random.Random) -> Request:
         names = rng.sample(self._posters.names, rng.randint(1, min(8, len(self._posters.names))))
@@ -245,20 +220,9 @@ class Requests:
     def _malformed_json(self, rng: random.Random) -> Request:
         name, data = self._draw(rng)
         bodies: tuple[object, ...] = (
-            {},
-            [],
-            [name],
-            None,
-            {"name": 5},
-            {"name": ""},
-            {"name": "x" * 2000},
-            {"name": None},
-            {"image": 5},
-            {"instances": {}},
-            {"instances": name},
-            {"instances": []},
-            {"instances": [name, 5]},
-            {"name": f"gs://{self._bucket}/"},
+            *({}, [], [name], None, {"image": 5}),
+            *({"name": value} for value in (5, "", "x" * 2000, None, f"gs://{self._bucket}/")),
+            *({"instances": value} for value in ({}, name, [], [name, 5])),
         )
         texts = [json.dumps(body).encode() for body in bodies]
         texts += [b"", b"{", b'{"name": "posters', b"\xff\xfe\x00", b"[" * 100_000, data]

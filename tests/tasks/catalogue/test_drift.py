@@ -47,7 +47,7 @@ def drifted(
     seasons: Collection[str] = SEASONS,
     config: CollectConfig = CollectConfig(),  # noqa: B008
 ) -> set[str]:
-    """The names of the measures above their limit, which the error names, too."""
+    """The names of the measures above their limit. The error contains them."""
     measures = measures_of(before, now, seasons, config)
     names = {measure.name for measure in measures if measure.drifted}
     if names:
@@ -302,7 +302,7 @@ def test_drift_knows_genres_of_the_source_and_of_the_last_catalogue() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_drift_ignores_one_or_two_titles_whatever_their_share(count: int) -> None:
+def test_drift_ignores_changes_of_one_or_two_titles(count: int) -> None:
     small = FALL[:2]
     assert drifted(small, small[count:], COMMON) == set()
     assert drifted(small, with_the_first(count, small, genres=[], genre_ids=[], score=None), COMMON) == set()
@@ -314,8 +314,8 @@ def test_drift_ignores_one_or_two_titles_whatever_their_share(count: int) -> Non
     [({"genres": [], "genre_ids": []}, "new, without genres"), ({"poster_url": None}, "new, without poster")],
 )
 def test_drift_is_noticed_if_nearly_all_of_many_new_titles_lack_something(values: dict[str, Any], name: str) -> None:
-    def now(count: int, lacking: int) -> list[Title]:
-        return FALL + with_the_first(lacking, season_of("2011-winter", 1000, count), **values)
+    def now(count: int, emptied: int) -> list[Title]:
+        return FALL + with_the_first(emptied, season_of("2011-winter", 1000, count), **values)
 
     assert drifted(FALL, now(20, 19), COMMON) == {name}
     assert drifted(FALL, now(20, 18), COMMON) == set()

@@ -95,7 +95,7 @@ async def host() -> AsyncIterator[PosterHost]:
 
 
 class Run:
-    """Downloads into one folder, each in a crawl of its own."""
+    """Downloads into one folder. Each call is a new crawl."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "posters"

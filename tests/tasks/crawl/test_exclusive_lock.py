@@ -1,4 +1,4 @@
-"""One crawl of a site at a time, in whatever process."""
+"""Only one process at a time crawls a site."""
 
 import subprocess
 import sys

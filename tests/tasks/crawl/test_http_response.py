@@ -1,4 +1,4 @@
-"""What a response means: the wait that it asks for."""
+"""The wait in a response's Retry-After header."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime

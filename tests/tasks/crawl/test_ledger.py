@@ -1,4 +1,4 @@
-"""The ledger: entries that were put are still there, whatever happens to the process."""
+"""The ledger keeps its entries, also after a kill."""
 
 import json
 import math

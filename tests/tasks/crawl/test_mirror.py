@@ -19,7 +19,7 @@ POSTER = b"a poster"
 
 
 class Worker:
-    """A worker with a disk of its own."""
+    """A worker with its own disk."""
 
     def __init__(self, store: Store, folder: Path) -> None:
         self.ledger = Ledger()
