@@ -16,7 +16,7 @@ from infra.errors import ConfigurationError
 _PREFIX = "ANIME_GENRE_"
 _HTTP_ADDRESS = r"^(https?://\S+)?$"
 
-# The site's collection. Its keys have no prefix, because they are older than collections.
+# The collection of the site. Its keys have no prefix, because they are older than collections.
 MAIN_COLLECTION = "myanimelist"
 BUILT_IN_COLLECTION = "built-in"
 
@@ -78,8 +78,8 @@ class Settings(BaseSettings):
         [10, 60, 300],
         description="Seconds before each retry of a failed step, as a JSON list. Its length is the number of retries.",
     )
-    title_noun: str = Field("anime", min_length=1, description="What a poster shows, as the page calls it: film, book.")
-    label_noun: str = Field("genre", min_length=1, description="What the model predicts, as the page calls it: genre.")
+    title_noun: str = Field("anime", min_length=1, description="The page's word for what a poster shows, such as film.")
+    label_noun: str = Field("genre", min_length=1, description="The page's word for what is predicted, such as topic.")
     _collection: str = PrivateAttr(MAIN_COLLECTION)
 
     @property
@@ -89,7 +89,7 @@ class Settings(BaseSettings):
 
     @property
     def prefix(self) -> str:
-        """What the collection's keys in the bucket start with; empty for the site's collection."""
+        """The prefix of the collection's keys in the bucket; empty for the site's collection."""
         return "" if self._collection == MAIN_COLLECTION else f"collections/{self._collection}/"
 
     @property
@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     @field_validator("mal_client_id")
     @classmethod
     def _is_sendable(cls, secret: SecretStr | None) -> SecretStr | None:
-        """The client id without white space around it; None if nothing is left."""
+        """Strip white space from the client id; None if it is empty."""
         value = secret.get_secret_value().strip() if secret else ""
         if not re.fullmatch(r"[!-~]*", value):
             raise ValueError("a client id has only ASCII letters, digits and punctuation")
@@ -121,8 +121,7 @@ def environment_variable(field: str) -> str:
 def read_settings(collection: str = MAIN_COLLECTION) -> Settings:
     """Read the settings from the environment, as they apply to a collection.
 
-    Collections other than the site's have a service and a registered model of their own, unless the environment names
-    them.
+    Other collections than the site's have their own service and registered model, unless the environment sets these.
 
     Raises:
         ConfigurationError: a variable has an invalid value.
@@ -134,7 +133,7 @@ def read_settings(collection: str = MAIN_COLLECTION) -> Settings:
         raise ConfigurationError(f"The environment variable {environment_variable(field)} is not valid JSON.") from None
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0])  # a field, or the variable itself where that has a name of its own
+        name = str(first["loc"][0])  # the field, or its alias
         variable = environment_variable(name) if name in Settings.model_fields else name
         raise ConfigurationError(f"The environment variable {variable} is invalid: {first['msg']}.") from None
     if collection == MAIN_COLLECTION:

@@ -1,4 +1,4 @@
-"""Compares a network with random weights in PyTorch with the function that serves it as a bundle."""
+"""Compare a network with random weights in PyTorch with the function that serves it as a bundle."""
 
 import json
 from pathlib import Path

@@ -133,7 +133,7 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
     storage_url, cloud_run_url = f"{_HOST}:{storage_port}", f"{_HOST}:{cloud_run_port}"
     environment = {
         **_NO_TELEMETRY,
-        # Another command may join the stack with other settings of its own; these have to be the same.
+        # Other commands that join the stack must use these values, whatever their own settings are.
         "ANIME_GENRE_WORKSPACE": str(workspace),
         "ANIME_GENRE_BUCKET": settings.bucket,
         "ANIME_GENRE_GOOGLE_PROJECT": settings.google_project,

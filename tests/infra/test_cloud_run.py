@@ -167,8 +167,8 @@ def test_first_revision_that_does_not_start_is_not_live(client: CloudRun, image:
 
 
 def test_missing_service_source_or_image_is_named(client: CloudRun, image: str, run_settings: Settings) -> None:
-    with pytest.raises(NotFound, match="no service nobody"):
-        client.send_traffic("nobody", "nobody-1")
+    with pytest.raises(NotFound, match="no service missing"):
+        client.send_traffic("missing", "missing-1")
     with pytest.raises(DeploymentError, match=r"gs://test-bucket/none\.zip does not exist"):
         client.build(run_settings.bucket, "none.zip", client.image_for("any", "7" * 64))
     with pytest.raises(NotFound, match="Image 'never-built' not found"):

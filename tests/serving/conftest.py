@@ -146,7 +146,7 @@ def upload_bundle(bucket: Bucket, folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def start_function(tmp_path_factory: pytest.TempPathFactory, storage_url: str) -> StartFunction:
-    """Start a function from its zip (by default today's) and give its URL and its log file.
+    """Start a function from a zip, by default that of this checkout, and yield its URL and its log file.
 
     The checkout is on the import path of the process, so that a test notices if it shadows the deployed source.
     """
@@ -190,7 +190,7 @@ def url(function: tuple[str, Path]) -> str:
 
 @pytest.fixture
 def client() -> Iterator[requests.Session]:
-    """A client that closes its connections: gunicorn waits for open ones before it exits."""
+    """A client that closes its connections, because gunicorn waits for open ones before it exits."""
     with requests.Session() as session:
         session.headers["Connection"] = "close"
         yield session

@@ -171,7 +171,7 @@ def test_error_response_without_a_model_matches_the_document(start_function: Sta
             checked(requests.get(url + path), path, "get", 503)
 
 
-def test_every_operation_lists_the_unexpected_error() -> None:
+def test_operations_all_list_the_unexpected_error() -> None:
     for path, operations in DOCUMENT["paths"].items():
         for method in operations:
             validator(path, method, 500).validate({"error": {"code": "internal", "message": "A sentence."}})

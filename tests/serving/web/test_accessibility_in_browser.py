@@ -14,7 +14,7 @@ REFUSAL = {"error": {"code": "forbidden_host", "message": "Posters are not fetch
 
 
 def violations(page: Page) -> list[str]:
-    """What axe-core finds on the page as it is shown, a line each."""
+    """The violations that axe-core finds on the current page, one line for each."""
     found = AXE.run(page).response["violations"]
     return [f"{rule['id']}: {node['html']}" for rule in found for node in rule["nodes"]]
 
@@ -59,7 +59,7 @@ def test_page_is_accessible_readable_and_fits(
 
 @pytest.mark.parametrize("key", ["Space", "Enter"])
 def test_keyboard_is_enough(key: str, page: Page, poster: Path) -> None:
-    # The first listener makes the browser hand choosers over, which takes it a moment: before the key is pressed.
+    # Added before the key press, because the browser takes a moment until it passes file choosers to a listener.
     page.on("filechooser", lambda chooser: None)
 
     def tab_to(target: Locator, times: int = 1) -> None:
@@ -108,7 +108,7 @@ def test_model_page_needs_no_script(opened: Callable[..., Page]) -> None:
     expect(page.get_by_role("heading", name="Genres from a poster")).to_be_visible()
 
 
-# Lists that show no marks: in Safari they are lists only where they say so.
+# Lists without markers: Safari exposes them as lists only if they have the role.
 LISTS_WITHOUT_ROLE = """() => [...document.querySelectorAll("ol, ul")]
     .filter(list => getComputedStyle(list).listStyleType === "none" && list.getAttribute("role") !== "list")
     .map(list => list.outerHTML)"""

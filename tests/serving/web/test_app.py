@@ -26,7 +26,7 @@ def poster() -> bytes:
 
 
 def upload(client: FlaskClient, name: str = "p.jpg", **options: Any) -> Any:
-    """Send a form as a browser writes it."""
+    """Post a form in the format of a browser."""
     head = f'Content-Disposition: form-data; name="poster"; filename="{name}"\r\nContent-Type: image/jpeg'
     body = f"--x\r\n{head}\r\n\r\n".encode() + poster() + b"\r\n--x--\r\n"
     return client.post("/anime", data=body, content_type="multipart/form-data; boundary=x", **options)
@@ -61,7 +61,9 @@ def test_page_uses_the_nouns_of_its_settings(address: str, function: Any, monkey
     monkeypatch.setenv("LABEL_NOUN", "category")
     client = create_app(function.url).test_client()
     response = upload(client) if address == "an upload" else client.get(address)
-    text = re.sub(r"<[^>]*>", " ", response.text.partition("Model card")[0])  # the card is the model's own text
+    text = re.sub(
+        r"<[^>]*>", " ", response.text.partition("Model card")[0]
+    )  # without the card, which is the model's text
     assert "categories" in text and not re.search(r"\b(?:genres?|anime)\b", text, re.IGNORECASE)
     if address == "/anime":
         assert "Choose a film poster to see its predicted categories." in text
@@ -104,7 +106,7 @@ def test_files_of_the_page_exist(client: FlaskClient) -> None:
                 assert response.status_code == 200
 
 
-# --- a poster and its genres
+# --- posters
 
 
 def test_genres_are_bars_with_words_thresholds_and_the_model(client: FlaskClient) -> None:
@@ -150,7 +152,7 @@ def test_genres_are_sorted_by_probability(client: FlaskClient, function: Any) ->
     assert names == ["Action", "Sci-Fi", "Adventure", "Slice of Life"]
 
 
-# --- where a genre shows
+# --- heat maps
 
 
 def test_switch_exists_per_genre_if_the_model_explains(client: FlaskClient) -> None:
@@ -256,7 +258,7 @@ def test_model_page_shows_errors(client: FlaskClient, function: Any) -> None:
     assert "The function is starting up or busy" in response.text
 
 
-# --- what can go wrong
+# --- errors
 
 
 def test_error_message_of_the_function_is_shown(client: FlaskClient, function: Any) -> None:
@@ -312,7 +314,7 @@ def test_invalid_function_url_is_refused_at_start(address: str) -> None:
 
 
 def test_large_body_gets_a_readable_error(function: Any) -> None:
-    """Over a real connection: a server that hung up on a body half sent would reset it."""
+    """The connection is real, because a server that closes it too early resets it and the client sees no response."""
     server = make_server("127.0.0.1", 0, create_app(function.url), threaded=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()

@@ -116,11 +116,11 @@ def test_stopped_function_is_unreachable() -> None:
     assert "cannot be reached" in message
 
 
-# --- a function at https
+# --- a function with an https address
 
 
 class Google:
-    """A stand-in of Google's token server: it gives tokens that end in `seconds`, and remembers what it was asked."""
+    """A stand-in for Google's token server. Its tokens expire after `seconds`; it records requests and tokens."""
 
     url = ""
     status = 200
@@ -150,7 +150,7 @@ def google() -> Iterator[Google]:
             self.send_response(running.status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            with suppress(ConnectionError):  # who asked may have gone
+            with suppress(ConnectionError):  # the client may have disconnected
                 self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
@@ -167,7 +167,7 @@ def google() -> Iterator[Google]:
 
 @pytest.fixture
 def https_function(encrypted_function: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A function at https, asked by a page that has no identity."""
+    """A function with an https address, and a page without credentials."""
     file, key = certificate_for_localhost(tmp_path)
     (tmp_path / "key.pem").write_bytes(pem(key))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(file))
@@ -181,7 +181,7 @@ def https_function(encrypted_function: Any, tmp_path: Path, monkeypatch: pytest.
 
 @pytest.fixture
 def private_function(https_function: Any, google: Google, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function at https, asked by a page that has a service account's key."""
+    """A function with an https address, and a page with the key of a service account."""
     account = {
         "type": "service_account",
         "client_email": "page@example.iam.gserviceaccount.com",
@@ -198,7 +198,6 @@ def sent_tokens(function: Any) -> list[str | None]:
 
 
 def test_id_token_is_sent_to_a_private_function_and_reused(private_function: Any, google: Google) -> None:
-    """Google's own client asks a stand-in of Google's token server, with a service account's key."""
     predict(private_function.url, b"bytes", 5)
     describe_model(private_function.url, 5)
     assert len(google.requests) == 1

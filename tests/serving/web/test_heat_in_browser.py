@@ -47,7 +47,7 @@ def test_heat_map_is_shown_one_at_a_time_and_switched_off(predicted: Page, funct
     expect(predicted.get_by_role("status")).to_have_text("The heat map for Sci-Fi is hidden.")
     switch(predicted, "Action").click()
     expect(predicted.locator("#heat")).to_be_visible()
-    assert function.explained == [None, "1", "24"]  # a map that was seen is not asked for again
+    assert function.explained == [None, "1", "24"]  # a map is requested once
 
 
 def test_heat_map_is_hidden_for_the_next_poster(predicted: Page) -> None:

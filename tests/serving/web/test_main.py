@@ -1,4 +1,4 @@
-"""The folder is deployed by itself: copied and started as app.yaml and the Dockerfile do."""
+"""The deployment of the page: a copy of its folder, started with the command of app.yaml and the Dockerfile."""
 
 import json
 import os
@@ -50,12 +50,14 @@ def test_app_engine_has_memory_for_one_upload_per_thread() -> None:
     megabytes = {"F1": 384, "F2": 768, "F4": 1536}[app_engine()["instance_class"]]
     threads = int(re.findall(r"--threads (\d+)", container_command())[0])
     upload = MAX_POSTER_BYTES // 2**20
-    # Twice: in /tmp, which is memory there, and read. 256 MB are left to the page itself, which takes some 80.
+    # An upload is in memory twice: as a file in /tmp, which is in memory on App Engine, and as bytes. The page itself
+    # has 256 MB and needs about 80.
     assert 256 + threads * 2 * upload <= megabytes
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize("name", ["workspace", "web-1.0"])
-def test_folder_serves_the_page_by_itself(name: str, tmp_path: Path, function: Any) -> None:
+def test_copy_of_the_folder_serves_the_page(name: str, tmp_path: Path, function: Any) -> None:
     folder = tmp_path / name
     shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))
     port = free_port()
@@ -67,7 +69,7 @@ def test_folder_serves_the_page_by_itself(name: str, tmp_path: Path, function: A
         "PORT": str(port),
         "FUNCTION_URL": function.url,
     }
-    # On loopback here, on all interfaces there.
+    # The deployed server listens on all interfaces; here 127.0.0.1 is enough.
     running = subprocess.Popen(
         ["sh", "-c", "exec " + command.replace("--bind :$PORT", "--bind 127.0.0.1:$PORT")],
         cwd=folder,

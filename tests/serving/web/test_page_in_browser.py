@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from serving.web.upload import MAX_POSTER_BYTES
 
 pytestmark = pytest.mark.browser
-# A file as the browser hands it over with a drop or a paste.
+# A file in the form of a drop or a paste.
 TRANSFER = """bytes => {
     const transfer = new DataTransfer();
     transfer.items.add(new File([new Uint8Array(bytes)], "image.jpg", { type: "image/jpeg" }));

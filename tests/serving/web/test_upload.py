@@ -21,7 +21,7 @@ def client(function: Any) -> FlaskClient:
 
 
 def upload(client: FlaskClient, data: bytes, name: str = "p.jpg") -> Any:
-    """Send a form as a browser writes it."""
+    """Post a form in the format of a browser."""
     kind = "text/plain" if name.endswith(".txt") else "image/jpeg"
     head = f'Content-Disposition: form-data; name="poster"; filename="{name}"\r\nContent-Type: {kind}'
     body = f"--x\r\n{head}\r\n\r\n".encode() + data + b"\r\n--x--\r\n"
