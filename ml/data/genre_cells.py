@@ -11,7 +11,7 @@ import re
 import unicodedata
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -19,7 +19,9 @@ from typing import Any
 from ml.errors import DatasetError
 
 BAR = "|"
-_CANDIDATES = (BAR, ";", ",", "/", "\n", "\t", "•", "·", "、", "\uff0c", " - ", " ")
+_SEPARATORS = (BAR, ";", ",", "/", "\n", "\t", "\u2022", "\u00b7", "\u3001", "\uff0c", " - ")
+# Signs that are also parts of names. They separate only if nothing else does and all parts recur.
+_PARTS_OF_NAMES = ("&", " and ", "+", ":", "~", "#", "\\", ">", "-", "_", " ")
 _LABELS = {"\n": "a line break", "\t": "a tab", " ": "a blank"}
 _FILLERS = frozenset(
     {
@@ -124,33 +126,44 @@ def read_genres(cells: Sequence[str], separator: str | None, name: str) -> Genre
     return Genres([read.get(cell, ()) for cell in cells], tuple(notices))
 
 
-def unify(rows: Sequence[_Items | None]) -> tuple[list[_Items | None], list[str]]:
+def unify(rows: Sequence[_Items | None], places: Sequence[object], name: str) -> tuple[list[_Items | None], list[str]]:
     """Write each genre in one way: its most frequent spelling, and its id where the table knows one.
 
-    Fillers and repeated genres are removed.
+    Fillers and repeated genres are removed. `places` says where each row is in the table `name`. Raises DatasetError
+    if a genre has two ids, or if two genres of a row have one.
     """
     spellings: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    ids: defaultdict[str, set[str]] = defaultdict(set)
-    for genres, count in Counter(rows).items():
+    ids: dict[str, tuple[str, object]] = {}
+    for genres, place in zip(rows, places, strict=True):
+        in_row: dict[str, tuple[str, str]] = {}
         for id, text in genres or ():
-            spellings[_folded(text)][_tidy(text)] += count
-            if id:
-                ids[_folded(text)].add(id)
-    merged = {key: sorted(names, key=lambda text: (-names[text], text)) for key, names in spellings.items()}
-    same = [" = ".join(names) for names in merged.values() if len(names) > 1]
-    notices = [f"Spellings of one genre: {_shown(', '.join(sorted(same)))}."] if same else []
+            key = _folded(text)
+            spellings[key][_tidy(text)] += 1
+            known, where = ids.setdefault(key, (id, place)) if id else ("", place)
+            if known != id or (id and in_row.setdefault(id, (key, text))[0] != key):
+                other = (
+                    f"'{_shown(text)}' has the id {id} in row {place} and {known} in row {where}"
+                    if known != id
+                    else f"'{_shown(in_row[id][1])}' and '{_shown(text)}' in row {place} have the id {id}"
+                )
+                raise DatasetError(
+                    f"The genre ids of the table {name} do not fit its genres: {other}. --columns genre_ids= does "
+                    "without them."
+                )
+    by_id: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for key, names in spellings.items():
+        by_id[ids[key][0] if key in ids else key].update(names)
+    best = {key: sorted(names, key=lambda text: (-names[text], text)) for key, names in by_id.items()}
+    same = sorted(" = ".join(names) for names in best.values() if len(names) > 1)
+    notices = [f"Names of one genre: {_shown(', '.join(same))}."] if same else []
 
     def unified(genres: _Items | None) -> _Items | None:
-        if genres is None:
-            return None
         found = {}
-        for id, text in genres:
-            key = _folded(text)
-            if not is_filler(text) or id:
-                known = ids[key]
-                id = id or (next(iter(known)) if len(known) == 1 else "")
-                found[id or key] = (id, merged[key][0])
-        return tuple(found.values())
+        for _, text in genres or ():
+            id = ids[_folded(text)][0] if _folded(text) in ids else ""
+            if id or not is_filler(text):
+                found[id or _folded(text)] = (id, best[id or _folded(text)][0])
+        return None if genres is None else tuple(found.values())
 
     cache = {genres: unified(genres) for genres in set(rows)}
     return [cache[genres] for genres in rows], notices
@@ -263,35 +276,41 @@ def _splitter(counts: Mapping[str, int], separator: str | None, name: str) -> tu
     """
     if separator is not None:
         return _split_by(separator), f"The genres are separated by {_label(separator)}, as given."
-    supports = {sign: support for sign in _CANDIDATES if (support := _support(counts, sign)) is not None}
-    clear = [sign for sign, share in supports.items() if share >= _SUPPORTED and sign != " "]
-    doubtful = [sign for sign, share in supports.items() if 0 < share < _SUPPORTED and sign != " "]
-    rare = [sign for sign, share in supports.items() if share == 0 and sign != " " and _may_be_list(counts, sign)]
-    if not clear and (doubtful or (rare and BAR not in rare)):
-        sign = (doubtful or rare)[0]
-        raise _two_readings(counts, [sign], name)
-    if not clear and BAR in rare:
+    strong, weak = _supports(counts, _SEPARATORS), _supports(counts, _PARTS_OF_NAMES)
+    clear = [sign for sign, share in strong.items() if share >= _SUPPORTED]
+    doubtful = [sign for sign, share in strong.items() if 0 < share < _SUPPORTED]
+    unseen = [sign for sign, share in strong.items() if share == 0 and _may_be_list(counts, sign)]
+    if not clear and BAR in unseen:
         clear = [BAR]  # too few rows to see a part twice; the product's own tables use it
+    if not clear and (doubtful or unseen):
+        raise _two_readings(counts, (doubtful or unseen)[:1], name)
     if clear:
-        rows = {sign: sum(count for cell, count in counts.items() if sign in cell) for sign in clear}
-        chosen = max(clear, key=lambda sign: rows[sign])
+        chosen = max(clear, key=lambda sign: _rows_with(counts, sign))
         split = _split_by(chosen)
-        parts: Counter[str] = Counter()
-        for cell, count in counts.items():
-            parts.update(dict.fromkeys(split(cell), count))
+        parts = {part for cell in counts for part in split(cell)}
         for other in (*clear, *doubtful):
             if other != chosen and _splits_known_parts(parts, other):
                 raise _two_readings(counts, [chosen, other], name)
-        share = f"{rows[chosen]} of {sum(counts.values())} cells"
+        share = f"{_rows_with(counts, chosen)} of {sum(counts.values())} cells"
         return split, f"The genres are separated by {_label(chosen)} ({share})."
-    if " " not in supports or supports[" "] == 0:
+    clear = [sign for sign, share in weak.items() if share >= _SUPPORTED]
+    if not clear and any(weak.values()):
+        raise _two_readings(counts, [max(weak, key=lambda sign: weak[sign])], name)
+    if not clear:
         return lambda cell: [cell.strip()], None
-    if supports[" "] < _SUPPORTED:
-        raise _two_readings(counts, [" "], name)
-    joined = _words_together(counts)
-    notice = "The genres are separated by a blank"
-    names = sorted({text for cell in counts for text in joined(cell) if " " in text})
-    return joined, notice + (f"; always together, so one name: {_shown(', '.join(names))}." if names else ".")
+    split = _split_between_names(counts, clear[0])
+    names = sorted({text for cell in counts for text in split(cell) if clear[0] in text})
+    together = f"; always together, so one name: {_shown(', '.join(names))}" if names else ""
+    return split, f"The genres are separated by {_label(clear[0])}{together}."
+
+
+def _supports(counts: Mapping[str, int], signs: Sequence[str]) -> dict[str, float]:
+    """The support of each sign that occurs."""
+    return {sign: support for sign in signs if (support := _support(counts, sign)) is not None}
+
+
+def _rows_with(counts: Mapping[str, int], sign: str) -> int:
+    return sum(count for cell, count in counts.items() if sign in cell)
 
 
 def _support(counts: Mapping[str, int], sign: str) -> float | None:
@@ -304,8 +323,8 @@ def _support(counts: Mapping[str, int], sign: str) -> float | None:
     supported = 0
     for cell, parts in several.items():
         recurring = sum(occurs[part] > 1 for part in parts)
-        # A frequent cell of which only one part recurs may be a name, and so may two words.
-        rarely = counts[cell] < _OFTEN and sign != " "
+        # A frequent cell of which only one part recurs may be a name.
+        rarely = counts[cell] < _OFTEN and sign not in _PARTS_OF_NAMES
         supported += recurring == len(parts) or (recurring > 0 and rarely)
     return supported / len(several)
 
@@ -317,43 +336,44 @@ def _may_be_list(counts: Mapping[str, int], sign: str) -> bool:
     return sum(several) < _RECURRING_ROWS * len(several) and sum(several) > _FEW * total
 
 
-def _splits_known_parts(parts: Mapping[str, int], sign: str) -> bool:
+def _splits_known_parts(parts: Collection[str], sign: str) -> bool:
     """Whether names that still contain a sign consist of other names of the table."""
     split = _split_by(sign)
     compound = [split(part) for part in parts if sign in part]
     return any(len(each) > 1 and all(one in parts for one in each) for each in compound)
 
 
-def _words_together(counts: Mapping[str, int]) -> _Split:
-    """A function that splits a cell at blanks, but not between words that occur only together, as `Science Fiction`."""
+def _split_between_names(counts: Mapping[str, int], sign: str) -> _Split:
+    """A function that splits a cell, but not between words that occur only together, as `Science Fiction`."""
     words: Counter[str] = Counter()
     pairs: Counter[tuple[str, str]] = Counter()
     cells: Counter[tuple[str, str]] = Counter()
+    split = _split_by(sign)
     for cell, count in counts.items():
-        in_cell = cell.split()
+        in_cell = split(cell)
         for word in in_cell:
             words[word] += count
         for pair in pairwise(in_cell):
             pairs[pair] += count
             cells[pair] += 1
-    joined = {
+    together = {
         pair
         for pair, count in pairs.items()
         if count >= _WORDS_TOGETHER and cells[pair] > 2 and words[pair[0]] == words[pair[1]] == count
     }
 
-    def split(cell: str) -> list[str]:
+    def split_between_names(cell: str) -> list[str]:
         names: list[str] = []
         last = None
-        for word in cell.split():
-            if last is not None and (last, word) in joined:
-                names[-1] += f" {word}"
+        for word in split(cell):
+            if last is not None and (last, word) in together:
+                names[-1] += f"{sign}{word}"
             else:
                 names.append(word)
             last = word
         return names
 
-    return split
+    return split_between_names
 
 
 def _two_readings(counts: Mapping[str, int], signs: Iterable[str], name: str) -> DatasetError:

@@ -14,10 +14,10 @@ ROLES = ("id", "title", "genres", "genre_ids", "franchise", "file", "poster_url"
 
 # Names of columns, the best first, without case, blanks and punctuation.
 _IDS = "id malid animeid mangaid movieid filmid tmdbid imdbid tconst uid showid bookid gameid appid itemid isbn13 isbn"
-_TITLES = """title name movietitle animetitle booktitle gametitle filmtitle seriestitle primarytitle titles names
-    displayname moviename animename gamename originaltitle titleenglish englishtitle englishname romaji
+_TITLES = """title name titel titre titulo movietitle animetitle booktitle gametitle filmtitle seriestitle primarytitle
+    titles names displayname moviename animename gamename originaltitle titleenglish englishtitle englishname romaji
     movie film anime game book show"""
-_GENRES = """genres genre listedin genrenames genrename genrelist genreslist animegenres moviegenres gamegenres
+_GENRES = """genres genre genero listedin genrenames genrename genrelist genreslist animegenres moviegenres gamegenres
     bookgenres genresall allgenres maingenres maingenre primarygenre categories category shelves subjects subject
     tags tag themes labels label classes class"""
 _GENRE_IDS = "genreids genresids genreid genresid"
@@ -212,7 +212,7 @@ class Columns:
             and normalised(column) not in _EXPLICIT.split()[:8]
             and column not in suggested
         ]
-        if named and normalised(named[0]) in _GENRES.split()[:14]:
+        if named and normalised(named[0]) in _GENRES.split()[:15]:
             return named[:1]
         if len(numbered) > 1:
             return numbered
@@ -230,26 +230,28 @@ class Columns:
             fits = _is_name if re.search("file|path|name", normalised(column)) else _is_token
             if _mostly(cells, fits):
                 return [column]
-        return []
+        return self._only_one("file", lambda cell: is_image_path(cell) and not _ADDRESS.match(cell))
 
     def _poster_url(self) -> list[str]:
         suggested = self._suggested(_ADDRESSES)
         for column in suggested:
             if _mostly(self._sample(column), self._is_address):
                 return [column]
-        images = [
+        return self._only_one("poster_url", lambda cell: self._is_address(cell) and is_image_path(address_in(cell)))
+
+    def _only_one(self, role: str, fits: Callable[[str], bool]) -> list[str]:
+        """The one column, of any name, whose values fit. Raises DatasetError if there are several."""
+        columns = [
             column
             for column in self._table
-            if column not in suggested
-            and not _NOT_POSTERS.search(normalised(column))
-            and _mostly(self._sample(column), lambda cell: self._is_address(cell) and is_image_path(address_in(cell)))
+            if not _NOT_POSTERS.search(normalised(column)) and _mostly(self._sample(column), fits)
         ]
-        if len(images) > 1:
+        if len(columns) > 1:
             readings = " or ".join(
-                f"{shown(self._sample(column)[0])} with --columns poster_url={column}" for column in images
+                f"{shown(self._sample(column)[0])} with --columns {role}={column}" for column in columns
             )
-            raise DatasetError(f"The table {self._name} has several columns of poster addresses: {readings}.")
-        return images
+            raise DatasetError(f"The table {self._name} has several columns for {role}: {readings}.")
+        return columns
 
     def _is_address(self, cell: str) -> bool:
         address = address_in(cell)

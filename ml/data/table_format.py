@@ -26,6 +26,7 @@ DELIMITERS = ",;\t|"
 RAGGED = "another number of cells than the header"
 _SAMPLE = 200  # records that decide the delimiter
 _NAMED = 3  # examples in a message
+_MOST_RAGGED = 0.1  # share of rows; more are a table that is read wrongly
 _SHOWN = 60  # characters of a foreign text in a message
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig", "UTF-8 with a byte order mark"),
@@ -172,13 +173,12 @@ def _read_csv(text: str, name: str, notices: Sequence[str]) -> Cells:
     surplus = (rows.iloc[:, width:] != "").any(axis=1)
     ragged = (widths < width) | surplus
     dropped = _dropped([f"row {line}" for line in rows.index[ragged]], RAGGED)
-    if ragged.any():
-        first = ", ".join(str(line) for line in rows.index[ragged][:_NAMED])
-        sentence = f"{ragged.sum()} of {len(rows)} rows have {RAGGED} ({width}): line{'s' * (ragged.sum() > 1)} {first}"
-        sentence += ", ..." if ragged.sum() > _NAMED else ""
-        if ragged.sum() > len(rows) / 2:
+    if count := int(ragged.sum()):
+        first = ", ".join(map(str, rows.index[ragged][:_NAMED])) + (", ..." if count > _NAMED else "")
+        sentence = f"{count} of {len(rows)} rows have {RAGGED} ({width} cells), in the lines {first}"
+        if count > max(_NAMED, _MOST_RAGGED * len(rows)):
             raise DatasetError(f"The table {name} cannot be read: {sentence}.")
-        notices.append(f"{sentence}. They are left out.")
+        notices.append(f"{sentence}.")
     table = rows[~ragged].iloc[:, :width]
     table.columns = pd.Index(_unique(names))
     return Cells(table, dropped, tuple(notices))
@@ -270,11 +270,11 @@ def _check_swallowed(
                 )
                 swallowed += bool(like and all(like)) if shapes else len(parts) == width > 2
         if swallowed:
-            found.append(f"line {table.index[place]} ({swallowed} row{'s' * (swallowed > 1)})")
+            found.append(f"from line {table.index[place]} on ({swallowed} rows)")
     if found:
         raise DatasetError(
-            f"The table {name} has an unclosed quote: the cell that begins in {', '.join(found[:_NAMED])} contains "
-            "lines that are rows themselves. Close or remove the quote."
+            f"The table {name} has an unclosed quote: one cell contains lines that are rows themselves, "
+            f"{', '.join(found[:_NAMED])}. Close or remove the quote."
         )
 
 

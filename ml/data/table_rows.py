@@ -169,14 +169,16 @@ def _put_genres(
             notices += genres.notices
             found = genres.of_rows
         read = [None if old is None or new is None else old + new for old, new in zip(read, found, strict=True)]
-    if columns.chosen.get("genre_ids", names) != names:
+    if columns.chosen.get("genre_ids") == []:
+        read = [genres and tuple(("", text) for _, text in genres) for genres in read]
+    elif columns.chosen.get("genre_ids", names) != names:
         read = [
             _with_ids(genres, cell, f"row {line} (id '{id}') of the table {name}")
             for genres, cell, line, id in zip(read, columns.cells("genre_ids"), rows.index, rows["id"], strict=True)
         ]
     elif columns.chosen.get("genre_ids") == names:
         read = [genres and tuple((text if text.isdecimal() else "", text) for _, text in genres) for genres in read]
-    unified, spelling_notices = unify(read)
+    unified, spelling_notices = unify(read, rows.index, name)
     notices += spelling_notices
     if not any(id for genres in unified for id, _ in genres or ()):
         notices.append("The table has no genre ids: genres are identified by their names.")
