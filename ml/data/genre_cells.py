@@ -62,6 +62,7 @@ _FILLERS = frozenset(
 _QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _QUOTED_LIST = re.compile(rf"[\[({{]\s*{_QUOTED}(?:[\s,]*{_QUOTED})*[\s,]*[\])}}]", re.DOTALL)
 _POSTGRESQL_ARRAY = re.compile(r'(?:[^{}",:\']+|"[^"]*")(?:,(?:[^{}",:\']+|"[^"]*"))*')
+_CUT_LIST = re.compile(r"""^\s*[\[({]\s*['"{]|['"}]\s*[\])}]\s*$""")
 _BRACKETS = {"[": "]", "{": "}", "(": ")"}
 _NAME_KEYS = ("name", "Name", "title", "label", "description", "genre", "text", "value")
 _ID_KEYS = ("id", "mal_id", "genre_id", "Id", "ID")
@@ -102,7 +103,8 @@ def read_genres(cells: Sequence[str], separator: str | None, name: str) -> Genre
     for cell in counts:
         if (items := _literal(cell)) is not None:
             literals[cell] = items
-    plain = {cell: count for cell, count in counts.items() if cell not in literals}
+    read.update({cell: None for cell in counts if cell not in literals and _CUT_LIST.search(cell)})
+    plain = {cell: count for cell, count in counts.items() if cell not in literals and cell not in read}
     notices: list[str] = []
     if sum(counts[cell] for cell in literals) > sum(plain.values()):
         example = _shown(max(literals, key=lambda cell: counts[cell]))

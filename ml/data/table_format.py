@@ -11,22 +11,23 @@ import re
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO, StringIO
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from ml.errors import DatasetError, needs_package
 
 DELIMITERS = ",;\t|"
+TORN = "quotes that do not match"
 RAGGED = "another number of cells than the header"
 _SAMPLE = 200  # records that decide the delimiter
 _NAMED = 3  # examples in a message
-_MOST_RAGGED = 0.1  # share of rows; more are a table that is read wrongly
+_MOST_BROKEN = 0.1  # share of rows; more are a table that is read wrongly
 _SHOWN = 60  # characters of a foreign text in a message
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig", "UTF-8 with a byte order mark"),
@@ -133,12 +134,48 @@ def _read_csv(text: str, name: str, notices: Sequence[str]) -> Cells:
         delimiter = _delimiter(text)
     if delimiter != ",":
         notices.append(f"The delimiter of the columns is {'a tab' if delimiter == chr(9) else repr(delimiter)}.")
+    dialect = _Dialect(delimiter)
+    try:
+        cells = _parse(text, dialect, skipped, name)
+        doubt = not cells.dropped.empty
+    except DatasetError:
+        cells, doubt = None, True
+    if doubt and '\\"' in text:  # some programs write quotes inside cells so
+        try:
+            escaped = _parse(text, _Dialect(delimiter, "\\"), skipped, name)
+        except DatasetError:
+            escaped = None
+        if escaped is not None and (cells is None or len(escaped.dropped) < len(cells.dropped)):
+            cells = escaped
+            notices.append('Quotes inside cells are written as \\".')
+    if cells is None:
+        cells = _parse(text, dialect, skipped, name)  # raises
+    return Cells(cells.table, cells.dropped, (*notices, *cells.notices))
+
+
+class _Dialect(NamedTuple):
+    """How a CSV file is written."""
+
+    delimiter: str
+    escape: str | None = None
+
+    def reader(self, lines: Iterable[str], strict: bool = False) -> Any:
+        """Python's CSV reader of these lines; a strict one raises csv.Error if text follows a quoted cell."""
+        return csv.reader(
+            lines, delimiter=self.delimiter, escapechar=self.escape, doublequote=self.escape is None, strict=strict
+        )
+
+
+def _parse(text: str, dialect: _Dialect, skipped: int, name: str) -> Cells:
+    """The cells of CSV text. `skipped` lines precede it in the file."""
     with _any_cell_length():
-        counts, lines, long_cells = _scan(text, delimiter, name)
+        counts, lines, several_lines, torn = _scan(text, dialect, skipped, name)
     try:
         table = pd.read_csv(
             StringIO(text, newline=""),
-            sep=delimiter,
+            sep=dialect.delimiter,
+            escapechar=dialect.escape,
+            doublequote=dialect.escape is None,
             header=None,
             names=range(max(counts, default=0)),
             index_col=False,
@@ -155,7 +192,7 @@ def _read_csv(text: str, name: str, notices: Sequence[str]) -> Cells:
             "quotes and control characters."
         )
     table = table.fillna("")
-    table.index = pd.Index([line + skipped for line in lines])
+    table.index = pd.Index(lines)
     filled = [place for place, count in enumerate(counts) if count]
     if not filled:
         raise DatasetError(f"The table {name} is empty.")
@@ -163,25 +200,39 @@ def _read_csv(text: str, name: str, notices: Sequence[str]) -> Cells:
     names = [cell.strip() for cell in table.iloc[header]][: counts[header]]
     while names and not names[-1]:  # a delimiter at the end of the line
         names.pop()
-    width, body_widths = len(names), {counts[place] for place in body}
-    if body_widths == {width + 1} and (table.iloc[body, width] != "").any():
+    notices = []
+    width = len(names)
+    if {counts[place] for place in body} == {width + 1} and (table.iloc[body, width] != "").any():
         names, width = ["", *names], width + 1  # the rows begin with a name of the row, which the header lacks
         notices.append("Each row has one cell more than the header: the first cell is taken as the row's name.")
-    _check_swallowed(table, [place for place in body if place in long_cells], counts, width, delimiter, name)
     rows = table.iloc[body]
     widths = pd.Series([counts[place] for place in body], index=rows.index)
-    surplus = (rows.iloc[:, width:] != "").any(axis=1)
-    ragged = (widths < width) | surplus
-    dropped = _dropped([f"row {line}" for line in rows.index[ragged]], RAGGED)
-    if count := int(ragged.sum()):
-        first = ", ".join(map(str, rows.index[ragged][:_NAMED])) + (", ..." if count > _NAMED else "")
-        sentence = f"{count} of {len(rows)} rows have {RAGGED} ({width} cells), in the lines {first}"
-        if count > max(_NAMED, _MOST_RAGGED * len(rows)):
+    ragged = (widths < width) | (rows.iloc[:, width:] != "").any(axis=1)
+    whole = {place for place, is_ragged in zip(body, ragged, strict=True) if not is_ragged}
+    several = {place: several_lines[place] for place in body if place in several_lines}
+    _check_quotes(table, several, whole, width, dialect, name)
+    torn_rows = _torn_quotes(rows.iloc[:, :width]) if '"' in text else ragged & False
+    torn_rows |= pd.Series([place in torn for place in body], index=rows.index)
+    reasons = pd.Series("", index=rows.index, dtype=str)
+    reasons[torn_rows] = TORN
+    reasons[ragged] = RAGGED
+    left_out = reasons[reasons != ""]
+    for reason, count in Counter(left_out).items():
+        places = left_out.index[left_out == reason]
+        first = ", ".join(map(str, places[:_NAMED])) + (", ..." if count > _NAMED else "")
+        sentence = f"{count} of {len(rows)} rows have {reason}, in the lines {first}"
+        if count > max(_NAMED, _MOST_BROKEN * len(rows)):
             raise DatasetError(f"The table {name} cannot be read: {sentence}.")
         notices.append(f"{sentence}.")
-    table = rows[~ragged].iloc[:, :width]
+    table = rows[reasons == ""].iloc[:, :width]
     table.columns = pd.Index(_unique(names))
-    return Cells(table, dropped, tuple(notices))
+    return Cells(table, _dropped([f"row {line}" for line in left_out.index], list(left_out)), tuple(notices))
+
+
+def _torn_quotes(table: pd.DataFrame) -> "pd.Series[bool]":
+    """Whether a row has two neighbouring cells with an odd number of quotes each: a quoted cell that was torn."""
+    odd = pd.DataFrame({column: table[column].str.count('"') % 2 == 1 for column in table}, dtype=bool)
+    return (odd & odd.shift(-1, axis=1, fill_value=False)).any(axis=1)
 
 
 @contextmanager
@@ -212,23 +263,46 @@ def _delimiter(text: str) -> str:
     return best
 
 
-def _scan(text: str, delimiter: str, name: str) -> tuple[list[int], list[int], set[int]]:
-    """For each record its number of cells, 0 for a blank line; its first line; and the records of several lines."""
-    reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter)
-    counts: list[int] = []
-    lines: list[int] = []
-    long_records: set[int] = set()
-    line = 1
+class _Records(NamedTuple):
+    """The records of a CSV text: the number of cells of each, 0 for a blank line, and its first line in the file.
+
+    `several_lines` gives the lines of records that have several; `torn` are records with text beside a quoted cell.
+    """
+
+    counts: list[int]
+    lines: list[int]
+    several_lines: dict[int, list[str]]
+    torn: set[int]
+
+
+def _scan(text: str, dialect: _Dialect, skipped: int, name: str) -> _Records:
+    """Find the records; `skipped` lines precede the text in the file."""
+    records = _Records([], [], {}, set())
+    pending: list[str] = []
+
+    def physical_lines() -> Iterator[str]:
+        for line in StringIO(text, newline=""):
+            pending.append(line)
+            yield line
+
+    reader = dialect.reader(physical_lines())
     try:
         for row in reader:
-            if reader.line_num > line:
-                long_records.add(len(counts))
-            counts.append(0 if not any(map(str.strip, row)) else len(row))
-            lines.append(line)
-            line = reader.line_num + 1
+            place = len(records.counts)
+            if len(pending) > 1:
+                records.several_lines[place] = pending.copy()
+            if any('"' in line for line in pending):
+                try:
+                    next(dialect.reader(pending, strict=True), None)
+                except csv.Error:
+                    records.torn.add(place)
+            records.counts.append(len(row) if any(map(str.strip, row)) else 0)
+            records.lines.append(skipped + reader.line_num - len(pending) + 1)
+            pending.clear()
     except csv.Error as error:
-        raise DatasetError(f"The table {name} cannot be read: line {reader.line_num}: {error}.") from error
-    return counts, lines, long_records
+        line = skipped + reader.line_num
+        raise DatasetError(f"The table {name} cannot be read: line {line}: {error}.") from error
+    return records
 
 
 def _pandas_reason(error: ValueError, lines: Sequence[int]) -> str:
@@ -238,44 +312,48 @@ def _pandas_reason(error: ValueError, lines: Sequence[int]) -> str:
     return shown(message)
 
 
-def _check_swallowed(
-    table: pd.DataFrame, records: Sequence[int], counts: Sequence[int], width: int, delimiter: str, name: str
+def _check_quotes(
+    table: pd.DataFrame, several: Mapping[int, Sequence[str]], whole: set[int], width: int, dialect: _Dialect, name: str
 ) -> None:
-    """Raise DatasetError if a cell of several lines contains lines that are rows: a quote was not closed.
+    """Raise DatasetError if one of these records of several lines comes from a quote that was not closed.
 
-    A line of a description may have as many cells as a row by chance. So it must also have a number, a path or an
-    address where all other rows have one.
+    Such a record has another number of cells than the header (it is not in `whole`), or lines that are rows. A line of
+    a description may have as many cells as a row by chance. So it must also have a number, a path or an address where
+    nine of ten rows have one.
     """
-    if not records:
+    if not several:
         return
-    several = set(records)
-    single = [place for place, count in enumerate(counts) if count == width and place not in several][1:_SAMPLE]
-    shapes = {
-        column: kinds[0][0]
-        for column in range(width)
-        if single
-        and (kinds := Counter(_shape(cell) for cell in table.iloc[single, column]).most_common(1))
-        and kinds[0][0] != "text"
-        and kinds[0][1] >= 0.9 * len(single)
-    }
+    single = sorted(whole - set(several))[:_SAMPLE]
+    shapes = {}
+    for column in range(width):
+        kinds = Counter(_shape(table.iat[place, column]) for place in single)
+        kind = max(kinds, key=lambda each: kinds[each], default="text")
+        if kind != "text" and kinds[kind] >= 0.9 * len(single):
+            shapes[column] = kind
     found = []
-    for place in records:
-        swallowed = 0
-        for cell in table.iloc[place]:
-            for line in cell.splitlines()[1:] if "\n" in cell or "\r" in cell else ():
-                with _any_cell_length():
-                    parts = next(csv.reader([line], delimiter=delimiter), [])
-                like = (
-                    [_shape(parts[column]) == shape for column, shape in shapes.items()] if len(parts) == width else []
-                )
-                swallowed += bool(like and all(like)) if shapes else len(parts) == width > 2
+    for place, lines in several.items():
+        # The first line of a complete record may end inside its last cell.
+        own = lines if width - 1 in shapes else lines[1:]
+        swallowed = sum(_is_row(line, width, shapes, dialect) for line in own)
         if swallowed:
             found.append(f"from line {table.index[place]} on ({swallowed} rows)")
+        elif place not in whole:
+            found.append(f"from line {table.index[place]} on")
     if found:
         raise DatasetError(
             f"The table {name} has an unclosed quote: one cell contains lines that are rows themselves, "
             f"{', '.join(found[:_NAMED])}. Close or remove the quote."
         )
+
+
+def _is_row(line: str, width: int, shapes: Mapping[int, str], dialect: _Dialect) -> bool:
+    """Whether a line is a row by itself, as it is or without its quotes."""
+    texts = (line, line.replace('"', "")) if shapes else (line,)
+    for text in texts:
+        cells: list[str] = next(dialect.reader([text]), [])
+        if len(cells) == width and all(_shape(cells[column]) == shape for column, shape in shapes.items()):
+            return bool(shapes) or width > 2
+    return False
 
 
 def _shape(cell: str) -> str:
@@ -384,7 +462,7 @@ def _cells_of(table: pd.DataFrame, name: str, notices: Sequence[str]) -> Cells:
         name: [_as_text(value) for value in table.iloc[:, place].astype(object)] for place, name in enumerate(names)
     }
     return Cells(
-        pd.DataFrame(text, index=pd.RangeIndex(1, len(table) + 1), dtype=str), _dropped([], ""), tuple(notices)
+        pd.DataFrame(text, index=pd.RangeIndex(1, len(table) + 1), dtype=str), _dropped([], []), tuple(notices)
     )
 
 
@@ -404,5 +482,5 @@ def _json_value(value: Any) -> Any:
     return None if isinstance(value, bytes) else value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-def _dropped(ids: Sequence[str], reason: str) -> pd.DataFrame:
-    return pd.DataFrame({"id": ids, "reason": [reason] * len(ids)}, dtype=str)
+def _dropped(ids: Sequence[str], reasons: Sequence[str]) -> pd.DataFrame:
+    return pd.DataFrame({"id": ids, "reason": reasons}, dtype=str)

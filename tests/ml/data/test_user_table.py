@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ml.data.decoding import Poster, file_sha256, open_pixels
 from ml.data.genres import Genre
@@ -122,3 +124,97 @@ def test_invalid_table_is_refused_with_a_sentence(folder: Path, tmp_path: Path) 
         read_table(write(folder, [{"id": "1", "genres": "Action", "file": f"{n}.jpg"} for n in range(2)]), folder)
     with pytest.raises(DatasetError, match=r"genre ids '1' in row 2 .* do not fit its genres 'A\|B'"):
         read_table(write(folder, [{"id": "1", "genres": "A|B", "genre_ids": "1", "file": "1.jpg"}]), folder)
+
+
+GOOD = [
+    {
+        "id": str(n),
+        "title": ("Series {}", 'The "best" of {}, part one', "Lines\nof {}, two, three\nand more", "Café {}")[
+            n % 4
+        ].format(n),
+        "genres": ("Action|Drama", "Comedy", "Drama|Comedy", "Action")[n * 7 % 4],
+        "file": f"posters/{n}.jpg",
+    }
+    for n in range(24)
+]
+GENRES, FILE = 2, 3
+Row = tuple[list[str], str]  # the cells as written, and what follows the row
+
+
+def written(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"' if any(sign in cell for sign in ',"\n') else cell
+
+
+def without_cell_border(cells: list[str], column: int) -> list[list[str]]:
+    joined = [*cells[: column % 3], cells[column % 3] + cells[column % 3 + 1], *cells[column % 3 + 2 :]]
+    return [joined]
+
+
+DAMAGE: dict[str, Callable[[list[str], int], list[list[str]]]] = {
+    "a row is lost": lambda cells, column: [],
+    "a row is repeated": lambda cells, column: [cells, cells],
+    "a delimiter is lost": without_cell_border,
+    "a delimiter is added": lambda cells, column: [[*cells[:column], "", *cells[column:]]],
+    "a quote is opened": lambda cells, column: [[*cells[:column], '"' + cells[column], *cells[column + 1 :]]],
+    "a row is cut": lambda cells, column: [cells[:column] or [""]],
+    "a row is blank": lambda cells, column: [cells, [""]],
+    "a cell is unknown": lambda cells, column: [[*cells[:column], "N/A", *cells[column + 1 :]]],
+    "a list is cut": lambda cells, column: [[*cells[:GENRES], written("['Action', 'Dra"), *cells[FILE:]]],
+    "the file has another name": lambda cells, column: [[*cells[:FILE], "gone.jpg"]],
+    "the path is written differently": lambda cells, column: [[*cells[:FILE], cells[FILE].replace("/", "\\").upper()]],
+    "the id is decimal": lambda cells, column: [[f"{cells[0]}.0", *cells[1:]]],
+    "the row belongs to another title": lambda cells, column: [cells, [cells[0], "Another", "Drama", cells[FILE]]],
+}
+
+
+@pytest.fixture(scope="module")
+def good_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.ml.conftest import make_posters
+
+    folder = tmp_path_factory.mktemp("good") / "posters"
+    make_posters(folder, len(GOOD))
+    return folder
+
+
+def learned(table: Table) -> set[tuple[str, frozenset[str], str]]:
+    return {(each.id, frozenset(genre.name for genre in each.genres), each.sha256) for each in table.posters}
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    damage=st.dictionaries(
+        st.integers(0, len(GOOD) - 1), st.tuples(st.sampled_from(sorted(DAMAGE)), st.integers(0, 3)), max_size=6
+    ),
+    end=st.sampled_from(["\n", "\r\n"]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "cp1252"]),
+    cut=st.integers(0, 30),
+)
+def test_damaged_table_gives_true_posters_and_reasons_or_stops(
+    damage: dict[int, tuple[str, int]], end: str, encoding: str, cut: int, good_folder: Path
+) -> None:
+    catalogue = good_folder.parent / "table.csv"
+    lines, rows = ["id,title,genres,file"], 0
+    for number, row in enumerate(GOOD):
+        cells = [written(cell) for cell in row.values()]
+        kind, column = damage.get(number, ("", 0))
+        damaged = DAMAGE[kind](cells, column) if kind else [cells]
+        rows += sum(any(each) for each in damaged)
+        lines += [",".join(each) for each in damaged]
+    text = end.join(lines) + end
+    catalogue.write_bytes(text[: len(text) - cut if cut > 20 else None].encode(encoding))
+    good = {
+        (row["id"], frozenset(row["genres"].split("|")), file_sha256(good_folder.parent / row["file"])) for row in GOOD
+    }
+    try:
+        table = read_table(catalogue, good_folder)
+    except DatasetError as error:
+        assert len(str(error)) < 600
+        assert "\n" not in str(error)
+        return
+    assert learned(table) <= good
+    assert len(table.posters) + len(table.left_out) == table.rows
+    if cut <= 20:
+        assert table.rows >= rows  # the lines of a broken row count as rows each
+    assert (table.left_out["reason"] != "").all()
+    if not damage and cut <= 20:
+        assert learned(table) == good
