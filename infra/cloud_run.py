@@ -47,7 +47,7 @@ class CloudRun:
     """Builds, revisions and traffic of the services of one project and region.
 
     Raises:
-        ServiceUnavailable: Cloud Run is not reachable, is overloaded or takes too long; retrying may help.
+        ServiceUnavailable: Cloud Run is unreachable, overloaded or too slow; a retry may help.
         ConfigurationError: credentials or a permission are missing.
         DeploymentError: Cloud Run refuses a request, or a build or a revision fails.
     """
@@ -63,8 +63,8 @@ class CloudRun:
                 self._connect_to_google()
 
     def _connect_to_google(self) -> None:
-        # gRPC: a build's operation contains messages of Cloud Build. Reading those from JSON would require Cloud
-        # Build's types; gRPC leaves them unread.
+        # Over gRPC, because a build's operation contains messages of Cloud Build: JSON could not be parsed without the
+        # types of Cloud Build, gRPC leaves such messages undecoded.
         self._services = run_v2.ServicesClient()
         self._revisions = run_v2.RevisionsClient()
         self._builds = run_v2.BuildsClient()
@@ -79,7 +79,7 @@ class CloudRun:
         self._services = run_v2.ServicesClient(transport=ServicesRestTransport(**options))
         self._revisions = run_v2.RevisionsClient(transport=RevisionsRestTransport(**options))
         self._builds = run_v2.BuildsClient(transport=BuildsRestTransport(**options))
-        # This transport reads the scheme from the host.
+        # Unlike the others, this transport expects the scheme as a part of the host.
         operations = operations_v1.OperationsRestTransport(host=endpoint, credentials=AnonymousCredentials())
         self._build_operations = operations_v1.AbstractOperationsClient(transport=operations)
 
@@ -132,6 +132,8 @@ class CloudRun:
         revision receives all traffic, because Cloud Run has no service without traffic, but it counts as live only
         after `send_traffic`.
         """
+        # Read before the revisions: if another deployment follows, the service's etag is outdated and the update fails.
+        wanted = self._find_service(service) or run_v2.Service(ingress=run_v2.IngressTraffic.INGRESS_TRAFFIC_ALL)
         template = revision_template(image, source_sha256, environment)
         # The name starts with a hash of the content. A number follows, because a failed revision keeps its name.
         content = run_v2.RevisionTemplate.pb(template).SerializeToString(deterministic=True)
@@ -140,7 +142,6 @@ class CloudRun:
         ready = next((revision for revision in same if revision.ready), None)
         name = ready.name if ready else f"{prefix}-{len(same) + 1}"
 
-        wanted = self._find_service(service) or run_v2.Service(ingress=run_v2.IngressTraffic.INGRESS_TRAFFIC_ALL)
         fields = ["traffic"]
         if ready is None:
             template.revision = name
@@ -181,8 +182,10 @@ class CloudRun:
         check failed, or one that another tool chose.
         """
         found = self._find_service(service)
-        name = served_revision_name(found) if found else None
-        if found is None or name is None or name != found.annotations.get(CHECKED_REVISION):
+        if found is None:
+            return None
+        name = served_revision_name(found)
+        if name is None or name != found.annotations.get(CHECKED_REVISION):
             return None
         return self._get_revision(service, name, found.uri)
 

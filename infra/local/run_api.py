@@ -36,7 +36,7 @@ from infra.local.services import ApiError, Images, RunningService, invalid, not_
 _LOCATION = "projects/{project}/locations/{location}"
 _SERVICE_ID = re.compile(r"[a-z]([-a-z0-9]{0,47}[a-z0-9])?")
 _STORAGE_TIMEOUT_SECONDS = 30.0
-_UPDATABLE = ("template", "traffic", "labels", "annotations", "ingress", "scaling", "description")
+_UPDATABLE_FIELDS = ("template", "traffic", "labels", "annotations", "ingress", "scaling", "description")
 
 
 class CloudRunServer:
@@ -90,21 +90,21 @@ class CloudRunServer:
     async def _list_services(self, request: web.Request) -> web.Response:
         prefix = f"{_parent(request)}/services/"
         services = [running.service for name, running in self._services.items() if name.startswith(prefix)]
-        return web.json_response({"services": [_document(service) for service in services]})
+        return web.json_response({"services": [_to_json(service) for service in services]})
 
     async def _get_service(self, request: web.Request) -> web.Response:
-        return web.json_response(_document(self._find(request).service))
+        return web.json_response(_to_json(self._find(request).service))
 
     async def _list_revisions(self, request: web.Request) -> web.Response:
         revisions = self._find(request).revisions.values()
-        return web.json_response({"revisions": [_document(revision) for revision in revisions]})
+        return web.json_response({"revisions": [_to_json(revision) for revision in revisions]})
 
     async def _get_revision(self, request: web.Request) -> web.Response:
         name = request.match_info["revision"]
         revisions = self._find(request).revisions
         if name not in revisions:
             raise not_found(request.path.removeprefix("/v2/"))
-        return web.json_response(_document(revisions[name]))
+        return web.json_response(_to_json(revisions[name]))
 
     async def _create_service(self, request: web.Request) -> web.Response:
         service_id = request.query.get("serviceId", "")
@@ -113,7 +113,7 @@ class CloudRunServer:
         name = f"{_parent(request)}/services/{service_id}"
         if name in self._services:
             raise ApiError(409, 6, "ALREADY_EXISTS", f"Resource '{service_id}' already exists.")
-        service = await _message(request, run_v2.Service)
+        service = await _parse_body(request, run_v2.Service)
         _check_template(service)
         service.name, service.uid, service.generation = name, str(uuid.uuid4()), 1
         service.create_time = service.update_time = now()
@@ -126,15 +126,15 @@ class CloudRunServer:
 
     async def _update_service(self, request: web.Request) -> web.Response:
         running = self._find(request)
-        wanted = await _message(request, run_v2.Service)
+        wanted = await _parse_body(request, run_v2.Service)
         fields = [_snake_case(path) for path in request.query.get("updateMask", "").split(",") if path]
-        if unknown := set(fields) - set(_UPDATABLE):
+        if unknown := set(fields) - set(_UPDATABLE_FIELDS):
             raise invalid(f"This stand-in cannot update {', '.join(sorted(unknown))}.")
         async with running.lock:
             if wanted.etag and wanted.etag != running.service.etag:
                 raise ApiError(409, 10, "ABORTED", f"Conflict for resource '{running.short_name}'.")
             service = run_v2.Service(running.service)
-            for field in fields or _UPDATABLE:
+            for field in fields or _UPDATABLE_FIELDS:
                 setattr(service, field, getattr(wanted, field))
             _check_template(service)
             service.generation += 1
@@ -145,11 +145,11 @@ class CloudRunServer:
     async def _reconcile(self, running: RunningService, new: str | None) -> dict[str, Any]:
         async with running.lock:
             await running.reconcile(new)
-            document = _document(running.service)
+            document = _to_json(running.service)
         return {"@type": "type.googleapis.com/google.cloud.run.v2.Service", **document}
 
     async def _submit_build(self, request: web.Request) -> web.Response:
-        wanted = await _message(request, run_v2.SubmitBuildRequest)
+        wanted = await _parse_body(request, run_v2.SubmitBuildRequest)
         source, target = wanted.storage_source, wanted.buildpack_build.function_target
         if not (source.bucket and source.object_ and wanted.image_uri and target):
             raise invalid("A build requires a storage source, an image URI and a function target.")
@@ -173,7 +173,7 @@ class CloudRunServer:
                 result = {"response": await work}
             except ApiError as error:
                 result = {"error": {"code": error.code, "message": str(error)}}
-            except Exception as error:
+            except Exception as error:  # INTERNAL
                 result = {"error": {"code": 13, "message": f"{type(error).__name__}: {error}"}}
             operation.update(result, done=True)
 
@@ -204,6 +204,8 @@ async def _error_responses(
         return await handler(request)
     except ApiError as error:
         code, message, status = error.http_status, str(error), error.status
+    except StackError as error:  # the port of a new service is taken
+        code, message, status = 400, str(error), "FAILED_PRECONDITION"
     except web.HTTPNotFound:
         code, message, status = 404, f"This stand-in does not implement {request.path}.", "NOT_FOUND"
     except web.HTTPMethodNotAllowed:
@@ -221,7 +223,7 @@ def _parent(request: web.Request) -> str:
     return _LOCATION.format(**{name: request.match_info[name] for name in ("project", "location")})
 
 
-async def _message(request: web.Request, kind: Any) -> Any:
+async def _parse_body(request: web.Request, kind: Any) -> Any:
     """Parse the request's body as a message of the API."""
     try:
         return kind.from_json(await request.text())
@@ -229,7 +231,7 @@ async def _message(request: web.Request, kind: Any) -> Any:
         raise invalid(f"Invalid JSON payload received: {error}") from error
 
 
-def _document(message: Any) -> dict[str, Any]:
+def _to_json(message: Any) -> dict[str, Any]:
     text = type(message).to_json(message, use_integers_for_enums=False)
     document: dict[str, Any] = json.loads(text)
     return document

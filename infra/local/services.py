@@ -107,8 +107,8 @@ class Images:
 class RunningService:
     """A service with its revisions, their processes and the proxies on its addresses.
 
-    `update` changes what is requested; `reconcile` then starts the revisions and moves the traffic. Callers hold
-    `lock` for both.
+    `update` changes the requested state; `reconcile` then starts the revisions and moves the traffic. After `open`,
+    callers hold `lock` for both.
     """
 
     folder: Path

@@ -25,10 +25,9 @@ _NO_TELEMETRY = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
     "ORT_DISABLE_TELEMETRY": "1",
 }
+_QUIET_MLFLOW = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
 # With sqlite's defaults, Prefect reports "database is locked" for seconds after a few hundred task runs; larger batches
 # prevent that. Leases in memory would be lost with a killed server, and its concurrency slots would stay taken.
 _PREFECT_ON_SQLITE = {
@@ -38,7 +37,7 @@ _PREFECT_ON_SQLITE = {
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 _ENVIRONMENT_FILE = "stack.json"  # the environment of the running stack; other commands use it to join the stack
-_HOST = "http://127.0.0.1"
+_LOOPBACK = "http://127.0.0.1"
 LOGGED_PACKAGES = "flows,tasks,ml,infra"  # Prefect shows their log entries in the run
 MIN_FREE_BYTES = 500_000_000  # for the databases of Prefect and MLflow, a small dataset and some bundles
 
@@ -129,10 +128,11 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
     mlflow_port = claim_port(ports.mlflow, "the MLflow UI", "--mlflow-port")
     function_port = claim_port(ports.function, "the function", "--function-port")
     storage_port, cloud_run_port = free_port(), free_port()
-    prefect_url, mlflow_url = f"{_HOST}:{prefect_port}", f"{_HOST}:{mlflow_port}"
-    storage_url, cloud_run_url = f"{_HOST}:{storage_port}", f"{_HOST}:{cloud_run_port}"
+    prefect_url, mlflow_url = f"{_LOOPBACK}:{prefect_port}", f"{_LOOPBACK}:{mlflow_port}"
+    storage_url, cloud_run_url = f"{_LOOPBACK}:{storage_port}", f"{_LOOPBACK}:{cloud_run_port}"
     environment = {
         **_NO_TELEMETRY,
+        **_QUIET_MLFLOW,
         # Other commands that join the stack must use these values, whatever their own settings are.
         "ANIME_GENRE_WORKSPACE": str(workspace),
         "ANIME_GENRE_BUCKET": settings.bucket,
@@ -171,7 +171,7 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
         ],
         {**environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         ready_url=f"{mlflow_url}/health",
-        folder=workspace,
+        folder=workspace,  # MLflow creates files in its working folder
     )
     processes.start(
         "Cloud Run",
@@ -182,5 +182,5 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
         environment,
         ready_url=f"{cloud_run_url}/healthz",
     )
-    function_url = f"{_HOST}:{function_port}"
+    function_url = f"{_LOOPBACK}:{function_port}"
     return Stack(prefect_url, mlflow_url, storage_url, cloud_run_url, function_url, environment, processes)

@@ -22,6 +22,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 
 from infra.cloud_run import CloudRun
+from infra.errors import DeploymentError
 from infra.revisions import Revision
 from infra.settings import Settings
 from tests.infra.conftest import run_api
@@ -64,6 +65,14 @@ class StandIn:
 
 
 Start = Callable[..., AbstractContextManager[StandIn]]
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        yield other.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -261,6 +270,13 @@ def test_interrupt_stops_a_service_with_a_given_port(start: Start, tmp_path: Pat
     assert stand_in.log.read_text() == ""
 
 
+def test_service_whose_port_is_taken_is_refused(start: Start, tmp_path: Path, taken_port: int) -> None:
+    with start(tmp_path / "state", "--service-port", f"placed={taken_port}") as stand_in:
+        with pytest.raises(DeploymentError, match=f"Port {taken_port} of the service placed is taken"):
+            stand_in.deploy("placed", BUNDLE="one")
+        assert stand_in.client.live("placed") is None
+
+
 def test_shutdown_kills_a_hanging_revision_without_log_noise(start: Start, tmp_path: Path) -> None:
     with start(tmp_path / "state") as stand_in:
         url = stand_in.deploy("hanging", BUNDLE="one").url
@@ -282,14 +298,6 @@ def test_revisions_exit_if_the_stand_in_is_killed(start: Start, tmp_path: Path) 
         processes = stand_in.processes()
         stand_in.process.kill()
         assert have_exited(processes, timeout_seconds=15)
-
-
-@pytest.fixture
-def taken_port() -> Iterator[int]:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        yield other.getsockname()[1]
 
 
 @pytest.mark.parametrize(
