@@ -62,7 +62,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line. Options for settings are generated from the configurations."""
-    from ml.commands import TABLE_HELP, add_compare, add_predict, add_settings, add_table_options, add_train
+    from ml.commands import add_compare, add_predict, add_settings, add_train
     from ml.configuration import PreprocessConfig, TrainConfig
     from tasks.catalogue.configuration import CollectConfig, DriftLimits
 
@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", help="run Prefect, MLflow, TensorBoard, the function and the web page")
     up.add_argument("--workspace", type=Path, default=_DEMO_WORKSPACE, help="default: %(default)s")
     up.add_argument("--site-url", help="site that the deployment reads; default: the small built-in one")
+    _add_table(up)
     for name, port in (("prefect", 4200), ("mlflow", 5000), ("tensorboard", 6006), ("function", 8080), ("page", 8000)):
         up.add_argument(
             f"--{name}-port", type=int, default=port, metavar="PORT", help="default: %(default)s; 0 takes a free port"
@@ -87,14 +88,8 @@ def parser() -> argparse.ArgumentParser:
 
     retrain = commands.add_parser("retrain", help="run the flow once, from the site's pages to the deployed function")
     _add_site(retrain)
-    _add_parameters(retrain, "collection", "promote")
-    retrain.add_argument("--catalogue", metavar="TABLE", help=f"{TABLE_HELP} It is read instead of a site.")
-    retrain.add_argument(
-        "--posters",
-        metavar="DIR",
-        help="Folder of the table's poster files. Default: they are downloaded from the table's addresses.",
-    )
-    add_table_options(retrain)
+    _add_parameters(retrain, "promote")
+    _add_table(retrain)
     add_settings(retrain, TrainConfig)
     add_settings(retrain, PreprocessConfig)
     add_settings(retrain, CollectConfig)
@@ -141,6 +136,19 @@ def _add_parameters(parser: argparse.ArgumentParser, *names: str) -> None:
             choices=choices,
             help=f"{field.description}{default}",
         )
+
+
+def _add_table(parser: argparse.ArgumentParser) -> None:
+    from ml.commands import TABLE_HELP, add_table_options
+
+    parser.add_argument("--catalogue", metavar="TABLE", help=f"{TABLE_HELP} It is read instead of a site.")
+    parser.add_argument(
+        "--posters",
+        metavar="DIR",
+        help="Folder of the table's poster files. Default: they are downloaded from the table's addresses.",
+    )
+    add_table_options(parser)
+    _add_parameters(parser, "collection")
 
 
 def _add_workspace(parser: argparse.ArgumentParser) -> None:
@@ -197,15 +205,17 @@ def _demo(args: argparse.Namespace) -> None:
 def _up(args: argparse.Namespace) -> None:
     from flows.parameters import check_site
 
-    given = _parameters(site_url=args.site_url) if args.site_url else None
-    if given:
+    table, given = _table(args), None
+    if args.site_url or args.catalogue:
+        site = {"site_url": args.site_url} if args.site_url else {}
+        given = _parameters(table=_config(table), collection=args.collection, **site)
         check_site(given)
     ports = Ports(prefect=args.prefect_port, mlflow=args.mlflow_port, function=args.function_port)
     with _new_stack(args.workspace, ports, given.collection_name if given else BUILT_IN_COLLECTION) as stack:
         from flows.demo import demo_parameters
         from flows.up import keep_up
 
-        parameters = given or demo_parameters(_start_built_in_site(stack.processes))
+        parameters = _uploaded(given, table) if given else demo_parameters(_start_built_in_site(stack.processes))
         schedule = ["--cron", args.cron] if args.cron else []
         schedule += ["--interval-seconds", str(args.interval_seconds)] if args.interval_seconds else []
         keep_up(stack, args.workspace.absolute(), parameters, args.tensorboard_port, args.page_port, schedule)
@@ -213,7 +223,6 @@ def _up(args: argparse.Namespace) -> None:
 
 def _retrain(args: argparse.Namespace) -> None:
     from flows.parameters import check_parameters
-    from flows.table_upload import LocalTable
     from ml.commands import read_options
     from ml.configuration import PreprocessConfig, TrainConfig
     from tasks.crawl.addresses import check_reachable
@@ -221,7 +230,7 @@ def _retrain(args: argparse.Namespace) -> None:
     table = _table(args)
     parameters = _site_parameters(
         args,
-        table=table.config if isinstance(table, LocalTable) else table,
+        table=_config(table),
         collection=args.collection,
         promote=args.promote,
         train=read_options(args, TrainConfig),
@@ -231,9 +240,7 @@ def _retrain(args: argparse.Namespace) -> None:
     if not parameters.source_url.startswith("gs://"):
         check_reachable(parameters.source_url)
     with _services(args.workspace, parameters.collection_name):
-        if isinstance(table, LocalTable):
-            print(f"Uploading the table and {len(table.posters)} posters ...", flush=True)
-            parameters = parameters.model_copy(update={"table": table.upload(parameters.collection_name)})
+        parameters = _uploaded(parameters, table)
         from rich.console import Console
 
         from flows.summary import run_retrain, show, show_predictions, write_summary
@@ -246,7 +253,7 @@ def _retrain(args: argparse.Namespace) -> None:
 
 
 def _table(args: argparse.Namespace) -> "TableConfig | LocalTable":
-    """The table given by the options of `retrain`: by addresses, or on this machine."""
+    """The table given by the options of `_add_table`: by addresses, or on this machine."""
     from flows.table_upload import read_local_table
     from tasks.table.configuration import TableConfig
 
@@ -257,6 +264,22 @@ def _table(args: argparse.Namespace) -> "TableConfig | LocalTable":
     if not args.catalogue or "://" in args.catalogue:
         return replace(config, catalogue=args.catalogue or "", posters=args.posters or "")
     return read_local_table(Path(args.catalogue), Path(args.posters) if args.posters else None, config)
+
+
+def _config(table: "TableConfig | LocalTable") -> "TableConfig":
+    from flows.table_upload import LocalTable
+
+    return table.config if isinstance(table, LocalTable) else table
+
+
+def _uploaded(parameters: "RetrainParameters", table: "TableConfig | LocalTable") -> "RetrainParameters":
+    """The parameters with the table's address in the bucket. A table on this machine is uploaded first."""
+    from flows.table_upload import LocalTable
+
+    if not isinstance(table, LocalTable):
+        return parameters
+    print(f"Uploading the table and {len(table.posters)} posters ...", flush=True)
+    return parameters.model_copy(update={"table": table.upload(parameters.collection_name)})
 
 
 def _collect(args: argparse.Namespace) -> None:

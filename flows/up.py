@@ -73,7 +73,7 @@ def keep_up(
         f"  TensorBoard  http://{loopback}:{tensorboard_port}\n"
         f"  Function     {stack.function_url}   (available once a model is live)\n"
         f"  Page         http://{loopback}:{page_port}/anime\n"
-        f"The deployment reads {parameters.site_url}. Press Ctrl-C to stop.",
+        f"The deployment reads {parameters.source_url}. Press Ctrl-C to stop.",
         flush=True,
     )
     while True:
