@@ -39,7 +39,7 @@ from tasks.crawl.exclusive_lock import exclusive_lock
 from tasks.crawl.kept_pages import KeptPages
 from tasks.crawl.ledger import FILE, Crawl, Ledger
 from tasks.crawl.traffic import Traffic
-from tasks.errors import DriftError, EmptyCatalogueError
+from tasks.errors import DriftError, EmptyCatalogueError, PageLayoutError
 from tasks.records import CatalogueRecord
 
 _POSTER_CONNECTIONS = 4
@@ -120,11 +120,17 @@ class Collector:
         return self._complete(selection, await add_details(context, titles, 0), unread)
 
     def _complete(self, selection: str, titles: Sequence[Title], unread: Sequence[UnreadEntry]) -> pd.DataFrame:
-        """The catalogue of these titles, completed by the last good records of known titles that could not be read."""
+        """The catalogue of these titles, completed by the last good records of known titles that could not be read.
+
+        Raises:
+            PageLayoutError: it is empty.
+        """
         catalogue, self.unread = catalogue_of(titles), []
         if unread:
             last = read_last_good(self._folder, self._source, selection).titles
             catalogue, self.unread = with_last_records(catalogue, unread, last, self._source)
+        if catalogue.empty:
+            raise PageLayoutError(f"None of the pages' {len(unread)} titles can be read. {unread[0].sentence()}")
         log_unread(self.unread)
         write_unread(self.unread, self._folder)
         return catalogue

@@ -31,7 +31,7 @@ async def read_titles(
     Raises:
         SeasonError: the selection is invalid, or the site has none of its pages.
         EmptyCatalogueError: the pages list no title.
-        PageLayoutError: a page is not as expected, or none of its titles can be read.
+        PageLayoutError: a page is not as expected, or none of its titles, at least 3, can be read.
         KeptPageError: as `PageReader.read`.
         SiteUnavailable, SiteBlocked, SiteError: as `SiteClient.fetch`.
     """
@@ -59,9 +59,7 @@ async def read_titles(
     if missing:
         logger.warning("%s has no page of %s: skipped.", source.site_url, ", ".join(missing))
     records = merge(found)
-    if not records and unread:
-        raise PageLayoutError(f"None of the pages' {len(unread)} titles can be read. {unread[0].sentence()}")
-    if not records:
+    if not records and not unread:
         raise EmptyCatalogueError(f"The pages of {source.site_url} list no title ({len(found)} pages read).")
     return records, unread
 

@@ -154,6 +154,8 @@ class SiteClient:
             max_field_size=_LARGEST_HEADER_BYTES,
             max_headers=_MOST_HEADERS,
         )
+        # Otherwise aiohttp repeats requests after a disconnection, at once and without the pace. Retries are ours.
+        self._session._retry_connection = False
         return self
 
     async def __aexit__(
