@@ -44,6 +44,22 @@ CHALLENGES = {
     "hCaptcha's box": page(body='<div class="h-captcha" data-sitekey="10000000-ffff"></div>'),
     "robot": page("<title>\n  Are you a robot?\n</title>"),
     "human": page("<TITLE>Please verify that you are human</TITLE>"),
+    "Incapsula's frame": page(body='<iframe id="main-iframe" src="/_Incapsula_Resource?CWUDNSAI=9&incident_id=1-2">'),
+    "Incapsula's sentence": page(body="Request unsuccessful. Incapsula incident ID: 1234-5678"),
+    "Incapsula's script": page(
+        '<META NAME="robots" CONTENT="noindex,nofollow">\n<script src="/_Incapsula_Resource?SWJIYLWA=7"></script>'
+    ),
+    "Imperva's title": page("<title>Pardon Our Interruption</title>"),
+    "Akamai's proof": page(body='<script src="/_sec/cp_challenge/ak-challenge-4-3.htm"></script>'),
+    "Akamai's refresh": page("""<meta http-equiv="refresh" content="5; URL='/?bm-verify=AAQAAA'">"""),
+    "Akamai's denial": page(body="Reference #18.2 https://errors.edgesuite.net/18.2"),
+    "DataDome's": page(body="<script>var dd={'host':'geo.captcha-delivery.com/captcha/'}</script>"),
+    "PerimeterX's box": page(body='<div id="px-captcha"></div>'),
+    "PerimeterX's title": page("<title>Access to this page has been denied.</title>"),
+    "DDoS-Guard's title": page("<title>DDoS-Guard</title>"),
+    "DDoS-Guard's script": page('<script src="/.well-known/ddos-guard/js-challenge/index.js"></script>'),
+    "Sucuri's": page(body="<script>var sucuri_cloudproxy_js='';</script>"),
+    "an old wait": page("<title>Checking your browser before accessing a.test</title>"),
     "denied": page("<title>Access Denied</title>"),
     "captcha": page("<title>Captcha | MyAnimeList.net</title>"),
 }
@@ -61,6 +77,11 @@ OTHERS = {
     "the captcha's script": page("<script src='https://www.google.com/recaptcha/api.js?render=explicit'></script>"),
     # Cloudflare adds this script to pages that it lets pass, to measure their readers.
     "Cloudflare's measuring": page("<script>a.src='/cdn-cgi/challenge-platform/scripts/jsd/main.js';</script>"),
+    "Incapsula's measuring": page(
+        '<script src="/_Incapsula_Resource?SWJIYLWA=719d34d31c8e3a6e6fffd425f7e032f3"></script>'
+    ),
+    "DataDome's measuring": page('<script src="https://js.datadome.co/tags.js"></script>'),
+    "PerimeterX's measuring": page('<script src="//client.px-cloud.net/PX1/main.min.js"></script>'),
     "a story about one": page("<title>Anime</title>", "<p>Are you a robot? Just a moment: a captcha.</p>"),
     "an overloaded host": page("<title>503 Service Temporarily Unavailable</title>"),
     "a widget far behind": page("<title>Anime</title>", "." * 100_000 + '<div class="g-recaptcha"></div>'),
