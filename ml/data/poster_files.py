@@ -110,10 +110,13 @@ class _Index:
     def __init__(self, paths: Sequence[str]) -> None:
         self.paths = paths
         self._exact = set(self.paths)
+        self._flat = not any("/" in path for path in self.paths)
         self._tails: tuple[dict[str, list[str]], ...] | None = None
 
     def find(self, cell: str) -> tuple[str, str, str]:
         """The path of a cell's file relative to the folder, or ""; the reason; and the path that was asked for."""
+        if self._flat and (name := cell.rpartition("/")[2]) in self._exact:  # the usual form, and fast
+            return name, "", cell
         asked = ""
         for path in _spellings(cell):
             asked = asked or path

@@ -120,11 +120,12 @@ class Columns:
     def cells(self, role: str) -> list[str]:
         """The cells of a role's column; empty text where the table has no such column."""
         columns = self.chosen.get(role)
-        return list(self._table[columns[0]]) if columns else [""] * len(self._table)
+        return self.column(columns[0]) if columns else [""] * len(self._table)
 
     def column(self, name: str) -> list[str]:
         """The cells of a column by its name."""
-        return list(self._table[name])
+        cells: list[str] = self._table[name].to_numpy(object).tolist()
+        return cells
 
     def all_names(self) -> str:
         """The names of all columns, for a message."""

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO, StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ DELIMITERS = ",;\t|"
 TORN = "quotes that do not match"
 RAGGED = "another number of cells than the header"
 _SAMPLE = 200  # records that decide the delimiter
+_SAMPLED_CHARACTERS = 2_000_000
 _NAMED = 3  # examples in a message
 _MOST_BROKEN = 0.1  # share of rows; more are a table that is read wrongly
 _SHOWN = 60  # characters of a foreign text in a message
@@ -135,21 +136,23 @@ def _read_csv(text: str, name: str, notices: Sequence[str]) -> Cells:
     if delimiter != ",":
         notices.append(f"The delimiter of the columns is {'a tab' if delimiter == chr(9) else repr(delimiter)}.")
     dialect = _Dialect(delimiter)
+    data = text.encode("utf-8", errors="surrogatepass")
+    del text  # of a large table, a copy is large too
     try:
-        cells = _parse(text, dialect, skipped, name)
+        cells = _parse(data, dialect, skipped, name)
         doubt = not cells.dropped.empty
     except DatasetError:
         cells, doubt = None, True
-    if doubt and '\\"' in text:  # some programs write quotes inside cells so
+    if doubt and b'\\"' in data:  # some programs write quotes inside cells so
         try:
-            escaped = _parse(text, _Dialect(delimiter, "\\"), skipped, name)
+            escaped = _parse(data, _Dialect(delimiter, "\\"), skipped, name)
         except DatasetError:
             escaped = None
         if escaped is not None and (cells is None or len(escaped.dropped) < len(cells.dropped)):
             cells = escaped
             notices.append('Quotes inside cells are written as \\".')
     if cells is None:
-        cells = _parse(text, dialect, skipped, name)  # raises
+        cells = _parse(data, dialect, skipped, name)  # raises
     return Cells(cells.table, cells.dropped, (*notices, *cells.notices))
 
 
@@ -166,13 +169,13 @@ class _Dialect(NamedTuple):
         )
 
 
-def _parse(text: str, dialect: _Dialect, skipped: int, name: str) -> Cells:
-    """The cells of CSV text. `skipped` lines precede it in the file."""
+def _parse(data: bytes, dialect: _Dialect, skipped: int, name: str) -> Cells:
+    """The cells of a CSV file in UTF-8; `skipped` lines precede it."""
     with _any_cell_length():
-        counts, lines, several_lines, torn = _scan(text, dialect, skipped, name)
+        counts, lines, several_lines, torn = _scan(data, dialect, skipped, name)
     try:
         table = pd.read_csv(
-            StringIO(text, newline=""),
+            BytesIO(data),
             sep=dialect.delimiter,
             escapechar=dialect.escape,
             doublequote=dialect.escape is None,
@@ -211,7 +214,7 @@ def _parse(text: str, dialect: _Dialect, skipped: int, name: str) -> Cells:
     whole = {place for place, is_ragged in zip(body, ragged, strict=True) if not is_ragged}
     several = {place: several_lines[place] for place in body if place in several_lines}
     _check_quotes(table, several, whole, width, dialect, name)
-    torn_rows = _torn_quotes(rows.iloc[:, :width]) if '"' in text else ragged & False
+    torn_rows = _torn_quotes(rows.iloc[:, :width]) if b'"' in data else ragged & False
     torn_rows |= pd.Series([place in torn for place in body], index=rows.index)
     reasons = pd.Series("", index=rows.index, dtype=str)
     reasons[torn_rows] = TORN
@@ -250,7 +253,7 @@ def _delimiter(text: str) -> str:
     best, best_score = ",", (0.0, 0)
     with _any_cell_length():
         for delimiter in DELIMITERS:
-            reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter)
+            reader = csv.reader(StringIO(text[:_SAMPLED_CHARACTERS], newline=""), delimiter=delimiter)
             try:
                 rows = [row for row in islice(reader, _SAMPLE) if row]
             except csv.Error:
@@ -266,22 +269,24 @@ def _delimiter(text: str) -> str:
 class _Records(NamedTuple):
     """The records of a CSV text: the number of cells of each, 0 for a blank line, and its first line in the file.
 
-    `several_lines` gives the lines of records that have several; `torn` are records with text beside a quoted cell.
+    `several_lines` gives, for each record that has several lines, those that may be rows, and their numbers in the
+    record; `torn` are records with text beside a quoted cell.
     """
 
     counts: list[int]
     lines: list[int]
-    several_lines: dict[int, list[str]]
+    several_lines: dict[int, list[tuple[int, str]]]
     torn: set[int]
 
 
-def _scan(text: str, dialect: _Dialect, skipped: int, name: str) -> _Records:
-    """Find the records; `skipped` lines precede the text in the file."""
+def _scan(data: bytes, dialect: _Dialect, skipped: int, name: str) -> _Records:
+    """Find the records of a CSV file in UTF-8; `skipped` lines precede it."""
     records = _Records([], [], {}, set())
     pending: list[str] = []
+    width = 0
 
     def physical_lines() -> Iterator[str]:
-        for line in StringIO(text, newline=""):
+        for line in TextIOWrapper(BytesIO(data), "utf-8", newline=""):
             pending.append(line)
             yield line
 
@@ -290,13 +295,16 @@ def _scan(text: str, dialect: _Dialect, skipped: int, name: str) -> _Records:
         for row in reader:
             place = len(records.counts)
             if len(pending) > 1:
-                records.several_lines[place] = pending.copy()
+                records.several_lines[place] = [
+                    each for each in enumerate(pending) if each[1].count(dialect.delimiter) >= width - 1
+                ]
             if any('"' in line for line in pending):
                 try:
                     next(dialect.reader(pending, strict=True), None)
                 except csv.Error:
                     records.torn.add(place)
             records.counts.append(len(row) if any(map(str.strip, row)) else 0)
+            width = width or records.counts[-1]
             records.lines.append(skipped + reader.line_num - len(pending) + 1)
             pending.clear()
     except csv.Error as error:
@@ -313,7 +321,12 @@ def _pandas_reason(error: ValueError, lines: Sequence[int]) -> str:
 
 
 def _check_quotes(
-    table: pd.DataFrame, several: Mapping[int, Sequence[str]], whole: set[int], width: int, dialect: _Dialect, name: str
+    table: pd.DataFrame,
+    several: Mapping[int, Sequence[tuple[int, str]]],
+    whole: set[int],
+    width: int,
+    dialect: _Dialect,
+    name: str,
 ) -> None:
     """Raise DatasetError if one of these records of several lines comes from a quote that was not closed.
 
@@ -333,8 +346,9 @@ def _check_quotes(
     found = []
     for place, lines in several.items():
         # The first line of a complete record may end inside its last cell.
-        own = lines if width - 1 in shapes else lines[1:]
-        swallowed = sum(_is_row(line, width, shapes, dialect) for line in own)
+        swallowed = sum(
+            _is_row(line, width, shapes, dialect) for number, line in lines if number > 0 or width - 1 in shapes
+        )
         if swallowed:
             found.append(f"from line {table.index[place]} on ({swallowed} rows)")
         elif place not in whole:

@@ -1,14 +1,17 @@
 """Reads posters from a table and a folder, for people who have posters already."""
 
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
 
 from ml.data.decoding import Poster, decode_posters, file_sha256, perceptual_hashes
 from ml.data.duplicates import look_alikes
+from ml.data.genre_cells import BAR
 from ml.data.genres import Genre
 from ml.data.poster_files import find_poster_files
 from ml.data.shards import Shards
@@ -20,6 +23,7 @@ from serving.bundle.model import available_cpus
 
 EXPLICIT, NO_GENRES = "explicit title", "unknown genres"
 _NAMED = 3  # examples in a notice
+_CHUNK = 500  # files per task of a thread
 
 
 @dataclass(frozen=True)
@@ -52,16 +56,18 @@ def read_table(catalogue: Path, folder: Path, options: TableOptions | None = Non
     reasons = list(files.reasons)
     for place, (genres, explicit) in enumerate(zip(rows["genres"], rows["explicit"], strict=True)):
         reasons[place] = EXPLICIT if explicit else reasons[place] or ("" if genres else NO_GENRES)
+    usable = [None if reason else path for reason, path in zip(reasons, files.paths, strict=True)]
     with ThreadPoolExecutor(available_cpus()) as pool:
-        usable = [None if reason else path for reason, path in zip(reasons, files.paths, strict=True)]
-        hashes = list(pool.map(_sha256, usable))
+        chunks = pool.map(_hash_files, [usable[start : start + _CHUNK] for start in range(0, len(usable), _CHUNK)])
+        hashes = [each for chunk in chunks for each in chunk]
     posters = []
-    for place, row in enumerate(rows.to_dict("records")):
+    cells = (rows[name].to_numpy(object) for name in ("id", "title", "genres", "genre_ids", "franchise"))
+    for place, (id, title, genres, genre_ids, franchise) in enumerate(zip(*cells, strict=True)):
         path, (sha256, error) = files.paths[place], hashes[place]
         reasons[place] = reasons[place] or error
         if not reasons[place] and path is not None:
-            franchise = row["franchise"] or franchise_key(row["title"]) or row["id"]
-            posters.append(Poster(row["id"], row["title"], _genres(row), franchise, "", path, sha256))
+            franchise = franchise or franchise_key(title) or id
+            posters.append(Poster(id, title, _genres(genres, genre_ids), franchise, "", path, sha256))
     left_out = pd.DataFrame({"id": list(rows["id"]), "reason": reasons}, dtype=str)
     left_out = pd.concat([table.dropped, left_out[left_out["reason"] != ""]], ignore_index=True)
     notices = [*table.notices, *files.notices]
@@ -98,19 +104,22 @@ def _read(catalogue: Path) -> bytes:
         raise DatasetError(f"The table {catalogue} cannot be read: {error.strerror}.") from error
 
 
-def _sha256(path: Path | None) -> tuple[str, str]:
-    """The sha256 of a file, or the reason why it cannot be read."""
-    if path is None:
-        return "", ""
+def _hash_files(paths: Sequence[Path | None]) -> list[tuple[str, str]]:
+    """The sha256 of each file, or the reason why it cannot be read."""
+    return [_hash_file(path) if path is not None else ("", "") for path in paths]
+
+
+def _hash_file(path: Path) -> tuple[str, str]:
     try:
         return file_sha256(path), ""
     except OSError as error:
         return "", f"file cannot be read: {error.strerror}"
 
 
-def _genres(row: dict[str, str]) -> tuple[Genre, ...]:
-    names = row["genres"].split("|")
-    ids = [int(id) for id in row["genre_ids"].split("|")] if row["genre_ids"] else [None] * len(names)
+@lru_cache(maxsize=10_000)
+def _genres(joined: str, joined_ids: str) -> tuple[Genre, ...]:
+    names = joined.split(BAR)
+    ids = [int(id) for id in joined_ids.split(BAR)] if joined_ids else [None] * len(names)
     return tuple(Genre(id, name) for id, name in zip(ids, names, strict=True))
 
 
