@@ -11,7 +11,6 @@ from infra.files import exclusive_lock
 from infra.local.stack import LOGGED_PACKAGES
 from infra.settings import read_settings
 from serving.bundle.errors import AnimeGenreError
-from tasks.champion import check_collection
 from tasks.evaluate import evaluate
 from tasks.posters import download_posters
 from tasks.preprocess import preprocess
@@ -45,7 +44,6 @@ def _remove_traceback(record: logging.LogRecord) -> bool:
 def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
     """Scrape the site, train, and deploy the new model if it is better than the champion."""
     check_parameters(parameters)
-    check_collection(read_settings(parameters.collection_name))
     with exclusive_lock(read_settings().workspace):
         catalogue = scrape(
             parameters.source_url,

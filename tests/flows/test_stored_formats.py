@@ -40,17 +40,17 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reused(workspace: Path) -> tuple[dict, list[str]]:
     """A run on the archive's workspace: its summary, and the paths that it requested from the site."""
     requested: list[str] = []
-    answer = SmallSite.answer
+    response = SmallSite.response
 
     def recorded(site: SmallSite, path: str):
         requested.append(path)
-        return answer(site, path)
+        return response(site, path)
 
     with (
         pytest.MonkeyPatch.context() as patch,
         small_site(stored_formats.TITLES, port=stored_formats.SITE_PORT) as site_url,
     ):
-        patch.setattr(SmallSite, "answer", recorded)
+        patch.setattr(SmallSite, "response", recorded)
         stored_formats.retrain(workspace, site_url)
     return json.loads((workspace / "summary.json").read_bytes()), requested
 
