@@ -13,6 +13,7 @@ from infra.store import Store
 from ml.data.poster_files import find_poster_files
 from ml.data.table_rows import read_rows
 from ml.errors import DatasetError
+from tasks.crawl.addresses import check_contact
 from tasks.table.configuration import TableConfig
 from tasks.table.poster_folder import upload_posters
 
@@ -45,6 +46,7 @@ def read_local_table(table: Path, posters: Path | None, config: TableConfig) -> 
 
     Raises:
         DatasetError: the table or the folder cannot be read, or the rows name neither files nor addresses.
+        ConfigurationError: posters are to be downloaded from other machines, and no contact is set.
     """
     try:
         content = table.read_bytes()
@@ -55,9 +57,12 @@ def read_local_table(table: Path, posters: Path | None, config: TableConfig) -> 
     if posters is not None:
         found = [path for path in find_poster_files(rows, posters).paths if path is not None]
         files = {path.relative_to(posters).as_posix(): path for path in found}
-    elif not (rows["poster_url"] != "").any():
-        raise DatasetError(
-            f"The table {table} has no addresses of posters. Give the folder of its poster files with --posters DIR."
-        )
+    else:
+        addresses = rows.loc[rows["poster_url"] != "", "poster_url"]
+        if addresses.empty:
+            raise DatasetError(
+                f"The table {table} has no addresses of posters. Give the folder of its files with --posters DIR."
+            )
+        check_contact(addresses.iloc[0], read_settings().contact)
     # The bucket is known once the services run, so this address has only the table's name.
     return LocalTable(table.name, content, files, replace(config, catalogue=f"gs://-/{table.name}"))

@@ -101,3 +101,31 @@ def test_demo_names_an_invalid_environment_variable(
 def test_demo_names_a_workspace_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("no folder")
     assert f"{tmp_path}/file/w" in error_of(["demo", "--workspace", f"{tmp_path}/file/w"], capsys)
+
+
+@pytest.mark.parametrize(
+    "table, options, reason",
+    [
+        (None, [], "cannot be read: No such file or directory."),
+        ("id,genres\n1,Action|Drama\n", [], "has no addresses of posters. Give the folder of its files with --posters"),
+        ("id,genres,image_url\n1,Action|Drama,https://h.example/1.jpg\n", [], "need a contact"),
+        ("file,genres\n1.jpg,Action|Drama\n", ["--posters", "."], "None of the 1 files of the table is in ."),
+        ("file,genres\n1.jpg,Action|Drama\n", ["--collection", "My Films"], "Invalid --collection: 'My Films'."),
+    ],
+)
+def test_retrain_refuses_a_table_before_it_starts_services(
+    table: str | None,
+    options: list[str],
+    reason: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if table:
+        (tmp_path / "films.csv").write_text(table)
+    if "--collection" in options:
+        (tmp_path / "1.jpg").write_bytes(b"")
+        options = [*options, "--posters", "."]
+    assert reason in error_of(["retrain", "--catalogue", "films.csv", *options], capsys)
+    assert not (tmp_path / "workspace").exists()
