@@ -1,0 +1,154 @@
+import gzip
+import json
+from io import BytesIO
+
+import pandas as pd
+import pytest
+
+from ml.data.table_format import RAGGED, TORN, read_cells
+from ml.errors import DatasetError
+
+ROWS = [["5", "Café Bebop, the film", "Action|Drama", "5.jpg"], ["6", 'The "Gun"', "Comedy", "6.jpg"]]
+COLUMNS = ["id", "title", "genres", "file"]
+TABLE = pd.DataFrame(ROWS, columns=COLUMNS)
+
+
+def read(data: bytes | str) -> list[list[str]]:
+    table = read_cells(data.encode() if isinstance(data, str) else data, "table.csv").table
+    assert list(table) == COLUMNS
+    return table.to_numpy().tolist()
+
+
+def error_of(data: bytes | str) -> str:
+    with pytest.raises(DatasetError) as raised:
+        read_cells(data.encode() if isinstance(data, str) else data, "table.csv")
+    message = str(raised.value)
+    assert "table.csv" in message
+    assert "\n" not in message
+    assert len(message) < 400
+    return message
+
+
+def parquet() -> bytes:
+    stream = BytesIO()
+    TABLE.to_parquet(stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        TABLE.to_csv(index=False).encode("utf-8-sig"),
+        TABLE.to_csv(index=False, lineterminator="\r\n").encode("utf-16"),
+        TABLE.to_csv(index=False, lineterminator="\r").encode("utf-16-le"),
+        TABLE.to_csv(index=False, sep=";").encode("cp1252"),
+        TABLE.to_csv(index=False, sep="\t", quoting=1).encode("latin-1"),
+        b"sep=;\r\n" + TABLE.to_csv(index=False, sep=";").encode(),
+        TABLE.to_csv(index=False, quoting=1, doublequote=False, escapechar="\\").encode(),
+        gzip.compress(TABLE.to_csv(index=False).encode()),
+        parquet(),
+        TABLE.to_json(orient="records", lines=True, force_ascii=False).encode(),
+        *(TABLE.to_json(orient=form).encode() for form in ("records", "columns", "index", "split")),
+        TABLE.to_json(orient="table", index=False).encode(),
+        json.dumps({"data": [{"node": row} for row in TABLE.to_dict("records")], "paging": {}}).encode(),
+    ],
+    ids=range(16),
+)
+def test_same_table_is_read_from_every_format_and_encoding(data: bytes) -> None:
+    assert read(data) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [("cp1252", "cp1252 is assumed"), ("utf-16-be", "assumed to be UTF-16-BE"), ("utf-16", "The encoding is UTF-16")],
+)
+def test_assumed_encoding_is_said(encoding: str, said: str) -> None:
+    notices = read_cells(TABLE.to_csv(index=False).encode(encoding), "table.csv").notices
+    assert any(said in notice for notice in notices)
+
+
+def test_few_invalid_bytes_do_not_change_the_encoding() -> None:
+    text = "id,genres\n" + "".join(f"{n},Día\n" for n in range(20))
+    cells = read_cells(text.encode() + b"20,D\xeda\n", "table.csv")
+    assert cells.table["genres"].iloc[0] == "Día"
+    assert "with 1 invalid bytes, the first in line 22" in cells.notices[0]
+
+
+def rows(count: int = 300) -> list[str]:
+    return [f"{n},Series {n},Action|Drama,{n}.jpg" for n in range(count)]
+
+
+HEADER = ",".join(COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        ({20: '20,"Series 20,Action,20.jpg', 31: '31,"Series 31",Action,31.jpg'}, "from line 22 on"),
+        ({20: '20,Series 20,Action,"20.jpg', 25: '25,Series 25,Action,"25.jpg'}, "from line 22 on"),
+        ({20: '"20,Series 20,Action,20.jpg', 21: '21,"Series, 21",Action,21.jpg'}, "from line 22 on"),
+        ({20: '20,"Series 20,Action,20.jpg'}, "line 22"),
+        ({299: '299,Series 299,"Action,299.jpg'}, "line 301"),
+    ],
+)
+def test_unclosed_quote_that_swallows_rows_is_named_with_its_line(damage: dict[int, str], line: str) -> None:
+    damaged = [damage.get(n, row) for n, row in enumerate(rows())]
+    assert line in error_of("\n".join([HEADER, *damaged]))
+
+
+def test_description_of_several_lines_with_commas_is_no_unclosed_quote() -> None:
+    story = "Once, there, was, a\nlist, of, four, things\n12, 13, 14, and 15"
+    text = "id,title,genres,story\n" + "".join(f'{n},Series {n},Action,"{story}"\n' for n in range(9))
+    assert read_cells(text.encode(), "table.csv").table["story"].tolist() == [story] * 9
+
+
+def test_rows_with_another_number_of_cells_are_left_out_with_their_lines() -> None:
+    damaged = rows()
+    damaged[4] = "4,Series 4,Action"  # line 6
+    damaged[9] = "9,Series 9, and more,Action,9.jpg"
+    damaged[19] = '19"The ""best"", part one",Action,19.jpg'
+    damaged[29] = ""
+    damaged[39] += ",,"  # delimiters at the end of a line
+    cells = read_cells("\n".join([HEADER, *damaged]).encode(), "table.csv")
+    assert cells.dropped.to_numpy().tolist() == [["row 6", RAGGED], ["row 11", RAGGED], ["row 21", TORN]]
+    assert len(cells.table) == 296
+    assert cells.table.loc[41].tolist() == ["39", "Series 39", "Action|Drama", "39.jpg"]
+    assert f"2 of 299 rows have {RAGGED}, in the lines 6, 11." in cells.notices
+
+
+def test_table_with_many_rows_of_another_length_is_refused() -> None:
+    unquoted = [f"{n},Series {n},Action, Drama,{n}.jpg" if n % 4 else row for n, row in enumerate(rows())]
+    assert "225 of 300 rows have another number of cells" in error_of("\n".join([HEADER, *unquoted]))
+
+
+def test_names_of_rows_before_the_first_column_are_read() -> None:
+    table = read_cells("\n".join([HEADER, *(f"r{row[:1]},{row}" for row in rows())]).encode(), "table.csv").table
+    assert table.iloc[7].tolist() == ["r7", "7", "Series 7", "Action|Drama", "7.jpg"]
+
+
+def test_cell_of_any_length_is_read() -> None:
+    assert read(f'{HEADER}\n1,"{"x" * 140_000}",Action,1.jpg\n')[0][1] == "x" * 140_000
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "is empty"),
+        (b" \n\n", "is empty"),
+        (b"<!DOCTYPE html><html>Sign in</html>", "web page"),
+        (b"%PDF-1.7", "PDF"),
+        (b"PK\x03\x04", "ZIP archive"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
+        (bytes(range(256)) * 9, "binary"),
+        (gzip.compress(b"id,genres\n1,Action\n")[:-6], "damaged"),
+        (b"PAR1abc", "Parquet"),
+        (b"\xff\xfea", "damaged"),
+        (b'[{"id": 1}, {"id": 2', "damaged JSON"),
+        (b'{"id": 1}\n{"id": 2}\n{"id": ', "line 3"),
+        (b"[[[[" * 5000, "JSON"),
+        (b'{"a": 1}', "not a table"),
+        (b"[]", "no rows"),
+    ],
+)
+def test_file_that_is_no_table_is_refused_with_a_sentence(data: bytes, said: str) -> None:
+    assert said in error_of(data)
