@@ -90,7 +90,7 @@ def _is_root(name: str, attributes: Mapping[str, Any]) -> bool:
 
 
 def _is_part(name: str, attributes: Mapping[str, Any]) -> bool:
-    if name == "a" and re.search(r"/anime/(?:genre/|producer/|\d)", attributes.get("href", "")):
+    if name == "a" and re.search("/anime/(genre|producer)/", attributes.get("href", "")):
         return True
     return name == "img" or not _PARTS.isdisjoint(attributes.get("class", "").split())
 
@@ -129,9 +129,10 @@ def _read_card(card: Tag, season: str, continuing: bool, page_url: str) -> Title
 
 
 def _only_id(card: Tag) -> str | None:
-    """The id that the links of a card and its element for genres name; None if they name none or several."""
-    ids = {anime_id(attribute(link, "href")) for link in card.find_all("a")}
-    ids |= {attribute(genres, "id") for genres in tags_by_class(card)["genres"]}
+    """The id that a card's link and its element for genres name; None if they name none, or two."""
+    parts = tags_by_class(card)
+    ids = {anime_id(attribute(link, "href")) for link in parts["link-title"]}
+    ids |= {attribute(genres, "id") for genres in parts["genres"]}
     ids = {id for id in ids if id and id.isdecimal()}
     return ids.pop() if len(ids) == 1 else None
 
