@@ -26,7 +26,7 @@ import pandas as pd
 
 from infra.files import atomic_write
 from tasks.catalogue.titles import Related, Title, id_sort_key
-from tasks.errors import CatalogueError
+from tasks.errors import CatalogueError, excerpt
 
 COLUMNS = [field.name for field in fields(Title)][:-1]
 LIST_SEPARATOR = "|"
@@ -103,7 +103,6 @@ def read_catalogue(path: Path) -> pd.DataFrame:
         invalid = table.loc[~table[column].str.fullmatch(pattern), column]
         if len(invalid):
             name = STORED_NAMES.get(column, column)
-            raise CatalogueError(
-                f"The catalogue {path} has an invalid {name} in row {invalid.index[0] + 1}: {invalid.iloc[0]!r}."
-            )
+            row, value = invalid.index[0] + 1, excerpt(invalid.iloc[0])
+            raise CatalogueError(f"The catalogue {path} has an invalid {name} in row {row}: {value!r}.")
     return table

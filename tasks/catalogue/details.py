@@ -10,7 +10,7 @@ from tasks.catalogue.source import SourcePage
 from tasks.catalogue.titles import Title
 from tasks.crawl.ledger import PageVisit
 from tasks.crawl.revisits import is_due
-from tasks.errors import SiteBlocked, SiteError
+from tasks.errors import SiteBlocked, SiteError, excerpt
 
 # One or two pages in an unusual layout are skipped. So many in a row mean that the site has changed.
 _FAILURES_IN_A_ROW = 10
@@ -47,7 +47,7 @@ async def add_details(context: CrawlContext, titles: Sequence[Title], limit: int
             failures_in_a_row += 1
             if failures_in_a_row == _FAILURES_IN_A_ROW:
                 raise
-            logger.info("The page of %s is skipped: %s", title.title, error)
+            logger.info("The page of %s is skipped: %s", excerpt(title.title), error)
             if due.pop(title.id, None):  # not fetched again in this crawl; the kept page is used
                 visit = visits[title.id] or PageVisit(url, 0)
                 context.ledger.pages.put(replace(visit, checked=time.time(), suspect=True))

@@ -32,7 +32,7 @@ from serving.bundle.errors import PosterError, PosterFormatError, PosterSizeErro
 from serving.bundle.image import decode, image_size
 from tasks.catalogue.catalogue_table import STORED_NAMES, sorted_by_id
 from tasks.catalogue.crawl_context import CrawlContext
-from tasks.crawl.addresses import host_of
+from tasks.crawl.addresses import host_of, is_in_bucket
 from tasks.crawl.client import SiteClient
 from tasks.crawl.hosts import NO_REQUEST
 from tasks.crawl.ledger import Ledger, PosterVisit, poster_name
@@ -131,7 +131,8 @@ async def download_posters(
 class _FailureRows:
     """Failures in a row: refusals of single addresses and texts instead of images per host, and all others.
 
-    The end of a run because of a row says nothing about the row's posters, so the next run tries them again.
+    The end of a run because of a row says nothing about the row's posters, so the next run tries them again. Objects of
+    a bucket are not counted: they are as they are, however many.
     """
 
     def __init__(self, client: SiteClient, ledger: Ledger) -> None:
@@ -147,7 +148,7 @@ class _FailureRows:
             SiteError: this error; the row of others is too long.
         """
         is_known = known is not None and (known.url, known.reason) == (visit.url, visit.reason)
-        if is_known and not isinstance(error, SiteUnavailable):
+        if is_in_bucket(visit.url) or (is_known and not isinstance(error, SiteUnavailable)):
             return
         is_of_host = isinstance(error, AddressRefused | NotAnImageError)
         if isinstance(error, NotOnSite | UnwantedRedirect) and not is_of_host:
@@ -165,7 +166,7 @@ class _FailureRows:
 
     def end(self, visit: PosterVisit) -> None:
         """End the rows of the host of a poster, which it sent or does not have."""
-        host = host_of(visit.url)
+        host = "" if is_in_bucket(visit.url) else host_of(visit.url)
         for row_host, kind in list(self._rows):
             if row_host in ("", host):
                 del self._rows[row_host, kind]

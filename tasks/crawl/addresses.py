@@ -37,6 +37,11 @@ def is_file(url: str) -> bool:
     return parts.scheme == "gs" or bool(PurePosixPath(parts.path).suffix)
 
 
+def is_in_bucket(address: str) -> bool:
+    """Whether an address is that of an object of a bucket."""
+    return address.startswith("gs://")
+
+
 def is_loopback(url: str) -> bool:
     """Whether a URL is on this machine."""
     host = urlsplit(url).hostname or ""

@@ -16,7 +16,7 @@ from protego import Protego
 
 from infra.errors import NotFound
 from serving.bundle.errors import AnimeGenreError
-from tasks.crawl.addresses import check_contact, host_of, is_loopback, joined
+from tasks.crawl.addresses import check_contact, host_of, is_in_bucket, is_loopback, joined
 from tasks.crawl.api_access import ApiAccess
 from tasks.crawl.challenges import is_challenge_page
 from tasks.crawl.content_encoding import ACCEPTED, decoded
@@ -199,7 +199,7 @@ class SiteClient:
             ConfigurationError: the host is not on this machine and there is no contact.
             AnimeGenreError: whatever `parse` raises.
         """
-        if url.startswith("gs://"):
+        if is_in_bucket(url):
             return await self._fetch_object(url, parse)
         await self._robots(self._host(url), url)  # not within the retries below, which would multiply its own
         return await self._fetch(_Request(url, validators, True, tolerates_403, is_unwanted), parse)

@@ -11,8 +11,8 @@ from tasks.myanimelist.page_addresses import SITE_URL
 _UNITS = r"(?: (?:eps?|episodes?|members?|users?))?"
 # A point in "1.234" may be a thousands separator or a decimal point, and so may a comma in "1,234K".
 _NUMBER = re.compile(
-    rf"(?:(?P<grouped>\d{{1,3}}(?:,\d{{3}})+|\d{{1,3}}(?:\.\d{{3}}){{2,}}|\d{{1,3}}(?:[ '\u2019]\d{{3}})+)"
-    rf"|(?P<digits>\d+)(?:(?:\.(?P<point>\d+)|,(?P<comma>\d{{1,2}}))? ?(?P<suffix>[KMB]))?){_UNITS}",
+    rf"(?:(?P<grouped>\d{{1,3}}(?:,\d{{3}}){{1,4}}|\d{{1,3}}(?:\.\d{{3}}){{2,4}}|\d{{1,3}}(?:[ '\u2019]\d{{3}}){{1,4}})"
+    rf"|(?P<digits>\d{{1,15}})(?:(?:\.(?P<point>\d+)|,(?P<comma>\d{{1,2}}))? ?(?P<suffix>[KMB]))?){_UNITS}",
     re.IGNORECASE,
 )
 _ZEROS = {"": 0, "K": 3, "M": 6, "B": 9}
@@ -114,7 +114,7 @@ def season_in(text: str | None) -> str | None:
 
 def anime_id(address: str) -> str | None:
     """The id in the address of a title's page; None for other addresses."""
-    match = re.search(r"/anime/(\d+)(?:/[^/]*)?$", address)
+    match = re.search(r"/anime/(\d{1,18})(?:/[^/]*)?$", address)
     return str(int(match[1])) if match else None
 
 
@@ -128,7 +128,7 @@ def genre_links(tag: Tag) -> list[tuple[int, str]]:
     """Id and name of each genre, theme or demographic that an element links to, in the page's order."""
     found = []
     for link in tags_in(tag):
-        match = re.search(r"/anime/genre/(\d+)", attribute(link, "href"))
+        match = re.search(r"/anime/genre/(\d{1,9})(?!\d)", attribute(link, "href"))
         name = text_of(link)
         if match and name:
             found.append((int(match[1]), name))

@@ -143,7 +143,7 @@ def _text(tags: list[Tag]) -> str | None:
 
 
 def _type(card: Tag) -> str | None:
-    number = re.search(r"\bjs-anime-type-(\d+)", attribute(card, "class"))
+    number = re.search(r"\bjs-anime-type-(\d{1,4})(?!\d)", attribute(card, "class"))
     return _TYPES.get(int(number[1])) if number else None
 
 

@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from PIL import Image
 
+from infra.errors import NotFound
 from infra.files import sha256_of
 from tasks.catalogue.catalogue_table import catalogue_of
 from tasks.catalogue.crawl_context import CrawlContext
@@ -339,6 +340,21 @@ async def test_host_that_sends_a_page_for_twenty_posters_in_a_row_is_blocked(hos
     host.others.clear()
     host.pictures = {str(number): jpeg(number) for number in range(100, 160)}
     assert Counter(await run.statuses(*titles)) == {"new": 60}
+
+
+async def test_posters_of_a_bucket_that_are_pages_are_all_broken_however_many_in_a_row(run: Run) -> None:
+    objects = {f"gs://b/{number}.jpg": NOTICE for number in range(30)} | {"gs://b/30.jpg": jpeg(1)}
+    titles = [Title(str(number), f"title {number}", poster_url=f"gs://b/{number}.jpg") for number in range(32)]
+    async with SiteClient(ledger=run.ledger, traffic=run.traffic, read_object=lambda url: read(objects, url)) as client:
+        context = CrawlContext(MyAnimeList(), run.ledger, run.kept, client, time.time(), run.traffic)
+        posters = await download_posters(context, catalogue_of(titles), run.folder)
+    assert list(posters["status"]) == ["broken"] * 30 + ["new", "missing"]
+
+
+def read(objects: dict[str, bytes], url: str) -> bytes:
+    if url not in objects:
+        raise NotFound(url)
+    return objects[url]
 
 
 @pytest.mark.parametrize("target", ["/images/qm_50.gif", "/images/questionmark_23.gif?s=8e04"])

@@ -223,6 +223,7 @@ def test_page_in_another_layout_is_refused_and_names_what_is_missing(html: str, 
     [
         ([('class="link-title"', "")], "no title with its address", "8769"),
         ([('class="link-title">Lanterns', 'class="link-title">')], "no title with its address", "8769"),
+        ([("/anime/8769/", f"/anime/{'9' * 5000}/")], "no title with its address", "8769"),
         ([("/anime/8769/", "/manga/8769/")], "no title with its address", "8769"),
         ([("/anime/8769/", "/manga/8769/"), (' id="8769"', "")], "no title with its address", None),
         ([('class="genres js-genre"', "")], "'Lanterns' .* has no element for genres", "8769"),
