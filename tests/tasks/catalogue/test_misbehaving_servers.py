@@ -28,6 +28,8 @@ from tasks.crawl.client import SiteClient
 from tasks.errors import PageLayoutError, SeasonError, SiteBlocked, SiteError, SiteUnavailable
 from tasks.myanimelist.source import MyAnimeList
 
+pytestmark = pytest.mark.stack
+
 SEASON, PAGE = "2010-fall", "/anime/season/2010/fall"
 ODD = "9"  # the title whose poster is odd
 GOOD = ["1", "2", "3"]
