@@ -82,7 +82,7 @@ def test_run_of_the_deployment_is_tracked_and_served_by_the_page(addresses: dict
     experiment = mlflow.get_experiment_by_name("anime-genre")
     names = {each.info.run_name for each in mlflow.search_runs([experiment.experiment_id])}
     assert names == {"retrain", "scratch", "whole", "recipe", "recipe-tuned", "trial-1"}
-    assert mlflow.get_model_version_by_alias("anime-genre", "champion").version == "1"
+    assert mlflow.get_model_version_by_alias("anime-genre-built-in", "champion").version == "1"
 
     poster = tmp_path / "poster.jpg"
     poster.write_bytes(poster_jpeg(invented_titles()[0]))
