@@ -4,6 +4,7 @@ The same code works with Google Cloud Storage and with a local emulator (STORAGE
 """
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from copy import copy
 from pathlib import Path
 from typing import Self
@@ -13,6 +14,8 @@ from google.cloud import storage
 from google.cloud.storage import transfer_manager
 from google.cloud.storage.retry import DEFAULT_RETRY
 
+from infra.errors import NotFound
+from infra.files import atomic_write
 from infra.google import google_errors
 from infra.settings import Settings
 
@@ -113,28 +116,33 @@ class Store:
             )
 
     def download(self, files: Mapping[str, Path]) -> None:
-        """Download objects in parallel to the given paths. The files appear only after all objects are downloaded.
+        """Download objects in parallel to the given paths. Each file appears as soon as it is complete, and stays.
+
+        After an error, a retry needs to download only the files that are not there. A missing object does not stop the
+        other downloads; any other error does.
 
         Raises:
-            NotFound: an object does not exist.
+            NotFound: objects do not exist; the message names one of them.
         """
-        temporary = {key: path.with_name(f".{path.name}.part") for key, path in files.items()}
-        for path in files.values():
-            path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with google_errors(f"Downloading from {self.uri('')}"):
-                transfer_manager.download_many(
-                    [(self._blob(key), str(path)) for key, path in temporary.items()],
-                    download_kwargs={"timeout": self._timeout, "retry": self._retry},
-                    worker_type=transfer_manager.THREAD,
-                    max_workers=_WORKERS,
-                    raise_exception=True,
-                )
-            for key, path in files.items():
-                temporary[key].replace(path)
-        finally:
-            for path in temporary.values():
-                path.unlink(missing_ok=True)
+        missing: list[NotFound] = []
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            downloads = [pool.submit(self._download, key, path) for key, path in files.items()]
+            try:
+                for download in as_completed(downloads):
+                    try:
+                        download.result()
+                    except NotFound as error:
+                        missing.append(error)
+            finally:
+                pool.shutdown(cancel_futures=True)
+        if len(missing) > 1:
+            raise NotFound(f"{len(missing)} of {len(files)} objects are missing. {missing[0]}") from missing[0]
+        if missing:
+            raise missing[0]
+
+    def _download(self, key: str, path: Path) -> None:
+        with google_errors(f"Downloading {self.uri(key)}"), atomic_write(path) as temporary:
+            self._blob(key).download_to_filename(str(temporary), timeout=self._timeout, retry=self._retry)
 
     def fetch(self, key: str, path: Path) -> Path:
         """Download an object and return `path`. An existing file is kept, so the key has to identify the content."""

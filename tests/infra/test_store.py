@@ -42,6 +42,32 @@ def test_store_uploads_and_downloads_many_files(settings: Settings, tmp_path: Pa
     assert len(list((tmp_path / "down").iterdir())) == len(files)
 
 
+def test_store_download_keeps_each_complete_file_after_a_fault_in_the_middle(
+    settings: Settings, storage_url: str, tmp_path: Path
+) -> None:
+    store = Store(settings)
+    (tmp_path / "up").mkdir()
+    files = {f"kept/{i:02}": tmp_path / "up" / f"{i:02}" for i in range(30)}
+    for path in files.values():
+        path.write_bytes(path.name.encode())
+    store.upload(files)
+    wanted = {key: tmp_path / "down" / path.name for key, path in files.items()}
+
+    with fault_proxy(storage_url, Fault("kept%2F20")) as proxy:
+        faulty = Store(settings.model_copy(update={"storage_emulator_host": proxy.url}))
+        with pytest.raises(ServiceUnavailable, match=r"^Downloading gs://test-bucket/kept/20 failed temporarily: "):
+            faulty.download(wanted)
+    complete = {path.name for path in (tmp_path / "down").iterdir()}
+    assert {f"{i:02}" for i in range(20)} <= complete and "20" not in complete  # and no partial file
+    store.download({key: path for key, path in wanted.items() if not path.exists()})
+    assert all(path.read_bytes() == path.name.encode() for path in wanted.values())
+
+    gone = {"kept/nowhere": tmp_path / "rest" / "a", "kept/nowhere2": tmp_path / "rest" / "b"}
+    with pytest.raises(NotFound, match=r"^2 of 32 objects are missing\. Downloading gs://test-bucket/kept/nowhere2? "):
+        store.download(gone | {key: tmp_path / "rest" / path.name for key, path in wanted.items()})
+    assert {path.name for path in (tmp_path / "rest").iterdir()} == {path.name for path in wanted.values()}
+
+
 def test_store_raises_not_found_and_leaves_no_file(settings: Settings, tmp_path: Path) -> None:
     store = Store(settings)
     with pytest.raises(NotFound, match=r"^Reading gs://test-bucket/nothing/there failed: not found"):
