@@ -1,14 +1,15 @@
 """A running stack for all tests of flows, and the built-in site with fewer titles."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_EXTRA_LOGGERS, temporary_settings
 
-from flows.parameters import RetrainParameters
 from infra.local.site.server import small_site
 from infra.local.stack import Stack, local_stack
-from ml.configuration import PreprocessConfig, TrainConfig
+
+if TYPE_CHECKING:  # Prefect takes a second to import, and the fast tests do not need it
+    from flows.parameters import RetrainParameters
 
 TITLES = 300
 
@@ -23,6 +24,8 @@ def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture(scope="module")
 def stack(running_stack: Stack) -> Iterator[Stack]:
     """The running stack, with this process connected to it during a module's tests."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_EXTRA_LOGGERS, temporary_settings
+
     settings = {
         PREFECT_API_URL: running_stack.environment["PREFECT_API_URL"],
         PREFECT_LOGGING_EXTRA_LOGGERS: running_stack.environment["PREFECT_LOGGING_EXTRA_LOGGERS"],
@@ -41,8 +44,11 @@ def site_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def parameters(site_url: str) -> RetrainParameters:
+def parameters(site_url: str) -> "RetrainParameters":
     """Parameters of a run that takes seconds: small posters, one trial, few epochs."""
+    from flows.parameters import RetrainParameters
+    from ml.configuration import PreprocessConfig, TrainConfig
+
     return RetrainParameters(
         site_url=site_url,
         seasons="2015-winter..2019-fall",

@@ -14,6 +14,8 @@ from serving.bundle.errors import BundleError
 from tasks.bundles import bundle_key, check_bundle, fetch_uploaded_bundle, upload_bundle
 from tests.storage import storage_emulator
 
+pytestmark = pytest.mark.stack
+
 OLD = {"model.onnx": b"a network", "weights.safetensors": b"its weights"}
 NEW = {**OLD, "figures.json": b"{}", "model-int8.onnx": b"a smaller network"}
 
