@@ -110,13 +110,19 @@ class _Index:
     def __init__(self, paths: Sequence[str]) -> None:
         self.paths = paths
         self._exact = set(self.paths)
-        self._flat = not any("/" in path for path in self.paths)
+        self._flat: defaultdict[str, list[str]] = defaultdict(list)
+        if not any("/" in path for path in self.paths):
+            for path in self.paths:
+                self._flat[_composed(path)].append(path)
         self._tails: tuple[dict[str, list[str]], ...] | None = None
 
     def find(self, cell: str) -> tuple[str, str, str]:
         """The path of a cell's file relative to the folder, or ""; the reason; and the path that was asked for."""
-        if self._flat and (name := cell.rpartition("/")[2]) in self._exact:  # the usual form, and fast
-            return name, "", cell
+        plain = cell.strip().replace("\\", "/")
+        name = plain.rpartition("/")[2]
+        several = self._flat.get(_composed(name), [])
+        if len(several) == 1 or name in several:  # the usual form, and fast
+            return (name if name in several else several[0]), "", plain
         asked = ""
         for path in _spellings(cell):
             asked = asked or path
@@ -125,9 +131,9 @@ class _Index:
         for path in _spellings(cell):
             for tail in _tails(path):
                 for spell, by_tail in zip(_SPELLINGS, self._by_tail(), strict=True):
-                    if several := by_tail.get(spell(tail)):
+                    if alike := by_tail.get(spell(tail)):
                         # A file directly at the tail is preferred to files in subfolders.
-                        direct = [each for each in several if spell(each) == spell(tail)] or several
+                        direct = [each for each in alike if spell(each) == spell(tail)] or alike
                         if len(direct) > 1:
                             direct = _preferred(direct)
                         return (direct[0], "", asked) if len(direct) == 1 else ("", AMBIGUOUS, asked)

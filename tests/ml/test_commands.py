@@ -1,12 +1,14 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ml.__main__ import main
 from ml.configuration import PreprocessConfig, TrainConfig
@@ -33,6 +35,66 @@ def arguments(table: Path, posters: list[Poster], output: Path, *more: str) -> l
         *("--workspace", str(output.parent / "workspace"), "--image-size", "32", "--min-posters", "10"),
         *("--trials", "1", "--epochs", "2", "--batch-size", "16", "--backbone", "squeezenet1_1", *more),
     ]
+
+
+@pytest.fixture
+def damaged(table: Path, posters: list[Poster], tmp_path: Path) -> Path:
+    """The table with five more rows that cannot be learned from, beside its posters, of which two are BMP and TIFF."""
+    folder = tmp_path / "posters"
+    shutil.copytree(posters[0].file.parent, folder)
+    for poster, ending in zip(posters, ("bmp", "tiff"), strict=False):
+        with Image.open(poster.file) as image:
+            image.save(folder / f"{poster.id}.{ending}")
+        (folder / poster.file.name).unlink()
+    (folder / "broken.jpg").write_bytes(posters[0].file.read_bytes()[:500])
+    text = (
+        table.read_text().replace(f",{posters[0].file.name}", ",0.bmp").replace(f",{posters[1].file.name}", ",1.TIFF")
+    )
+    rows = [
+        "gone,Action,gone.jpg",
+        "blank,Unknown,2.jpg",
+        "adult,Hentai,3.jpg",
+        "broken,Drama,broken.jpg",
+        "short,Drama",
+    ]
+    file = tmp_path / "damaged.csv"
+    file.write_text("\n".join([*text.splitlines(), text.splitlines()[-1], *rows]) + "\n")
+    return file
+
+
+@pytest.mark.train
+def test_train_counts_the_rows_that_are_left_out(
+    damaged: Path,
+    posters: list[Poster],
+    weights_file: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bundle = tmp_path / "bundle"
+    more = ["--min-posters-per-part", "2", "--weights", str(weights_file), "--candidates", "frozen"]
+    given = arguments(damaged, posters, bundle, *more)
+    del given[given.index("--posters") : given.index("--output")]  # its default is the folder beside the table
+    assert main(given) == 0
+    report = json.loads((bundle / "report.json").read_text())
+    reasons = {
+        "another number of cells than the header": ["row 127"],
+        "identical to an earlier row": [posters[-1].id],
+        "file not found": ["gone"],
+        "unknown genres": ["blank"],
+        "explicit title": ["adult"],
+        "poster cannot be decoded": ["broken"],
+    }
+    counts = {reason: len(ids) for reason, ids in reasons.items()}
+    assert report["rows"] == {"read": 126, "learned_from": 120, "left_out": counts}
+    assert list(report["broken_posters"]) == ["broken"]
+    with (bundle / "left_out.csv").open() as stream:
+        assert list(csv.reader(stream)) == [["id", "reason"], *([ids[0], reason] for reason, ids in reasons.items())]
+    assert (bundle / "broken_posters.csv").read_text() == f"id,reason\nbroken,{report['broken_posters']['broken']}\n"
+    page = (bundle / "report.html").read_text()
+    for reason, ids in reasons.items():
+        assert f'<th scope="row">{reason}</th><td>1</td>' in page
+        assert ids[0] in caplog.text
+    assert "broken: The image" in page
 
 
 @pytest.mark.train
@@ -84,7 +146,9 @@ def test_train_writes_a_bundle_that_predict_uses(
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["--catalogue", "absent.csv"], "The table absent.csv cannot be read"),
+        (["--catalogue", "absent.csv"], "The table absent.csv cannot be read: No such file"),
+        (["--catalogue", "."], "The table . cannot be read: Is a directory"),
+        (["--columns", "genres=plot"], "has no column 'plot' for genres"),
         (["--posters", "absent"], "The folder absent cannot be read: No such file"),
         (["--min-posters", "500"], "Of the genres of 120 posters, 0 can be learned"),
         (["--weights", "absent.pth"], "The weights absent.pth cannot be read"),
@@ -129,7 +193,9 @@ def test_compare_writes_its_figures(
     more = ["--weights", str(weights_file), "--candidates", "frozen"]
     _, *options = arguments(table, posters, tmp_path / "bundle", *more)
     assert main(["compare", *options, "--output", str(output)]) == 0
-    assert json.loads(output.read_text())["posters"] == len(posters)
+    figures = json.loads(output.read_text())
+    assert (figures["posters"], figures["rows"]["read"], figures["rows"]["left_out"]) == (120, 120, {})
+    assert output.with_name("comparison-left_out.csv").read_text() == "id,reason\n"
     assert "chosen minus" in capsys.readouterr().out
     assert main(["compare", *options, "--output", str(tmp_path)]) == 1
     assert "is a folder. Give the name of a file" in capsys.readouterr().err

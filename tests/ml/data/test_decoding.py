@@ -1,9 +1,12 @@
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ml.data.decoding import (
     Poster,
@@ -14,8 +17,10 @@ from ml.data.decoding import (
     perceptual_hashes,
 )
 from ml.data.shards import Shards
+from ml.data.table_images import in_served_format
 from ml.errors import DatasetError
 from ml.reporting import NullReporter
+from serving.bundle.errors import PosterError, PosterFormatError, PosterSizeError
 from serving.bundle.image import decode
 
 Make = Callable[[Path, int], list[Poster]]
@@ -48,6 +53,50 @@ def test_decoding_gives_the_pixels_of_serving(tmp_path: Path, make: Make) -> Non
     rows = opened(tmp_path).rows([poster.sha256 for poster in posters])
     for row, poster in enumerate(posters):
         assert np.array_equal(rows[row], decode(poster.file.read_bytes(), 32))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "1", "P", "CMYK", "I;16", "F"])
+@pytest.mark.parametrize("form", ["BMP", "TIFF"])
+def test_bmp_and_tiff_posters_are_decoded(mode: str, form: str) -> None:
+    picture = Image.fromarray(np.linspace(0, 255, 64 * 48 * 3).reshape(64, 48, 3).astype(np.uint8))
+    expected = decode(
+        encoded(picture.convert(mode if mode in "RGBA L 1 P" else "L" if mode in "I;16 F" else "RGB"), "PNG"), 32
+    )
+    grey = np.asarray(picture.convert("L"))
+    image = (
+        Image.fromarray(grey.astype(np.uint16) * 257)
+        if mode == "I;16"
+        else Image.fromarray(grey.astype(np.float32) / 255)
+        if mode == "F"
+        else picture.convert(mode)
+    )
+    if form == "BMP" and mode in ("CMYK", "I;16", "F"):
+        return  # BMP has no such pixels
+    pixels = decode(in_served_format(encoded(image, form)), 32)
+    assert np.abs(pixels.astype(int) - expected).max() <= 2
+
+
+def test_orientation_of_a_tiff_is_applied_and_damage_is_an_error() -> None:
+    picture = Image.fromarray(np.linspace(0, 255, 64 * 48 * 3).reshape(64, 48, 3).astype(np.uint8))
+    exif = picture.getexif()
+    exif[274] = 6
+    data = encoded(picture, "TIFF", exif=exif)
+    turned = decode(in_served_format(data), 32)
+    assert np.array_equal(turned, decode(encoded(picture.transpose(Image.Transpose.ROTATE_270), "PNG"), 32))
+    for broken in (data[:10], data[: len(data) // 2], encoded(picture, "BMP")[:500]):
+        with pytest.raises(PosterError, match="damaged or truncated"):
+            decode(in_served_format(broken), 32)
+    with pytest.raises(PosterFormatError):
+        decode(in_served_format(b"BM, a text"), 32)
+    large = Image.new("1", (5000, 5000))
+    with pytest.raises(PosterSizeError, match="5000 x 5000"):
+        in_served_format(encoded(large, "TIFF", compression="group4"))
+
+
+def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
 
 
 def test_decoding_skips_known_posters(tmp_path: Path, make: Make) -> None:

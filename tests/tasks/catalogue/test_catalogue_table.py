@@ -6,8 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ml.data.user_table import read_table
 from tasks.catalogue.catalogue_table import COLUMNS, catalogue_of, items, read_catalogue, related_in, write_catalogue
 from tasks.catalogue.titles import Related, Title
+from tasks.crawl.ledger import poster_name
 from tasks.errors import CatalogueError
 
 LANTERNS = Title(
@@ -49,6 +51,22 @@ def test_catalogue_file_keeps_its_columns_and_cells(tmp_path: Path) -> None:
         "Otaku Culture,Shounen,AIC Build|B&W,https://cdn.myanimelist.net/images/anime/1508/129576.jpg,2010-fall,"
         "R - 17+ (violence & profanity),2010-12-19,Sequel 13659|Alternative Version 20021\n"
     )
+
+
+def test_catalogue_beside_its_posters_is_a_table_to_train_on(tmp_path: Path) -> None:
+    adult = Title("2", "X", genres=["Erotica"], genre_ids=[49])
+    rated = Title("3", "Y", genres=["Comedy"], genre_ids=[4], rating="Rx - Hentai")
+    other = Title("a/b 5.0", "Unknown", genres=["Comedy"], genre_ids=[4])
+    titles = (LANTERNS, UNKNOWN, adult, rated, other)
+    written(tmp_path, *titles)
+    (tmp_path / "posters").mkdir()
+    for title in titles:
+        (tmp_path / "posters" / poster_name(title.id)).write_bytes(title.id.encode())
+    table = read_table(tmp_path / "catalogue.csv", tmp_path / "posters")
+    genres = {poster.id: [(genre.id, genre.name) for genre in poster.genres] for poster in table.posters}
+    assert genres == {"8769": [(4, "Comedy"), (36, "Slice of Life")], "a/b 5.0": [(4, "Comedy")]}
+    assert [poster.title for poster in table.posters] == [LANTERNS.title, "Unknown"]
+    assert table.reasons() == {"unknown genres": 1, "explicit title": 2}
 
 
 @pytest.mark.parametrize(

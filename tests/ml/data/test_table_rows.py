@@ -1,0 +1,240 @@
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from ml.data.table_rows import IDENTICAL, NO_ID, UNREADABLE_GENRES, TableOptions, TableRows, read_rows
+from ml.errors import DatasetError
+
+GENRES = ["Action", "Comedy", "Drama"]
+LISTS = [list(dict.fromkeys([GENRES[n % 3], GENRES[n // 3 % 3]])) for n in range(27)]
+ADDRESS = "https://cdn.example/images/{}.jpg"
+
+
+def table(columns: str, row: Callable[[int, list[str]], Sequence[object]]) -> bytes:
+    """A CSV table with these columns and 27 rows, given by their numbers and genres."""
+    stream = io.StringIO()
+    writer = csv.writer(stream)
+    writer.writerow(columns.split(","))
+    writer.writerows(row(n, names) for n, names in enumerate(LISTS))
+    return stream.getvalue().encode()
+
+
+def read(data: bytes, **options: Any) -> TableRows:
+    return read_rows(data, "table.csv", TableOptions(**options))
+
+
+def roles(data: bytes, **options: Any) -> dict[str, str]:
+    """The cells of the second row that are not empty, by role. All genres are read."""
+    rows = read(data, **options).rows
+    assert [set(names.split("|")) for names in rows["genres"]] == [set(names) for names in LISTS]
+    return {name: cell for name, cell in rows.iloc[1].items() if cell and name not in ("genres", "genre_ids")}
+
+
+MAL = "anime_id,Name,English name,Score,Genres,Synopsis,Rating,Image URL"
+PUBLIC_TABLES = {
+    "MyAnimeList 2023": (
+        table(MAL, lambda n, g: [n, f"A{n}", "UNKNOWN", "8.1", ", ".join(g), "a\nb", "R - 17+", ADDRESS.format(n)]),
+        {"id": "1", "title": "A1", "poster_url": ADDRESS.format(1), "rating": "R - 17+"},
+    ),
+    "MyAnimeList reviews": (
+        table("uid,title,genre,score,img_url,link", lambda n, g: [n, f"A{n}", g, 8, ADDRESS.format(n), "https://a/b"]),
+        {"id": "1", "title": "A1", "poster_url": ADDRESS.format(1)},
+    ),
+    "recommendations": (
+        table("MAL_ID,Name,Score,Genres", lambda n, g: [f"{n}.0", f"A{n}", 8, ", ".join(g)]),
+        {"id": "1", "title": "A1"},
+    ),
+    "ratings of anime": (
+        table("anime_id,name,genre,type,episodes,rating", lambda n, g: [n, f"A{n}", ", ".join(g), "TV", 12, 9.37]),
+        {"id": "1", "title": "A1"},
+    ),
+    "films with dictionaries": (
+        table(
+            "adult,belongs_to_collection,genres,id,imdb_id,poster_path,title",
+            lambda n, g: [
+                *("False", {"id": 9, "name": "A Collection"}, [{"id": 27 + GENRES.index(x), "name": x} for x in g]),
+                *(n, f"tt{n}", f"/{n}.jpg", f"F{n}"),
+            ],
+        ),
+        {"id": "1", "title": "F1", "franchise": "A Collection", "file": "/1.jpg"},
+    ),
+    "MovieLens": (
+        table("movieId,title,genres", lambda n, g: [n, f"F{n} (1999)", "|".join(g)]),
+        {"id": "1", "title": "F1 (1999)"},
+    ),
+    "IMDb posters": (
+        table(
+            "imdbId,Imdb Link,Title,IMDB Score,Genre,Poster",
+            lambda n, g: [n, "http://www.imdb.com/title/tt1", f"Fée {n}", 8.3, "|".join(g), ADDRESS.format(n)],
+        )
+        .decode()
+        .encode("cp1252"),
+        {"id": "1", "title": "Fée 1", "poster_url": ADDRESS.format(1)},
+    ),
+    "streaming": (
+        table("filename,listed_in", lambda n, g: [f"{n}.jpg", ", ".join(g)]),
+        {"id": "1", "file": "1.jpg"},
+    ),
+    "film posters, one column per genre": (
+        table("Id,Genre,Action,Comedy,Drama", lambda n, g: [f"tt{n}", g, *(int(x in g) for x in GENRES)]),
+        {"id": "tt1"},
+    ),
+    "one column per genre": (
+        table(
+            "Image_Paths,genre_Action,genre_Comedy,genre_Drama", lambda n, g: [f"{n}.png", *(x in g for x in GENRES)]
+        ),
+        {"id": "1", "file": "1.png"},
+    ),
+    "numbered columns": (
+        table("animeID,genre_1,genre_2,img", lambda n, g: [n, *[*g, ""][:2], f"{n}.png"]),
+        {"id": "1", "file": "1.png"},
+    ),
+    "books": (
+        table("book_id,title,genres,image_url", lambda n, g: [n, f"B{n}", dict.fromkeys(g, 30), ADDRESS.format(n)]),
+        {"id": "1", "title": "B1", "poster_url": ADDRESS.format(1)},
+    ),
+    "games": (
+        table(
+            "appid,name,categories,genres,tags,header_image,screenshots",
+            lambda n, g: [n, f"G{n}", "Solo;Co-op", ";".join(g), "FPS;RPG", ADDRESS.format(n), ADDRESS.format(f"s{n}")],
+        ),
+        {"id": "1", "title": "G1", "poster_url": ADDRESS.format(1)},
+    ),
+    "a list from an API": (
+        json.dumps(
+            [
+                {
+                    **{"mal_id": n, "title": {"romaji": f"A{n}", "english": None}, "isAdult": False},
+                    "images": {"jpg": {"image_url": ADDRESS.format(n), "large_image_url": ADDRESS.format(f"{n}l")}},
+                    "genres": [{"mal_id": 7 + GENRES.index(x), "name": x} for x in g],
+                }
+                for n, g in enumerate(LISTS)
+            ]
+        ).encode(),
+        {"id": "1", "title": "A1", "poster_url": ADDRESS.format("1l")},
+    ),
+    "columns of unknown names": (
+        table("Nr ID,Titel,Genre,Bild", lambda n, g: [n, f"A{n}", "/".join(g), f"bilder/{n}.JPG"]),
+        {"id": "1", "title": "A1", "file": "bilder/1.JPG"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PUBLIC_TABLES)
+def test_columns_of_public_tables_are_found_by_names_and_values(kind: str) -> None:
+    data, expected = PUBLIC_TABLES[kind]
+    assert roles(data) == expected
+    (sentence,) = [notice for notice in read(data).notices if notice.startswith("Columns: ")]
+    assert "genres from '" in sentence
+
+
+def test_columns_option_decides() -> None:
+    data = table("id,Genre,Genres,path,poster", lambda n, g: [n, g[0], "|".join(g), f"{n}.jpg", f"x{n}.jpg"])
+    with pytest.raises(DatasetError, match="'Comedy' with --columns genres=Genre") as raised:
+        read(data)
+    assert "--columns genres=Genres" in str(raised.value)
+    assert roles(data, columns={"genres": "genres", "file": "Poster"})["file"] == "x1.jpg"
+    with pytest.raises(DatasetError, match="no column 'plot' for genres; its columns are id, Genre, Genres, path"):
+        read(data, columns={"genres": "plot"})
+    with pytest.raises(DatasetError, match="There is no column 'genre' to choose; there are id, title"):
+        read(data, columns={"genre": "Genre"})
+
+
+@pytest.mark.parametrize("role", ["poster_url", "file"])
+def test_two_columns_of_posters_with_unknown_names_stop_with_both(role: str) -> None:
+    value = ADDRESS if role == "poster_url" else "{}.jpg"
+    data = table("id,genres,front,back", lambda n, g: [n, "|".join(g), value.format(n), value.format(f"b{n}")])
+    with pytest.raises(DatasetError, match=rf"--columns {role}=front or .* --columns {role}=back"):
+        read(data)
+
+
+def test_relative_addresses_are_completed_by_the_image_base() -> None:
+    data = table("id,title,genres,poster_path", lambda n, g: [n, f"F{n}", "|".join(g), f"/{n}.jpg"])
+    assert any("--image-base" in notice for notice in read(data).notices)
+    for base in ("https://image.example/t/p/w500", "https://image.example/t/p/w500/"):
+        assert roles(data, image_base=base)["poster_url"] == "https://image.example/t/p/w500/1.jpg"
+    protocol = table("id,genres,cover", lambda n, g: [n, "|".join(g), f"//images.example/t_thumb/{n}.jpg"])
+    assert roles(protocol)["poster_url"] == "https://images.example/t_thumb/1.jpg"
+
+
+def test_fillers_are_unknown_in_genres_ids_and_addresses_but_not_in_titles() -> None:
+    text = "id,title,genres,image_url\n1,Unknown,UNKNOWN,N/A\n2,None,[],null\nnan,x,Action,-\n3,NaN,Action|Drama,https://a/b.jpg\n"
+    result = read(text.encode())
+    assert result.rows[["id", "title", "genres", "poster_url"]].to_numpy().tolist() == [
+        ["1", "Unknown", "", ""],
+        ["2", "None", "", ""],
+        ["3", "NaN", "Action|Drama", "https://a/b.jpg"],
+    ]
+    assert result.dropped.to_numpy().tolist() == [["row 4", NO_ID]]
+
+
+def test_identical_rows_are_dropped_and_counted() -> None:
+    text = "id,genres,views\n5,Action|Drama,10\n5.0,Action|Drama,11\n 5 ,Drama|Action,12\n7,Drama,1\n7,Drama,1\n"
+    with pytest.raises(DatasetError, match=r"The id '5' is in row 2 with genres 'Action\|Drama', and in row 4 with"):
+        read(text.encode())
+    result = read(text.replace(" 5 ", "6").encode())
+    assert list(result.rows["id"]) == ["5", "6", "7"]
+    assert result.dropped.to_numpy().tolist() == [["5", IDENTICAL], ["7", IDENTICAL]]
+
+
+def test_table_with_a_row_per_genre_stops_with_both_rows() -> None:
+    with pytest.raises(DatasetError, match="'9' is in row 2 with genres 'Action', and in row 3 with genres 'Drama'"):
+        read(b"movie_id,genre\n9,Action\n9,Drama\n")
+
+
+@pytest.mark.parametrize("ids", ["1", "1|x", "[1, 24, 3]", "1.5|2"])
+def test_genre_ids_that_do_not_fit_are_named_with_row_and_value(ids: str) -> None:
+    text = f'id,genres,genre_ids\n4,A|B,"[1, 24]"\n5,A|B,"{ids}"\n6,B|A,\n'
+    with pytest.raises(DatasetError) as raised:
+        read(text.encode())
+    assert f"genre ids '{ids}' in row 3 (id '5')" in str(raised.value)
+    rows = read(text.encode(), columns={"genre_ids": ""}).rows
+    assert list(rows["genre_ids"]) == ["", "", ""]
+    rows = read(text.replace(f'"{ids}"', "1|24").encode()).rows
+    assert list(rows["genre_ids"]) == ["1|24", "1|24", "24|1"]
+
+
+def test_lists_that_were_cut_off_leave_the_row_out() -> None:
+    data = table("id,genres", lambda n, g: [n, "['Action', 'Dr" if n == 4 else g])
+    assert read(data).dropped.to_numpy().tolist() == [["4", UNREADABLE_GENRES]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "explicit"),
+    [
+        ("id,genres\n1,Action|HENTAI\n2,Action\n", ["1"]),
+        ("id,genres\n1,Erotica\n2,Young Adult\n3,adult|Drama\n4,Drama\n", ["1", "3"]),
+        ("id,genres,rating\n1,Action|Drama,Rx - Hentai\n2,Action,R+ - Mild Nudity\n3,Drama,rx\n", ["1", "3"]),
+        ("id,genres,nsfw\n1,Action|Drama,black\n2,Action,white\n3,Drama,gray\n", ["1"]),
+        ("id,genres,Is_Adult\n1,Action|Drama,True\n2,Action,False\n3,Drama,1\n", ["1", "3"]),
+        ("id,Action,Drama,Hentai\n1,1,0,1\n2,1,1,0\n3,0,1,0\n", ["1"]),
+        ('id,genres\n1,"[{""id"": 12, ""name"": ""H""}]"\n2,"[{""id"": 1, ""name"": ""Action""}]"\n', ["1"]),
+        ('id,genres\n1,"[{""id"": 12, ""name"": ""Adventure""}]"\n2,"[{""id"": 28, ""name"": ""Action""}]"\n', []),
+        ("id,genres,genre_ids\n1,Steamy|Drama,49|8\n2,Drama,8\n", ["1"]),
+        ("id,genres,genre_ids\n1,Role-playing,12\n2,Shooter|Role-playing,5|12\n3,Pinball,131\n", []),
+    ],
+)
+def test_explicit_titles_are_marked_by_name_id_rating_or_column(columns: str, explicit: list[str]) -> None:
+    rows = read(columns.encode(), separator="|").rows
+    assert list(rows["id"][rows["explicit"] == "yes"]) == explicit
+
+
+def test_ids_are_taken_from_files_addresses_or_titles_without_a_column_of_ids() -> None:
+    assert list(read(b"genres,path\nA|B,x/7.jpg\nB|A,x\\8.JPG\n").rows["id"]) == ["7", "8"]
+    assert list(read(b"genres,cover\nA|B,https://a/7.jpg?x=1\nB|A,https://a/8.jpg\n").rows["id"]) == ["7", "8"]
+    assert list(read(b"genres,name\nA|B,Bebop\nB|A,Trigun\n").rows["id"]) == ["Bebop", "Trigun"]
+    with pytest.raises(DatasetError, match="no column of ids, and neither files, addresses nor titles"):
+        read(b"genres,name\nA|B,Bebop\nB|A,Bebop\n")
+
+
+def test_rows_are_accounted_for() -> None:
+    text = "id,genres\n1,Action|Drama\n1,Action|Drama\nNone,Drama\n2,\n3,Drama,x\n4,['Action\n"
+    result = read(text.encode())
+    assert len(result.rows) + len(result.dropped) == 6
+    assert isinstance(result.rows, pd.DataFrame)
+    assert list(result.rows["genres"]) == ["Action|Drama", ""]
