@@ -8,9 +8,12 @@ import pytest
 from infra.store import Store
 from ml.errors import DatasetError
 from tasks.catalogue.catalogue_table import catalogue_of, read_catalogue, write_catalogue
+from tasks.catalogue.collector import Collector
+from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.genre_ids import known_genre_ids, with_genre_ids
 from tasks.catalogue.source import Source
 from tasks.catalogue.titles import Related, Title
+from tasks.errors import DriftError
 from tasks.source_choice import source_for
 from tasks.table.configuration import TableConfig, collection_of, name_of
 from tasks.table.poster_folder import poster_addresses, upload_posters
@@ -123,3 +126,27 @@ def test_store_of_another_bucket_has_no_prefix(tmp_path: Path) -> None:
     with storage_emulator(tmp_path / "storage", "bucket") as url:
         store = new_bucket(url, tmp_path)
         assert isinstance(store.of_bucket("other"), Store) and store.of_bucket("other").uri("x") == "gs://other/x"
+
+
+async def test_table_is_compared_as_a_whole_with_the_last_one_of_its_collection(tmp_path: Path) -> None:
+    rows = [f"{number},Title {number},Action|Drama,https://a.example/{number}.jpg\n" for number in range(1, 41)]
+    header = "id,title,genres,image_url\n"
+    objects = {"gs://b/1/films.csv": [header, *rows], "gs://b/2/films.csv": [header, *rows[1:]]}
+    objects["gs://b/3/films.csv"] = [header, *rows[:30]]
+
+    async def collect(address: str) -> int:
+        def read_object(url: str) -> bytes:
+            return "".join(objects[url]).encode()
+
+        source = Table(address)
+        with Collector(tmp_path, source, CollectConfig(), collection="films", read_object=read_object) as collector:
+            catalogue = await collector.read_catalogue("films.csv")
+            record = collector.replace_last_good("films.csv", catalogue)
+        assert (record.collection, record.site_url) == ("films", address)
+        return record.changes
+
+    assert await collect("gs://b/1/films.csv") == 0
+    assert await collect("gs://b/2/films.csv") == 1
+    with pytest.raises(DriftError, match=r"titles lost +10 of 39"):
+        await collect("gs://b/3/films.csv")
+    assert "1,Title 1,(gone),," in (tmp_path / "history.csv").read_text()
