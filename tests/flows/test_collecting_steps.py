@@ -1,5 +1,6 @@
 """The steps scrape and download posters on a running stack: errors, artifacts, and several workers."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,9 +102,13 @@ def test_steps_by_api_use_the_collection_of_the_pages_and_store_the_client_id_no
     assert CLIENT_ID.encode() not in store.read("page-visits.json")
 
 
-def test_artifacts_show_progress_requests_and_report(site: FaultySite) -> None:
+def test_artifacts_show_progress_requests_unread_titles_and_report(site: FaultySite) -> None:
+    odd = next(title for title in site.site.titles if len(title.pages) == 1)
+    site.change = lambda page: re.sub(rf'class="genres [^"]*" id="{odd.mal_id}"', f'id="{odd.mal_id}"', page)
     state = collect(site.url, return_state=True)
     found = artifacts(state)
+    assert f'"page": "{odd.season}"' in str(found["unread-titles"].data)
+    assert "has no element for genres" in str(found["unread-titles"].data)
     assert {"crawl", "drift", "catalogue", "dataset-report", "pages", "posters"} <= set(found)
     assert (found["posters"].type, found["posters"].data) == ("progress", 100.0)
     assert "Posters: " in (found["posters"].description or "")
