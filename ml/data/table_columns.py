@@ -15,7 +15,7 @@ ROLES = ("id", "title", "genres", "genre_ids", "franchise", "file", "poster_url"
 # Names of columns, the best first, without case, blanks and punctuation.
 _IDS = "id malid animeid mangaid movieid filmid tmdbid imdbid tconst uid showid bookid gameid appid itemid isbn13 isbn"
 _TITLES = """title name titel titre titulo movietitle animetitle booktitle gametitle filmtitle seriestitle primarytitle
-    titles names displayname moviename animename gamename originaltitle titleenglish englishtitle englishname romaji
+    titles names displayname moviename animename gamename originaltitle titleenglish titleromaji englishtitle romaji
     movie film anime game book show"""
 _GENRES = """genres genre genero listedin genrenames genrename genrelist genreslist animegenres moviegenres gamegenres
     bookgenres genresall allgenres maingenres maingenre primarygenre categories category shelves subjects subject
@@ -40,6 +40,8 @@ _NAMED = 30  # columns in a message
 _SAMPLE = 2000  # filled cells that decide what a column contains
 _IMAGE_PATH = re.compile(r"\.(?:jpe?g|jpe|jfif|png|webp|avif|gif|bmp|dib|tiff?)(?:[?#].*)?$", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?:https?:)?//[^/\s]", re.IGNORECASE)
+_SIZE = re.compile(r"extralarge|large|medium|small|thumbnail|thumb")  # in a column's name
+_SIZE_ORDER = ("thumb", "small", "medium", "", "large", "extralarge")
 _SIZES = (
     *("extra_large", "extraLarge", "large", "large_image_url", "original"),
     *("jpg", "image_url", "medium", "url", "path"),
@@ -247,6 +249,8 @@ class Columns:
             for column in self._table
             if not _NOT_POSTERS.search(normalised(column)) and _mostly(self._sample(column), fits)
         ]
+        if len({_SIZE.sub("", normalised(column)) for column in columns}) == 1:
+            return [max(columns, key=_size)]
         if len(columns) > 1:
             readings = " or ".join(
                 f"{shown(self._sample(column)[0])} with --columns {role}={column}" for column in columns
@@ -266,6 +270,12 @@ class Columns:
             for column in self._suggested(_EXPLICIT)
             if _mostly(self._sample(column), lambda cell: cell.casefold() in _TRUE | _FALSE | {"white", "gray"})
         ]
+
+
+def _size(column: str) -> int:
+    """The place of a column such as `cover_large` among the sizes of one picture."""
+    found = _SIZE.search(normalised(column))
+    return _SIZE_ORDER.index(found[0].replace("thumbnail", "thumb") if found else "")
 
 
 def _mostly(cells: Sequence[str], fits: Callable[[str], bool]) -> bool:

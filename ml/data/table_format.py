@@ -12,11 +12,11 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from io import BytesIO, StringIO, TextIOWrapper
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
@@ -135,25 +135,35 @@ def _read_csv(text: str, name: str, notices: Sequence[str]) -> Cells:
         delimiter = _delimiter(text)
     if delimiter != ",":
         notices.append(f"The delimiter of the columns is {'a tab' if delimiter == chr(9) else repr(delimiter)}.")
-    dialect = _Dialect(delimiter)
     data = text.encode("utf-8", errors="surrogatepass")
     del text  # of a large table, a copy is large too
-    try:
-        cells = _parse(data, dialect, skipped, name)
-        doubt = not cells.dropped.empty
-    except DatasetError:
-        cells, doubt = None, True
-    if doubt and b'\\"' in data:  # some programs write quotes inside cells so
-        try:
-            escaped = _parse(data, _Dialect(delimiter, "\\"), skipped, name)
-        except DatasetError:
-            escaped = None
-        if escaped is not None and (cells is None or len(escaped.dropped) < len(cells.dropped)):
-            cells = escaped
-            notices.append('Quotes inside cells are written as \\".')
-    if cells is None:
-        cells = _parse(data, dialect, skipped, name)  # raises
+    with _any_cell_length():
+        cells = _best_reading(data, delimiter, skipped, name)
     return Cells(cells.table, cells.dropped, (*notices, *cells.notices))
+
+
+def _best_reading(data: bytes, delimiter: str, skipped: int, name: str) -> Cells:
+    """The cells as standard CSV or, if that leaves rows out, in the way of other programs to write quotes."""
+    other_ways = (
+        [(_Dialect(delimiter, escape="\\"), 'Quotes inside cells are written as \\".')] if b'\\"' in data else []
+    )
+    if delimiter == "\t":
+        other_ways.append((_Dialect(delimiter, quoting=csv.QUOTE_NONE), "Quotes are part of the cells."))
+    cells, reason = None, None
+    try:
+        cells = _parse(data, _Dialect(delimiter), skipped, name)
+    except DatasetError as error:
+        reason = error
+    if cells is not None and cells.dropped.empty:
+        return cells
+    for dialect, notice in other_ways:
+        with suppress(DatasetError):
+            other = _parse(data, dialect, skipped, name)
+            if other.dropped.empty:
+                return replace(other, notices=(notice, *other.notices))
+    if cells is None:
+        raise reason or DatasetError(f"The table {name} cannot be read.")
+    return cells
 
 
 class _Dialect(NamedTuple):
@@ -161,24 +171,30 @@ class _Dialect(NamedTuple):
 
     delimiter: str
     escape: str | None = None
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
 
     def reader(self, lines: Iterable[str], strict: bool = False) -> Any:
         """Python's CSV reader of these lines; a strict one raises csv.Error if text follows a quoted cell."""
         return csv.reader(
-            lines, delimiter=self.delimiter, escapechar=self.escape, doublequote=self.escape is None, strict=strict
+            lines,
+            delimiter=self.delimiter,
+            escapechar=self.escape,
+            doublequote=self.escape is None,
+            quoting=self.quoting,
+            strict=strict,
         )
 
 
 def _parse(data: bytes, dialect: _Dialect, skipped: int, name: str) -> Cells:
     """The cells of a CSV file in UTF-8; `skipped` lines precede it."""
-    with _any_cell_length():
-        counts, lines, several_lines, torn = _scan(data, dialect, skipped, name)
+    counts, lines, several_lines, torn = _scan(data, dialect, skipped, name)
     try:
         table = pd.read_csv(
             BytesIO(data),
             sep=dialect.delimiter,
             escapechar=dialect.escape,
             doublequote=dialect.escape is None,
+            quoting=dialect.quoting,
             header=None,
             names=range(max(counts, default=0)),
             index_col=False,
@@ -205,16 +221,20 @@ def _parse(data: bytes, dialect: _Dialect, skipped: int, name: str) -> Cells:
         names.pop()
     notices = []
     width = len(names)
-    if {counts[place] for place in body} == {width + 1} and (table.iloc[body, width] != "").any():
-        names, width = ["", *names], width + 1  # the rows begin with a name of the row, which the header lacks
-        notices.append("Each row has one cell more than the header: the first cell is taken as the row's name.")
+    if {counts[place] for place in body} == {width + 1} and _are_counted(table.iloc[body, 0]):
+        names, width = ["", *names], width + 1
+        notices.append("Each row has one cell more than the header: the first one is the row's number.")
+    elif _is_data(table.iloc[header], table.iloc[body]):
+        names, body = [str(number) for number in range(1, width + 1)], filled
+        notices.append(f"The table has no header: its columns are named 1 to {width}.")
     rows = table.iloc[body]
     widths = pd.Series([counts[place] for place in body], index=rows.index)
     ragged = (widths < width) | (rows.iloc[:, width:] != "").any(axis=1)
     whole = {place for place, is_ragged in zip(body, ragged, strict=True) if not is_ragged}
     several = {place: several_lines[place] for place in body if place in several_lines}
     _check_quotes(table, several, whole, width, dialect, name)
-    torn_rows = _torn_quotes(rows.iloc[:, :width]) if b'"' in data else ragged & False
+    quoted = b'"' in data and dialect.quoting != csv.QUOTE_NONE
+    torn_rows = _torn_quotes(rows.iloc[:, :width]) if quoted else ragged & False
     torn_rows |= pd.Series([place in torn for place in body], index=rows.index)
     reasons = pd.Series("", index=rows.index, dtype=str)
     reasons[torn_rows] = TORN
@@ -230,6 +250,23 @@ def _parse(data: bytes, dialect: _Dialect, skipped: int, name: str) -> Cells:
     table = rows[reasons == ""].iloc[:, :width]
     table.columns = pd.Index(_unique(names))
     return Cells(table, _dropped([f"row {line}" for line in left_out.index], list(left_out)), tuple(notices))
+
+
+def _are_counted(cells: "pd.Series[str]") -> bool:
+    """Whether cells are the numbers from 0 or 1 on, as some programs write them before each row."""
+    numbers = list(cells)
+    return any(numbers == [str(start + place) for place in range(len(numbers))] for start in (0, 1))
+
+
+def _is_data(header: "pd.Series[str]", rows: pd.DataFrame) -> bool:
+    """Whether the first row has paths or addresses as the rows below it have, so that it is no header."""
+    for column, cell in header.items():
+        shape = _shape(cell)
+        if shape in ("path", "address") and len(rows):
+            alike = sum(_shape(each) == shape for each in rows[column].iloc[:_SAMPLE])
+            if 2 * alike > min(len(rows), _SAMPLE):
+                return True
+    return False
 
 
 def _torn_quotes(table: pd.DataFrame) -> "pd.Series[bool]":

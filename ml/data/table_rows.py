@@ -58,8 +58,7 @@ def read_rows(data: bytes, name: str, options: TableOptions | None = None) -> Ta
     """Read a table of posters: CSV, JSON, JSON lines or Parquet, plain or compressed by gzip.
 
     `name` is the name of the file, for messages. Raises DatasetError if the bytes are not a table, if the columns or
-    the genres can be read in two ways, if there is no column of genres or nothing to identify rows by, or if different
-    rows have one id.
+    the genres can be read in two ways, if there is no column of genres or if different rows have one id.
     """
     options = options or TableOptions()
     if unknown := [role for role in options.columns if role not in ROLES]:
@@ -81,7 +80,7 @@ def read_rows(data: bytes, name: str, options: TableOptions | None = None) -> Ta
     rows["franchise"] = [text_in(cell) for cell in rows["franchise"]]
     rows["file"] = [address_in(cell) for cell in rows["file"]]
     rows["poster_url"] = _addresses(rows["poster_url"], options.image_base, notices)
-    rows["id"] = _ids(rows, columns, name, notices)
+    rows["id"] = _ids(rows, columns, notices)
     unreadable = _put_genres(rows, columns, options, name, notices)
     rows["explicit"] = _explicit(rows, columns, notices)
     reasons = pd.Series("", index=rows.index, dtype=str)
@@ -129,8 +128,8 @@ def _addresses(cells: Sequence[str], image_base: str | None, notices: list[str])
     return addresses
 
 
-def _ids(rows: pd.DataFrame, columns: Columns, name: str, notices: list[str]) -> list[str]:
-    """The ids; without a column of ids the names of files, else the titles."""
+def _ids(rows: pd.DataFrame, columns: Columns, notices: list[str]) -> list[str]:
+    """The ids; without a column of ids the names of files, else what identifies the rows, else their numbers."""
     if columns.chosen.get("id"):
         return [re.sub(r"^(\d+)\.0+$", r"\1", cell) for cell in rows["id"]]
     choices = (
@@ -145,10 +144,12 @@ def _ids(rows: pd.DataFrame, columns: Columns, name: str, notices: list[str]) ->
             if role == "file" or used.nunique() == len(distinct):
                 notices.append(f"The table has no id column: {label} are the ids.")
                 return ids
-    raise DatasetError(
-        f"The table {name} has no column of ids, and neither files, addresses nor titles identify its rows; its "
-        f"columns are {columns.all_names()}. --columns id=NAME names it."
-    )
+    notices.append("The table has no id column: the numbers of rows are the ids.")
+    first: dict[tuple[str, ...], str] = {}
+    return [
+        first.setdefault(tuple(cells), f"row-{line}")
+        for line, cells in zip(rows.index, rows.to_numpy(object).tolist(), strict=True)
+    ]
 
 
 def _put_genres(

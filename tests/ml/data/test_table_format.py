@@ -121,9 +121,22 @@ def test_table_with_many_rows_of_another_length_is_refused() -> None:
     assert "225 of 300 rows have another number of cells" in error_of("\n".join([HEADER, *unquoted]))
 
 
-def test_names_of_rows_before_the_first_column_are_read() -> None:
-    table = read_cells("\n".join([HEADER, *(f"r{row[:1]},{row}" for row in rows())]).encode(), "table.csv").table
-    assert table.iloc[7].tolist() == ["r7", "7", "Series 7", "Action|Drama", "7.jpg"]
+def test_numbers_before_the_rows_are_no_column_of_the_header() -> None:
+    for start in (0, 1):
+        numbered = [f'"{start + n}",{row}' for n, row in enumerate(rows())]
+        table = read_cells("\n".join([HEADER, *numbered]).encode(), "table.csv").table
+        assert table.iloc[7].tolist() == [str(start + 7), "7", "Series 7", "Action|Drama", "7.jpg"]
+    missing_comma = [f"{n},1998,Series {n},Action,{n}.jpg" for n in range(100, 150)]
+    assert "50 of 50 rows have another number of cells" in error_of("\n".join([HEADER, *missing_comma]))
+
+
+def test_quotes_that_are_not_closed_are_part_of_the_cells_of_a_tab_separated_table() -> None:
+    text = (
+        HEADER.replace(",", "\t")
+        + "\n"
+        + '1\t"Rome\tAction\t1.jpg\n2\tThe "Gun"\tDrama\t2.jpg\n3\t"A" b\tDrama\t3.jpg\n'
+    )
+    assert [row[1] for row in read(text)] == ['"Rome', 'The "Gun"', '"A" b']
 
 
 def test_cell_of_any_length_is_read() -> None:

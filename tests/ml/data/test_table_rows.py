@@ -228,8 +228,26 @@ def test_ids_are_taken_from_files_addresses_or_titles_without_a_column_of_ids() 
     assert list(read(b"genres,path\nA|B,x/7.jpg\nB|A,x\\8.JPG\n").rows["id"]) == ["7", "8"]
     assert list(read(b"genres,cover\nA|B,https://a/7.jpg?x=1\nB|A,https://a/8.jpg\n").rows["id"]) == ["7", "8"]
     assert list(read(b"genres,name\nA|B,Bebop\nB|A,Trigun\n").rows["id"]) == ["Bebop", "Trigun"]
-    with pytest.raises(DatasetError, match="no column of ids, and neither files, addresses nor titles"):
-        read(b"genres,name\nA|B,Bebop\nB|A,Bebop\n")
+    result = read(b"genres,name\nA|B,Bebop\nA|B,Bebop\nA,Bebop\n")
+    assert list(result.rows["id"]) == ["row-2", "row-4"]
+    assert list(result.dropped["reason"]) == [IDENTICAL]
+
+
+def test_largest_of_several_sizes_of_one_picture_is_taken() -> None:
+    data = table(
+        "id,genres,coverImage_medium,coverImage_large,bannerImage",
+        lambda n, g: [n, g, *(ADDRESS.format(f"{size}{n}") for size in "mlb")],
+    )
+    assert roles(data)["poster_url"] == ADDRESS.format("l1")
+
+
+def test_table_without_a_header_is_read_by_the_numbers_of_its_columns() -> None:
+    data = table("0,0.jpg,Action,The Mouse", lambda n, g: [n + 1, f"{n + 1}.jpg", "/".join(g), f"B{n}"])
+    with pytest.raises(DatasetError, match="no column of genres; its columns are 1, 2, 3, 4"):
+        read(data)
+    rows = read(data, columns={"id": "1", "file": "2", "genres": "3", "title": "4"}).rows
+    assert len(rows) == 28
+    assert rows.iloc[0][["id", "title", "genres", "file"]].tolist() == ["0", "The Mouse", "Action", "0.jpg"]
 
 
 def test_rows_are_accounted_for() -> None:
