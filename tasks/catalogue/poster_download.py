@@ -288,19 +288,17 @@ def _without_shared_images(posters: pd.DataFrame) -> pd.DataFrame:
 def _without_shared_targets(posters: pd.DataFrame, visits: Iterable[PosterVisit]) -> pd.DataFrame:
     """The table, in which images that several addresses redirect to are placeholders.
 
-    `visits` are those of all known titles. Two addresses are the same if only their queries differ, and the image is
-    the same.
+    `visits` are those of all known titles.
     """
-    urls: dict[object, set[str]] = defaultdict(set)
-    ids: dict[object, set[str]] = defaultdict(set)
+    urls: dict[str, set[str]] = defaultdict(set)  # the addresses that redirect to a target
+    ids: dict[str, set[str]] = defaultdict(set)  # the titles that have a target's image
     for visit in visits:
         if visit.status == "here":
             target = visit.target or visit.url
-            for key in (target, (target.partition("?")[0], visit.sha256)):
-                ids[key].add(visit.id)
-                if visit.target:
-                    urls[key].add(visit.url)
-    shared = {id for key, those in urls.items() if len(those) > 1 for id in ids[key]}
+            ids[target].add(visit.id)
+            if visit.target:
+                urls[target].add(visit.url)
+    shared = {id for target, redirecting in urls.items() if len(redirecting) > 1 for id in ids[target]}
     changed = is_usable(posters) & posters["id"].isin(shared)
     if not changed.any():
         return posters
