@@ -50,5 +50,6 @@ bench-training: install  ## measure training and preprocessing: 12 minutes on tw
 bench-serving: install  ## measure the function beside the same one on PyTorch; needs two idle cores
 	$(BIN)/python tests/benchmarks/bench_serving.py
 
-clean:  ## delete .venv and the workspaces
-	rm -rf $(VENV) workspace
+clean:  ## delete what is built: .venv and caches; `anime-genre reset` deletes a workspace
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 from infra.errors import ConfigurationError
 from infra.local.processes import Processes, free_port, is_reachable
 from infra.local.stack import Ports, Stack, local_stack, prepare_workspace, running_stack_environment
-from infra.settings import BUILT_IN_COLLECTION
+from infra.settings import BUILT_IN_COLLECTION, Settings, environment_variable
 from serving.bundle.errors import AnimeGenreError
 
 if TYPE_CHECKING:
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
     from flows.table_upload import LocalTable
     from tasks.table.configuration import TableConfig
 
-_DEMO_WORKSPACE = Path("workspace/demo")
 _DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand and return its exit code. Known errors are printed as one sentence on stderr."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, _terminate)
     for name in ("NO_PROXY", "no_proxy"):  # services on this machine are not behind a proxy
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
     args = parser().parse_args(arguments)
@@ -70,11 +72,11 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="run the whole pipeline once on a small built-in site")
-    demo.add_argument("--workspace", type=Path, default=_DEMO_WORKSPACE, help="default: %(default)s")
+    _add_workspace(demo)
     demo.set_defaults(run=_demo)
 
     up = commands.add_parser("up", help="run Prefect, MLflow, TensorBoard, the function and the web page")
-    up.add_argument("--workspace", type=Path, default=_DEMO_WORKSPACE, help="default: %(default)s")
+    _add_workspace(up)
     up.add_argument("--site-url", help="site that the deployment reads; default: the small built-in one")
     _add_table(up)
     for name, port in (("prefect", 4200), ("mlflow", 5000), ("tensorboard", 6006), ("function", 8080), ("page", 8000)):
@@ -104,6 +106,11 @@ def parser() -> argparse.ArgumentParser:
     _add_workspace(reparse)
     add_settings(reparse, DriftLimits)
     reparse.set_defaults(run=_reparse)
+
+    reset = commands.add_parser("reset", help="delete a workspace with its models, posters and runs, after a question")
+    _add_workspace(reset)
+    reset.add_argument("--yes", action="store_true", help="delete without asking")
+    reset.set_defaults(run=_reset)
 
     add_train(commands.add_parser("train", help="train on a table and a folder of posters"))
     add_compare(commands.add_parser("compare", help="compare networks with the standard recipe by cross-validation"))
@@ -152,8 +159,14 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_workspace(parser: argparse.ArgumentParser) -> None:
-    workspace = os.environ.get("ANIME_GENRE_WORKSPACE", "workspace/live")
-    parser.add_argument("--workspace", type=Path, default=workspace, help="default: %(default)s")
+    """Add the option for the workspace. All commands have the same default, so that they find each other's stack."""
+    workspace = os.environ.get(environment_variable("workspace")) or Settings.model_fields["workspace"].default
+    parser.add_argument(
+        "--workspace",
+        type=lambda text: Path(text).absolute(),
+        default=str(Path(workspace).absolute()),
+        help="folder of all data, and of the stack that commands share; default: %(default)s",
+    )
 
 
 @contextmanager
@@ -170,11 +183,13 @@ def _services(workspace: Path, collection: str) -> Iterator[None]:
             )
         yield
     elif environment := running_stack_environment(workspace):
+        print(f"Using the stack that is running in {workspace}.", flush=True)
         os.environ.update(environment)
         yield
     else:
         with _new_stack(workspace, Ports(), collection):
             yield
+            print(f"To keep the model up, run: anime-genre up --workspace {shlex.quote(str(workspace))}", flush=True)
 
 
 @contextmanager
@@ -218,7 +233,7 @@ def _up(args: argparse.Namespace) -> None:
         parameters = _uploaded(given, table) if given else demo_parameters(_start_built_in_site(stack.processes))
         schedule = ["--cron", args.cron] if args.cron else []
         schedule += ["--interval-seconds", str(args.interval_seconds)] if args.interval_seconds else []
-        keep_up(stack, args.workspace.absolute(), parameters, args.tensorboard_port, args.page_port, schedule)
+        keep_up(stack, args.workspace, parameters, args.tensorboard_port, args.page_port, schedule)
 
 
 def _retrain(args: argparse.Namespace) -> None:
@@ -299,6 +314,12 @@ def _reparse(args: argparse.Namespace) -> None:
     from tasks.catalogue.configuration import DriftLimits
 
     run_reparse(args.workspace, read_options(args, DriftLimits))
+
+
+def _reset(args: argparse.Namespace) -> None:
+    from flows.reset import reset_workspace
+
+    reset_workspace(args.workspace, args.yes)
 
 
 def _site_parameters(args: argparse.Namespace, **others: Any) -> "RetrainParameters":

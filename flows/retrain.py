@@ -68,5 +68,5 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
         deployment=deployment,
     )
     if deployment is None:
-        return Completed(name="Champion kept", message=f"champion kept: {evaluation.reason}", data=record)
+        return Completed(message=f"champion kept: {evaluation.reason}", data=record)
     return Completed(message=f"version {model.version} is live: {evaluation.reason}", data=record)

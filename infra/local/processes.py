@@ -203,11 +203,11 @@ def terminate_trees(pids: Sequence[int], timeout_seconds: float) -> None:
 
 @contextmanager
 def _signals_ignored() -> Iterator[None]:
-    """Ignore Ctrl-C and SIGTERM during the block: a second Ctrl-C would interrupt the shutdown and leave processes."""
+    """Ignore Ctrl-C, SIGTERM and SIGHUP during the block: a second one would interrupt the shutdown."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
 """The local stack: Prefect, MLflow, a storage emulator and a Cloud Run stand-in on 127.0.0.1.
 
-    with local_stack(Path("workspace/demo"), Ports()) as stack:
+    with local_stack(Path("workspace/live"), Ports()) as stack:
         os.environ.update(stack.environment)
 
 The services keep their data in the workspace. The next stack in the same workspace continues with it.
@@ -80,7 +80,10 @@ def local_stack(workspace: Path, ports: Ports | None = None, collection: str = M
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise StackError(f"Another stack is running in {workspace}. Stop it, or use another workspace.") from None
+        raise StackError(
+            f"Another stack is running or starting in {workspace}. Stop it with Ctrl-C, or name another folder with "
+            "--workspace."
+        ) from None
     try:
         with Processes(workspace / "logs") as processes:
             stack = _start_services(workspace, ports, read_settings(collection), processes)

@@ -1,13 +1,19 @@
 """The command line: invalid input gives one sentence and a non-zero exit code before anything starts."""
 
+import shutil
 import socket
+import subprocess
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from flows.cli import main
+from flows.cli import main, parser
 from infra.local.site.server import small_site
 from ml.training.candidates import CANDIDATES
+
+ROOT = Path(__file__).parents[2]
 
 
 def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -129,3 +135,51 @@ def test_retrain_refuses_a_table_before_it_starts_services(
         options = [*options, "--posters", "."]
     assert reason in error_of(["retrain", "--catalogue", "films.csv", *options], capsys)
     assert not (tmp_path / "workspace").exists()
+
+
+def test_commands_have_one_default_workspace(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch) -> None:
+    def workspaces() -> set[Path]:
+        commands = (["demo"], ["up"], ["retrain"], ["collect"], ["reparse"], ["reset"])
+        return {parser().parse_args(command).workspace for command in commands}
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ANIME_GENRE_WORKSPACE", raising=False)
+    assert workspaces() == {tmp_path / "workspace" / "live"}
+    monkeypatch.setenv("ANIME_GENRE_WORKSPACE", "elsewhere")
+    assert workspaces() == {tmp_path / "elsewhere"}
+    assert parser().parse_args(["up", "--workspace", "named"]).workspace == tmp_path / "named"
+
+
+def test_reset_says_what_goes_and_asks(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    workspace = tmp_path / "w"
+    (workspace / "pages").mkdir(parents=True)
+    (workspace / "pages" / "1.html.gz").write_bytes(b"x" * 2_000_000)
+    for answer in ("no\n", "\n"):
+        monkeypatch.setattr("sys.stdin", StringIO(answer))
+        assert main(["reset", "--workspace", str(workspace)]) == 0
+        printed = capsys.readouterr().out
+        assert f"This deletes {workspace}" in printed and "2.0 MB  pages" in printed and "kept pages" in printed
+        assert "Nothing was deleted." in printed and (workspace / "pages" / "1.html.gz").exists()
+    monkeypatch.setattr("sys.stdin", StringIO(""))
+    assert "Add --yes" in error_of(["reset", "--workspace", str(workspace)], capsys)
+    with FileLock(workspace / "stack.lock"):
+        assert "A stack is running" in error_of(["reset", "--workspace", str(workspace), "--yes"], capsys)
+    assert (workspace / "pages" / "1.html.gz").exists()
+    monkeypatch.setattr("sys.stdin", StringIO("yes\n"))
+    assert main(["reset", "--workspace", str(workspace)]) == 0
+    assert not workspace.exists()
+
+
+def test_reset_deletes_no_folder_that_is_not_a_workspace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    assert "is not a workspace" in error_of(["reset", "--workspace", str(tmp_path), "--yes"], capsys)
+    assert (tmp_path / "letter.txt").exists()
+
+
+def test_make_clean_keeps_every_workspace(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in (".venv/bin", "workspace/live/bucket", "flows/__pycache__"):
+        (tmp_path / name).mkdir(parents=True)
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"Makefile", "workspace", "flows"}
+    assert (tmp_path / "workspace" / "live" / "bucket").exists()

@@ -9,6 +9,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Running
 from rich.console import Console
 
@@ -106,6 +107,9 @@ def test_second_run_reuses_completed_steps_and_keeps_the_champion(first_run, par
     assert record.dataset.dataset_key == first_run[0].record.dataset.dataset_key
     assert record.posters.sha256 == first_run[0].record.posters.sha256
     assert record.posters.new == 0
+    with get_client(sync_client=True) as client:  # Prefect's list of a deployment's runs hides states with other names
+        (last,) = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
+    assert last.state_name == "Completed"
     predictions = show_predictions(summary, Console(file=StringIO()))
     assert [each["answer"]["model"]["version"] for each in predictions] == ["1", "1", "1"]
 

@@ -42,8 +42,8 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
             printed = _wait_for(folder / "out.txt", "Press Ctrl-C to stop", process)
             yield dict(re.findall(r"^  (\w+) +(http://\S+)", printed, re.MULTILINE))
             children = psutil.Process(process.pid).children(recursive=True)
-            process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=60) == 130
+            process.send_signal(signal.SIGHUP)  # the terminal is closed
+            assert process.wait(timeout=60) == 128 + signal.SIGHUP
             assert [each for each in children if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
         finally:
             process.kill()
