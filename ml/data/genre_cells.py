@@ -6,6 +6,7 @@ if neither `Kids` nor `Family` occurs elsewhere.
 """
 
 import ast
+import html
 import json
 import re
 import unicodedata
@@ -97,6 +98,8 @@ def read_genres(cells: Sequence[str], separator: str | None, name: str) -> Genre
     `separator` is the given one, None to find it; `name` is the table's name. Raises DatasetError if the cells can be
     read in two ways.
     """
+    separator = separator or None
+    cells = [html.unescape(cell) if "&" in cell and ";" in cell else cell for cell in cells]
     counts = Counter(cell for cell in cells if not is_filler(cell))
     read: dict[str, _Items | None] = {}
     literals: dict[str, _Items] = {}

@@ -32,6 +32,10 @@ _ADDRESSES = """posterurl imageurl imgurl coverurl posterlink imagelink coverlin
 _RATINGS = "rating contentrating agerating ratingname certificate certification mpaa mpaarating rated"
 _EXPLICIT = """nsfw isnsfw isadult adult explicit isexplicit adultcontent isadultcontent is18 18 r18 hentai ishentai
     erotica iserotica porn mature"""
+# Columns of 1 and 0 are genres if two of them have these names; other columns of 1 and 0 are flags.
+_KNOWN_GENRES = """action adventure animation biography comedy crime documentary drama ecchi family fantasy fiction horror
+    humor indie mystery poetry puzzle racing romance rpg sci-fi shooter simulation sport sports strategy supernatural
+    thriller war western"""
 _NOT_POSTERS = re.compile(r"backdrop|background|banner|logo|screenshot|trailer|avatar|icon|author|user|studio|video")
 
 _TRUE = frozenset({"1", "1.0", "true", "yes", "y", "t", "x", "black", "on"})
@@ -142,11 +146,11 @@ class Columns:
 
     def sentence(self) -> str:
         """Which column is read as what."""
-        choices = [
-            f"{role} from {', '.join(repr(column) for column in self.chosen[role])}"
-            for role in ROLES
-            if self.chosen.get(role)
-        ]
+        choices = []
+        for role in ROLES:
+            if names := [repr(column) for column in self.chosen.get(role, [])]:
+                more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+                choices.append(f"{role} from {', '.join(names[:_NAMED])}{more}")
         return f"Columns: {'; '.join(choices)}."
 
     def _given(self, role: str, column: str) -> str:
@@ -219,7 +223,8 @@ class Columns:
             return named[:1]
         if len(numbered) > 1:
             return numbered
-        if len(binary) > 1:
+        known = sum(self.binary_genre(column).casefold() in _KNOWN_GENRES.split() for column in binary)
+        if known > 1 or (binary and all(re.match(r"genres?[_\s.:-]", column, re.IGNORECASE) for column in binary)):
             return binary
         return (named or suggested)[:1] or self._first(_GENRE_IDS, lambda cells: True)
 

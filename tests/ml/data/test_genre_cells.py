@@ -53,6 +53,10 @@ def test_name_that_contains_a_separator_survives() -> None:
     assert names_of([str(["Kids, Family", "Drama"])] * 3) == [["Kids, Family", "Drama"]] * 3
     assert names_of(["Sci-Fi & Fantasy", "Drama", "Comedy"] * 9) == [["Sci-Fi & Fantasy"], ["Drama"], ["Comedy"]] * 9
     assert names_of(["Kids, Family", "Drama", "Film/Noir"] * 9) == [["Kids, Family"], ["Drama"], ["Film/Noir"]] * 9
+    assert names_of(["Action &amp; Adventure", "Kids&#39; TV", "Drama"] * 9)[:2] == [
+        ["Action & Adventure"],
+        ["Kids' TV"],
+    ]
     assert names_of(["Kids, Family|Drama", "Drama|Comedy", "Comedy"] * 9)[0] == ["Kids, Family", "Drama"]
 
 

@@ -145,6 +145,15 @@ def test_columns_option_decides() -> None:
         read(data, columns={"genre": "Genre"})
 
 
+def test_flags_are_no_genres() -> None:
+    flags = table("id,file,airing,video,windows", lambda n, g: [n, f"{n}.jpg", n % 2, "False", 1])
+    with pytest.raises(DatasetError, match="no column of genres"):
+        read(flags)
+    own = table("id,file,Kaiju,Mecha,Isekai", lambda n, g: [n, f"{n}.jpg", *(int(x in g) for x in GENRES)])
+    rows = read(own, columns={"genres": "Kaiju|mecha|Isekai"}).rows
+    assert rows["genres"].iloc[1] == "Kaiju|Mecha"
+
+
 @pytest.mark.parametrize("role", ["poster_url", "file"])
 def test_two_columns_of_posters_with_unknown_names_stop_with_both(role: str) -> None:
     value = ADDRESS if role == "poster_url" else "{}.jpg"
