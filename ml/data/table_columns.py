@@ -33,9 +33,9 @@ _RATINGS = "rating contentrating agerating ratingname certificate certification 
 _EXPLICIT = """nsfw isnsfw isadult adult explicit isexplicit adultcontent isadultcontent is18 18 r18 hentai ishentai
     erotica iserotica porn mature"""
 # Columns of 1 and 0 are genres if two of them have these names; other columns of 1 and 0 are flags.
-_KNOWN_GENRES = """action adventure animation biography comedy crime documentary drama ecchi family fantasy fiction horror
-    humor indie mystery poetry puzzle racing romance rpg sci-fi shooter simulation sport sports strategy supernatural
-    thriller war western"""
+_KNOWN_GENRES = """action adventure animation biography comedy crime documentary drama ecchi family fantasy fiction
+    horror humor indie mystery poetry puzzle racing romance rpg sci-fi shooter simulation sport sports strategy
+    supernatural thriller war western"""
 _NOT_POSTERS = re.compile(r"backdrop|background|banner|logo|screenshot|trailer|avatar|icon|author|user|studio|video")
 
 _TRUE = frozenset({"1", "1.0", "true", "yes", "y", "t", "x", "black", "on"})
