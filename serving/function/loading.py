@@ -8,7 +8,6 @@ DATASET_DATE    day on which the catalogue was read, part of every response
 
 import json
 import os
-import threading
 from contextlib import suppress
 
 import requests
@@ -19,10 +18,11 @@ from google.cloud.storage import Bucket, Client
 from google.cloud.storage.exceptions import DataCorruption
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from ..bundle.errors import AnimeGenreError, BundleError
+from ..bundle.errors import BundleError
 from ..bundle.model import CARD, FIGURES, Model, check_sha256
 from .errors import RequestError
 from .response_types import ModelIdentity, ModelResponse
+from .shared_load import SharedLoad
 
 STORAGE_TIMEOUT_SECONDS = 20.0
 STORAGE_ERRORS = (
@@ -36,25 +36,16 @@ STORAGE_ERRORS = (
 
 
 class Bundle:
-    """The bundle that the environment names. The first request that needs it loads it.
-
-    If loading fails, the next request retries it.
-    """
+    """The bundle that the environment names. Concurrent requests share one load and its outcome; see `SharedLoad`."""
 
     def __init__(self) -> None:
-        self._loading, self._reading = threading.Lock(), threading.Lock()
         self._bucket: Bucket | None = None
-        self._model: Model | None = None
-        self._description: ModelResponse | None = None
+        self._model = SharedLoad(lambda: _load(self.bucket(), _address()[1]))
+        self._description = SharedLoad(lambda: _description(self.bucket(), _address()[1], self.model()))
 
     def load_in_background(self) -> None:
         """Start to load the model before the first request. The next request reports an error, if there is one."""
-
-        def load() -> None:
-            with suppress(AnimeGenreError):
-                self.model()
-
-        threading.Thread(target=load, name="loading the model", daemon=True).start()
+        self._model.start()
 
     def bucket(self) -> Bucket:
         """The bundle's bucket."""
@@ -63,26 +54,20 @@ class Bundle:
         return self._bucket
 
     def model(self) -> Model:
-        """The checked model.
+        """The checked model. Waits until it is loaded.
 
         Raises:
-            BundleError: the bundle is incomplete or does not match its hashes.
-            RequestError: (503) the bucket is unreachable.
+            RequestError: (503) the bundle is incomplete or does not match its hashes, or the bucket is unreachable.
         """
-        if self._model is None:
-            with self._loading:
-                if self._model is None:
-                    self._model = _load(self.bucket(), _address()[1])
-        return self._model
+        return self._model.get()
+
+    def model_if_loaded(self) -> Model:
+        """Like `model`, but does not wait: raises RequestError (503) while the model is being loaded."""
+        return self._model.get_if_loaded()
 
     def description(self) -> ModelResponse:
         """The model's card and figures. Raises the errors of `model`."""
-        model = self.model()
-        if self._description is None:
-            with self._reading:  # a lock of its own, so that predictions do not wait
-                if self._description is None:
-                    self._description = _description(self.bucket(), _address()[1], model)
-        return self._description
+        return self._description.get()
 
 
 def model_identity(model: Model) -> ModelIdentity:

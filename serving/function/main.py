@@ -5,8 +5,8 @@ the model, `named_posters` those of named posters. This module reads one more:
 
     CORS_ORIGINS    origins whose pages may call the function, separated by commas, or *; none by default
 
-GET / describes the function to people, GET /openapi.json to programs. GET /health says whether the model is loaded.
-GET /healthz is the same, but Google's front end reserves addresses that end in z.
+GET / describes the function to people, GET /openapi.json to programs. GET /health says at once whether the model is
+loaded: 200, or 503 with the reason. GET /healthz is the same, but Google's front end reserves addresses that end in z.
 """
 
 import json
@@ -112,7 +112,7 @@ def _describe(request: flask.Request, watch: Stopwatch) -> DescriptionResponse:
 
 
 def _health(request: flask.Request, watch: Stopwatch) -> HealthResponse:
-    return HealthResponse("ok", model_identity(_bundle.model()))
+    return HealthResponse("ok", model_identity(_bundle.model_if_loaded()))
 
 
 def _model(request: flask.Request, watch: Stopwatch) -> ModelResponse:

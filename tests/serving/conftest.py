@@ -178,7 +178,9 @@ def function(start_function: StartFunction, uploaded_bundle: str) -> Iterator[tu
         BUNDLE_SHA256=uploaded_bundle,
         MODEL_VERSION="3",
         DATASET_DATE="2026-11-23",
+        COLLECTION="built-in",
     ) as running:
+        assert requests.get(f"{running[0]}/model").ok  # it waits until the model is loaded; /health does not
         yield running
 
 

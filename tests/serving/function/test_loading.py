@@ -1,6 +1,13 @@
 """The bundle that the environment names: downloaded when it is available, checked, and described."""
 
 import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -11,6 +18,52 @@ from tests.pictures import image_file
 from tests.serving.conftest import StartFunction
 
 pytestmark = pytest.mark.stack
+
+
+@dataclass
+class SlowBucket:
+    """A bucket that holds one bundle and responds only after `responds` is set, with `status`."""
+
+    url: str = ""
+    status: int = 200
+    responds: threading.Event = field(default_factory=threading.Event)
+    requests: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def slow_bucket(bundle: Path) -> Iterator[SlowBucket]:
+    bucket = SlowBucket()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.partition("?")[0].rpartition("%2F")[2]
+            if not name.startswith("/"):  # an object; Google's client also asks for the bucket itself
+                bucket.requests.append(name)
+                bucket.responds.wait(30)
+            body = (bundle / name).read_bytes() if bucket.status == 200 and name[0] != "/" else b"{}"
+            self.send_response(bucket.status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        bucket.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield bucket
+        finally:
+            bucket.responds.set()
+            server.shutdown()
+            thread.join()
+
+
+def predict(url: str) -> requests.Response:
+    headers = {"Content-Type": "image/jpeg", "Connection": "close"}
+    return requests.post(url, data=image_file(), headers=headers, timeout=30)
 
 
 def error_of(response: requests.Response) -> tuple[int, str]:
@@ -24,32 +77,58 @@ def test_model_address_returns_card_and_figures(url: str, uploaded_bundle: str) 
     assert body["model"]["sha256"] == uploaded_bundle
 
 
-def test_bundle_with_another_sha256_is_refused(
-    start_function: StartFunction, client: requests.Session, uploaded_bundle: str
+def test_concurrent_requests_share_one_failed_load_and_health_does_not_wait(
+    start_function: StartFunction, client: requests.Session, bundle: Path
 ) -> None:
-    address = f"gs://posters-bucket/bundles/{uploaded_bundle}"
-    with start_function(BUNDLE_URI=address, BUNDLE_SHA256="1" * 64) as (url, _):
-        response = client.post(url, data=image_file(), headers={"Content-Type": "image/jpeg"})
-        assert error_of(response) == (503, "bundle_error")
-        assert f"sha256 {uploaded_bundle}, but {'1' * 64} was expected" in response.text
-        assert client.get(f"{url}/healthz").status_code == 503
+    with slow_bucket(bundle) as storage, ThreadPoolExecutor(8) as pool:
+        environment = {"BUNDLE_URI": "gs://slow/bundles/1", "BUNDLE_SHA256": "1" * 64}
+        with start_function(**environment, STORAGE_EMULATOR_HOST=storage.url) as (url, _):
+            responses = [pool.submit(predict, url) for _ in range(8)]
+            health = client.get(f"{url}/health", timeout=1)
+            assert error_of(health) == (503, "loading")
+            assert not any(response.done() for response in responses)
+            storage.responds.set()
+            messages = {response.result().text for response in responses}
+            assert {error_of(response.result()) for response in responses} == {(503, "bundle_error")}
+            assert len(messages) == 1 and f"but {'1' * 64} was expected" in messages.pop()
+            assert error_of(client.get(f"{url}/health")) == (503, "bundle_error")
+            assert error_of(client.get(f"{url}/model")) == (503, "bundle_error")
+            assert storage.requests == ["manifest.json"]  # a bundle that stays damaged is not downloaded again
 
 
-def test_bundle_is_loaded_once_it_is_uploaded(
-    start_function: StartFunction, client: requests.Session, bucket: Bucket, bundle: Path
+def test_temporary_failure_is_retried_after_a_pause(
+    start_function: StartFunction, client: requests.Session, bundle: Path
 ) -> None:
     sha256 = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
-    with start_function(BUNDLE_URI="gs://posters-bucket/late", BUNDLE_SHA256=sha256) as (url, _):
-        missing = client.get(f"{url}/healthz")
-        assert error_of(missing) == (503, "bundle_error")
-        assert "no manifest.json" in missing.text
-        for path in bundle.iterdir():
-            bucket.blob(f"late/{path.name}").upload_from_filename(str(path))
-        assert client.get(f"{url}/healthz").status_code == 200
+    with slow_bucket(bundle) as storage:
+        storage.status = 403
+        storage.responds.set()
+        environment = {"BUNDLE_URI": "gs://slow/bundles/1", "BUNDLE_SHA256": sha256}
+        with start_function(**environment, STORAGE_EMULATOR_HOST=storage.url) as (url, _):
+            for _ in range(5):
+                assert error_of(predict(url)) == (503, "storage_unavailable")
+            assert len(storage.requests) <= 2
+            storage.status = 200
+            deadline = time.monotonic() + 10
+            while (health := client.get(f"{url}/health")).status_code != 200 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert health.json()["model"]["sha256"] == sha256
+            assert predict(url).status_code == 200
+
+
+def test_damaged_and_missing_files_are_named(start_function: StartFunction, bucket: Bucket, bundle: Path) -> None:
+    sha256 = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
+    environment = {"BUNDLE_URI": "gs://posters-bucket/damaged", "BUNDLE_SHA256": sha256}
+    with start_function(**environment) as (url, _):
+        assert "no manifest.json in the bucket" in predict(url).text
+    bucket.blob("damaged/manifest.json").upload_from_filename(str(bundle / "manifest.json"))
+    bucket.blob("damaged/model.onnx").upload_from_string(b"damaged")
+    with start_function(**environment) as (url, _):
+        assert "model.onnx has sha256" in predict(url).text
 
 
 def test_missing_environment_variable_is_named(start_function: StartFunction, client: requests.Session) -> None:
     with start_function(BUNDLE_URI="", BUNDLE_SHA256="") as (url, _):
-        response = client.get(f"{url}/healthz")
+        response = client.get(f"{url}/model")
         assert error_of(response) == (503, "bundle_error")
         assert "BUNDLE_URI must be set" in response.text
