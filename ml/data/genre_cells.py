@@ -24,42 +24,49 @@ _SEPARATORS = (BAR, ";", ",", "/", "\n", "\t", "\u2022", "\u00b7", "\u3001", "\u
 # Signs that are also parts of names. They separate only if nothing else does and all parts recur.
 _PARTS_OF_NAMES = ("&", " and ", "+", ":", "~", "#", "\\", ">", "-", "_", " ")
 _LABELS = {"\n": "a line break", "\t": "a tab", " ": "a blank"}
-_FILLERS = frozenset(
-    {
-        *(
-            "",
-            "-",
-            "--",
-            "---",
-            "\u2013",
-            "\u2014",
-            "?",
-            "[]",
-            "{}",
-            "()",
-            "''",
-            '""',
-            "\\n",
-            "na",
-            "n/a",
-            "<na>",
-            "nan",
-            "nat",
-        ),
-        *("none", "null", "nil", "unknown", "undefined", "unspecified", "missing", "tba", "tbd"),
-        *("no genre", "no genres", "no genres listed", "(no genres listed)", "none listed", "unknown genre"),
-        *(
-            "no genres have been added yet",
-            "not available",
-            "not specified",
-            "['']",
-            '[""]',
-            "[nan]",
-            "[none]",
-            "[null]",
-        ),
-    }
-)
+_FILLER_LINES = """
+-
+--
+---
+\u2013
+\u2014
+?
+[]
+{}
+()
+''
+\"\"
+['']
+[\"\"]
+[nan]
+[none]
+[null]
+\\n
+na
+n/a
+<na>
+nan
+nat
+none
+null
+nil
+unknown
+unknown genre
+undefined
+unspecified
+not specified
+not available
+missing
+tba
+tbd
+no genre
+no genres
+no genres listed
+(no genres listed)
+no genres have been added yet
+none listed
+"""
+_FILLERS = frozenset(_FILLER_LINES.splitlines())
 _QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _QUOTED_LIST = re.compile(rf"[\[({{]\s*{_QUOTED}(?:[\s,]*{_QUOTED})*[\s,]*[\])}}]", re.DOTALL)
 _POSTGRESQL_ARRAY = re.compile(r'(?:[^{}",:\']+|"[^"]*")(?:,(?:[^{}",:\']+|"[^"]*"))*')
@@ -269,8 +276,9 @@ def _split_by(separator: str) -> _Split:
         pattern = "|".join(map(re.escape, signs))
     elif signs == " ":
         pattern = r"\s+"
-    else:
-        pattern = rf"\s+{re.escape(signs)}\s+" if re.match(r"[\w-]", signs) else re.escape(signs)
+    else:  # words, and a hyphen if it is given so, stand between blanks
+        between_blanks = signs[:1].isalnum() or separator == f" {signs} "
+        pattern = rf"\s+{re.escape(signs)}\s+" if between_blanks else re.escape(signs)
     return lambda cell: [part.strip() for part in re.split(pattern, cell) if part.strip()]
 
 
@@ -303,10 +311,11 @@ def _splitter(counts: Mapping[str, int], separator: str | None, name: str) -> tu
         raise _two_readings(counts, [max(weak, key=lambda sign: weak[sign])], name)
     if not clear:
         return lambda cell: [cell.strip()], None
-    split = _split_between_names(counts, clear[0])
-    names = sorted({text for cell in counts for text in split(cell) if clear[0] in text})
+    chosen = max(clear, key=lambda sign: (sign != " ", _rows_with(counts, sign)))
+    split = _split_between_names(counts, chosen)
+    names = sorted({text for cell in counts for text in split(cell) if chosen in text})
     together = f"; always together, so one name: {_shown(', '.join(names))}" if names else ""
-    return split, f"The genres are separated by {_label(clear[0])}{together}."
+    return split, f"The genres are separated by {_label(chosen)}{together}."
 
 
 def _supports(counts: Mapping[str, int], signs: Sequence[str]) -> dict[str, float]:

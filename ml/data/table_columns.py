@@ -41,6 +41,7 @@ _NOT_POSTERS = re.compile(r"backdrop|background|banner|logo|screenshot|trailer|a
 _TRUE = frozenset({"1", "1.0", "true", "yes", "y", "t", "x", "black", "on"})
 _FALSE = frozenset({"0", "0.0", "false", "no", "n", "f", "off"})
 _NAMED = 30  # columns in a message
+_DISTINCT_IDS = 0.9  # share of rows
 _SAMPLE = 2000  # filled cells that decide what a column contains
 _IMAGE_PATH = re.compile(r"\.(?:jpe?g|jpe|jfif|png|webp|avif|gif|bmp|dib|tiff?)(?:[?#].*)?$", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?:https?:)?//[^/\s]", re.IGNORECASE)
@@ -192,7 +193,7 @@ class Columns:
         ]
         candidates = [column for column in (*suggested, *others) if self._sample(column)]
         for column in candidates:
-            if not self._table[column].duplicated().any():
+            if self._table[column].nunique() >= _DISTINCT_IDS * len(self._table):
                 return [column]
         return candidates[:1]
 

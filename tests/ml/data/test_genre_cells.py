@@ -68,6 +68,12 @@ def test_blanks_separate_if_nothing_else_does_and_words_that_stay_together_are_o
     assert names_of(["Girls Love", "Boys Love", "Action"] * 9) == [["Girls Love"], ["Boys Love"], ["Action"]] * 9
 
 
+@pytest.mark.parametrize("sign", [" & ", " and ", "+", "-", "_", ":", "~", " > ", "#"])
+def test_sign_of_names_separates_if_nothing_else_does(sign: str) -> None:
+    lists = [[name.replace("Sci-Fi & Fantasy", "Science").replace(" ", "") for name in names] for names in LISTS]
+    assert names_of([sign.join(names) for names in lists]) == lists
+
+
 @pytest.mark.parametrize(
     ("cells", "readings"),
     [
