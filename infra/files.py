@@ -1,7 +1,11 @@
-"""Atomic writes, content hashes and the lock of a folder."""
+"""Atomic writes, content hashes and the lock of a folder.
+
+Temporary files are named `.{name}.{process id}.part`, so that two processes never write the same one.
+"""
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,25 +26,79 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def temporary_path(path: Path) -> Path:
+    """Where this process writes a file or folder before it is moved to `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
     """Write a file atomically: yield a temporary path in the same folder and move it to `path` after the block.
 
-    If the block raises, the temporary file is removed and `path` stays as it was.
+    If the block raises, the temporary file is removed and `path` stays as it was. A durable file is on the disk before
+    it is moved, so that a power cut leaves the old content or the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = temporary_path(path)
     try:
         yield temporary
+        if durable:
+            _sync(temporary)
         temporary.replace(path)
+        if durable:
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file atomically: readers see the old content or the new one."""
-    with atomic_write(path) as temporary:
+def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
+    """Write a file atomically: readers see the old content or the new one. `durable` is that of `atomic_write`."""
+    with atomic_write(path, durable) as temporary:
         temporary.write_bytes(data)
+
+
+def move_folder(complete: Path, folder: Path) -> None:
+    """Move a complete folder to `folder`, which is replaced if it exists. A power cut leaves no incomplete files."""
+    for file in complete.rglob("*"):
+        _sync(file)
+    _sync(complete)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / ".lock"):  # another process may move the same content to the same place
+        shutil.rmtree(folder, ignore_errors=True)
+        complete.replace(folder)
+    _sync(folder.parent)
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Remove what processes that were killed wrote into the folder and its subfolders before it was moved."""
+    for pattern in (".*.part", "*/.*.part"):
+        for path in folder.glob(pattern):
+            process = path.name.split(".")[-2]
+            if process.isdecimal() and int(process) != os.getpid() and _is_running(int(process)):
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # it belongs to another user
+    return True
+
+
+def _sync(path: Path) -> None:
+    """Wait until the file's content, or the folder's entries, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

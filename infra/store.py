@@ -141,7 +141,7 @@ class Store:
             raise missing[0]
 
     def _download(self, key: str, path: Path) -> None:
-        with google_errors(f"Downloading {self.uri(key)}"), atomic_write(path) as temporary:
+        with google_errors(f"Downloading {self.uri(key)}"), atomic_write(path, durable=False) as temporary:
             self._blob(key).download_to_filename(str(temporary), timeout=self._timeout, retry=self._retry)
 
     def fetch(self, key: str, path: Path) -> Path:

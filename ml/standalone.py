@@ -1,5 +1,6 @@
 """Training on a table of posters, and comparing networks on one, in one call and without an orchestrator."""
 
+import hashlib
 import json
 import logging
 import time
@@ -22,6 +23,7 @@ from ml.evaluation.comparison import Comparison, compare
 from ml.evaluation.judge import Evaluation, judge
 from ml.evaluation.model_report import model_report
 from ml.export.bundle_writer import check_packages
+from ml.files import atomic_write
 from ml.networks.weights import Weights, read_weights
 from ml.reporting import Reporter
 from ml.training.candidates import check_settings
@@ -117,17 +119,18 @@ def train_on_table(job: TableJob, output: Path, reporting: AbstractContextManage
     start = time.perf_counter()
     with _prepared(job, job.preprocess, reporting, output) as (table, dataset, weights, reporter):
         preprocessed = time.perf_counter()
-        checkpoints = checkpoints_of(job.workspace, output.resolve().name, dataset, job.train, weights)
-        # Temporary files are not in `output`, where a killed run's leftovers would look like somebody's files.
-        run = run_training(
-            dataset,
-            job.train,
-            weights,
-            reporter,
-            checkpoints,
-            bundle_folder=output,
-            temporary_folder=job.workspace,
-        )
+        checkpoints = checkpoints_of(job.workspace, checkpoint_name(output), dataset, job.train, weights)
+        with checkpoints.held():
+            # Temporary files are not in `output`, where a killed run's leftovers would look like somebody's files.
+            run = run_training(
+                dataset,
+                job.train,
+                weights,
+                reporter,
+                checkpoints,
+                bundle_folder=output,
+                temporary_folder=job.workspace,
+            )
         trained = time.perf_counter()
         evaluation = judge(run.bundle, run.predictions, dataset)
         reporter.scalars(evaluation.metrics(), job.train.epochs)
@@ -148,6 +151,12 @@ def train_on_table(job: TableJob, output: Path, reporting: AbstractContextManage
     _write_csv(output / BROKEN, broken)
     checkpoints.clear()
     return result
+
+
+def checkpoint_name(output: Path) -> str:
+    """A name for people that is different for each output folder."""
+    place = output.resolve()
+    return f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
 
 
 def compare_on_table(job: TableJob, output: Path | None, reporting: AbstractContextManager[Reporter]) -> Comparison:
@@ -213,4 +222,5 @@ def _write_csv(file: Path, table: pd.DataFrame) -> None:
 
 
 def _write_json(file: Path, document: Mapping[str, object]) -> None:
-    file.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with atomic_write(file) as temporary:
+        temporary.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

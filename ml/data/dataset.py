@@ -35,6 +35,7 @@ from ml.data.genres import Genre, GenreChoice, LeftOutGenre, choose_genres, mult
 from ml.data.shards import Rows, Shards
 from ml.data.splits import PARTS, join_franchises
 from ml.errors import DatasetError
+from ml.files import locked, sync, temporary_path
 from ml.reporting import Reporter
 from serving.bundle.model import RESIZE, Preprocessing
 
@@ -47,6 +48,7 @@ LABELS, ROWS, MANIFEST = "labels.npy", "rows.csv", "manifest.json"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """For pixels between 0 and 1 (https://docs.pytorch.org/vision/stable/models.html). All networks use them: a network
 that is trained from scratch works with any normalisation."""
+_CHECKSUM = "content_sha256"
 _NAMED_BROKEN = 3  # in the log
 _COLUMNS = ["id", "title", "franchise", "part", "sha256"]
 
@@ -82,16 +84,18 @@ class Dataset:
     labels: NDArray[np.uint8]
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Open a stored dataset; its posters must be in the workspace's cache of pixels.
+    def load(cls, folder: Path, pixels: Shards | None = None) -> Self:
+        """Open a stored dataset; its posters must be in `pixels`, the workspace's cache, opened here if not given.
 
         Raises DatasetError if the dataset is missing or damaged, or if pixels of its posters are missing.
         """
         try:
             manifest = json.loads((folder / MANIFEST).read_bytes())
+            if manifest.get(_CHECKSUM) not in (None, _checksum(folder, manifest)):  # earlier versions wrote none
+                raise ValueError("its content does not match its checksum")
             how = _preprocessing(manifest["preprocessing"])
             rows = read_rows(folder)
-            pixels = open_pixels(folder.parents[1], how.size)
+            pixels = pixels or open_pixels(folder.parents[1], how.size)
             if missing := pixels.missing(rows["sha256"]):
                 raise ValueError(f"pixels of {len(missing)} posters are missing")
             dataset = cls(
@@ -135,7 +139,10 @@ class Dataset:
             "alike": {"groups": self.alike_groups, "posters": self.alike_posters},
             "shards": [],  # earlier versions listed stored pixels here; today pixels are decoded where they are needed
         }
+        manifest[_CHECKSUM] = _checksum(folder, manifest)
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
+        for file in (LABELS, ROWS, MANIFEST):
+            sync(folder / file)
 
     def rows(self, part: str) -> NDArray[np.int64]:
         """The row numbers of a part: train, validation or test."""
@@ -169,6 +176,21 @@ def read_rows(folder: Path) -> pd.DataFrame:
     if list(rows) != _COLUMNS:
         raise ValueError(f"the columns of {ROWS} are {list(rows)}")
     return rows
+
+
+def stored_size(folder: Path) -> int:
+    """The image size of a stored dataset. Raises DatasetError if its manifest is missing or damaged."""
+    try:
+        return int(json.loads((folder / MANIFEST).read_bytes())["preprocessing"]["size"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"The folder {folder} is not a complete dataset: {error}.") from error
+
+
+def _checksum(folder: Path, manifest: Mapping[str, Any]) -> str:
+    """The hash of a dataset's files; of the manifest, all but this hash itself."""
+    content = {name: value for name, value in manifest.items() if name != _CHECKSUM}
+    files = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (LABELS, ROWS)]
+    return hashlib.sha256(json.dumps([files, content], sort_keys=True).encode()).hexdigest()
 
 
 def dataset_key(posters: Sequence[Poster], config: PreprocessConfig) -> str:
@@ -208,17 +230,15 @@ def build_dataset(
     """
     key = dataset_key(posters, config)
     folder = dataset_folder(workspace, key)
+    pixels = pixels or open_pixels(workspace, config.image_size)
     if (folder / MANIFEST).exists():
-        try:
-            dataset = Dataset.load(folder)
-            _log_broken(dataset.broken, len(posters))
-            return dataset
-        except DatasetError as error:
-            logger.warning("%s It is rebuilt.", error)
-            shutil.rmtree(folder)
+        with locked(folder.parent, "writes a dataset into"):
+            stored = _stored(folder, pixels)
+        if stored is not None:
+            _log_broken(stored.broken, len(posters))
+            return stored
     usable = _usable(posters)
     choice = _choose_genres(usable, config)  # before decoding, so that too few posters fail early
-    pixels = pixels or open_pixels(workspace, config.image_size)
     decode_posters({poster.sha256: poster.file for poster in usable}, pixels, reporter)
     broken = broken_posters(usable, pixels)
     if broken:
@@ -243,13 +263,30 @@ def build_dataset(
         images=pixels.rows([poster.sha256 for poster in usable]),
         labels=multi_hot([poster.genres for poster in usable], choice.learned),
     )
-    part = folder.with_name(f"{key}.new")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    dataset._save(part)
-    shutil.rmtree(folder, ignore_errors=True)
-    part.replace(folder)
+    part = temporary_path(folder)
+    with locked(folder.parent, "writes a dataset into"):
+        if (stored := _stored(folder, pixels)) is not None:  # another process was faster
+            return stored
+        for leftover in (*folder.parent.glob("*.new"), *folder.parent.glob(".*.part")):  # of killed processes
+            shutil.rmtree(leftover)
+        part.mkdir()
+        dataset._save(part)
+        shutil.rmtree(folder, ignore_errors=True)  # of a build that was killed; it has no manifest
+        part.replace(folder)
+        sync(folder.parent)
     return dataset
+
+
+def _stored(folder: Path, pixels: Shards) -> Dataset | None:
+    """The dataset in a folder, None if it is missing. A damaged one is deleted with a warning."""
+    if not (folder / MANIFEST).exists():
+        return None
+    try:
+        return Dataset.load(folder, pixels)
+    except DatasetError as error:
+        logger.warning("%s It is rebuilt.", error)
+        shutil.rmtree(folder)
+        return None
 
 
 def _log_broken(broken: Mapping[str, str], posters: int) -> None:

@@ -61,12 +61,11 @@ def decode_posters(files: Mapping[str, Path], pixels: Shards, reporter: Reporter
     If a poster cannot be decoded, the cache stores the reason, so that it is not decoded again. Raises DatasetError if
     a file is missing or its sha256 differs.
     """
-    missing = pixels.missing(files)
     threads = available_cpus()
     buffers: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
     # Pillow releases the interpreter's lock while it decodes and resizes, so threads are enough. The perceptual hashes
     # hold the lock. They are computed after the threads: in between, threads would wait for each other too often.
-    with ThreadPoolExecutor(threads) as pool:
+    with pixels.adding(files) as missing, ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(missing), ROWS_PER_SHARD):
             hashes = missing[start : start + ROWS_PER_SHARD]
             chunks = [range(len(hashes))[first : first + _CHUNK] for first in range(0, len(hashes), _CHUNK)]

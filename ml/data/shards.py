@@ -2,10 +2,10 @@
 
     FOLDER/{name}.npy       dtype [n, *shape], at most `ROWS_PER_SHARD` rows; never changes
     FOLDER/{name}.json      sha256, checksum and notes of each row; written last, so its existence means complete
-    FOLDER/{name}.checked   size and modification time of the .npy when its checksums were last verified
 
 A shard's name is the hash of the folder's name and of the posters in the shard. All rows in a folder are made in the
-same way. If that way changes, use another folder.
+same way. If that way changes, use another folder. Every row is compared with its checksum when the folder is opened:
+damage by a disk or by a power cut does not change a file's size and time.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import os
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -24,10 +24,12 @@ import numpy as np
 from numpy.lib.format import write_array_header_1_0
 from numpy.typing import DTypeLike, NDArray
 
+from ml.files import locked, temporary_path
+
 logger = logging.getLogger(__name__)
 
 ROWS_PER_SHARD = 2048
-_ARRAY, _INDEX, _CHECKED, _PART = ".npy", ".json", ".checked", ".part"
+_ARRAY, _INDEX, _PART = ".npy", ".json", ".part"
 _STALE_SECONDS = 3600
 
 Note = Mapping[str, str]
@@ -109,7 +111,21 @@ class _Index:
         index = cls(document["sha256"], document["crc32"], document["extras"])
         if not len(index.sha256) == len(index.crc32) == len(index.extras):
             raise ValueError("its index is damaged")
+        if document.get("index_crc32", index.checksum()) != index.checksum():  # earlier versions wrote no checksum
+            raise ValueError("the checksum of its index is wrong")
         return index
+
+    def write(self, file: Path) -> None:
+        """Write the index into a file."""
+        file.write_text(_compact({**vars(self), "index_crc32": self.checksum()}), encoding="utf-8")
+
+    def checksum(self) -> int:
+        """The CRC-32 of the index."""
+        return zlib.crc32(_compact(vars(self)).encode())
+
+
+def _compact(document: Mapping[str, object]) -> str:
+    return json.dumps(document, separators=(",", ":"))
 
 
 class Shards:
@@ -118,8 +134,7 @@ class Shards:
     def __init__(self, folder: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
         """Open the complete shards of a folder; `shape` and `dtype` are those of one row.
 
-        A damaged shard (array missing, wrong shape or wrong checksum) is deleted with a warning. Checksums are verified
-        only if the file's size or modification time changed since the last time.
+        A damaged shard (array missing, wrong shape or wrong checksum) is deleted with a warning.
         """
         self.folder, self._like = folder, np.empty(shape, dtype)
         self._files: list[Path] = []
@@ -127,8 +142,9 @@ class Shards:
         # One number per hash: its shard's place in `_files` times `ROWS_PER_SHARD`, plus its row in the shard.
         self._place: dict[str, int] = {}
         self._arrays: dict[int, NDArray[Any]] = {}
-        for index in sorted(folder.glob(f"*{_INDEX}")):
-            self._open(index.with_suffix(_ARRAY))
+        if self._open_new():
+            with locked(self.folder, "adds rows to"):  # another process may be replacing the damaged shards
+                self._open_new(delete_damaged=True)
 
     def __contains__(self, sha256: object) -> bool:
         return sha256 in self._place
@@ -136,6 +152,20 @@ class Shards:
     def missing(self, sha256: Iterable[str]) -> list[str]:
         """The hashes without a row: sorted, without duplicates."""
         return sorted({each for each in sha256 if each not in self._place})
+
+    @contextmanager
+    def adding(self, sha256: Iterable[str]) -> Iterator[list[str]]:
+        """Yield the hashes without a row, as `missing` does, for the block to add them.
+
+        One process at a time adds rows to a folder. This one waits for others and then has their rows too.
+        """
+        wanted = self.missing(sha256)
+        if not wanted:
+            yield []
+            return
+        with locked(self.folder, "adds rows to"):
+            self._open_new(delete_damaged=True)
+            yield self.missing(wanted)
 
     def notes(self, sha256: Iterable[str]) -> list[Note]:
         """The notes of these rows. Raises KeyError if a row is missing."""
@@ -162,7 +192,8 @@ class Shards:
         name = hashlib.sha256("\n".join([self.folder.name, *sha256]).encode()).hexdigest()[:32]
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_stale_files()
-        part, file = self.folder / f".{name}{_PART}", self.folder / f"{name}{_ARRAY}"
+        file = self.folder / f"{name}{_ARRAY}"
+        part = temporary_path(file)
         try:
             with part.open("wb") as stream:
                 shape = (len(sha256), *self._like.shape)
@@ -178,22 +209,27 @@ class Shards:
             part.replace(file)
         finally:
             part.unlink(missing_ok=True)
-        file.with_suffix(_CHECKED).write_text(_stamp(file))
-        part.write_text(json.dumps(vars(index), separators=(",", ":")), encoding="utf-8")
+        index.write(part)
         part.replace(file.with_suffix(_INDEX))
         self._add(file, index)
 
-    def _open(self, file: Path) -> None:
-        try:
-            index = _Index.read(file.with_suffix(_INDEX))
-            self._check(file, index)
-        except (FileNotFoundError, EOFError, ValueError, KeyError, TypeError) as error:
-            reason = "its file is missing" if isinstance(error, FileNotFoundError) else str(error).rstrip(".")
-            logger.warning("The shard %s is damaged: %s. It is deleted and its rows are rebuilt.", file, reason)
-            for ending in (_INDEX, _CHECKED, _ARRAY):  # the index first: it declares the shard complete
-                file.with_suffix(ending).unlink(missing_ok=True)
-            return
-        self._add(file, index)
+    def _open_new(self, delete_damaged: bool = False) -> bool:
+        """Open the complete shards that are not open yet. Returns whether there are damaged ones."""
+        damaged = False
+        opened = set(self._files)
+        for file in sorted(index.with_suffix(_ARRAY) for index in self.folder.glob(f"*{_INDEX}")):
+            if file in opened:
+                continue
+            try:
+                index = _Index.read(file.with_suffix(_INDEX))
+                self._check(file, index)
+            except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+                damaged = True
+                if delete_damaged:
+                    _delete(file, error)
+            else:
+                self._add(file, index)
+        return damaged
 
     def _add(self, file: Path, index: _Index) -> None:
         first = len(self._files) * ROWS_PER_SHARD
@@ -203,9 +239,6 @@ class Shards:
 
     def _check(self, file: Path, index: _Index) -> None:
         """Raise ValueError, EOFError or FileNotFoundError if the array is missing or damaged."""
-        checked, stamp = file.with_suffix(_CHECKED), _stamp(file)
-        if checked.exists() and checked.read_text() == stamp:
-            return
         array = np.load(file, mmap_mode="r")
         expected = (len(index.crc32), *self._like.shape)
         if array.shape != expected or array.dtype != self._like.dtype:
@@ -213,17 +246,18 @@ class Shards:
         for row, checksum in zip(array, index.crc32, strict=True):
             if zlib.crc32(row) != checksum:
                 raise ValueError("its checksum is wrong")
-        checked.write_text(stamp)
 
     def _remove_stale_files(self) -> None:
         """Remove files that killed processes left behind. Younger files may belong to a running process."""
         arrays = [file for file in self.folder.glob(f"*{_ARRAY}") if not file.with_suffix(_INDEX).exists()]
         for file in (*self.folder.glob(f".*{_PART}"), *arrays):
-            if time.time() - file.stat().st_mtime > _STALE_SECONDS:
-                file.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another process has removed it
+                if time.time() - file.stat().st_mtime > _STALE_SECONDS:
+                    file.unlink()
 
 
-def _stamp(file: Path) -> str:
-    """Size and modification time of a file: as long as both stay, the content counts as unchanged."""
-    stat = file.stat()
-    return f"{stat.st_size} {stat.st_mtime_ns}"
+def _delete(file: Path, damage: Exception) -> None:
+    reason = "its file is missing" if isinstance(damage, FileNotFoundError) else str(damage).rstrip(".")
+    logger.warning("The shard %s is damaged: %s. It is deleted and its rows are rebuilt.", file, reason)
+    for ending in (_INDEX, _ARRAY):  # the index first: it declares the shard complete
+        file.with_suffix(ending).unlink(missing_ok=True)

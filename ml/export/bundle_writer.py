@@ -23,6 +23,7 @@ from ml.data.splits import VALIDATION
 from ml.errors import TrainingError, needs_package
 from ml.export.figures import figures
 from ml.export.graph import export, load_graph
+from ml.files import sync
 from ml.networks.backbones import GenreNetwork
 from ml.training.outcome import NetworkOutcome
 from serving.bundle.model import CARD, FIGURES, FORMAT, MANIFEST, MODEL, MODEL_INT8, Model
@@ -80,12 +81,16 @@ def write_bundle(folder: Path, outcome: NetworkOutcome, config: TrainConfig, dat
             "files": {name: file_sha256(new / name) for name in (*exported.graphs, WEIGHTS, FIGURES)},
         }
         _write_json(new / MANIFEST, manifest)
+        names = (*exported.graphs, WEIGHTS, FIGURES, CARD, MANIFEST)
+        for name in names:
+            sync(new / name)
         Model.load(new)  # raises before a file is moved if the bundle is invalid
         # Files of a previous bundle. Without a manifest, an interrupted move leaves no bundle, not a mixed one.
         for name in (MANIFEST, MODEL_INT8):
             (folder / name).unlink(missing_ok=True)
-        for name in (*exported.graphs, WEIGHTS, FIGURES, CARD, MANIFEST):
+        for name in names:
             (new / name).replace(folder / name)
+        sync(folder)
     return Model.load(folder)
 
 

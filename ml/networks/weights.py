@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ml.data.decoding import file_sha256
 from ml.errors import SettingError, WeightsError, WeightsUnavailable
+from ml.files import atomic_write, locked
 
 logger = logging.getLogger(__name__)
 
@@ -81,26 +82,28 @@ def download(url: str, cache: Path, timeout_seconds: float = DOWNLOAD_TIMEOUT_SE
     prefix = re.search(r"-([0-9a-f]{8,64})\.", name)
     if prefix is None:
         raise WeightsUnavailable(f"The file name {name} has no sha256 to check the download.")
-    file = cache / name
+    with locked(cache, "downloads weights into"):
+        return _download(url, cache / name, prefix[1], timeout_seconds)
+
+
+def _download(url: str, file: Path, sha256_prefix: str, timeout_seconds: float) -> Path:
     if file.exists():
-        if file_sha256(file).startswith(prefix[1]):
+        if file_sha256(file).startswith(sha256_prefix):
             return file
-        logger.warning("The cached file %s is damaged and is downloaded again.", name)
-    cache.mkdir(parents=True, exist_ok=True)
-    part = cache / f"{name}.part"
+        logger.warning("The cached file %s is damaged and is downloaded again.", file)
     logger.info("Downloading %s", url)
     digest = hashlib.sha256()
-    try:
-        with urllib.request.urlopen(url, timeout=timeout_seconds) as response, part.open("wb") as stream:
-            while chunk := response.read(_CHUNK_BYTES):
-                digest.update(chunk)
-                stream.write(chunk)
-    except (OSError, HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        raise WeightsUnavailable(f"{url} cannot be downloaded ({reason}).") from error
-    if not digest.hexdigest().startswith(prefix[1]):
-        raise WeightsUnavailable(f"{url} sent a file whose sha256 does not start with {prefix[1]}.")
-    part.replace(file)
+    with atomic_write(file) as temporary:
+        try:
+            with urllib.request.urlopen(url, timeout=timeout_seconds) as response, temporary.open("wb") as stream:
+                while chunk := response.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+                    stream.write(chunk)
+        except (OSError, HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            raise WeightsUnavailable(f"{url} cannot be downloaded ({reason}).") from error
+        if not digest.hexdigest().startswith(sha256_prefix):
+            raise WeightsUnavailable(f"{url} sent a file whose sha256 does not start with {sha256_prefix}.")
     return file
 
 

@@ -9,13 +9,16 @@ import pickle
 import shutil
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from filelock import FileLock, Timeout
 
-from ml.errors import SettingError
+from ml.errors import SettingError, TrainingError
+from ml.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -101,10 +104,8 @@ class FileCheckpoint:
         return time.monotonic() - self._saved >= self._every_seconds
 
     def save(self, content: Mapping[str, object]) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        part = self._file.with_suffix(".part")
-        torch.save({**content, _ABOUT: self._about}, part)
-        part.replace(self._file)
+        with atomic_write(self._file) as temporary:
+            torch.save({**content, _ABOUT: self._about}, temporary)
         self._saved = time.monotonic()
 
 
@@ -116,6 +117,23 @@ class Checkpoints:
 
     def slot(self, name: str) -> Checkpoint:
         return FileCheckpoint(self._folder / f"{name}.pt", self._about, self._every_seconds)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from using these checkpoints during the block.
+
+        Raises TrainingError if another process uses them.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = FileLock(self._folder / ".lock").acquire(timeout=0)
+        except Timeout:
+            raise TrainingError(
+                f"Another process trains with the checkpoints in {self._folder}. Wait until it ends, or use another "
+                "output folder."
+            ) from None
+        with lock:
+            yield
 
     def clear(self) -> None:
         """Remove all checkpoints."""

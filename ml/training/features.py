@@ -8,6 +8,7 @@ import copy
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -73,24 +74,29 @@ def cached_features(
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     folder = dataset.folder.parents[1] / "features" / f"{name}-{digest}"
     shards = Shards(folder, (width,), np.float32)
-    missing = shards.missing(dataset.sha256)
-    rate = None
-    if missing:
-        network = GenreNetwork(body, nn.Sequential(), dataset.preprocessing, frozen=True).to(compute.device)
-        network = network.to(memory_format=torch.channels_last).eval()
-        row_of = {sha256: row for row, sha256 in enumerate(dataset.sha256)}
-        start = time.perf_counter()
-        reporter.progress(0, len(missing), "backbone's features", "images")
-        for first in range(0, len(missing), ROWS_PER_SHARD):
-            hashes = missing[first : first + ROWS_PER_SHARD]
-            with shards.write(hashes) as shard:
-                for begin in range(0, len(hashes), _BATCH_SIZE):
-                    rows = np.array([row_of[sha256] for sha256 in hashes[begin : begin + _BATCH_SIZE]])
-                    shard.put(begin, _extract(network, torch.from_numpy(dataset.images[rows]), compute))
-                    reporter.progress(first + begin + len(rows), len(missing), "backbone's features", "images")
-        rate = len(missing) / (time.perf_counter() - start)
-        network.cpu()  # frees the device's memory for the networks that are trained
+    with shards.adding(dataset.sha256) as missing:
+        rate = _add_features(shards, missing, body, bench, reporter) if missing else None
     return FeatureTable(shards.rows(dataset.sha256), compute.device), rate
+
+
+def _add_features(shards: Shards, missing: Sequence[str], body: nn.Module, bench: Bench, reporter: Reporter) -> float:
+    """Compute the features of these posters, given by their sha256; returns posters per second."""
+    dataset, compute = bench.dataset, bench.compute
+    network = GenreNetwork(body, nn.Sequential(), dataset.preprocessing, frozen=True).to(compute.device)
+    network = network.to(memory_format=torch.channels_last).eval()
+    row_of = {sha256: row for row, sha256 in enumerate(dataset.sha256)}
+    start = time.perf_counter()
+    reporter.progress(0, len(missing), "backbone's features", "images")
+    for first in range(0, len(missing), ROWS_PER_SHARD):
+        hashes = missing[first : first + ROWS_PER_SHARD]
+        with shards.write(hashes) as shard:
+            for begin in range(0, len(hashes), _BATCH_SIZE):
+                rows = np.array([row_of[sha256] for sha256 in hashes[begin : begin + _BATCH_SIZE]])
+                shard.put(begin, _extract(network, torch.from_numpy(dataset.images[rows]), compute))
+                reporter.progress(first + begin + len(rows), len(missing), "backbone's features", "images")
+    rate = len(missing) / (time.perf_counter() - start)
+    network.cpu()  # frees the device's memory for the networks that are trained
+    return rate
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from typing import Self
 
 import pandas as pd
 
+from infra.files import remove_temporary_files
 from infra.settings import MAIN_COLLECTION
 from tasks.catalogue import drift
 from tasks.catalogue.catalogue_table import catalogue_of
@@ -87,9 +88,7 @@ class Collector:
         self._read_object = read_object
 
     def __enter__(self) -> Self:
-        for pattern in (".*.part", "*/.*.part"):
-            for incomplete in self._folder.glob(pattern):  # written by a run that was killed
-                incomplete.unlink(missing_ok=True)
+        remove_temporary_files(self._folder)
         return self
 
     def __exit__(

@@ -197,7 +197,7 @@ async def _download(
     """Download a poster to a file; raises SiteError if there is none."""
     fetched = await client.fetch(visit.url, _whole_image, tolerates_403=True, is_unwanted=is_placeholder)
     assert fetched is not None  # only a conditional request can be answered by "unchanged"
-    write_bytes(path, fetched.content)
+    write_bytes(path, fetched.content, durable=False)
     target = fetched.url if fetched.url != visit.url else None
     return replace(visit, status="here", sha256=sha256_of(fetched.content), reason=target)
 

@@ -28,7 +28,7 @@ class KeptPages:
         """Keep a page and return its sha256."""
         sha256 = sha256_of(body)
         if not self.has(sha256):
-            write_bytes(self.path(sha256), gzip.compress(body, _LEVEL, mtime=0))
+            write_bytes(self.path(sha256), gzip.compress(body, _LEVEL, mtime=0), durable=False)
         return sha256
 
     def remove_all_but(self, wanted: Collection[str | None]) -> None:

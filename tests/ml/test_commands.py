@@ -186,6 +186,22 @@ def test_train_leaves_no_folders_if_input_is_refused(
 
 
 @pytest.mark.train
+def test_train_refuses_an_output_that_another_process_writes(
+    table: Path, posters: list[Poster], weights_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ml.standalone import checkpoint_name
+    from ml.training.checkpoints import Checkpoints
+
+    command = arguments(table, posters, tmp_path / "model", "--weights", str(weights_file), "--candidates", "frozen")
+    command += ["--min-posters-per-part", "2"]
+    with Checkpoints(tmp_path / "workspace" / "checkpoints" / checkpoint_name(tmp_path / "model"), {}).held():
+        assert main(command) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error: ")]
+    assert "Another process trains with the checkpoints in" in line
+    assert checkpoint_name(tmp_path / "a" / "model") != checkpoint_name(tmp_path / "b" / "model")
+
+
+@pytest.mark.train
 def test_compare_writes_its_figures(
     table: Path, posters: list[Poster], weights_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

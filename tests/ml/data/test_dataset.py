@@ -1,3 +1,6 @@
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +14,7 @@ from ml.data.decoding import Poster, file_sha256
 from ml.errors import DatasetError
 from ml.reporting import NullReporter
 from serving.bundle.image import decode
+from tests.damage import DAMAGES
 
 Make = Callable[[Path, int], list[Poster]]
 
@@ -111,16 +115,55 @@ def test_dataset_is_not_left_behind_by_an_interrupted_build(
         build_dataset(posters, tmp_path, small, Killed())
     assert not (tmp_path / "datasets").exists()
     assert len(build_dataset(posters, tmp_path, small, NullReporter()).ids) == 60
-    assert [path.name for path in (tmp_path / "datasets").iterdir()] == [dataset_key(posters, small)]
+    assert [path.name for path in (tmp_path / "datasets").glob("[!.]*")] == [dataset_key(posters, small)]
 
 
-def test_dataset_that_is_damaged_is_rebuilt(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
+def test_dataset_that_two_processes_build_at_the_same_time_is_right(tmp_path: Path, small: PreprocessConfig) -> None:
+    code = """if True:
+        import logging, sys
+        from pathlib import Path
+        from ml.configuration import PreprocessConfig
+        from ml.data.dataset import build_dataset
+        from ml.reporting import NullReporter
+        from tests.ml.conftest import make_posters
+
+        logging.basicConfig(format="%(message)s", stream=sys.stdout)
+        config = PreprocessConfig(image_size=32, min_posters=10, min_posters_per_part=2)
+        dataset = build_dataset(make_posters(Path(sys.argv[2]), 60), Path(sys.argv[1]), config, NullReporter())
+        print(dataset.images[:].astype(int).sum(), dataset.labels.sum())
+    """
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    running = [
+        subprocess.Popen([*command, str(tmp_path / name)], stdout=subprocess.PIPE, text=True) for name in ("one", "two")
+    ]
+    outputs = {process.communicate(timeout=60)[0] for process in running}
+    assert [process.returncode for process in running] == [0, 0]
+    (folder,) = (tmp_path / "datasets").glob("[!.]*")
+    dataset = Dataset.load(folder)
+    assert outputs == {f"{dataset.images[:].astype(int).sum()} {dataset.labels.sum()}\n"}
+
+
+@pytest.mark.parametrize("name", ["labels.npy", "rows.csv", "manifest.json"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_dataset_that_is_damaged_is_rebuilt_and_named_once(
+    name: str,
+    damage: Callable[[Path], None],
+    tmp_path: Path,
+    make: Make,
+    small: PreprocessConfig,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     posters = make(tmp_path / "posters", 60)
-    folder = build_dataset(posters, tmp_path, small, NullReporter()).folder
-    (folder / "labels.npy").write_bytes(b"")
+    before = build_dataset(posters, tmp_path, small, NullReporter())
+    contents = {file.name: file.read_bytes() for file in before.folder.iterdir()}
+    damage(before.folder / name)
     with pytest.raises(DatasetError, match="not a complete dataset"):
-        Dataset.load(folder)
-    assert len(build_dataset(posters, tmp_path, small, NullReporter()).images) == 60
+        Dataset.load(before.folder)
+    caplog.clear()
+    build_dataset(posters, tmp_path, small, NullReporter())
+    (message,) = [message for message in caplog.messages if "genre" not in message]
+    assert re.fullmatch(rf"The folder {before.folder} is not a complete dataset: .*\. It is rebuilt\.", message)
+    assert {file.name: file.read_bytes() for file in before.folder.iterdir()} == contents
 
 
 def test_dataset_decodes_damaged_pixels_again(
