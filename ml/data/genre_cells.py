@@ -79,7 +79,7 @@ _OFTEN = 10  # rows
 _RECURRING_ROWS, _FEW = 3, 0.05
 _WORDS_TOGETHER = 5  # times that two words occur, always together, before they count as one name
 _READING = 3  # examples per reading in an error
-_SHOWN = 200
+_SHOWN, _SHOWN_NAMES, _SHOWN_NAME = 60, 150, 20  # characters in a message
 
 
 _Items = tuple[tuple[str, str], ...]
@@ -167,7 +167,7 @@ def unify(rows: Sequence[_Items | None], places: Sequence[object], name: str) ->
         by_id[ids[key][0] if key in ids else key].update(names)
     best = {key: sorted(names, key=lambda text: (-names[text], text)) for key, names in by_id.items()}
     same = sorted(" = ".join(names) for names in best.values() if len(names) > 1)
-    notices = [f"Names of one genre: {_shown(', '.join(same))}."] if same else []
+    notices = [f"Names of one genre: {_shown(', '.join(same), _SHOWN_NAMES)}."] if same else []
 
     def unified(genres: _Items | None) -> _Items | None:
         found = {}
@@ -193,9 +193,9 @@ def _folded(text: str) -> str:
     return _tidy(text).casefold()
 
 
-def _shown(text: str) -> str:
+def _shown(text: str, limit: int = _SHOWN) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
+    return line if len(line) <= limit else f"{line[:limit]}..."
 
 
 def _literal(cell: str) -> _Items | None:
@@ -314,7 +314,7 @@ def _splitter(counts: Mapping[str, int], separator: str | None, name: str) -> tu
     chosen = max(clear, key=lambda sign: (sign != " ", _rows_with(counts, sign)))
     split = _split_between_names(counts, chosen)
     names = sorted({text for cell in counts for text in split(cell) if chosen in text})
-    together = f"; always together, so one name: {_shown(', '.join(names))}" if names else ""
+    together = f"; always together, so one name: {_shown(', '.join(names), _SHOWN_NAMES)}" if names else ""
     return split, f"The genres are separated by {_label(chosen)}{together}."
 
 
@@ -405,7 +405,7 @@ def _two_readings(counts: Mapping[str, int], signs: Iterable[str], name: str) ->
 
 
 def _names(parts: Sequence[str]) -> str:
-    head = " and ".join(f"'{_shown(part)}'" for part in parts[:_READING])
+    head = " and ".join(f"'{_shown(part, _SHOWN_NAME)}'" for part in parts[:_READING])
     return head + (" ..." if len(parts) > _READING else "")
 
 

@@ -40,7 +40,8 @@ _NOT_POSTERS = re.compile(r"backdrop|background|banner|logo|screenshot|trailer|a
 
 _TRUE = frozenset({"1", "1.0", "true", "yes", "y", "t", "x", "black", "on"})
 _FALSE = frozenset({"0", "0.0", "false", "no", "n", "f", "off"})
-_NAMED = 30  # columns in a message
+_NAMED = 3  # columns in a message
+_SHOWN_NAMES, _SHOWN_NAME = 150, 40  # characters in a message
 _DISTINCT_IDS = 0.9  # share of rows
 _SAMPLE = 2000  # filled cells that decide what a column contains
 _IMAGE_PATH = re.compile(r"\.(?:jpe?g|jpe|jfif|png|webp|avif|gif|bmp|dib|tiff?)(?:[?#].*)?$", re.IGNORECASE)
@@ -136,8 +137,7 @@ class Columns:
 
     def all_names(self) -> str:
         """The names of all columns, for a message."""
-        names = [shown(str(column))[1:-1] for column in self._table]
-        return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+        return shown(", ".join(map(str, self._table)), _SHOWN_NAMES)[1:-1]
 
     def binary_genre(self, column: str) -> str:
         """The genre of a column that holds 1 or 0 for each row; "" for a column that holds names."""
@@ -149,7 +149,7 @@ class Columns:
         """Which column is read as what."""
         choices = []
         for role in ROLES:
-            if names := [repr(column) for column in self.chosen.get(role, [])]:
+            if names := [shown(column, _SHOWN_NAME) for column in self.chosen.get(role, [])]:
                 more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
                 choices.append(f"{role} from {', '.join(names[:_NAMED])}{more}")
         return f"Columns: {'; '.join(choices)}."
@@ -259,9 +259,10 @@ class Columns:
             return [max(columns, key=_size)]
         if len(columns) > 1:
             readings = " or ".join(
-                f"{shown(self._sample(column)[0])} with --columns {role}={column}" for column in columns
+                f"{shown(self._sample(column)[0], _SHOWN_NAME)} with --columns {role}={column}"
+                for column in columns[:_NAMED]
             )
-            raise DatasetError(f"The table {self._name} has several columns for {role}: {readings}.")
+            raise DatasetError(f"The table {self._name} has {len(columns)} columns for {role}: {readings}.")
         return columns
 
     def _is_address(self, cell: str) -> bool:

@@ -84,10 +84,10 @@ def read_cells(data: bytes, name: str) -> Cells:
     return _read_csv(text, name, notices)
 
 
-def shown(text: str) -> str:
-    """A foreign text for a message: in quotes, on one line, and shortened."""
+def shown(text: str, limit: int = _SHOWN) -> str:
+    """A foreign text for a message: in quotes, on one line, and at most `limit` characters of it."""
     line = " ".join(text.split())
-    return f"'{line}'" if len(line) <= _SHOWN else f"'{line[:_SHOWN]}...'"
+    return f"'{line}'" if len(line) <= limit else f"'{line[:limit]}...'"
 
 
 def _decode(data: bytes, name: str) -> tuple[str, list[str]]:

@@ -24,6 +24,7 @@ _SITE_IDS = {
     **{"ecchi": "9", "hentai": "12", "erotica": "49"},
 }
 _LARGEST_SITE_ID = 100
+_NAMED, _SHOWN = 2, 40  # columns, and characters of their cells, in a message
 
 
 @dataclass(frozen=True)
@@ -229,9 +230,12 @@ def _check_ids(rows: pd.DataFrame, name: str) -> None:
         return
     first = repeated[repeated["id"] == repeated["id"].iloc[0]].iloc[:2]
     differ = [column for column in COLUMNS if first[column].iloc[0] != first[column].iloc[1]]
-    one, other = (", ".join(f"{column} {shown(row[column])}" for column in differ) for row in first.to_dict("records"))
+    one, other = (
+        ", ".join(f"{column} {shown(row[column], _SHOWN)}" for column in differ[:_NAMED])
+        for row in first.to_dict("records")
+    )
     raise DatasetError(
-        f"The table {name} has {repeated['id'].nunique()} ids with different rows. The id '{first['id'].iloc[0]}' is "
+        f"The table {name} has {repeated['id'].nunique()} ids with different rows. The id {shown(first['id'].iloc[0], _SHOWN)} is "
         f"in row {first.index[0]} with {one}, and in row {first.index[1]} with {other}. Remove one, or choose another "
         "column with --columns id=NAME."
     )

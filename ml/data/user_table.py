@@ -16,6 +16,7 @@ from ml.data.genres import Genre
 from ml.data.poster_files import find_poster_files
 from ml.data.shards import Shards
 from ml.data.splits import draw_part, franchise_key, join_franchises
+from ml.data.table_format import shown
 from ml.data.table_rows import TableOptions, read_rows
 from ml.errors import DatasetError
 from ml.reporting import Reporter
@@ -129,5 +130,5 @@ def _left_out_notices(table: Table) -> list[str]:
     for reason, count in table.reasons().items():
         ids = table.left_out["id"][table.left_out["reason"] == reason].iloc[:_NAMED]
         more = ", ..." if count > _NAMED else ""
-        notices.append(f"{count} of {table.rows} rows are left out ({reason}): {', '.join(ids)}{more}.")
+        notices.append(f"{count} of {table.rows} rows are left out ({reason}): {shown(', '.join(ids))[1:-1]}{more}.")
     return notices

@@ -6,6 +6,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ml.data.table_rows import IDENTICAL, NO_ID, UNREADABLE_GENRES, TableOptions, TableRows, read_rows
 from ml.errors import DatasetError
@@ -265,3 +267,34 @@ def test_rows_are_accounted_for() -> None:
     assert len(result.rows) + len(result.dropped) == 6
     assert isinstance(result.rows, pd.DataFrame)
     assert list(result.rows["genres"]) == ["Action|Drama", ""]
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(
+    kind=st.sampled_from(sorted(PUBLIC_TABLES)),
+    edits=st.lists(
+        st.tuples(
+            st.floats(0, 1),
+            st.integers(0, 30),
+            st.sampled_from(
+                [b"", b'"', b",", b"\n", b"\r", b"|", b"[", b"]", b"'", b"\\", b"\0", b"\xff", b"\xef\xbb\xbf"]
+            ),
+        ),
+        max_size=8,
+    ),
+)
+def test_random_bytes_in_a_table_end_in_rows_or_a_sentence(kind: str, edits: list[tuple[float, int, bytes]]) -> None:
+    data = PUBLIC_TABLES[kind][0]
+    for place, removed, added in edits:
+        at = int(place * len(data))
+        data = data[:at] + added + data[at + removed :]
+    try:
+        result = read(data)
+    except DatasetError as error:
+        assert len(str(error)) < 1000
+        assert "\n" not in str(error)
+        return
+    assert (result.rows["id"] != "").all()
+    assert result.rows["id"].is_unique
+    for names, ids in zip(result.rows["genres"], result.rows["genre_ids"], strict=True):
+        assert not ids or len(names.split("|")) == len(ids.split("|"))
