@@ -234,8 +234,9 @@ def _check_ids(rows: pd.DataFrame, name: str) -> None:
         ", ".join(f"{column} {shown(row[column], _SHOWN)}" for column in differ[:_NAMED])
         for row in first.to_dict("records")
     )
+    id = shown(first["id"].iloc[0], _SHOWN)
     raise DatasetError(
-        f"The table {name} has {repeated['id'].nunique()} ids with different rows. The id {shown(first['id'].iloc[0], _SHOWN)} is "
-        f"in row {first.index[0]} with {one}, and in row {first.index[1]} with {other}. Remove one, or choose another "
-        "column with --columns id=NAME."
+        f"The table {name} has {repeated['id'].nunique()} ids with different rows. The id {id} is in row "
+        f"{first.index[0]} with {one}, and in row {first.index[1]} with {other}. Remove one, or choose another column "
+        "with --columns id=NAME."
     )
