@@ -72,7 +72,7 @@ class _Schemas:
             for each in fields(kind):
                 if each.default is not MISSING:  # left out if it is None
                     optional.add(each.name)
-                    (hints[each.name],) = (member for member in get_args(hints[each.name]) if member is not NoneType)
+                    hints[each.name] = _without_none(hints[each.name])
             self.components[kind.__name__] = {
                 "type": "object",
                 "description": " ".join((kind.__doc__ or "").split()),
@@ -81,6 +81,15 @@ class _Schemas:
                 "additionalProperties": False,
             }
         return {"$ref": f"#/components/schemas/{kind.__name__}"}
+
+
+def _without_none(hint: Any) -> Any:
+    """The other member of a union with None, with the keywords of `Annotated`."""
+    if get_origin(hint) is Annotated:
+        member, keywords = get_args(hint)
+        return Annotated[_without_none(member), keywords]
+    (member,) = (member for member in get_args(hint) if member is not NoneType)
+    return member
 
 
 def document() -> dict[str, Any]:

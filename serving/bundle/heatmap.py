@@ -34,6 +34,6 @@ def heatmap(activation: NDArray[np.float32], size: int) -> bytes:
     return stream.getvalue()
 
 
-def data_url(png: bytes) -> str:
-    """A PNG as a data: URL, which a page can show directly."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def data_url(picture: bytes, media_type: str = "image/png") -> str:
+    """A picture as a data: URL, which a page can show directly."""
+    return f"data:{media_type};base64,{base64.b64encode(picture).decode()}"

@@ -5,7 +5,7 @@ Training, scoring, the command line and the deployed function all use `decode`, 
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from typing import cast
@@ -59,25 +59,46 @@ def decode(data: bytes, size: int, out: NDArray[np.uint8] | None = None) -> NDAr
         PosterSizeError: decoding would take more than DECODING_BYTES.
         PosterError: the image is empty, truncated or damaged.
     """
-    if not data:
-        raise PosterError("The image is empty (0 bytes).")
-    with _open(data) as image, _decoding.hold(_decoding_bytes(image, size)):
-        try:
-            # A JPEG of at least twice the size is scaled down during decoding, which saves time and memory.
-            image.draft(None, (size, size))
-            image.load()
-            # Resizing before turning and compositing gives the same picture and copies less.
-            square = _resizable(image).resize((size, size), Image.Resampling.BILINEAR)
-            orientation = _orientation(image)
-        except Exception as error:  # damaged data makes Pillow raise many types, even SyntaxError
-            raise PosterError(f"The image is damaged or truncated: {_reason(error)}.") from error
-    if orientation in _ORIENTATIONS:
-        square = square.transpose(_ORIENTATIONS[orientation])
-    square = _on_white(square)
+    square = _resized(data, lambda width, height: (size, size))
     pixels = np.empty((3, size, size), np.uint8) if out is None else out
     for channel, name in enumerate("RGB"):  # faster than a transpose in numpy
         pixels[channel] = np.frombuffer(square.tobytes("raw", name), np.uint8).reshape(size, size)
     return pixels
+
+
+def preview(data: bytes, side: int) -> bytes:
+    """A JPEG of an image file with at most `side` pixels per side, without metadata. Raises the errors of `decode`."""
+
+    def shape(width: int, height: int) -> tuple[int, int]:
+        scale = min(1.0, side / max(width, height))
+        return max(1, round(scale * width)), max(1, round(scale * height))
+
+    picture = _resized(data, shape)
+    picture.info.clear()  # a JPEG's comment, which Pillow would write again
+    stream = BytesIO()
+    picture.save(stream, "JPEG", quality=80)
+    return stream.getvalue()
+
+
+def _resized(data: bytes, shape: Callable[[int, int], tuple[int, int]]) -> Image.Image:
+    """Decode an image file as RGB. `shape` maps the file's width and height to those of the picture before turning."""
+    if not data:
+        raise PosterError("The image is empty (0 bytes).")
+    with _open(data) as image:
+        target = shape(*image.size)
+        with _decoding.hold(_decoding_bytes(image, target)):
+            try:
+                # A JPEG of at least twice the size is scaled down during decoding, which saves time and memory.
+                image.draft(None, target)
+                image.load()
+                # Resizing before turning and compositing gives the same picture and copies less.
+                picture = _resizable(image).resize(target, Image.Resampling.BILINEAR)
+                orientation = _orientation(image)
+            except Exception as error:  # damaged data makes Pillow raise many types, even SyntaxError
+                raise PosterError(f"The image is damaged or truncated: {_reason(error)}.") from error
+    if orientation in _ORIENTATIONS:
+        picture = picture.transpose(_ORIENTATIONS[orientation])
+    return _on_white(picture)
 
 
 def image_size(data: bytes) -> tuple[int, int]:
@@ -86,12 +107,12 @@ def image_size(data: bytes) -> tuple[int, int]:
         return image.size
 
 
-def _decoding_bytes(image: Image.Image, size: int) -> int:
+def _decoding_bytes(image: Image.Image, target: tuple[int, int]) -> int:
     """Memory that decoding takes, estimated. Raises PosterSizeError if it is more than DECODING_BYTES."""
     width, height = image.size
     file_format = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG that holds several pictures
     bytes_per_pixel = _BYTES_PER_PIXEL[file_format]
-    if file_format == "JPEG" and min(width, height) >= 2 * size:
+    if file_format == "JPEG" and width >= 2 * target[0] and height >= 2 * target[1]:
         bytes_per_pixel = _PROGRESSIVE_BYTES if "progressive" in image.info else _SCALED_BYTES
     if width * height * bytes_per_pixel > DECODING_BYTES or max(width, height) > _MAX_SIDE:
         raise PosterSizeError(

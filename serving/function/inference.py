@@ -5,13 +5,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.errors import AnimeGenreError
 from ..bundle.heatmap import data_url, heatmap
-from ..bundle.image import decode
+from ..bundle.image import decode, preview
 from ..bundle.model import GenrePrediction, GenreThreshold, Model
 from .body_limits import reserve_named_poster
 from .errors import RequestError, status_and_code
@@ -30,7 +31,16 @@ from .response_types import (
 )
 
 _FETCH_THREADS = 4  # posters of a batch that are fetched and decoded concurrently
+_PREVIEW_SIDE = 480  # pixels
 _BATCH_SECONDS = 30.0  # the last poster of a batch must start by then; Cloud Run ends a request after 60
+
+
+@dataclass(frozen=True)
+class _Poster:
+    """A decoded poster: its pixels, uint8 [3, size, size], and a small JPEG if it was named and `explain` is given."""
+
+    pixels: NDArray[np.uint8]
+    preview: bytes | None = None
 
 
 class Stopwatch:
@@ -64,15 +74,19 @@ def predict_posters(request: PosterRequest, bundle: Bundle, watch: Stopwatch) ->
     """
     model = bundle.model()
     column = None if request.explain is None else _column(request.explain, model)
-    images: list[NDArray[np.uint8] | InstanceError]
+    explained = column is not None
+    images: list[_Poster | InstanceError]
     if request.batch:
         deadline = time.monotonic() + _BATCH_SECONDS
         with ThreadPoolExecutor(min(_FETCH_THREADS, len(request.instances))) as pool:
             images = list(
-                pool.map(lambda instance: _load_instance(instance, bundle, model, watch, deadline), request.instances)
+                pool.map(
+                    lambda instance: _load_instance(instance, bundle, model, watch, explained, deadline),
+                    request.instances,
+                )
             )
     else:
-        images = [_load(request.instances[0], bundle, model, watch)]
+        images = [_load(request.instances[0], bundle, model, watch, explained)]
     with watch.stage("infer"):
         loaded = [image for image in images if not isinstance(image, InstanceError)]
         predictions = iter(_predict(loaded, model, request.top, column))
@@ -89,61 +103,64 @@ def predict_posters(request: PosterRequest, bundle: Bundle, watch: Stopwatch) ->
     )
 
 
-def _predict(
-    images: list[NDArray[np.uint8]], model: Model, top: int | None, column: int | None
-) -> list[PosterPrediction]:
-    """The prediction of each image, with an explanation of the genre in `column` if one is given."""
-    if not images:
+def _predict(posters: list[_Poster], model: Model, top: int | None, column: int | None) -> list[PosterPrediction]:
+    """The prediction of each poster, with an explanation of the genre in `column` if one is given."""
+    if not posters:
         return []
+    images = np.stack([poster.pixels for poster in posters])
     maps = None
     if column is not None and model.manifest.explains:
-        probabilities, maps = model.explained(np.stack(images))
+        probabilities, maps = model.explained(images)
     else:
-        probabilities = model.probabilities(np.stack(images))
+        probabilities = model.probabilities(images)
     return [
         PosterPrediction(
             genres=_genres(model, row, top),
             explanation=None
             if column is None
-            else _explanation(model, column, None if maps is None else maps[number, column]),
+            else _explanation(model, column, None if maps is None else maps[number, column], posters[number].preview),
         )
         for number, row in enumerate(probabilities)
     ]
 
 
-def _explanation(model: Model, column: int, activation: NDArray[np.float32] | None) -> Explanation:
+def _explanation(
+    model: Model, column: int, activation: NDArray[np.float32] | None, preview_jpeg: bytes | None
+) -> Explanation:
     genre = Genre(model.manifest.genres[column].id, model.manifest.genres[column].name)
+    poster = None if preview_jpeg is None else data_url(preview_jpeg, "image/jpeg")
     if activation is None:
-        return Explanation(genre, None, "This network cannot show where on a poster it sees a genre.")
-    return Explanation(genre, data_url(heatmap(activation, model.manifest.preprocessing.size)))
+        return Explanation(genre, None, "This network cannot show where on a poster it sees a genre.", poster)
+    return Explanation(genre, data_url(heatmap(activation, model.manifest.preprocessing.size)), poster=poster)
 
 
 def _load_instance(
-    instance: object, bundle: Bundle, model: Model, watch: Stopwatch, deadline: float
-) -> NDArray[np.uint8] | InstanceError:
-    """The pixels of a poster of a batch, or its error. The error is not kept as an exception.
+    instance: object, bundle: Bundle, model: Model, watch: Stopwatch, explained: bool, deadline: float
+) -> _Poster | InstanceError:
+    """A poster of a batch, or its error. The error is not kept as an exception.
 
     An exception would keep the poster in memory through its traceback.
     """
     try:
         if time.monotonic() > deadline:
             raise RequestError(504, "too_slow", "The other posters of the batch took too long; send fewer.")
-        return _load(instance, bundle, model, watch)
+        return _load(instance, bundle, model, watch, explained)
     except AnimeGenreError as error:
         return InstanceError(InstanceErrorDetail(*status_and_code(error), str(error)))
 
 
-def _load(instance: object, bundle: Bundle, model: Model, watch: Stopwatch) -> NDArray[np.uint8]:
-    """The pixels of a poster, uint8 [3, size, size]."""
+def _load(instance: object, bundle: Bundle, model: Model, watch: Stopwatch, explained: bool) -> _Poster:
     size = model.manifest.preprocessing.size
     with watch.stage("fetch"):
         poster = parse_instance(instance)
     if not isinstance(poster, NamedPoster):
-        return _decode(poster, size, watch)
+        return _Poster(_decode(poster, size, watch))
     with reserve_named_poster():
         with watch.stage("fetch"):
             data = fetch_poster(poster.name, bundle.bucket())
-        return _decode(data, size, watch)
+        pixels = _decode(data, size, watch)
+        with watch.stage("decode"):
+            return _Poster(pixels, preview(data, _PREVIEW_SIDE) if explained else None)
 
 
 def _decode(poster: bytes, size: int, watch: Stopwatch) -> NDArray[np.uint8]:

@@ -4,11 +4,14 @@ BUNDLE_URI      address of the bundle, gs://BUCKET/bundles/SHA256
 BUNDLE_SHA256   sha256 of the bundle's manifest.json
 MODEL_VERSION   version in the model registry, part of every response
 DATASET_DATE    day on which the catalogue was read, part of every response
+COLLECTION      the catalogue whose posters the model was trained on, part of every response
 """
 
 import json
 import os
 from contextlib import suppress
+from dataclasses import replace
+from typing import Any
 
 import requests
 from google.api_core import exceptions as google_exceptions
@@ -25,6 +28,7 @@ from .response_types import ModelIdentity, ModelResponse
 from .shared_load import SharedLoad
 
 STORAGE_TIMEOUT_SECONDS = 20.0
+DEPLOYMENT_KEPT_SECONDS = 30.0
 STORAGE_ERRORS = (
     google_exceptions.GoogleAPIError,
     DataCorruption,
@@ -42,6 +46,8 @@ class Bundle:
         self._bucket: Bucket | None = None
         self._model = SharedLoad(lambda: _load(self.bucket(), _address()[1]))
         self._description = SharedLoad(lambda: _description(self.bucket(), _address()[1], self.model()))
+        # Traffic that returns to this bundle changes the record, while this instance may keep running.
+        self._deployment = SharedLoad(lambda: _deployment(self.bucket(), _address()[1]), DEPLOYMENT_KEPT_SECONDS)
 
     def load_in_background(self) -> None:
         """Start to load the model before the first request. The next request reports an error, if there is one."""
@@ -66,8 +72,8 @@ class Bundle:
         return self._model.get_if_loaded()
 
     def description(self) -> ModelResponse:
-        """The model's card and figures. Raises the errors of `model`."""
-        return self._description.get()
+        """The model's card, figures and deployment. Raises the errors of `model`."""
+        return replace(self._description.get(), deployment=self._deployment.get())
 
 
 def model_identity(model: Model) -> ModelIdentity:
@@ -78,6 +84,7 @@ def model_identity(model: Model) -> ModelIdentity:
         dataset_date=os.environ.get("DATASET_DATE"),
         precision=model.manifest.served.precision,
         explains=model.manifest.explains,
+        collection=os.environ.get("COLLECTION"),
     )
 
 
@@ -124,6 +131,21 @@ def _description(bucket: Bucket, folder: str, model: Model) -> ModelResponse:
         check_sha256(FIGURES, data, model.manifest.files[FIGURES])
         figures = json.loads(data)
     return ModelResponse(model_identity(model), card, figures)
+
+
+def _deployment(bucket: Bucket, folder: str) -> dict[str, Any] | None:
+    """The record that the pipeline wrote when it sent the traffic to this bundle; None if there is none.
+
+    It is in deployments/, next to the folder bundles/ of the bundle. It has no sha256, because it is written later.
+    """
+    above, _, sha256 = folder.rpartition("bundles/")
+    try:
+        record = json.loads(download(bucket, f"{above}deployments/{sha256}.json"))
+    except (google_exceptions.NotFound, ValueError):
+        return None
+    except STORAGE_ERRORS as error:
+        raise RequestError(503, "storage_unavailable", "The model's bucket is unreachable.") from error
+    return record if isinstance(record, dict) else None
 
 
 def _file(bucket: Bucket, folder: str, name: str) -> bytes:

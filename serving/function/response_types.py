@@ -20,6 +20,7 @@ class ModelIdentity:
     dataset_date: Annotated[str | None, {"description": "The day on which the catalogue was read."}]
     precision: Annotated[str, {"enum": ["fp32", "int8"]}]
     explains: Annotated[bool, {"description": "Whether the model supports `explain`."}]
+    collection: Annotated[str | None, {"description": "The catalogue whose posters the model was trained on."}] = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Explanation:
     genre: Genre
     image: Annotated[str | None, {"description": "A PNG to lay over the poster, as a data: URL."}]
     reason: str | None = None
+    poster: Annotated[str | None, {"description": "A small JPEG of a poster that was named, as a data: URL."}] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +117,15 @@ class HealthResponse:
 
 @dataclass(frozen=True)
 class ModelResponse:
-    """A description of the model: its card (Markdown) and its figures, if its bundle has them."""
+    """A description of the model: its card (Markdown) and its figures, if its bundle has them.
+
+    `deployment` says since when it is live, how it did on the test part, and which version it replaced.
+    """
 
     model: ModelIdentity
     card: str | None
     figures: dict[str, Any] | None
+    deployment: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

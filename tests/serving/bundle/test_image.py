@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from serving.bundle.errors import PosterError, PosterFormatError, PosterSizeError
-from serving.bundle.image import decode
+from serving.bundle.image import decode, preview
 
 SIZE = 48
 
@@ -93,6 +93,20 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
     exif[0x0112] = orientation
     data = encoded(smooth_picture(), "JPEG", quality=95, exif=exif)
     assert np.abs(decode(data, SIZE).astype(int) - reference(data)).max() <= 2
+
+
+@pytest.mark.parametrize("size, expected", [((900, 1280), (1280 * 64 // 900, 64)), ((40, 30), (30, 40))])
+def test_preview_is_a_small_turned_jpeg_without_metadata(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    exif[0x010E] = "a private note"
+    picture = smooth_picture(*size)
+    data = preview(encoded(picture, "JPEG", exif=exif, icc_profile=b"profile", comment=b"note"), 91)
+    with Image.open(BytesIO(data)) as small:
+        assert (small.format, small.size) == ("JPEG", expected)
+        assert not small.getexif() and not {"icc_profile", "comment"} & small.info.keys()
+        turned = picture.transpose(Image.Transpose.ROTATE_270).resize(small.size)
+        assert np.abs(np.asarray(small).astype(int) - np.asarray(turned)).mean() < 3
 
 
 def test_damaged_exif_block_is_ignored() -> None:

@@ -50,6 +50,7 @@ def test_response_lists_all_genres_most_probable_first(
         "dataset_date": "2026-11-23",
         "precision": "fp32",
         "explains": True,
+        "collection": "built-in",
     }
     assert 0 < body["timing_ms"]["fetch"] <= body["timing_ms"]["total"]
 
@@ -113,6 +114,21 @@ def test_explain_shows_where_the_model_sees_a_genre(url: str) -> None:
     [first, second] = prediction(requests.post(f"{url}?explain=1", json={"instances": instances}))["predictions"]
     assert first["explanation"] == explanation
     assert second["explanation"]["image"] != explanation["image"]
+
+
+def test_explain_returns_a_small_jpeg_of_a_named_poster(url: str, bucket: Bucket) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGBA", (1000, 1500), (20, 90, 200, 255)).save(buffer, "PNG")
+    bucket.blob("posters/large.png").upload_from_string(buffer.getvalue())
+    named: dict[str, object] = {"json": {"name": "posters/large.png"}}
+    poster = prediction(requests.post(f"{url}?explain=1", **named))["explanation"]["poster"]
+    with Image.open(io.BytesIO(b64decode(poster.removeprefix("data:image/jpeg;base64,")))) as picture:
+        assert (picture.format, picture.size) == ("JPEG", (320, 480))
+        assert picture.getpixel((160, 240)) == pytest.approx((20, 90, 200), abs=4)
+    batch = {"instances": [{"name": "posters/large.png"}, {"image": b64encode(buffer.getvalue()).decode()}]}
+    [first, second] = prediction(requests.post(f"{url}?explain=1", json=batch))["predictions"]
+    assert first["explanation"]["poster"] == poster and "poster" not in second["explanation"]
+    assert "explanation" not in prediction(requests.post(url, **named))
 
 
 def test_explain_gives_a_reason_if_the_network_has_no_maps(

@@ -1,6 +1,7 @@
 """The bundle that the environment names: downloaded when it is available, checked, and described."""
 
 import hashlib
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -75,6 +76,24 @@ def test_model_address_returns_card_and_figures(url: str, uploaded_bundle: str) 
     assert body["card"] == "# A model of colours\n"
     assert body["figures"] == {"part": "validation"}
     assert body["model"]["sha256"] == uploaded_bundle
+    assert body["model"]["collection"] == "built-in"
+    assert "deployment" not in body
+
+
+def test_model_address_returns_the_record_of_its_deployment(
+    start_function: StartFunction, bucket: Bucket, bundle: Path
+) -> None:
+    """In a collection, whose objects are below a folder."""
+    sha256 = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
+    for path in bundle.iterdir():
+        bucket.blob(f"collections/films/bundles/{sha256}/{path.name}").upload_from_filename(str(path))
+    record = {"version": "4", "previous_version": "3"}
+    bucket.blob(f"collections/films/deployments/{sha256}.json").upload_from_string(json.dumps(record))
+    with start_function(BUNDLE_URI=f"gs://posters-bucket/collections/films/bundles/{sha256}", BUNDLE_SHA256=sha256) as (
+        url,
+        _,
+    ):
+        assert requests.get(f"{url}/model", headers={"Connection": "close"}).json()["deployment"] == record
 
 
 def test_concurrent_requests_share_one_failed_load_and_health_does_not_wait(

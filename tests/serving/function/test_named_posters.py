@@ -177,4 +177,8 @@ def test_other_bucket_is_read_only_if_it_is_allowed(url: str, storage_url: str) 
         f"{storage_url}/upload/storage/v1/b/second-bucket/o?uploadType=media&name=a.jpg", data=image_file(seed=5)
     ).raise_for_status()
     assert status_and_code(url, "gs://second-bucket/a.jpg") == (200, "")
-    assert status_and_code(url, "gs://third-bucket/a.jpg") == (403, "forbidden_bucket")
+    refusal = requests.post(url, json={"name": "gs://third-bucket/a.jpg"})
+    assert (refusal.status_code, refusal.json()["error"]["code"]) == (403, "forbidden_bucket")
+    assert refusal.json()["error"]["message"] == (
+        "Posters are read only from the function's own bucket and from second-bucket."
+    )
