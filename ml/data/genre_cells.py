@@ -311,7 +311,10 @@ def _splitter(counts: Mapping[str, int], separator: str | None, name: str) -> tu
         raise _two_readings(counts, [max(weak, key=lambda sign: weak[sign])], name)
     if not clear:
         return lambda cell: [cell.strip()], None
-    chosen = max(clear, key=lambda sign: (sign != " ", _rows_with(counts, sign)))
+    # The true separator gives the fewest names: others cut through names and leave them joined.
+    chosen = min(
+        clear, key=lambda sign: (len({part for cell in counts for part in _split_by(sign)(cell)}), sign == " ")
+    )
     split = _split_between_names(counts, chosen)
     names = sorted({text for cell in counts for text in split(cell) if chosen in text})
     together = f"; always together, so one name: {_shown(', '.join(names), _SHOWN_NAMES)}" if names else ""

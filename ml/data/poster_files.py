@@ -118,6 +118,8 @@ class _Index:
 
     def find(self, cell: str) -> tuple[str, str, str]:
         """The path of a cell's file relative to the folder, or ""; the reason; and the path that was asked for."""
+        if cell in self._exact:
+            return cell, "", cell
         plain = cell.strip().replace("\\", "/")
         name = plain.rpartition("/")[2]
         several = self._flat.get(_composed(name), [])

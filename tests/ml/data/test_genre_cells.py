@@ -65,6 +65,9 @@ def test_blanks_separate_if_nothing_else_does_and_words_that_stay_together_are_o
     read = read_genres([" ".join(names) for names in lists], None, "table.csv")
     assert [[name for _, name in genres or ()] for genres in read.of_rows] == lists
     assert "Science Fiction, Slice of Life" in read.notices[0]
+    dense = ["Action", "Drama", "Sci-Fi", "Comedy", "Horror"]
+    triples = [[a, b, c] for a in dense for b in dense for c in dense if len({a, b, c}) == 3]
+    assert names_of([" ".join(names) for names in triples]) == triples
     assert names_of(["Girls Love", "Boys Love", "Action"] * 9) == [["Girls Love"], ["Boys Love"], ["Action"]] * 9
 
 
