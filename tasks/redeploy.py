@@ -1,5 +1,7 @@
 """Step 8: deploy a revision of the function with the new bundle, check its predictions, and send it the traffic."""
 
+import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect.artifacts import create_link_artifact
@@ -14,6 +16,7 @@ from infra.revisions import Revision
 from infra.settings import read_settings
 from infra.source_zip import source_zip
 from infra.store import Store
+from ml.data.splits import TEST
 from serving.bundle.model import Model
 from tasks.bundles import fetch_uploaded_bundle
 from tasks.records import (
@@ -64,11 +67,40 @@ def redeploy(
     }
     candidate = cloud_run.deploy_candidate(settings.service, image, source_sha256, environment)
     _check(candidate, evaluation.known_posters, store, settings.folder, model)
+    write_deployment(store, cloud_run.live(settings.service), dataset, evaluation, model)
     live = cloud_run.send_traffic(settings.service, candidate.name)
     Registry(settings).set_champion(model.version)
     url = str(live.url)
     create_link_artifact(url, key="function", description=f"The function with version {model.version}")
     return DeploymentRecord(url=url, revision=live.name)
+
+
+def write_deployment(
+    store: Store, live: Revision | None, dataset: DatasetRecord, evaluation: EvaluationRecord, model: ModelRecord
+) -> None:
+    """Write what the function tells about its model at GET /model: `deployments/{bundle_sha256}.json`.
+
+    It is written just before the traffic moves. A step that was killed in between writes it again when it is retried.
+
+    Args:
+        live: the revision that has the traffic until now. If it has the same bundle, an existing record stays.
+    """
+    key = f"deployments/{model.bundle_sha256}.json"
+    same = live is not None and live.environment.get("BUNDLE_SHA256") == model.bundle_sha256
+    if same and store.exists(key):
+        return
+    chosen = evaluation.scores[0].model_dump()
+    record = {
+        "version": model.version,
+        "bundle_sha256": model.bundle_sha256,
+        "live_since": datetime.now(UTC).isoformat(timespec="seconds"),
+        "previous_version": None if live is None or same else live.environment.get("MODEL_VERSION"),
+        "collection": dataset.collection,
+        "snapshot_date": dataset.snapshot_date,
+        "posters": dataset.parts,
+        "figures": {f"{TEST}/{name}": value for name, value in chosen.items() if name != "name"},
+    }
+    store.write(key, json.dumps(record, indent=2).encode())
 
 
 def _check(candidate: Revision, posters: list[KnownPoster], store: Store, workspace: Path, model: ModelRecord) -> None:

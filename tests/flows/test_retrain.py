@@ -3,9 +3,12 @@
 import json
 import sys
 import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 
 import pytest
+import requests
 from mlflow.tracking import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
@@ -30,7 +33,7 @@ from tasks.champion import Champion, live_champion
 from tasks.errors import StalePosterError
 from tasks.posters import fetch_posters
 from tasks.records import BundleRecord
-from tasks.redeploy import redeploy
+from tasks.redeploy import redeploy, write_deployment
 from tests.faults import Fault, fault_proxy
 
 pytestmark = pytest.mark.stack
@@ -85,6 +88,33 @@ def test_deployed_function_predicts_and_champion_alias_follows_the_traffic(first
     assert champion.version == response["model"]["version"]
     assert champion.tags["bundle_sha256"] == record.training.bundle_sha256
     assert champion.tags["bundle_uri"].endswith(record.training.bundle_sha256)
+
+
+def test_function_tells_since_when_its_model_is_live_and_how_it_did(first_run) -> None:
+    record, store = first_run[0].record, Store(read_settings())
+    deployment = requests.get(f"{record.deployment.url}/model").json()["deployment"]
+    scores = record.evaluation.scores[0].model_dump()
+    figures = {f"test/{name}": value for name, value in scores.items() if name != "name"}
+    assert datetime.now(UTC) - datetime.fromisoformat(deployment["live_since"]) < timedelta(minutes=10)
+    assert deployment == {
+        "version": "1",
+        "bundle_sha256": record.model.bundle_sha256,
+        "live_since": deployment["live_since"],
+        "previous_version": None,
+        "collection": record.dataset.collection,
+        "snapshot_date": record.dataset.snapshot_date,
+        "posters": record.dataset.parts,
+        "figures": figures,
+    }
+    key, arguments = f"deployments/{record.model.bundle_sha256}.json", (record.dataset, record.evaluation, record.model)
+    written = store.read(key)
+    live = CloudRun(read_settings()).live(read_settings().service)
+    write_deployment(store, live, *arguments)
+    assert store.read(key) == written, "the bundle is live already"
+    other = replace(live, environment={"BUNDLE_SHA256": "0" * 64, "MODEL_VERSION": "7"})
+    write_deployment(store, other, *arguments)
+    assert json.loads(store.read(key))["previous_version"] == "7"
+    store.write(key, written)
 
 
 def test_first_run_stores_catalogue_posters_and_dataset_report(first_run) -> None:
