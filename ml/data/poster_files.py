@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import takewhile
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -23,6 +24,7 @@ AMBIGUOUS = "several files or rows for one name"
 ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif", ".tiff")
 """Endings of image files, the preferred first."""
 _SIMILAR = 3
+_Spell = Callable[[str], str]
 _COMPARED = 20_000  # names among which similar ones are searched
 
 
@@ -110,46 +112,36 @@ class _Index:
     def __init__(self, paths: Sequence[str]) -> None:
         self.paths = paths
         self._exact = set(self.paths)
-        self._flat: defaultdict[str, list[str]] = defaultdict(list)
-        if not any("/" in path for path in self.paths):
-            for path in self.paths:
-                self._flat[_composed(path)].append(path)
-        self._tails: tuple[dict[str, list[str]], ...] | None = None
+        self._by_name: dict[_Spell, dict[str, list[str]]] = {}
 
     def find(self, cell: str) -> tuple[str, str, str]:
         """The path of a cell's file relative to the folder, or ""; the reason; and the path that was asked for."""
         if cell in self._exact:
             return cell, "", cell
         plain = cell.strip().replace("\\", "/")
-        name = plain.rpartition("/")[2]
-        several = self._flat.get(_composed(name), [])
-        if len(several) == 1 or name in several:  # the usual form, and fast
-            return (name if name in several else several[0]), "", plain
-        asked = ""
-        for path in _spellings(cell):
-            asked = asked or path
+        if len(alike := self._alike(plain, _composed)) == 1:  # the usual form, and fast
+            return alike[0], "", plain
+        paths = _spellings(cell)
+        for path in paths:
             if path in self._exact:
                 return path, "", path
-        for path in _spellings(cell):
-            for tail in _tails(path):
-                for spell, by_tail in zip(_SPELLINGS, self._by_tail(), strict=True):
-                    if alike := by_tail.get(spell(tail)):
-                        # A file directly at the tail is preferred to files in subfolders.
-                        direct = [each for each in alike if spell(each) == spell(tail)] or alike
-                        if len(direct) > 1:
-                            direct = _preferred(direct)
-                        return (direct[0], "", asked) if len(direct) == 1 else ("", AMBIGUOUS, asked)
-        return "", NOT_FOUND, asked
+        for path in paths:
+            for spell in _SPELLINGS:
+                if alike := self._alike(path, spell):
+                    # The file with the most folders in common, and the fewest others.
+                    ranks = [(-_folders_in_common(each, path), each.count("/")) for each in alike]
+                    best = [each for each, rank in zip(alike, ranks, strict=True) if rank == min(ranks)]
+                    best = _preferred(best) if len(best) > 1 else best
+                    return (best[0], "", paths[0]) if len(best) == 1 else ("", AMBIGUOUS, paths[0])
+        return "", NOT_FOUND, paths[0] if paths else ""
 
-    def _by_tail(self) -> tuple[dict[str, list[str]], ...]:
-        """The paths by each of their ends (`a/b.jpg`, `b.jpg`), one dictionary per spelling, the strictest first."""
-        if self._tails is None:
-            self._tails = tuple(defaultdict(list) for _ in _SPELLINGS)
-            for path in self.paths:
-                for tail in _tails(path):
-                    for spell, by_tail in zip(_SPELLINGS, self._tails, strict=True):
-                        by_tail[spell(tail)].append(path)
-        return self._tails
+    def _alike(self, path: str, spell: _Spell) -> list[str]:
+        """The files whose names, spelled in this way, are that of a path."""
+        if spell not in self._by_name:
+            by_name = self._by_name[spell] = defaultdict(list)
+            for each in self.paths:
+                by_name[spell(each.rpartition("/")[2])].append(each)
+        return self._by_name[spell].get(spell(path.rpartition("/")[2]), [])
 
 
 def _files_in(folder: Path) -> list[str]:
@@ -195,9 +187,10 @@ def _spellings(cell: str) -> list[str]:
     return list(dict.fromkeys(paths))
 
 
-def _tails(path: str) -> list[str]:
-    parts = path.split("/")
-    return ["/".join(parts[start:]) for start in range(len(parts))]
+def _folders_in_common(one: str, other: str) -> int:
+    """How many folders before the names of two paths are the same."""
+    folders = zip(*(_caseless(path).split("/")[-2::-1] for path in (one, other)), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], folders))
 
 
 def _split_ending(path: str) -> tuple[str, str]:
@@ -217,10 +210,10 @@ def _caseless(path: str) -> str:
 
 def _without_ending(path: str) -> str:
     """The path of an image without its ending, so that an id or a bare name leads to it."""
-    return "\0" + _split_ending(unicodedata.normalize("NFC", path))[0]
+    return _split_ending(unicodedata.normalize("NFC", path))[0]
 
 
-_SPELLINGS: tuple[Callable[[str], str], ...] = (_composed, _caseless, _without_ending)
+_SPELLINGS: tuple[_Spell, ...] = (_composed, _caseless, _without_ending)
 
 
 def _preferred(paths: Sequence[str]) -> list[str]:
