@@ -13,10 +13,11 @@ from ml.errors import DatasetError
 ROLES = ("id", "title", "genres", "genre_ids", "franchise", "file", "poster_url", "rating", "explicit")
 
 # Names of columns, the best first, without case, blanks and punctuation.
-_IDS = "id malid animeid mangaid movieid filmid tmdbid imdbid tconst uid showid bookid gameid appid itemid isbn13 isbn"
+_IDS = """id malid animeid mangaid movieid filmid tmdbid imdbid tconst uid showid bookid gameid appid itemid asin isbn13
+    isbn"""
 _TITLES = """title name titel titre titulo movietitle animetitle booktitle gametitle filmtitle seriestitle primarytitle
     titles names displayname moviename animename gamename originaltitle titleenglish titleromaji englishtitle romaji
-    movie film anime game book show"""
+    movie film anime game book show album"""
 _GENRES = """genres genre genero listedin genrenames genrename genrelist genreslist animegenres moviegenres gamegenres
     bookgenres genresall allgenres maingenres maingenre primarygenre categories category shelves subjects subject
     tags tag themes labels label classes class"""
@@ -199,7 +200,8 @@ class Columns:
 
     def _genres(self) -> list[str]:
         numbered = [column for column in self._table if re.fullmatch(r"genres?\d+", normalised(column))]
-        suggested = [column for column in self._suggested(_GENRES) if self._sample(column)]
+        others = [column for column in self._table if re.search(r"[_\s.-]genres?$", column, re.IGNORECASE)]
+        suggested = [column for column in (*self._suggested(_GENRES), *others) if self._sample(column)]
         named = [column for column in suggested if not _mostly(self._sample(column), _is_number)]
         pair = [column for column in named if normalised(column) in ("genre", "genres")]
         if len(pair) > 1 and any((self._table[pair[0]] != self._table[column]).any() for column in pair[1:]):

@@ -69,10 +69,11 @@ def read_rows(data: bytes, name: str, options: TableOptions | None = None) -> Ta
         raise DatasetError(f"The table {name} has no rows.")
     columns = Columns(cells.table, options.columns, options.image_base, name)
     if "genres" not in columns.chosen:
-        raise DatasetError(
+        sentence = (
             f"The table {name} has no column of genres; its columns are {columns.all_names()}. "
             "--columns genres=NAME names it."
         )
+        raise DatasetError(" ".join([*cells.notices, sentence]))
     notices = [*cells.notices, columns.sentence()]
     rows = pd.DataFrame({role: columns.cells(role) for role in COLUMNS}, index=cells.table.index, dtype=str)
     rows["title"] = [text_in(cell) for cell in rows["title"]]

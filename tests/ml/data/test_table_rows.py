@@ -100,6 +100,10 @@ PUBLIC_TABLES = {
         table("book_id,title,genres,image_url", lambda n, g: [n, f"B{n}", dict.fromkeys(g, 30), ADDRESS.format(n)]),
         {"id": "1", "title": "B1", "poster_url": ADDRESS.format(1)},
     ),
+    "records": (
+        table("album_id,album,artist_genres,cover_url", lambda n, g: [n, f"R{n}", g, f"https://i.example/image/ab{n}"]),
+        {"id": "1", "title": "R1", "poster_url": "https://i.example/image/ab1"},
+    ),
     "games": (
         table(
             "appid,name,categories,genres,tags,header_image,screenshots",
@@ -254,7 +258,7 @@ def test_largest_of_several_sizes_of_one_picture_is_taken() -> None:
 
 def test_table_without_a_header_is_read_by_the_numbers_of_its_columns() -> None:
     data = table("0,0.jpg,Action,The Mouse", lambda n, g: [n + 1, f"{n + 1}.jpg", "/".join(g), f"B{n}"])
-    with pytest.raises(DatasetError, match="no column of genres; its columns are 1, 2, 3, 4"):
+    with pytest.raises(DatasetError, match=r"has no header.* no column of genres; its columns are 1, 2, 3, 4"):
         read(data)
     rows = read(data, columns={"id": "1", "file": "2", "genres": "3", "title": "4"}).rows
     assert len(rows) == 28
