@@ -161,3 +161,15 @@ def test_model_report_fits_the_browser_window_without_requests_or_warnings(
     assert [url for url in requests if not url.startswith("data:")] == [file.as_uri()]
     assert messages == []
     shown.close()
+
+
+def test_model_report_counts_titles_that_are_left_out_and_names_broken_posters(
+    evaluation: Evaluation, predictions: PredictionSet, titled: Dataset
+) -> None:
+    broken = {f"id {number}": "The image is <b>damaged</b>." for number in range(25)}
+    page = Page(model_report(evaluation, predictions, replace(titled, broken=broken), {"no file named": 1234}))
+    assert [section["id"] for section in page.all("section")] == [*SECTIONS, "left-out"]
+    assert "no file named1,234" in page.text
+    assert "25 posters could not be decoded; the first 20:" in page.text
+    assert "id 19: The image is <b>damaged</b>." in page.text
+    assert "id 20" not in page.text
