@@ -48,7 +48,7 @@ def keep_up(
     start(
         "Page",
         [
-            *(python, "-m", "gunicorn", "--bind", f"{loopback}:{page_port}", "--threads", "4", "--no-control-socket"),
+            *(python, "-m", "gunicorn", "--bind", f"{loopback}:{page_port}", "--threads", "16", "--no-control-socket"),
             "serving.web.app:create_app()",
         ],
         {

@@ -22,6 +22,7 @@ STOP_TIMEOUT_SECONDS = 3.0
 REQUEST_TIMEOUT_SECONDS = 60.0
 SHUTDOWN_TIMEOUT_SECONDS = 1.0  # for requests in progress
 _POLL_SECONDS = 0.05
+_NO_REVISION = "No model has been trained yet. The command anime-genre retrain trains and deploys one.\n"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Headers that apply to one connection only. Proxies do not forward them (RFC 9110, section 7.6.1).
 _HOP_BY_HOP = {
@@ -178,7 +179,7 @@ class RevisionProxy:
     async def _forward_to_any(self, request: web.Request) -> web.StreamResponse:
         weighted = self._weighted_revisions()
         if not weighted:
-            return web.Response(status=404, text="No revision serves this address.\n")
+            return web.Response(status=404, text=_NO_REVISION)
         revisions, weights = zip(*weighted, strict=True)
         [revision] = random.choices(revisions, weights)
         try:

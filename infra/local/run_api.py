@@ -20,6 +20,7 @@ import signal
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from google.cloud.storage import Client
 from google.protobuf.json_format import ParseError
 
 from infra.errors import StackError
+from infra.local.revision_process import RevisionProxy
 from infra.local.services import ApiError, Images, RunningService, invalid, not_found, now
 
 _LOCATION = "projects/{project}/locations/{location}"
@@ -46,6 +48,7 @@ class CloudRunServer:
         self._folder = folder
         self._images = Images(folder)
         self._service_ports = service_ports
+        self._without_service: dict[str, RevisionProxy] = {}  # listens on the port of a service that is not created yet
         self._services: dict[str, RunningService] = {}
         self._operations: dict[str, dict[str, Any]] = {}
         self._operation_tasks: set[asyncio.Task[None]] = set()
@@ -56,12 +59,20 @@ class CloudRunServer:
             running = RunningService.read(self._folder, self._images, path)
             self._services[running.service.name] = running
             await running.open(self._service_ports.get(running.short_name))
+        names = {running.short_name for running in self._services.values()}
+        for name, port in self._service_ports.items():
+            proxy = RevisionProxy(lambda: [])
+            with suppress(OSError):  # the port is taken; creating the service fails with that reason
+                if name not in names:
+                    await proxy.open(port)
+                    self._without_service[name] = proxy
 
     async def close(self) -> None:
         """Cancel the operations and stop all services."""
         for task in self._operation_tasks:
             task.cancel()
         await asyncio.gather(*self._operation_tasks, return_exceptions=True)
+        await asyncio.gather(*(proxy.close() for proxy in self._without_service.values()))
         await asyncio.gather(*(running.close() for running in self._services.values()))
 
     def application(self) -> web.Application:
@@ -120,6 +131,8 @@ class CloudRunServer:
         service.etag = uuid.uuid4().hex
         running = RunningService(self._folder, self._images, run_v2.Service(name=name))
         revision = running.update(service)
+        if proxy := self._without_service.pop(service_id, None):
+            await proxy.close()
         await running.open(self._service_ports.get(service_id))
         self._services[name] = running
         return web.json_response(self._start_operation(request, self._reconcile(running, revision)))

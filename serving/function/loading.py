@@ -111,7 +111,10 @@ def _address() -> tuple[str, str]:
     scheme, _, address = os.environ.get("BUNDLE_URI", "").partition("://")
     bucket, _, folder = address.partition("/")
     if scheme != "gs" or not bucket or not folder:
-        raise BundleError("BUNDLE_URI must be set to the address of a bundle, gs://BUCKET/FOLDER.")
+        raise BundleError(
+            "This function has no model: BUNDLE_URI must be set to the address of a bundle, gs://BUCKET/FOLDER. "
+            "The command anime-genre retrain trains a model and deploys a function with it."
+        )
     return bucket, folder.rstrip("/")
 
 

@@ -14,18 +14,24 @@ from urllib.parse import urlsplit
 
 from flask import Flask, Response, current_app, jsonify, redirect, render_template, request, url_for
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wrappers import Response as BaseResponse
 
 from .card_html import card_html
 from .errors import FunctionError, PageError
 from .function_client import describe_model, predict
-from .responses import GenrePrediction, Prediction
+from .live_model import LiveModel
+from .request_limits import RequestLimits
+from .responses import GenrePrediction, ModelIdentity, Prediction
 from .upload import MAX_POSTER_BYTES, SAMPLES, TOO_LARGE, read_poster
 
 FORM_BYTES = 64 * 1024  # for everything in a form except its file
 MAX_DRAINED_BYTES = 200 * 1024 * 1024
 MODEL_TIMEOUT_SECONDS = 20.0  # this page has no script that could explain a longer wait
-MAYBE_SHARE = 0.6  # a genre is "maybe" from this fraction of its threshold
+NEAR_SHARE = 0.6  # a genre below its threshold is near it from this fraction
+NAMED_IN_HEADING = 3  # genres; the others are counted
+DRAWN_COLLECTION = "built-in"  # the collection whose posters are drawn, as the samples are
+RETRY_AFTER_SECONDS = 10
 SECURITY_HEADERS = {
     # blob: is for the chosen poster, data: for heat maps and the thumbnails of recent posters.
     "Content-Security-Policy": (
@@ -47,10 +53,11 @@ def create_app(
     """Create the app. `function_url` defaults to the environment variable FUNCTION_URL; without it the page says so.
 
     The page's texts call what a poster shows `title_noun` and what is predicted `label_noun`. They default to the
-    environment variables TITLE_NOUN and LABEL_NOUN, then to "anime" and "genre".
+    environment variables TITLE_NOUN and LABEL_NOUN, then to "anime" and "genre". TRUSTED_PROXIES is the number of
+    proxies in front of the server, which name the visitor's address in X-Forwarded-For; 0 by default.
 
     Raises:
-        ValueError: the function's address is not an http or https address.
+        ValueError: the function's address is not an http or https address, or TRUSTED_PROXIES is not a number.
     """
     function_url = function_url or os.environ.get("FUNCTION_URL") or None
     if function_url is not None:
@@ -74,12 +81,18 @@ def create_app(
         labels=plural(label),
     )
     app.jinja_env.filters.update(
-        likelihood=likelihood,
+        standing=standing,
+        named=named,
+        source_of_posters=source_of_posters,
         readable_date=readable_date,
         card_html=card_html,
         with_article=with_article,
         with_capital=with_capital,
     )
+    app.extensions["limits"] = RequestLimits()
+    app.extensions["live_model"] = LiveModel(lambda: _ask_for_model(function_url, timeout_seconds))
+    if proxies := _trusted_proxies():
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies)  # type: ignore[method-assign]
     app.add_url_rule("/", view_func=_home)
     app.add_url_rule("/anime", view_func=_page)
     app.add_url_rule("/anime", view_func=_predict, methods=["POST"])
@@ -94,11 +107,24 @@ def create_app(
     return app
 
 
-def likelihood(genre: GenrePrediction) -> str:
-    """The word beside a bar: "likely" if predicted, "maybe" near the threshold, else "unlikely"."""
+def standing(genre: GenrePrediction) -> str:
+    """Where a probability stands: "above" the genre's threshold, "near" it from below, or far "below"."""
     if genre.predicted:
-        return "likely"
-    return "maybe" if genre.probability >= MAYBE_SHARE * genre.threshold else "unlikely"
+        return "above"
+    return "near" if genre.probability >= NEAR_SHARE * genre.threshold else "below"
+
+
+def named(genres: list[GenrePrediction]) -> str:
+    """The names of the first few genres, and the number of the others: "Action, Drama, Sci-Fi and 2 more"."""
+    names = ", ".join(genre.name for genre in genres[:NAMED_IN_HEADING])
+    others = len(genres) - NAMED_IN_HEADING
+    return f"{names} and {others} more" if others > 0 else names
+
+
+def source_of_posters(collection: str) -> str:
+    """Where the posters of a collection are from, in words."""
+    sources = {"myanimelist": "MyAnimeList", DRAWN_COLLECTION: "the built-in site, which are drawn by a program"}
+    return sources.get(collection, f"the catalogue “{collection}”")
 
 
 def plural(noun: str) -> str:
@@ -136,34 +162,73 @@ def _health() -> Response:
 
 
 def _page() -> str:
-    return render_template("anime.html")
+    return _poster_page()
+
+
+def _poster_page(**context: Any) -> str:
+    """The page's HTML. Without a model it says so; samples are offered only if the model knows drawn posters."""
+    live = _live_model().current()
+    return render_template(
+        "anime.html",
+        offers_samples=isinstance(live, ModelIdentity) and live.collection == DRAWN_COLLECTION,
+        no_model=str(live) if isinstance(live, FunctionError) and live.code == "no_model" else None,
+        **context,
+    )
 
 
 def _predict() -> Response:
-    poster = read_poster(request)
-    prediction = predict(
-        _function_url(),
-        poster.content,
-        current_app.config["FUNCTION_TIMEOUT_SECONDS"],
-        poster.content_type,
-        explain=request.form.get("explain"),
-    )
+    with _limits().admit(request.remote_addr or ""):
+        poster = read_poster(request)
+        prediction = predict(
+            _function_url(),
+            poster.content,
+            current_app.config["FUNCTION_TIMEOUT_SECONDS"],
+            poster.content_type,
+            explain=request.form.get("explain"),
+        )
+    _live_model().note(prediction.model)
     if _wants_json():
         return jsonify(_as_json(prediction))
-    return Response(render_template("anime.html", prediction=prediction, poster=poster))
+    return Response(_poster_page(prediction=prediction, poster=poster))
 
 
 def _model() -> str:
     timeout_seconds = min(MODEL_TIMEOUT_SECONDS, current_app.config["FUNCTION_TIMEOUT_SECONDS"])
-    description = describe_model(_function_url(), timeout_seconds)
+    with _limits().admit(request.remote_addr or ""):
+        description = describe_model(_function_url(), timeout_seconds)
+    _live_model().note(description.model)
     return render_template("model.html", description=description)
 
 
 def _function_url() -> str:
-    function_url: str | None = current_app.config["FUNCTION_URL"]
+    return _checked(current_app.config["FUNCTION_URL"])
+
+
+def _checked(function_url: str | None) -> str:
     if function_url is None:
         raise FunctionError(503, "no_function", "This page has no function to call: FUNCTION_URL is not set.")
     return function_url
+
+
+def _ask_for_model(function_url: str | None, timeout_seconds: float) -> ModelIdentity:
+    return describe_model(_checked(function_url), min(MODEL_TIMEOUT_SECONDS, timeout_seconds)).model
+
+
+def _limits() -> RequestLimits:
+    limits: RequestLimits = current_app.extensions["limits"]
+    return limits
+
+
+def _live_model() -> LiveModel:
+    live_model: LiveModel = current_app.extensions["live_model"]
+    return live_model
+
+
+def _trusted_proxies() -> int:
+    text = os.environ.get("TRUSTED_PROXIES") or "0"
+    if not (text.isascii() and text.isdecimal()):
+        raise ValueError(f"TRUSTED_PROXIES must be a number such as 1, not {text!r}.")
+    return int(text)
 
 
 def _wants_json() -> bool:
@@ -172,30 +237,39 @@ def _wants_json() -> bool:
 
 
 def _as_json(prediction: Prediction) -> dict[str, Any]:
-    """The function's response, with the word for each genre."""
+    """The function's response, checked and sorted."""
     body: dict[str, Any] = {
-        "genres": [{**vars(genre), "likelihood": likelihood(genre)} for genre in prediction.genres],
-        "model": vars(prediction.model),
+        "genres": [vars(genre) for genre in prediction.genres],
+        "model": {
+            name: value for name, value in vars(prediction.model).items() if value is not None or name != "collection"
+        },
     }
     if explanation := prediction.explanation:
         body["explanation"] = {
             "genre": {"id": explanation.genre_id, "name": explanation.genre},
             "image": explanation.image,
         }
-        if explanation.reason:
-            body["explanation"]["reason"] = explanation.reason
+        body["explanation"] |= {
+            name: text for name, text in (("reason", explanation.reason), ("poster", explanation.poster)) if text
+        }
     return body
 
 
 def _page_error(error: PageError) -> Response:
-    return _error_response(error.status, error.code, str(error))
+    if error.status != 429:
+        return _error_response(error.status, error.code, str(error))
+    _drain()  # a refused request was not read
+    response = _error_response(error.status, error.code, str(error))
+    response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return response
 
 
 def _http_error(error: HTTPException) -> Response:
     """Show Flask's own errors on the page instead of Werkzeug's."""
     status = error.code or 500
     if isinstance(error, RequestEntityTooLarge):
-        _drain()
+        if (request.content_length or 0) > MAX_POSTER_BYTES + FORM_BYTES:  # refused before it was read
+            _drain()
         return _error_response(status, "too_large", TOO_LARGE)
     response = _error_response(status, "bad_request", f"{error.name}. Go back to the page and try again.")
     for name, value in error.get_headers():
@@ -210,9 +284,12 @@ def _unexpected_error(error: Exception) -> Response:
 
 
 def _drain() -> None:
-    """Read the rest of the upload. A browser that cannot finish sending shows a lost connection, not this response."""
+    """Read the upload, of which nothing was read yet.
+
+    A browser that cannot finish sending shows a lost connection, not this response.
+    """
     length = request.content_length or 0
-    if not MAX_POSTER_BYTES + FORM_BYTES < length <= MAX_DRAINED_BYTES:
+    if length > MAX_DRAINED_BYTES:
         return
     while length > 0 and (chunk := request.environ["wsgi.input"].read(min(length, 64 * 1024))):
         length -= len(chunk)
@@ -221,9 +298,10 @@ def _drain() -> None:
 def _error_response(status: int, code: str, message: str) -> Response:
     if _wants_json():
         response = jsonify(error={"code": code, "message": message})
+    elif request.endpoint == "_model":
+        response = Response(render_template("model.html", error=message, code=code))
     else:
-        template = "model.html" if request.endpoint == "_model" else "anime.html"
-        response = Response(render_template(template, error=message, code=code))
+        response = Response(_poster_page(error=message, code=code))
     response.status_code = status
     return response
 

@@ -57,12 +57,27 @@ class Figures:
 
 
 @dataclass(frozen=True)
+class Deployment:
+    """Since when the model is live (ISO 8601), which version it replaced, and its figures on the test part.
+
+    `collection` is the catalogue of its posters, `posters` the number of posters in the test part.
+    """
+
+    live_since: str
+    previous_version: str | None
+    collection: str
+    posters: int
+    weighted_f1: float | None
+
+
+@dataclass(frozen=True)
 class ModelDescription:
-    """The description of a model. Old bundles have neither card nor figures."""
+    """The description of a model. Old bundles have neither card nor figures, old functions know no deployment."""
 
     model: ModelIdentity
     card: str | None
     figures: Figures | None
+    deployment: Deployment | None
 
 
 def read_description(body: Any) -> ModelDescription:
@@ -72,6 +87,17 @@ def read_description(body: Any) -> ModelDescription:
         model=read_identity(body["model"]),
         card=str(card) if card else None,
         figures=None if body["figures"] is None else _figures(body["figures"]),
+        deployment=_deployment(body["deployment"]) if body.get("deployment") else None,
+    )
+
+
+def _deployment(record: Any) -> Deployment:
+    return Deployment(
+        live_since=str(record["live_since"]),
+        previous_version=None if record["previous_version"] is None else str(record["previous_version"]),
+        collection=str(record["collection"]),
+        posters=int(record["posters"]["test"]),
+        weighted_f1=_number(record["figures"]["test/weighted_f1"]),
     )
 
 

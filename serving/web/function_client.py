@@ -15,6 +15,7 @@ from .identity import id_token
 from .responses import UNREADABLE, Prediction, read_prediction
 
 CONNECT_TIMEOUT_SECONDS = 10.0
+NO_MODEL = "No model has been trained yet. The command “anime-genre retrain” trains and deploys one."
 
 _Read = TypeVar("_Read")
 
@@ -126,7 +127,7 @@ def _error_of(response: requests.Response) -> tuple[str, str] | None:
 def _infrastructure_error(status: int) -> FunctionError:
     """The error of a status that comes from the infrastructure in front of the function."""
     if status == 404:
-        return FunctionError(503, "no_model", "No model has been deployed yet. Come back after the first training.")
+        return FunctionError(503, "no_model", NO_MODEL)
     if status in (401, 403):
         return FunctionError(
             502,

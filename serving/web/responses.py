@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 UNREADABLE = (TypeError, KeyError, ValueError, AttributeError)
-_PNG = "data:image/png;base64,"
+_PNG, _JPEG = "data:image/png;base64,", "data:image/jpeg;base64,"
 
 
 @dataclass(frozen=True)
@@ -25,22 +25,30 @@ class GenrePrediction:
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """The model that made a prediction, and whether it supports `explain`."""
+    """The model that made a prediction, and whether it supports `explain`.
+
+    `collection` is the catalogue whose posters it was trained on; None if the function is too old to say it.
+    """
 
     version: str | None
     sha256: str
     dataset_date: str | None
     explains: bool
+    collection: str | None
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The heat map of a genre as a data: URL, or the reason why there is none."""
+    """The heat map of a genre as a data: URL, or the reason why there is none.
+
+    `poster` is a small picture of a poster that the function fetched, as a data: URL.
+    """
 
     genre_id: int | None
     genre: str
     image: str | None
     reason: str | None
+    poster: str | None
 
     def is_about(self, genre: GenrePrediction) -> bool:
         """Whether this explanation belongs to the genre."""
@@ -76,12 +84,13 @@ def read_prediction(body: Any) -> Prediction:
 
 
 def read_identity(model: Any) -> ModelIdentity:
-    """Read the member `model` of a response. Old functions, which have no heat maps, omit `explains`."""
+    """Read the member `model` of a response. Old functions omit `explains` and `collection`."""
     return ModelIdentity(
         version=None if model["version"] is None else str(model["version"]),
         sha256=str(model["sha256"]),
         dataset_date=None if model["dataset_date"] is None else str(model["dataset_date"]),
         explains=bool(model.get("explains", False)),
+        collection=None if model.get("collection") is None else str(model["collection"]),
     )
 
 
@@ -91,11 +100,15 @@ def _explanation(explanation: Any) -> Explanation | None:
     image = explanation["image"]
     if image is not None and not image.startswith(_PNG):
         raise ValueError("The heat map is not a PNG.")
+    poster = explanation.get("poster")
+    if poster is not None and not poster.startswith(_JPEG):
+        raise ValueError("The poster is not a JPEG.")
     return Explanation(
         genre_id=_id(explanation["genre"]["id"]),
         genre=str(explanation["genre"]["name"]),
         image=image,
         reason=None if image else str(explanation.get("reason") or "There is no heat map of this genre."),
+        poster=poster,
     )
 
 

@@ -9,7 +9,8 @@ import { showPoster } from "./stage.js";
 import { onSelect, remember, thumbnail } from "./recent.js";
 
 const form = document.getElementById("poster-form");
-const samples = document.getElementById("samples");
+const samples = document.getElementById("samples"); // null if the page offers none
+const ask = form.parentElement;
 const input = document.getElementById("poster");
 const photograph = document.getElementById("photograph");
 const address = document.getElementById("address");
@@ -48,7 +49,7 @@ form.addEventListener("submit", (event) => {
   }
 });
 
-samples.addEventListener("submit", (event) => {
+samples?.addEventListener("submit", (event) => {
   event.preventDefault();
   const picture = event.submitter.querySelector("img");
   sendPoster({ sample: event.submitter.value, name: picture.alt, picture: picture.src });
@@ -119,7 +120,7 @@ async function sendPoster(poster) {
     const response = await send(poster, { accept: "text/html", signal: request.signal });
     const nodes = resultIn(await response.text());
     if (request.signal.aborted) return;
-    settle(request, nodes ?? errorBlock(LOST), response.status >= 500 || !nodes ? poster : null);
+    settle(request, nodes ?? errorBlock(LOST), response.status >= 500 || response.status === 429 || !nodes ? poster : null);
     if (!nodes || !response.ok) return;
     remember(poster, result, picture);
     offerHeat(poster);
@@ -187,10 +188,11 @@ function settle(request, nodes, again = null) {
   say(summary ? summary.textContent : "");
 }
 
-// On a phone the genres are below the form.
+// On a phone the genres are below the form; there they begin at the top of the screen.
 function bringIntoView() {
   const { top } = panel.getBoundingClientRect();
-  if (top < 0 || top > window.innerHeight - 200) panel.scrollIntoView({ block: "start" });
+  const below = top >= ask.getBoundingClientRect().bottom;
+  if (below || top < 0 || top > window.innerHeight - 200) panel.scrollIntoView({ block: "start" });
 }
 
 function errorBlock(text) {

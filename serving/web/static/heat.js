@@ -2,7 +2,7 @@
 
 import { say } from "./elements.js";
 import { LOST, SLOW_AFTER_MS, WAKING, send } from "./sending.js";
-import { hideHeat, invite, showHeat } from "./stage.js";
+import { hideHeat, invite, showFetched, showHeat } from "./stage.js";
 
 const result = document.getElementById("result");
 
@@ -47,7 +47,8 @@ async function show(button) {
       showReason(`Loading the heat map for ${genre} …`);
       known.set(button.value, await explanation(button.value, request.signal));
     }
-    const { image, reason } = known.get(button.value);
+    const { image, reason, poster: picture } = known.get(button.value);
+    if (picture) showFetched(picture);
     if (image) {
       showHeat(genre, image);
       say(`The heat map for ${genre} is shown.`);

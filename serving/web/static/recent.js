@@ -3,7 +3,8 @@
 
 import { element, say } from "./elements.js";
 
-const KEY = "anime-genre.tries.1"; // browsers hold entries under this name; change the number if their format changes
+const KEY = "anime-genre.tries.2"; // browsers hold entries under this name; change the number if their format changes
+const OLD_KEYS = ["anime-genre.tries.1"];
 const MOST = 8;
 const THUMBNAIL_PIXELS = 240; // its longer side
 const NAMED = 3; // genres shown per poster
@@ -22,14 +23,14 @@ export function onSelect(listener) {
 
 // `picture` is the promise of a thumbnail. The result is read immediately.
 export async function remember(poster, result, picture) {
-  const likely = [...result.querySelectorAll(".likely .name")].map((name) => name.textContent);
+  const above = [...result.querySelectorAll(".above .name")].map((name) => name.textContent);
   const entry = {
     name: poster.name,
     sample: poster.sample ?? null,
     address: poster.address ?? null,
     size: poster.file?.size ?? null,
     time: new Date().toISOString(),
-    genres: likely.slice(0, NAMED),
+    genres: above.slice(0, NAMED),
     result: result.outerHTML,
   };
   entry.thumbnail = await picture;
@@ -71,6 +72,7 @@ function same(one, other) {
 // The stored entries; null if storage is denied or its content is invalid.
 function stored() {
   try {
+    for (const key of OLD_KEYS) localStorage.removeItem(key);
     const kept = JSON.parse(localStorage.getItem(KEY) ?? "[]");
     return kept.filter((entry) => typeof entry.result === "string" && Array.isArray(entry.genres));
   } catch {

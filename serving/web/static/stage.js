@@ -11,15 +11,22 @@ export function showPoster({ name, picture, address }) {
   if (preview.src.startsWith("blob:") && preview.src !== picture) URL.revokeObjectURL(preview.src);
   if (picture) {
     preview.src = picture;
-    preview.alt = `The poster: ${name}`;
   } else {
     preview.removeAttribute("src");
     placeholder.textContent = address ? placeholder.dataset.address : placeholder.dataset.unreadable;
   }
+  preview.alt = `The poster: ${name}`;
   preview.hidden = !picture;
   placeholder.hidden = Boolean(picture);
   stage.hidden = false;
   hideHeat();
+}
+
+// The picture of a poster that the function fetched comes with its first heat map.
+export function showFetched(picture) {
+  preview.src = picture;
+  preview.hidden = false;
+  placeholder.hidden = true;
 }
 
 preview.addEventListener("error", () => {

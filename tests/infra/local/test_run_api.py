@@ -23,6 +23,7 @@ from google.cloud.storage import Client
 
 from infra.cloud_run import CloudRun
 from infra.errors import DeploymentError
+from infra.local.processes import free_port
 from infra.revisions import Revision
 from infra.settings import Settings
 from tests.infra.conftest import run_api
@@ -268,6 +269,17 @@ def test_interrupt_stops_a_service_with_a_given_port(start: Start, tmp_path: Pat
         stand_in.process.send_signal(signal.SIGINT)
         assert have_exited(processes, timeout_seconds=15)
     assert stand_in.log.read_text() == ""
+
+
+def test_port_of_a_service_says_how_to_train_until_the_service_is_created(start: Start, tmp_path: Path) -> None:
+    port = free_port()
+    with start(tmp_path / "state", "--service-port", f"placed={port}") as stand_in:
+        response = requests.get(f"http://127.0.0.1:{port}/model")
+        assert (response.status_code, "No model has been trained yet" in response.text) == (404, True)
+        stand_in.deploy("placed", BUNDLE="one")
+        assert requests.get(f"http://127.0.0.1:{port}").ok
+    with start(tmp_path / "state", "--service-port", f"placed={port}"):
+        assert requests.get(f"http://127.0.0.1:{port}").ok
 
 
 def test_service_whose_port_is_taken_is_refused(start: Start, tmp_path: Path, taken_port: int) -> None:

@@ -48,7 +48,13 @@ PREDICTION = {
         genre(2, "Adventure", 0.34, 0.36),
         genre(36, "Slice of Life", 0.02, 0.3),
     ],
-    "model": {"version": "3", "sha256": SHA256, "dataset_date": "2026-11-23", "explains": True},
+    "model": {
+        "version": "3",
+        "sha256": SHA256,
+        "dataset_date": "2026-11-23",
+        "explains": True,
+        "collection": "built-in",
+    },
     "timing_ms": {"fetch": 0.1, "decode": 4.2, "infer": 28.0, "total": 33.0},
 }
 
@@ -112,7 +118,18 @@ FIGURES = {
     ],
 }
 
-MODEL = {"model": PREDICTION["model"], "card": CARD, "figures": FIGURES}
+DEPLOYMENT = {
+    "version": "3",
+    "bundle_sha256": SHA256,
+    "live_since": "2026-11-24T04:31:07+00:00",
+    "previous_version": "2",
+    "collection": "myanimelist",
+    "snapshot_date": "2026-11-23",
+    "posters": FIGURES["dataset"]["posters"],
+    "figures": {"test/weighted_f1": 0.462, "test/macro_f1": 0.301},
+}
+
+MODEL = {"model": PREDICTION["model"], "card": CARD, "figures": FIGURES, "deployment": DEPLOYMENT}
 
 
 def heat_map(size: int = 64, x: float = 0.55, y: float = 0.45) -> str:
@@ -127,30 +144,39 @@ def heat_map(size: int = 64, x: float = 0.55, y: float = 0.45) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def fetched_poster() -> str:
+    """The small picture of a named poster, as a data: URL of a JPEG."""
+    return "data:image/jpeg;base64," + base64.b64encode(poster_jpeg(invented_titles(20)[4])).decode()
+
+
 @dataclass
 class StandInFunction:
     """Responds to every POST with `status` and `body` after `seconds`, and explains the requested genre.
 
-    GET /model gets `model_status` and `model`. The other fields record the requests.
+    With the heat map of a named poster comes its picture, unless `is_old`. GET /model gets `model_status` and `model`.
+    The other fields record the requests.
     """
 
     url: str = ""
     status: int = 200
     body: Any = field(default_factory=lambda: PREDICTION)
     model_status: int = 200
-    model: Any = field(default_factory=lambda: MODEL)
+    model: Any = field(default_factory=lambda: dict(MODEL))
     content_type: str = "application/json"
     seconds: float = 0.0
     no_map_because: str | None = None
+    is_old: bool = False
     posters: list[bytes] = field(default_factory=list)
     explained: list[str | None] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
 
-    def response(self, explain: str | None) -> Any:
+    def response(self, explain: str | None, named: bool) -> Any:
         if explain is None or self.status != 200:
             return self.body
         genre = next(each for each in self.body["genres"] if explain in (str(each["id"]), each["name"]))
         explanation = {"genre": {"id": genre["id"], "name": genre["name"]}}
+        if named and not self.is_old:
+            explanation["poster"] = fetched_poster()
         if self.no_map_because:
             return {**self.body, "explanation": {**explanation, "image": None, "reason": self.no_map_because}}
         return {**self.body, "explanation": {**explanation, "image": heat_map()}}
@@ -166,7 +192,8 @@ def stand_in(context: ssl.SSLContext | None = None) -> Iterator[StandInFunction]
             function.headers.append(dict(self.headers))
             explain = parse_qs(urlsplit(self.path).query).get("explain", [None])[0]
             function.explained.append(explain)
-            self.reply(function.status, function.response(explain))
+            named = self.headers["Content-Type"] == "application/json"
+            self.reply(function.status, function.response(explain, named))
 
         def do_GET(self) -> None:
             function.headers.append(dict(self.headers))

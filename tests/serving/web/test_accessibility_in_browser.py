@@ -38,7 +38,7 @@ def test_page_is_accessible_readable_and_fits(
     check(texts=8)
     page.set_input_files("#poster", poster)
     expect(page.get_by_role("heading", name="Action, Sci-Fi")).to_be_in_viewport()
-    page.get_by_text("1 unlikely genre").click()
+    page.get_by_text("1 more genre, far below its threshold").click()
     page.get_by_role("button", name="Show where the model sees Sci-Fi").click()
     expect(page.locator("#heat")).to_be_visible()
     expect(page.locator("#recent-list button")).to_have_count(1)

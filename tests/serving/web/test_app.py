@@ -14,6 +14,7 @@ from PIL import Image
 from werkzeug.serving import make_server
 
 from serving.web.app import create_app, plural
+from serving.web.request_limits import Limit
 from serving.web.upload import SAMPLES
 
 JSON = {"Accept": "application/json"}
@@ -113,18 +114,44 @@ def test_genres_are_bars_with_words_thresholds_and_the_model(client: FlaskClient
     text = upload(client, name="<b>.jpg").text
     genres = re.findall(r'<li class="genre (\w+)">\s*<span class="name">([^<]+)</span>', text)
     assert genres == [
-        ("likely", "Action"),
-        ("likely", "Sci-Fi"),
-        ("maybe", "Adventure"),
-        ("unlikely", "Slice of Life"),
+        ("above", "Action"),
+        ("above", "Sci-Fi"),
+        ("near", "Adventure"),
+        ("below", "Slice of Life"),
     ]
-    assert 'aria-label="83 percent; likely from 40 percent"' in text
+    assert 'aria-label="83 percent, above the threshold of 40 percent"' in text
     assert re.search(r'class="fill" width="83.0%".*\n.*class="threshold" x="40.0%"', text)
     assert "<h2>Action, Sci-Fi</h2>" in text
-    assert "1 unlikely genre<" in text
+    assert "above its threshold of 45 %" in text and "below its threshold of 36 %" in text
+    assert re.search(r"1 more genre, far below its threshold\s*</summary>", text)
     assert "version 3" in text and "9f86d081884c<" in text
     assert '<time datetime="2026-11-23">23 November 2026</time>' in text
     assert "Prediction for &lt;b&gt;.jpg" in text
+
+
+def test_genres_above_their_thresholds_come_first_and_the_heading_names_three(
+    client: FlaskClient, function: Any
+) -> None:
+    names = ["Action", "Comedy", "Drama", "Fantasy", "Horror", "Mecha"]
+    pairs = [(0.5, 0.2), (0.18, 0.28), (0.17, 0.15), (0.4, 0.3), (0.396, 0.404), (0.9, 0.1)]
+    function.body = {
+        **function.body,
+        "genres": [
+            {"id": None, "name": name, "probability": p, "threshold": t, "predicted": p >= t}
+            for name, (p, t) in zip(names, pairs, strict=True)
+        ],
+    }
+    text = upload(client).text
+    assert "<h2>Mecha, Action, Fantasy and 1 more</h2>" in text
+    rows = re.findall(r'class="name">([^<]+)<.*?class="percent">([^<]+)<.*?class="word">([^<]+)<', text, re.DOTALL)
+    assert rows == [
+        ("Mecha", "90", "above its threshold of 10 %"),
+        ("Action", "50", "above its threshold of 20 %"),
+        ("Fantasy", "40", "above its threshold of 30 %"),
+        ("Drama", "17", "above its threshold of 15 %"),
+        ("Horror", "39.6", "below its threshold of 40.4 %"),
+        ("Comedy", "18", "below its threshold of 28 %"),
+    ]
 
 
 def test_page_says_that_no_genre_reaches_its_threshold(client: FlaskClient, function: Any) -> None:
@@ -141,8 +168,6 @@ def test_page_says_that_no_genre_reaches_its_threshold(client: FlaskClient, func
 
 def test_json_is_the_functions_response(client: FlaskClient, function: Any) -> None:
     answer = upload(client, headers=JSON).json
-    words = [genre.pop("likelihood") for genre in answer["genres"]]
-    assert words == ["likely", "likely", "maybe", "unlikely"]
     assert answer == {name: function.body[name] for name in ("genres", "model")}
 
 
@@ -150,6 +175,61 @@ def test_genres_are_sorted_by_probability(client: FlaskClient, function: Any) ->
     function.body = {**function.body, "genres": function.body["genres"][::-1]}
     names = [genre["name"] for genre in upload(client, headers=JSON).json["genres"]]
     assert names == ["Action", "Sci-Fi", "Adventure", "Slice of Life"]
+
+
+def test_samples_are_offered_only_for_a_model_of_drawn_posters(function: Any) -> None:
+    model = {name: value for name, value in function.model["model"].items() if name != "collection"}
+    for collection, offered in (
+        ({"collection": "built-in"}, True),
+        ({"collection": "myanimelist"}, False),
+        ({}, False),
+    ):
+        function.model = {**function.model, "model": model | collection}
+        function.body = {**function.body, "model": model | collection}
+        client = create_app(function.url).test_client()
+        assert ("Try a sample" in client.get("/anime").text) == offered
+        assert ("Try a sample" in upload(client).text) == offered
+
+
+def test_page_without_a_model_says_how_to_train_one(function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.web.live_model.ERROR_SECONDS", 0)
+    model, function.model_status, function.model = function.model, 404, b"Not Found"
+    function.status, function.body = 404, b"Not Found"
+    client = create_app(function.url).test_client()
+    for text in (client.get("/anime").text, client.get("/anime/model").text, upload(client).text):
+        assert "No model has been trained yet. The command “anime-genre retrain” trains and deploys one." in text
+    function.model_status, function.model = 200, model
+    assert "No model has been trained yet" not in client.get("/anime").text
+
+
+# --- limits
+
+
+def test_requests_are_limited_per_address_and_in_all(function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.web.request_limits.PER_ADDRESS", Limit(in_progress=1, per_minute=2))
+    monkeypatch.setattr("serving.web.request_limits.IN_ALL", Limit(in_progress=1, per_minute=3))
+    client = create_app(function.url).test_client()
+
+    def status(address: str, forwarded: str = "") -> int:
+        headers = {"X-Forwarded-For": forwarded} if forwarded else {}
+        return upload(client, environ_overrides={"REMOTE_ADDR": address}, headers=headers | JSON).status_code
+
+    assert [status("1.1.1.1"), status("1.1.1.1"), status("1.1.1.1", forwarded="9.9.9.9")] == [200, 200, 429]
+    refused = upload(client, environ_overrides={"REMOTE_ADDR": "1.1.1.1"})
+    assert refused.headers["Retry-After"] == "10" and "Too many requests come from your address" in refused.text
+    assert [status("2.2.2.2"), status("3.3.3.3")] == [200, 429]
+    assert client.get("/anime").status_code == client.get("/health").status_code == 200
+    monkeypatch.setenv("TRUSTED_PROXIES", "1")
+    client = create_app(function.url).test_client()
+    assert [status("1.1.1.1", forwarded=f"8.8.8.8, {visitor}") for visitor in ("a", "a", "a", "b")] == [
+        200,
+        200,
+        429,
+        200,
+    ]
+    monkeypatch.setenv("TRUSTED_PROXIES", "many")
+    with pytest.raises(ValueError, match="TRUSTED_PROXIES must be a number such as 1, not 'many'"):
+        create_app(function.url)
 
 
 # --- heat maps
@@ -198,6 +278,14 @@ def test_json_includes_the_explanation(client: FlaskClient, function: Any) -> No
     body = client.post("/anime", data={"sample": "nakusa", "explain": "Action"}, headers=JSON).json
     assert body["explanation"]["genre"] == {"id": 1, "name": "Action"}
     assert body["explanation"]["image"].startswith("data:image/png;base64,")
+    address = {"address": "https://example.org/p.jpg", "explain": "Action"}
+    explanation = client.post("/anime", data=address, headers=JSON).json["explanation"]
+    assert explanation["poster"].startswith("data:image/jpeg;base64,")
+    text = client.post("/anime", data=address).text
+    assert (
+        f'src="{explanation["poster"]}"' in text
+        and "this page shows no pictures" not in text.partition("data-address")[0]
+    )
     function.no_map_because = "None."
     body = client.post("/anime", data={"sample": "nakusa", "explain": "Action"}, headers=JSON).json
     assert body["explanation"] == {"genre": {"id": 1, "name": "Action"}, "image": None, "reason": "None."}
@@ -232,6 +320,25 @@ def test_model_page_shows_confusions_data_and_card(client: FlaskClient) -> None:
     ]
     assert '<time datetime="2026-11-23">23 November 2026</time>' in text
     assert "<h4>Intended use</h4>" in text
+
+
+def test_model_page_tells_about_the_deployment_in_words(client: FlaskClient, function: Any) -> None:
+    def words() -> str:
+        found = re.search(r'<p class="deployment">(.*?)</p>', client.get("/anime/model").text, re.DOTALL)
+        return " ".join(re.sub("<[^>]*>", "", found[1]).split()) if found else ""
+
+    assert words() == (
+        "This model has been live since 24 November 2026 and replaced version 2. It learned from posters of "
+        "MyAnimeList. It was then tested on 1,135 other posters, which it had never seen. Its weighted F1 there is "
+        "0.46; 1 would mean that every genre is right."
+    )
+    figures, deployment = {"test/weighted_f1": None}, function.model["deployment"]
+    function.model["deployment"] = {**deployment, "previous_version": None, "collection": "films", "figures": figures}
+    assert (
+        words() == "This model has been live since 24 November 2026. It learned from posters of the catalogue “films”."
+    )
+    del function.model["deployment"]
+    assert words() == ""
 
 
 def test_model_page_works_without_card_and_figures(client: FlaskClient, function: Any) -> None:

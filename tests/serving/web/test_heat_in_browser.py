@@ -72,6 +72,17 @@ def test_heat_map_works_for_samples_and_addresses(way: str, page: Page, function
     assert function.posters[0] == function.posters[1]
     if way == "address":
         assert json.loads(function.posters[1]) == {"name": "https://example.org/p.jpg"}
+        expect(page.get_by_role("img", name="The poster: https://example.org/p.jpg")).to_be_visible()
+        assert page.locator("#heat").bounding_box() == pytest.approx(page.locator("#preview").bounding_box(), abs=0.1)
+
+
+def test_heat_map_of_an_old_function_has_no_poster_under_it(page: Page, function: Any) -> None:
+    function.is_old = True
+    page.get_by_label("or enter its address").fill("posters/5.jpg")
+    page.keyboard.press("Enter")
+    switch(page, "Adventure").click()
+    expect(page.locator("#heat")).to_be_visible()
+    expect(page.locator("#preview")).to_be_hidden()
 
 
 def test_heat_map_is_requested_by_name_if_the_model_has_no_ids(page: Page, poster: Path, function: Any) -> None:
@@ -123,7 +134,7 @@ def test_heat_map_wait_is_explained(predicted: Page, function: Any) -> None:
 def test_poster_stays_visible_beside_the_switches_on_a_phone(opened: Any, poster: Path) -> None:
     page = opened(viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True)
     page.set_input_files("#poster", poster)
-    page.get_by_text("1 unlikely genre").click()
+    page.get_by_text("1 more genre, far below its threshold").click()
     switch(page, "Slice of Life").scroll_into_view_if_needed()
     switch(page, "Slice of Life").click()
     expect(page.locator("#heat")).to_be_in_viewport(ratio=1)

@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 import yaml
 
 from infra.local.processes import free_port
+from serving.web.request_limits import IN_ALL, PER_ADDRESS
 from serving.web.upload import MAX_POSTER_BYTES
 
 FOLDER = Path(__file__).parents[3] / "serving" / "web"
@@ -46,13 +49,14 @@ def test_app_engine_and_container_use_the_same_command() -> None:
     assert app_engine()["entrypoint"] == container_command()
 
 
-def test_app_engine_has_memory_for_one_upload_per_thread() -> None:
+def test_app_engine_has_memory_for_uploads_and_threads_for_other_requests() -> None:
     megabytes = {"F1": 384, "F2": 768, "F4": 1536}[app_engine()["instance_class"]]
     threads = int(re.findall(r"--threads (\d+)", container_command())[0])
     upload = MAX_POSTER_BYTES // 2**20
     # An upload is in memory twice: as a file in /tmp, which is in memory on App Engine, and as bytes. The page itself
     # has 256 MB and needs about 80.
-    assert 256 + threads * 2 * upload <= megabytes
+    assert 256 + IN_ALL.in_progress * 2 * upload <= megabytes
+    assert threads >= 2 * IN_ALL.in_progress
 
 
 @pytest.mark.stack
@@ -68,6 +72,7 @@ def test_copy_of_the_folder_serves_the_page(name: str, tmp_path: Path, function:
         "PYTHONWARNINGS": "error",
         "PORT": str(port),
         "FUNCTION_URL": function.url,
+        "TRUSTED_PROXIES": "1",
     }
     # The deployed server listens on all interfaces; here 127.0.0.1 is enough.
     running = subprocess.Popen(
@@ -83,9 +88,41 @@ def test_copy_of_the_folder_serves_the_page(name: str, tmp_path: Path, function:
         request = urllib.request.Request(page, b"sample=nakusa", {"Accept": "application/json"})
         with urllib.request.urlopen(request, timeout=10) as response:
             assert json.load(response)["genres"][0]["name"] == "Action"
+        if name == "workspace":
+            check_that_visitors_of_a_starting_function_do_not_block_health(page, function)
     finally:
         running.terminate()
         running.wait()
+
+
+def check_that_visitors_of_a_starting_function_do_not_block_health(page: str, function: Any) -> None:
+    def predict(visitor: int) -> int:
+        headers = {"Accept": "application/json", "X-Forwarded-For": f"203.0.113.{visitor}"}
+        try:
+            with urllib.request.urlopen(
+                urllib.request.Request(page, b"sample=nakusa", headers), timeout=20
+            ) as response:
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    function.seconds = 2
+    with ThreadPoolExecutor(IN_ALL.in_progress) as pool:
+        before = len(function.posters)
+        first = [pool.submit(predict, 1) for _ in range(PER_ADDRESS.in_progress)]
+        while len(function.posters) < before + PER_ADDRESS.in_progress:
+            time.sleep(0.01)
+        assert predict(1) == 429, "this visitor has enough requests in progress"
+        others = [pool.submit(predict, visitor) for visitor in range(2, 2 + IN_ALL.in_progress - len(first))]
+        while len(function.posters) < before + IN_ALL.in_progress:
+            time.sleep(0.01)
+        assert predict(99) == 429, "the page has enough requests in progress"
+        assert json.loads(get(page.replace("/anime", "/health"))) == {"status": "ok"}
+        assert not any(request.done() for request in first + others)
+        assert {request.result() for request in first + others} == {200}
+    function.seconds = 0
+    assert predict(1) == 200
 
 
 def test_container_does_not_run_as_root() -> None:

@@ -31,16 +31,20 @@ def test_upload_shows_the_poster_and_its_genres(page: Page, poster: Path, functi
     assert page.locator("#preview").evaluate("image => image.naturalWidth") == 225
     rows = page.locator(".genres > li:visible")
     assert rows.locator(".name").all_inner_texts() == ["Action", "Sci-Fi", "Adventure"]
-    assert rows.locator(".word").all_inner_texts() == ["likely", "likely", "maybe"]
+    assert rows.locator(".word").all_inner_texts() == [
+        "above its threshold of 40 %",
+        "above its threshold of 45 %",
+        "below its threshold of 36 %",
+    ]
     for row, (probability, threshold) in zip(rows.all(), [(0.83, 0.4), (0.61, 0.45), (0.34, 0.36)], strict=True):
         track, fill, mark = (row.locator(part).bounding_box() for part in (".track", ".fill", ".threshold"))
         assert track and fill and mark
         assert fill["width"] == pytest.approx(probability * track["width"], abs=1)
         assert mark["x"] - track["x"] == pytest.approx(threshold * track["width"], abs=1)
     expect(page.locator(".model")).to_contain_text("version 3, 9f86d081884c, trained on the catalogue of 23 November")
-    page.get_by_text("1 unlikely genre").click()
+    page.get_by_text("1 more genre, far below its threshold").click()
     expect(page.get_by_text("Slice of Life", exact=True)).to_be_visible()
-    expect(page.get_by_role("status")).to_have_text("Likely: Action, Sci-Fi.")
+    expect(page.get_by_role("status")).to_have_text("Above their thresholds: Action, Sci-Fi.")
 
 
 def test_drop_works_anywhere_on_the_page(page: Page, poster: Path, function: Any) -> None:
@@ -80,12 +84,17 @@ def test_address_shows_a_placeholder_for_its_poster(page: Page, function: Any) -
     assert function.posters == [b'{"name": "posters/5.jpg"}']
 
 
-def test_camera_is_offered_on_a_phone(opened: Callable[..., Page], poster: Path, function: Any) -> None:
-    page = opened(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+def test_camera_is_offered_on_a_phone_and_the_result_fills_the_screen(
+    opened: Callable[..., Page], poster: Path, function: Any
+) -> None:
+    page = opened(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     expect(page.get_by_text("Take a photo")).to_be_visible()
     expect(page.locator("#photograph")).to_have_attribute("capture", "environment")
     page.set_input_files("#photograph", poster)
     expect(page.get_by_role("heading", name="Action, Sci-Fi")).to_be_in_viewport()
+    expect(page.locator("#preview")).to_be_in_viewport(ratio=1)
+    for row in page.locator(".genres > li:visible").all():
+        expect(row).to_be_in_viewport(ratio=1)
     assert function.posters == [poster.read_bytes()]
 
 
