@@ -11,11 +11,12 @@ from infra.files import exclusive_lock
 from infra.local.stack import LOGGED_PACKAGES
 from infra.settings import read_settings
 from serving.bundle.errors import AnimeGenreError
+from tasks.champion import version_name
 from tasks.evaluate import evaluate
 from tasks.posters import download_posters
 from tasks.preprocess import preprocess
 from tasks.records import RetrainRecord
-from tasks.redeploy import redeploy
+from tasks.redeploy import redeploy, redeploy_champion
 from tasks.register import register
 from tasks.scrape import scrape
 from tasks.train import train
@@ -57,7 +58,11 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
         training = train(dataset, parameters.train)
         evaluation = evaluate(dataset, training, parameters.promote)
         model = register(dataset, training, evaluation)
-        deployment = redeploy(dataset, evaluation, model, upload(model)) if evaluation.better else None
+        deployment = None
+        if evaluation.better:
+            deployment = redeploy(dataset, evaluation, model, upload(model))
+        elif evaluation.redeploy_champion:
+            deployment = redeploy_champion(dataset, evaluation)
     record = RetrainRecord(
         catalogue=catalogue,
         posters=posters,
@@ -67,6 +72,8 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
         model=model,
         deployment=deployment,
     )
-    if deployment is None:
+    if not evaluation.better:
         return Completed(message=f"champion kept: {evaluation.reason}", data=record)
-    return Completed(message=f"version {model.version} is live: {evaluation.reason}", data=record)
+    return Completed(
+        message=f"{version_name(model.version, model.bundle_sha256)} is live: {evaluation.reason}", data=record
+    )

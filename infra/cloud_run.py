@@ -26,11 +26,15 @@ from infra.errors import DeploymentError, NotFound, ServiceUnavailable
 from infra.google import google_errors
 from infra.revisions import (
     CANDIDATE,
+    DEFAULT_RESOURCES,
+    Resources,
     Revision,
+    Traffic,
     other_tagged_targets,
     read_revision,
     revision_template,
     served_revision_name,
+    serving_targets,
     traffic_target,
 )
 from infra.settings import Settings
@@ -125,21 +129,23 @@ class CloudRun:
         image: str,
         source_sha256: str,
         environment: Mapping[str, str],
+        resources: Resources = DEFAULT_RESOURCES,
+        reuse: bool = True,
     ) -> Revision:
         """Deploy a candidate revision and wait until it is ready. It has an address of its own, but no traffic.
 
-        A ready revision with the same image and environment is reused. A missing service is created. Its first
-        revision receives all traffic, because Cloud Run has no service without traffic, but it counts as live only
-        after `send_traffic`.
+        With `reuse`, a ready revision with the same image, environment and resources is reused. A missing service is
+        created. Its first revision receives all traffic, because Cloud Run has no service without traffic, but it
+        counts as live only after `send_traffic`.
         """
         # Read before the revisions: if another deployment follows, the service's etag is outdated and the update fails.
         wanted = self._find_service(service) or run_v2.Service(ingress=run_v2.IngressTraffic.INGRESS_TRAFFIC_ALL)
-        template = revision_template(image, source_sha256, environment)
+        template = revision_template(image, source_sha256, environment, resources)
         # The name starts with a hash of the content. A number follows, because a failed revision keeps its name.
         content = run_v2.RevisionTemplate.pb(template).SerializeToString(deterministic=True)
         prefix = f"{service}-{hashlib.sha256(content).hexdigest()[:10]}"
         same = [revision for revision in self.revisions(service) if revision.name.startswith(prefix)]
-        ready = next((revision for revision in same if revision.ready), None)
+        ready = next((revision for revision in same if revision.ready and reuse), None)
         name = ready.name if ready else f"{prefix}-{len(same) + 1}"
 
         fields = ["traffic"]
@@ -147,9 +153,8 @@ class CloudRun:
             template.revision = name
             wanted.template = template
             fields.append("template")
-        served = served_revision_name(wanted) or name
         wanted.traffic = [
-            traffic_target(served, percent=100),
+            *(serving_targets(wanted) or [traffic_target(name, percent=100)]),
             *other_tagged_targets(wanted),
             traffic_target(name, tag=CANDIDATE),
         ]
@@ -161,7 +166,7 @@ class CloudRun:
     def send_traffic(self, service: str, revision: str) -> Revision:
         """Send all traffic to a checked revision, newer or older, and remove the candidate's address.
 
-        The same update stores the revision's name as an annotation of the service, which `live` reads.
+        The same update stores the revision's name as an annotation of the service, which `traffic` reads.
 
         Raises:
             NotFound: there is no such service.
@@ -176,18 +181,24 @@ class CloudRun:
         return self._get_revision(service, revision, deployed.uri)
 
     def live(self, service: str) -> Revision | None:
-        """The checked revision that has the traffic, with the service's address.
+        """The revision of `traffic`; None if there is none."""
+        traffic = self.traffic(service)
+        return traffic.revision if traffic else None
 
-        None if there is none, or if the traffic goes to a revision that was not checked: a first revision whose
-        check failed, or one that another tool chose.
+    def traffic(self, service: str) -> Traffic | None:
+        """Where the traffic goes. The revision has the service's address.
+
+        None if there is no service, or if no revision has ever passed its check: Cloud Run gives the traffic to the
+        first revision, whatever it serves.
         """
         found = self._find_service(service)
         if found is None:
             return None
-        name = served_revision_name(found)
-        if name is None or name != found.annotations.get(CHECKED_REVISION):
+        name, checked = served_revision_name(found), found.annotations.get(CHECKED_REVISION)
+        if name is None or not checked:
             return None
-        return self._get_revision(service, name, found.uri)
+        is_split = len({target.revision for target in serving_targets(found)}) > 1
+        return Traffic(self._get_revision(service, name, found.uri), checked, moved=is_split or name != checked)
 
     def revisions(self, service: str) -> list[Revision]:
         """All revisions of a service, newest first; empty if there is no such service."""

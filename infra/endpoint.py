@@ -9,7 +9,14 @@ from google.auth import exceptions as auth_exceptions
 from google.auth.transport.requests import Request
 from google.oauth2 import id_token
 
-from infra.errors import ConfigurationError, DeploymentError, InfraError, NotFound, ServiceUnavailable
+from infra.errors import (
+    ConfigurationError,
+    DamagedBundleError,
+    DeploymentError,
+    InfraError,
+    NotFound,
+    ServiceUnavailable,
+)
 
 STARTUP_SECONDS = 60.0  # a new instance of the function loads its model before it responds
 REQUEST_TIMEOUT_SECONDS = 30.0
@@ -31,6 +38,7 @@ def request_prediction(url: str, poster_name: str, startup_seconds: float = STAR
         NotFound: the poster does not exist.
         ServiceUnavailable: the function is not available within `startup_seconds`.
         ConfigurationError: the credentials do not allow the call.
+        DamagedBundleError: the function's bundle is missing or damaged.
         DeploymentError: the function refuses the request, or the response is not a prediction.
     """
     headers = _authorization(url)
@@ -45,7 +53,9 @@ def request_prediction(url: str, poster_name: str, startup_seconds: float = STAR
                 return _prediction(url, response)
             code, reason = _code_and_reason(response)
             # The function cannot recover from an invalid bundle. Other server errors may be temporary.
-            if response.status_code not in _RETRYABLE_STATUSES or code == "bundle_error":
+            if code == "bundle_error":
+                raise DamagedBundleError(f"The function at {url} cannot load its bundle: {reason}.")
+            if response.status_code not in _RETRYABLE_STATUSES:
                 raise _error(url, response.status_code, reason)
         if time.monotonic() > deadline:
             raise ServiceUnavailable(f"The function at {url} is not available: {reason}.")

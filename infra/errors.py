@@ -5,6 +5,7 @@ InfraError                  an error outside this process
 ├── ConfigurationError          a setting or a permission is missing or invalid
 ├── StackError                  a local process does not start, has ended, or its port is taken
 ├── DeploymentError             a build failed, or a revision is not ready or gives a wrong response
+│   └── DamagedBundleError          the function cannot load its bundle from the bucket
 ├── BusyError                   another run is using the same workspace
 └── NotFound                    an object, a service or a revision does not exist
 """
@@ -34,6 +35,10 @@ class StackError(InfraError):
 
 class DeploymentError(InfraError):
     """A build failed, or a revision is not ready or gives a wrong response."""
+
+
+class DamagedBundleError(DeploymentError):
+    """The function cannot load its bundle from the bucket: it is missing or damaged there."""
 
 
 class NotFound(InfraError):

@@ -3,6 +3,7 @@
 The alias `champion` names the version that has the function's traffic.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from mlflow.types import Schema, TensorSpec
 
 from infra.errors import ConfigurationError, NotFound, ServiceUnavailable
 from infra.settings import Settings
+
+logger = logging.getLogger("infra")
 
 _EXPERIMENT = "anime-genre"
 _CHAMPION = "champion"
@@ -57,6 +60,9 @@ class Registry:
     def _find_or_create_experiment(self, artifact_location: str | None) -> str:
         experiment = self._client.get_experiment_by_name(_EXPERIMENT)
         if experiment is not None:
+            if experiment.lifecycle_stage != "active":  # MLflow keeps a deleted experiment, and its name, for a while
+                self._client.restore_experiment(experiment.experiment_id)
+                logger.warning("The experiment %s was deleted in MLflow and is restored.", _EXPERIMENT)
             return str(experiment.experiment_id)
         return str(self._client.create_experiment(_EXPERIMENT, artifact_location=artifact_location))
 

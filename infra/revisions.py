@@ -1,7 +1,7 @@
 """Revisions and traffic of a Cloud Run service: the values used here, and their conversion to Cloud Run's messages."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from google.cloud import run_v2
 from google.protobuf.duration_pb2 import Duration
@@ -20,6 +20,17 @@ RUNTIME_ENVIRONMENT = {
 
 
 @dataclass(frozen=True)
+class Resources:
+    """What one instance of a revision has, in Cloud Run's units: CPUs such as "1", memory such as "1Gi"."""
+
+    cpu: str
+    memory: str
+
+
+DEFAULT_RESOURCES = Resources("1", "1Gi")
+
+
+@dataclass(frozen=True)
 class Revision:
     """A revision of a service. `url` is its address, None if it has none."""
 
@@ -29,10 +40,25 @@ class Revision:
     environment: Mapping[str, str]
     ready: bool
     url: str | None
+    resources: Resources = DEFAULT_RESOURCES
 
 
-def revision_template(image: str, source_sha256: str, environment: Mapping[str, str]) -> run_v2.RevisionTemplate:
-    """A template with one CPU, 1 GiB of memory, and the given environment in addition to `RUNTIME_ENVIRONMENT`."""
+@dataclass(frozen=True)
+class Traffic:
+    """The revision with most of the traffic, and the name of the revision that a deployment last sent it to.
+
+    `moved` says that another tool has moved traffic since: `revision` is another one, or does not have all of it.
+    """
+
+    revision: Revision
+    checked: str
+    moved: bool
+
+
+def revision_template(
+    image: str, source_sha256: str, environment: Mapping[str, str], resources: Resources
+) -> run_v2.RevisionTemplate:
+    """A template with the given resources, and the given environment in addition to `RUNTIME_ENVIRONMENT`."""
     variables = sorted({**RUNTIME_ENVIRONMENT, **environment}.items())
     return run_v2.RevisionTemplate(
         annotations={_SOURCE_SHA256: source_sha256},
@@ -40,7 +66,7 @@ def revision_template(image: str, source_sha256: str, environment: Mapping[str, 
             run_v2.Container(
                 image=image,
                 env=[run_v2.EnvVar(name=name, value=value) for name, value in variables],
-                resources=run_v2.ResourceRequirements(limits={"cpu": "1", "memory": "1Gi"}, startup_cpu_boost=True),
+                resources=run_v2.ResourceRequirements(limits=asdict(resources), startup_cpu_boost=True),
             )
         ],
         scaling=run_v2.RevisionScaling(max_instance_count=4),
@@ -65,19 +91,27 @@ def other_tagged_targets(service: run_v2.Service) -> list[run_v2.TrafficTarget]:
     ]
 
 
+def serving_targets(service: run_v2.Service) -> list[run_v2.TrafficTarget]:
+    """The targets of a service that have traffic, as named revisions with their percents."""
+    latest = service.latest_ready_revision.rpartition("/")[2]
+    return [
+        traffic_target(status.revision or latest, percent=status.percent)
+        for status in service.traffic_statuses
+        if status.percent and (status.revision or latest)
+    ]
+
+
 def served_revision_name(service: run_v2.Service) -> str | None:
     """The name of the revision with most of the traffic; None if no revision has any."""
-    served = [status for status in service.traffic_statuses if status.percent]
-    if not served:
-        return None
     # Other tools send traffic "to the latest revision", which may come without a name.
-    most = max(served, key=lambda status: status.percent)
-    return most.revision or service.latest_ready_revision.rpartition("/")[2] or None
+    served = serving_targets(service)
+    return max(served, key=lambda target: target.percent).revision if served else None
 
 
 def read_revision(revision: run_v2.Revision, url: str | None) -> Revision:
     """Convert Cloud Run's message to a `Revision` with the address `url`."""
     container = revision.containers[0]
+    limits = container.resources.limits
     return Revision(
         name=revision.name.rpartition("/")[2],
         image=container.image,
@@ -88,4 +122,5 @@ def read_revision(revision: run_v2.Revision, url: str | None) -> Revision:
             for condition in revision.conditions
         ),
         url=url,
+        resources=Resources(limits.get("cpu", ""), limits.get("memory", "")),
     )

@@ -48,6 +48,12 @@ class Settings(BaseSettings):
     cors_origins: str = Field(
         "", description="Comma-separated origins of other pages that may call the function; * allows all."
     )
+    function_cpu: str = Field(
+        "1", pattern=r"^[1-8]$", description="CPUs of one instance of the function, as in Cloud Run."
+    )
+    function_memory: str = Field(
+        "1Gi", pattern=r"^[0-9]+(Mi|Gi)$", description="Memory of one instance of the function, as in Cloud Run."
+    )
     model_name: str = Field("anime-genre", description="Name of the registered model in MLflow.")
     cloud_run_endpoint: str | None = Field(
         None,

@@ -1,14 +1,23 @@
-"""Bundles are kept with the MLflow run of their training, and in the bucket after their upload."""
+"""Bundles and predictions: kept with the MLflow run of their training, and in the bucket.
 
+Bundles are in the bucket after their upload.
+"""
+
+import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+from infra.errors import NotFound
+from infra.files import sha256_of_file
 from infra.registry import Registry
 from infra.store import Store
 from serving.bundle.errors import BundleError
 from serving.bundle.model import CARD, MANIFEST, Manifest, check_sha256
 
 _ARTIFACTS = "bundle"
+
+logger = logging.getLogger("tasks")
 
 
 def bundle_key(sha256: str) -> str:
@@ -21,36 +30,72 @@ def log_bundle(registry: Registry, run_id: str, folder: Path) -> None:
     registry.log_folder(run_id, folder, _ARTIFACTS)
 
 
-def fetch_bundle(registry: Registry, workspace: Path, run_id: str, sha256: str) -> Path:
-    """The local folder of a run's bundle, complete and checked. It is downloaded from MLflow if necessary.
+def fetch_bundle(store: Store, registry: Registry, workspace: Path, sha256: str, run_id: str | None = None) -> Path:
+    """The local folder of a bundle, complete and checked.
+
+    It is taken from the workspace, from the run that trained it (if given), or from the bucket. Damaged copies are
+    logged and skipped.
 
     Raises:
-        BundleError: a file is missing or does not match its sha256.
+        NotFound: none of them has an intact copy.
     """
     folder = workspace / bundle_key(sha256)
-    if not (folder / MANIFEST).exists():
-        move_bundle(registry.fetch_folder(run_id, _ARTIFACTS, workspace / "bundles" / f"{run_id}.part"), folder)
-    check_bundle(folder, sha256)
+    places: dict[str, Callable[[], Path]] = {
+        "workspace": lambda: folder,
+        "MLflow run": lambda: registry.fetch_folder(run_id or "", _ARTIFACTS, folder.with_name(f"{sha256}.part")),
+        "bucket": lambda: _download_bundle(store, sha256, folder.with_name(f"{sha256}.part")),
+    }
+    if run_id is None:
+        del places["MLflow run"]
+    for place, fetch in places.items():
+        try:
+            found = fetch()
+            check_bundle(found, sha256)
+        except NotFound:
+            continue
+        except BundleError as error:
+            if place != "workspace" or folder.exists():
+                logger.warning("The copy of bundle %s in the %s is not used: %s", sha256[:8], place, error)
+            continue
+        if found != folder:
+            move_bundle(found, folder)
+        return folder
+    raise NotFound(f"The bundle {sha256[:8]} has no intact copy in the {', '.join(places)}.")
+
+
+def _download_bundle(store: Store, sha256: str, folder: Path) -> Path:
+    """Download a bundle from the bucket. Its card is prose, so a bundle without one is complete."""
+    manifest = store.read(f"{bundle_key(sha256)}/{MANIFEST}")
+    check_sha256(MANIFEST, manifest, sha256)
+    present = set(store.keys(f"{bundle_key(sha256)}/"))
+    names = [name for name in _files(Manifest.parse(manifest)) if name != CARD or _object(sha256, CARD) in present]
+    store.download({_object(sha256, name): folder / name for name in names})
     return folder
 
 
-def fetch_uploaded_bundle(store: Store, workspace: Path, sha256: str) -> Path:
-    """The local folder of an uploaded bundle, complete and checked. It is downloaded from the bucket if necessary.
+def fetch_predictions(store: Store, registry: Registry, workspace: Path, run_id: str, key: str) -> Path:
+    """The local file of a training's predictions: from the workspace, the bucket, or the run. The bucket has it then.
 
     Raises:
-        NotFound: the bundle is not in the bucket.
-        BundleError: a file does not match its sha256.
+        NotFound: none of them has it.
     """
-    folder = workspace / bundle_key(sha256)
-    if not (folder / MANIFEST).exists():
-        downloaded = folder.with_name(f"{sha256}.part")
-        manifest = store.read(f"{bundle_key(sha256)}/{MANIFEST}")
-        check_sha256(MANIFEST, manifest, sha256)
-        names = _files(Manifest.parse(manifest))
-        store.download({f"{bundle_key(sha256)}/{name}": downloaded / name for name in names})
-        move_bundle(downloaded, folder)
-    check_bundle(folder, sha256)
-    return folder
+    path = workspace / key
+
+    def is_here() -> bool:
+        return path.is_file() and sha256_of_file(path) == path.stem
+
+    in_bucket = store.exists(key)
+    if not is_here() and in_bucket:
+        store.download({key: path})
+    if not is_here():
+        registry.fetch_folder(run_id, path.name, path.parent)
+        in_bucket = False
+    if not is_here():
+        raise NotFound(f"The predictions {key} are damaged in the bucket and in the MLflow run.")
+    if not in_bucket:
+        store.upload({key: path})
+        logger.warning("%s was missing and is in the bucket again.", store.uri(key))
+    return path
 
 
 def move_bundle(complete: Path, folder: Path) -> None:
@@ -60,10 +105,24 @@ def move_bundle(complete: Path, folder: Path) -> None:
     complete.replace(folder)
 
 
-def upload_bundle(store: Store, folder: Path, sha256: str) -> None:
-    """Upload a bundle. The manifest comes last: its presence means that the bundle is complete."""
-    for name in _files(Manifest.parse((folder / MANIFEST).read_bytes())):
-        store.upload({f"{bundle_key(sha256)}/{name}": folder / name})
+def upload_bundle(store: Store, folder: Path, sha256: str, replace: bool = False) -> list[str]:
+    """Upload the files of a bundle that the bucket lacks, or all with `replace`, and return their names.
+
+    The manifest comes last: its presence means that the bundle is complete.
+    """
+    present = set() if replace else set(store.keys(f"{bundle_key(sha256)}/"))
+    names = [
+        name
+        for name in _files(Manifest.parse((folder / MANIFEST).read_bytes()))
+        if _object(sha256, name) not in present and (folder / name).exists()
+    ]
+    for name in names:
+        store.upload({_object(sha256, name): folder / name})
+    return names
+
+
+def _object(sha256: str, name: str) -> str:
+    return f"{bundle_key(sha256)}/{name}"
 
 
 def _files(manifest: Manifest) -> tuple[str, ...]:
@@ -77,6 +136,8 @@ def check_bundle(folder: Path, sha256: str) -> Manifest:
     Raises:
         BundleError: a file is missing or has another hash; the message names it.
     """
+    if not (folder / MANIFEST).is_file():
+        raise BundleError(f"The bundle in {folder} has no {MANIFEST}.")
     data = (folder / MANIFEST).read_bytes()
     check_sha256(MANIFEST, data, sha256)
     manifest = Manifest.parse(data)

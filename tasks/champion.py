@@ -1,19 +1,63 @@
 """The champion: the model that receives the service's traffic. The registry's alias `champion` follows the traffic."""
 
+import logging
 from dataclasses import dataclass
+from pathlib import Path
 
+import serving
 from infra.cloud_run import CloudRun
-from infra.errors import ConfigurationError
+from infra.endpoint import request_prediction
+from infra.errors import ConfigurationError, DamagedBundleError, InfraError, NotFound
+from infra.files import sha256_of
 from infra.registry import Registry
+from infra.revisions import RUNTIME_ENVIRONMENT, Resources, Revision
 from infra.settings import MAIN_COLLECTION, Settings
+from infra.source_zip import source_zip
+from infra.store import Store
+from ml.data.decoding import PREPROCESSING_VERSION
+from serving.bundle.model import Model
+from tasks.bundles import fetch_bundle, upload_bundle
+from tasks.records import TrainingRecord
+
+logger = logging.getLogger("tasks")
 
 
 @dataclass(frozen=True)
 class Champion:
-    """The live version."""
+    """The live version. Both are empty if another tool deployed something that is not a bundle of this project.
+
+    `moved` says that another tool moved the traffic here. `withdrawn_sha256` is then the bundle that it moved it away
+    from, None if that is unknown.
+    """
 
     version: str
     bundle_sha256: str
+    revision: Revision
+    moved: bool = False
+    withdrawn_sha256: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Version and bundle: versions are numbered again if somebody deletes the registered model."""
+        return version_name(self.version, self.bundle_sha256)
+
+
+@dataclass(frozen=True)
+class ChampionState:
+    """What a run finds out about the champion.
+
+    `model` is None if its bundle has no intact copy anywhere. `damaged` says that the function cannot load the bundle,
+    `silent` why it does not answer for another reason.
+    """
+
+    model: Model | None
+    damaged: bool
+    silent: str | None
+
+
+def version_name(version: str, bundle_sha256: str) -> str:
+    """A version with the beginning of its bundle's sha256, such as "version 2 (5f1a2623)"."""
+    return f"version {version or 'unknown'} ({bundle_sha256[:8] or 'no bundle'})"
 
 
 def live_champion(settings: Settings, registry: Registry) -> Champion | None:
@@ -21,15 +65,121 @@ def live_champion(settings: Settings, registry: Registry) -> Champion | None:
 
     The alias is repaired if it names another version: a run may be killed after moving the traffic, before the alias.
     """
-    live = CloudRun(settings).live(settings.service)
-    if live is None:
+    cloud_run = CloudRun(settings)
+    traffic = cloud_run.traffic(settings.service)
+    if traffic is None:
         return None
-    champion = Champion(live.environment["MODEL_VERSION"], live.environment["BUNDLE_SHA256"])
+    live, withdrawn = traffic.revision, None
+    if traffic.moved and traffic.checked != live.name:
+        checked = (each for each in cloud_run.revisions(settings.service) if each.name == traffic.checked)
+        withdrawn = next((each.environment.get("BUNDLE_SHA256") for each in checked), None)
+    version, sha256 = (live.environment.get(name, "") for name in ("MODEL_VERSION", "BUNDLE_SHA256"))
+    champion = Champion(version, sha256, live, traffic.moved, withdrawn)
+    if champion.moved:
+        logger.warning("Another tool moved the traffic to revision %s with %s.", live.name, champion.name)
     alias = registry.champion()
     registered = registry.version_of(champion.bundle_sha256)
     if registered is not None and (alias is None or alias.version != registered.version):
         registry.set_champion(registered.version)
     return champion
+
+
+def examine(champion: Champion, poster_name: str, store: Store, registry: Registry, folder: Path) -> ChampionState:
+    """Fetch the champion's bundle, put back what the bucket lacks of it, and ask the function for a prediction."""
+    sha256 = champion.bundle_sha256
+    damaged, silent = False, None
+    if not sha256:
+        return ChampionState(None, False, f"revision {champion.revision.name} names no bundle.")
+    try:
+        request_prediction(str(champion.revision.url), poster_name)
+    except DamagedBundleError as error:
+        damaged = True
+        logger.warning("The champion, %s, is damaged: %s", champion.name, error)
+    except InfraError as error:
+        silent = str(error)
+        logger.warning("The champion, %s, does not answer: %s", champion.name, error)
+    try:
+        bundle = fetch_bundle(store, registry, folder, sha256, _training_run(sha256, store, registry))
+    except NotFound as error:
+        logger.warning("The champion, %s, is lost: %s", champion.name, error)
+        return ChampionState(None, damaged, silent)
+    uploaded = upload_bundle(store, bundle, sha256, replace=damaged)
+    if uploaded:
+        logger.warning("%s of the champion's bundle are in the bucket again.", ", ".join(uploaded))
+    return ChampionState(Model.load(bundle), damaged, silent)
+
+
+def _training_run(sha256: str, store: Store, registry: Registry) -> str | None:
+    """The MLflow run that trained a bundle; None if it is unknown."""
+    registered = registry.version_of(sha256)
+    if registered is not None:
+        return registered.run_id
+    trainings = (TrainingRecord.model_validate_json(store.read(key)) for key in store.keys("trainings/"))
+    return next((training.run_id for training in trainings if training.bundle_sha256 == sha256), None)
+
+
+def function_source() -> bytes:
+    """The source of the function, as it is deployed."""
+    return source_zip(Path(serving.__file__).parent)
+
+
+def settings_environment(settings: Settings) -> dict[str, str]:
+    """The environment variables of a revision that come from the settings. The others describe its model."""
+    return {
+        "POSTER_HOSTS": settings.poster_hosts,
+        "POSTER_BUCKETS": settings.poster_buckets,
+        "CORS_ORIGINS": settings.cors_origins,
+        "GOOGLE_CLOUD_PROJECT": settings.google_project,  # used in the trace names of its log entries
+    }
+
+
+def model_environment(revision: Revision) -> dict[str, str]:
+    """The environment variables of a revision that describe its model."""
+    names = ("BUNDLE_URI", "BUNDLE_SHA256", "MODEL_VERSION", "DATASET_DATE", "COLLECTION")
+    return {name: revision.environment[name] for name in names if name in revision.environment}
+
+
+def resources(settings: Settings) -> Resources:
+    """CPUs and memory of the function."""
+    return Resources(settings.function_cpu, settings.function_memory)
+
+
+def reason_to_redeploy(champion: Champion, state: ChampionState, settings: Settings) -> str | None:
+    """Why the champion needs a new revision, None if it needs none.
+
+    A revision keeps its traffic if the function does not answer, if another tool chose it, or if the present decoder
+    would give the model other pixels than it was trained on.
+    """
+    if state.model is None or state.silent:
+        return None
+    changed = _changes(champion.revision, settings)
+    if state.damaged:
+        reason = "its bundle was damaged in the bucket and is restored"
+    elif changed:
+        reason = f"{' and '.join(changed)} changed"
+    else:
+        return None
+    version = state.model.manifest.preprocessing.version
+    if version != PREPROCESSING_VERSION:
+        kept = f"its model was trained on posters of decoder version {version}, and today's is {PREPROCESSING_VERSION}"
+    elif champion.moved and not state.damaged:
+        kept = "another tool chose it"
+    else:
+        return reason
+    logger.warning("Revision %s stays, although %s: %s.", champion.revision.name, reason, kept)
+    return None
+
+
+def _changes(live: Revision, settings: Settings) -> list[str]:
+    """What differs between the live revision and a new one, apart from the model."""
+    changes = []
+    if live.source_sha256 != sha256_of(function_source()):
+        changes.append("the function's source")
+    wanted = {**RUNTIME_ENVIRONMENT, **settings_environment(settings)}
+    changes += [name for name, value in sorted(wanted.items()) if live.environment.get(name, "") != value]
+    if live.resources != resources(settings):
+        changes.append("CPUs or memory")
+    return changes
 
 
 def check_collection(settings: Settings) -> None:

@@ -1,7 +1,7 @@
 """Step 5: score the chosen network on the test part, and compare it with the baselines and the champion."""
 
 import random
-from pathlib import Path
+from dataclasses import dataclass
 
 from prefect.artifacts import create_markdown_artifact
 
@@ -16,8 +16,8 @@ from ml.evaluation.model_report import model_report
 from ml.evaluation.predictions import PredictionSet
 from ml.scores.intervals import Interval
 from serving.bundle.model import Model
-from tasks.bundles import fetch_bundle, fetch_uploaded_bundle
-from tasks.champion import Champion, live_champion
+from tasks.bundles import fetch_bundle, fetch_predictions
+from tasks.champion import Champion, ChampionState, examine, live_champion, reason_to_redeploy
 from tasks.crawl.mirror import poster_key
 from tasks.preprocess import fetch_dataset
 from tasks.records import DatasetRecord, EvaluationRecord, KnownPoster, Promotion, ScoreRecord, TrainingRecord
@@ -32,25 +32,25 @@ def evaluate(dataset: DatasetRecord, training: TrainingRecord, promotion: Promot
 
     Raises:
         ServiceUnavailable: the store, MLflow or Cloud Run is not reachable (retryable).
-        BundleError: a bundle does not match its hash.
+        NotFound: the trained bundle or its predictions have no intact copy.
     """
     settings = read_settings(dataset.collection)
     store, registry, workspace = Store(settings), Registry(settings), settings.folder
     data = fetch_dataset(store, workspace, dataset.dataset_key)
-    challenger = Model.load(fetch_bundle(registry, workspace, training.run_id, training.bundle_sha256))
-    predictions = PredictionSet.read(store.fetch(training.predictions_key, workspace / training.predictions_key))
+    challenger = Model.load(fetch_bundle(store, registry, workspace, training.bundle_sha256, training.run_id))
+    predictions = PredictionSet.read(
+        fetch_predictions(store, registry, workspace, training.run_id, training.predictions_key)
+    )
     evaluation = judge(challenger, predictions, data)
 
+    known = _known_posters(data, store)
     champion = live_champion(settings, registry)
-    if champion is not None and champion.bundle_sha256 == training.bundle_sha256:
-        promote, reason = False, f"version {champion.version} is this model"
-    else:
-        champion_model = _champion_model(champion, store, workspace)
-        decision = decide(challenger, champion_model, data, lambda id: store.read(poster_key(id)))
-        promote, reason = decision.promote, decision.sentence
-        if promotion != "by_gate":
-            promote = promotion == "always"
-            reason = f"{reason} For this run the setting is promote: {promotion}."
+    state = examine(champion, known[0].name, store, registry, workspace) if champion else None
+    verdict = _verdict(training, challenger, champion, state, evaluation, data, store)
+    promote, reason = verdict.promote, verdict.reason
+    if promotion != "by_gate" and not (champion and champion.bundle_sha256 == training.bundle_sha256):
+        promote = promotion == "always"
+        reason = f"{reason} For this run the setting is promote: {promotion}."
 
     registry.log_metrics(training.run_id, evaluation.metrics())
     page = workspace / "reports" / training.run_id / "model.html"
@@ -61,15 +61,40 @@ def evaluate(dataset: DatasetRecord, training: TrainingRecord, promotion: Promot
     return EvaluationRecord(
         scores=[ScoreRecord(name=name, **scores.scalars()) for name, scores in evaluation.scores.items()],
         better=promote,
+        passed_gate=verdict.promote,
         reason=reason,
-        known_posters=_known_posters(data, store),
+        known_posters=known,
+        redeploy_champion=reason_to_redeploy(champion, state, settings) if champion and state and not promote else None,
     )
 
 
-def _champion_model(champion: Champion | None, store: Store, workspace: Path) -> Model | None:
-    if champion is None:
-        return None
-    return Model.load(fetch_uploaded_bundle(store, workspace, champion.bundle_sha256))
+@dataclass(frozen=True)
+class _Verdict:
+    promote: bool
+    reason: str
+
+
+def _verdict(
+    training: TrainingRecord,
+    challenger: Model,
+    champion: Champion | None,
+    state: ChampionState | None,
+    evaluation: Evaluation,
+    data: Dataset,
+    store: Store,
+) -> _Verdict:
+    """Whether the challenger replaces the champion, if no person decides it."""
+    moved = f"Another tool moved the traffic to {champion.revision.name}. " if champion and champion.moved else ""
+    if champion and champion.bundle_sha256 == training.bundle_sha256:
+        return _Verdict(False, f"{moved}{champion.name} is this model")
+    if champion and champion.withdrawn_sha256 == training.bundle_sha256:
+        return _Verdict(False, f"{moved}Only a person moves it back to this model: set promote: always.")
+    model = state.model if state else None
+    if champion and state and model is None and state.silent:
+        return _Verdict(False, f"{moved}The champion, {champion.name}, cannot be compared: {state.silent}")
+    lost = f"The champion, {champion.name}, has no intact copy. " if champion and model is None else ""
+    decision = decide(challenger, model, data, lambda id: store.read(poster_key(id)), opponents=evaluation.opponents)
+    return _Verdict(decision.promote, f"{moved}{lost}{decision.sentence}")
 
 
 def _known_posters(data: Dataset, store: Store) -> list[KnownPoster]:

@@ -5,6 +5,7 @@ the workspace.
 """
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -32,6 +33,9 @@ from tasks.source_choice import source_for
 from tasks.step import reused, step
 
 _PARTS_KEY = "parts.csv"
+_FILES = (LABELS, ROWS, MANIFEST)  # in the order of their upload: the manifest means that the dataset is complete
+
+logger = logging.getLogger("tasks")
 
 
 @step("preprocess")
@@ -71,12 +75,16 @@ def make_dataset(
     alike = look_alikes(perceptual_hashes(posters, pixels))
     posters = labelled_posters(titles, _draw_parts(store, titles, source, alike), folder)
     key = dataset_key(posters, config)
-    if store.exists(f"{_folder(key)}/{MANIFEST}"):
+    present = set(store.keys(f"{_folder(key)}/"))
+    missing = [name for name in _FILES if f"{_folder(key)}/{name}" not in present]
+    if not missing:
         return fetch_dataset(store, workspace, key), False
     dataset = build_dataset(posters, workspace, config, ProgressLog(), pixels)
-    for name in (LABELS, ROWS, MANIFEST):  # the manifest last: it means that the dataset is complete
+    for name in missing:
         store.upload({f"{_folder(key)}/{name}": dataset.folder / name})
-    return dataset, True
+    if present:
+        logger.warning("%s of dataset %s are in the bucket again; they were missing.", " and ".join(missing), key[:12])
+    return dataset, not present
 
 
 def usable_titles(catalogue: pd.DataFrame, posters: pd.DataFrame, source: Source) -> pd.DataFrame:
@@ -113,7 +121,7 @@ def fetch_dataset(store: Store, workspace: Path, key: str) -> Dataset:
     Raises StalePosterError if a poster in the bucket was replaced in the meantime.
     """
     folder = dataset_folder(workspace, key)
-    for name in (LABELS, ROWS, MANIFEST):
+    for name in _FILES:
         store.fetch(f"{_folder(key)}/{name}", folder / name)
     size = json.loads((folder / MANIFEST).read_bytes())["preprocessing"]["size"]
     rows = read_rows(folder)

@@ -110,12 +110,18 @@ class KnownPoster(Record):
 
 
 class EvaluationRecord(Record):
-    """Scores on the test part, the chosen network's first; whether it replaces the champion, and the reason."""
+    """Scores on the test part, the chosen network's first; whether it replaces the champion, and the reason.
+
+    `passed_gate` is whether it would, if no person had decided it. `redeploy_champion` says why a champion that stays
+    needs a new revision, None if it needs none.
+    """
 
     scores: list[ScoreRecord]
     better: bool
+    passed_gate: bool
     reason: str
     known_posters: list[KnownPoster]
+    redeploy_champion: str | None
 
 
 class ModelRecord(Record):

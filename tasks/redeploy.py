@@ -1,24 +1,31 @@
 """Step 8: deploy a revision of the function with the new bundle, check its predictions, and send it the traffic."""
 
 import json
+import logging
 from datetime import UTC, datetime
-from pathlib import Path
 
 from prefect.artifacts import create_link_artifact
 
-import serving
 from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction
-from infra.errors import DeploymentError
+from infra.errors import DamagedBundleError, DeploymentError, NotFound
 from infra.files import sha256_of
 from infra.registry import Registry
 from infra.revisions import Revision
-from infra.settings import read_settings
-from infra.source_zip import source_zip
+from infra.settings import Settings, read_settings
 from infra.store import Store
+from ml.data.decoding import PREPROCESSING_VERSION
 from ml.data.splits import TEST
 from serving.bundle.model import Model
-from tasks.bundles import fetch_uploaded_bundle
+from tasks.bundles import bundle_key, fetch_bundle, upload_bundle
+from tasks.champion import (
+    function_source,
+    live_champion,
+    model_environment,
+    resources,
+    settings_environment,
+    version_name,
+)
 from tasks.records import (
     BundleRecord,
     DatasetRecord,
@@ -27,8 +34,10 @@ from tasks.records import (
     KnownPoster,
     ModelRecord,
 )
+from tasks.register import BETTER_THAN_CHAMPION
 from tasks.step import step
 
+logger = logging.getLogger("tasks")
 _TOLERANCE = 1e-3  # of a probability; the function may run on another CPU than this process
 
 
@@ -44,8 +53,91 @@ def redeploy(
         ServiceUnavailable: Cloud Run, the store or MLflow is not reachable (retryable).
     """
     settings = read_settings(dataset.collection)
+    store, registry = Store(settings), Registry(settings)
+    environment = {
+        "BUNDLE_URI": bundle.uri,
+        "BUNDLE_SHA256": bundle.sha256,
+        "MODEL_VERSION": model.version,
+        "DATASET_DATE": dataset.snapshot_date,
+        "COLLECTION": dataset.collection,
+    }
+    folder = fetch_bundle(store, registry, settings.folder, model.bundle_sha256, model.run_id)
+    served = Model.load(folder)
+    try:
+        candidate = _deploy_candidate(settings, environment, served, evaluation.known_posters)
+    except DamagedBundleError as error:
+        logger.warning("The bundle is uploaded again, and another revision deployed: %s", error)
+        upload_bundle(store, folder, model.bundle_sha256, replace=True)
+        candidate = _deploy_candidate(settings, environment, served, evaluation.known_posters, reuse=False)
+    write_deployment(store, CloudRun(settings).live(settings.service), dataset, evaluation, model)
+    record = _send_traffic(settings, candidate)
+    registry.set_champion(model.version)
+    registry.tag_version(model.version, {BETTER_THAN_CHAMPION: str(evaluation.passed_gate).lower()})
+    return record
+
+
+@step("redeploy champion")
+def redeploy_champion(dataset: DatasetRecord, evaluation: EvaluationRecord) -> DeploymentRecord:
+    """Deploy a new revision with the live model, the present settings and the present source of the function.
+
+    Raises as `redeploy`.
+    """
+    settings = read_settings(dataset.collection)
+    store, registry = Store(settings), Registry(settings)
+    champion = live_champion(settings, registry)
+    if champion is None:
+        raise NotFound(f"The service {settings.service} has no live revision any more.")
+    logger.info("The champion, %s, gets a new revision: %s.", champion.name, evaluation.redeploy_champion)
+    model = Model.load(fetch_bundle(store, registry, settings.folder, champion.bundle_sha256))
+    environment = {
+        **model_environment(champion.revision),
+        "BUNDLE_URI": store.uri(bundle_key(champion.bundle_sha256)),
+    }
+    image = None
+    if model.manifest.preprocessing.version != PREPROCESSING_VERSION:  # today's source would give it other pixels
+        image = (champion.revision.image, champion.revision.source_sha256)
+    # A running revision remembers that its bundle was damaged, so a ready one is not used again.
+    candidate = _deploy_candidate(settings, environment, model, evaluation.known_posters, image, reuse=False)
+    return _send_traffic(settings, candidate)
+
+
+def _deploy_candidate(
+    settings: Settings,
+    environment: dict[str, str],
+    model: Model,
+    posters: list[KnownPoster],
+    image: tuple[str, str] | None = None,
+    reuse: bool = True,
+) -> Revision:
+    """Deploy a revision and check its predictions. `environment` describes its model.
+
+    `image` is an image with the sha256 of its source, by default that of the present source, built if necessary.
+    """
     store, cloud_run = Store(settings), CloudRun(settings)
-    source = source_zip(Path(serving.__file__).parent)
+    address, source_sha256 = image or _build(settings, store, cloud_run)
+    candidate = cloud_run.deploy_candidate(
+        settings.service,
+        address,
+        source_sha256,
+        {**environment, **settings_environment(settings)},
+        resources(settings),
+        reuse,
+    )
+    name = version_name(environment.get("MODEL_VERSION", ""), model.sha256)
+    _check(candidate, posters, store, model, name)
+    return candidate
+
+
+def _send_traffic(settings: Settings, candidate: Revision) -> DeploymentRecord:
+    live = CloudRun(settings).send_traffic(settings.service, candidate.name)
+    name = version_name(live.environment.get("MODEL_VERSION", ""), live.environment.get("BUNDLE_SHA256", ""))
+    create_link_artifact(str(live.url), key="function", description=f"The function with {name}")
+    return DeploymentRecord(url=str(live.url), revision=live.name)
+
+
+def _build(settings: Settings, store: Store, cloud_run: CloudRun) -> tuple[str, str]:
+    """The image of the function's present source, and the source's sha256."""
+    source = function_source()
     source_sha256 = sha256_of(source)
     image = cloud_run.built_image(settings.service, source_sha256)
     if image is None:
@@ -54,25 +146,7 @@ def redeploy(
         image = cloud_run.build(
             settings.bucket, store.object_name(key), cloud_run.image_for(settings.service, source_sha256)
         )
-    environment = {
-        "BUNDLE_URI": bundle.uri,
-        "BUNDLE_SHA256": bundle.sha256,
-        "MODEL_VERSION": model.version,
-        "DATASET_DATE": dataset.snapshot_date,
-        "COLLECTION": dataset.collection,
-        "POSTER_HOSTS": settings.poster_hosts,
-        "POSTER_BUCKETS": settings.poster_buckets,
-        "CORS_ORIGINS": settings.cors_origins,
-        "GOOGLE_CLOUD_PROJECT": settings.google_project,  # used in the trace names of its log entries
-    }
-    candidate = cloud_run.deploy_candidate(settings.service, image, source_sha256, environment)
-    _check(candidate, evaluation.known_posters, store, settings.folder, model)
-    write_deployment(store, cloud_run.live(settings.service), dataset, evaluation, model)
-    live = cloud_run.send_traffic(settings.service, candidate.name)
-    Registry(settings).set_champion(model.version)
-    url = str(live.url)
-    create_link_artifact(url, key="function", description=f"The function with version {model.version}")
-    return DeploymentRecord(url=url, revision=live.name)
+    return image, source_sha256
 
 
 def write_deployment(
@@ -103,16 +177,15 @@ def write_deployment(
     store.write(key, json.dumps(record, indent=2).encode())
 
 
-def _check(candidate: Revision, posters: list[KnownPoster], store: Store, workspace: Path, model: ModelRecord) -> None:
+def _check(candidate: Revision, posters: list[KnownPoster], store: Store, model: Model, name: str) -> None:
     """Compare the candidate's predictions for known posters with the bundle's; DeploymentError if they differ."""
-    bundle = Model.load(fetch_uploaded_bundle(store, workspace, model.bundle_sha256))
     for poster in posters:
         response = request_prediction(str(candidate.url), poster.name)
         probabilities = {genre["name"]: float(genre["probability"]) for genre in response["genres"]}
-        (expected,) = bundle.predict([store.whole_bucket().read(poster.name)])
+        (expected,) = model.predict([store.whole_bucket().read(poster.name)])
         wrong = [g.name for g in expected if abs(probabilities.get(g.name, -1) - g.probability) > _TOLERANCE]
-        if wrong or response["model"]["sha256"] != model.bundle_sha256:
+        if wrong or response["model"]["sha256"] != model.sha256:
             raise DeploymentError(
-                f"The predictions of the new revision for {poster.name} differ from those of version {model.version} "
+                f"The predictions of the new revision for {poster.name} differ from those of {name} "
                 f"({', '.join(wrong) or 'it serves another bundle'}). It does not go live."
             )

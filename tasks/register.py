@@ -7,11 +7,16 @@ from prefect.artifacts import create_link_artifact
 
 from infra.registry import Registry
 from infra.settings import read_settings
+from infra.store import Store
 from ml.data.splits import TEST
 from serving.bundle.model import MODEL
 from tasks.bundles import check_bundle, fetch_bundle
+from tasks.champion import live_champion, version_name
 from tasks.records import DatasetRecord, EvaluationRecord, ModelRecord, TrainingRecord
 from tasks.step import reused, step
+
+BETTER_THAN_CHAMPION = "better_than_champion"
+"""Tag of a version: whether it passed the gate, at its registration or later at its promotion."""
 
 
 @step("register")
@@ -20,15 +25,16 @@ def register(dataset: DatasetRecord, training: TrainingRecord, evaluation: Evalu
 
     Raises:
         ServiceUnavailable: MLflow is not reachable (retryable).
-        BundleError: the bundle does not match its hash.
+        NotFound: the bundle has no intact copy.
     """
     settings = read_settings(dataset.collection)
     registry = Registry(settings)
     registered = registry.version_of(training.bundle_sha256)
     if registered is not None:
+        live_champion(settings, registry)
         record = _record(registered.version, registered.run_id, training, dataset)
-        return reused(record, f"version {registered.version} has this bundle")
-    folder = fetch_bundle(registry, settings.folder, training.run_id, training.bundle_sha256)
+        return reused(record, f"{version_name(record.version, record.bundle_sha256)} has this bundle")
+    folder = fetch_bundle(Store(settings), registry, settings.folder, training.bundle_sha256, training.run_id)
     manifest = check_bundle(folder, training.bundle_sha256)
     scores = evaluation.scores[0].model_dump(exclude={"name"})
     tags = {
@@ -39,14 +45,16 @@ def register(dataset: DatasetRecord, training: TrainingRecord, evaluation: Evalu
         "network": training.chosen,
         "collection": dataset.collection,
         **{f"{TEST}/{metric}": f"{value:.4f}" for metric, value in scores.items()},
-        "better_than_champion": str(evaluation.better).lower(),
+        BETTER_THAN_CHAMPION: str(evaluation.passed_gate).lower(),
     }
     version = registry.register(
         training.run_id, folder / MODEL, manifest.preprocessing.size, len(manifest.genres), tags
     )
+    live_champion(settings, registry)  # the alias goes to this version if it is live and was deleted
+    name = version_name(version.version, training.bundle_sha256)
     if settings.tracking_uri.startswith("http"):
         link = f"{settings.tracking_uri}/#/models/{settings.model_name}/versions/{version.version}"
-        create_link_artifact(link, key="model-version", description=f"Version {version.version}")
+        create_link_artifact(link, key="model-version", description=name[:1].upper() + name[1:])
     return _record(version.version, training.run_id, training, dataset)
 
 

@@ -1,6 +1,7 @@
 """Step 4: train and compare the networks. The best one becomes a bundle that is kept with its MLflow run."""
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 from prefect.artifacts import create_markdown_artifact
 
 from infra.errors import NotFound
-from infra.files import sha256_of
+from infra.files import sha256_of, write_bytes
 from infra.registry import Registry
 from infra.settings import Settings, read_settings
 from infra.store import Store
@@ -22,11 +23,13 @@ from ml.reporting import Reporter, Reporters, TensorBoardReporter
 from ml.training.learning import TRAINING_VERSION, checkpoints_of
 from ml.training.outcome import NetworkOutcome
 from ml.training_run import TrainingRun, run_training
-from tasks.bundles import bundle_key, log_bundle, move_bundle
+from tasks.bundles import bundle_key, fetch_bundle, fetch_predictions, log_bundle, move_bundle
 from tasks.preprocess import fetch_dataset
 from tasks.records import DatasetRecord, NetworkRecord, TrainingRecord
 from tasks.reporters import MlflowReporter, ProgressLog
 from tasks.step import reused, step
+
+logger = logging.getLogger("tasks")
 
 
 @step("train")
@@ -44,7 +47,7 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
     weights = read_weights(config.weights, config.backbone, settings.workspace / "weights")
     key = _training_key(dataset, config, weights.sha256 if weights else None)
     stored = _stored(store, key)
-    if stored is not None and registry.has_run(stored.run_id):
+    if stored is not None and _is_intact(stored, store, registry, folder):
         return reused(stored, f"bundle {stored.bundle_sha256[:12]} was trained on this dataset with these settings")
 
     data = fetch_dataset(store, folder, dataset.dataset_key)
@@ -66,7 +69,7 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
         log_bundle(registry, run_id, bundle_folder)
         registry.log_file(run_id, store.fetch(dataset.report_key, folder / dataset.report_key))
     move_bundle(bundle_folder, folder / bundle_key(run.bundle.sha256))
-    record = _store(store, key, run_id, run)
+    record = _store(store, registry, folder, key, run_id, run)
     checkpoints.clear()
     create_markdown_artifact(_artifact(record), key="training")
     return record
@@ -113,7 +116,20 @@ def _stored(store: Store, key: str) -> TrainingRecord | None:
         return None
 
 
-def _store(store: Store, key: str, run_id: str, run: TrainingRun) -> TrainingRecord:
+def _is_intact(stored: TrainingRecord, store: Store, registry: Registry, folder: Path) -> bool:
+    """Whether the run, the bundle and the predictions of an earlier training still exist."""
+    try:
+        if not registry.has_run(stored.run_id):
+            raise NotFound(f"MLflow has no run {stored.run_id}.")
+        fetch_bundle(store, registry, folder, stored.bundle_sha256, stored.run_id)
+        fetch_predictions(store, registry, folder, stored.run_id, stored.predictions_key)
+    except NotFound as error:
+        logger.warning("An earlier training with these settings is repeated: %s", error)
+        return False
+    return True
+
+
+def _store(store: Store, registry: Registry, folder: Path, key: str, run_id: str, run: TrainingRun) -> TrainingRecord:
     """Store the predictions, then the record: its presence means that the training is complete."""
     outcome, predictions = run.outcome, run.predictions.to_bytes()
     record = TrainingRecord(
@@ -125,6 +141,8 @@ def _store(store: Store, key: str, run_id: str, run: TrainingRun) -> TrainingRec
         device=outcome.chosen.device,
         precision=outcome.chosen.precision,
     )
+    write_bytes(folder / record.predictions_key, predictions)
+    registry.log_file(run_id, folder / record.predictions_key)
     store.write(record.predictions_key, predictions)
     store.write(_manifest_key(key), record.model_dump_json().encode())
     return record

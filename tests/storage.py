@@ -32,3 +32,8 @@ def new_bucket(url: str, workspace: Path) -> Store:
     client = storage.Client(project="tests", credentials=AnonymousCredentials(), client_options={"api_endpoint": url})
     client.create_bucket(name)
     return Store(Settings(workspace=workspace, bucket=name, storage_emulator_host=url, service_timeout_seconds=5))
+
+
+def delete(store: Store, key: str) -> None:
+    """Delete an object of the bucket, as a person or another tool may do."""
+    store._blob(key).delete()

@@ -4,7 +4,7 @@ Both predict the same test posters and are compared over the genres that both kn
 comes from a paired bootstrap over franchises (`ml.scores.intervals`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,8 @@ from ml.data.genres import Genre
 from ml.data.splits import TEST
 from ml.evaluation.baselines import EVERY_GENRE
 from ml.evaluation.judge import ReadPoster, genres_of, predict
-from ml.scores.intervals import Bootstrap, Interval, interval
-from ml.scores.metrics import weighted_f1
+from ml.scores.intervals import Bootstrap, Interval, Predictions, interval
+from ml.scores.metrics import Decisions, weighted_f1
 from serving.bundle.model import Model
 
 
@@ -37,8 +37,12 @@ def decide(
     dataset: Dataset,
     read_poster: ReadPoster | None = None,
     seed: int = 0,
+    opponents: Mapping[str, Predictions] | None = None,
 ) -> Decision:
     """Compare challenger and champion on the test part. The challenger wins with a higher weighted F1.
+
+    A challenger that is clearly worse than the best of `opponents`, the recipes and baselines of its own run by name,
+    is not promoted: the 95 % interval of their difference is below zero.
 
     Without a champion the opponent is the baseline that predicts every genre. A champion that shares no genre with
     the challenger cannot be compared with it, and is not replaced. `read_poster` provides posters for a champion with
@@ -46,6 +50,7 @@ def decide(
     """
     rows = dataset.rows(TEST)
     _, decisions = predict(challenger, dataset)
+    better_opponent = _better_opponent(decisions, opponents or {}, dataset, seed)
     shared = shared_genres(genres_of(challenger), genres_of(champion)) if champion else []
     if champion is None or not shared:
         labels, opponent_decisions = dataset.labels[rows], np.ones_like(decisions)
@@ -61,16 +66,39 @@ def decide(
         challenger_f1 - opponent_f1, bootstrap.weighted_f1(decisions) - bootstrap.weighted_f1(opponent_decisions)
     )
     is_incomparable = champion is not None and not shared
-    promote = difference.value > 0 and not is_incomparable
+    promote = difference.value > 0 and not is_incomparable and better_opponent is None
     sentence = "The champion shares no genre with the challenger, so only a person may replace it. "
     sentence = sentence if is_incomparable else ""
     sentence += (
         f"On {len(rows)} test posters and {labels.shape[1]} genres, test/weighted_f1 is {challenger_f1:.3f} for the "
         f"challenger and {opponent_f1:.3f} for {opponent} (difference {difference.value:+.3f}, 95 % interval "
-        f"{difference.low:+.3f} to {difference.high:+.3f}). "
+        f"{difference.low:+.3f} to {difference.high:+.3f}). {better_opponent or ''}"
         f"{'The challenger is promoted.' if promote else 'The challenger is not promoted.'}"
     )
     return Decision(promote, difference, sentence)
+
+
+def _better_opponent(
+    decisions: Decisions, opponents: Mapping[str, Predictions], dataset: Dataset, seed: int
+) -> str | None:
+    """A sentence about the best opponent if it is clearly better than decisions [N, G] of the test part, else None."""
+    if not opponents:
+        return None
+    rows = dataset.rows(TEST)
+    labels = dataset.labels[rows]
+    name = max(opponents, key=lambda name: weighted_f1(opponents[name].decisions, labels))
+    theirs = opponents[name].decisions
+    their_f1 = weighted_f1(theirs, labels)
+    bootstrap = Bootstrap(labels, dataset.franchises[rows], seed=seed)
+    difference = interval(
+        weighted_f1(decisions, labels) - their_f1, bootstrap.weighted_f1(decisions) - bootstrap.weighted_f1(theirs)
+    )
+    if difference.high >= 0:
+        return None
+    return (
+        f"'{name}' of the same run has {their_f1:.3f} (difference {difference.value:+.3f}, {difference.low:+.3f} to "
+        f"{difference.high:+.3f}). "
+    )
 
 
 def shared_genres(challenger: Sequence[Genre], champion: Sequence[Genre]) -> list[tuple[int, int]]:

@@ -18,6 +18,7 @@ from ml.evaluation.predictions import NetworkPredictions, PredictionSet
 from ml.scores.calibration import calibrate
 from ml.scores.intervals import Differences, Intervals, Predictions, differences, intervals
 from ml.scores.metrics import Decisions, Probabilities, Scores, WeightedF1, score, weighted_f1_by_threshold
+from ml.training.recipe import RECIPE, TUNED
 from serving.bundle.image import decode
 from serving.bundle.model import Model
 
@@ -65,12 +66,14 @@ def model_figures(network: NetworkPredictions, dataset: Dataset, rows: NDArray[n
 class Evaluation:
     """Figures of all networks on the test part, the chosen one first; of the baselines; and paired differences.
 
-    `differences` are the chosen network minus each other network, by the other one's name.
+    `differences` are the chosen network minus each other network, by the other one's name. `opponents` are the
+    predictions, by name, of the recipes and baselines that the chosen network has to beat.
     """
 
     networks: tuple[ModelFigures, ...]
     baselines: Mapping[str, Scores]
     differences: Mapping[str, Differences]
+    opponents: Mapping[str, Predictions]
 
     @property
     def chosen(self) -> ModelFigures:
@@ -115,7 +118,11 @@ def judge(model: Model, predictions: PredictionSet, dataset: Dataset) -> Evaluat
     stored, *others = predictions.networks
     served = NetworkPredictions(stored.name, predict(model, dataset)[0], thresholds(model), stored.common_threshold)
     networks = tuple(model_figures(network, dataset, rows) for network in (served, *others))
-    return Evaluation(networks, baselines(dataset), paired_differences(networks, dataset, rows))
+    simple = baselines(dataset)
+    recipes = {each.name: each.predictions for each in networks[1:] if each.name in (RECIPE, TUNED)}
+    return Evaluation(
+        networks, simple.scores, paired_differences(networks, dataset, rows), {**recipes, **simple.predictions}
+    )
 
 
 def paired_differences(

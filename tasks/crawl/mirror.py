@@ -1,6 +1,7 @@
 """The bucket's copy of the crawl state, so that a worker with an empty disk requests nothing twice."""
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from tasks.crawl.ledger import (
     to_stored,
 )
 
+logger = logging.getLogger("tasks")
 _PAGE_VISITS, _POSTER_VISITS, _HOSTS = "page-visits.json", "poster-visits.json", "hosts.json"
 
 
@@ -35,7 +37,8 @@ class CrawlMirror:
 
     Each method is a context manager. Before the block it merges the bucket's state into the local one. After the
     block it writes the local state to the bucket, even if the block raises. Files are copied only if the other side
-    lacks them, and the bucket lists only files that it has.
+    lacks them, and the bucket lists only files that it has. Files that the bucket has lost are uploaded again, or
+    re-fetched from the site.
     """
 
     def __init__(self, store: Store, ledger: Ledger, kept: KeptPages, posters: Path) -> None:
@@ -93,7 +96,9 @@ class CrawlMirror:
         """
         known = _read(self._store, name, table)
         table.merge(known)
-        in_bucket = {table.key_of(visit): visit.sha256 for visit in known}
+        stored = set(self._store.keys(f"{folder}/"))
+        lost = {table.key_of(v): v for v in known if v.sha256 and f"{folder}/{path(v).name}" not in stored}
+        in_bucket = {table.key_of(visit): visit.sha256 for visit in known if table.key_of(visit) not in lost}
 
         def is_in_bucket(visit: Visit) -> bool:
             return in_bucket.get(table.key_of(visit)) == visit.sha256
@@ -101,6 +106,12 @@ class CrawlMirror:
         def files(visits: Iterable[Visit]) -> dict[str, Path]:
             return {f"{folder}/{path(visit).name}": path(visit) for visit in visits}
 
+        if lost:
+            here = sum(map(is_here, lost.values()))
+            logger.warning(
+                "%d %s are missing in the bucket: %d are uploaded again, %d are re-fetched from the site if needed.",
+                *(len(lost), folder, here, len(lost) - here),
+            )
         with_file = [visit for visit in table.all().values() if visit.sha256]
         self._store.download(files(visit for visit in with_file if is_in_bucket(visit) and not is_here(visit)))
         try:
@@ -115,6 +126,9 @@ class CrawlMirror:
             self._store.upload(files(new.values()))
             # A visit whose file has gone since, such as a poster of an explicit title, is not listed.
             listed = [v for key, v in visits.items() if not v.sha256 or is_in_bucket(v) or key in new]
+            nowhere = lost.keys() - {table.key_of(visit) for visit in listed}
+            if nowhere:
+                logger.warning("%d %s have no copy and are unknown, such as %s.", len(nowhere), folder, min(nowhere))
             _write(self._store, name, listed)
 
 

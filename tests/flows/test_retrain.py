@@ -29,7 +29,7 @@ from infra.local.stack import Stack
 from infra.registry import Registry
 from infra.settings import read_settings
 from infra.store import Store
-from tasks.champion import Champion, live_champion
+from tasks.champion import live_champion
 from tasks.errors import StalePosterError
 from tasks.posters import fetch_posters
 from tasks.records import BundleRecord
@@ -165,7 +165,9 @@ def test_champion_alias_is_repaired_from_the_traffic(first_run) -> None:
     MlflowClient().delete_registered_model_alias(settings.model_name, "champion")
     assert registry.champion() is None
     champion = live_champion(settings, registry)
-    assert champion == Champion("1", first_run[0].record.training.bundle_sha256)
+    assert champion is not None
+    assert (champion.version, champion.moved) == ("1", False)
+    assert champion.bundle_sha256 == first_run[0].record.training.bundle_sha256
     assert registry.champion().version == "1"
 
 

@@ -12,7 +12,7 @@ import requests
 import serving
 from infra.cloud_run import CloudRun
 from infra.errors import ConfigurationError, DeploymentError, NotFound, ServiceUnavailable
-from infra.revisions import RUNTIME_ENVIRONMENT
+from infra.revisions import RUNTIME_ENVIRONMENT, Resources, Traffic
 from infra.settings import Settings
 from infra.store import Store
 from tests.infra.conftest import Serve, run_api
@@ -113,24 +113,43 @@ def test_first_revision_is_not_live_unless_it_was_checked(client: CloudRun, imag
     assert client.live("unchecked") == live
 
 
-def test_traffic_moved_by_another_tool_does_not_count_as_checked(
+def test_traffic_moved_by_another_tool_is_live_and_named_as_moved(
     client: CloudRun, image: str, run_settings: Settings
 ) -> None:
     first = client.deploy_candidate("moved", image, "5" * 64, {"BUNDLE_SHA256": "one"})
     client.send_traffic("moved", first.name)
     second = client.deploy_candidate("moved", image, "5" * 64, {"BUNDLE_SHA256": "two"})
+    traffic = client.traffic("moved")
+    assert traffic and (traffic.revision.name, traffic.checked, traffic.moved) == (first.name, first.name, False)
     name = f"projects/{run_settings.google_project}/locations/{run_settings.google_region}/services/moved"
     kind = "TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION"
-    response = requests.patch(
-        f"{run_settings.cloud_run_endpoint}/v2/{name}?updateMask=traffic",
-        json={"traffic": [{"type": kind, "revision": second.name, "percent": 100}]},
-        timeout=30,
-    )
-    assert response.status_code == 200
-    deadline = time.monotonic() + 30
-    while client.live("moved") is not None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert client.live("moved") is None
+    parts = [
+        {"type": kind, "revision": second.name, "percent": 70},
+        {"type": kind, "revision": first.name, "percent": 30},
+    ]
+    for targets in (parts, [{**parts[0], "percent": 100}]):
+        response = requests.patch(
+            f"{run_settings.cloud_run_endpoint}/v2/{name}?updateMask=traffic", json={"traffic": targets}, timeout=30
+        )
+        assert response.status_code == 200
+        deadline = time.monotonic() + 30
+        while client.live("moved").name != second.name and time.monotonic() < deadline:
+            time.sleep(0.05)
+        traffic = client.traffic("moved")
+        assert traffic and (traffic.revision.name, traffic.checked, traffic.moved) == (second.name, first.name, True)
+        third = client.deploy_candidate("moved", image, "5" * 64, {"BUNDLE_SHA256": "three"})
+        assert bundle_at(third.url) == "three"
+        assert client.traffic("moved") == traffic, "a candidate does not move the traffic back"
+    sent = client.send_traffic("moved", third.name)
+    assert client.traffic("moved") == Traffic(sent, third.name, moved=False)
+
+
+def test_candidate_gets_a_new_revision_without_reuse_and_has_the_given_resources(client: CloudRun, image: str) -> None:
+    first = client.deploy_candidate("fresh", image, "5" * 64, {"BUNDLE_SHA256": "one"})
+    again = client.deploy_candidate("fresh", image, "5" * 64, {"BUNDLE_SHA256": "one"}, reuse=False)
+    assert again.name != first.name and bundle_at(again.url) == "one"
+    large = client.deploy_candidate("fresh", image, "5" * 64, {"BUNDLE_SHA256": "one"}, Resources("2", "2Gi"))
+    assert large.name not in (first.name, again.name) and large.resources == Resources("2", "2Gi")
 
 
 def test_candidate_with_the_same_content_is_reused(client: CloudRun, image: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from infra import endpoint
 from infra.endpoint import request_prediction
-from infra.errors import ConfigurationError, DeploymentError, NotFound, ServiceUnavailable
+from infra.errors import ConfigurationError, DamagedBundleError, DeploymentError, NotFound, ServiceUnavailable
 from tests.infra.conftest import Serve
 
 PREDICTION = {"genres": [{"name": "Action"}], "model": {"sha256": "1"}}
@@ -43,7 +43,7 @@ def test_function_that_does_not_start_is_unavailable(serve: Serve) -> None:
         (404, error("no_such_poster"), NotFound, r"found nothing: The reason\.$"),
         (403, b"<html>Forbidden</html>", ConfigurationError, "do not allow .*: the status is 403 Forbidden"),
         (422, error("unusable_image"), DeploymentError, r"refused the request: The reason\.$"),
-        (503, error("bundle_error"), DeploymentError, r"refused the request: The reason\.$"),
+        (503, error("bundle_error"), DamagedBundleError, r"cannot load its bundle: The reason\.$"),
         (200, b"<html>Hello</html>", DeploymentError, "is not JSON"),
         (200, {"hello": "world"}, DeploymentError, "contains no genres"),
         (200, ["genres"], DeploymentError, "contains no genres"),

@@ -4,15 +4,23 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from infra.errors import NotFound
 from infra.files import sha256_of
+from infra.registry import Registry
 from infra.settings import Settings
 from infra.store import Store
-from serving.bundle.errors import BundleError
-from tasks.bundles import bundle_key, check_bundle, fetch_uploaded_bundle, upload_bundle
-from tests.storage import storage_emulator
+from tasks.bundles import (
+    bundle_key,
+    check_bundle,
+    fetch_bundle,
+    fetch_predictions,
+    log_bundle,
+    upload_bundle,
+)
+from tests.storage import delete, storage_emulator
 
 pytestmark = pytest.mark.stack
 
@@ -51,30 +59,81 @@ def write(folder: Path, files: dict[str, bytes]) -> str:
     return sha256_of(data)
 
 
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    """MLflow in sqlite."""
+    yield Registry(Settings(workspace=tmp_path))
+    mlflow.set_tracking_uri(None)
+
+
 @pytest.mark.parametrize("files", [OLD, NEW], ids=["old", "new"])
-def test_fetch_uploaded_bundle_returns_every_file_of_the_bundle(
-    files: dict[str, bytes], store: Store, tmp_path: Path
+def test_bundle_of_the_bucket_has_every_file(
+    files: dict[str, bytes], store: Store, registry: Registry, tmp_path: Path
 ) -> None:
     sha256 = write(tmp_path / "bundle", files)
     upload_bundle(store, tmp_path / "bundle", sha256)
-    folder = fetch_uploaded_bundle(store, tmp_path / "workspace", sha256)
+    folder = fetch_bundle(store, registry, tmp_path / "workspace", sha256)
     found = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert found == {path.name: path.read_bytes() for path in (tmp_path / "bundle").iterdir()}
     assert found.keys() == {*files, "card.md", "manifest.json"}
     assert check_bundle(folder, sha256).files.keys() == files.keys()
 
 
-def test_fetch_uploaded_bundle_raises_not_found(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(NotFound):
-        fetch_uploaded_bundle(store, tmp_path, "0" * 64)
+@pytest.mark.parametrize("lost", [["model.onnx"], ["card.md"], ["manifest.json"], ["card.md", *NEW, "manifest.json"]])
+def test_upload_bundle_puts_back_what_the_bucket_lacks(
+    lost: list[str], store: Store, registry: Registry, tmp_path: Path
+) -> None:
+    sha256 = write(tmp_path / "bundle", NEW | {"figures.json": str(lost).encode()})
+    assert len(upload_bundle(store, tmp_path / "bundle", sha256)) == 6
+    for name in lost:
+        delete(store, f"{bundle_key(sha256)}/{name}")
+    assert sorted(upload_bundle(store, tmp_path / "bundle", sha256)) == sorted(lost)
+    assert upload_bundle(store, tmp_path / "bundle", sha256) == []
+    assert len(list(fetch_bundle(store, registry, tmp_path / "workspace", sha256).iterdir())) == 6
 
 
-def test_fetch_uploaded_bundle_refuses_changed_files(store: Store, tmp_path: Path) -> None:
+def test_bundle_is_fetched_from_where_it_is_still_intact(
+    store: Store, registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     sha256 = write(tmp_path / "bundle", {**NEW, "figures.json": b'{"posters": 1}'})
+    workspace = tmp_path / "workspace"
+    with registry.run("training", {}) as run_id:
+        pass
+    with pytest.raises(NotFound, match="no intact copy in the workspace, MLflow run, bucket"):
+        fetch_bundle(store, registry, workspace, sha256, run_id)
     upload_bundle(store, tmp_path / "bundle", sha256)
+    folder = fetch_bundle(store, registry, workspace, sha256, run_id)
+    (folder / "figures.json").write_bytes(b"{}")
+    assert check_bundle(fetch_bundle(store, registry, workspace, sha256, run_id), sha256)
+    assert "figures.json has sha256" in caplog.text
+    log_bundle(registry, run_id, tmp_path / "bundle")
     store.write(f"{bundle_key(sha256)}/figures.json", b"{}")
-    with pytest.raises(BundleError, match=r"figures.json has sha256"):
-        fetch_uploaded_bundle(store, tmp_path / "workspace", sha256)
-    store.write(f"{bundle_key(sha256)}/manifest.json", b"{}")
-    with pytest.raises(BundleError, match=r"manifest.json has sha256"):
-        fetch_uploaded_bundle(store, tmp_path / "other", sha256)
+    (folder / "manifest.json").unlink()
+    assert check_bundle(fetch_bundle(store, registry, workspace, sha256, run_id), sha256)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(NotFound, match="no intact copy in the workspace, bucket"):
+        fetch_bundle(store, registry, workspace, sha256)
+
+
+def test_predictions_are_fetched_from_where_they_are_and_put_back(
+    store: Store, registry: Registry, tmp_path: Path
+) -> None:
+    data = b"predictions"
+    key = f"answers/{sha256_of(data)}.npz"
+    path = tmp_path / "workspace" / key
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+    with registry.run("training", {}) as run_id:
+        registry.log_file(run_id, path)
+
+    def fetched() -> bytes:
+        return fetch_predictions(store, registry, tmp_path / "workspace", run_id, key).read_bytes()
+
+    assert fetched() == data == store.read(key)  # the workspace has it
+    path.write_bytes(b"cut")
+    assert fetched() == data  # the bucket has it
+    path.unlink()
+    store.write(key, b"cut")
+    assert fetched() == data == store.read(key)  # only MLflow has it
+    with pytest.raises(NotFound):
+        fetch_predictions(store, registry, tmp_path / "workspace", run_id, f"answers/{'0' * 64}.npz")
