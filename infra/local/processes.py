@@ -6,11 +6,13 @@ import random
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -22,6 +24,8 @@ from infra.files import write_bytes
 _PORTS = (10_000, 32_768)
 _drawn_ports: set[int] = set()
 _POLL_SECONDS = 0.1
+_RESTART_SECONDS = (1.0, 60.0)  # the first and the longest pause before a viewer is started again
+_STABLE_SECONDS = 60.0  # a viewer that ran this long starts again after the shortest pause
 
 
 def free_port() -> int:
@@ -65,6 +69,30 @@ def claim_port(port: int, name: str, option: str) -> int:
     return port
 
 
+@dataclass
+class _Child:
+    """A started process, and what is needed to start it again."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    ready: str | Callable[[], bool] | None
+    folder: Path | None
+    is_viewer: bool
+    process: "subprocess.Popen[bytes]" = field(init=False)
+    started: float = field(init=False)
+    pause_seconds: float = _RESTART_SECONDS[0]
+    restart_at: float | None = None
+
+    def is_ready(self) -> bool:
+        """Whether the process is ready. A viewer that has exited counts as ready: nothing waits for it."""
+        if self.is_viewer and self.process.poll() is not None:
+            return True
+        if isinstance(self.ready, str):
+            return is_reachable(self.ready)
+        return self.ready is None or self.ready()
+
+
 class Processes:
     """Processes that run until the end of the `with` block. Each has a log file in `log_folder`.
 
@@ -80,7 +108,7 @@ class Processes:
         self._log_folder = log_folder
         self._pid_file = log_folder / "running.json"
         self._shutdown_timeout_seconds = shutdown_timeout_seconds
-        self._started: list[tuple[str, subprocess.Popen[bytes], str | None]] = []
+        self._children: list[_Child] = []
 
     def __enter__(self) -> "Processes":
         self._log_folder.mkdir(parents=True, exist_ok=True)
@@ -91,9 +119,7 @@ class Processes:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with _signals_ignored():
-            terminate_trees([process.pid for _, process, _ in self._started], self._shutdown_timeout_seconds)
-            for _, process, _ in self._started:
-                process.wait()
+            self._stop(self._children)
             self._pid_file.unlink(missing_ok=True)
 
     def start(
@@ -101,8 +127,9 @@ class Processes:
         name: str,
         command: Sequence[str],
         environment: Mapping[str, str],
-        ready_url: str | None = None,
+        ready: str | Callable[[], bool] | None = None,
         folder: Path | None = None,
+        is_viewer: bool = False,
     ) -> None:
         """Start a command in a new session, so that Ctrl-C in the terminal does not reach it.
 
@@ -110,57 +137,96 @@ class Processes:
             name: the name in messages; the log file is named after it.
             command: the program and its arguments.
             environment: variables to add to this process's environment.
-            ready_url: an address that responds with 2xx when the process is ready; None if there is none.
+            ready: an address that responds with 2xx when the process is ready, or a function that returns True then;
+                None if there is none.
             folder: the working folder; None for the one of this process.
+            is_viewer: `check` starts the process again when it exits, because only people need it.
         """
-        with self.log(name).open("ab") as log:
-            process = subprocess.Popen(
-                list(command),
+        child = _Child(name, list(command), environment, ready, folder, is_viewer)
+        self._launch(child)
+        self._children.append(child)
+        self._write_pid_file()
+
+    def _launch(self, child: _Child) -> None:
+        with self.log(child.name).open("ab") as log:
+            child.process = subprocess.Popen(
+                child.command,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **environment},
-                cwd=folder,
+                env={**os.environ, **child.environment},
+                cwd=child.folder,
                 start_new_session=True,
             )
-        self._started.append((name, process, ready_url))
-        self._write_pid_file()
+        child.started = time.monotonic()
+
+    def stop(self, name: str) -> None:
+        """Stop one process before the others."""
+        with _signals_ignored():
+            stopped = [child for child in self._children if child.name == name]
+            self._stop(stopped)
+            self._children = [child for child in self._children if child not in stopped]
+
+    def _stop(self, children: Sequence[_Child]) -> None:
+        terminate_trees([child.process.pid for child in children], self._shutdown_timeout_seconds)
+        for child in children:
+            child.process.wait()
 
     def wait_ready(self, timeout_seconds: float = 180) -> None:
-        """Wait until the `ready_url` of every process responds.
+        """Wait until every process is ready.
 
         Raises:
             StackError: a process exited or is not ready in time; the message names its log.
         """
         deadline = time.monotonic() + timeout_seconds
-        for name, process, ready_url in self._started:
-            while ready_url is not None and not is_reachable(ready_url):
-                if process.poll() is not None:
-                    raise StackError(self._exit_message(name, process.returncode))
+        for child in self._children:
+            while not child.is_ready():
+                if child.process.poll() is not None:
+                    raise StackError(self._exit_message(child))
                 if time.monotonic() > deadline:
-                    raise StackError(f"{name} was not ready within {timeout_seconds:.0f} s; see {self.log(name)}.")
+                    raise StackError(
+                        f"{child.name} was not ready within {timeout_seconds:.0f} s; see {self.log(child.name)}."
+                    )
                 time.sleep(_POLL_SECONDS)
 
     def check(self) -> None:
-        """Raise StackError if a process has exited; the message names its log."""
-        for name, process, _ in self._started:
-            if process.poll() is not None:
-                raise StackError(self._exit_message(name, process.returncode))
+        """Raise StackError if a process has exited; the message names its log.
+
+        A viewer that has exited is started again, after a pause that doubles with each exit.
+        """
+        for child in self._children:
+            if child.process.poll() is None:
+                continue
+            if not child.is_viewer:
+                raise StackError(self._exit_message(child))
+            now = time.monotonic()
+            if child.restart_at is None:
+                shortest, longest = _RESTART_SECONDS
+                if now - child.started > _STABLE_SECONDS:
+                    child.pause_seconds = shortest
+                child.restart_at = now + child.pause_seconds
+                print(f"{self._exit_message(child)} It restarts in {child.pause_seconds:.0f} s.", file=sys.stderr)
+                child.pause_seconds = min(2 * child.pause_seconds, longest)
+            elif now >= child.restart_at:
+                child.restart_at = None
+                self._launch(child)
+                self._write_pid_file()
 
     def log(self, name: str) -> Path:
         """The log file of a process."""
         return self._log_folder / f"{name.lower().replace(' ', '-')}.log"
 
-    def _exit_message(self, name: str, code: int) -> str:
+    def _exit_message(self, child: _Child) -> str:
+        name, code = child.name, child.process.returncode
         lines = self.log(name).read_text(errors="replace").split("\n")
         last_line = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
         return f"{name} exited with code {code} ({last_line}); see {self.log(name)}."
 
     def _write_pid_file(self) -> None:
         created = {}
-        for _, process, _ in self._started:
+        for child in self._children:
             with suppress(psutil.NoSuchProcess):
-                created[process.pid] = psutil.Process(process.pid).create_time()
+                created[child.process.pid] = psutil.Process(child.process.pid).create_time()
         write_bytes(self._pid_file, json.dumps(created).encode())
 
     def _terminate_leftovers(self) -> None:

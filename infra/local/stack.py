@@ -157,13 +157,13 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
             *("--folder", str(workspace / "bucket"), "--bucket", settings.bucket),
         ],
         environment,
-        ready_url=f"{storage_url}/storage/v1/b",
+        ready=f"{storage_url}/storage/v1/b",
     )
     processes.start(
         "Prefect",
         [python, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(prefect_port)],
         {**environment, **_PREFECT_ON_SQLITE},
-        ready_url=f"{prefect_url}/api/health",
+        ready=f"{prefect_url}/api/health",
     )
     processes.start(
         "MLflow",
@@ -173,7 +173,7 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
             *("--artifacts-destination", str(workspace / "mlflow-artifacts")),
         ],
         {**environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        ready_url=f"{mlflow_url}/health",
+        ready=f"{mlflow_url}/health",
         folder=workspace,  # MLflow creates files in its working folder
     )
     processes.start(
@@ -183,7 +183,7 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
             *("--state", str(workspace / "cloud-run"), "--service-port", f"{settings.service}={function_port}"),
         ],
         environment,
-        ready_url=f"{cloud_run_url}/healthz",
+        ready=f"{cloud_run_url}/healthz",
     )
     function_url = f"{_LOOPBACK}:{function_port}"
     return Stack(prefect_url, mlflow_url, storage_url, cloud_run_url, function_url, environment, processes)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -71,6 +72,21 @@ def test_check_names_a_process_that_exited_and_its_last_line(tmp_path: Path) -> 
         with pytest.raises(StackError, match=r"Brief exited with code 0 \(the last line\); see .*brief\.log"):
             while time.monotonic() < deadline:
                 processes.check()
+
+
+def test_viewer_that_exits_is_restarted_with_longer_pauses_and_ends_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Processes(tmp_path) as processes:
+        processes.start("Viewer", [sys.executable, "-c", "print('started')"], {}, "http://127.0.0.1:9/", is_viewer=True)
+        processes.start("Service", [sys.executable, "-c", "import time; time.sleep(600)"], {})
+        processes.wait_ready()
+        deadline = time.monotonic() + 30
+        while processes.log("Viewer").read_text().count("started") < 3 and time.monotonic() < deadline:
+            processes.check()
+            time.sleep(0.01)
+    pauses = re.findall(r"Viewer exited with code 0 .* It restarts in (\d+) s\.", capsys.readouterr().err)
+    assert pauses[:2] == ["1", "2"]
 
 
 def test_leftovers_of_a_killed_program_are_terminated_and_nothing_else(tmp_path: Path) -> None:
