@@ -13,8 +13,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from infra.errors import ConfigurationError
-from infra.local.processes import Processes, free_port, is_reachable
+from flows.schedule import WEEKLY, check_schedule, machine_timezone
+from infra.errors import ConfigurationError, StackError
+from infra.files import write_bytes
+from infra.local.processes import Processes, claim_port, free_port, is_reachable
 from infra.local.stack import Ports, Stack, local_stack, prepare_workspace, running_stack_environment
 from infra.settings import BUILT_IN_COLLECTION, Settings, environment_variable
 from serving.bundle.errors import AnimeGenreError
@@ -84,8 +86,9 @@ def parser() -> argparse.ArgumentParser:
             f"--{name}-port", type=int, default=port, metavar="PORT", help="default: %(default)s; 0 takes a free port"
         )
     schedule = up.add_mutually_exclusive_group()
-    schedule.add_argument("--cron", help="schedule in cron's format; default: Mondays at 4")
+    schedule.add_argument("--cron", default=WEEKLY, help="schedule in cron's format; default: Mondays at 4")
     schedule.add_argument("--interval-seconds", type=_positive, help="seconds between runs, instead of --cron")
+    up.add_argument("--timezone", default=machine_timezone(), help="time zone of the schedule; default: %(default)s")
     up.set_defaults(run=_up)
 
     retrain = commands.add_parser("retrain", help="run the flow once, from the site's pages to the deployed function")
@@ -198,11 +201,23 @@ def _new_stack(workspace: Path, ports: Ports, collection: str) -> Iterator[Stack
     print(f"Starting Prefect, MLflow, storage and the Cloud Run stand-in in {workspace} ...", flush=True)
     with local_stack(workspace, ports, collection) as stack:
         os.environ.update(stack.environment)
+        from prefect.context import refresh_global_settings_context
+
+        from flows.interrupted_runs import settle_interrupted_runs
+
+        refresh_global_settings_context()  # the check of --cron imports Prefect before its address is known
+        settle_interrupted_runs()
         yield stack
 
 
-def _start_built_in_site(processes: Processes) -> str:
-    port = free_port()
+def _start_built_in_site(workspace: Path, processes: Processes) -> str:
+    """Start the site on the port of the last start, if it is free: what was downloaded is known by the address."""
+    last = workspace / "site-port"
+    try:
+        port = claim_port(int(last.read_text()), "the built-in site", "--site-url")
+    except (OSError, ValueError, StackError):
+        port = free_port()
+    write_bytes(last, str(port).encode())
     url = f"http://127.0.0.1:{port}"
     processes.start("Site", [sys.executable, "-m", "infra.local.site", "--port", str(port)], {}, f"{url}/robots.txt")
     processes.wait_ready()
@@ -211,7 +226,7 @@ def _start_built_in_site(processes: Processes) -> str:
 
 def _demo(args: argparse.Namespace) -> None:
     with _new_stack(args.workspace, Ports(), BUILT_IN_COLLECTION) as stack:
-        site_url = _start_built_in_site(stack.processes)
+        site_url = _start_built_in_site(args.workspace, stack.processes)
         from flows.demo import run_demo
 
         run_demo(args.workspace, site_url)
@@ -220,6 +235,7 @@ def _demo(args: argparse.Namespace) -> None:
 def _up(args: argparse.Namespace) -> None:
     from flows.parameters import check_site
 
+    check_schedule(args.cron, args.timezone)
     table, given = _table(args), None
     if args.site_url or args.catalogue:
         site = {"site_url": args.site_url} if args.site_url else {}
@@ -230,8 +246,10 @@ def _up(args: argparse.Namespace) -> None:
         from flows.demo import demo_parameters
         from flows.up import keep_up
 
-        parameters = _uploaded(given, table) if given else demo_parameters(_start_built_in_site(stack.processes))
-        schedule = ["--cron", args.cron] if args.cron else []
+        parameters = (
+            _uploaded(given, table) if given else demo_parameters(_start_built_in_site(args.workspace, stack.processes))
+        )
+        schedule = ["--cron", args.cron, "--timezone", args.timezone]
         schedule += ["--interval-seconds", str(args.interval_seconds)] if args.interval_seconds else []
         keep_up(stack, args.workspace, parameters, args.tensorboard_port, args.page_port, schedule)
 

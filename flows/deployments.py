@@ -1,22 +1,54 @@
 """The deployment `retrain` in the Prefect UI, with its schedule and concurrency limit.
 
 Serve it until Ctrl-C with: python -m flows.deployments --cron "0 4 * * 1"
+
+Values that a person edits in Prefect stay: deployment.json in the workspace has what this command last wrote, and a
+value on the server that differs from it is a person's.
 """
 
 import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 from prefect import serve
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, DeploymentSchedule
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import ObjectNotFound
+from pydantic import ValidationError
 
 from flows.parameters import RetrainParameters
 from flows.retrain import retrain
+from flows.schedule import WEEKLY, check_schedule, machine_timezone
+from infra.files import write_bytes
+from infra.settings import read_settings
 
-WEEKLY = "0 4 * * 1"
 NAME = "retrain"
+FULL_NAME = f"{retrain.name}/{NAME}"
+NOTE = "deployment.json"
+_ANCHOR = datetime(2020, 1, 1, tzinfo=UTC)  # intervals are counted from here, so that a restart does not move them
 
 
-def deployment(parameters: RetrainParameters, cron: str | None, interval_seconds: float | None) -> RunnerDeployment:
+@dataclass(frozen=True)
+class Edit:
+    """A value that a person changed in Prefect, and the one that it replaces."""
+
+    name: str
+    value: Any
+    replaced: Any
+
+
+def deployment(
+    parameters: RetrainParameters, schedules: Sequence[DeploymentScheduleCreate] = (), paused: bool = False
+) -> RunnerDeployment:
     """Return the deployment `retrain/retrain`. A run that becomes due during another run is cancelled.
 
     Without this limit, many runs would be due at once on a laptop that was asleep for weeks.
@@ -24,13 +56,101 @@ def deployment(parameters: RetrainParameters, cron: str | None, interval_seconds
     created = retrain.to_deployment(
         name=NAME,
         parameters={"parameters": parameters.model_dump(mode="json")},
-        cron=None if interval_seconds else cron,
-        interval=interval_seconds,
+        schedules=list(schedules),
+        paused=paused,
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
         description="From the site's pages to the deployed function.",
     )
     assert isinstance(created, RunnerDeployment)  # Prefect returns a coroutine only inside an event loop
     return created
+
+
+def write_deployment(
+    parameters: RetrainParameters, schedule: CronSchedule | IntervalSchedule, note: Path
+) -> RunnerDeployment:
+    """Create or update the deployment on the server, without a person's edits, and write the note.
+
+    Args:
+        parameters: the default parameters of a run.
+        schedule: when runs start.
+        note: the file with what was last written.
+    """
+    wanted = _values(parameters.model_dump(mode="json"), [DeploymentScheduleCreate(schedule=schedule)], False)
+    edits = _edits(wanted, _read_written(note), _read_server())
+    try:
+        chosen = _from_values(wanted | {edit.name: edit.value for edit in edits})
+    except ValidationError:  # a newer version of this package no longer accepts a person's value
+        edits, chosen = [], _from_values(wanted)
+    chosen.apply()
+    content = {"written": wanted, "edits": [vars(edit) for edit in edits], "time": time.time()}
+    write_bytes(note, json.dumps(content, indent=2).encode())
+    return chosen
+
+
+def read_edits(note: Path, since: float) -> list[Edit] | None:
+    """The edits that the deployment kept; None if it was not written after `since`, in seconds since the epoch."""
+    try:
+        content = json.loads(note.read_text())
+        return [Edit(**edit) for edit in content["edits"]] if content["time"] >= since else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _read_written(note: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(note.read_text())["written"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _read_server() -> dict[str, Any]:
+    """The values of the deployment on the server; empty if there is none."""
+    with get_client(sync_client=True) as client:
+        try:
+            found: DeploymentResponse = client.read_deployment_by_name(FULL_NAME)
+        except ObjectNotFound:
+            return {}
+    return _values(found.parameters.get("parameters", {}), found.schedules, found.paused)
+
+
+def _edits(wanted: Mapping[str, Any], written: Mapping[str, Any], server: Mapping[str, Any]) -> list[Edit]:
+    return [
+        Edit(name, server[name], value)
+        for name, value in wanted.items()
+        if name in written and name in server and server[name] not in (written[name], value)
+    ]
+
+
+def _values(
+    parameters: Mapping[str, Any], schedules: Sequence[DeploymentScheduleCreate | DeploymentSchedule], paused: bool
+) -> dict[str, Any]:
+    """A deployment as JSON values by name; `train.epochs` is a parameter's name."""
+    times = [each.model_dump(mode="json", include={"schedule", "active", "parameters"}) for each in schedules]
+    return {**_flat(parameters), "schedule": times, "paused": paused}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _from_values(values: Mapping[str, Any]) -> RunnerDeployment:
+    """The deployment with the values of `_values`.
+
+    Raises:
+        ValidationError: a value is invalid.
+    """
+    parameters: dict[str, Any] = {}
+    for name, value in values.items():
+        *path, last = name.split(".")
+        inner = parameters
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+    schedules = [DeploymentScheduleCreate.model_validate(each) for each in parameters.pop("schedule")]
+    return deployment(paused=parameters.pop("paused"), schedules=schedules, parameters=RetrainParameters(**parameters))
 
 
 def main() -> None:
@@ -39,9 +159,20 @@ def main() -> None:
     parser.add_argument("--parameters", default="{}", help="default parameters of a run, as JSON")
     parser.add_argument("--cron", default=WEEKLY, help="schedule in cron's format (default: Mondays at 4)")
     parser.add_argument("--interval-seconds", type=float, help="seconds between scheduled runs, instead of --cron")
+    parser.add_argument(
+        "--timezone", default=machine_timezone(), help="time zone of the schedule; default: %(default)s"
+    )
     args = parser.parse_args()
+    check_schedule(args.cron, args.timezone)
+    if args.interval_seconds:
+        seconds = timedelta(seconds=args.interval_seconds)
+        schedule: CronSchedule | IntervalSchedule = IntervalSchedule(
+            interval=seconds, anchor_date=_ANCHOR, timezone=args.timezone
+        )
+    else:
+        schedule = CronSchedule(cron=args.cron, timezone=args.timezone)
     parameters = RetrainParameters.model_validate_json(args.parameters)
-    serve(deployment(parameters, args.cron, args.interval_seconds), pause_on_shutdown=False)
+    serve(write_deployment(parameters, schedule, read_settings().workspace / NOTE), pause_on_shutdown=False)
 
 
 if __name__ == "__main__":

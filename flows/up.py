@@ -1,20 +1,38 @@
 """The command `up`: adds the scheduled deployment, TensorBoard and the web page to the local stack."""
 
+import json
 import sys
 import time
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
 
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
-from prefect.client.schemas.objects import State, StateType
-from prefect.states import Crashed
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
+from prefect.client.schemas.sorting import FlowRunSort
 
+from flows.deployments import FULL_NAME, NOTE, Edit, read_edits
 from flows.parameters import RetrainParameters
+from infra.cloud_run import CloudRun
 from infra.local.processes import claim_port
 from infra.local.stack import Stack
 from infra.settings import read_settings
 
 _POLL_SECONDS = 1
+_SCHEDULING_SECONDS = 15  # Prefect plans the next runs some seconds after a deployment is written
+_DEPLOYMENT = "Deployment"
 
 
 def keep_up(
@@ -23,9 +41,12 @@ def keep_up(
     parameters: RetrainParameters,
     tensorboard_port: int,
     page_port: int,
-    schedule: list[str],
+    schedule: Sequence[str],
 ) -> None:
     """Start TensorBoard, the page and the deployment in a running stack, print all addresses and wait for Ctrl-C.
+
+    `schedule` holds the options of `flows.deployments` for the schedule. A run that is active at the end stops before
+    the services that it needs.
 
     Raises:
         StackError: a port is taken, or a process ended unexpectedly.
@@ -36,6 +57,13 @@ def keep_up(
     logs.mkdir(exist_ok=True)
     python, loopback, settings = sys.executable, "127.0.0.1", read_settings()
     start = stack.processes.start
+    began, note = time.time(), workspace / NOTE
+    start(
+        _DEPLOYMENT,
+        [python, "-m", "flows.deployments", "--parameters", parameters.model_dump_json(), *schedule],
+        stack.environment,
+        ready=lambda: read_edits(note, began) is not None,
+    )
     start(
         "TensorBoard",
         [
@@ -44,6 +72,7 @@ def keep_up(
         ],
         stack.environment,
         f"http://{loopback}:{tensorboard_port}/",
+        is_viewer=True,
     )
     start(
         "Page",
@@ -57,41 +86,87 @@ def keep_up(
             "LABEL_NOUN": settings.label_noun,
         },
         f"http://{loopback}:{page_port}/healthz",
+        is_viewer=True,
     )
-    start(
-        "Deployment",
-        [python, "-m", "flows.deployments", "--parameters", parameters.model_dump_json(), *schedule],
-        stack.environment,
-        f"{stack.environment['PREFECT_API_URL']}/deployments/name/retrain/retrain",
-    )
-    mark_interrupted_runs_crashed()
-    stack.processes.wait_ready()
-    print(
-        f"All services are running. Their data is in {workspace}.\n"
-        f"  Prefect      {stack.prefect_url}   (start a run: Deployments, retrain, Run)\n"
-        f"  MLflow       {stack.mlflow_url}\n"
-        f"  TensorBoard  http://{loopback}:{tensorboard_port}\n"
-        f"  Function     {stack.function_url}   (available once a model is live)\n"
-        f"  Page         http://{loopback}:{page_port}/anime\n"
-        f"The deployment reads {parameters.source_url}. Press Ctrl-C to stop.",
-        flush=True,
-    )
-    while True:
-        stack.processes.check()
-        time.sleep(_POLL_SECONDS)
+    try:
+        stack.processes.wait_ready()
+        print(
+            f"All services are running. Their data is in {workspace}, their logs are in {workspace / 'logs'}.\n"
+            f"  Prefect      {stack.prefect_url}   (start a run: Deployments, retrain, Run)\n"
+            f"  MLflow       {stack.mlflow_url}\n"
+            f"  TensorBoard  http://{loopback}:{tensorboard_port}\n"
+            f"  Function     {stack.function_url}   (available once a model is live)\n"
+            f"  Page         http://{loopback}:{page_port}/anime\n"
+            f"{_live_model(parameters.collection_name)}",
+            *_about_deployment(read_edits(note, began) or []),
+            "Press Ctrl-C to stop.",
+            sep="\n",
+            flush=True,
+        )
+        while True:
+            stack.processes.check()
+            time.sleep(_POLL_SECONDS)
+    finally:
+        stack.processes.stop(_DEPLOYMENT)
 
 
-def mark_interrupted_runs_crashed() -> int:
-    """Mark the runs that a killed stack left in state "Running" as crashed, and return their number.
+def _live_model(collection: str) -> str:
+    """A sentence about the model that has the function's traffic."""
+    settings = read_settings(collection)
+    live = CloudRun(settings).live(settings.service)
+    if live is None:
+        return "Model: none is live yet. Start a run in Prefect to train the first one."
+    since = f"{live.created.astimezone():%Y-%m-%d %H:%M}" if live.created else "an unknown time"
+    return f"Model: version {live.environment.get('MODEL_VERSION', 'unknown')} is live, deployed {since}."
 
-    In a stack that has just started no run is active, but the server still has them in this state.
-    """
-    running = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])))
+
+def _about_deployment(edits: Sequence[Edit]) -> list[str]:
+    """Lines about the site, the schedule and a person's edits."""
     with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(flow_run_filter=running)
-        for run in runs:
-            crashed: State[None] = Crashed(
-                message="The stack stopped during this run. The next run skips completed steps."
-            )
-            client.set_flow_run_state(run.id, crashed, force=True)
-    return len(runs)
+        deployment = client.read_deployment_by_name(FULL_NAME)
+        parameters = RetrainParameters.model_validate(deployment.parameters["parameters"])
+        schedule = _schedule(client, deployment)
+    lines = [f"The deployment reads {parameters.source_url}.", f"Schedule: {schedule}."]
+    if edits:
+        lines += ["Edited in Prefect, and kept:"]
+    for edit in edits:
+        value, replaced = _show(edit.name, edit.value), _show(edit.name, edit.replaced)
+        lines += [f"  {edit.name}: {value} (this command would set {replaced})"]
+    return lines
+
+
+def _show(name: str, value: Any) -> str:
+    if name != "schedule":
+        return json.dumps(value, ensure_ascii=False)
+    schedules = [DeploymentScheduleCreate.model_validate(each) for each in value]
+    return ", ".join(_words(each.schedule) + ("" if each.active else " (paused)") for each in schedules) or "none"
+
+
+def _schedule(client: SyncPrefectClient, deployment: DeploymentResponse) -> str:
+    """The deployment's schedules in words, with the next run."""
+    active = [each.schedule for each in deployment.schedules if each.active]
+    if deployment.paused or not active:
+        return "paused in Prefect" if deployment.schedules else "none"
+    words = ", ".join(_words(each) for each in active)
+    scheduled = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])))
+    deadline = time.monotonic() + _SCHEDULING_SECONDS
+    while time.monotonic() < deadline:
+        runs = client.read_flow_runs(
+            flow_run_filter=scheduled,
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
+            sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+        )
+        for due in (run.expected_start_time for run in runs if run.auto_scheduled):
+            if due is not None:
+                zone = ZoneInfo(getattr(active[0], "timezone", None) or "UTC")
+                return f"{words}; next run {datetime.fromtimestamp(due.timestamp(), zone):%A, %Y-%m-%d %H:%M}"
+        time.sleep(_POLL_SECONDS / 4)
+    return words
+
+
+def _words(schedule: Any) -> str:
+    if isinstance(schedule, CronSchedule):
+        return f"{schedule.cron!r} in time zone {schedule.timezone}"
+    if isinstance(schedule, IntervalSchedule):
+        return f"every {schedule.interval.total_seconds():g} s"
+    return "a recurrence rule"

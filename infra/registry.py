@@ -85,6 +85,12 @@ class Registry:
         with _mlflow_errors("Ending an MLflow run"):
             self._client.set_terminated(run_id, status)
 
+    def end_active_runs(self) -> None:
+        """End the runs that are still RUNNING with status KILLED. Call it when no process can be logging to them."""
+        with _mlflow_errors("Ending interrupted MLflow runs"):
+            for run in self._client.search_runs([self._experiment_id], "attributes.status = 'RUNNING'"):
+                self._client.set_terminated(run.info.run_id, "KILLED")
+
     def has_run(self, run_id: str) -> bool:
         """Whether MLflow has the run and it is not deleted. It is missing, for example, after a new database."""
         try:

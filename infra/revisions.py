@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 
 from google.cloud import run_v2
 from google.protobuf.duration_pb2 import Duration
@@ -41,6 +42,7 @@ class Revision:
     ready: bool
     url: str | None
     resources: Resources = DEFAULT_RESOURCES
+    created: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -123,4 +125,5 @@ def read_revision(revision: run_v2.Revision, url: str | None) -> Revision:
         ),
         url=url,
         resources=Resources(limits.get("cpu", ""), limits.get("memory", "")),
+        created=revision.create_time or None,
     )

@@ -3,14 +3,13 @@
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 
 from infra.settings import read_settings
 from infra.store import Store
+from tasks.artifacts import ProgressBars, show_table
 from tasks.catalogue.collector import Collector
 from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.source import Source
@@ -48,7 +47,7 @@ def crawl(source: Source, config: CollectConfig, collection: str) -> Iterator[tu
                 yield collector, mirror
             finally:
                 rows = [row for traffic in collector.traffics for row in traffic.rows() if row["count"]]
-                create_table_artifact(rows or [{"what": "no requests"}], key="crawl", description=source.site_url)
+                show_table("crawl", rows or [{"what": "no requests"}], f"Requests to {source.site_url}")
 
 
 @contextmanager
@@ -78,20 +77,10 @@ class TrafficReport:
     """Reports the progress of a crawl to the log, and as one progress artifact per kind of item."""
 
     def __init__(self) -> None:
-        self._artifacts: dict[str, UUID] = {}
+        self._bars = ProgressBars()
 
     def __call__(self, traffic: Traffic) -> None:
         if not traffic.total:
             return
         logger.info("%s", traffic.sentence())
-        percent = 100 * traffic.done / traffic.total
-        try:
-            if traffic.what in self._artifacts:
-                update_progress_artifact(self._artifacts[traffic.what], percent, traffic.sentence())
-            else:
-                key = traffic.what.lower().replace(" ", "-")
-                artifact = create_progress_artifact(percent, key, traffic.sentence())
-                assert isinstance(artifact, UUID)  # Prefect returns a coroutine only inside a running event loop
-                self._artifacts[traffic.what] = artifact
-        except Exception as error:  # a failure to show progress must not end the crawl
-            logger.debug("Cannot show the progress: %s.", error)
+        self._bars.show(traffic.what, traffic.done, traffic.total, traffic.sentence())

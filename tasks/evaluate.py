@@ -3,8 +3,6 @@
 import random
 from dataclasses import dataclass
 
-from prefect.artifacts import create_markdown_artifact
-
 from infra.registry import Registry
 from infra.settings import read_settings
 from infra.store import Store
@@ -16,6 +14,7 @@ from ml.evaluation.model_report import model_report
 from ml.evaluation.predictions import PredictionSet
 from ml.scores.intervals import Interval
 from serving.bundle.model import Model
+from tasks.artifacts import show_text
 from tasks.bundles import fetch_bundle, fetch_predictions
 from tasks.champion import Champion, ChampionState, examine, live_champion, reason_to_redeploy
 from tasks.crawl.mirror import poster_key
@@ -57,7 +56,7 @@ def evaluate(dataset: DatasetRecord, training: TrainingRecord, promotion: Promot
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(model_report(evaluation, predictions, data), encoding="utf-8")
     registry.log_file(training.run_id, page)
-    create_markdown_artifact(_artifact(reason, evaluation), key="evaluation")
+    show_text("evaluation", _artifact(reason, evaluation), "The new model on the test part, and whether it goes live")
     return EvaluationRecord(
         scores=[ScoreRecord(name=name, **scores.scalars()) for name, scores in evaluation.scores.items()],
         better=promote,

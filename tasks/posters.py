@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from infra.files import sha256_of, sha256_of_file, write_bytes
 from infra.settings import read_settings
 from infra.store import Store
+from tasks.artifacts import show_table, show_text
 from tasks.catalogue.catalogue_table import CODE_NAMES, STORED_NAMES, read_catalogue
 from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.dataset_report import dataset_report, dataset_summary
@@ -48,13 +48,17 @@ def download_posters(catalogue: CatalogueRecord, config: CollectConfig) -> Poste
     report_key = f"reports/{sha256_of(report)}/report.html"
     store.write(report_key, report)
     write_bytes(folder / "report.html", report)
-    create_markdown_artifact(dataset_summary(titles, posters), key="dataset-report", description=store.uri(report_key))
+    show_text(
+        "dataset-report",
+        dataset_summary(titles, posters),
+        f"The whole report is report.html, an artifact of the run in MLflow, and {report_key} in the bucket",
+    )
     counts = {status: int(count) for status, count in posters["status"].value_counts(sort=False).items()}
     without_file = posters.loc[~is_usable(posters), ["id", "status", "reason"]]
-    create_table_artifact(
+    show_table(
+        "posters-without-a-file",
         without_file.head(_ROWS_SHOWN).to_dict("records"),
-        key="posters-without-a-file",
-        description=", ".join(f"{count} {status}" for status, count in counts.items()),
+        "Posters by status: " + ", ".join(f"{count} {status}" for status, count in counts.items()),
     )
     new, present = counts.pop("new", 0), counts.pop("present", 0)
     return PosterSetRecord(

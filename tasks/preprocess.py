@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
-from prefect.artifacts import create_markdown_artifact
 
 from infra.errors import NotFound
 from infra.settings import read_settings
@@ -22,6 +21,7 @@ from ml.data.duplicates import look_alikes
 from ml.data.genres import Genre
 from ml.data.shards import Shards
 from ml.data.splits import PARTS, PartTable, franchises
+from tasks.artifacts import show_text
 from tasks.catalogue.catalogue_table import items, read_catalogue, related_in
 from tasks.catalogue.poster_download import is_usable
 from tasks.catalogue.source import Source
@@ -56,7 +56,7 @@ def preprocess(catalogue: CatalogueRecord, posters: PosterSetRecord, config: Pre
     record = _record(dataset, catalogue, posters)
     if not is_new:
         return reused(record, f"dataset {dataset.key[:12]}")
-    create_markdown_artifact(_artifact(dataset, record), key="dataset")
+    show_text("dataset", _artifact(dataset, record), "The posters and genres of the dataset, and the genres left out")
     return record
 
 

@@ -4,7 +4,6 @@ import json
 import logging
 from datetime import UTC, datetime
 
-from prefect.artifacts import create_link_artifact
 
 from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction
@@ -17,6 +16,7 @@ from infra.store import Store
 from ml.data.decoding import PREPROCESSING_VERSION
 from ml.data.splits import TEST
 from serving.bundle.model import Model
+from tasks.artifacts import 
 from tasks.bundles import bundle_key, fetch_bundle, upload_bundle
 from tasks.champion import (
     function_source,

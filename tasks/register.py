@@ -3,13 +3,12 @@
 import subprocess
 from pathlib import Path
 
-from prefect.artifacts import create_link_artifact
-
 from infra.registry import Registry
 from infra.settings import read_settings
 from infra.store import Store
 from ml.data.splits import TEST
 from serving.bundle.model import MODEL
+from tasks.artifacts import show_link
 from tasks.bundles import check_bundle, fetch_bundle
 from tasks.champion import live_champion, version_name
 from tasks.records import DatasetRecord, EvaluationRecord, ModelRecord, TrainingRecord
@@ -54,7 +53,7 @@ def register(dataset: DatasetRecord, training: TrainingRecord, evaluation: Evalu
     name = version_name(version.version, training.bundle_sha256)
     if settings.tracking_uri.startswith("http"):
         link = f"{settings.tracking_uri}/#/models/{settings.model_name}/versions/{version.version}"
-        create_link_artifact(link, key="model-version", description=name[:1].upper() + name[1:])
+        show_link("model-version", link, name[:1].upper() + name[1:])
     return _record(version.version, training.run_id, training, dataset)
 
 

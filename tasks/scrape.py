@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from infra.errors import NotFound
 from infra.files import write_bytes
 from infra.settings import MAIN_COLLECTION, read_settings
 from infra.store import Store
 from ml.data.table_rows import TableRows
+from tasks.artifacts import show_table, show_text
 from tasks.catalogue.catalogue_table import read_catalogue
 from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.drift import Measure
@@ -72,9 +72,10 @@ def scrape(
     known = known_key(site_url)
     store.upload({key: folder / key for key in (record.key, HISTORY, known)})
     store.upload({_LATEST: folder / ABOUT})
-    create_markdown_artifact(
+    show_text(
+        "catalogue",
         f"{record.titles} titles of {seasons} from {site_url}; {record.changes} changes since the last catalogue.",
-        key="catalogue",
+        "The titles that were read",
     )
     if isinstance(source, Table) and source.read:
         _show_rows(source.read, store, record)
@@ -104,24 +105,18 @@ def _show_rows(read: TableRows, store: Store, record: CatalogueRecord) -> None:
     store.write(key, read.dropped.to_csv(index=False).encode())
     counts = ", ".join(f"{count} {reason}" for reason, count in read.dropped["reason"].value_counts().items())
     logger.warning("%d rows of the table are left out: %s. All are in %s.", len(read.dropped), counts, store.uri(key))
-    create_table_artifact(
-        read.dropped.head(_ROWS_SHOWN).to_dict("records"),
-        key="rows-left-out",
-        description=f"{counts}; {store.uri(key)}",
+    show_table(
+        "rows-left-out", read.dropped.head(_ROWS_SHOWN).to_dict("records"), f"{counts}; all are in the bucket, {key}"
     )
 
 
 def _show_drift(measures: Sequence[Measure]) -> None:
-    create_table_artifact(
-        [measure.row() for measure in measures], key="drift", description="Changes since the last good catalogue"
-    )
+    show_table("drift", [measure.row() for measure in measures], "Changes since the last good catalogue")
 
 
 def _show_unread(unread: Sequence[UnreadEntry]) -> None:
     if unread:
-        create_table_artifact(
-            [entry.row() for entry in unread], key="unread-titles", description=f"{len(unread)} titles were not read"
-        )
+        show_table("unread-titles", [entry.row() for entry in unread], f"Titles that were not read: {len(unread)}")
 
 
 def _fetch_last_good(store: Store, folder: Path, site_url: str) -> None:

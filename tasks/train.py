@@ -9,8 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from prefect.artifacts import create_markdown_artifact
-
 from infra.errors import NotFound
 from infra.files import sha256_of, write_bytes
 from infra.registry import Registry
@@ -23,6 +21,7 @@ from ml.reporting import Reporter, Reporters, TensorBoardReporter
 from ml.training.learning import TRAINING_VERSION, checkpoints_of
 from ml.training.outcome import NetworkOutcome
 from ml.training_run import TrainingRun, run_training
+from tasks.artifacts import show_text
 from tasks.bundles import bundle_key, fetch_bundle, fetch_predictions, log_bundle, move_bundle
 from tasks.preprocess import fetch_dataset
 from tasks.records import DatasetRecord, NetworkRecord, TrainingRecord
@@ -71,7 +70,7 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
     move_bundle(bundle_folder, folder / bundle_key(run.bundle.sha256))
     record = _store(store, registry, folder, key, run_id, run)
     checkpoints.clear()
-    create_markdown_artifact(_artifact(record), key="training")
+    show_text("training", _artifact(record), "The networks, with their figures on the validation part")
     return record
 
 

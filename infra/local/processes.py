@@ -161,9 +161,13 @@ class Processes:
         child.started = time.monotonic()
 
     def stop(self, name: str) -> None:
-        """Stop one process before the others."""
+        """Stop one process before the others, and what it started before itself, so that this can still report."""
         with _signals_ignored():
             stopped = [child for child in self._children if child.name == name]
+            for child in stopped:
+                with suppress(psutil.NoSuchProcess):
+                    inner = psutil.Process(child.process.pid).children()
+                    terminate_trees([each.pid for each in inner], self._shutdown_timeout_seconds)
             self._stop(stopped)
             self._children = [child for child in self._children if child not in stopped]
 

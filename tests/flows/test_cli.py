@@ -89,6 +89,28 @@ def test_up_names_an_invalid_site(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "--site-url" in error_of(["up", "--site-url", "myanimelist.net", "--workspace", str(tmp_path)], capsys)
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--cron", "rubbish"], "Invalid --cron: 'rubbish'. Give minute, hour"),
+        (["--cron", "61 * * * *"], "Invalid --cron: '61 * * * *'."),
+        (["--cron", "0 4 31 2 *"], "Invalid --cron: '0 4 31 2 *'."),  # never due
+        (["--timezone", "Mars/Olympus"], "Unknown time zone for --timezone: 'Mars/Olympus'."),
+        (["--timezone", "Europe"], "Unknown time zone for --timezone: 'Europe'."),
+    ],
+)
+def test_up_names_an_invalid_schedule_and_starts_nothing(
+    options: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sentence in error_of(["up", *options, "--workspace", str(tmp_path / "w")], capsys)
+    assert not (tmp_path / "w").exists()
+
+
+def test_schedule_is_in_the_time_zone_of_the_machine_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    assert parser().parse_args(["up"]).timezone == "Asia/Tokyo"
+
+
 def test_up_refuses_two_schedules(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["up", "--cron", "0 3 * * *", "--interval-seconds", "60"])

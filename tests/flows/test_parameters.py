@@ -27,7 +27,7 @@ def client(stack: Stack) -> Iterator[SyncPrefectClient]:
 
 @pytest.fixture(scope="module")
 def deployment_id(stack: Stack, parameters: RetrainParameters) -> UUID:
-    deployment_id = deployment(parameters, cron=None, interval_seconds=None).apply()
+    deployment_id = deployment(parameters).apply()
     assert isinstance(deployment_id, UUID)
     return deployment_id
 

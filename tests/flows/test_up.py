@@ -6,18 +6,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 from playwright.sync_api import expect
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.schedule import machine_timezone
 from infra.local.site.drawing import poster_jpeg
-from infra.local.site.invented_titles import invented_titles
+from infra.local.site.invented_titles import SEASONS, invented_titles
 from tests.browser import chromium_browser
 
 pytestmark = [pytest.mark.stack, pytest.mark.browser]
@@ -26,28 +31,51 @@ SMALL_RUN = {
     "preprocess": {"image_size": 32},
     "train": {"trials": 1, "epochs": 4, "backbone": "squeezenet1_1", "weights": "none"},
 }
+SMALL_OPTIONS = ["--image-size", "32", "--trials", "1", "--epochs", "4"]
+SMALL_OPTIONS += ["--backbone", "squeezenet1_1", "--weights", "none"]
+
+
+class Up:
+    """The command `anime-genre up` in a workspace, from the sentence that it is up until it is stopped."""
+
+    def __init__(self, workspace: Path, *options: str) -> None:
+        names = ("prefect", "mlflow", "tensorboard", "function", "page")
+        ports = [part for name in names for part in (f"--{name}-port", "0")]
+        command = [sys.executable, "-m", "flows.cli", "up", "--workspace", str(workspace), *ports, *options]
+        self.workspace = workspace
+        self.output = workspace.parent / "out.txt"
+        with self.output.open("wb") as out:
+            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=_outside_environment())
+        try:
+            self.printed = _wait_for(self.output, "Press Ctrl-C to stop", self.process)
+        except BaseException:
+            self.kill()
+            raise
+        self.addresses = dict(re.findall(r"^  (\w+) +(http://\S+)", self.printed, re.MULTILINE))
+
+    @contextmanager
+    def client(self) -> Iterator[SyncPrefectClient]:
+        settings = {PREFECT_API_URL: f"{self.addresses['Prefect']}/api"}
+        with temporary_settings(settings), get_client(sync_client=True) as client:
+            yield client
+
+    def stop(self, number: signal.Signals, code: int) -> None:
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.send_signal(number)
+        assert self.process.wait(timeout=60) == code, self.output.read_text()
+        assert [each for each in children if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
 
 
 @pytest.fixture(scope="module")
-def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The addresses that `anime-genre up` prints, by service. The command runs until the module's tests end."""
-    folder = tmp_path_factory.mktemp("up")
-    ports = [
-        part for name in ("prefect", "mlflow", "tensorboard", "function", "page") for part in (f"--{name}-port", "0")
-    ]
-    command = [sys.executable, "-m", "flows.cli", "up", "--workspace", str(folder), *ports]
-    with (folder / "out.txt").open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=_outside_environment())
-        try:
-            printed = _wait_for(folder / "out.txt", "Press Ctrl-C to stop", process)
-            yield dict(re.findall(r"^  (\w+) +(http://\S+)", printed, re.MULTILINE))
-            children = psutil.Process(process.pid).children(recursive=True)
-            process.send_signal(signal.SIGHUP)  # the terminal is closed
-            assert process.wait(timeout=60) == 128 + signal.SIGHUP
-            assert [each for each in children if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
-        finally:
-            process.kill()
-            process.wait()
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """A running `anime-genre up` with the built-in site. The last test stops it."""
+    running = Up(tmp_path_factory.mktemp("up") / "workspace")
+    yield running
+    running.kill()
 
 
 def _outside_environment() -> dict[str, str]:
@@ -65,20 +93,33 @@ def _wait_for(file: Path, sentence: str, process: "subprocess.Popen[bytes]", tim
     return text
 
 
-def test_run_of_the_deployment_is_tracked_and_served_by_the_page(addresses: dict[str, str], tmp_path: Path) -> None:
-    with temporary_settings({PREFECT_API_URL: f"{addresses['Prefect']}/api"}), get_client(sync_client=True) as client:
+def _run(client: SyncPrefectClient, parameters: dict[str, Any], until: Callable[[State[Any]], bool]) -> FlowRun:
+    """Start a run of the deployment and wait for a state."""
+    deployment = client.read_deployment_by_name("retrain/retrain")
+    run = client.create_flow_run_from_deployment(deployment.id, parameters={"parameters": parameters})
+    deadline = time.monotonic() + 180
+    while not until((run := client.read_flow_run(run.id)).state) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return run
+
+
+def test_run_of_the_deployment_is_tracked_and_served_by_the_page(up: Up, tmp_path: Path) -> None:
+    assert f"Their data is in {up.workspace}, their logs are in {up.workspace / 'logs'}." in up.printed
+    assert "Model: none is live yet." in up.printed
+    assert re.search(r"Schedule: '0 4 \* \* 1' in time zone \S+; next run Monday, 20\d\d-\d\d-\d\d 04:00\.", up.printed)
+    killed = _kill_page(up)
+    with up.client() as client:
         deployment = client.read_deployment_by_name("retrain/retrain")
         assert deployment.schedules[0].schedule.cron == "0 4 * * 1"
+        assert deployment.schedules[0].schedule.timezone == machine_timezone()
         assert {"site_url", "seasons"} <= set(deployment.parameters["parameters"])
-        parameters = {"parameters": {**deployment.parameters["parameters"], **SMALL_RUN}}
-        run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
-        deadline = time.monotonic() + 180
-        while not (state := client.read_flow_run(run.id).state).is_final() and time.monotonic() < deadline:
-            time.sleep(0.5)
+        parameters = {**deployment.parameters["parameters"], **SMALL_RUN}
+        state = _run(client, parameters, State.is_final).state
     assert state.is_completed(), state.message
     assert "version 1 is live" in state.message
+    assert f"Page exited with code {-signal.SIGKILL}" in up.output.read_text() and not killed.is_running()
 
-    mlflow = MlflowClient(addresses["MLflow"])
+    mlflow = MlflowClient(up.addresses["MLflow"])
     experiment = mlflow.get_experiment_by_name("anime-genre")
     names = {each.info.run_name for each in mlflow.search_runs([experiment.experiment_id])}
     assert names == {"retrain", "scratch", "whole", "recipe", "recipe-tuned", "trial-1"}
@@ -88,19 +129,65 @@ def test_run_of_the_deployment_is_tracked_and_served_by_the_page(addresses: dict
     poster.write_bytes(poster_jpeg(invented_titles()[0]))
     with chromium_browser() as browser:
         page = browser.new_page()
-        page.goto(addresses["Page"])
+        page.goto(up.addresses["Page"])
         page.set_input_files("input[type=file]", poster)
         page.get_by_role("button", name="Predict genres").click()
         expect(page.get_by_text("Predicted by model version 1")).to_be_visible(timeout=15_000)
         assert page.locator("li.genre").count() >= 2
 
 
-def test_services_open_in_a_browser(addresses: dict[str, str]) -> None:
+def _kill_page(up: Up) -> psutil.Process:
+    (page,) = [
+        each for each in psutil.Process(up.process.pid).children() if "serving.web.app:create_app()" in each.cmdline()
+    ]
+    page.kill()
+    return page
+
+
+def test_services_open_in_a_browser(up: Up) -> None:
     with chromium_browser() as browser:
         page = browser.new_page()
-        page.goto(f"{addresses['Prefect']}/deployments")
+        page.goto(f"{up.addresses['Prefect']}/deployments")
         expect(page.get_by_text("retrain").first).to_be_visible(timeout=30_000)
-        page.goto(addresses["MLflow"])
+        page.goto(up.addresses["MLflow"])
         expect(page.get_by_text("anime-genre").first).to_be_visible(timeout=30_000)
-        page.goto(addresses["TensorBoard"])
+        page.goto(up.addresses["TensorBoard"])
         expect(page.get_by_text("TensorBoard").first).to_be_visible(timeout=30_000)
+
+
+def test_retrain_joins_the_stack_and_keeps_the_champion(up: Up) -> None:
+    with up.client() as client:
+        site_url = client.read_deployment_by_name("retrain/retrain").parameters["parameters"]["site_url"]
+    command = [sys.executable, "-m", "flows.cli", "retrain", "--workspace", str(up.workspace), *SMALL_OPTIONS]
+    command += ["--site-url", site_url, "--collection", "built-in", "--seasons", f"{SEASONS[0]}..{SEASONS[-1]}"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=180, env=_outside_environment())
+    assert ended.returncode == 0, ended.stderr
+    assert f"Using the stack that is running in {up.workspace}." in ended.stdout
+    assert "Champion kept" in ended.stdout
+
+
+def test_next_start_keeps_what_a_person_edited_and_ends_the_run_before_the_services(up: Up) -> None:
+    with up.client() as client:
+        deployment = client.read_deployment_by_name("retrain/retrain")
+        edited = {**deployment.parameters["parameters"]}
+        edited["train"] = {**edited["train"], "epochs": 5}
+        client.update_deployment(deployment.id, DeploymentUpdate(parameters={"parameters": edited}))
+        client.pause_deployment(deployment.id)
+        run = _run(client, {**edited, **SMALL_RUN, "preprocess": {"image_size": 48}}, State.is_running)
+    up.stop(signal.SIGHUP, 128 + signal.SIGHUP)  # the terminal is closed
+    again = Up(up.workspace, "--cron", "0 3 * * *", "--timezone", "Asia/Tokyo")
+    try:
+        with again.client() as client:
+            state = client.read_flow_run(run.id).state
+            assert state.is_final() and "The stack stopped" not in (state.message or "")
+            deployment = client.read_deployment_by_name("retrain/retrain")
+        assert deployment.paused
+        assert deployment.parameters["parameters"] == edited  # with the site's address of the first start
+        (schedule,) = deployment.schedules
+        assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 3 * * *", "Asia/Tokyo")
+        assert "Schedule: paused in Prefect." in again.printed
+        assert "train.epochs: 5 (this command would set 8)" in again.printed
+        assert re.search(r"Model: version 1 is live, deployed 20\d\d-", again.printed)
+        again.stop(signal.SIGINT, 130)
+    finally:
+        again.kill()

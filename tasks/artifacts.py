@@ -1,0 +1,61 @@
+"""Artifacts in Prefect: tables, texts, links and progress of a step.
+
+They only show what a step has done. If one cannot be written, a warning is logged and the step goes on.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+logger = logging.getLogger("tasks")
+
+
+def show_text(key: str, text: str, description: str) -> None:
+    """Show a text in Markdown."""
+    _try(key, lambda: create_markdown_artifact(text, key=key, description=description))
+
+
+def show_table(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
+    """Show a table with one mapping of columns to values per row. A table without rows is not shown."""
+    if rows:
+        _try(key, lambda: create_table_artifact([dict(row) for row in rows], key=key, description=description))
+
+
+def show_link(key: str, url: str, description: str) -> None:
+    """Show a link."""
+    _try(key, lambda: create_link_artifact(url, key=key, description=description))
+
+
+class ProgressBars:
+    """One progress bar for each kind of work of a step."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, UUID] = {}
+
+    def show(self, what: str, done: int, total: int, sentence: str) -> None:
+        """Draw or move the bar of `what`; `sentence` is its description."""
+        percent = 100 * done / total
+        if what in self._ids:
+            _try(what, lambda: update_progress_artifact(self._ids[what], percent, sentence))
+            return
+        key = "".join(letter if letter.isalnum() else "-" for letter in what.lower())
+        created = _try(what, lambda: create_progress_artifact(percent, key, sentence))
+        if isinstance(created, UUID):
+            self._ids[what] = created
+
+
+def _try(name: str, write: Callable[[], object]) -> object:
+    try:
+        return write()
+    except Exception as error:  # Prefect's errors have no common base class
+        logger.warning("Prefect does not show %s: %s.", name, str(error).partition("\n")[0])
+        return None
