@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import sys
+import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -174,25 +175,39 @@ def _add_workspace(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def _services(workspace: Path, collection: str) -> Iterator[None]:
-    """Connect this process to the environment's services, else to the workspace's running stack, else to a new stack.
+    """Connect this process to services.
 
-    Enter this before importing Prefect, which reads its settings on import.
+    These are those of PREFECT_API_URL, else the workspace's running stack, else those of Prefect's active profile, else
+    a new stack. Enter this before importing Prefect, which reads its settings on import.
     """
-    if "PREFECT_API_URL" in os.environ:
+    if not os.environ.get("PREFECT_API_URL"):
+        os.environ.pop("PREFECT_API_URL", None)  # Prefect takes an empty address for one
+        if environment := running_stack_environment(workspace):
+            print(f"Using the stack that is running in {workspace}.", flush=True)
+            os.environ.update(environment)
+            yield
+            return
+    if api_url := os.environ.get("PREFECT_API_URL") or _profile_api_url():
         os.environ["ANIME_GENRE_WORKSPACE"] = str(prepare_workspace(workspace))
-        if not is_reachable(f"{os.environ['PREFECT_API_URL']}/health"):
-            raise ConfigurationError(
-                f"No Prefect server is reachable at PREFECT_API_URL={os.environ['PREFECT_API_URL']}."
-            )
-        yield
-    elif environment := running_stack_environment(workspace):
-        print(f"Using the stack that is running in {workspace}.", flush=True)
-        os.environ.update(environment)
+        if not is_reachable(f"{api_url}/health"):
+            raise ConfigurationError(f"No Prefect server is reachable at PREFECT_API_URL={api_url}.")
         yield
     else:
         with _new_stack(workspace, Ports(), collection):
             yield
             print(f"To keep the model up, run: anime-genre up --workspace {shlex.quote(str(workspace))}", flush=True)
+
+
+def _profile_api_url() -> str | None:
+    """The address of the API in Prefect's active profile, read without importing Prefect; None if there is none."""
+    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
+    try:
+        file = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        profile: dict[str, str] = content["profiles"][os.environ.get("PREFECT_PROFILE") or content["active"]]
+        return profile.get("PREFECT_API_URL")
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 @contextmanager

@@ -43,7 +43,7 @@ class ProgressBars:
 
     def show(self, what: str, done: int, total: int, sentence: str) -> None:
         """Draw or move the bar of `what`; `sentence` is its description."""
-        percent = 100 * done / total
+        percent = 100 * done / total if total else 100.0
         if what in self._ids:
             _try(what, lambda: update_progress_artifact(self._ids[what], percent, sentence))
             return

@@ -51,7 +51,7 @@ def download_posters(catalogue: CatalogueRecord, config: CollectConfig) -> Poste
     show_text(
         "dataset-report",
         dataset_summary(titles, posters),
-        f"The whole report is report.html, an artifact of the run in MLflow, and {report_key} in the bucket",
+        f"The whole report is report.html in MLflow, and {report_key} in the bucket",
     )
     counts = {status: int(count) for status, count in posters["status"].value_counts(sort=False).items()}
     without_file = posters.loc[~is_usable(posters), ["id", "status", "reason"]]

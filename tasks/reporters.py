@@ -1,6 +1,7 @@
 """Reporters for the log (terminal and Prefect UI) and for MLflow."""
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,35 +12,45 @@ from numpy.typing import NDArray
 from infra.registry import Registry
 from ml.poster_sheet import poster_sheet
 from ml.reporting import NullReporter, Reporter
+from tasks.artifacts import ProgressBars
 
 logger = logging.getLogger("tasks")
 
 
 class ProgressLog(NullReporter):
-    """Logs the progress of a step with its rate and remaining time, at most every few seconds."""
+    """Reports the progress of a step with its rate and remaining time, at most every few seconds.
 
-    def __init__(self, every_seconds: float = 5) -> None:
+    It goes to the log, and to a progress bar in Prefect for each kind of work.
+    """
+
+    def __init__(self, every_seconds: float = 5, bars: ProgressBars | None = None) -> None:
         self._every_seconds = every_seconds
-        self._started: dict[str, float] = {}
+        self._bars = bars or ProgressBars()
+        self._first: dict[str, tuple[float, int]] = {}
         self._logged: dict[str, float] = {}
 
     @contextmanager
     def run(self, name: str, parameters: Mapping[str, object]) -> Iterator[Reporter]:
         if parameters:
             logger.info("%s: %s", name, ", ".join(f"{key} {_short(value)}" for key, value in parameters.items()))
-        yield ProgressLog(self._every_seconds)
+        yield ProgressLog(self._every_seconds, self._bars)
 
     def progress(self, done: int, total: int, what: str, unit: str = "") -> None:
         now = time.monotonic()
-        if done == 0 or what not in self._started:
-            self._started[what] = self._logged[what] = now
-        seconds = now - self._started[what]
+        if done == 0 or what not in self._first:
+            self._first[what], self._logged[what] = (now, done), -math.inf
         if done < total and now - self._logged[what] < self._every_seconds:
             return
         self._logged[what] = now
-        rate = done / seconds if seconds > 0 else 0.0
-        left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
-        logger.info("%s: %d of %d (%.1f%s per second%s)", what, done, total, rate, f" {unit}" if unit else "", left)
+        began, done_before = self._first[what]
+        # Work that was done before the first call took an unknown time, so it does not count towards the rate.
+        rate = (done - done_before) / (now - began) if now > began else 0.0
+        parts = [f"{rate:.1f}{f' {unit}' if unit else ''} per second"] if rate else []
+        if rate and done < total:
+            parts.append(f"{(total - done) / rate:.0f} s left")
+        sentence = f"{what}: {done} of {total}" + (f" ({', '.join(parts)})" if parts else "")
+        logger.info("%s", sentence)
+        self._bars.show(what, done, total, sentence)
 
 
 class MlflowReporter(NullReporter):

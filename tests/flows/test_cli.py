@@ -70,6 +70,11 @@ def test_retrain_names_a_prefect_server_that_is_not_reachable(
     with small_site(titles=20) as site_url:
         arguments = ["retrain", "--site-url", site_url, "--weights", "none", "--workspace", str(tmp_path)]
         assert "PREFECT_API_URL=http://127.0.0.1:9/api" in error_of(arguments, capsys)
+        monkeypatch.setenv("PREFECT_API_URL", "")  # is not set: Prefect's active profile names the server
+        monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+        profile = 'active = "team"\n[profiles.team]\nPREFECT_API_URL = "http://127.0.0.1:10/api"\n'
+        (tmp_path / "profiles.toml").write_text(profile)
+        assert "PREFECT_API_URL=http://127.0.0.1:10/api" in error_of(arguments, capsys)
 
 
 def test_up_names_a_taken_port_and_its_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

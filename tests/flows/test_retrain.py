@@ -127,6 +127,13 @@ def test_first_run_stores_catalogue_posters_and_dataset_report(first_run) -> Non
     assert page.lstrip().startswith("<!doctype html>") and f"{record.catalogue.titles}" in page
 
 
+def test_artifacts_have_descriptions_and_no_address_that_nobody_can_open(first_run) -> None:
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts()
+    assert {each.key for each in found} >= {"pages", "crawl", "dataset-report", "training", "training-scratch"}
+    assert [each.key for each in found if not each.description or "gs://" in each.description] == []
+
+
 def test_second_run_reuses_completed_steps_and_keeps_the_champion(first_run, parameters: RetrainParameters) -> None:
     summary = run_retrain(parameters)
     record = summary.record
