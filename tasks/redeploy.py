@@ -4,7 +4,6 @@ import json
 import logging
 from datetime import UTC, datetime
 
-
 from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction
 from infra.errors import DamagedBundleError, DeploymentError, NotFound
@@ -16,7 +15,6 @@ from infra.store import Store
 from ml.data.decoding import PREPROCESSING_VERSION
 from ml.data.splits import TEST
 from serving.bundle.model import Model
-from tasks.artifacts import 
 from tasks.bundles import bundle_key, fetch_bundle, upload_bundle
 from tasks.champion import (
     function_source,
@@ -131,7 +129,7 @@ def _deploy_candidate(
 def _send_traffic(settings: Settings, candidate: Revision) -> DeploymentRecord:
     live = CloudRun(settings).send_traffic(settings.service, candidate.name)
     name = version_name(live.environment.get("MODEL_VERSION", ""), live.environment.get("BUNDLE_SHA256", ""))
-    create_link_artifact(str(live.url), key="function", description=f"The function with {name}")
+    show_link("function", str(live.url), f"The function with {name}")
     return DeploymentRecord(url=str(live.url), revision=live.name)
 
 
