@@ -15,6 +15,7 @@ from infra.store import Store
 from ml.data.decoding import PREPROCESSING_VERSION
 from ml.data.splits import TEST
 from serving.bundle.model import Model
+from tasks.artifacts import show_link
 from tasks.bundles import bundle_key, fetch_bundle, upload_bundle
 from tasks.champion import (
     function_source,
