@@ -6,6 +6,8 @@ AnimeGenreError
 
 from ..bundle.errors import AnimeGenreError, BundleError, PosterError, PosterFormatError, PosterSizeError
 
+_NAMED = 5
+
 
 class RequestError(AnimeGenreError):
     """A refused request: an HTTP status, an error code for programs, and one sentence for a person."""
@@ -13,6 +15,11 @@ class RequestError(AnimeGenreError):
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
         self.status, self.code = status, code
+
+
+def first_names(names: list[str]) -> str:
+    """The first few of a list of names, for a sentence: "a, b, c, d, e and 2 more"."""
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def status_and_code(error: AnimeGenreError) -> tuple[int, str]:

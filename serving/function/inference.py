@@ -15,7 +15,7 @@ from ..bundle.heatmap import data_url, heatmap
 from ..bundle.image import decode, preview
 from ..bundle.model import GenrePrediction, GenreThreshold, Model
 from .body_limits import reserve_named_poster
-from .errors import RequestError, status_and_code
+from .errors import RequestError, first_names, status_and_code
 from .loading import Bundle, model_identity
 from .named_posters import MAX_BYTES, fetch_poster
 from .request_body import NamedPoster, PosterRequest, parse_instance
@@ -179,7 +179,7 @@ def _column(explain: str, model: Model) -> int:
     for column, genre in enumerate(model.manifest.genres):
         if matches(genre):
             return column
-    known = ", ".join(genre.name for genre in model.manifest.genres)
+    known = first_names([genre.name for genre in model.manifest.genres])
     raise RequestError(404, "unknown_genre", f"The model does not know this genre. It knows {known}.")
 
 

@@ -14,7 +14,7 @@ import urllib3
 from google.api_core import exceptions as google_exceptions
 from google.cloud.storage import Bucket
 
-from .errors import RequestError
+from .errors import RequestError, first_names
 from .loading import STORAGE_ERRORS, download
 
 MAX_BYTES = 20 * 1024 * 1024  # per poster; Cloud Run's limit is 32 MiB per request
@@ -22,7 +22,6 @@ MAX_NAME_BYTES = 1024  # Cloud Storage's limit for the name of an object
 HOST_TIMEOUT_SECONDS = 10.0
 _READ_TIMEOUT_SECONDS = 5.0  # between two packets of a host
 _CHUNK_BYTES = 64 * 1024
-_NAMED = 5  # hosts or buckets in a message
 _DEFAULT_HOSTS = "cdn.myanimelist.net"
 
 
@@ -48,7 +47,7 @@ def fetch_poster(name: object, bucket: Bucket) -> bytes:
         bucket_name, _, name = name.removeprefix("gs://").partition("/")
         if bucket_name != bucket.name:
             if bucket_name not in _listed("POSTER_BUCKETS", ""):
-                others = _names(_listed("POSTER_BUCKETS", ""))
+                others = first_names(sorted(_listed("POSTER_BUCKETS", "")))
                 raise RequestError(
                     403,
                     "forbidden_bucket",
@@ -116,7 +115,7 @@ def _allowed(address: str) -> str:
     except ValueError as error:
         raise RequestError(400, "bad_request", "The poster's address is malformed.") from error
     if parts.scheme != "https" or parts.netloc.lower() not in _listed("POSTER_HOSTS", _DEFAULT_HOSTS):
-        hosts = _names(_listed("POSTER_HOSTS", _DEFAULT_HOSTS))
+        hosts = first_names(sorted(_listed("POSTER_HOSTS", _DEFAULT_HOSTS)))
         message = (
             f"Posters are read only from https:// addresses on {hosts}."
             if hosts
@@ -138,12 +137,6 @@ def _read(raw: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
 
 def _too_slow() -> RequestError:
     return RequestError(504, "too_slow", "The poster's host is too slow; try again, or send the poster itself.")
-
-
-def _names(allowed: set[str]) -> str:
-    """The first few of a list of hosts or buckets, for a sentence."""
-    names = sorted(allowed)
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def _listed(variable: str, default: str) -> set[str]:

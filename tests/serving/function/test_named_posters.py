@@ -164,10 +164,15 @@ def test_host_without_a_valid_certificate_or_connection_is_unavailable(
     with start_function(
         BUNDLE_URI=f"gs://posters-bucket/bundles/{uploaded_bundle}",
         BUNDLE_SHA256=uploaded_bundle,
-        POSTER_HOSTS=f"{host.address},localhost:1",
+        POSTER_HOSTS=f"{host.address},localhost:1,a.example,b.example,c.example,d.example,e.example",
     ) as (url, _):
         assert status_and_code(url, f"https://{host.address}/good") == (503, "poster_unavailable")
         assert status_and_code(url, "https://localhost:1/good") == (503, "poster_unavailable")
+        refusal = requests.post(url, json={"name": "https://evil.example/1.jpg"}, headers={"Connection": "close"})
+        assert refusal.json()["error"]["message"] == (
+            "Posters are read only from https:// addresses on a.example, b.example, c.example, d.example, e.example "
+            "and 2 more."
+        )
 
 
 def test_other_bucket_is_read_only_if_it_is_allowed(url: str, storage_url: str) -> None:
