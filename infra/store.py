@@ -3,12 +3,15 @@
 The same code works with Google Cloud Storage and with a local emulator (STORAGE_EMULATOR_HOST).
 """
 
+import base64
+import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from copy import copy
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+import google_crc32c
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 from google.cloud.storage import transfer_manager
@@ -18,6 +21,8 @@ from infra.errors import NotFound
 from infra.files import atomic_write
 from infra.google import google_errors
 from infra.settings import Settings
+
+logger = logging.getLogger("infra")
 
 _WORKERS = 8
 
@@ -145,7 +150,32 @@ class Store:
             self._blob(key).download_to_filename(str(temporary), timeout=self._timeout, retry=self._retry)
 
     def fetch(self, key: str, path: Path) -> Path:
-        """Download an object and return `path`. An existing file is kept, so the key has to identify the content."""
-        if not path.exists():
-            self.download({key: path})
+        """Download an object and return `path`. A file that is there and has the object's content is kept.
+
+        A file with other content is damaged, because the keys that are fetched identify the content. If the object
+        does not exist, the file is kept.
+
+        Raises:
+            NotFound: neither the object nor the file exists.
+        """
+        if path.exists():
+            blob = self._blob(key)
+            try:
+                with google_errors(f"Reading the checksum of {self.uri(key)}"):
+                    blob.reload(timeout=self._timeout, retry=self._retry)
+            except NotFound:
+                return path
+            if blob.crc32c == _crc32c(path):
+                return path
+            logger.warning("The file %s is damaged and is downloaded again from %s.", path, self.uri(key))
+        self.download({key: path})
         return path
+
+
+def _crc32c(path: Path) -> str:
+    """The checksum of a file, in the form of the storage service: base64 of the big-endian CRC-32C."""
+    checksum: Any = google_crc32c.Checksum()  # type: ignore[no-untyped-call]
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            checksum.update(chunk)
+    return base64.b64encode(checksum.digest()).decode()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from infra.errors import NotFound
-from infra.files import sha256_of_file
+from infra.files import move_folder, sha256_of_file, temporary_path
 from infra.registry import Registry
 from infra.store import Store
 from serving.bundle.errors import BundleError
@@ -40,10 +40,11 @@ def fetch_bundle(store: Store, registry: Registry, workspace: Path, sha256: str,
         NotFound: none of them has an intact copy.
     """
     folder = workspace / bundle_key(sha256)
+    temporary = temporary_path(folder)
     places: dict[str, Callable[[], Path]] = {
         "workspace": lambda: folder,
-        "MLflow run": lambda: registry.fetch_folder(run_id or "", _ARTIFACTS, folder.with_name(f"{sha256}.part")),
-        "bucket": lambda: _download_bundle(store, sha256, folder.with_name(f"{sha256}.part")),
+        "MLflow run": lambda: registry.fetch_folder(run_id or "", _ARTIFACTS, temporary),
+        "bucket": lambda: _download_bundle(store, sha256, temporary),
     }
     if run_id is None:
         del places["MLflow run"]
@@ -51,14 +52,18 @@ def fetch_bundle(store: Store, registry: Registry, workspace: Path, sha256: str,
         try:
             found = fetch()
             check_bundle(found, sha256)
+            if found != folder:
+                move_folder(found, folder)
         except NotFound:
             continue
         except BundleError as error:
-            if place != "workspace" or folder.exists():
+            if place != "workspace":
                 logger.warning("The copy of bundle %s in the %s is not used: %s", sha256[:8], place, error)
+            elif folder.exists():
+                logger.warning("The bundle in %s is damaged and is downloaded again. %s", folder, error)
             continue
-        if found != folder:
-            move_bundle(found, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
         return folder
     raise NotFound(f"The bundle {sha256[:8]} has no intact copy in the {', '.join(places)}.")
 
@@ -85,6 +90,8 @@ def fetch_predictions(store: Store, registry: Registry, workspace: Path, run_id:
         return path.is_file() and sha256_of_file(path) == path.stem
 
     in_bucket = store.exists(key)
+    if path.is_file() and not is_here():
+        logger.warning("The file %s is damaged and is downloaded again.", path)
     if not is_here() and in_bucket:
         store.download({key: path})
     if not is_here():
@@ -96,13 +103,6 @@ def fetch_predictions(store: Store, registry: Registry, workspace: Path, run_id:
         store.upload({key: path})
         logger.warning("%s was missing and is in the bucket again.", store.uri(key))
     return path
-
-
-def move_bundle(complete: Path, folder: Path) -> None:
-    """Move the folder of a complete bundle into place. Files of an interrupted download are replaced."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    complete.replace(folder)
 
 
 def upload_bundle(store: Store, folder: Path, sha256: str, replace: bool = False) -> list[str]:

@@ -4,7 +4,6 @@ The bucket holds the dataset's files and the posters. Pixels are decoded from th
 the workspace.
 """
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,7 +14,16 @@ from infra.errors import NotFound
 from infra.settings import read_settings
 from infra.store import Store
 from ml.configuration import PreprocessConfig
-from ml.data.dataset import LABELS, MANIFEST, ROWS, Dataset, build_dataset, dataset_folder, dataset_key, read_rows
+from ml.data.dataset import (
+    LABELS,
+    MANIFEST,
+    ROWS,
+    Dataset,
+    build_dataset,
+    dataset_folder,
+    dataset_key,
+    read_posters,
+)
 from ml.data.decoding import Poster, decode_posters, open_pixels, perceptual_hashes
 from ml.data.duplicates import look_alikes
 from ml.data.genres import Genre
@@ -116,18 +124,18 @@ def _genres(ids: str, names: str) -> tuple[Genre, ...]:
 
 
 def fetch_dataset(store: Store, workspace: Path, key: str) -> Dataset:
-    """Open a dataset of the bucket in the workspace. Files and pixels that the workspace has are reused.
+    """Open a dataset of the bucket in the workspace. Files and pixels that the workspace has, undamaged, are reused.
 
-    Raises StalePosterError if a poster in the bucket was replaced in the meantime.
+    Raises DatasetError if the dataset in the bucket is damaged, and StalePosterError if a poster in the bucket was
+    replaced in the meantime.
     """
     folder = dataset_folder(workspace, key)
     for name in _FILES:
         store.fetch(f"{_folder(key)}/{name}", folder / name)
-    size = json.loads((folder / MANIFEST).read_bytes())["preprocessing"]["size"]
-    rows = read_rows(folder)
-    sha256_of = dict(zip(rows["id"], rows["sha256"], strict=True))
-    _decode(store, workspace / "posters", sha256_of, open_pixels(workspace, size))
-    return Dataset.load(folder)
+    size, sha256_of = read_posters(folder)
+    pixels = open_pixels(workspace, size)
+    _decode(store, workspace / "posters", sha256_of, pixels)
+    return Dataset.load(folder, pixels)
 
 
 def _decode(store: Store, folder: Path, sha256_of: Mapping[str, str], pixels: Shards) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from infra.errors import NotFound
-from infra.files import sha256_of, write_bytes
+from infra.files import move_folder, sha256_of, temporary_path, write_bytes
 from infra.registry import Registry
 from infra.settings import Settings, read_settings
 from infra.store import Store
@@ -22,7 +22,7 @@ from ml.training.learning import TRAINING_VERSION, checkpoints_of
 from ml.training.outcome import NetworkOutcome
 from ml.training_run import TrainingRun, run_training
 from tasks.artifacts import show_text
-from tasks.bundles import bundle_key, fetch_bundle, fetch_predictions, log_bundle, move_bundle
+from tasks.bundles import bundle_key, fetch_bundle, fetch_predictions, log_bundle
 from tasks.preprocess import fetch_dataset
 from tasks.records import DatasetRecord, NetworkRecord, TrainingRecord
 from tasks.reporters import MlflowReporter, ProgressLog
@@ -53,7 +53,7 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
     checkpoints = checkpoints_of(folder, key, data, config, weights)
     parameters = {"dataset_key": dataset.dataset_key, "posters": dataset.posters, **stored_settings(config)}
     with registry.run("retrain", parameters) as run_id:
-        bundle_folder = folder / "bundles" / f"{run_id}.new"
+        bundle_folder = temporary_path(folder / "bundles" / run_id)
         with _reporter(registry, run_id, settings.workspace) as reporter:
             run = run_training(
                 data,
@@ -67,7 +67,7 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
             )
         log_bundle(registry, run_id, bundle_folder)
         registry.log_file(run_id, store.fetch(dataset.report_key, folder / dataset.report_key))
-    move_bundle(bundle_folder, folder / bundle_key(run.bundle.sha256))
+    move_folder(bundle_folder, folder / bundle_key(run.bundle.sha256))
     record = _store(store, registry, folder, key, run_id, run)
     checkpoints.clear()
     show_text("training", _artifact(record), "The networks, with their figures on the validation part")

@@ -94,7 +94,7 @@ class Dataset:
             if manifest.get(_CHECKSUM) not in (None, _checksum(folder, manifest)):  # earlier versions wrote none
                 raise ValueError("its content does not match its checksum")
             how = _preprocessing(manifest["preprocessing"])
-            rows = read_rows(folder)
+            rows = _read_rows(folder)
             pixels = pixels or open_pixels(folder.parents[1], how.size)
             if missing := pixels.missing(rows["sha256"]):
                 raise ValueError(f"pixels of {len(missing)} posters are missing")
@@ -167,23 +167,25 @@ class Dataset:
         }
 
 
-def read_rows(folder: Path) -> pd.DataFrame:
-    """The rows of a stored dataset: columns id, title, franchise, part and sha256, all str.
+def read_posters(folder: Path) -> tuple[int, dict[str, str]]:
+    """The image size of a stored dataset, and the sha256 of each poster by its id, without opening its pixels.
 
-    Raises OSError or ValueError if the file is missing or damaged.
+    Raises DatasetError if the dataset is missing or damaged.
     """
+    try:
+        size = int(json.loads((folder / MANIFEST).read_bytes())["preprocessing"]["size"])
+        rows = _read_rows(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"The folder {folder} is not a complete dataset: {error}.") from error
+    return size, dict(zip(rows["id"], rows["sha256"], strict=True))
+
+
+def _read_rows(folder: Path) -> pd.DataFrame:
+    """The rows of a stored dataset, all str. Raises OSError or ValueError if the file is missing or damaged."""
     rows = pd.read_csv(folder / ROWS, dtype=str, keep_default_na=False)
     if list(rows) != _COLUMNS:
         raise ValueError(f"the columns of {ROWS} are {list(rows)}")
     return rows
-
-
-def stored_size(folder: Path) -> int:
-    """The image size of a stored dataset. Raises DatasetError if its manifest is missing or damaged."""
-    try:
-        return int(json.loads((folder / MANIFEST).read_bytes())["preprocessing"]["size"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"The folder {folder} is not a complete dataset: {error}.") from error
 
 
 def _checksum(folder: Path, manifest: Mapping[str, Any]) -> str:

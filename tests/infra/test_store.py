@@ -1,5 +1,7 @@
 """The bucket, with Google's client and a local emulator."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from infra.errors import NotFound, ServiceUnavailable
 from infra.settings import Settings
 from infra.store import Store
+from tests.damage import DAMAGES
 from tests.faults import Fault, fault_proxy
 
 pytestmark = pytest.mark.stack
@@ -77,7 +80,24 @@ def test_store_raises_not_found_and_leaves_no_file(settings: Settings, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_store_fetch_keeps_an_existing_file(settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_store_fetch_replaces_a_damaged_file_and_names_it_once(
+    damage: Callable[[Path], None], settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(settings)
+    store.write("answers/hash.npz", b"some content")
+    file = store.fetch("answers/hash.npz", tmp_path / "answers" / "hash.npz")
+    before = file.stat()
+    damage(file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert store.fetch("answers/hash.npz", file).read_bytes() == b"some content"
+    assert store.fetch("answers/hash.npz", file).read_bytes() == b"some content"
+    assert caplog.messages == [
+        f"The file {file} is damaged and is downloaded again from gs://test-bucket/answers/hash.npz."
+    ]
+
+
+def test_store_fetch_keeps_a_file_whose_object_does_not_exist(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"existing")
     assert Store(settings).fetch("nothing/there", tmp_path / "file").read_bytes() == b"existing"
 

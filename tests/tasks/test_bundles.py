@@ -1,5 +1,6 @@
 """Bundles in the bucket, with the real client and a local emulator."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from tasks.bundles import (
     log_bundle,
     upload_bundle,
 )
+from tests.damage import DAMAGES
 from tests.storage import delete, storage_emulator
 
 pytestmark = pytest.mark.stack
@@ -77,6 +79,24 @@ def test_bundle_of_the_bucket_has_every_file(
     assert found == {path.name: path.read_bytes() for path in (tmp_path / "bundle").iterdir()}
     assert found.keys() == {*files, "card.md", "manifest.json"}
     assert check_bundle(folder, sha256).files.keys() == files.keys()
+
+
+def test_bundle_that_is_damaged_in_the_workspace_is_replaced_and_named_once(
+    store: Store, registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sha256 = write(tmp_path / "bundle", OLD)
+    upload_bundle(store, tmp_path / "bundle", sha256)
+    folder = fetch_bundle(store, registry, tmp_path / "workspace", sha256)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name, damage in itertools.product(["manifest.json", "model.onnx"], [*DAMAGES, Path.unlink]):
+        damage(folder / name)
+        caplog.clear()
+        for _ in range(2):
+            assert fetch_bundle(store, registry, tmp_path / "workspace", sha256) == folder
+            assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        (message,) = [record.getMessage() for record in caplog.records if record.name == "tasks"]
+        assert message.startswith(f"The bundle in {folder} is damaged and is downloaded again. ")
+    assert [path.name for path in folder.parent.glob("[!.]*")] == [sha256]
 
 
 @pytest.mark.parametrize("lost", [["model.onnx"], ["card.md"], ["manifest.json"], ["card.md", *NEW, "manifest.json"]])

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from tasks.crawl.mirror import poster_key
 from tasks.errors import StalePosterError
 from tasks.myanimelist.source import MyAnimeList
 from tasks.preprocess import fetch_dataset, make_dataset
+from tests.damage import DAMAGES
 from tests.storage import new_bucket, storage_emulator
 
 pytestmark = pytest.mark.stack
@@ -101,10 +102,11 @@ def test_dataset_is_decoded_from_the_posters_on_an_empty_worker(bucket: Bucket, 
 
 
 def test_dataset_of_an_earlier_version_is_decoded_from_the_posters(bucket: Bucket, tmp_path: Path) -> None:
-    """Its manifest names shards of pixels."""
+    """Its manifest names shards of pixels and has no checksum."""
     dataset, _ = bucket.dataset(tmp_path / "first")
     key = f"datasets/{dataset.key}/manifest.json"
     manifest = json.loads(bucket.store.read(key)) | {"shards": ["0123abcd"]}
+    del manifest["content_sha256"]
     bucket.store.write(key, json.dumps(manifest).encode())
     fetched = fetch_dataset(bucket.store, tmp_path / "second", dataset.key)
     assert np.array_equal(fetched.images[:], dataset.images[:])
@@ -120,6 +122,22 @@ def test_dataset_decodes_only_new_and_changed_posters(bucket: Bucket, tmp_path: 
     assert is_new and len(dataset.ids) == 61
     assert posters_in(tmp_path) == {"61.jpg", "5.jpg"}
     assert np.array_equal(dataset.images[dataset.ids.index("5")], decode(drawn(500), 32))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_dataset_files_that_are_damaged_are_downloaded_again_and_named_once(
+    damage: Callable[[Path], None], bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset, _ = bucket.dataset(tmp_path)
+    before = {file: file.read_bytes() for file in dataset.folder.iterdir()}
+    for file in before:
+        damage(file)
+    caplog.clear()
+    for _ in range(2):
+        assert fetch_dataset(bucket.store, tmp_path, dataset.key).titles == dataset.titles
+    assert {file: file.read_bytes() for file in dataset.folder.iterdir()} == before
+    messages = sorted(message.partition(" again from")[0] for message in caplog.messages)
+    assert messages == sorted(f"The file {file} is damaged and is downloaded" for file in before)
 
 
 def test_pixels_that_are_damaged_are_decoded_again(
