@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -22,6 +23,7 @@ from tasks.catalogue.last_good import ABOUT, HISTORY, about_last_good, known_key
 from tasks.catalogue.unread_cards import UnreadEntry
 from tasks.champion import check_collection
 from tasks.crawling import crawl
+from tasks.errors import CatalogueError
 from tasks.records import CatalogueRecord
 from tasks.source_choice import source_for
 from tasks.step import step
@@ -90,9 +92,7 @@ def _table(store: Store, config: TableConfig) -> Table:
 def _known_catalogues(store: Store, folder: Path) -> Iterator[pd.DataFrame]:
     """The known titles of all sources of the collection."""
     for key in store.keys("known/"):
-        if not (folder / key).exists():
-            store.download({key: folder / key})
-        yield read_catalogue(folder / key)
+        yield read_catalogue(store.fetch(key, folder / key))
 
 
 def _show_rows(read: TableRows, store: Store, record: CatalogueRecord) -> None:
@@ -120,16 +120,41 @@ def _show_unread(unread: Sequence[UnreadEntry]) -> None:
 
 
 def _fetch_last_good(store: Store, folder: Path, site_url: str) -> None:
-    """Replace the last good catalogue and its history in the workspace with those of the bucket, if they differ."""
+    """Replace the last good catalogue and its history in the workspace with those of the bucket, if they differ.
+
+    Damaged files in the workspace are replaced as well.
+    """
     try:
         latest = store.read(_LATEST)
     except NotFound:
         return
-    here = about_last_good(folder)
-    if here is None or here.sha256 != CatalogueRecord.model_validate_json(latest).sha256:
-        history = folder / HISTORY
-        local = history.read_text(encoding="utf-8") if history.exists() else ""  # `collect` may have extended it
-        write_bytes(history, merged(store.read(HISTORY).decode(), local).encode())
-        if store.exists(known_key(site_url)):
-            store.download({known_key(site_url): folder / known_key(site_url)})
-        write_bytes(folder / ABOUT, latest)
+    known = known_key(site_url)
+    if _sha256_here(folder) == CatalogueRecord.model_validate_json(latest).sha256:
+        for key in (HISTORY, known):  # the bucket has copies of these files
+            with suppress(NotFound):
+                store.fetch(key, folder / key)
+        return
+    write_bytes(folder / HISTORY, _merged_history(store, folder / HISTORY).encode())
+    if store.exists(known):
+        store.download({known: folder / known})
+    write_bytes(folder / ABOUT, latest)
+
+
+def _sha256_here(folder: Path) -> str | None:
+    """The hash of the workspace's last good catalogue, None if there is none or its record is damaged."""
+    try:
+        here = about_last_good(folder)
+    except CatalogueError:
+        logger.warning("The file %s is damaged and is downloaded again.", folder / ABOUT)
+        return None
+    return here.sha256 if here else None
+
+
+def _merged_history(store: Store, file: Path) -> str:
+    """The bucket's history with the rows that only the workspace has: `collect` may have extended it."""
+    in_bucket = store.read(HISTORY).decode()
+    try:
+        return merged(in_bucket, file.read_text(encoding="utf-8") if file.exists() else "")
+    except ValueError:
+        logger.warning("The file %s is damaged and is downloaded again.", file)
+        return in_bucket

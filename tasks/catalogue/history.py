@@ -44,7 +44,7 @@ def extended(history: str, found: pd.DataFrame) -> str:
 
 
 def merged(one: str, other: str) -> str:
-    """The CSV text of a history with the rows of both, each once, sorted by date."""
+    """The CSV text of a history with the rows of both, each once, by date. Raises ValueError if one is damaged."""
     both = pd.concat([_parsed(one), _parsed(other)]).drop_duplicates()
     return _text(both.sort_values("date", kind="stable"))
 
@@ -52,7 +52,10 @@ def merged(one: str, other: str) -> str:
 def _parsed(text: str) -> pd.DataFrame:
     if not text:
         return pd.DataFrame(columns=_COLUMNS, dtype=str)
-    return pd.read_csv(StringIO(text, newline=""), dtype=str, keep_default_na=False).rename(columns=CODE_NAMES)
+    history = pd.read_csv(StringIO(text, newline=""), dtype=str, keep_default_na=False).rename(columns=CODE_NAMES)
+    if list(history) != _COLUMNS:
+        raise ValueError(f"the columns of a history are {list(history)}")
+    return history
 
 
 def _text(history: pd.DataFrame) -> str:

@@ -7,15 +7,19 @@
 Each kind of entry has a table with one column per field. The first field is the key.
 """
 
+import logging
 import math
 import sqlite3
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 from tasks.errors import LedgerError
+
+logger = logging.getLogger("tasks")
 
 FILE = "ledger.sqlite"
 
@@ -198,15 +202,16 @@ class Visits(Table[Visit]):
 
 
 class Ledger:
-    """The ledger in a file, or in memory if `path` is None.
+    """The ledger in a file, or in memory if `path` is None. A damaged file is moved aside, and a new one is started.
 
     Raises:
-        LedgerError: the file cannot be opened, or is not a ledger.
+        LedgerError: the file cannot be opened, or is a ledger of another version.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
+            _move_aside_if_damaged(path)
         try:
             self._database = sqlite3.connect(path or ":memory:")
         except sqlite3.Error as error:
@@ -230,3 +235,31 @@ class Ledger:
 
 def _unusable(path: Path | None, error: sqlite3.Error) -> LedgerError:
     return LedgerError(f"The ledger {path} cannot be used: {error}. Move it away to start a new one.")
+
+
+def _move_aside_if_damaged(path: Path) -> None:
+    """Rename a damaged file, which is named in a warning. The next crawl requests again what only it knew."""
+    if not path.is_file():
+        return
+    if damage := _damage(path):
+        aside = path.with_name(f"{path.name}.damaged")
+        logger.warning(
+            "The ledger %s is damaged: %s. It is moved to %s, and a new one is started.", path, damage, aside
+        )
+        path.replace(aside)
+        for ending in ("-wal", "-shm"):
+            path.with_name(f"{path.name}{ending}").unlink(missing_ok=True)
+
+
+def _damage(path: Path) -> str:
+    """What is damaged in a database, "" if nothing is."""
+    if not path.stat().st_size:
+        return "it is empty"
+    try:
+        with closing(sqlite3.connect(path)) as database:
+            found = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
+            return "" if found == "ok" else found.splitlines()[-1]
+    except sqlite3.OperationalError:
+        return ""  # it cannot be opened, or is locked, which is no damage
+    except sqlite3.DatabaseError as error:
+        return str(error)

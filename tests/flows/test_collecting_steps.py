@@ -1,7 +1,7 @@
 """The steps scrape and download posters on a running stack: errors, artifacts, and several workers."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,11 +21,14 @@ from infra.settings import MAIN_COLLECTION, read_settings
 from infra.store import Store
 from tasks import crawling
 from tasks.catalogue.configuration import CollectConfig
+from tasks.catalogue.last_good import ABOUT, HISTORY, known_key
+from tasks.crawl.ledger import FILE
 from tasks.errors import DriftError, SiteBlocked, SiteBusy
 from tasks.myanimelist.page_addresses import api_url
 from tasks.posters import download_posters
 from tasks.scrape import scrape
 from tasks.source_choice import source_for
+from tests.damage import cut, flip_bit
 from tests.faulty_site import FaultySite, faulty_site
 from tests.strict_api import CLIENT_ID, nodes_of, strict_api
 
@@ -124,6 +127,26 @@ def test_worker_with_an_empty_disk_requests_nothing_that_the_bucket_has(
     requests = len(site.requests)
     assert collect(site.url) == first
     assert site.requests[requests:] == []
+
+
+@pytest.mark.parametrize("damage", [cut, flip_bit])
+def test_workspace_with_damaged_files_collects_the_same_and_names_each_file(
+    damage: Callable[[Path], None], site: FaultySite, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = collect(site.url)
+    folder = read_settings().folder
+    copies = [folder / HISTORY, folder / known_key(site.url), folder / ABOUT]
+    before = {file: file.read_bytes() for file in copies}
+    # A bit of the record or of the ledger may be one that nobody misses.
+    of_own = [] if damage is flip_bit else [folder / ABOUT, folder / FILE]
+    for damaged in (copies[:2], of_own):
+        for file in damaged:
+            damage(file)
+        caplog.clear()
+        assert collect(site.url) == first
+        for file in damaged:
+            (_,) = [message for message in caplog.messages if f"{file} is damaged" in message]
+    assert {file: file.read_bytes() for file in copies[:2]} == {file: before[file] for file in copies[:2]}
 
 
 def test_blocked_site_is_not_contacted_again_by_retries_or_other_workers(

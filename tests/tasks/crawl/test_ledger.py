@@ -5,12 +5,14 @@ import math
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tasks.crawl.ledger import Crawl, HostMemory, Ledger, PageVisit, PosterVisit, poster_name, to_stored
 from tasks.errors import LedgerError
+from tests.damage import cut, empty
 
 ROOT = Path(__file__).parents[3]
 
@@ -108,12 +110,31 @@ def test_host_memory_merged_keeps_the_latest_of_each_fact() -> None:
     assert one.merged(other) == other.merged(one) == both
 
 
-def test_ledger_refuses_a_file_that_is_not_a_ledger(tmp_path: Path) -> None:
+def not_a_ledger(file: Path) -> None:
+    file.write_bytes(b"mal_id,title\n" * 1000)
+
+
+@pytest.mark.parametrize("damage", [empty, cut, not_a_ledger])
+def test_ledger_that_is_damaged_is_moved_aside_and_named_once(
+    damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "ledger.sqlite"
-    path.write_bytes(b"mal_id,title\n" * 1000)
-    with pytest.raises(LedgerError, match=r"ledger\.sqlite cannot be used.*Move it away"):
-        Ledger(path)
-    assert path.read_bytes() == b"mal_id,title\n" * 1000
+    ledger = Ledger(path)
+    ledger.pages.put(*(PageVisit(f"page {number}", 1.5, "ab" * 32) for number in range(1000)))
+    ledger.close()
+    damage(path)
+    damaged = path.read_bytes()
+    for _ in range(2):
+        ledger = Ledger(path)
+        ledger.pages.put(*PAGES)
+        assert len(ledger.pages.all()) == len(PAGES)
+        ledger.close()
+    (message,) = caplog.messages
+    assert message.startswith(f"The ledger {path} is damaged: ")
+    assert (tmp_path / "ledger.sqlite.damaged").read_bytes() == damaged
+
+
+def test_ledger_refuses_a_folder(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="cannot be used"):
         Ledger(tmp_path)
 
