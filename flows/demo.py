@@ -12,13 +12,16 @@ from ml.configuration import PreprocessConfig, TrainConfig
 
 
 def demo_parameters(site_url: str) -> RetrainParameters:
-    """Parameters of a run that takes minutes on two cores: the whole built-in site, small images."""
+    """Parameters of a run that takes minutes on two cores and needs no internet.
+
+    It reads the whole built-in site, with small images, and trains from random weights.
+    """
     return RetrainParameters(
         site_url=site_url,
         collection=BUILT_IN_COLLECTION,
         seasons=f"{SEASONS[0]}..{SEASONS[-1]}",
         preprocess=PreprocessConfig(image_size=64),
-        train=TrainConfig(trials=2, epochs=8),
+        train=TrainConfig(candidates=("scratch", "whole"), weights="none", trials=2, epochs=8),
     )
 
 

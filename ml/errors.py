@@ -5,7 +5,7 @@
         ├── SettingError            an invalid setting value
         ├── DatasetError            too few posters or genres, or an unreadable table
         ├── WeightsError            weights that are unreadable or do not fit the backbone
-        │   └── WeightsUnavailable      weights that could not be downloaded
+        │   └── WeightsUnavailable      weights that could not be downloaded; a retry may help
         ├── TrainingError           a training that cannot start or has diverged
         └── MissingPackageError     a required package is not installed
 
@@ -14,6 +14,7 @@ Messages are complete sentences that are shown to users.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 from serving.bundle.errors import AnimeGenreError
 
@@ -35,7 +36,9 @@ class WeightsError(MLError):
 
 
 class WeightsUnavailable(WeightsError):
-    """Weights could not be downloaded."""
+    """Weights could not be downloaded. A retry may help."""
+
+    retryable: ClassVar[bool] = True
 
 
 class TrainingError(MLError):

@@ -37,9 +37,8 @@ class Weights:
 def read_weights(spec: str, backbone: str, cache: Path) -> Weights | None:
     """The weights of a setting: 'imagenet', the path of a state-dict file, or 'none'.
 
-    Returns None for 'none', and after a warning if ImageNet weights cannot be downloaded; the network is then trained
-    from random weights. Raises WeightsError for an invalid file, and SettingError if torchvision has no ImageNet
-    weights for the backbone.
+    Returns None for 'none'. Raises WeightsUnavailable (retryable) if ImageNet weights cannot be downloaded,
+    WeightsError for an invalid file, and SettingError if torchvision has no ImageNet weights for the backbone.
     """
     if spec == NONE:
         return None
@@ -48,12 +47,9 @@ def read_weights(spec: str, backbone: str, cache: Path) -> Weights | None:
     try:
         return load_state(download(imagenet_url(backbone), cache))
     except WeightsUnavailable as error:
-        logger.warning(
-            "PRETRAINED WEIGHTS ARE NOT AVAILABLE: %s THE NETWORK IS TRAINED FROM RANDOM WEIGHTS, which is slower and "
-            "scores lower. Set weights to a state-dict file to avoid this.",
-            error,
-        )
-        return None
+        raise WeightsUnavailable(
+            f"{error} Try again later, or set weights to a state-dict file, or to 'none' to train from random weights."
+        ) from error
 
 
 def is_file(spec: str) -> bool:
@@ -101,7 +97,7 @@ def _download(url: str, file: Path, sha256_prefix: str, timeout_seconds: float) 
                     stream.write(chunk)
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
-            raise WeightsUnavailable(f"{url} cannot be downloaded ({reason}).") from error
+            raise WeightsUnavailable(f"{url} cannot be downloaded ({str(reason).rstrip('.')}).") from error
         if not digest.hexdigest().startswith(sha256_prefix):
             raise WeightsUnavailable(f"{url} sent a file whose sha256 does not start with {sha256_prefix}.")
     return file

@@ -5,6 +5,7 @@ Functions import torch when they are called, so that `--help` does not load it.
 """
 
 import copy
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from ml.training.bench import Bench
     from ml.training.features import Pretrained
     from ml.training.outcome import NetworkOutcome
+
+logger = logging.getLogger(__name__)
 
 Trained = Literal["whole", "frozen", "lp-ft"]
 """Which weights are trained: all of them, only the head, or the head first and then all of them."""
@@ -164,16 +167,29 @@ CANDIDATES: Mapping[str, Candidate] = {
 def chosen_candidates(config: TrainConfig, weights: "Weights | None") -> tuple[str, ...]:
     """The names of the candidate networks to compare, without duplicates.
 
-    Without pretrained weights, networks that need them are replaced (see `Candidate.without_weights`). Raises
-    SettingError for an unknown name.
+    Without pretrained weights, networks that need them are replaced (see `Candidate.without_weights`), which is logged.
+    Raises SettingError for an unknown name.
     """
-    names = list(config.candidates)
-    for name in names:
+    _check_names(config)
+    names = []
+    for name in dict.fromkeys(config.candidates):
+        other = CANDIDATES[name].without_weights
+        if weights is None and other is not None:
+            logger.warning(
+                "The network '%s' needs pretrained weights, and the setting weights is 'none': '%s' is trained from "
+                "random weights instead.",
+                name,
+                other,
+            )
+            name = other
+        names.append(name)
+    return tuple(dict.fromkeys(names))
+
+
+def _check_names(config: TrainConfig) -> None:
+    for name in config.candidates:
         if name not in CANDIDATES:
             raise SettingError(f"Unknown candidate network '{name}'; choose from {', '.join(CANDIDATES)}.")
-    if weights is None:
-        names = [CANDIDATES[name].without_weights or name for name in names]
-    return tuple(dict.fromkeys(names))
 
 
 def check_settings(config: TrainConfig) -> None:
@@ -187,7 +203,7 @@ def check_settings(config: TrainConfig) -> None:
     from ml.networks.weights import is_file, load_state
 
     choose_compute(config.device)
-    chosen_candidates(config, None)  # raises for an unknown name
+    _check_names(config)
     network = backbone(config.backbone)
     if is_file(config.weights):
         load_backbone(network, load_state(Path(config.weights)).state)

@@ -1,6 +1,5 @@
 import hashlib
 import http.server
-import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -87,14 +86,17 @@ def test_download_times_out_if_the_server_does_not_respond(published: Path, tmp_
         download(f"{address}/{published.name}", tmp_path / "cache", timeout_seconds=0.1)
 
 
-def test_read_weights_warns_if_imagenet_weights_are_not_available(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_read_weights_raises_a_retryable_error_that_names_the_setting_if_imagenet_weights_are_not_available(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
-    assert read_weights("imagenet", "resnet18", tmp_path) is None
-    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert "TRAINED FROM RANDOM WEIGHTS" in record.getMessage()
+    with pytest.raises(
+        WeightsUnavailable, match=r"cannot be downloaded \(.*\)\. .* set weights to .* 'none'"
+    ) as raised:
+        read_weights("imagenet", "resnet18", tmp_path)
+    assert raised.value.retryable
+    assert len(str(raised.value)) <= 300
 
 
 def test_imagenet_url_contains_a_hash() -> None:

@@ -35,11 +35,13 @@ def test_chosen_candidates_have_no_duplicates(weights: Weights) -> None:
         TrainConfig(candidates=())
 
 
-def test_chosen_candidates_without_weights_are_trained_whole() -> None:
-    assert chosen_candidates(TrainConfig(candidates=("frozen", "scratch", "lp-ft", "whole")), None) == (
-        "whole",
-        "scratch",
+def test_chosen_candidates_without_weights_are_trained_whole_which_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    config = TrainConfig(candidates=("frozen", "scratch", "lp-ft", "whole"), weights="none")
+    assert chosen_candidates(config, None) == ("whole", "scratch")
+    rest = (
+        "needs pretrained weights, and the setting weights is 'none': 'whole' is trained from random weights instead."
     )
+    assert caplog.messages == [f"The network '{name}' {rest}" for name in ("frozen", "lp-ft")]
 
 
 @pytest.mark.parametrize("candidate", CANDIDATES.values(), ids=CANDIDATES)
