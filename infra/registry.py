@@ -178,6 +178,12 @@ class Registry:
         with _mlflow_errors("Setting the champion"):
             self._client.set_registered_model_alias(self._name, _CHAMPION, version)
 
+    def remove_champion(self) -> None:
+        """Remove the alias `champion`, if there is one."""
+        if self.champion() is not None:
+            with _mlflow_errors("Removing the champion"):
+                self._client.delete_registered_model_alias(self._name, _CHAMPION)
+
     def tag_version(self, version: str, tags: Mapping[str, str]) -> None:
         """Set tags of a version."""
         with _mlflow_errors("Tagging the model version"):

@@ -75,8 +75,6 @@ def live_champion(settings: Settings, registry: Registry) -> Champion | None:
         withdrawn = next((each.environment.get("BUNDLE_SHA256") for each in checked), None)
     version, sha256 = (live.environment.get(name, "") for name in ("MODEL_VERSION", "BUNDLE_SHA256"))
     champion = Champion(version, sha256, live, traffic.moved, withdrawn)
-    if champion.moved:
-        logger.warning("Another tool moved the traffic to revision %s with %s.", live.name, champion.name)
     alias = registry.champion()
     registered = registry.version_of(champion.bundle_sha256)
     if registered is not None and (alias is None or alias.version != registered.version):
@@ -99,7 +97,7 @@ def examine(champion: Champion, poster_name: str, store: Store, registry: Regist
         silent = str(error)
         logger.warning("The champion, %s, does not answer: %s", champion.name, error)
     try:
-        bundle = fetch_bundle(store, registry, folder, sha256, _training_run(sha256, store, registry))
+        bundle = fetch_bundle(store, registry, folder, sha256, training_run(sha256, store, registry))
     except NotFound as error:
         logger.warning("The champion, %s, is lost: %s", champion.name, error)
         return ChampionState(None, damaged, silent)
@@ -109,7 +107,7 @@ def examine(champion: Champion, poster_name: str, store: Store, registry: Regist
     return ChampionState(Model.load(bundle), damaged, silent)
 
 
-def _training_run(sha256: str, store: Store, registry: Registry) -> str | None:
+def training_run(sha256: str, store: Store, registry: Registry) -> str | None:
     """The MLflow run that trained a bundle; None if it is unknown."""
     registered = registry.version_of(sha256)
     if registered is not None:

@@ -1,14 +1,16 @@
 """Step 5: score the chosen network on the test part, and compare it with the baselines and the champion."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from infra.registry import Registry
 from infra.settings import read_settings
 from infra.store import Store
 from ml.data.dataset import Dataset
 from ml.data.splits import TEST
-from ml.evaluation.gate import decide
+from ml.evaluation.gate import Decision, decide
 from ml.evaluation.judge import Evaluation, judge
 from ml.evaluation.model_report import model_report
 from ml.evaluation.predictions import PredictionSet
@@ -45,8 +47,11 @@ def evaluate(dataset: DatasetRecord, training: TrainingRecord, promotion: Promot
     known = _known_posters(data, store)
     champion = live_champion(settings, registry)
     state = examine(champion, known[0].name, store, registry, workspace) if champion else None
-    verdict = _verdict(training, challenger, champion, state, evaluation, data, store)
-    promote, reason = verdict.promote, verdict.reason
+    decide_by_gate = partial(
+        decide, dataset=data, read_poster=lambda id: store.read(poster_key(id)), opponents=evaluation.opponents
+    )
+    gate = verdict(training.bundle_sha256, challenger, champion, state, decide_by_gate)
+    promote, reason = gate.promote, gate.reason
     if promotion != "by_gate" and not (champion and champion.bundle_sha256 == training.bundle_sha256):
         promote = promotion == "always"
         reason = f"{reason} For this run the setting is promote: {promotion}."
@@ -60,7 +65,7 @@ def evaluate(dataset: DatasetRecord, training: TrainingRecord, promotion: Promot
     return EvaluationRecord(
         scores=[ScoreRecord(name=name, **scores.scalars()) for name, scores in evaluation.scores.items()],
         better=promote,
-        passed_gate=verdict.promote,
+        passed_gate=gate.promote,
         reason=reason,
         known_posters=known,
         redeploy_champion=reason_to_redeploy(champion, state, settings) if champion and state and not promote else None,
@@ -68,32 +73,34 @@ def evaluate(dataset: DatasetRecord, training: TrainingRecord, promotion: Promot
 
 
 @dataclass(frozen=True)
-class _Verdict:
+class Verdict:
+    """Whether the challenger replaces the champion if no person decides it, and why."""
+
     promote: bool
     reason: str
 
 
-def _verdict(
-    training: TrainingRecord,
+def verdict(
+    bundle_sha256: str,
     challenger: Model,
     champion: Champion | None,
     state: ChampionState | None,
-    evaluation: Evaluation,
-    data: Dataset,
-    store: Store,
-) -> _Verdict:
-    """Whether the challenger replaces the champion, if no person decides it."""
-    moved = f"Another tool moved the traffic to {champion.revision.name}. " if champion and champion.moved else ""
-    if champion and champion.bundle_sha256 == training.bundle_sha256:
-        return _Verdict(False, f"{moved}{champion.name} is this model")
-    if champion and champion.withdrawn_sha256 == training.bundle_sha256:
-        return _Verdict(False, f"{moved}Only a person moves it back to this model: set promote: always.")
-    model = state.model if state else None
-    if champion and state and model is None and state.silent:
-        return _Verdict(False, f"{moved}The champion, {champion.name}, cannot be compared: {state.silent}")
-    lost = f"The champion, {champion.name}, has no intact copy. " if champion and model is None else ""
-    decision = decide(challenger, model, data, lambda id: store.read(poster_key(id)), opponents=evaluation.opponents)
-    return _Verdict(decision.promote, f"{moved}{lost}{decision.sentence}")
+    compare: Callable[[Model, Model | None], Decision],
+) -> Verdict:
+    """The verdict on a challenger. `compare` is the gate: challenger and champion, None if nothing is live or left."""
+    if champion is None or state is None:
+        decision = compare(challenger, None)
+        return Verdict(decision.promote, decision.sentence)
+    moved = f"Another tool moved the traffic to {champion.revision.name}. " if champion.moved else ""
+    if champion.bundle_sha256 == bundle_sha256:
+        return Verdict(False, f"{moved}{champion.name} is this model")
+    if champion.withdrawn_sha256 == bundle_sha256:
+        return Verdict(False, f"{moved}Only a person moves it back to this model: set promote: always.")
+    if state.model is None and state.silent:
+        return Verdict(False, f"{moved}The champion, {champion.name}, cannot be compared: {state.silent}")
+    lost = f"The champion, {champion.name}, has no intact copy. " if state.model is None else ""
+    decision = compare(challenger, state.model)
+    return Verdict(decision.promote, f"{moved}{lost}{decision.sentence}")
 
 
 def _known_posters(data: Dataset, store: Store) -> list[KnownPoster]:

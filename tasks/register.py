@@ -1,18 +1,22 @@
 """Step 6: register the trained network as a version in MLflow's registry."""
 
+import logging
 import subprocess
 from pathlib import Path
 
-from infra.registry import Registry
-from infra.settings import read_settings
+from infra.errors import NotFound
+from infra.registry import ModelVersion, Registry
+from infra.settings import Settings, read_settings
 from infra.store import Store
 from ml.data.splits import TEST
 from serving.bundle.model import MODEL
 from tasks.artifacts import show_link
 from tasks.bundles import check_bundle, fetch_bundle
-from tasks.champion import live_champion, version_name
+from tasks.champion import Champion, live_champion, training_run, version_name
 from tasks.records import DatasetRecord, EvaluationRecord, ModelRecord, TrainingRecord
 from tasks.step import reused, step
+
+logger = logging.getLogger("tasks")
 
 BETTER_THAN_CHAMPION = "better_than_champion"
 """Tag of a version: whether it passed the gate, at its registration or later at its promotion."""
@@ -27,34 +31,62 @@ def register(dataset: DatasetRecord, training: TrainingRecord, evaluation: Evalu
         NotFound: the bundle has no intact copy.
     """
     settings = read_settings(dataset.collection)
-    registry = Registry(settings)
+    store, registry = Store(settings), Registry(settings)
+    champion = live_champion(settings, registry)
+    is_live = champion is not None and champion.bundle_sha256 == training.bundle_sha256
+    if champion is not None and not is_live and registry.version_of(champion.bundle_sha256) is None:
+        _register_champion_again(champion, store, registry, settings)
+    # The tag of a live version is that of its promotion.
+    gate = {} if is_live else {BETTER_THAN_CHAMPION: str(evaluation.passed_gate).lower()}
     registered = registry.version_of(training.bundle_sha256)
     if registered is not None:
-        live_champion(settings, registry)
+        registry.tag_version(registered.version, gate)
         record = _record(registered.version, registered.run_id, training, dataset)
         return reused(record, f"{version_name(record.version, record.bundle_sha256)} has this bundle")
-    folder = fetch_bundle(Store(settings), registry, settings.folder, training.bundle_sha256, training.run_id)
-    manifest = check_bundle(folder, training.bundle_sha256)
+    folder = fetch_bundle(store, registry, settings.folder, training.bundle_sha256, training.run_id)
     scores = evaluation.scores[0].model_dump(exclude={"name"})
     tags = {
-        "bundle_sha256": training.bundle_sha256,
         "dataset_key": dataset.dataset_key,
         "dataset_date": dataset.snapshot_date,
         "git_commit": git_commit(),
         "network": training.chosen,
         "collection": dataset.collection,
         **{f"{TEST}/{metric}": f"{value:.4f}" for metric, value in scores.items()},
-        BETTER_THAN_CHAMPION: str(evaluation.passed_gate).lower(),
+        **gate,
     }
-    version = registry.register(
-        training.run_id, folder / MODEL, manifest.preprocessing.size, len(manifest.genres), tags
-    )
-    live_champion(settings, registry)  # the alias goes to this version if it is live and was deleted
+    version = _register(registry, training.run_id, folder, training.bundle_sha256, tags)
+    live_champion(settings, registry)  # sets the alias, if the live version was deleted from the registry
     name = version_name(version.version, training.bundle_sha256)
     if settings.tracking_uri.startswith("http"):
         link = f"{settings.tracking_uri}/#/models/{settings.model_name}/versions/{version.version}"
         show_link("model-version", link, name[:1].upper() + name[1:])
     return _record(version.version, training.run_id, training, dataset)
+
+
+def _register(registry: Registry, run_id: str, folder: Path, sha256: str, tags: dict[str, str]) -> ModelVersion:
+    manifest = check_bundle(folder, sha256)
+    size, genres = manifest.preprocessing.size, len(manifest.genres)
+    return registry.register(run_id, folder / MODEL, size, genres, {"bundle_sha256": sha256, **tags})
+
+
+def _register_champion_again(champion: Champion, store: Store, registry: Registry, settings: Settings) -> None:
+    """Register the live model, whose version somebody deleted, and set the alias.
+
+    If its run or its bundle is gone as well, the alias is removed, because it would name another model.
+    """
+    run_id = training_run(champion.bundle_sha256, store, registry)
+    try:
+        if run_id is None or not registry.has_run(run_id):
+            raise NotFound("its MLflow run does not exist.")
+        folder = fetch_bundle(store, registry, settings.folder, champion.bundle_sha256, run_id)
+    except NotFound as error:
+        registry.remove_champion()
+        logger.warning("The champion, %s, cannot be registered again: %s", champion.name, error)
+        return
+    tags = {"dataset_key": check_bundle(folder, champion.bundle_sha256).dataset_key, "collection": settings.collection}
+    version = _register(registry, run_id, folder, champion.bundle_sha256, tags)
+    registry.set_champion(version.version)
+    logger.warning("The champion, %s, was deleted from the registry; it is version %s.", champion.name, version.version)
 
 
 def _record(version: str, run_id: str, training: TrainingRecord, dataset: DatasetRecord) -> ModelRecord:

@@ -152,7 +152,11 @@ def _sha256_here(folder: Path) -> str | None:
 
 def _merged_history(store: Store, file: Path) -> str:
     """The bucket's history with the rows that only the workspace has: `collect` may have extended it."""
-    in_bucket = store.read(HISTORY).decode()
+    try:
+        in_bucket = store.read(HISTORY).decode()
+    except NotFound:
+        logger.warning("%s is missing. Changes that this workspace does not know are lost.", store.uri(HISTORY))
+        return file.read_text(encoding="utf-8") if file.exists() else ""
     try:
         return merged(in_bucket, file.read_text(encoding="utf-8") if file.exists() else "")
     except ValueError:

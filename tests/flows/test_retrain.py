@@ -1,11 +1,16 @@
 """The flow on a running stack: temporary faults, reuse, rejected revisions, the schedule."""
 
 import json
+import os
+import shutil
+import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import StringIO
+from pathlib import Path
 
 import pytest
 import requests
@@ -23,19 +28,24 @@ from flows.parameters import RetrainParameters
 from flows.summary import RunSummary, run_retrain, show_predictions
 from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction
-from infra.errors import DeploymentError
+from infra.errors import DamagedBundleError, DeploymentError
 from infra.files import exclusive_lock, sha256_of
 from infra.local.processes import Processes
 from infra.local.stack import Stack
 from infra.registry import Registry
+from infra.revisions import Resources
 from infra.settings import read_settings
 from infra.store import Store
-from tasks.champion import live_champion
+from ml.evaluation.gate import decide
+from serving.bundle.model import Model
+from tasks.champion import ChampionState, examine, live_champion, reason_to_redeploy
 from tasks.errors import StalePosterError
+from tasks.evaluate import verdict
 from tasks.posters import fetch_posters
 from tasks.records import BundleRecord
 from tasks.redeploy import redeploy, write_deployment
 from tests.faults import Fault, fault_proxy
+from tests.storage import delete
 
 pytestmark = pytest.mark.stack
 
@@ -193,6 +203,175 @@ def test_revision_with_other_predictions_than_its_bundle_does_not_go_live(first_
         redeploy.__wrapped__(record.dataset, record.evaluation, record.model, other)
     assert CloudRun(settings).live(settings.service).environment["BUNDLE_SHA256"] == sha256
     assert Registry(settings).champion().version == record.model.version
+
+
+def bucket_objects(store: Store) -> set[str]:
+    """The objects that a run needs of those that it stores."""
+    prefixes = ("pages/", "posters/", "datasets/", "answers/", "bundles/", "trainings/")
+    return {key for prefix in prefixes for key in store.keys(prefix)}
+
+
+def forget_loaded_model(revision: str) -> None:
+    """Kill the processes of a revision, so that the next request starts it and loads its bundle."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"K_REVISION={revision}\0" in (folder / "environ").read_text(errors="replace") + "\0":
+                os.kill(int(folder.name), signal.SIGKILL)
+
+
+def is_answered_by(sha256: str, first_run) -> bool:
+    record = first_run[0].record
+    response = request_prediction(record.deployment.url, record.evaluation.known_posters[0].name)
+    return bool(response["model"]["sha256"] == sha256)
+
+
+def test_objects_missing_in_the_bucket_are_put_back(first_run, parameters: RetrainParameters) -> None:
+    settings, record = read_settings(), first_run[0].record
+    store, sha256 = Store(settings), record.training.bundle_sha256
+    before = bucket_objects(store)
+    page = store.keys("pages/")[0]
+    here, nowhere = store.keys("posters/")[:2]
+    lost = [page, here, nowhere, record.training.predictions_key, f"bundles/{sha256}/figures.json"]
+    dataset = f"datasets/{record.dataset.dataset_key}"
+    lost += [f"{dataset}/labels.npy", f"{dataset}/manifest.json"]
+    for key in lost:
+        delete(store, key)
+    for key in (page, nowhere, record.training.predictions_key, f"{dataset}/labels.npy"):
+        (settings.workspace / key).unlink()
+    summary = run_retrain(parameters)
+    assert summary.record.training == record.training
+    assert summary.record.dataset == record.dataset
+    assert summary.record.posters.new == 1
+    assert before - bucket_objects(store) == set()
+    assert summary.message.startswith("champion kept") and summary.record.deployment is None
+
+
+def test_damaged_champion_is_restored_in_a_new_revision(first_run, parameters: RetrainParameters) -> None:
+    settings, sha256 = read_settings(), first_run[0].record.training.bundle_sha256
+    store, before = Store(settings), CloudRun(settings).live(settings.service)
+    for key in store.keys(f"bundles/{sha256}/"):
+        delete(store, key)
+    shutil.rmtree(settings.workspace / "bundles" / sha256)
+    forget_loaded_model(before.name)
+    with pytest.raises(DamagedBundleError):
+        is_answered_by(sha256, first_run)
+    summary = run_retrain(parameters)
+    assert summary.message.startswith("champion kept")
+    assert summary.record.evaluation.redeploy_champion == "its bundle was damaged in the bucket and is restored"
+    after = CloudRun(settings).live(settings.service)
+    assert after.name != before.name and after.environment == before.environment
+    assert is_answered_by(sha256, first_run)
+
+
+def test_champion_that_refuses_the_call_is_neither_redeployed_nor_replaced_without_a_comparison(
+    first_run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ANIME_GENRE_CORS_ORIGINS", "https://example.org")
+    settings, record = read_settings(), first_run[0].record
+    store, registry = Store(settings), Registry(settings)
+    champion = live_champion(settings, registry)
+    with fault_proxy(champion.revision.url, Fault("POST /", status=403)) as refusing:
+        refused = replace(champion, revision=replace(champion.revision, url=refusing.url))
+        state = examine(refused, record.evaluation.known_posters[0].name, store, registry, tmp_path)
+    assert state.model is not None and not state.damaged and "do not allow a call" in state.silent
+    assert reason_to_redeploy(champion, state, settings) is None
+    assert reason_to_redeploy(champion, replace(state, silent=None), settings) == "CORS_ORIGINS changed"
+    lost = verdict("0" * 64, state.model, champion, replace(state, model=None), decide)
+    assert not lost.promote and "cannot be compared: The credentials do not allow" in lost.reason
+
+
+def test_changed_settings_arrive_with_a_new_revision_of_the_same_model(
+    first_run, parameters: RetrainParameters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = read_settings()
+    before = CloudRun(settings).live(settings.service)
+    assert run_retrain(parameters).record.deployment is None
+    monkeypatch.setenv("ANIME_GENRE_CORS_ORIGINS", "https://example.org")
+    monkeypatch.setenv("ANIME_GENRE_FUNCTION_MEMORY", "2Gi")
+    summary = run_retrain(parameters)
+    assert [(step.name, step.state) for step in summary.steps][-1] == ("redeploy champion", "Completed")
+    after = CloudRun(settings).live(settings.service)
+    assert after.environment == {**before.environment, "CORS_ORIGINS": "https://example.org"}
+    assert after.resources == Resources("1", "2Gi")
+    response = requests.get(f"{after.url}/health", headers={"Origin": "https://example.org"}, timeout=30)
+    assert response.headers["Access-Control-Allow-Origin"] == "https://example.org"
+    monkeypatch.undo()
+
+
+def test_old_model_keeps_its_revision_if_the_decoder_changed(
+    first_run, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    settings = read_settings()
+    champion = live_champion(settings, Registry(settings))
+    model = Model.load(settings.workspace / "bundles" / champion.bundle_sha256)
+    state = ChampionState(model, damaged=False, silent=None)
+    changed = settings.model_copy(update={"cors_origins": "https://other.example"})
+    assert reason_to_redeploy(champion, state, changed)
+    monkeypatch.setattr("tasks.champion.PREPROCESSING_VERSION", 2)
+    assert reason_to_redeploy(champion, state, changed) is None
+
+
+def test_registry_edited_by_hand_is_mended(first_run, parameters: RetrainParameters) -> None:
+    settings, record, client = read_settings(), first_run[0].record, MlflowClient()
+    client.delete_registered_model(settings.model_name)
+    client.delete_experiment(client.get_run(record.training.run_id).info.experiment_id)
+    summary = run_retrain(parameters)
+    assert summary.record.training == record.training
+    champion = Registry(settings).champion()
+    assert champion.tags["bundle_sha256"] == record.training.bundle_sha256
+    assert champion.version == summary.record.model.version
+    assert f"version 1 ({record.training.bundle_sha256[:8]}) is this model" in summary.message
+
+
+def send_traffic_by_hand(stack: Stack, revision: str) -> None:
+    """Move the traffic as `gcloud run services update-traffic` does."""
+    settings = read_settings()
+    cloud_run = CloudRun(settings)
+    name = f"projects/{settings.google_project}/locations/{settings.google_region}/services/{settings.service}"
+    target = {"type": "TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION", "revision": revision, "percent": 100}
+    requests.patch(
+        f"{stack.cloud_run_url}/v2/{name}?updateMask=traffic", json={"traffic": [target]}, timeout=30
+    ).raise_for_status()
+    deadline = time.monotonic() + 30
+    while cloud_run.live(settings.service).name != revision and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def test_traffic_moved_by_another_tool_stays_until_a_better_model_or_a_person_moves_it(
+    first_run, stack: Stack, parameters: RetrainParameters
+) -> None:
+    settings, first_sha256 = read_settings(), first_run[0].record.training.bundle_sha256
+    cloud_run, client = CloudRun(settings), MlflowClient()
+    run_retrain(parameters)  # with the present settings
+    first = cloud_run.live(settings.service)
+    other = parameters.model_copy(update={"train": replace(parameters.train, epochs=1)})
+    second = run_retrain(other.model_copy(update={"promote": "always"})).record
+    assert cloud_run.live(settings.service).name == second.deployment.revision != first.name
+    promoted = client.get_model_version(settings.model_name, second.model.version)
+    assert promoted.tags["better_than_champion"] == str(second.evaluation.passed_gate).lower()
+
+    send_traffic_by_hand(stack, first.name)
+    kept = run_retrain(other)
+    assert kept.message.startswith(f"champion kept: Another tool moved the traffic to {first.name}.")
+    assert "Only a person moves it back" in kept.message and kept.record.deployment is None
+    assert cloud_run.live(settings.service).name == first.name
+    assert Registry(settings).champion().tags["bundle_sha256"] == first_sha256
+
+    run_retrain(other.model_copy(update={"promote": "always"}))
+    traffic = cloud_run.traffic(settings.service)
+    assert not traffic.moved and traffic.revision.environment["BUNDLE_SHA256"] == second.training.bundle_sha256
+
+    # A champion without a copy of its bundle is replaced without a comparison with it.
+    store = Store(settings)
+    for key in store.keys(f"bundles/{second.training.bundle_sha256}/"):
+        delete(store, key)
+    shutil.rmtree(settings.workspace / "bundles" / second.training.bundle_sha256)
+    client.delete_model_version(settings.model_name, second.model.version)
+    for folder in (settings.workspace / "mlflow-artifacts").rglob(f"{second.training.run_id}/artifacts/bundle"):
+        shutil.rmtree(folder)
+    replaced = run_retrain(parameters)
+    assert "has no intact copy" in replaced.message and "for the baseline 'every genre'" in replaced.message
+    assert is_answered_by(first_sha256, first_run)
 
 
 def test_poster_with_another_hash_is_fetched_from_the_bucket(first_run, tmp_path) -> None:

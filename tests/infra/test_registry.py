@@ -67,6 +67,14 @@ def test_run_that_raises_is_failed_and_still_exists(registry: Registry) -> None:
     assert not registry.has_run("0" * 32)
 
 
+def test_deleted_experiment_is_restored_with_its_runs(registry: Registry, workspace: Path) -> None:
+    with registry.run("kept", {}) as run_id:
+        pass
+    mlflow.delete_experiment(mlflow.get_run(run_id).info.experiment_id)
+    assert not registry.has_run(run_id)
+    assert Registry(Settings(workspace=workspace)).has_run(run_id)
+
+
 def test_registered_version_is_found_by_bundle_and_predicts_in_mlflow(registry: Registry, model: Path) -> None:
     with registry.run("training", {}) as run_id:
         pass

@@ -10,10 +10,11 @@ from ml.data.decoding import Poster
 from ml.data.genres import Genre
 from ml.errors import DatasetError
 from ml.evaluation.gate import decide, shared_genres
+from ml.evaluation.judge import predict
 from ml.export.bundle_writer import write_bundle
 from ml.networks.weights import Weights
 from ml.reporting import NullReporter
-from ml.scores.intervals import Interval
+from ml.scores.intervals import Interval, Predictions
 from ml.training.learning import train_networks
 from ml.training.outcome import TrainingOutcome
 from serving.bundle.model import Model
@@ -64,6 +65,18 @@ def test_gate_keeps_a_champion_without_shared_genres(model: Model, dataset: Data
     assert not decision.promote
     assert decision.sentence.startswith("The champion shares no genre with the challenger, so only a person may")
     assert decision.sentence.endswith("The challenger is not promoted.")
+
+
+def test_gate_keeps_a_challenger_that_is_clearly_worse_than_a_recipe(model: Model, dataset: Dataset) -> None:
+    labels = dataset.labels[dataset.rows("test")]
+    perfect = Predictions(labels.astype(np.float32), labels == 1)
+    nothing = Predictions(np.zeros(labels.shape, np.float32), np.zeros(labels.shape, np.bool_))
+    decision = decide(model, None, dataset, opponents={"every genre": nothing, "recipe": perfect})
+    assert not decision.promote
+    assert "'recipe' of the same run has 1.000 (difference -" in decision.sentence
+    assert decide(model, None, dataset, opponents={"every genre": nothing}).promote
+    probabilities, decisions = predict(model, dataset)
+    assert decide(model, None, dataset, opponents={"itself": Predictions(probabilities, decisions)}).promote
 
 
 def test_shared_genres_match_by_id_or_else_by_name_without_case() -> None:
