@@ -120,16 +120,23 @@ def test_dataset_is_not_left_behind_by_an_interrupted_build(
 
 def test_dataset_that_two_processes_build_at_the_same_time_is_right(tmp_path: Path, small: PreprocessConfig) -> None:
     code = """if True:
-        import logging, sys
+        import sys, time
         from pathlib import Path
         from ml.configuration import PreprocessConfig
         from ml.data.dataset import build_dataset
         from ml.reporting import NullReporter
         from tests.ml.conftest import make_posters
 
-        logging.basicConfig(format="%(message)s", stream=sys.stdout)
+        class Slow(NullReporter):
+            def progress(self, done: int, total: int, what: str) -> None:
+                time.sleep(0.1)
+
+        posters = make_posters(Path(sys.argv[2]), 60)
         config = PreprocessConfig(image_size=32, min_posters=10, min_posters_per_part=2)
-        dataset = build_dataset(make_posters(Path(sys.argv[2]), 60), Path(sys.argv[1]), config, NullReporter())
+        (Path(sys.argv[2]) / "ready").touch()
+        while len(list(Path(sys.argv[1]).glob("*/ready"))) < 2:
+            time.sleep(0.001)
+        dataset = build_dataset(posters, Path(sys.argv[1]), config, Slow())
         print(dataset.images[:].astype(int).sum(), dataset.labels.sum())
     """
     command = [sys.executable, "-c", code, str(tmp_path)]
