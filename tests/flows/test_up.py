@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+import requests
 from mlflow.tracking import MlflowClient
 from playwright.sync_api import expect
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -107,6 +108,8 @@ def test_run_of_the_deployment_is_tracked_and_served_by_the_page(up: Up, tmp_pat
     assert f"Their data is in {up.workspace}, their logs are in {up.workspace / 'logs'}." in up.printed
     assert "Model: none is live yet." in up.printed
     assert re.search(r"Schedule: '0 4 \* \* 1' in time zone \S+; next run Monday, 20\d\d-\d\d-\d\d 04:00\.", up.printed)
+    for address in (up.addresses["Function"], f"{up.addresses['Page']}/model"):
+        assert "No model has been trained yet" in requests.get(address).text
     killed = _kill_page(up)
     with up.client() as client:
         deployment = client.read_deployment_by_name("retrain/retrain")
@@ -134,6 +137,10 @@ def test_run_of_the_deployment_is_tracked_and_served_by_the_page(up: Up, tmp_pat
         page.get_by_role("button", name="Predict genres").click()
         expect(page.get_by_text("Predicted by model version 1")).to_be_visible(timeout=15_000)
         assert page.locator("li.genre").count() >= 2
+        page.reload()
+        expect(page.get_by_text("Try a sample")).to_be_visible()
+        page.get_by_role("link", name="Model").click()
+        expect(page.get_by_text("It learned from posters of the built-in site")).to_be_visible()
 
 
 def _kill_page(up: Up) -> psutil.Process:
