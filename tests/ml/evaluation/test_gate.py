@@ -67,16 +67,19 @@ def test_gate_keeps_a_champion_without_shared_genres(model: Model, dataset: Data
     assert decision.sentence.endswith("The challenger is not promoted.")
 
 
-def test_gate_keeps_a_challenger_that_is_clearly_worse_than_a_recipe(model: Model, dataset: Dataset) -> None:
+def test_gate_keeps_the_champion_if_a_recipe_is_clearly_better_than_the_challenger(
+    outcome: TrainingOutcome, worse: Model, dataset: Dataset, quick: TrainConfig, tmp_path: Path
+) -> None:
+    everything = replace(outcome.chosen, thresholds=np.full(len(dataset.genres), 0.0001))
+    challenger = write_bundle(tmp_path / "everything", everything, quick, dataset, "")
     labels = dataset.labels[dataset.rows("test")]
     perfect = Predictions(labels.astype(np.float32), labels == 1)
     nothing = Predictions(np.zeros(labels.shape, np.float32), np.zeros(labels.shape, np.bool_))
-    decision = decide(model, None, dataset, opponents={"every genre": nothing, "recipe": perfect})
+    itself = Predictions(*predict(challenger, dataset))
+    assert decide(challenger, worse, dataset, opponents={"nothing": nothing, "itself": itself}).promote
+    decision = decide(challenger, worse, dataset, opponents={"nothing": nothing, "recipe": perfect})
     assert not decision.promote
     assert "'recipe' of the same run has 1.000 (difference -" in decision.sentence
-    assert decide(model, None, dataset, opponents={"every genre": nothing}).promote
-    probabilities, decisions = predict(model, dataset)
-    assert decide(model, None, dataset, opponents={"itself": Predictions(probabilities, decisions)}).promote
 
 
 def test_shared_genres_match_by_id_or_else_by_name_without_case() -> None:
