@@ -4,6 +4,8 @@ The alias `champion` names the version that has the function's traffic.
 """
 
 import logging
+import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +52,7 @@ class Registry:
     def __init__(self, settings: Settings) -> None:
         self._name = settings.model_name
         uri = settings.tracking_uri
+        _limit_retries(settings.service_timeout_seconds)
         with _mlflow_errors("Opening MLflow"):
             mlflow.set_tracking_uri(uri)
             self._client = MlflowClient(uri)
@@ -198,6 +201,15 @@ def _version(entity: Any) -> ModelVersion:
 def _metric_name(name: str) -> str:
     """Replace the characters that MLflow does not allow in names of metrics."""
     return "".join(letter if letter.isalnum() or letter in "_-. /" else "_" for letter in name)
+
+
+def _limit_retries(seconds: float) -> None:
+    """Keep MLflow's client from retrying a request for longer than this, unless the environment says how often.
+
+    By default it waits for four minutes, and a step that is retried four times as long. It waits 0, 4, 8, 16, ...
+    seconds before its retries.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(1 + int(math.log2(1 + seconds / 4))))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The MLflow client with sqlite: runs, artifacts, model versions and the champion."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from onnx import TensorProto, helper
 from infra.errors import ServiceUnavailable
 from infra.registry import Registry
 from infra.settings import Settings
+from tests.faults import Fault, fault_proxy
 
 pytestmark = pytest.mark.stack
 
@@ -110,3 +112,13 @@ def test_registry_is_unavailable_if_the_server_is_unreachable(tmp_path: Path) ->
             Registry(Settings(workspace=tmp_path, mlflow_tracking_uri="http://127.0.0.1:9"))
     finally:
         mlflow.set_tracking_uri(None)
+
+
+def test_registry_retries_for_the_time_limit_of_services(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+    started = time.monotonic()
+    with fault_proxy("http://127.0.0.1:9", Fault("")) as proxy, pytest.raises(ServiceUnavailable, match="503"):
+        Registry(Settings(workspace=workspace, mlflow_tracking_uri=proxy.url, service_timeout_seconds=3))
+    mlflow.set_tracking_uri(None)
+    assert proxy.faults[0].hits == 2
+    assert time.monotonic() - started < 5
