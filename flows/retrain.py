@@ -2,8 +2,8 @@
 
 import logging
 
-from prefect import Flow, flow
-from prefect.client.schemas.objects import FlowRun, State
+from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows.parameters import RetrainParameters, check_parameters
@@ -23,10 +23,10 @@ from tasks.train import train
 from tasks.upload import upload
 
 
-def configure_logging(flow: "Flow[..., object]", flow_run: FlowRun, state: State) -> None:
+def configure_logging() -> None:
     """Log the project's packages at level INFO and its own errors without a traceback.
 
-    A hook that runs when a flow starts: Prefect would log other packages at level WARNING.
+    A flow calls this first, because Prefect logs other packages at level WARNING.
     """
     for name in LOGGED_PACKAGES.split(","):
         logging.getLogger(name).setLevel(logging.INFO)
@@ -41,9 +41,10 @@ def _remove_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-@flow(name="retrain", persist_result=False, on_running=[configure_logging])
+@flow(name="retrain", persist_result=False)
 def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
     """Scrape the site, train, and deploy the new model if it is better than the champion."""
+    configure_logging()
     check_parameters(parameters)
     with exclusive_lock(read_settings().workspace):
         catalogue = scrape(

@@ -28,6 +28,7 @@ from flows.parameters import RetrainParameters
 from infra.cloud_run import CloudRun
 from infra.local.processes import claim_port
 from infra.local.stack import Stack
+from infra.registry import Registry
 from infra.settings import read_settings
 from tasks.champion import version_name
 
@@ -87,6 +88,7 @@ def keep_up(
             "LABEL_NOUN": settings.label_noun,
         },
         f"http://{loopback}:{page_port}/healthz",
+        folder=workspace,  # gunicorn imports from its working folder first
         is_viewer=True,
     )
     try:
@@ -94,7 +96,7 @@ def keep_up(
         print(
             f"All services are running. Their data is in {workspace}, their logs are in {workspace / 'logs'}.\n"
             f"  Prefect      {stack.prefect_url}   (start a run: Deployments, retrain, Run)\n"
-            f"  MLflow       {stack.mlflow_url}\n"
+            f"  MLflow       {Registry(settings).runs_url}\n"
             f"  TensorBoard  http://{loopback}:{tensorboard_port}\n"
             f"  Function     {stack.function_url}   (available once a model is live)\n"
             f"  Page         http://{loopback}:{page_port}/anime\n"

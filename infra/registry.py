@@ -59,6 +59,7 @@ class Registry:
             # With sqlite, MLflow would otherwise write artifacts into the current folder.
             artifacts = (settings.workspace / "mlflow-artifacts").absolute().as_uri()
             self._experiment_id = self._find_or_create_experiment(artifacts if uri.startswith("sqlite:") else None)
+        self.runs_url = f"{uri}/#/experiments/{self._experiment_id}/runs"
 
     def _find_or_create_experiment(self, artifact_location: str | None) -> str:
         experiment = self._client.get_experiment_by_name(_EXPERIMENT)
@@ -67,13 +68,22 @@ class Registry:
                 self._client.restore_experiment(experiment.experiment_id)
                 logger.warning("The experiment %s was deleted in MLflow and is restored.", _EXPERIMENT)
             return str(experiment.experiment_id)
-        return str(self._client.create_experiment(_EXPERIMENT, artifact_location=artifact_location))
+        # Without this tag, MLflow opens the experiment on its page for language models, "0 traces".
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return str(self._client.create_experiment(_EXPERIMENT, artifact_location=artifact_location, tags=tags))
 
     @contextmanager
-    def run(self, name: str, parameters: Mapping[str, object], parent: str | None = None) -> Iterator[str]:
-        """Start a run below the run `parent`, yield its id, and end it after the block: FAILED if the block raises."""
+    def run(
+        self, name: str, parameters: Mapping[str, object], parent: str | None = None, description: str = ""
+    ) -> Iterator[str]:
+        """Start a run below the run `parent`, yield its id, and end it after the block: FAILED if the block raises.
+
+        MLflow shows `description`, a Markdown text, at the top of the run's page.
+        """
         with _mlflow_errors("Starting an MLflow run"):
             tags = {"mlflow.parentRunId": parent} if parent else {}
+            if description:
+                tags["mlflow.note.content"] = description
             run_id = self._client.create_run(self._experiment_id, tags=tags, run_name=name).info.run_id
             entries = [Param(key, str(value)) for key, value in parameters.items()]
             self._client.log_batch(run_id, params=entries)

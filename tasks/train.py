@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from prefect.runtime import flow_run
+
 from infra.errors import NotFound
 from infra.files import move_folder, sha256_of, temporary_path, write_bytes
 from infra.registry import Registry
@@ -51,8 +53,15 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
 
     data = fetch_dataset(store, folder, dataset.dataset_key)
     checkpoints = checkpoints_of(folder, key, data, config, weights)
-    parameters = {"dataset_key": dataset.dataset_key, "posters": dataset.posters, **stored_settings(config)}
-    with registry.run("retrain", parameters) as run_id:
+    parameters = {
+        "dataset_key": dataset.dataset_key,
+        "posters": dataset.posters,
+        "collection": dataset.collection,
+        "image_size": data.preprocessing.size,
+        **stored_settings(config),
+    }
+    name = f"{dataset.collection} {dataset.snapshot_date}, {dataset.posters} posters, {config.backbone}"
+    with registry.run(name, parameters, description=_description(dataset)) as run_id:
         bundle_folder = temporary_path(folder / "bundles" / run_id)
         with _reporter(registry, run_id, settings.workspace) as reporter:
             run = run_training(
@@ -72,6 +81,13 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
     checkpoints.clear()
     show_text("training", _artifact(record), "The networks, with their figures on the validation part")
     return record
+
+
+def _description(dataset: DatasetRecord) -> str:
+    """What the MLflow run says about itself, with a link to the Prefect run that it belongs to."""
+    genres = f"{len(dataset.genres)} genres of {dataset.collection}, read on {dataset.snapshot_date}"
+    prefect_run = f" [Run in Prefect]({flow_run.ui_url})" if flow_run.ui_url else ""
+    return f"Networks for {genres}, with one nested run per network. `model.html` is the report.{prefect_run}"
 
 
 @contextmanager

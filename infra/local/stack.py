@@ -148,6 +148,9 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
         "PREFECT_API_URL": f"{prefect_url}/api",
         "PREFECT_LOGGING_EXTRA_LOGGERS": LOGGED_PACKAGES,
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
+        # The engine's own lines, such as "Downloading flow code from storage", say nothing about the run.
+        "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "WARNING",
+        "PYTHONSAFEPATH": "1",  # a file ml.py in the current folder must not replace the package
     }
     python = sys.executable
     processes.start(

@@ -51,9 +51,10 @@ def site(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         yield site
 
 
-@flow(name="collect only", on_running=[configure_logging])
+@flow(name="collect only")
 def collect(site_url: str, refresh: bool = False) -> tuple[str, str]:
     """The first two steps of the flow."""
+    configure_logging()
     config = CollectConfig(refresh=refresh)
     catalogue = scrape(site_url, RANGE, config)
     posters = download_posters(catalogue, config)

@@ -1,5 +1,6 @@
 """The command `up`: run the deployment, open the services in a browser, predict genres on the page."""
 
+import json
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ from mlflow.tracking import MlflowClient
 from playwright.sync_api import expect
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -32,6 +34,7 @@ SMALL_RUN = {
     "preprocess": {"image_size": 32},
     "train": {"trials": 1, "epochs": 4, "backbone": "squeezenet1_1", "weights": "none"},
 }
+ROOT = Path(__file__).parents[2]
 SMALL_OPTIONS = ["--image-size", "32", "--trials", "1", "--epochs", "4"]
 SMALL_OPTIONS += ["--backbone", "squeezenet1_1", "--weights", "none"]
 
@@ -42,11 +45,16 @@ class Up:
     def __init__(self, workspace: Path, *options: str) -> None:
         names = ("prefect", "mlflow", "tensorboard", "function", "page")
         ports = [part for name in names for part in (f"--{name}-port", "0")]
-        command = [sys.executable, "-m", "flows.cli", "up", "--workspace", str(workspace), *ports, *options]
+        # As the installed command: it imports nothing from the current folder, and neither must its processes.
+        command = [sys.executable, "-P", "-m", "flows.cli", "up", "--workspace", str(workspace), *ports, *options]
+        for package in ("flows", "tasks", "ml", "infra", "serving"):
+            (workspace.parent / f"{package}.py").write_text("raise SystemExit('not the package')")
         self.workspace = workspace
         self.output = workspace.parent / "out.txt"
         with self.output.open("wb") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=_outside_environment())
+            self.process = subprocess.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, env=_outside_environment(), cwd=workspace.parent
+            )
         try:
             self.printed = _wait_for(self.output, "Press Ctrl-C to stop", self.process)
         except BaseException:
@@ -82,10 +90,11 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 def _outside_environment() -> dict[str, str]:
     """The environment without the variables that connect to another stack."""
     prefixes = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "STORAGE_EMULATOR_HOST", "ANIME_GENRE_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+    return {**environment, "PYTHONPATH": str(ROOT)}
 
 
-def _wait_for(file: Path, sentence: str, process: "subprocess.Popen[bytes]", timeout_seconds: float = 120) -> str:
+def _wait_for(file: Path, sentence: str, process: "subprocess.Popen[bytes]", timeout_seconds: float = 240) -> str:
     deadline = time.monotonic() + timeout_seconds
     while sentence not in (text := file.read_text()):
         assert process.poll() is None, text
@@ -117,16 +126,30 @@ def test_run_of_the_deployment_is_tracked_and_served_by_the_page(up: Up, tmp_pat
         assert deployment.schedules[0].schedule.timezone == machine_timezone()
         assert {"site_url", "seasons"} <= set(deployment.parameters["parameters"])
         parameters = {**deployment.parameters["parameters"], **SMALL_RUN}
-        state = _run(client, parameters, State.is_final).state
-    assert state.is_completed(), state.message
-    assert "version 1 is live" in state.message
+        run = _run(client, parameters, State.is_final)
+        logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])))
+    assert run.state.is_completed(), run.state.message
+    assert re.search(r"version 1 .*is live", run.state.message)
+    lines = [each.message for each in logs]
+    assert any("weighted F1" in line for line in lines)
+    assert [line for line in lines if re.search("code from storage|Running hook|Still processing", line)] == []
     assert f"Page exited with code {-signal.SIGKILL}" in up.output.read_text() and not killed.is_running()
 
-    mlflow = MlflowClient(up.addresses["MLflow"])
+    mlflow = MlflowClient(up.addresses["MLflow"].partition("/#")[0])
     experiment = mlflow.get_experiment_by_name("anime-genre")
-    names = {each.info.run_name for each in mlflow.search_runs([experiment.experiment_id])}
-    assert names == {"retrain", "scratch", "whole", "recipe", "recipe-tuned", "trial-1"}
+    runs = mlflow.search_runs([experiment.experiment_id])
+    (training,) = [each for each in runs if "mlflow.parentRunId" not in each.data.tags]
+    assert re.fullmatch(r"built-in 20\d\d-\d\d-\d\d, \d+ posters, squeezenet1_1", training.info.run_name)
+    assert (training.data.params["image_size"], training.data.params["collection"]) == ("32", "built-in")
+    assert f"/runs/flow-run/{run.id}" in training.data.tags["mlflow.note.content"]
+    assert {each.info.run_name for each in runs} - {training.info.run_name} == {
+        *("scratch", "whole", "recipe", "recipe-tuned", "trial-1")
+    }
     assert mlflow.get_model_version_by_alias("anime-genre-built-in", "champion").version == "1"
+
+    named = re.search(r"curl -d '(.*)' -H", (ROOT / "README.md").read_text(encoding="utf-8"))
+    response = requests.post(up.addresses["Function"], json=json.loads(named[1]), timeout=30)
+    assert response.json()["genres"], response.text
 
     poster = tmp_path / "poster.jpg"
     poster.write_bytes(poster_jpeg(invented_titles()[0]))
@@ -157,7 +180,7 @@ def test_services_open_in_a_browser(up: Up) -> None:
         page.goto(f"{up.addresses['Prefect']}/deployments")
         expect(page.get_by_text("retrain").first).to_be_visible(timeout=30_000)
         page.goto(up.addresses["MLflow"])
-        expect(page.get_by_text("anime-genre").first).to_be_visible(timeout=30_000)
+        expect(page.get_by_text(re.compile(r"built-in 20.* posters")).first).to_be_visible(timeout=30_000)
         page.goto(up.addresses["TensorBoard"])
         expect(page.get_by_text("TensorBoard").first).to_be_visible(timeout=30_000)
 
