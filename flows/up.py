@@ -65,6 +65,7 @@ def keep_up(
         [python, "-m", "flows.deployments", "--parameters", parameters.model_dump_json(), *schedule],
         stack.environment,
         ready=lambda: read_edits(note, began) is not None,
+        folder=workspace,  # Prefect imports from its working folder first
     )
     start(
         "TensorBoard",
@@ -88,7 +89,7 @@ def keep_up(
             "LABEL_NOUN": settings.label_noun,
         },
         f"http://{loopback}:{page_port}/healthz",
-        folder=workspace,  # gunicorn imports from its working folder first
+        folder=workspace,  # so does gunicorn
         is_viewer=True,
     )
     try:

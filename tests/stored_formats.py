@@ -65,12 +65,15 @@ def unpack(workspace: Path, archive: Path = ARCHIVE) -> None:
         (workspace / name).write_bytes(data)
 
 
-def retrain(workspace: Path, site_url: str) -> None:
-    """Run the command that the archive was built with. It writes `summary.json` into the workspace."""
+def retrain(workspace: Path, site_url: str) -> str:
+    """Run the command that the archive was built with, and return what it prints.
+
+    It writes `summary.json` into the workspace.
+    """
     command = [sys.executable, "-m", "flows.cli", "retrain", "--workspace", str(workspace), "--site-url", site_url]
     command += ["--seasons", SEASONS, "--image-size", "32", "--min-posters", "15", "--min-posters-per-part", "2"]
     command += ["--candidates", "scratch", "--trials", "1", "--epochs", "4", "--weights", "none"]
-    subprocess.run(command, cwd=Path(__file__).parents[1], check=True)
+    return subprocess.run(command, cwd=Path(__file__).parents[1], check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def main() -> None:

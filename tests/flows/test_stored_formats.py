@@ -37,8 +37,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reused(workspace: Path) -> tuple[dict, list[str]]:
-    """A run on the archive's workspace: its summary, and the paths that it requested from the site."""
+def reused(workspace: Path) -> tuple[dict, list[str], str]:
+    """A run on the archive's workspace: its summary, the paths that it requested from the site, and what it printed."""
     requested: list[str] = []
     response = SmallSite.response
 
@@ -51,8 +51,8 @@ def reused(workspace: Path) -> tuple[dict, list[str]]:
         small_site(stored_formats.TITLES, port=stored_formats.SITE_PORT) as site_url,
     ):
         patch.setattr(SmallSite, "response", recorded)
-        stored_formats.retrain(workspace, site_url)
-    return json.loads((workspace / "summary.json").read_bytes()), requested
+        printed = stored_formats.retrain(workspace, site_url)
+    return json.loads((workspace / "summary.json").read_bytes()), requested, printed
 
 
 def test_archive_is_small_and_stores_equal_files_once(before: dict[str, bytes]) -> None:
@@ -68,7 +68,7 @@ def test_archive_has_no_absolute_path(before: dict[str, bytes]) -> None:
 
 
 def test_stored_formats_are_reused_by_each_step_and_the_champion_is_kept(reused, before: dict[str, bytes]) -> None:
-    summary, _ = reused
+    summary, _, _ = reused
     then = json.loads(before["summary.json"])["record"]
     assert [(step["name"], step["state"]) for step in summary["steps"]] == [
         *(("scrape", "Completed"), ("download posters", "Completed"), ("preprocess", "Reused")),
@@ -84,8 +84,12 @@ def test_stored_formats_are_reused_by_each_step_and_the_champion_is_kept(reused,
         assert now[record][name] == then[record][name], (record, name)
 
 
+def test_run_with_its_own_stack_ends_with_the_command_that_keeps_the_model_up(reused, workspace: Path) -> None:
+    assert reused[2].strip().splitlines()[-1] == f"To keep the model up, run: anime-genre up --workspace {workspace}"
+
+
 def test_stored_formats_need_no_request_if_nothing_is_due(reused) -> None:
-    _, requested = reused
+    _, requested, _ = reused
     assert requested == []
 
 
