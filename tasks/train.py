@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from prefect.runtime import flow_run
+from prefect.utilities.urls import url_for
 
 from infra.errors import NotFound
 from infra.files import move_folder, sha256_of, temporary_path, write_bytes
@@ -86,7 +87,8 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
 def _description(dataset: DatasetRecord) -> str:
     """What the MLflow run says about itself, with a link to the Prefect run that it belongs to."""
     genres = f"{len(dataset.genres)} genres of {dataset.collection}, read on {dataset.snapshot_date}"
-    prefect_run = f" [Run in Prefect]({flow_run.ui_url})" if flow_run.ui_url else ""
+    address = url_for("flow-run", flow_run.id) if flow_run.id else None
+    prefect_run = f" [Run in Prefect]({address})" if address else ""
     return f"Networks for {genres}, with one nested run per network. `model.html` is the report.{prefect_run}"
 
 
