@@ -110,6 +110,14 @@ def served_revision_name(service: run_v2.Service) -> str | None:
     return max(served, key=lambda target: target.percent).revision if served else None
 
 
+def _whole(quantity: str, per_unit: int, small: str, unit: str) -> str:
+    """A quantity in its larger unit, as in the settings, if it is a whole number: "1000m" CPUs are "1"."""
+    number = quantity.removesuffix(small)
+    if number == quantity or int(number) % per_unit:
+        return quantity
+    return f"{int(number) // per_unit}{unit}"
+
+
 def read_revision(revision: run_v2.Revision, url: str | None) -> Revision:
     """Convert Cloud Run's message to a `Revision` with the address `url`."""
     container = revision.containers[0]
@@ -124,6 +132,8 @@ def read_revision(revision: run_v2.Revision, url: str | None) -> Revision:
             for condition in revision.conditions
         ),
         url=url,
-        resources=Resources(limits.get("cpu", ""), limits.get("memory", "")),
+        resources=Resources(
+            _whole(limits.get("cpu", ""), 1000, "m", ""), _whole(limits.get("memory", ""), 1024, "Mi", "Gi")
+        ),
         created=revision.create_time or None,
     )
