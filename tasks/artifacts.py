@@ -15,6 +15,8 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.settings import PREFECT_API_URL
 
 logger = logging.getLogger("tasks")
 
@@ -54,6 +56,9 @@ class ProgressBars:
 
 
 def _try(name: str, write: Callable[[], object]) -> object:
+    """What `write` returns; None if Prefect fails, or if there is neither a run nor a server."""
+    if not PREFECT_API_URL.value() and TaskRunContext.get() is None and FlowRunContext.get() is None:
+        return None  # Prefect would start a server
     try:
         return write()
     except Exception as error:  # Prefect's errors have no common base class

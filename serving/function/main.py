@@ -126,8 +126,8 @@ def _openapi(request: flask.Request, watch: Stopwatch) -> Any:
 def _predict(request: flask.Request, watch: Stopwatch) -> PosterResponse | BatchResponse:
     with ExitStack() as reading:
         with watch.stage("fetch"):
-            posters = reading.enter_context(read_request(request))
-        return predict_posters(posters, _bundle, watch)
+            poster_request = reading.enter_context(read_request(request))
+        return predict_posters(poster_request, _bundle, watch)
 
 
 _ADDRESSES: dict[str, dict[str, Action]] = {
