@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # One worker per core, and at most four; the tests of one file share their fixtures on one worker.
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+# Tests wait for services, so three processes use two cores.
+PARALLEL := -n 3 --dist loadfile
 
 .PHONY: help install demo up test test-fast soak lint bench bench-training bench-serving clean
 
