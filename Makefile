@@ -2,8 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# One worker per core, and at most four; the tests of one file share their fixtures on one worker.
-# Tests wait for services, so three processes use two cores.
+# Tests wait for services, so three workers use two cores. The tests of one file share their fixtures on one worker.
 PARALLEL := -n 3 --dist loadfile
 
 .PHONY: help install demo up test test-fast soak lint bench bench-training bench-serving clean
