@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests wait for services, so three workers use two cores. The tests of one file share their fixtures on one worker.
-PARALLEL := -n 3 --dist loadfile
+# One worker per core, and at most four. The tests of one file share their fixtures on one worker.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help install demo up test test-fast soak lint bench bench-training bench-serving clean
 

@@ -449,7 +449,7 @@ def test_page_with_any_response_is_read_or_named_in_a_sentence(site: Server, tmp
         response("206 Partial", b"User-agent: *"),
         redirect("/robots.txt"),
         redirect("http://[::1"),
-        response("200 OK", gzip.compress(b"User-agent: *\nDisallow: /admin\n")),
+        response("200 OK", gzip.compress(b"User-agent: *\nDisallow: /admin\n", mtime=0)),
     ],
     ids=["a page", "noise", "403", "206", "a loop", "an address that is none", "gzip"],
 )
