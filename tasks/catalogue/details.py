@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tasks.catalogue.crawl_context import CrawlContext
-from tasks.catalogue.source import SourcePage
+from tasks.catalogue.source import DetailSource, SourcePage
 from tasks.catalogue.titles import Title
 from tasks.crawl.ledger import PageVisit
 from tasks.crawl.revisits import is_due
@@ -28,7 +28,10 @@ async def add_details(context: CrawlContext, titles: Sequence[Title], limit: int
         SiteError: many pages in a row could not be read.
         KeptPageError: as `PageReader.read`.
     """
-    pages = {t.id: page for t in titles if (page := context.source.detail_page(t, context.started))}
+    source = context.source
+    if not isinstance(source, DetailSource):
+        return list(titles)
+    pages = {t.id: page for t in titles if (page := source.detail_page(t, context.started))}
     visits = {id: context.ledger.pages.get(page.url) for id, page in pages.items()}
     due = _due(context, titles, pages, visits, limit)
     context.traffic.expect(len(due))
@@ -40,7 +43,7 @@ async def add_details(context: CrawlContext, titles: Sequence[Title], limit: int
     for title in to_read:
         url = pages[title.id].url
         try:
-            detail = await context.reader.read(url, context.source.parse_details, title.id in due)
+            detail = await context.reader.read(url, source.parse_details, title.id in due)
         except SiteBlocked:
             raise
         except SiteError as error:

@@ -61,12 +61,6 @@ class Source(Protocol):
     def parse_page(self, page: SourcePage, body: bytes) -> Sequence[Title | UnreadCard]:
         """The titles that a page lists. An UnreadCard stands for a title that cannot be read."""
 
-    def detail_page(self, title: Title, started: float) -> SourcePage | None:
-        """A title's own page; None if it has none."""
-
-    def parse_details(self, body: bytes) -> Title:
-        """The title that its own page describes."""
-
     def normalise(self, body: bytes) -> bytes:
         """A page without what differs in each response, so that unchanged pages have the same hash."""
 
@@ -86,6 +80,17 @@ class PagedSource(Source, Protocol):
 
     def next_page(self, page: SourcePage, body: bytes) -> SourcePage | None:
         """The page after a page; None after the last one. A page must not lead back to an earlier one."""
+
+
+@runtime_checkable
+class DetailSource(Source, Protocol):
+    """A source whose titles have pages of their own, with more about them than the lists."""
+
+    def detail_page(self, title: Title, started: float) -> SourcePage | None:
+        """A title's own page; None if it has none."""
+
+    def parse_details(self, body: bytes) -> Title:
+        """The title that its own page describes."""
 
 
 @runtime_checkable

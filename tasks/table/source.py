@@ -66,13 +66,6 @@ class Table:
             for row, name in zip(rows.to_dict("records"), names, strict=True)
         ]
 
-    def detail_page(self, title: Title, started: float) -> None:
-        """A title of a table has no page."""
-
-    def parse_details(self, body: bytes) -> Title:
-        """There are no pages to parse."""
-        raise NotImplementedError
-
     def normalise(self, body: bytes) -> bytes:
         """The file as it is."""
         return body
