@@ -50,6 +50,7 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
     key = _training_key(dataset, config, weights.sha256 if weights else None)
     stored = _stored(store, key)
     if stored is not None and _is_intact(stored, store, registry, folder):
+        _show_networks(stored)
         return reused(stored, f"bundle {stored.bundle_sha256[:12]} was trained on this dataset with these settings")
 
     data = fetch_dataset(store, folder, dataset.dataset_key)
@@ -80,7 +81,7 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
     move_folder(bundle_folder, folder / bundle_key(run.bundle.sha256))
     record = _store(store, registry, folder, key, run_id, run)
     checkpoints.clear()
-    show_text("training", _artifact(record), "The networks, with their figures on the validation part")
+    _show_networks(record)
     return record
 
 
@@ -178,15 +179,17 @@ def _network_record(network: NetworkOutcome) -> NetworkRecord:
     )
 
 
-def _artifact(record: TrainingRecord) -> str:
+def _show_networks(record: TrainingRecord) -> None:
+    """The artifact with the networks, in every run, also where the training is reused."""
     rows = "\n".join(
         f"| {n.name}{' (chosen)' if n.name == record.chosen else ''} | {n.backbone or ''} | {n.trained} | "
         f"{n.weighted_f1:.3f} | {n.mean_average_precision:.3f} | {n.seconds:.0f} |"
         for n in record.networks
     )
     metrics = f"{VALIDATION}/weighted_f1 | {VALIDATION}/mean_average_precision"
-    return (
+    text = (
         f"Trained on {record.device} in {record.precision}.\n\n"
         f"| network | backbone | trained | {metrics} | seconds |\n"
         f"| --- | --- | --- | --- | --- | --- |\n{rows}"
     )
+    show_text("training", text, "The networks, with their figures on the validation part")
