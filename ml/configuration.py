@@ -79,8 +79,8 @@ class TrainConfig(Checked):
     weights: str = setting(
         "imagenet",
         "Pretrained weights",
-        "Weights of the backbone: 'imagenet' (from torchvision), a state-dict file (in the flow also a gs:// address) "
-        "or 'none' to train from random weights.",
+        "Weights of the backbone: 'imagenet' (from torchvision), a .safetensors or .pth file (in the flow also its "
+        "gs:// address), or 'none' to train from random weights.",
         min_length=1,
     )
     epochs: int = setting(12, "Epochs", "Number of passes over the training part in each trial.", ge=1)

@@ -1,4 +1,4 @@
-"""Pretrained weights of a backbone: torchvision's, or those of a state-dict file."""
+"""Pretrained weights of a backbone: torchvision's, or those of a safetensors or state-dict file."""
 
 import hashlib
 import logging
@@ -16,7 +16,7 @@ import torchvision
 from torch import Tensor
 
 from ml.data.decoding import file_sha256
-from ml.errors import SettingError, WeightsError, WeightsUnavailable
+from ml.errors import SettingError, WeightsError, WeightsUnavailable, needs_package
 from ml.files import atomic_write, locked
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Weights:
 
 
 def read_weights(spec: str, backbone: str, cache: Path) -> Weights | None:
-    """The weights of a setting: 'imagenet', the path of a state-dict file, or 'none'.
+    """The weights of a setting: 'imagenet', the path of a weights file, or 'none'.
 
     Returns None for 'none'. Raises WeightsUnavailable (retryable) if ImageNet weights cannot be downloaded,
     WeightsError for an invalid file, and SettingError if torchvision has no ImageNet weights for the backbone.
@@ -48,7 +48,8 @@ def read_weights(spec: str, backbone: str, cache: Path) -> Weights | None:
         return load_state(download(imagenet_url(backbone), cache))
     except WeightsUnavailable as error:
         raise WeightsUnavailable(
-            f"{error} Try again later, or set weights to a state-dict file, or to 'none' to train from random weights."
+            f"{error} Try again later, or set weights to a .safetensors or .pth file, or to 'none' to train from "
+            "random weights."
         ) from error
 
 
@@ -63,7 +64,8 @@ def imagenet_url(backbone: str) -> str:
         return str(torchvision.models.get_model_weights(backbone).DEFAULT.url)
     except ValueError as error:
         raise SettingError(
-            f"torchvision has no ImageNet weights for '{backbone}': set weights to a state-dict file or to 'none'."
+            f"torchvision has no ImageNet weights for '{backbone}': set weights to a .safetensors or .pth file, "
+            "or to 'none'."
         ) from error
 
 
@@ -104,13 +106,37 @@ def _download(url: str, file: Path, sha256_prefix: str, timeout_seconds: float) 
 
 
 def load_state(file: Path) -> Weights:
-    """Read a state dict written by torch.save, without running code from it. Raises WeightsError for another file."""
+    """Read a safetensors file, or a state dict written by torch.save, without running code from it.
+
+    Floating-point tensors are returned in float32, whatever their precision in the file. Raises WeightsError for
+    another file.
+    """
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        sha256 = file_sha256(file)
+        state = _safetensors(file) if file.suffix == ".safetensors" else _state_dict(file)
     except OSError as error:
         raise WeightsError(f"The weights {file} cannot be read: {error.strerror or error}.") from error
+    return Weights(
+        {name: value.float() if value.is_floating_point() else value for name, value in state.items()}, sha256
+    )
+
+
+def _safetensors(file: Path) -> Mapping[str, Tensor]:
+    with needs_package("Reading a safetensors file"):
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+    try:
+        state: dict[str, Tensor] = load(file.read_bytes())
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise WeightsError(f"{file} is not a complete safetensors file.") from error
+    return state
+
+
+def _state_dict(file: Path) -> Mapping[str, Tensor]:
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise WeightsError(f"{file} is not a weights file written by torch.save.") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{file} does not contain a state dict (tensors by name).")
-    return Weights(state, file_sha256(file))
+    return state

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
 
 from ml.errors import SettingError, WeightsError, WeightsUnavailable
 from ml.networks.weights import download, imagenet_url, load_state, read_weights
@@ -114,6 +115,29 @@ def test_read_weights_names_a_backbone_without_imagenet_weights(
 
 def test_read_weights_returns_none_for_the_setting_none(tmp_path: Path) -> None:
     assert read_weights("none", "resnet18", tmp_path) is None
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pth"])
+def test_load_state_returns_float32_for_files_of_mixed_precision(tmp_path: Path, ending: str) -> None:
+    state = {"half": torch.ones(2).half(), "full": torch.full((2,), 0.1), "count": torch.tensor(3)}
+    file = tmp_path / f"mixed{ending}"
+    save_file(state, file) if ending == ".safetensors" else torch.save(state, file)
+    found = load_state(file)
+    assert {name: value.dtype for name, value in found.state.items()} == {
+        **{"half": torch.float32, "full": torch.float32},
+        "count": torch.int64,
+    }
+    assert all(torch.equal(found.state[name], value.to(found.state[name].dtype)) for name, value in state.items())
+    assert found.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_load_state_names_a_safetensors_file_that_is_damaged(tmp_path: Path) -> None:
+    file = tmp_path / "cut.safetensors"
+    save_file({"weight": torch.ones(100)}, file)
+    for content in (file.read_bytes()[:-9], b"", b"hello, world"):
+        file.write_bytes(content)
+        with pytest.raises(WeightsError, match=r"cut\.safetensors is not a complete safetensors file\.$"):
+            load_state(file)
 
 
 def test_load_state_names_a_file_that_is_missing_or_no_state_dict(tmp_path: Path) -> None:
