@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from flows.schedule import WEEKLY, check_schedule, machine_timezone
+from infra.disk import disk_errors
 from infra.errors import ConfigurationError, StackError
 from infra.files import write_bytes
 from infra.local.processes import Processes, claim_port, free_port, is_reachable
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from flows.table_upload import LocalTable
     from tasks.table.configuration import TableConfig
 
-_DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG}
+_NO_PERMISSION = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
     args = parser().parse_args(arguments)
     try:
-        code: int | None = args.run(args)
+        with disk_errors(getattr(args, "workspace", Path())):
+            code: int | None = args.run(args)
         return code or 0
     except AnimeGenreError as error:
         return _fail(str(error))
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno not in _DISK_ERRORS:
+        if error.errno not in _NO_PERMISSION:
             raise
         where = f" ({error.filename})" if error.filename else ""
         return _fail(f"Cannot write: {error.strerror}{where}.")

@@ -7,6 +7,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows.parameters import RetrainParameters, check_parameters
+from infra.disk import MIN_FREE_BYTES, check_space
 from infra.files import exclusive_lock
 from infra.local.stack import LOGGED_PACKAGES
 from infra.settings import read_settings
@@ -46,7 +47,9 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
     """Scrape the site, train, and deploy the new model if it is better than the champion."""
     configure_logging()
     check_parameters(parameters)
-    with exclusive_lock(read_settings().workspace):
+    workspace = read_settings().workspace
+    check_space(workspace, MIN_FREE_BYTES)
+    with exclusive_lock(workspace):
         catalogue = scrape(
             parameters.source_url,
             parameters.selection,

@@ -6,6 +6,7 @@ InfraError                  an error outside this process
 ├── StackError                  a local process does not start, has ended, or its port is taken
 ├── DeploymentError             a build failed, or a revision is not ready or gives a wrong response
 │   └── DamagedBundleError          the function cannot load its bundle from the bucket
+├── DiskFull                    a disk or a quota is full
 ├── BusyError                   another run is using the same workspace
 └── NotFound                    an object, a service or a revision does not exist
 """
@@ -43,6 +44,10 @@ class DamagedBundleError(DeploymentError):
 
 class NotFound(InfraError):
     """An object, a service or a revision does not exist."""
+
+
+class DiskFull(InfraError):
+    """A disk or a quota is full. A person must free space before the next run."""
 
 
 class BusyError(InfraError):

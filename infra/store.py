@@ -17,6 +17,7 @@ from google.cloud import storage
 from google.cloud.storage import transfer_manager
 from google.cloud.storage.retry import DEFAULT_RETRY
 
+from infra.disk import is_full
 from infra.errors import NotFound
 from infra.files import atomic_write
 from infra.google import google_errors
@@ -39,7 +40,10 @@ class Store:
         self.name = settings.bucket
         self._prefix = settings.prefix
         self._timeout = settings.service_timeout_seconds
-        self._retry = DEFAULT_RETRY.with_timeout(self._timeout)
+        # The local emulator fails if the workspace's disk is full. A retry would not help then.
+        self._retry = DEFAULT_RETRY.with_timeout(self._timeout).with_predicate(
+            lambda error: DEFAULT_RETRY._predicate(error) and not is_full(settings.workspace)
+        )
         with google_errors("Opening the bucket"):
             emulator = settings.storage_emulator_host
             self._client = storage.Client(

@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed
 
+from infra.disk import disk_errors
 from infra.settings import read_settings
 
 logger = logging.getLogger("tasks")
@@ -20,11 +21,18 @@ Record = TypeVar("Record")
 def step(name: str) -> Callable[[Callable[Parameters, Record]], Callable[Parameters, Record]]:
     """Make a function a retryable Prefect task. In a flow, a call returns its record or raises its exception.
 
-    Prefect's result cache is off: a step is complete when its manifest is in the store.
+    Prefect's result cache is off: a step is complete when its manifest is in the store. A step whose disk is full
+    raises DiskFull, whatever failed because of it, and is not retried.
     """
 
     def decorate(work: Callable[Parameters, Record]) -> Callable[Parameters, Record]:
         waits_seconds = read_settings().retry_delay_seconds
+
+        @functools.wraps(work)
+        def on_disk(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Record:
+            with disk_errors(read_settings().workspace):
+                return work(*args, **kwargs)
+
         as_task: Any = task(
             name=name,
             retries=len(waits_seconds),
@@ -32,7 +40,7 @@ def step(name: str) -> Callable[[Callable[Parameters, Record]], Callable[Paramet
             retry_condition_fn=is_retryable,
             cache_policy=NO_CACHE,
             persist_result=False,
-        )(work)
+        )(on_disk)
 
         @functools.wraps(work)
         def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Record:

@@ -20,7 +20,6 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 # Tests train on tiny tensors, for which a second thread costs more than it saves; their child processes inherit this.
 os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
 
 ROOT = Path(__file__).parent.parent
 _CACHES = {".pytest_cache", ".mypy_cache", ".ruff_cache", ".import_linter_cache", ".hypothesis", "workspace"}

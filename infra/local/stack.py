@@ -7,7 +7,6 @@ The services keep their data in the workspace. The next stack in the same worksp
 """
 
 import json
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from infra.disk import MIN_FREE_BYTES, check_space, disk_full
 from infra.errors import ConfigurationError, StackError
 from infra.files import write_bytes
 from infra.local.processes import Processes, claim_port, free_port, is_reachable
@@ -39,7 +39,6 @@ _PREFECT_ON_SQLITE = {
 _ENVIRONMENT_FILE = "stack.json"  # the environment of the running stack; other commands use it to join the stack
 _LOOPBACK = "http://127.0.0.1"
 LOGGED_PACKAGES = "flows,tasks,ml,infra"  # Prefect shows their log entries in the run
-MIN_FREE_BYTES = 500_000_000  # for the databases of Prefect and MLflow, a small dataset and some bundles
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,7 @@ def local_stack(workspace: Path, ports: Ports | None = None, collection: str = M
     Raises:
         StackError: a port is taken, a process does not start, or the workspace already has a running stack.
         ConfigurationError: the workspace is not writable, or a setting is invalid.
+        DiskFull: the workspace's disk is nearly full.
     """
     ports = ports or Ports()
     workspace = prepare_workspace(workspace)
@@ -108,21 +108,19 @@ def prepare_workspace(workspace: Path) -> Path:
     """Create the workspace if necessary, check that it is usable, and return its absolute path.
 
     Raises:
-        ConfigurationError: the workspace is not writable, or its disk is nearly full.
+        ConfigurationError: the workspace is not writable.
+        DiskFull: its disk is nearly full.
     """
     workspace = workspace.absolute()
     try:
         workspace.mkdir(parents=True, exist_ok=True)
         write_bytes(workspace / ".writable", b"")
         (workspace / ".writable").unlink()
-        free_bytes = shutil.disk_usage(workspace).free
     except OSError as error:
+        if full := disk_full(error, workspace):
+            raise full from error
         raise ConfigurationError(f"The workspace {workspace} is not writable: {error.strerror}.") from None
-    if free_bytes < MIN_FREE_BYTES:
-        raise ConfigurationError(
-            f"The disk of the workspace {workspace} has {free_bytes / 1e6:.0f} MB left. A run needs at least "
-            f"{MIN_FREE_BYTES / 1e6:.0f} MB."
-        )
+    check_space(workspace, MIN_FREE_BYTES)
     return workspace
 
 

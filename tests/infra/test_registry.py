@@ -107,18 +107,21 @@ def test_artifacts_are_stored_in_the_workspace(registry: Registry, workspace: Pa
 
 
 def test_registry_is_unavailable_if_the_server_is_unreachable(tmp_path: Path) -> None:
+    unreachable = Settings(workspace=tmp_path, mlflow_tracking_uri="http://127.0.0.1:9", service_timeout_seconds=1)
     try:
-        with pytest.raises(ServiceUnavailable):
-            Registry(Settings(workspace=tmp_path, mlflow_tracking_uri="http://127.0.0.1:9"))
+        with pytest.raises(ServiceUnavailable, match="Opening MLflow failed temporarily: the server is not reachable"):
+            Registry(unreachable)
     finally:
         mlflow.set_tracking_uri(None)
 
 
-def test_registry_retries_for_the_time_limit_of_services(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+def test_registry_retries_for_the_time_limit_of_services_and_raises_the_first_failure(workspace: Path) -> None:
     started = time.monotonic()
-    with fault_proxy("http://127.0.0.1:9", Fault("")) as proxy, pytest.raises(ServiceUnavailable, match="503"):
+    with (
+        fault_proxy("http://127.0.0.1:9", Fault("", times=1, status=500), Fault("")) as proxy,
+        pytest.raises(ServiceUnavailable, match=r"^Opening MLflow .*: the server responded with status 500\.$"),
+    ):
         Registry(Settings(workspace=workspace, mlflow_tracking_uri=proxy.url, service_timeout_seconds=3))
     mlflow.set_tracking_uri(None)
-    assert proxy.faults[0].hits == 2
+    assert [fault.hits for fault in proxy.faults] == [1, 2]
     assert time.monotonic() - started < 5

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from infra.errors import ConfigurationError, StackError
+from infra import disk
+from infra.errors import ConfigurationError, DiskFull, StackError
 from infra.local import stack
 from infra.local.stack import local_stack, prepare_workspace, running_stack_environment
 
@@ -18,8 +19,11 @@ def test_workspace_that_is_not_writable_is_named(tmp_path: Path) -> None:
 
 
 def test_workspace_on_a_nearly_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stack, "MIN_FREE_BYTES", 10**18)
-    with pytest.raises(ConfigurationError, match=r"MB left\. A run needs at least 1000000000000 MB"):
+    for module in (disk, stack):
+        monkeypatch.setattr(module, "MIN_FREE_BYTES", 10**18)
+    with pytest.raises(
+        DiskFull, match=r"is nearly full: it has \d+ MB left, and a run needs 1000000000000 MB\. Free \d+"
+    ):
         prepare_workspace(tmp_path)
 
 

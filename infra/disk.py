@@ -1,0 +1,110 @@
+"""Full disks: free space, and the one sentence that any error of a full disk becomes."""
+
+import errno
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from infra.errors import DiskFull
+from serving.bundle.errors import AnimeGenreError
+
+MIN_FREE_BYTES = 500_000_000  # for the databases of Prefect and MLflow, a small dataset and some bundles
+RESERVED_BYTES = 30_000_000  # a step ends before the disk is full, so that the databases can still record the reason
+_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_SENTENCES = (
+    "database or disk is full",
+    "No space left on device",
+    "Disk quota exceeded",
+    "File too large",
+    "disk I/O error",
+)
+
+
+def is_full(folder: Path) -> bool:
+    """Whether the folder's disk has less space than a step needs. A folder that does not exist yet has its parent's."""
+    return _free_bytes(folder) < RESERVED_BYTES
+
+
+def check_space(folder: Path, needed_bytes: int = RESERVED_BYTES) -> None:
+    """Check that the folder's disk has `needed_bytes` left.
+
+    Raises:
+        DiskFull: it has less.
+    """
+    if _free_bytes(folder) < needed_bytes:
+        raise _full(folder)
+
+
+@contextmanager
+def disk_errors(workspace: Path) -> Iterator[None]:
+    """Replace the errors that the block raises because of a full disk.
+
+    Raises:
+        DiskFull: a disk or a quota is full, or a file would exceed a size limit.
+    """
+    try:
+        yield
+    except Exception as error:
+        full = disk_full(error, workspace)
+        if full is None:
+            raise
+        raise full from error
+
+
+def disk_full(error: BaseException, workspace: Path) -> DiskFull | None:
+    """The error to show if a full disk is the reason for `error`, else None.
+
+    The local services keep their files in the workspace. Their clients see only a failed request, so a temporary
+    failure while the disk is full counts as one of a full disk.
+    """
+    chain = _chain(error)
+    for each in chain:
+        if isinstance(each, DiskFull):
+            return each
+    for each in chain:
+        if isinstance(each, OSError) and each.errno in _ERRNOS:
+            path = Path(str(each.filename)) if each.filename else workspace
+            return _of_write(path, workspace, each.strerror or str(each))
+        for sentence in _SENTENCES:
+            if sentence in str(each):
+                return _of_write(workspace, workspace, sentence)
+    is_explained = isinstance(error, AnimeGenreError) and not error.retryable
+    return _full(workspace) if is_full(workspace) and not is_explained else None
+
+
+def _of_write(path: Path, workspace: Path, reason: str) -> DiskFull:
+    """The error of a failed write. Its path may be unknown: then the workspace stands for it."""
+    for folder in (workspace, path.parent, Path(tempfile.gettempdir())):
+        if is_full(folder):
+            return _full(folder)
+    return DiskFull(
+        f"{path} cannot be written ({reason}), although its disk has space. Raise the quota or the limit of file sizes "
+        f"by {MIN_FREE_BYTES / 1e6:.0f} MB and start again; completed steps are skipped."
+    )
+
+
+def _full(folder: Path) -> DiskFull:
+    free, needed = _free_bytes(folder), MIN_FREE_BYTES
+    full = "full" if free < RESERVED_BYTES else "nearly full"
+    return DiskFull(
+        f"The disk of {folder} is {full}: it has {free / 1e6:.0f} MB left, and a run needs {needed / 1e6:.0f} MB. "
+        f"Free {(needed - free) / 1e6:.0f} MB and start again; completed steps are skipped."
+    )
+
+
+def _free_bytes(folder: Path) -> int:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error, its cause or context, and theirs."""
+    chain: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and following not in chain:
+        chain.append(following)
+        following = following.__cause__ or following.__context__
+    return chain
