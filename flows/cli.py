@@ -20,7 +20,7 @@ from infra.errors import ConfigurationError, StackError
 from infra.files import write_bytes
 from infra.local.processes import Processes, claim_port, free_port, is_reachable
 from infra.local.stack import Ports, Stack, local_stack, prepare_workspace, running_stack_environment
-from infra.settings import BUILT_IN_COLLECTION, Settings, environment_variable
+from infra.settings import BUILT_IN_COLLECTION, Settings, environment_variable, read_settings
 from serving.bundle.errors import AnimeGenreError
 
 if TYPE_CHECKING:
@@ -325,9 +325,11 @@ def _config(table: "TableConfig | LocalTable") -> "TableConfig":
 def _uploaded(parameters: "RetrainParameters", table: "TableConfig | LocalTable") -> "RetrainParameters":
     """The parameters with the table's address in the bucket. A table on this machine is uploaded first."""
     from flows.table_upload import LocalTable
+    from tasks.champion import check_collection
 
     if not isinstance(table, LocalTable):
         return parameters
+    check_collection(read_settings(parameters.collection_name))
     print(f"Uploading the table and {len(table.posters)} posters ...", flush=True)
     return parameters.model_copy(update={"table": table.upload(parameters.collection_name)})
 

@@ -12,7 +12,7 @@ from infra.files import exclusive_lock
 from infra.local.stack import LOGGED_PACKAGES
 from infra.settings import read_settings
 from serving.bundle.errors import AnimeGenreError
-from tasks.champion import version_name
+from tasks.champion import check_collection, version_name
 from tasks.evaluate import evaluate
 from tasks.posters import download_posters
 from tasks.preprocess import preprocess
@@ -20,6 +20,7 @@ from tasks.records import RetrainRecord
 from tasks.redeploy import redeploy, redeploy_champion
 from tasks.register import register
 from tasks.scrape import scrape
+from tasks.step import retried
 from tasks.train import train
 from tasks.upload import upload
 
@@ -47,9 +48,10 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
     """Scrape the site, train, and deploy the new model if it is better than the champion."""
     configure_logging()
     check_parameters(parameters)
-    workspace = read_settings().workspace
-    check_space(workspace, MIN_FREE_BYTES)
-    with exclusive_lock(workspace):
+    settings = read_settings(parameters.collection_name)
+    check_space(settings.workspace, MIN_FREE_BYTES)
+    retried(lambda: check_collection(settings))
+    with exclusive_lock(settings.workspace):
         catalogue = scrape(
             parameters.source_url,
             parameters.selection,

@@ -21,7 +21,6 @@ from tasks.catalogue.genre_ids import known_genre_ids, with_genre_ids
 from tasks.catalogue.history import merged
 from tasks.catalogue.last_good import ABOUT, HISTORY, about_last_good, known_key
 from tasks.catalogue.unread_cards import UnreadEntry
-from tasks.champion import check_collection
 from tasks.crawling import crawl
 from tasks.errors import CatalogueError
 from tasks.records import CatalogueRecord
@@ -50,8 +49,7 @@ def scrape(
     If `site_url` is the address of a table, the table is read instead, as `table` says.
 
     Raises:
-        ConfigurationError: the service or the registered model belongs to another collection.
-        ServiceUnavailable: the bucket, MLflow or Cloud Run is not reachable (retryable).
+        ServiceUnavailable: the bucket is not reachable (retryable).
         SeasonError: a season does not exist, or the site has none of them.
         SiteUnavailable, SiteBusy: the site does not respond, or another run is crawling it (retryable).
         SiteBlocked: the site refuses us.
@@ -61,7 +59,6 @@ def scrape(
         DriftError: the catalogue differs too much from the last good one, which stays in place.
     """
     settings = read_settings(collection)
-    check_collection(settings)
     store, folder = Store(settings), settings.folder
     source = _table(store, table) if table else source_for(site_url)
     with crawl(source, config, collection) as (collector, mirror), mirror.pages():

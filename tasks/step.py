@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -12,6 +13,7 @@ from prefect.states import Completed
 
 from infra.disk import disk_errors
 from infra.settings import read_settings
+from serving.bundle.errors import AnimeGenreError
 
 logger = logging.getLogger("tasks")
 Parameters = ParamSpec("Parameters")
@@ -57,6 +59,19 @@ def is_retryable(task: "Task[Any, Any]", run: TaskRun, state: State[Any]) -> boo
     """Whether a failed step is retried: the `retryable` of its exception, False for other exceptions."""
     error = state.result(raise_on_failure=False)
     return bool(getattr(error, "retryable", False))
+
+
+def retried(work: Callable[[], Record]) -> Record:
+    """Do work outside a step. Like a step, it is retried after temporary errors."""
+    for wait_seconds in read_settings().retry_delay_seconds:
+        try:
+            return work()
+        except AnimeGenreError as error:
+            if not error.retryable:
+                raise
+            logger.warning("%s It is retried in %g s.", error, wait_seconds)
+            time.sleep(wait_seconds)
+    return work()
 
 
 def reused(record: Record, what: str) -> Record:

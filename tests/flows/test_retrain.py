@@ -25,7 +25,8 @@ from rich.console import Console
 from flows.deployments import deployment
 from flows.interrupted_runs import settle_interrupted_runs
 from flows.parameters import RetrainParameters
-from flows.summary import RunSummary, run_retrain, show_predictions
+from flows.retrain import retrain
+from flows.summary import RunSummary, recorded_steps, run_retrain, show_predictions
 from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction
 from infra.errors import DamagedBundleError, DeploymentError
@@ -82,11 +83,22 @@ def first_run(stack: Stack, parameters: RetrainParameters) -> tuple[RunSummary, 
 def test_steps_are_retried_after_a_temporary_fault(first_run) -> None:
     summary, faults = first_run
     assert [fault.matching for fault in faults if fault.hits == 0] == []
-    tries = dict.fromkeys(STEPS, 2) | {"scrape": 3}  # Cloud Run and the site
-    assert [(step.name, step.tries, step.state) for step in summary.steps] == [
-        (n, tries[n], "Completed") for n in STEPS
-    ]
+    assert [(step.name, step.tries, step.state) for step in summary.steps] == [(n, 2, "Completed") for n in STEPS]
     assert "is live" in summary.message
+
+
+def test_service_of_another_collection_is_refused_before_the_first_step(
+    first_run, stack: Stack, parameters: RetrainParameters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANIME_GENRE_SERVICE", read_settings().service)
+    monkeypatch.setenv("ANIME_GENRE_SERVICE_TIMEOUT_SECONDS", "1")
+    fault = Fault("GET /v2/", times=2, status=500)
+    with fault_proxy(stack.cloud_run_url, fault) as cloud_run:
+        monkeypatch.setenv("ANIME_GENRE_CLOUD_RUN_ENDPOINT", cloud_run.url)
+        state = retrain(parameters.model_copy(update={"collection": "films"}), return_state=True)
+    assert fault.hits == 2, "the check is repeated after a temporary fault"
+    assert state.is_failed() and "Set ANIME_GENRE_SERVICE to another name, or unset it." in str(state.message)
+    assert recorded_steps(state.state_details.flow_run_id) == []
 
 
 def test_deployed_function_predicts_and_champion_alias_follows_the_traffic(first_run) -> None:

@@ -165,4 +165,4 @@ def test_table_of_films_with_files_becomes_an_answering_function(
     monkeypatch.setenv("ANIME_GENRE_SERVICE", settings.service)
     assert run_command(table, "--posters", str(tmp_path / "Images"), "--collection", "others") == 1
     assert "Set ANIME_GENRE_SERVICE to another name, or unset it." in capsys.readouterr().err
-    assert not Store(read_settings("others")).exists("catalogues/latest.json")  # refused before the first step
+    assert Store(read_settings("others")).keys("") == [], "refused before the table was uploaded"
