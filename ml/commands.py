@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from ml.configuration import Checked, PreprocessConfig, TrainConfig
 from ml.training.candidates import CANDIDATES
-from serving.bundle.errors import AnimeGenreError
 
 if TYPE_CHECKING:
     from ml.data.table_rows import TableOptions
+    from ml.prediction import FilePrediction
     from ml.reporting import Reporter
     from ml.standalone import TableJob
-    from serving.bundle.model import Model
 
 _Config = TypeVar("_Config", bound=Checked)
 
@@ -147,8 +146,8 @@ def _split_names(text: str) -> tuple[str, ...]:
 def add_predict(parser: argparse.ArgumentParser) -> None:
     """Add the options of `predict`, as `add_train` does."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE_DIR", help="Folder that `train` has written.")
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="Poster files.")
-    parser.add_argument("--json", action="store_true", help="Print a JSON list with one object per file.")
+    parser.add_argument("posters", type=Path, nargs="+", metavar="FILE", help="Poster files, and folders of them.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object per poster and line.")
     parser.set_defaults(run=_predict)
 
 
@@ -213,38 +212,28 @@ def _reporting(workspace: Path, name: str) -> Iterator["Reporter"]:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    """Print a line per poster as soon as its batch is predicted."""
+    from ml.prediction import predict_files
     from serving.bundle.model import Model
 
-    model = Model.load(options.bundle)
-    results = [_predict_file(model, file) for file in options.files]
-    if options.json:
-        print(json.dumps(results, indent=2, ensure_ascii=False))
-    else:
-        print("\n".join(_line(result) for result in results))
-    failed = [result for result in results if "error" in result]
-    for result in failed:
-        print(f"Error: {result['file']}: {result['error']}", file=sys.stderr)
+    show = _json_line if options.json else _line
+    failed = False
+    for prediction in predict_files(Model.load(options.bundle), options.posters):
+        failed |= prediction.error is not None
+        stream = sys.stderr if prediction.error and not options.json else sys.stdout
+        print(show(prediction).encode(errors="replace").decode(), file=stream, flush=True)
     return 1 if failed else 0
 
 
-def _predict_file(model: "Model", file: Path) -> dict[str, Any]:
-    """The predictions for a file, or why there are none, as JSON values."""
-    try:
-        (predictions,) = model.predict([file.read_bytes()])
-    except AnimeGenreError as error:
-        return {"file": str(file), "error": str(error)}
-    except OSError as error:
-        return {"file": str(file), "error": f"The file cannot be read: {error.strerror}."}
+def _json_line(prediction: "FilePrediction") -> str:
     keep = ("name", "probability", "threshold", "predicted")
-    return {"file": str(file), "genres": [{name: asdict(genre)[name] for name in keep} for genre in predictions]}
+    genres = [{name: asdict(genre)[name] for name in keep} for genre in prediction.genres]
+    result: dict[str, Any] = {"error": prediction.error} if prediction.error else {"genres": genres}
+    return json.dumps({"file": str(prediction.file), **result}, ensure_ascii=False)
 
 
-def _line(result: dict[str, Any]) -> str:
+def _line(prediction: "FilePrediction") -> str:
     """The predicted genres of one file for a terminal, the most probable first."""
-    if "error" in result:
-        return f"{result['file']}: could not be read"
-    predicted = sorted(
-        (genre for genre in result["genres"] if genre["predicted"]), key=lambda genre: -genre["probability"]
-    )
-    named = ", ".join(f"{genre['name']} {genre['probability']:.2f}" for genre in predicted)
-    return f"{result['file']}: {named or 'no genre reaches its threshold'}"
+    predicted = sorted((genre for genre in prediction.genres if genre.predicted), key=lambda genre: -genre.probability)
+    named = ", ".join(f"{genre.name} {genre.probability:.2f}" for genre in predicted)
+    return f"{prediction.file}: {prediction.error or named or 'no genre reaches its threshold'}"

@@ -17,12 +17,11 @@ from urllib.parse import quote, unquote
 import pandas as pd
 
 from ml.data.table_format import shown
+from ml.data.table_images import ENDINGS
 from ml.errors import DatasetError
 
 NO_FILE, NOT_FOUND = "no file named", "file not found"
 AMBIGUOUS = "several files or rows for one name"
-ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif", ".tiff")
-"""Endings of image files, the preferred first."""
 _SIMILAR = 3
 _Spell = Callable[[str], str]
 _COMPARED = 20_000  # names among which similar ones are searched

@@ -11,6 +11,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from serving.bundle.errors import PosterError, PosterSizeError
 from serving.bundle.image import DECODING_BYTES, without_warnings
 
+ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif", ".tiff")
+"""Endings of image files, the preferred first."""
 _STARTS = (b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BYTES_PER_PIXEL = 16
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")

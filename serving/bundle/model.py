@@ -206,6 +206,10 @@ class Model:
         images = np.empty((len(posters), 3, size, size), np.uint8)
         for row, poster in enumerate(posters):
             images[row] = decode(poster, size)
+        return self.predict_pixels(images)
+
+    def predict_pixels(self, images: NDArray[np.uint8]) -> list[list[GenrePrediction]]:
+        """Predict the genres of decoded posters, uint8 [N, 3, size, size], in the manifest's order."""
         return [
             [genre.decide(probability) for genre, probability in zip(self.manifest.genres, row, strict=True)]
             for row in self.probabilities(images).tolist()

@@ -1,9 +1,13 @@
 import csv
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,6 +17,8 @@ from PIL import Image
 from ml.__main__ import main
 from ml.configuration import PreprocessConfig, TrainConfig
 from ml.data.decoding import Poster
+from serving.bundle.model import Model
+from tests.serving.conftest import write_bundle
 
 ROOT = Path(__file__).parents[2]
 
@@ -123,23 +129,10 @@ def test_train_writes_a_bundle_that_predict_uses(
     assert re.fullmatch(r"bundle_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", curves.name)
     assert {"scratch", "frozen", "recipe", "recipe-tuned"} <= {path.name for path in curves.iterdir()}
 
-    text = tmp_path / "text.jpg"
-    text.write_text("not a picture")
-    files = [str(posters[0].file), str(text), str(tmp_path / "absent.jpg")]
-    assert main(["predict", str(bundle), files[0], "--json"]) == 0
-    (result,) = json.loads(capsys.readouterr().out)
-    assert result["file"] == files[0]
+    assert main(["predict", str(bundle), str(posters[0].file), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
     assert [set(genre) for genre in result["genres"]] == [{"name", "probability", "threshold", "predicted"}] * 3
     assert all(g["predicted"] == (g["probability"] >= g["threshold"]) for g in result["genres"])
-
-    assert main(["predict", str(bundle), *files, "--json"]) == 1
-    captured = capsys.readouterr()
-    good, *bad = json.loads(captured.out)
-    assert "genres" in good
-    assert [set(entry) for entry in bad] == [{"file", "error"}] * 2
-    assert len(captured.err.splitlines()) == 2
-    assert main(["predict", str(bundle), files[0]]) == 0
-    assert capsys.readouterr().out.startswith(f"{files[0]}: ")
 
 
 @pytest.mark.train
@@ -220,6 +213,67 @@ def test_compare_writes_its_figures(
 def test_predict_names_a_folder_that_is_not_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", str(tmp_path), "poster.jpg"]) == 1
     assert "has no readable manifest.json" in capsys.readouterr().err
+
+
+def numbered(folder: Path, count: int) -> list[Path]:
+    folder.mkdir(parents=True)
+    files = [folder / f"{number:02}.png" for number in range(count)]
+    for number, file in enumerate(files):
+        Image.new("RGB", (40, 60), (number * 20, 0, 0)).save(file)
+    return files
+
+
+def test_predict_reads_folders_and_continues_after_broken_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = write_bundle(tmp_path / "bundle")
+    files = numbered(tmp_path / "posters" / "a", 11)
+    Image.new("RGB", (40, 60)).save(tmp_path / "posters" / "b.BMP")
+    (tmp_path / "posters" / "titles.csv").write_text("id\n1\n")
+    files[3].write_bytes(files[3].read_bytes()[:60])
+    absent, empty = tmp_path / "absent.jpg", tmp_path / "empty"
+    empty.mkdir()
+    assert main(["predict", str(bundle), str(absent), str(tmp_path / "posters"), str(empty), "--json"]) == 1
+    captured = capsys.readouterr()
+    results = [json.loads(line) for line in captured.out.splitlines()]
+    assert captured.err == ""
+    assert [result["file"] for result in results] == [
+        *(str(absent), *map(str, files), str(tmp_path / "posters" / "b.BMP"), str(empty))
+    ]
+    assert [result["file"] for result in results if "error" in result] == [str(absent), str(files[3]), str(empty)]
+    model = Model.load(bundle)
+    for file, result in zip(files, results[1:12], strict=True):
+        if file != files[3]:
+            (expected,) = model.predict([file.read_bytes()])
+            assert result["genres"] == [
+                {key: vars(genre)[key] for key in ("name", "probability", "threshold", "predicted")}
+                for genre in expected
+            ]
+
+    assert main(["predict", str(bundle), str(files[3]), str(files[10])]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f"{files[10]}: Action 0.9")
+    (line,) = captured.err.splitlines()
+    assert line.startswith(f"{files[3]}: The image is")
+
+
+def test_predict_prints_each_batch_at_once_and_loses_none_at_ctrl_c(tmp_path: Path) -> None:
+    bundle, files = write_bundle(tmp_path / "bundle"), numbered(tmp_path / "posters", 20)
+    files[15].unlink()
+    os.mkfifo(files[15])  # reading it blocks, as a slow disk does
+    command = [sys.executable, "-m", "ml", "predict", str(bundle), *map(str, files)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stderr
+        lines = [process.stdout.readline() for _ in range(8)]
+        assert [line.partition(":")[0] for line in lines] == [str(file) for file in files[:8]]
+        process.send_signal(signal.SIGINT)
+        while process.poll() is None:
+            with suppress(OSError):  # nobody reads it any more
+                os.close(os.open(files[15], os.O_WRONLY | os.O_NONBLOCK))
+            time.sleep(0.05)
+        assert process.returncode == 130
+        assert process.stdout.read() == ""
+        assert process.stderr.read() == "Stopped.\n"
 
 
 def test_help_lists_every_setting_with_its_description(
