@@ -7,7 +7,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows.parameters import RetrainParameters, check_parameters
-from infra.disk import MIN_FREE_BYTES, check_space
+from infra.disk import check_space
 from infra.files import exclusive_lock
 from infra.local.stack import LOGGED_PACKAGES
 from infra.settings import read_settings
@@ -49,7 +49,7 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
     configure_logging()
     check_parameters(parameters)
     settings = read_settings(parameters.collection_name)
-    check_space(settings.workspace, MIN_FREE_BYTES)
+    check_space(settings.workspace, for_run=True)
     retried(lambda: check_collection(settings))
     with exclusive_lock(settings.workspace):
         catalogue = scrape(

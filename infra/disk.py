@@ -27,13 +27,13 @@ def is_full(folder: Path) -> bool:
     return _free_bytes(folder) < RESERVED_BYTES
 
 
-def check_space(folder: Path, needed_bytes: int = RESERVED_BYTES) -> None:
-    """Check that the folder's disk has `needed_bytes` left.
+def check_space(folder: Path, for_run: bool = False) -> None:
+    """Check that the folder's disk has the space that a step needs to go on, or that a whole run needs to start.
 
     Raises:
         DiskFull: it has less.
     """
-    if _free_bytes(folder) < needed_bytes:
+    if _free_bytes(folder) < (MIN_FREE_BYTES if for_run else RESERVED_BYTES):
         raise _full(folder)
 
 

@@ -11,9 +11,10 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import mlflow
 import numpy as np
@@ -134,6 +135,12 @@ class Registry:
         self._experiment_id = self._open()
         self.runs_url = f"{self._uri}/#/experiments/{self._experiment_id}/runs"
 
+    def with_timeout(self, seconds: float) -> Self:
+        """The same registry, whose calls are retried for another time."""
+        registry = copy(self)
+        registry.timeout_seconds = seconds
+        return registry
+
     @_retried("Opening MLflow")
     def _open(self) -> str:
         """Connect, and return the id of the experiment, which is created or restored if necessary."""
@@ -156,32 +163,36 @@ class Registry:
     def run(
         self, name: str, parameters: Mapping[str, object], parent: str | None = None, description: str = ""
     ) -> Iterator[str]:
-        """Start a run below the run `parent`, yield its id, and end it after the block: FAILED if the block raises.
+        """Start a run (see `start_run`), yield its id, and end it after the block: FAILED if the block raises."""
+        run_id = self.start_run(name, parameters, parent, description)
+        try:
+            yield run_id
+        except BaseException:
+            try:
+                self.end_run(run_id, "FAILED")
+            except InfraError as error:  # the block's exception is the reason
+                logger.warning("The MLflow run %s stays RUNNING until the next start. %s", run_id, error)
+            raise
+        self.end_run(run_id, "FINISHED")
+
+    @_retried("Starting an MLflow run")
+    def start_run(
+        self, name: str, parameters: Mapping[str, object], parent: str | None = None, description: str = ""
+    ) -> str:
+        """Start a run below the run `parent` and return its id.
 
         MLflow shows `description`, a Markdown text, at the top of the run's page.
         """
         tags = {"mlflow.parentRunId": parent} if parent else {}
         if description:
             tags["mlflow.note.content"] = description
-        run_id = self._start(name, parameters, tags)
-        try:
-            yield run_id
-        except BaseException:
-            try:
-                self._end(run_id, "FAILED")
-            except InfraError as error:  # the block's exception is the reason
-                logger.warning("The MLflow run %s stays RUNNING until the next start. %s", run_id, error)
-            raise
-        self._end(run_id, "FINISHED")
-
-    @_retried("Starting an MLflow run")
-    def _start(self, name: str, parameters: Mapping[str, object], tags: Mapping[str, str]) -> str:
-        run_id = str(self._client.create_run(self._experiment_id, tags=dict(tags), run_name=name).info.run_id)
+        run_id = str(self._client.create_run(self._experiment_id, tags=tags, run_name=name).info.run_id)
         self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in parameters.items()])
         return run_id
 
     @_retried("Ending an MLflow run")
-    def _end(self, run_id: str, status: str) -> None:
+    def end_run(self, run_id: str, status: str) -> None:
+        """End a run with a status such as FINISHED or FAILED."""
         self._client.set_terminated(run_id, status)
 
     @_retried("Ending interrupted MLflow runs")

@@ -78,7 +78,7 @@ def make_dataset(
     """
     folder = workspace / "posters"
     pixels = open_pixels(workspace, config.image_size)
-    _decode(store, folder, dict(zip(titles["id"], titles["sha256"], strict=True)), pixels)
+    _decode(store, workspace, dict(zip(titles["id"], titles["sha256"], strict=True)), pixels)
     posters = labelled_posters(titles, dict.fromkeys(titles["id"], ("", "")), folder)
     alike = look_alikes(perceptual_hashes(posters, pixels))
     posters = labelled_posters(titles, _draw_parts(store, titles, source, alike), folder)
@@ -87,7 +87,7 @@ def make_dataset(
     missing = [name for name in _FILES if f"{_folder(key)}/{name}" not in present]
     if not missing:
         return fetch_dataset(store, workspace, key), False
-    dataset = build_dataset(posters, workspace, config, ProgressLog(), pixels)
+    dataset = build_dataset(posters, workspace, config, ProgressLog(workspace), pixels)
     for name in missing:
         store.upload({f"{_folder(key)}/{name}": dataset.folder / name})
     if present:
@@ -134,16 +134,17 @@ def fetch_dataset(store: Store, workspace: Path, key: str) -> Dataset:
         store.fetch(f"{_folder(key)}/{name}", folder / name)
     size, sha256_of = read_posters(folder)
     pixels = open_pixels(workspace, size)
-    _decode(store, workspace / "posters", sha256_of, pixels)
+    _decode(store, workspace, sha256_of, pixels)
     return Dataset.load(folder, pixels)
 
 
-def _decode(store: Store, folder: Path, sha256_of: Mapping[str, str], pixels: Shards) -> None:
-    """Fetch the posters whose pixels are missing into the folder, and decode them."""
+def _decode(store: Store, workspace: Path, sha256_of: Mapping[str, str], pixels: Shards) -> None:
+    """Fetch the posters whose pixels are missing into the workspace, and decode them."""
+    folder = workspace / "posters"
     missing = set(pixels.missing(sha256_of.values()))
     needed = {id: sha256 for id, sha256 in sha256_of.items() if sha256 in missing}
     fetch_posters(store, folder, needed)
-    decode_posters({sha256: folder / poster_name(id) for id, sha256 in needed.items()}, pixels, ProgressLog())
+    decode_posters({sha256: folder / poster_name(id) for id, sha256 in needed.items()}, pixels, ProgressLog(workspace))
 
 
 def _folder(key: str) -> str:

@@ -76,8 +76,8 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
                 temporary_folder=folder / "bundles",
                 date=dataset.snapshot_date,
             )
-        log_bundle(registry, run_id, bundle_folder)
-        registry.log_file(run_id, store.fetch(dataset.report_key, folder / dataset.report_key))
+            log_bundle(registry, run_id, bundle_folder)
+            registry.log_file(run_id, store.fetch(dataset.report_key, folder / dataset.report_key))
     move_folder(bundle_folder, folder / bundle_key(run.bundle.sha256))
     record = _store(store, registry, folder, key, run_id, run)
     checkpoints.clear()
@@ -97,8 +97,11 @@ def _description(dataset: DatasetRecord) -> str:
 def _reporter(registry: Registry, run_id: str, workspace: Path) -> Iterator[Reporter]:
     """Reports to the log, to the MLflow run and to TensorBoard files in the workspace."""
     started = datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S")
-    with closing(TensorBoardReporter(workspace / "tensorboard" / f"{started}_{run_id[:6]}")) as tensorboard:
-        yield Reporters(ProgressLog(), tensorboard, MlflowReporter(registry, run_id))
+    with (
+        closing(TensorBoardReporter(workspace / "tensorboard" / f"{started}_{run_id[:6]}")) as tensorboard,
+        closing(MlflowReporter(registry, run_id)) as mlflow,
+    ):
+        yield Reporters(ProgressLog(workspace), tensorboard, mlflow)
 
 
 def _local_weights(spec: str, settings: Settings) -> str:

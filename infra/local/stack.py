@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from infra.disk import MIN_FREE_BYTES, check_space, disk_full
+from infra.disk import check_space, disk_full
 from infra.errors import ConfigurationError, StackError
 from infra.files import write_bytes
 from infra.local.processes import Processes, claim_port, free_port, is_reachable
@@ -120,7 +120,7 @@ def prepare_workspace(workspace: Path) -> Path:
         if full := disk_full(error, workspace):
             raise full from error
         raise ConfigurationError(f"The workspace {workspace} is not writable: {error.strerror}.") from None
-    check_space(workspace, MIN_FREE_BYTES)
+    check_space(workspace, for_run=True)
     return workspace
 
 

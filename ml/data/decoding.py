@@ -66,6 +66,8 @@ def decode_posters(files: Mapping[str, Path], pixels: Shards, reporter: Reporter
     # Pillow releases the interpreter's lock while it decodes and resizes, so threads are enough. The perceptual hashes
     # hold the lock. They are computed after the threads: in between, threads would wait for each other too often.
     with pixels.adding(files) as missing, ThreadPoolExecutor(threads) as pool:
+        if missing:
+            reporter.progress(0, len(missing), "decoding posters", "posters")
         for start in range(0, len(missing), ROWS_PER_SHARD):
             hashes = missing[start : start + ROWS_PER_SHARD]
             chunks = [range(len(hashes))[first : first + _CHUNK] for first in range(0, len(hashes), _CHUNK)]
@@ -76,7 +78,7 @@ def decode_posters(files: Mapping[str, Path], pixels: Shards, reporter: Reporter
                 decoded: list[Image.Image | str] = []
                 for chunk in pool.map(decode_chunk, chunks):
                     decoded += chunk
-                    reporter.progress(start + len(decoded), len(missing), "decoding posters")
+                    reporter.progress(start + len(decoded), len(missing), "decoding posters", "posters")
                 for row, small in enumerate(decoded):
                     shard.note(row, {_BROKEN: small} if isinstance(small, str) else {_HASH: perceptual_hash(small)})
 

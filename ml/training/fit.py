@@ -137,12 +137,14 @@ def fit(
     reporter: Reporter,
     checkpoint: Checkpoint | None = None,
     on_epoch: Callable[[int, float], None] = lambda epoch, score: None,
+    on_batch: Callable[[int], None] = lambda images: None,
 ) -> Fit:
     """Train a model that is already on the device, starting from the checkpoint if it has a state.
 
     Validation decisions use cross-fitted thresholds. Random numbers come from PyTorch's global state, which
     checkpoints restore: a killed and restarted training ends with the same weights. `on_epoch` is called after each
-    epoch, including restored ones, with the number of completed epochs and the validation weighted F1.
+    epoch, including restored ones, with the number of completed epochs and the validation weighted F1. `on_batch` is
+    called after each batch of both parts with its number of posters.
 
     Raises TrainingError if the loss or a weight is not finite. The last good checkpoint is kept.
     """
@@ -161,8 +163,8 @@ def fit(
     for epoch, point in enumerate(progress.points, 1):
         report(epoch, point)
     while progress.epoch < schedule.epochs:
-        run.finish_epoch(checkpoint)
-        logits = predict_logits(model, data.inputs, data.validation, compute)
+        run.finish_epoch(checkpoint, on_batch)
+        logits = predict_logits(model, data.inputs, data.validation, compute, on_batch)
         score = weighted_f1(cross_fitted_decisions(logits.sigmoid().cpu().numpy(), truth, data.folds), truth)
         if progress.kept is None or schedule.keep == "last" or score > progress.kept[0]:
             state = {name: value.cpu().clone() for name, value in model.state_dict().items()}
@@ -197,7 +199,7 @@ class _Run:
         self.total_loss = torch.zeros((), device=task.compute.device)
         self.progress = _Progress()
 
-    def finish_epoch(self, checkpoint: Checkpoint) -> None:
+    def finish_epoch(self, checkpoint: Checkpoint, on_batch: Callable[[int], None]) -> None:
         """Take the remaining steps of the current epoch, and save the state in between when it is due."""
         data, progress = self._task.data, self.progress
         self.model.train()
@@ -209,6 +211,7 @@ class _Run:
                 progress.seconds = time.perf_counter() - start
                 self.save(checkpoint)
             self._step(rows)
+            on_batch(len(rows))
         self._check_finite()
         progress.rates.append(len(data.training) / (time.perf_counter() - start))
 
@@ -268,14 +271,24 @@ class _Run:
 
 
 @torch.no_grad()
-def predict_logits(model: nn.Module, inputs: Inputs, rows: NDArray[np.int64], compute: Compute) -> Tensor:
-    """Logits for these rows of the inputs, float [len(rows), G], on the device."""
+def predict_logits(
+    model: nn.Module,
+    inputs: Inputs,
+    rows: NDArray[np.int64],
+    compute: Compute,
+    on_batch: Callable[[int], None] = lambda images: None,
+) -> Tensor:
+    """Logits for these rows of the inputs, float [len(rows), G], on the device.
+
+    `on_batch` is called after each batch with its number of rows.
+    """
     model.eval()
     batches = []
     for start in range(0, len(rows), EVALUATION_BATCH_SIZE):
         index = torch.from_numpy(rows[start : start + EVALUATION_BATCH_SIZE]).to(compute.device)
         with compute.autocast():
             batches.append(model(_batch(inputs, index, flip=False)).float())
+        on_batch(len(index))
     return torch.cat(batches)
 
 

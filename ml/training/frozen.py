@@ -63,6 +63,7 @@ class OutOfFoldHeads:
         if len(np.unique(self.fold_of)) < 2:
             raise TrainingError("Out-of-fold predictions need posters of at least two franchises.")
         self._folds = [self._fold(number) for number in np.unique(self.fold_of)]
+        self.folds = len(self._folds)
 
     def _fold(self, number: int) -> _Fold:
         inside, outside = np.flatnonzero(self.fold_of == number), np.flatnonzero(self.fold_of != number)
@@ -101,19 +102,23 @@ class OutOfFoldHeads:
 def train_frozen(candidate: Candidate, bench: Bench, pretrained: Pretrained, reporter: Reporter) -> NetworkOutcome:
     """Search the settings of a kernel head out of fold, and fit the best one on the training and validation parts."""
     start = time.perf_counter()
-    config = bench.config
+    config, what = bench.config, f"training {candidate.name}"
     rows = np.sort(np.concatenate([bench.training, bench.validation]))
     heads = _heads_for(bench, pretrained.features, rows)
     estimates_of: dict[int, NDArray[np.float64]] = {}
 
     def attempt(number: int, parameters: dict[str, float], trial_reporter: Reporter, step: Step) -> float:
-        estimates_of[number] = heads.estimates(KernelSetting(**parameters), step)
+        def on_fold(fold: int, score: float) -> None:
+            reporter.progress((number - 1) * heads.folds + fold, config.trials * heads.folds, what, "heads")
+            step(fold, score)
+
+        estimates_of[number] = heads.estimates(KernelSetting(**parameters), on_fold)
         score = heads.score(estimates_of[number])
         trial_reporter.scalars({"validation/weighted_f1": score}, 1)
-        reporter.progress(number, config.trials, f"training {candidate.name}", "trials")
+        reporter.progress(number * heads.folds, config.trials * heads.folds, what, "heads")
         return score
 
-    reporter.progress(0, config.trials, f"training {candidate.name}", "trials")
+    reporter.progress(0, config.trials * heads.folds, what, "heads")
     plan = SearchPlan(candidate.name, candidate.space, candidate.first, config.trials, config.seed)
     trials = search(plan, attempt, reporter)
     best = best_of(trials)

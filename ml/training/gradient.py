@@ -17,7 +17,7 @@ from ml.training.bench import Bench
 from ml.training.candidates import Candidate
 from ml.training.fit import Fit, FitTask, Hyperparameters, Schedule, TrainingData, fit, predict_probabilities
 from ml.training.outcome import NetworkOutcome
-from ml.training.search import SearchPlan, Step, best_of, search
+from ml.training.search import SearchPlan, Step, TrialProgress, best_of, search
 
 _SHARE_WITHOUT_PRUNING = 1 / 3
 """Share of the epochs in which no trial is pruned: the first epochs say little about the last."""
@@ -52,6 +52,9 @@ def train_by_gradient(
         compute,
     )
     fits: dict[int, Fit] = {}
+    progress = TrialProgress(
+        candidate.name, config.trials, config.epochs, len(bench.training) + len(bench.validation), reporter
+    )
 
     def new_network(parameters: Hyperparameters) -> GenreNetwork:
         torch.manual_seed(config.seed)  # a trial's random weights must not depend on earlier trials
@@ -67,9 +70,7 @@ def train_by_gradient(
         hyperparameters = Hyperparameters.of({**candidate.first, **parameters})
 
         def on_epoch(epoch: int, score: float) -> None:
-            images = len(bench.training)
-            done = ((number - 1) * config.epochs + epoch) * images
-            reporter.progress(done, config.trials * config.epochs * images, f"training {candidate.name}", "images")
+            progress.end_epoch(epoch)
             if epoch < config.epochs:
                 step(epoch, score)
 
@@ -77,7 +78,8 @@ def train_by_gradient(
         if config.compile:
             model.compile()
         slot = bench.checkpoints.slot(f"{candidate.name}-trial-{number}")
-        fits[number] = fit(model, hyperparameters, task, trial_reporter, slot, on_epoch)
+        progress.begin_trial(number)
+        fits[number] = fit(model, hyperparameters, task, trial_reporter, slot, on_epoch, progress.add)
         return fits[number].validation_weighted_f1
 
     plan = SearchPlan(
@@ -89,6 +91,7 @@ def train_by_gradient(
         pruned_from_step=max(1, round(_SHARE_WITHOUT_PRUNING * config.epochs)),
     )
     trials = search(plan, attempt, reporter)
+    progress.end()
     best = best_of(trials)
     network = new_network(Hyperparameters.of({**candidate.first, **best.parameters}))
     network.load_state_dict(fits[best.number].state)

@@ -24,7 +24,7 @@ from ml.training.candidates import Range, Trained
 from ml.training.features import Pretrained
 from ml.training.fit import Fit, FitTask, Hyperparameters, Inputs, Schedule, TrainingData, fit, predict_probabilities
 from ml.training.outcome import NetworkOutcome, Trial
-from ml.training.search import SearchPlan, Step, best_of, search
+from ml.training.search import SearchPlan, Step, TrialProgress, best_of, search
 
 RECIPE, TUNED = "recipe", "recipe-tuned"
 FIXED = {"learning_rate": 1e-3, "weight_decay": 0.0, "dropout": 0.0, "hidden": 0}
@@ -107,20 +107,22 @@ def _train(name: str, recipe: _Recipe, bench: Bench, reporter: Reporter) -> Netw
         compute,
     )
     fits: dict[int, Fit] = {}
+    progress = TrialProgress(name, trial_count, epochs, len(bench.training) + len(bench.validation), reporter)
 
     def new_model() -> nn.Module:
         torch.manual_seed(seed)
         return recipe.new_model().to(compute.device)
 
     def attempt(number: int, parameters: dict[str, float], trial_reporter: Reporter, step: Step) -> float:
-        def on_epoch(epoch: int, score: float) -> None:
-            if epoch == epochs:
-                reporter.progress(number, trial_count, f"training {name}", "trials")
-
+        progress.begin_trial(number)
         slot = bench.checkpoints.slot(f"{name}-trial-{number}")
         with one_thread() if only_head else nullcontext():
             hyperparameters = Hyperparameters.of({**FIXED, **parameters})
-            fits[number] = fit(new_model(), hyperparameters, task, trial_reporter, slot, on_epoch)
+            fits[number] = fit(
+                *(new_model(), hyperparameters, task, trial_reporter, slot),
+                on_epoch=lambda epoch, score: progress.end_epoch(epoch),
+                on_batch=progress.add,
+            )
         return fits[number].validation_weighted_f1
 
     if tuned:
@@ -129,6 +131,7 @@ def _train(name: str, recipe: _Recipe, bench: Bench, reporter: Reporter) -> Netw
         with reporter.run("trial-1", FIXED) as trial_reporter:
             score = attempt(1, {}, trial_reporter, lambda epoch, score: None)
         trials = (Trial(1, {"weight_decay": FIXED["weight_decay"]}, score, time.perf_counter() - start),)
+    progress.end()
     best = best_of(trials)
     kept = fits[best.number]
     model = new_model()

@@ -45,6 +45,48 @@ class SearchPlan:
     pruned_from_step: int = 1
 
 
+class TrialProgress:
+    """Reports how many images the trials of a network have processed, of those that they still may process.
+
+    Epochs that are restored from a checkpoint, or skipped by a pruned trial, count neither as done nor as to do: they
+    take no time, and would make the remaining time wrong.
+    """
+
+    def __init__(self, name: str, trials: int, epochs: int, images: int, reporter: Reporter) -> None:
+        """`images` is the number of images per epoch, of both parts."""
+        self._what, self._reporter = f"training {name}", reporter
+        self._trials, self._epochs, self._images = trials, epochs, images
+        self._trial = self._done = 0
+        self._left = trials * epochs * images
+        self._complete = False
+
+    def begin_trial(self, number: int) -> None:
+        """Call this at the start of a trial, counted from 1."""
+        self._trial = number
+        self.end_epoch(0)
+
+    def add(self, images: int) -> None:
+        """Call this after each batch."""
+        self._done, self._left = self._done + images, max(0, self._left - images)
+        self._report()
+
+    def end_epoch(self, epochs: int) -> None:
+        """Call this with the number of completed epochs of the trial."""
+        self._left = ((self._trials - self._trial + 1) * self._epochs - epochs) * self._images
+        self._report()
+
+    def end(self) -> None:
+        """Call this after the last trial."""
+        self._left = 0
+        self._report()
+
+    def _report(self) -> None:
+        total = self._done + self._left
+        if total and not self._complete:
+            self._complete = self._left == 0
+            self._reporter.progress(self._done, total, self._what, "images")
+
+
 def search(plan: SearchPlan, attempt: Attempt, reporter: Reporter) -> tuple[Trial, ...]:
     """Run up to `plan.trials` trials and return those that finished or were pruned, in order.
 

@@ -57,7 +57,7 @@ class Traffic:
         if self.retries:
             parts.append(f"{self.retries.total()} retried")
         if self.seconds_left is not None and self.done < self.total:
-            parts.append(f"{_duration(self.seconds_left)} left")
+            parts.append(f"{duration(self.seconds_left)} left")
         return f"{self.what}: {self.done} of {self.total} ({', '.join(parts)})"
 
     def rows(self) -> list[dict[str, str | int]]:
@@ -74,7 +74,8 @@ class Traffic:
         return {"what": self.what, "outcome": outcome, "count": count, "reason": reason}
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,8 +1,6 @@
 """Artifacts when Prefect fails."""
 
 import logging
-import re
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -53,22 +51,3 @@ def test_artifact_that_fails_is_logged_and_ends_nothing(failing_prefect: str, ca
         f"Prefect does not show {name}" for name in ("catalogue", "drift", "function", "Season pages", "Season pages")
     ]
     assert all("500" in each and "\n" not in each for each in sentences)
-
-
-def test_remaining_time_counts_no_work_from_before_the_first_call(
-    failing_prefect: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    from tasks.reporters import ProgressLog
-
-    caplog.set_level(logging.INFO, "tasks")
-    with temporary_settings({PREFECT_API_URL: failing_prefect}):
-        log = ProgressLog(every_seconds=0)
-        log.progress(10, 40, "training scratch", "images")  # its first epoch took an unknown time
-        time.sleep(1)
-        log.progress(20, 40, "training scratch", "images")
-    first, second = (each.getMessage() for each in caplog.records if each.levelno == logging.INFO)
-    assert first == "training scratch: 10 of 40"
-    left = re.fullmatch(r"training scratch: 20 of 40 \(\d+\.\d images per second, (\d+) s left\)", second)
-    assert left and int(left[1]) >= 2

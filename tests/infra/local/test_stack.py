@@ -8,7 +8,6 @@ from filelock import FileLock
 
 from infra import disk
 from infra.errors import ConfigurationError, DiskFull, StackError
-from infra.local import stack
 from infra.local.stack import local_stack, prepare_workspace, running_stack_environment
 
 
@@ -19,8 +18,7 @@ def test_workspace_that_is_not_writable_is_named(tmp_path: Path) -> None:
 
 
 def test_workspace_on_a_nearly_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (disk, stack):
-        monkeypatch.setattr(module, "MIN_FREE_BYTES", 10**18)
+    monkeypatch.setattr(disk, "MIN_FREE_BYTES", 10**18)
     with pytest.raises(
         DiskFull, match=r"is nearly full: it has \d+ MB left, and a run needs 1000000000000 MB\. Free \d+"
     ):
