@@ -9,6 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from serving.bundle.errors import AnimeGenreError
+from serving.web.errors import PageError
+from tests.messages import faults_of_message, record_messages
+
 # Steps read this when they are imported: a failed step waits this long before it is retried.
 os.environ["ANIME_GENRE_RETRY_DELAY_SECONDS"] = "[2, 2]"
 _home = tempfile.TemporaryDirectory()  # deleted when the tests end
@@ -46,6 +50,24 @@ def nothing_left_behind() -> Iterator[None]:
     left += [f"port {each.laddr.port}" for each in process.net_connections("inet") if each.status == "LISTEN"]
     left += [path.name for path in {*ROOT.iterdir()} - before if path.name not in _CACHES]
     assert left == [], "the tests left this behind"
+
+
+@pytest.fixture(scope="session")
+def error_messages() -> Iterator[list[tuple[str, str]]]:
+    """The class names and messages of the project's errors that are created in this process, in any thread."""
+    with record_messages(AnimeGenreError, PageError) as messages:
+        yield messages
+
+
+@pytest.fixture(autouse=True)
+def error_messages_short(error_messages: list[tuple[str, str]]) -> Iterator[None]:
+    """Fail if the test, or a fixture that it is the first to use, created an error with an unsuitable message."""
+    yield
+    unsuitable = [
+        f"{name}: {message!r} {fault}" for name, message in error_messages for fault in faults_of_message(message)
+    ]
+    error_messages.clear()
+    assert unsuitable == [], "error messages have at most two sentences and 300 characters; use error.details"
 
 
 @pytest.fixture(scope="session")
