@@ -60,7 +60,9 @@ def choose_compute(device: str) -> Compute:
         raise SettingError(f"Unknown device '{device}': use auto, cpu or cuda.") from error
     if chosen.type == "cuda":
         if not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count():
-            raise SettingError(f"The device '{device}' is not available: this machine has no such GPU.")
+            raise SettingError(
+                f"The device '{device}' is not available: this machine has no such GPU. Use auto or cpu."
+            )
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         name = torch.cuda.get_device_name(chosen)
     elif chosen.type == "cpu":

@@ -119,9 +119,9 @@ class Dataset:
                 labels=np.load(folder / LABELS),
             )
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f"The folder {folder} is not a complete dataset: {error}.") from error
+            raise _incomplete(folder, str(error)) from error
         if len(dataset.labels) != len(rows):
-            raise DatasetError(f"The dataset in {folder} is damaged: its files differ in length.")
+            raise _incomplete(folder, "its files differ in length")
         return dataset
 
     def _save(self, folder: Path) -> None:
@@ -176,8 +176,12 @@ def read_posters(folder: Path) -> tuple[int, dict[str, str]]:
         size = int(json.loads((folder / MANIFEST).read_bytes())["preprocessing"]["size"])
         rows = _read_rows(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"The folder {folder} is not a complete dataset: {error}.") from error
+        raise _incomplete(folder, str(error)) from error
     return size, dict(zip(rows["id"], rows["sha256"], strict=True))
+
+
+def _incomplete(folder: Path, why: str) -> DatasetError:
+    return DatasetError(f"The folder {folder} is not a complete dataset. Run again to rebuild it.", why)
 
 
 def _read_rows(folder: Path) -> pd.DataFrame:
@@ -286,7 +290,7 @@ def _stored(folder: Path, pixels: Shards) -> Dataset | None:
     try:
         return Dataset.load(folder, pixels)
     except DatasetError as error:
-        logger.warning("%s It is rebuilt.", error)
+        logger.warning("The dataset in %s is damaged and is rebuilt (%s).", folder, error.details)
         shutil.rmtree(folder)
         return None
 

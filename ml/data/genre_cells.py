@@ -159,8 +159,8 @@ def unify(rows: Sequence[_Items | None], places: Sequence[object], name: str) ->
                     else f"'{_shown(in_row[id][1])}' and '{_shown(text)}' in row {place} have the id {id}"
                 )
                 raise DatasetError(
-                    f"The genre ids of the table {name} do not fit its genres: {other}. --columns genre_ids= does "
-                    "without them."
+                    f"The genre ids of the table {name} do not fit its genres: {other}. --columns genre_ids= ignores "
+                    "the ids."
                 )
     by_id: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for key, names in spellings.items():
@@ -403,7 +403,8 @@ def _two_readings(counts: Mapping[str, int], signs: Iterable[str], name: str) ->
     else:
         readings.append(f"both with --separator {_quoted(''.join(signs))}")
     return DatasetError(
-        f"The genres of the table {name} can be read in two ways. {_quoted(_shown(cell))} is {'; or '.join(readings)}."
+        f"The genres of the table {name} can be read in two ways. Choose one with --separator.",
+        "\n".join([f"{_quoted(_shown(cell))} is", *readings]),
     )
 
 

@@ -65,7 +65,7 @@ def choose_genres(genres: Sequence[Sequence[Genre]], parts: Sequence[str], confi
         else:
             left_out.append(LeftOutGenre(genre, totals[key], reason))
     if len(learned) < 2:
-        raise DatasetError(_too_few(len(genres), learned, left_out, config))
+        raise _too_few(len(genres), learned, left_out, config)
     return GenreChoice(tuple(learned), tuple(left_out))
 
 
@@ -94,11 +94,12 @@ def _why_left_out(total: int, in_part: Mapping[str, int], config: PreprocessConf
     return None
 
 
-def _too_few(posters: int, learned: Sequence[Genre], left_out: Sequence[LeftOutGenre], config: PreprocessConfig) -> str:
+def _too_few(
+    posters: int, learned: Sequence[Genre], left_out: Sequence[LeftOutGenre], config: PreprocessConfig
+) -> DatasetError:
     largest = sorted(left_out, key=lambda genre: -genre.posters)[:3]
-    reasons = "; ".join(f"{each.genre.name}: {each.reason}" for each in largest)
-    return (
-        f"Of the genres of {posters} posters, {len(learned)} can be learned, but at least 2 are needed "
-        f"({reasons or 'no poster has a genre'}). Add posters, or lower min_posters ({config.min_posters}) and "
-        f"min_posters_per_part ({config.min_posters_per_part})."
+    return DatasetError(
+        f"Of the genres of {posters} posters, {len(learned)} can be learned, but at least 2 are needed. Add posters, "
+        f"or lower min_posters ({config.min_posters}) and min_posters_per_part ({config.min_posters_per_part}).",
+        "\n".join(f"{each.genre.name}: {each.reason}" for each in largest) or "no poster has a genre",
     )

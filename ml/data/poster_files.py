@@ -83,7 +83,7 @@ def match_poster_names(rows: pd.DataFrame, names: Sequence[str], place: str) -> 
                 best = PosterNames(found.names, found.reasons, tuple(notices))
                 break
     if best is None:
-        raise DatasetError(_nothing_found(rows, index, place))
+        raise _nothing_found(rows, index, place)
     return best
 
 
@@ -223,16 +223,19 @@ def _preferred(paths: Sequence[str]) -> list[str]:
     return sorted(paths, key=lambda path: order.get(_split_ending(path)[1], len(order)))[:1]
 
 
-def _nothing_found(rows: pd.DataFrame, index: _Index, place: str) -> str:
+def _nothing_found(rows: pd.DataFrame, index: _Index, place: str) -> DatasetError:
     cells = next((rows[column] for column in ("file", "id", "poster_url") if (rows[column] != "").any()), rows["id"])
     example = next((path for cell in cells if cell for path in _spellings(cell)), "")
     if not index.paths:
-        return f"None of the {len(rows)} files of the table is in {place}, which has no files."
+        return DatasetError(
+            f"None of the {len(rows)} files of the table is in {place}, which has no files. Choose another folder."
+        )
     names = index.paths[:_COMPARED]
     name = example.rpartition("/")[2]
     by_name = {path.rpartition("/")[2]: path for path in reversed(names)}
     similar = [by_name[each] for each in get_close_matches(name, list(by_name), _SIMILAR, 0.0)]
-    return (
-        f"None of the {len(rows)} files of the table is in {place}. It was searched for {shown(example)}; the most "
-        f"similar files there are {', '.join(shown(path) for path in similar)}."
+    return DatasetError(
+        f"None of the {len(rows)} files of the table is in {place}. Choose another folder, or another column with "
+        "--columns file=NAME.",
+        "\n".join([f"It was searched for {shown(example)}. The most similar files there are", *map(shown, similar)]),
     )

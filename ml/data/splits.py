@@ -24,6 +24,7 @@ TRAIN, VALIDATION, TEST, LEFT_OUT = "train", "validation", "test", "left_out"
 PARTS = (TRAIN, VALIDATION, TEST)
 _VALIDATION_SHARE, _TEST_SHARE = 0.15, 0.15
 _COLUMNS = ["id", "franchise", "part"]
+_MEND = "Restore an earlier version of it."
 
 # A subtitle follows ": ", " - ", a tilde or a bracket. "Re:Zero" and "Fate/stay night" have none.
 _SUBTITLE = re.compile(r"(?<=.)(?::\s|\s[-\u2013\u2014]+\s|\s?[~〜(\[「]).*")
@@ -101,11 +102,11 @@ class PartTable:
         try:
             table = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False)
         except ValueError as error:
-            raise DatasetError(f"The table of parts is damaged: {str(error).strip()}.") from error
+            raise DatasetError(f"The table of parts is damaged: {str(error).strip()}. {_MEND}") from error
         if list(table) != _COLUMNS:
-            raise DatasetError(f"The table of parts must have the columns {', '.join(_COLUMNS)}.")
+            raise DatasetError(f"The table of parts must have the columns {', '.join(_COLUMNS)}. {_MEND}")
         if (damaged := table["id"][~table["part"].isin(PARTS) | table["id"].duplicated()]).size:
-            raise DatasetError(f"The table of parts is damaged at the title '{damaged.iloc[0]}'.")
+            raise DatasetError(f"The table of parts is damaged at the title '{damaged.iloc[0]}'. {_MEND}")
         return cls({id: (franchise, part) for id, franchise, part in table.itertuples(index=False)})
 
     def text(self) -> str:

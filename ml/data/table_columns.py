@@ -162,7 +162,8 @@ class Columns:
         alike = [name for name in self._table if normalised(name) == normalised(column)]
         if len(alike) != 1:
             raise DatasetError(
-                f"The table {self._name} has no column '{column}' for {role}; its columns are {self.all_names()}."
+                f"The table {self._name} has no column '{column}' for {role}. Choose one of its columns.",
+                f"Columns: {self.all_names()}",
             )
         return str(alike[0])
 
@@ -206,12 +207,12 @@ class Columns:
         pair = [column for column in named if normalised(column) in ("genre", "genres")]
         if len(pair) > 1 and any((self._table[pair[0]] != self._table[column]).any() for column in pair[1:]):
             row = next(n for n in range(len(self._table)) if len(set(self._table[pair].iloc[n])) > 1)
-            readings = " or ".join(
-                f"{shown(self._table[column].iloc[row])} with --columns genres={column}" for column in pair
-            )
             raise DatasetError(
-                f"The table {self._name} has two columns of genres. The genres of row {self._table.index[row]} are "
-                f"{readings}."
+                f"The table {self._name} has two columns of genres. Choose one with --columns.",
+                f"The genres of row {self._table.index[row]} are\n"
+                + "\n".join(
+                    f"{shown(self._table[column].iloc[row])} with --columns genres={column}" for column in pair
+                ),
             )
         binary = [
             column
@@ -260,11 +261,13 @@ class Columns:
         if len({_SIZE.sub("", normalised(column)) for column in columns}) == 1:
             return [max(columns, key=_size)]
         if len(columns) > 1:
-            readings = " or ".join(
-                f"{shown(self._sample(column)[0], _SHOWN_NAME)} with --columns {role}={column}"
-                for column in columns[:_NAMED]
+            raise DatasetError(
+                f"The table {self._name} has {len(columns)} columns for {role}. Choose one with --columns.",
+                "\n".join(
+                    f"{shown(self._sample(column)[0], _SHOWN_NAME)} with --columns {role}={column}"
+                    for column in columns[:_NAMED]
+                ),
             )
-            raise DatasetError(f"The table {self._name} has {len(columns)} columns for {role}: {readings}.")
         return columns
 
     def _is_address(self, cell: str) -> bool:

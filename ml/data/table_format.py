@@ -29,6 +29,7 @@ _SAMPLE = 200  # records that decide the delimiter
 _SAMPLED_CHARACTERS = 2_000_000
 _NAMED = 3  # examples in a message
 _MOST_BROKEN = 0.1  # share of rows; more are a table that is read wrongly
+_WANTED = "Tables are CSV, JSON or Parquet files."
 _SHOWN = 60  # characters of a foreign text in a message
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig", "UTF-8 with a byte order mark"),
@@ -67,16 +68,16 @@ def read_cells(data: bytes, name: str) -> Cells:
         try:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
-            raise DatasetError(f"The table {name} is damaged: gzip says {error}.") from error
+            raise DatasetError(f"The table {name} is damaged: gzip says {error}. Download it again.") from error
     if data.startswith(b"PAR1"):
         return _cells_of(_parquet(data, name), name, ())
     for start, what in _OTHER_FILES:
         if data.startswith(start):
-            raise DatasetError(f"{name} is not a table, but {what}.")
+            raise DatasetError(f"{name} is not a table, but {what}. {_WANTED}")
     text, notices = _decode(data, name)
     stripped = text.lstrip()
     if not stripped:
-        raise DatasetError(f"The table {name} is empty.")
+        raise DatasetError(f"The table {name} is empty. {_WANTED}")
     if re.match(r"<(?:!doctype|html|\?xml)", stripped, re.IGNORECASE):
         raise DatasetError(f"{name} is not a table, but a web page or XML; download the table itself.")
     if stripped[0] in "[{" and (rows := _json_rows(stripped, name)) is not None:
@@ -99,7 +100,9 @@ def _decode(data: bytes, name: str) -> tuple[str, list[str]]:
                 return data.decode(encoding), notices
             except UnicodeDecodeError as error:
                 if encoding != "utf-8-sig":
-                    raise DatasetError(f"The table {name} is damaged: it is not valid {label}.") from error
+                    raise DatasetError(
+                        f"The table {name} is damaged: it is not valid {label}. Save it as UTF-8."
+                    ) from error
             data = data[len(mark) :]
             break
     start = data[:1000]
@@ -108,7 +111,7 @@ def _decode(data: bytes, name: str) -> tuple[str, list[str]]:
             if zeros.count(0) > len(zeros) / 2:
                 text = data.decode(encoding, errors="replace")
                 return text, [f"The encoding is assumed to be {encoding.upper()}, without a byte order mark."]
-        raise DatasetError(f"{name} is not a table, but a binary file.")
+        raise DatasetError(f"{name} is not a table, but a binary file. {_WANTED}")
     try:
         return data.decode("utf-8"), []
     except UnicodeDecodeError as error:
@@ -204,7 +207,9 @@ def _parse(data: bytes, dialect: _Dialect, skipped: int, name: str) -> Cells:
             engine="c",
         )
     except ValueError as error:  # pandas' ParserError
-        raise DatasetError(f"The table {name} cannot be read: {_pandas_reason(error, lines)}.") from error
+        raise DatasetError(
+            f"The table {name} cannot be read: {_pandas_reason(error, lines)}. Correct the file."
+        ) from error
     if len(table) != len(counts):
         raise DatasetError(
             f"The table {name} is damaged: two CSV parsers find {len(table)} and {len(counts)} rows. Look for stray "
@@ -214,7 +219,7 @@ def _parse(data: bytes, dialect: _Dialect, skipped: int, name: str) -> Cells:
     table.index = pd.Index(lines)
     filled = [place for place, count in enumerate(counts) if count]
     if not filled:
-        raise DatasetError(f"The table {name} is empty.")
+        raise DatasetError(f"The table {name} is empty. {_WANTED}")
     header, body = filled[0], filled[1:]
     names = [cell.strip() for cell in table.iloc[header]][: counts[header]]
     while names and not names[-1]:  # a delimiter at the end of the line
@@ -245,7 +250,7 @@ def _parse(data: bytes, dialect: _Dialect, skipped: int, name: str) -> Cells:
         first = ", ".join(map(str, places[:_NAMED])) + (", ..." if count > _NAMED else "")
         sentence = f"{count} of {len(rows)} rows have {reason}, in the lines {first}"
         if count > max(_NAMED, _MOST_BROKEN * len(rows)):
-            raise DatasetError(f"The table {name} cannot be read: {sentence}.")
+            raise DatasetError(f"The table {name} cannot be read: {sentence}. Correct these lines.")
         notices.append(f"{sentence}.")
     table = rows[reasons == ""].iloc[:, :width]
     table.columns = pd.Index(_unique(names))
@@ -346,7 +351,7 @@ def _scan(data: bytes, dialect: _Dialect, skipped: int, name: str) -> _Records:
             pending.clear()
     except csv.Error as error:
         line = skipped + reader.line_num
-        raise DatasetError(f"The table {name} cannot be read: line {line}: {error}.") from error
+        raise DatasetError(f"The table {name} cannot be read: {error}. Correct line {line}.") from error
     return records
 
 
@@ -393,8 +398,9 @@ def _check_quotes(
             found.append(f"from line {table.index[place]} on")
     if found:
         raise DatasetError(
-            f"The table {name} has an unclosed quote: one cell contains lines that are rows themselves, "
-            f"{', '.join(found[:_NAMED])}. Close or remove the quote."
+            f"The table {name} has an unclosed quote: one cell contains lines that are rows themselves. "
+            "Close or remove the quote.",
+            "\n".join(found[:_NAMED]),
         )
 
 
@@ -438,7 +444,9 @@ def _parquet(data: bytes, name: str) -> pd.DataFrame:
     try:
         return pd.read_parquet(BytesIO(data))
     except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise DatasetError(f"The table {name} is not a readable Parquet file: {shown(str(error))}.") from error
+        raise DatasetError(
+            f"The table {name} is not a readable Parquet file: {shown(str(error))}. Download or write it again."
+        ) from error
 
 
 def _json_rows(text: str, name: str) -> list[dict[str, Any]] | None:
@@ -446,7 +454,7 @@ def _json_rows(text: str, name: str) -> list[dict[str, Any]] | None:
     try:
         document = json.loads(text)
     except RecursionError:
-        raise DatasetError(f"The table {name} is not a JSON table: it is nested too deeply.") from None
+        raise DatasetError(f"The table {name} is not a JSON table: it is nested too deeply. {_WANTED}") from None
     except ValueError as error:
         lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
         try:
@@ -454,11 +462,11 @@ def _json_rows(text: str, name: str) -> list[dict[str, Any]] | None:
         except (ValueError, RecursionError):
             if re.match(r'[\[{]\s*(?:["\[{\]}]|$)', text) is None:
                 return None
-            raise DatasetError(f"The table {name} is damaged JSON: {error}.") from error
+            raise DatasetError(f"The table {name} is damaged JSON: {error}. Download it again.") from error
         document = [_json_line(line, number, name) for number, line in lines]
     rows = _records(document)
     if rows is None:
-        raise DatasetError(f"The JSON in {name} is not a table: a list of objects, or one object per line, is needed.")
+        raise DatasetError(f"The JSON in {name} is not a table. Give a list of objects, or one object per line.")
     return rows
 
 
@@ -466,7 +474,7 @@ def _json_line(line: str, number: int, name: str) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DatasetError(f"The table {name} is damaged JSON: line {number}: {error}.") from error
+        raise DatasetError(f"The table {name} is damaged JSON: {error}. Correct line {number}.") from error
 
 
 def _records(document: Any) -> list[dict[str, Any]] | None:
@@ -512,7 +520,7 @@ def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 def _cells_of(table: pd.DataFrame, name: str, notices: Sequence[str]) -> Cells:
     """The cells of a table of values as text. Lists and objects become JSON."""
     if table.empty:
-        raise DatasetError(f"The table {name} has no rows.")
+        raise DatasetError(f"The table {name} has no rows. Give a table with one row per poster.")
     names = _unique([str(column).strip() for column in table.columns])
     text = {
         name: [_as_text(value) for value in table.iloc[:, place].astype(object)] for place, name in enumerate(names)

@@ -24,7 +24,7 @@ _SITE_IDS = {
     **{"ecchi": "9", "hentai": "12", "erotica": "49"},
 }
 _LARGEST_SITE_ID = 100
-_NAMED, _SHOWN = 2, 40  # columns, and characters of their cells, in a message
+_NAMED_IDS, _NAMED, _SHOWN = 5, 2, 40  # ids, their columns, and characters of their cells, in a message
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,16 @@ def read_rows(data: bytes, name: str, options: TableOptions | None = None) -> Ta
     """
     options = options or TableOptions()
     if unknown := [role for role in options.columns if role not in ROLES]:
-        raise DatasetError(f"There is no column '{unknown[0]}' to choose; there are {', '.join(ROLES)}.")
+        raise DatasetError(f"--columns does not know '{unknown[0]}': choose from {', '.join(ROLES)}.")
     cells = read_cells(data, name)
     if cells.table.empty:
-        raise DatasetError(f"The table {name} has no rows.")
+        raise DatasetError(f"The table {name} has no rows. Give a table with one row per poster.")
     columns = Columns(cells.table, options.columns, options.image_base, name)
     if "genres" not in columns.chosen:
-        sentence = (
-            f"The table {name} has no column of genres; its columns are {columns.all_names()}. "
-            "--columns genres=NAME names it."
+        raise DatasetError(
+            f"The table {name} has no column of genres. Choose one of its columns with --columns genres=NAME.",
+            "\n".join([f"Columns: {columns.all_names()}", *cells.notices]),
         )
-        raise DatasetError(" ".join([*cells.notices, sentence]))
     notices = [*cells.notices, columns.sentence()]
     rows = pd.DataFrame({role: columns.cells(role) for role in COLUMNS}, index=cells.table.index, dtype=str)
     rows["title"] = [text_in(cell) for cell in rows["title"]]
@@ -96,7 +95,10 @@ def read_rows(data: bytes, name: str, options: TableOptions | None = None) -> Ta
     dropped = pd.concat([cells.dropped, dropped], ignore_index=True)
     kept = rows[reasons == ""].reset_index(drop=True)
     if kept.empty:
-        raise DatasetError(f"No row of the table {name} can be used: {'; '.join(Counter(dropped['reason']))}.")
+        raise DatasetError(
+            f"No row of the table {name} can be used. Correct the rows, or choose other columns with --columns.",
+            "\n".join(f"{count} rows: {reason}" for reason, count in Counter(dropped["reason"]).items()),
+        )
     return TableRows(kept, dropped, tuple(notices))
 
 
@@ -200,7 +202,8 @@ def _with_ids(genres: tuple[tuple[str, str], ...] | None, cell: str, where: str)
     if len(ids) != len(genres) or not all(id.isdecimal() for id in ids):
         own = shown(BAR.join(text for _, text in genres))
         raise DatasetError(
-            f"The genre ids {shown(cell)} in {where} do not fit its genres {own}: one whole number per genre is needed."
+            f"The genre ids {shown(cell)} in {where} do not fit its genres {own}: one whole number per genre is "
+            "needed. --columns genre_ids= ignores the ids."
         )
     return tuple((str(int(id)), text) for id, (_, text) in zip(ids, genres, strict=True))
 
@@ -229,15 +232,20 @@ def _check_ids(rows: pd.DataFrame, name: str) -> None:
     repeated = rows[rows["id"].duplicated(keep=False)]
     if repeated.empty:
         return
-    first = repeated[repeated["id"] == repeated["id"].iloc[0]].iloc[:2]
-    differ = [column for column in COLUMNS if first[column].iloc[0] != first[column].iloc[1]]
-    one, other = (
-        ", ".join(f"{column} {shown(row[column], _SHOWN)}" for column in differ[:_NAMED])
-        for row in first.to_dict("records")
-    )
-    id = shown(first["id"].iloc[0], _SHOWN)
+    ids = list(repeated["id"].unique())
+    lines = []
+    for id in ids[:_NAMED_IDS]:
+        first = repeated[repeated["id"] == id].iloc[:2]
+        differ = [column for column in COLUMNS if first[column].iloc[0] != first[column].iloc[1]]
+        lines += [
+            f"row {row}: "
+            + ", ".join(f"{column} {shown(first.loc[row, column], _SHOWN)}" for column in ["id", *differ[:_NAMED]])
+            for row in first.index
+        ]
+    if len(ids) > _NAMED_IDS:
+        lines.append(f"and {len(ids) - _NAMED_IDS} more ids")
     raise DatasetError(
-        f"The table {name} has {repeated['id'].nunique()} ids with different rows. The id {id} is in row "
-        f"{first.index[0]} with {one}, and in row {first.index[1]} with {other}. Remove one, or choose another column "
-        "with --columns id=NAME."
+        f"The table {name} has different rows with the same id, such as the id {shown(ids[0], _SHOWN)}. "
+        "Remove one of the rows, or choose another column with --columns id=NAME.",
+        "\n".join(lines),
     )

@@ -78,8 +78,10 @@ def read_table(catalogue: Path, folder: Path, options: TableOptions | None = Non
         )
     result = Table(tuple(posters), len(rows) + len(table.dropped), left_out, tuple(notices))
     if not posters:
-        counts = ", ".join(f"{count} {reason}" for reason, count in result.reasons().items())
-        raise DatasetError(f"No row of the table {catalogue} can be learned from: {counts}.")
+        raise DatasetError(
+            f"No row of the table {catalogue} can be learned from. Correct the rows or the folder of posters.",
+            "\n".join(f"{count} rows: {reason}" for reason, count in result.reasons().items()),
+        )
     return replace(result, notices=(*notices, *_left_out_notices(result)))
 
 

@@ -83,7 +83,7 @@ def compare(dataset: Dataset, config: TrainConfig, weights: Weights | None, repo
     """
     fold_of = stratified_folds(dataset.franchises, dataset.labels)
     if fold_of.max() + 1 < FOLDS:
-        raise DatasetError(f"The comparison needs posters of at least {FOLDS} franchises, one for each fold.")
+        raise DatasetError(f"The comparison needs posters of at least {FOLDS} franchises. Add posters of more titles.")
     pooled: dict[str, _Pooled] = {CHOSEN: _Pooled(dataset)}
     for fold in range(FOLDS):
         parts = np.full(len(fold_of), TRAIN, dtype="<U10")

@@ -146,7 +146,7 @@ def predict(model: Model, dataset: Dataset, read_poster: ReadPoster | None = Non
     elif read_poster is None:
         raise DatasetError(
             f"The model needs posters of {size} x {size} pixels, but the dataset holds them in "
-            f"{dataset.preprocessing.size} x {dataset.preprocessing.size}. The poster files are required."
+            f"{dataset.preprocessing.size} x {dataset.preprocessing.size}. Give the poster files, too."
         )
     else:
         each = [model.probabilities(decode(read_poster(dataset.ids[row]), size)[None]) for row in rows]

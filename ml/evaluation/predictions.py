@@ -101,7 +101,9 @@ class PredictionSet:
                     tuple(Leak(**leak) for leak in json.loads(str(arrays["leaks"]))),
                 )
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise TrainingError(f"{file} holds no predictions of a training: {error}.") from error
+            raise TrainingError(
+                f"{file} holds no predictions of a training: {error}. Delete it and train again."
+            ) from error
 
 
 def collect_predictions(

@@ -30,6 +30,7 @@ from serving.bundle.model import CARD, FIGURES, FORMAT, MANIFEST, MODEL, MODEL_I
 
 WEIGHTS = "weights.safetensors"
 _CHECKED_POSTERS = 8
+_OTHER_NETWORK = "Train another network."
 TOLERANCE = 1e-4
 """The largest allowed difference between ONNX Runtime's probabilities and PyTorch's."""
 
@@ -128,11 +129,12 @@ def _compare(model: Model, network: GenreNetwork, posters: NDArray[np.uint8]) ->
     difference = float(np.abs(probabilities - expected).max(initial=0))
     if not difference <= TOLERANCE:
         raise TrainingError(
-            f"The exported graph's probabilities differ from the network's by {difference:.2g}, more than {TOLERANCE}."
+            f"The exported graph's probabilities differ from the network's by {difference:.2g}, more than "
+            f"{TOLERANCE}. {_OTHER_NETWORK}"
         )
     if model.manifest.explains:
         with_maps, maps = model.explained(posters)
         if not np.array_equal(with_maps, probabilities):
-            raise TrainingError("The exported graph's probabilities change when class activation maps are requested.")
+            raise TrainingError(f"The exported graph's probabilities change with activation maps. {_OTHER_NETWORK}")
         if not np.isfinite(maps).all():
-            raise TrainingError("The exported graph's class activation maps are not finite.")
+            raise TrainingError(f"The exported graph's class activation maps are not finite. {_OTHER_NETWORK}")

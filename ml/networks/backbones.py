@@ -4,7 +4,6 @@ Both are a `GenreNetwork`: pixels -> body -> features [N, F] -> head -> logits [
 """
 
 import difflib
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -124,7 +123,7 @@ def load_backbone(network: Backbone, state: Mapping[str, Tensor]) -> None:
     ):
         if keys:
             named = ", ".join(sorted(keys)[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-            raise WeightsError(f"The weights do not fit {network.name}: they {what} {named}.")
+            raise WeightsError(f"The weights do not fit {network.name}: they {what} {named}. Choose their backbone.")
     network.body.load_state_dict(given, strict=False)
 
 
@@ -141,8 +140,10 @@ def feature_count(body: nn.Module, size: int, name: str) -> int:
         with torch.no_grad():
             return int(body.eval()(torch.zeros(1, 3, size, size)).shape[1])
     except (RuntimeError, AssertionError, ValueError) as error:
-        reason = re.split(r"[\n.]", str(error))[0]
-        raise TrainingError(f"{name} does not accept posters of {size} x {size} pixels: {reason}.") from error
+        raise TrainingError(
+            f"{name} does not accept posters of {size} x {size} pixels. Choose another size or backbone.",
+            str(error).partition("\n")[0],
+        ) from error
 
 
 def head(features: int, frequencies: NDArray[np.float64], hidden: int, dropout: float) -> nn.Sequential:

@@ -117,7 +117,7 @@ def _moments(features: FeatureTable) -> tuple[Tensor, Tensor]:
         sums[0] += moved.sum(0, dtype=torch.float64)
         sums[1] += moved.square_().sum(0, dtype=torch.float64)
     if shift is None or not bool(torch.isfinite(sums).all()):
-        raise TrainingError("The backbone's features are not finite: its weights are damaged.")
+        raise TrainingError("The backbone's features are not finite: its weights are damaged. Use other weights.")
     count = len(features)
     variance = (sums[1] - sums[0].square() / count).clamp(min=0) / max(count - 1, 1)
     return shift + (sums[0] / count).float(), variance.sqrt().float()

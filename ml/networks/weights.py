@@ -48,7 +48,7 @@ def read_weights(spec: str, backbone: str, cache: Path) -> Weights | None:
         return load_state(download(imagenet_url(backbone), cache))
     except WeightsUnavailable as error:
         raise WeightsUnavailable(
-            f"{error} Try again later, or set weights to a .safetensors or .pth file, or to 'none' to train from "
+            f"{error.message} Try again later, or set weights to a .safetensors or .pth file, or to 'none' to train from "
             "random weights."
         ) from error
 
@@ -128,7 +128,7 @@ def _safetensors(file: Path) -> Mapping[str, Tensor]:
     try:
         state: dict[str, Tensor] = load(file.read_bytes())
     except (SafetensorError, KeyError, ValueError) as error:
-        raise WeightsError(f"{file} is not a complete safetensors file.") from error
+        raise WeightsError(f"{file} is not a complete safetensors file. Download it again.") from error
     return state
 
 
@@ -136,7 +136,7 @@ def _state_dict(file: Path) -> Mapping[str, Tensor]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise WeightsError(f"{file} is not a weights file written by torch.save.") from error
+        raise WeightsError(f"{file} is not a weights file written by torch.save. Give another file.") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{file} does not contain a state dict (tensors by name).")
+        raise WeightsError(f"{file} does not contain a state dict (tensors by name). Give another file.")
     return state

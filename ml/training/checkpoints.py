@@ -91,12 +91,11 @@ class FileCheckpoint:
             return None
         if about != self._about:
             names = sorted(name for name in {*about, *self._about} if about.get(name) != self._about.get(name))
-            differences = ", ".join(
-                f"{name} is {about.get(name)} in the checkpoint and {self._about.get(name)} now" for name in names
-            )
             raise SettingError(
-                f"The checkpoint {self._file} belongs to another configuration: {differences}. Remove it, or use its "
-                "configuration."
+                f"The checkpoint {self._file} belongs to another configuration. Remove it, or use its configuration.",
+                "\n".join(
+                    f"{name} is {about.get(name)} in the checkpoint and {self._about.get(name)} now" for name in names
+                ),
             )
         return content
 

@@ -235,8 +235,8 @@ class _Run:
         weights = (parameter.isfinite().all() for parameter in self.model.parameters())
         if not bool(torch.stack([self.total_loss.isfinite(), *weights]).all()):
             raise TrainingError(
-                f"The loss is not finite in epoch {self.progress.epoch + 1}: "
-                f"a learning rate below {self._hyperparameters.learning_rate:.2g} may help."
+                f"The loss is not finite in epoch {self.progress.epoch + 1}. "
+                f"Try a learning rate below {self._hyperparameters.learning_rate:.2g}."
             )
 
     def save(self, checkpoint: Checkpoint) -> None:

@@ -61,7 +61,7 @@ class OutOfFoldHeads:
         self._labels = torch.from_numpy(labels).float().to(features.device)
         self.fold_of = stratified_folds(franchises, labels)
         if len(np.unique(self.fold_of)) < 2:
-            raise TrainingError("Out-of-fold predictions need posters of at least two franchises.")
+            raise TrainingError("Out-of-fold predictions need posters of at least two franchises. Add posters.")
         self._folds = [self._fold(number) for number in np.unique(self.fold_of)]
         self.folds = len(self._folds)
 

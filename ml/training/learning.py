@@ -48,7 +48,7 @@ def train_networks(
     names = chosen_candidates(config, weights)
     for part in (TRAIN, VALIDATION):
         if not len(dataset.rows(part)):
-            raise DatasetError(f"The {part} part has no posters: the dataset needs more franchises.")
+            raise DatasetError(f"The {part} part has no posters. Add posters of more franchises.")
     bench = Bench(dataset, config, choose_compute(config.device), checkpoints or NoCheckpoints())
     device = bench.compute.device
     samples = bench.training[:_SAMPLES]

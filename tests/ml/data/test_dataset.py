@@ -169,7 +169,7 @@ def test_dataset_that_is_damaged_is_rebuilt_and_named_once(
     caplog.clear()
     build_dataset(posters, tmp_path, small, NullReporter())
     (message,) = [message for message in caplog.messages if "genre" not in message]
-    assert re.fullmatch(rf"The folder {before.folder} is not a complete dataset: .*\. It is rebuilt\.", message)
+    assert re.fullmatch(rf"The dataset in {before.folder} is damaged and is rebuilt \(.+\)\.", message)
     assert {file.name: file.read_bytes() for file in before.folder.iterdir()} == contents
 
 
@@ -183,7 +183,7 @@ def test_dataset_decodes_damaged_pixels_again(
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     assert np.array_equal(build_dataset(posters, tmp_path, small, NullReporter()).images[:], expected)
     assert "is damaged: its checksum is wrong. It is deleted and its rows are rebuilt." in caplog.text
-    assert "pixels of 60 posters are missing. It is rebuilt." in caplog.text
+    assert "is damaged and is rebuilt (pixels of 60 posters are missing)." in caplog.text
 
 
 def test_dataset_decodes_only_posters_that_are_new_to_the_workspace(

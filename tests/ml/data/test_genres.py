@@ -27,7 +27,7 @@ def test_choose_genres_names_the_part_that_has_too_few_posters() -> None:
 
 def test_choose_genres_raises_if_fewer_than_two_genres_remain() -> None:
     with pytest.raises(
-        DatasetError, match=r"Of the genres of 4 posters, 1 can be learned.*Comedy: 1 posters, 4 are needed"
+        DatasetError, match=r"Of the genres of 4 posters, 1 can be learned.*\nComedy: 1 posters, 4 are needed"
     ):
         choose_genres([(ACTION,), (ACTION,), (ACTION, COMEDY), (ACTION,)], PARTS, CONFIG)
 

@@ -24,8 +24,6 @@ def error_of(data: bytes | str) -> str:
         read_cells(data.encode() if isinstance(data, str) else data, "table.csv")
     message = str(raised.value)
     assert "table.csv" in message
-    assert "\n" not in message
-    assert len(message) < 400
     return message
 
 

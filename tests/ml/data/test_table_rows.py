@@ -145,9 +145,9 @@ def test_columns_option_decides() -> None:
         read(data)
     assert "--columns genres=Genres" in str(raised.value)
     assert roles(data, columns={"genres": "genres", "file": "Poster"})["file"] == "x1.jpg"
-    with pytest.raises(DatasetError, match="no column 'plot' for genres; its columns are id, Genre, Genres, path"):
+    with pytest.raises(DatasetError, match=r"no column 'plot' for genres.*\nColumns: id, Genre, Genres, path"):
         read(data, columns={"genres": "plot"})
-    with pytest.raises(DatasetError, match="There is no column 'genre' to choose; there are id, title"):
+    with pytest.raises(DatasetError, match="--columns does not know 'genre': choose from id, title"):
         read(data, columns={"genre": "Genre"})
 
 
@@ -164,7 +164,7 @@ def test_flags_are_no_genres() -> None:
 def test_two_columns_of_posters_with_unknown_names_stop_with_both(role: str) -> None:
     value = ADDRESS if role == "poster_url" else "{}.jpg"
     data = table("id,genres,front,back", lambda n, g: [n, "|".join(g), value.format(n), value.format(f"b{n}")])
-    with pytest.raises(DatasetError, match=rf"--columns {role}=front or .* --columns {role}=back"):
+    with pytest.raises(DatasetError, match=rf"--columns {role}=front\n.* --columns {role}=back"):
         read(data)
 
 
@@ -190,7 +190,7 @@ def test_fillers_are_unknown_in_genres_ids_and_addresses_but_not_in_titles() -> 
 
 def test_identical_rows_are_dropped_and_counted() -> None:
     text = "id,genres,views\n5,Action|Drama,10\n5.0,Action|Drama,11\n 5 ,Drama|Action,12\n7,Drama,1\n7,Drama,1\n"
-    with pytest.raises(DatasetError, match=r"The id '5' is in row 2 with genres 'Action\|Drama', and in row 4 with"):
+    with pytest.raises(DatasetError, match=r"the id '5'.*\nrow 2: id '5', genres 'Action\|Drama'\nrow 4: id"):
         read(text.encode())
     result = read(text.replace(" 5 ", "6").encode())
     assert list(result.rows["id"]) == ["5", "6", "7"]
@@ -198,7 +198,7 @@ def test_identical_rows_are_dropped_and_counted() -> None:
 
 
 def test_table_with_a_row_per_genre_stops_with_both_rows() -> None:
-    with pytest.raises(DatasetError, match="'9' is in row 2 with genres 'Action', and in row 3 with genres 'Drama'"):
+    with pytest.raises(DatasetError, match="\nrow 2: id '9', genres 'Action'\nrow 3: id '9', genres 'Drama'"):
         read(b"movie_id,genre\n9,Action\n9,Drama\n")
 
 
@@ -258,7 +258,7 @@ def test_largest_of_several_sizes_of_one_picture_is_taken() -> None:
 
 def test_table_without_a_header_is_read_by_the_numbers_of_its_columns() -> None:
     data = table("0,0.jpg,Action,The Mouse", lambda n, g: [n + 1, f"{n + 1}.jpg", "/".join(g), f"B{n}"])
-    with pytest.raises(DatasetError, match=r"has no header.* no column of genres; its columns are 1, 2, 3, 4"):
+    with pytest.raises(DatasetError, match=r"no column of genres.*\nColumns: 1, 2, 3, 4\nThe table has no header"):
         read(data)
     rows = read(data, columns={"id": "1", "file": "2", "genres": "3", "title": "4"}).rows
     assert len(rows) == 28
@@ -296,7 +296,6 @@ def test_random_bytes_in_a_table_end_in_rows_or_a_sentence(kind: str, edits: lis
         result = read(data)
     except DatasetError as error:
         assert len(str(error)) < 1000
-        assert "\n" not in str(error)
         return
     assert (result.rows["id"] != "").all()
     assert result.rows["id"].is_unique

@@ -113,14 +113,14 @@ def test_missing_posters_are_skipped_with_a_notice(folder: Path) -> None:
 def test_invalid_table_is_refused_with_a_sentence(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="cannot be read: No such file"):
         read_table(tmp_path / "absent.csv", folder)
-    with pytest.raises(DatasetError, match=r"no column of genres; its columns are a, b\."):
+    with pytest.raises(DatasetError, match=r"no column of genres.*\nColumns: a, b$"):
         read_table(write(folder, [{"a": "1", "b": "2"}]), folder)
     (tmp_path / "empty.csv").write_text("file,genres\n")
-    with pytest.raises(DatasetError, match=r"The table .*empty\.csv has no rows\.$"):
+    with pytest.raises(DatasetError, match=r"The table .*empty\.csv has no rows\."):
         read_table(tmp_path / "empty.csv", folder)
     with pytest.raises(DatasetError, match="None of the 1 files"):
         read_table(write(folder, [{"genres": "Action", "file": "x.jpg"}]), folder)
-    with pytest.raises(DatasetError, match=r"The id '1' is in row 2 with file '0.jpg', and in row 3 with file '1.jpg'"):
+    with pytest.raises(DatasetError, match=r"\nrow 2: id '1', file '0.jpg'\nrow 3: id '1', file '1.jpg'"):
         read_table(write(folder, [{"id": "1", "genres": "Action", "file": f"{n}.jpg"} for n in range(2)]), folder)
     with pytest.raises(DatasetError, match=r"genre ids '1' in row 2 .* do not fit its genres 'A\|B'"):
         read_table(write(folder, [{"id": "1", "genres": "A|B", "genre_ids": "1", "file": "1.jpg"}]), folder)
@@ -209,7 +209,6 @@ def test_damaged_table_gives_true_posters_and_reasons_or_stops(
         table = read_table(catalogue, good_folder)
     except DatasetError as error:
         assert len(str(error)) < 600
-        assert "\n" not in str(error)
         return
     assert learned(table) <= good
     assert len(table.posters) + len(table.left_out) == table.rows
