@@ -133,7 +133,7 @@ class CatalogueError(AnimeGenreError):
 
 
 class DriftError(AnimeGenreError):
-    """A new catalogue differs too much from the last good one. The message has the table of differences."""
+    """A new catalogue differs too much from the last good one. Its details are the table of differences."""
 
 
 class KeptPageError(AnimeGenreError):

@@ -33,6 +33,7 @@ LIST_SEPARATOR = "|"
 # The names of columns in files, where they differ from those in code.
 STORED_NAMES = {"id": "mal_id"}
 CODE_NAMES = {stored: name for name, stored in STORED_NAMES.items()}
+_MEND = "Move it away and run again."
 # From titles' own pages, which not every run reads.
 _OPTIONAL = {"rating", "aired_to", "related"}
 _PATTERNS = {
@@ -92,17 +93,17 @@ def read_catalogue(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        raise CatalogueError(f"The catalogue {path} cannot be read: {error}.") from error
+        raise CatalogueError(f"The catalogue {path} cannot be read. {_MEND}", str(error)) from error
     table = table.rename(columns=CODE_NAMES)
     missing = [column for column in COLUMNS if column not in table and column not in _OPTIONAL]
     if missing:
         names = ", ".join(STORED_NAMES.get(column, column) for column in missing)
-        raise CatalogueError(f"The catalogue {path} has no column {names}.")
+        raise CatalogueError(f"The catalogue {path} has no column {names}. {_MEND}")
     table = table.reindex(columns=COLUMNS, fill_value="")
     for column, pattern in _PATTERNS.items():
         invalid = table.loc[~table[column].str.fullmatch(pattern), column]
         if len(invalid):
             name = STORED_NAMES.get(column, column)
             row, value = invalid.index[0] + 1, excerpt(invalid.iloc[0])
-            raise CatalogueError(f"The catalogue {path} has an invalid {name} in row {row}: {value!r}.")
+            raise CatalogueError(f"The catalogue {path} has an invalid {name} in row {row}: {value!r}. {_MEND}")
     return table

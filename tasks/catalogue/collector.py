@@ -129,7 +129,9 @@ class Collector:
             last = read_last_good(self._folder, self._source, selection).titles
             catalogue, self.unread = with_last_records(catalogue, unread, last, self._source)
         if catalogue.empty:
-            raise PageLayoutError(f"None of the pages' {len(unread)} titles can be read. {unread[0].sentence()}")
+            raise PageLayoutError(
+                f"None of the pages' {len(unread)} titles can be read. Has the site changed?", unread[0].sentence()
+            )
         log_unread(self.unread)
         write_unread(self.unread, self._folder)
         return catalogue

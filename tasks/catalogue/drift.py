@@ -22,6 +22,7 @@ _NUMBERS, _FALLEN, _FALLEN_SHARE = ["score", "members", "episodes"], 0.11, 0.5
 _NEW_SHARE, _MIN_NEW_TITLES = 0.9, 20
 # Of the titles of one group. One missing page is a small share of all titles.
 _GROUP_SHARE = 0.5
+_NAMED = 3  # measures in a message
 _FIELDS = ["type", "source", "start_date", "episodes", "score", "members", "themes", "demographics", "studios"]
 _COMPARED = ["genre_ids", "poster_url", *_FIELDS]
 
@@ -131,15 +132,15 @@ def check(measures: Sequence[Measure]) -> None:
     """Check that no measure is above its limit.
 
     Raises:
-        DriftError: one is. The message contains the table of measures.
+        DriftError: one is. Its details are the table of measures.
     """
     drifted = [measure.name for measure in measures if measure.drifted]
     if drifted:
+        more = f" and {len(drifted) - _NAMED} more" if len(drifted) > _NAMED else ""
         raise DriftError(
-            f"The new catalogue differs too much from the last good one ({', '.join(drifted)}). The last good one, if "
-            "there is one, stays, and the next run re-fetches the pages. Has the site changed?\n"
-            + "\n".join(map(_line, measures))
-            + "\nIf the change is correct, raise the limit for one run."
+            f"The new catalogue differs too much from the last good one ({', '.join(drifted[:_NAMED])}{more}). "
+            "Run again to re-fetch the pages, or raise the limits for one run if the change is correct.",
+            "\n".join(map(_line, measures)),
         )
 
 

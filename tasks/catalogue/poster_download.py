@@ -161,7 +161,7 @@ class _FailureRows:
         self._ledger.posters.put(*(replace(visit, status="failed", checked=time.time()) for visit in row))
         if is_of_host:
             sentence = str(error).removesuffix(".")
-            self._client.block(visit.url, f"{len(row)} posters in a row were not sent. About the last one: {sentence}")
+            self._client.block(visit.url, f"{len(row)} posters in a row were not sent. The last one: {sentence}")
         raise error
 
     def end(self, visit: PosterVisit) -> None:

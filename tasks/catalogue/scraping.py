@@ -12,7 +12,7 @@ from tasks.catalogue.source import PagedSource, SourcePage
 from tasks.catalogue.titles import Title, UnreadCard, id_sort_key
 from tasks.catalogue.unread_cards import UnreadEntry
 from tasks.crawl.revisits import is_due
-from tasks.errors import EmptyCatalogueError, PageError, PageLayoutError, SeasonError
+from tasks.errors import EmptyCatalogueError, PageError, PageLayoutError, SeasonError, excerpt
 
 # A page without a title that can be read has another layout, unless it is as small as this.
 _SMALL_PAGE = 2
@@ -48,19 +48,21 @@ async def read_titles(
         try:
             titles = await _read(context, page, page in due, unread)
         except PageError as error:
-            raise type(error)(f"The page of {page.name}: {error}") from error
+            raise type(error)(f"The page of {page.name}: {error.message}", error.details) from error
         if titles is None:
             missing.append(page.name)
         else:
             found.append(titles)
 
     if not found:
-        raise SeasonError(f"{source.site_url} has no page of {', '.join(missing)}.")
+        raise SeasonError(f"{source.site_url} has no page of {excerpt(', '.join(missing))}. Choose other seasons.")
     if missing:
         logger.warning("%s has no page of %s: skipped.", source.site_url, ", ".join(missing))
     records = merge(found)
     if not records and not unread:
-        raise EmptyCatalogueError(f"The pages of {source.site_url} list no title ({len(found)} pages read).")
+        raise EmptyCatalogueError(
+            f"The pages of {source.site_url} list no title ({len(found)} pages read). Choose other seasons."
+        )
     return records, unread
 
 
@@ -76,7 +78,9 @@ async def _read(context: CrawlContext, page: SourcePage, due: bool, unread: list
         entries = source.parse_page(page, body)
         cards = [entry for entry in entries if isinstance(entry, UnreadCard)]
         if len(cards) == len(entries) > _SMALL_PAGE:
-            raise PageLayoutError(f"None of its {len(entries)} titles can be read. The first one: {cards[0].missing}")
+            raise PageLayoutError(
+                f"None of its {len(entries)} titles can be read.", f"The first one: {cards[0].missing}"
+            )
         return entries, source.next_page(page, body) if isinstance(source, PagedSource) else None
 
     def titles_in(page: SourcePage, entries: Sequence[Title | UnreadCard]) -> list[Title]:

@@ -78,5 +78,6 @@ def check_reachable(site_url: str, timeout_seconds: float = 10) -> None:
         socket.create_connection((str(parts.hostname), port), timeout_seconds).close()
     except (OSError, ValueError, UnicodeError) as error:
         raise SiteUnavailable(
-            f"The site {excerpt_of_url(site_url)} cannot be reached: {excerpt(error)}.", "not reachable"
+            f"The site {excerpt_of_url(site_url)} cannot be reached: {excerpt(error)}. Is the address right?",
+            "not reachable",
         ) from error

@@ -17,7 +17,7 @@ from tasks.errors import SiteBlocked, excerpt
 # The crawl does not wait longer than this. It stops, and a later run continues it.
 LONGEST_WAIT_SECONDS = 120.0
 
-# Part of the message of SiteBlocked.
+# Part of the message of SiteBlocked, also of earlier versions.
 NO_REQUEST = "No request is sent to"
 
 logger = logging.getLogger(__name__)
@@ -42,8 +42,9 @@ class Host:
         if self._memory.blocked_until > time.time():
             until = datetime.fromtimestamp(self._memory.blocked_until, UTC)
             raise SiteBlocked(
-                f"The site refuses us: {self._memory.reason}. {NO_REQUEST} {excerpt(self.name)} before "
-                f"{until:%Y-%m-%d %H:%M} UTC. Run the command again after that time, at a lower pace."
+                f"The site {excerpt(self.name)} refuses us. {NO_REQUEST} it before {until:%Y-%m-%d %H:%M} UTC: run the "
+                "command again after that time, at a lower pace.",
+                f"{self._memory.reason}.",
             )
 
     def block(self, reason: str, seconds: float) -> NoReturn:

@@ -11,6 +11,7 @@ from pathlib import Path
 from infra.files import sha256_of, write_bytes
 from tasks.errors import KeptPageError
 
+_MEND = "Run `collect` to fetch it again."
 _LEVEL = 6  # of zlib's nine; reduces a page to a tenth in 10 ms
 
 
@@ -55,7 +56,8 @@ class KeptPages:
         try:
             body = gzip.decompress(path.read_bytes())
         except (OSError, EOFError, zlib.error) as error:
-            raise KeptPageError(f"The kept page {path} cannot be read: {error}.") from error
+            why = getattr(error, "strerror", None) or error
+            raise KeptPageError(f"The kept page {path} cannot be read: {why}. {_MEND}") from error
         if sha256_of(body) != sha256:
-            raise KeptPageError(f"The content of the kept page {path} does not match its name.")
+            raise KeptPageError(f"The content of the kept page {path} does not match its name. {_MEND}")
         return body

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-from tasks.errors import LedgerError
+from tasks.errors import LedgerError, excerpt
 
 logger = logging.getLogger("tasks")
 
@@ -175,7 +175,7 @@ class Table(Generic[Entry]):
             with self._database:
                 self._database.executemany(insert, [tuple(to_stored(entry).values()) for entry in entries])
         except sqlite3.Error as error:
-            raise LedgerError(f"The ledger cannot be written: {error}. Is the disk full?") from error
+            raise LedgerError(f"The ledger cannot be written: {excerpt(error)}. Is the disk full?") from error
 
     def _select(self, where: str, *values: object) -> list[Entry]:
         query = f"SELECT {', '.join(self._columns)} FROM {self.kind.__name__} {where}"
@@ -234,7 +234,7 @@ class Ledger:
 
 
 def _unusable(path: Path | None, error: sqlite3.Error) -> LedgerError:
-    return LedgerError(f"The ledger {path} cannot be used: {error}. Move it away to start a new one.")
+    return LedgerError(f"The ledger {path} cannot be used: {excerpt(error)}. Move it away to start a new one.")
 
 
 def _move_aside_if_damaged(path: Path) -> None:

@@ -91,7 +91,8 @@ class PageReader:
         except PageCutError:
             raise
         except PageError as error:
-            raise type(error)(f"{error} The page is kept as {self._kept.path(self._kept.keep(body))}.") from error
+            kept = f"The page is kept as {self._kept.path(self._kept.keep(body))}."
+            raise type(error)(f"{error.message} Has the site changed?", f"{error.details}\n{kept}".lstrip()) from error
         return self._kept.keep(body), content
 
     def _parse_kept(self, sha256: str, parse: Callable[[bytes], Content]) -> Content:

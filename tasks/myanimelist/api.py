@@ -103,7 +103,7 @@ class MyAnimeListApi(MyAnimeList):
         document = _object(body)
         entries = document.get("data")
         if not isinstance(entries, list):
-            raise PageLayoutError(f'This is not a list of titles: it has no array "data".{_said(document)}')
+            raise PageLayoutError(f'This is not a list of titles: it has no array "data"{_said(document)}.')
         season = _season(document.get("season"))
         if season and season != page.group:
             raise PageLayoutError(f"This is the list of another season, {season}.")
@@ -146,9 +146,9 @@ class MyAnimeListApi(MyAnimeList):
         is_about_id = status == 401 or (status == 400 and "client id" in (said or "").lower())
         if is_about_id or (status == 403 and said is not None and not self._has_answered):
             raise ConfigurationError(
-                f"The API at {self.site_url} does not accept the client id in MAL_CLIENT_ID. It answered "
-                f"{response.status_line}{said or ''}. Compare the client id with https://myanimelist.net/apiconfig. "
-                "If it is correct, too many requests were sent with it: try again after some hours."
+                f"The API at {self.site_url} does not accept the client id in MAL_CLIENT_ID. Compare it with "
+                "https://myanimelist.net/apiconfig, or try again after some hours if it had too many requests.",
+                f"It answered {response.status_line}{said or ''}.",
             )
         if status == 400:
             raise SiteError(f"{response}{said or ''}.")

@@ -58,7 +58,7 @@ async def test_key_in_a_response_is_hidden(after_redirect: bool) -> None:
 
 async def test_key_is_in_no_error(tmp_path: Path) -> None:
     def parse(body: bytes) -> bytes:
-        raise PageLayoutError(body.decode())
+        raise PageLayoutError(f"This is not a title: {body.decode()}.")
 
     with strict_api([]) as api:
         for answer in ((418, b"", {}), (200, CLIENT_ID.encode(), {})):

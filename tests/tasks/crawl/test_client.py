@@ -172,7 +172,7 @@ async def test_client_does_not_retry_permanent_failures(status: int, error: type
 
 async def test_client_sends_nothing_to_a_host_that_refused_it_also_in_later_runs(tmp_path) -> None:
     async with Site(403).running(ledger=Ledger(tmp_path / "ledger")) as site:
-        with pytest.raises(SiteBlocked, match=r"refuses us: .* answered 403 Forbidden.*before 20\d\d-.* UTC") as caught:
+        with pytest.raises(SiteBlocked, match=r"refuses us\. .*before 20.* UTC.*\n.* 403 Forbidden\.") as caught:
             await site.text("/a")
         assert not caught.value.retryable
         async with new_client(ledger=Ledger(tmp_path / "ledger")) as next_run:
@@ -328,7 +328,7 @@ async def test_client_retries_a_body_that_is_shorter_than_its_length() -> None:
 async def test_client_retries_a_page_that_its_parser_finds_incomplete() -> None:
     def parse(body: bytes) -> str:
         if len(site.requests) < 3:
-            raise PageCutError("half a page")
+            raise PageCutError("The page ends too early.")
         return body.decode()
 
     async with Site(200).running() as site:
