@@ -48,8 +48,8 @@ def read_weights(spec: str, backbone: str, cache: Path) -> Weights | None:
         return load_state(download(imagenet_url(backbone), cache))
     except WeightsUnavailable as error:
         raise WeightsUnavailable(
-            f"{error.message} Try again later, or set weights to a .safetensors or .pth file, or to 'none' to train from "
-            "random weights."
+            f"{error.message} Try again later, or set weights to a .safetensors or .pth file, or to 'none' for random "
+            "weights."
         ) from error
 
 
