@@ -9,7 +9,6 @@
 The class attribute `retryable` says whether a retry may help.
 """
 
-import copyreg
 from typing import Any, ClassVar
 
 
@@ -31,7 +30,7 @@ class AnimeGenreError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle without a call of `__init__`, whose parameters differ between subclasses."""
-        return copyreg.__newobj__, (type(self), *self.args), vars(self)
+        return type(self).__new__, (type(self), *self.args), vars(self)
 
 
 class PosterError(AnimeGenreError):
