@@ -70,7 +70,7 @@ def keep_up(
     start(
         "TensorBoard",
         [
-            *(python, "-m", "tensorboard.main", "--logdir", str(logs), "--reload_multifile", "true"),
+            *(python, "-m", "infra.local.tensorboard_server", "--logdir", str(logs), "--reload_multifile", "true"),
             *("--host", loopback, "--port", str(tensorboard_port)),
         ],
         stack.environment,
@@ -87,6 +87,7 @@ def keep_up(
             "FUNCTION_URL": stack.function_url,
             "TITLE_NOUN": settings.title_noun,
             "LABEL_NOUN": settings.label_noun,
+            "TRUSTED_HOSTS": f"{loopback},localhost",
         },
         f"http://{loopback}:{page_port}/healthz",
         folder=workspace,  # so does gunicorn

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from google.api_core import exceptions as google_exceptions
 from google.api_core import grpc_helpers, operations_v1
 from google.api_core.future.polling import DEFAULT_POLLING
-from google.auth.credentials import AnonymousCredentials
+from google.auth.credentials import Credentials
+from google.auth.exceptions import RefreshError
 from google.cloud import run_v2
 from google.cloud.run_v2.services.builds.transports import BuildsRestTransport
 from google.cloud.run_v2.services.revisions.transports import RevisionsRestTransport
@@ -37,7 +38,7 @@ from infra.revisions import (
     serving_targets,
     traffic_target,
 )
-from infra.settings import Settings
+from infra.settings import Settings, environment_variable
 from infra.source_zip import FUNCTION_TARGET
 
 REPOSITORY = "cloud-run-source-deploy"  # in Artifact Registry; `gcloud run deploy --source` uses the same one
@@ -45,6 +46,18 @@ CHECKED_REVISION = "checked-revision"  # annotation of a service: the last revis
 BUILD_TIMEOUT_SECONDS = 900.0
 DEPLOY_TIMEOUT_SECONDS = 300.0
 _POLL_SECONDS = (0.25, 10.0)  # the first and the longest pause between two polls of an operation
+
+
+class _StandInCredentials(Credentials):
+    """The token of the stand-in, which a client sends as it sends Google's access tokens."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.token = settings.cloud_run_token.get_secret_value() if settings.cloud_run_token else None
+
+    def refresh(self, request: object) -> None:
+        """Called if there is no token or it is refused."""
+        raise RefreshError(f"{environment_variable('cloud_run_token')} is not the token of the running stack")
 
 
 class CloudRun:
@@ -62,7 +75,7 @@ class CloudRun:
         self._timeout = settings.service_timeout_seconds
         with google_errors("Opening Cloud Run"):
             if settings.cloud_run_endpoint:
-                self._connect_to_stand_in(settings.cloud_run_endpoint)
+                self._connect_to_stand_in(settings.cloud_run_endpoint, _StandInCredentials(settings))
             else:
                 self._connect_to_google()
 
@@ -76,15 +89,14 @@ class CloudRun:
         channel = grpc_helpers.create_channel("cloudbuild.googleapis.com:443", default_scopes=scopes)
         self._build_operations: Any = operations_v1.OperationsClient(channel)
 
-    def _connect_to_stand_in(self, endpoint: str) -> None:
+    def _connect_to_stand_in(self, endpoint: str, credentials: Credentials) -> None:
         address = urlsplit(endpoint)
-        options: dict[str, Any] = {"host": address.netloc, "url_scheme": address.scheme}
-        options["credentials"] = AnonymousCredentials()
+        options: dict[str, Any] = {"host": address.netloc, "url_scheme": address.scheme, "credentials": credentials}
         self._services = run_v2.ServicesClient(transport=ServicesRestTransport(**options))
         self._revisions = run_v2.RevisionsClient(transport=RevisionsRestTransport(**options))
         self._builds = run_v2.BuildsClient(transport=BuildsRestTransport(**options))
         # Unlike the others, this transport expects the scheme as a part of the host.
-        operations = operations_v1.OperationsRestTransport(host=endpoint, credentials=AnonymousCredentials())
+        operations = operations_v1.OperationsRestTransport(host=endpoint, credentials=credentials)
         self._build_operations = operations_v1.AbstractOperationsClient(transport=operations)
 
     def image_for(self, service: str, source_sha256: str) -> str:

@@ -51,9 +51,13 @@ def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
-    """Write a file atomically: readers see the old content or the new one. `durable` is that of `atomic_write`."""
+def write_bytes(path: Path, data: bytes, durable: bool = True, mode: int = 0o666) -> None:
+    """Write a file atomically: readers see the old content or the new one. `durable` is that of `atomic_write`.
+
+    Whoever `mode` does not allow to read the file cannot read it at any time.
+    """
     with atomic_write(path, durable) as temporary:
+        temporary.touch(mode)
         temporary.write_bytes(data)
 
 

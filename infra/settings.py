@@ -60,6 +60,11 @@ class Settings(BaseSettings):
         pattern=_HTTP_ADDRESS,
         description="Address of a Cloud Run stand-in. If not set, Google Cloud Run is used.",
     )
+    cloud_run_token: SecretStr | None = Field(
+        None,
+        description="Bearer token of the Cloud Run stand-in, which `anime-genre up` draws at each start. It is neither "
+        "shown nor logged.",
+    )
     storage_emulator_host: str | None = Field(
         None,
         pattern=_HTTP_ADDRESS,

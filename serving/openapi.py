@@ -28,7 +28,7 @@ _JSON_TYPES: dict[object, str] = {str: "string", int: "integer", float: "number"
 _IMAGES = (*(f"image/{name.lower()}" for name in FORMATS), "application/octet-stream")
 _ERRORS = {
     "400": "The request is malformed.",
-    "403": "The poster's host or bucket is not allowed.",
+    "403": "The poster's host or bucket, or the calling page's origin, is not allowed.",
     "404": "There is no such poster, or the model does not know the genre.",
     "405": "The address does not support this method.",
     "408": "The request did not arrive in time.",

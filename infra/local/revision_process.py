@@ -16,6 +16,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, T
 from yarl import URL
 
 from infra.local.processes import free_port
+from infra.local.same_origin import refusal
 
 START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 3.0
@@ -177,6 +178,8 @@ class RevisionProxy:
             await self._session.close()
 
     async def _forward_to_any(self, request: web.Request) -> web.StreamResponse:
+        if reason := refusal(request.headers.get("Host"), None):  # the function itself knows which origins may call it
+            return web.Response(status=403, text=f"{reason}\n")
         weighted = self._weighted_revisions()
         if not weighted:
             return web.Response(status=404, text=_NO_REVISION)

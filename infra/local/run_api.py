@@ -7,11 +7,15 @@ Cloud Build v1. A build unpacks the source zip from the bucket of STORAGE_EMULAT
 functions-framework in this Python environment. The state is kept in FOLDER: after a restart, services have the same
 revisions, traffic and addresses.
 
+As Google does, it requires a bearer token: whoever may deploy here can run programs on this machine. The token is that
+of the environment variable ANIME_GENRE_CLOUD_RUN_TOKEN.
+
 `main` starts the server, `CloudRunServer` handles the requests, and `infra.local.services` holds the services.
 """
 
 import argparse
 import asyncio
+import hmac
 import json
 import logging
 import os
@@ -33,19 +37,23 @@ from google.protobuf.json_format import ParseError
 
 from infra.errors import StackError
 from infra.local.revision_process import RevisionProxy
+from infra.local.same_origin import same_origin_middleware
 from infra.local.services import ApiError, Images, RunningService, invalid, not_found, now
+from infra.settings import environment_variable
 
 _LOCATION = "projects/{project}/locations/{location}"
 _SERVICE_ID = re.compile(r"[a-z]([-a-z0-9]{0,47}[a-z0-9])?")
 _STORAGE_TIMEOUT_SECONDS = 30.0
+_TOKEN = environment_variable("cloud_run_token")
 _UPDATABLE_FIELDS = ("template", "traffic", "labels", "annotations", "ingress", "scaling", "description")
 
 
 class CloudRunServer:
     """The handlers of the API's requests, and the services and operations that they manage."""
 
-    def __init__(self, folder: Path, service_ports: Mapping[str, int]) -> None:
+    def __init__(self, folder: Path, service_ports: Mapping[str, int], token: str) -> None:
         self._folder = folder
+        self._authorization = f"Bearer {token}".encode()
         self._images = Images(folder)
         self._service_ports = service_ports
         self._without_service: dict[str, RevisionProxy] = {}  # listens on the port of a service that is not created yet
@@ -77,7 +85,8 @@ class CloudRunServer:
 
     def application(self) -> web.Application:
         """The web application with the API's routes."""
-        application = web.Application(middlewares=[_error_responses], client_max_size=2**22)
+        checks = [same_origin_middleware, _error_responses, self._check_token]
+        application = web.Application(middlewares=checks, client_max_size=2**22)
         services, one_service = f"/v2/{_LOCATION}/services", f"/v2/{_LOCATION}/services/{{service}}"
         application.add_routes(
             [
@@ -94,6 +103,15 @@ class CloudRunServer:
             ]
         )
         return application
+
+    @web.middleware
+    async def _check_token(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        sent = request.headers.get("Authorization", "").encode()
+        if request.path != "/healthz" and not hmac.compare_digest(sent, self._authorization):
+            raise ApiError(401, 16, "UNAUTHENTICATED", "Request had invalid authentication credentials.")
+        return await handler(request)
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
@@ -268,11 +286,11 @@ def _read_object(bucket: str, name: str) -> bytes:
     return data
 
 
-async def _serve(port: int, folder: Path, service_ports: Mapping[str, int]) -> None:
+async def _serve(port: int, folder: Path, service_ports: Mapping[str, int], token: str) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    server = CloudRunServer(folder, service_ports)
+    server = CloudRunServer(folder, service_ports, token)
     runner = web.AppRunner(server.application(), access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", port)
@@ -312,7 +330,10 @@ def main() -> int:
     try:
         if "STORAGE_EMULATOR_HOST" not in os.environ:
             raise StackError("Set STORAGE_EMULATOR_HOST to the address of the storage emulator that builds read from.")
-        asyncio.run(_serve(options.port, options.state.absolute(), dict(options.service_port)))
+        token = os.environ.pop(_TOKEN, "")  # revisions inherit the environment, and must not have the token
+        if not token:
+            raise StackError(f"Set {_TOKEN} to the token that clients must send.")
+        asyncio.run(_serve(options.port, options.state.absolute(), dict(options.service_port), token))
     except StackError as error:
         print(error, file=sys.stderr)
         return 1

@@ -7,6 +7,7 @@ The services keep their data in the workspace. The next stack in the same worksp
 """
 
 import json
+import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from infra.disk import check_space, disk_full
 from infra.errors import ConfigurationError, StackError
 from infra.files import write_bytes
 from infra.local.processes import Processes, claim_port, free_port, is_reachable
+from infra.local.same_origin import origins
 from infra.settings import MAIN_COLLECTION, Settings, read_settings
 
 _NO_TELEMETRY = {
@@ -88,7 +90,7 @@ def local_stack(workspace: Path, ports: Ports | None = None, collection: str = M
         with Processes(workspace / "logs") as processes:
             stack = _start_services(workspace, ports, read_settings(collection), processes)
             processes.wait_ready()
-            write_bytes(workspace / _ENVIRONMENT_FILE, json.dumps(dict(stack.environment)).encode())
+            write_bytes(workspace / _ENVIRONMENT_FILE, json.dumps(dict(stack.environment)).encode(), mode=0o600)
             yield stack
     finally:
         (workspace / _ENVIRONMENT_FILE).unlink(missing_ok=True)
@@ -140,6 +142,7 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
         "ANIME_GENRE_GOOGLE_PROJECT": settings.google_project,
         "ANIME_GENRE_GOOGLE_REGION": settings.google_region,
         "ANIME_GENRE_CLOUD_RUN_ENDPOINT": cloud_run_url,
+        "ANIME_GENRE_CLOUD_RUN_TOKEN": secrets.token_urlsafe(32),
         "STORAGE_EMULATOR_HOST": storage_url,
         "MLFLOW_TRACKING_URI": mlflow_url,
         "PREFECT_HOME": str(workspace / "prefect"),
@@ -162,7 +165,7 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
     )
     processes.start(
         "Prefect",
-        [python, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(prefect_port)],
+        [python, "-m", "infra.local.prefect_server", "--port", str(prefect_port)],
         {**environment, **_PREFECT_ON_SQLITE},
         ready=f"{prefect_url}/api/health",
     )
@@ -172,6 +175,9 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
             *(python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow_port), "--workers", "1"),
             *("--backend-store-uri", f"sqlite:///{workspace / 'mlflow.db'}"),
             *("--artifacts-destination", str(workspace / "mlflow-artifacts")),
+            # By default it also answers names such as 10.example.org, which match its pattern for private addresses.
+            *("--allowed-hosts", f"127.0.0.1:{mlflow_port},localhost:{mlflow_port}"),
+            *("--cors-allowed-origins", ",".join(origins(mlflow_port))),
         ],
         {**environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         ready=f"{mlflow_url}/health",

@@ -1,4 +1,4 @@
-"""The storage emulator: gcp-storage-emulator on 127.0.0.1, with a longer queue of connections.
+"""The storage emulator: gcp-storage-emulator on 127.0.0.1, with the checks of `same_origin` and a longer queue.
 
 python -m infra.local.storage --port 8898 --folder FOLDER --bucket anime-genre
 """
@@ -7,7 +7,13 @@ import argparse
 import socketserver
 from pathlib import Path
 
-from gcp_storage_emulator.server import create_server
+from gcp_storage_emulator import server
+
+from infra.local.same_origin import SameOriginHandler
+
+
+class _Handler(SameOriginHandler, server.RequestHandler):  # type: ignore[misc]
+    """The emulator's handler with the checks."""
 
 
 def main() -> None:
@@ -20,7 +26,10 @@ def main() -> None:
     # The emulator handles one request at a time. With Python's default queue of five connections, a sixth client waits
     # for a second or more.
     socketserver.TCPServer.request_queue_size = 128
-    create_server("127.0.0.1", args.port, default_bucket=args.bucket, data_dir=str(args.folder)).run()
+    server.RequestHandler = _Handler
+    # GET /wipe deletes all objects, and browsers send no Origin with the image of a page.
+    server.HANDLERS = tuple(route for route in server.HANDLERS if route[0] != "^/wipe$")
+    server.create_server("127.0.0.1", args.port, default_bucket=args.bucket, data_dir=str(args.folder)).run()
 
 
 if __name__ == "__main__":

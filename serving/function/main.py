@@ -83,6 +83,8 @@ def _route(request: flask.Request, watch: Stopwatch, headers: dict[str, str]) ->
     if request.method == "OPTIONS":
         headers["Allow"] = ", ".join(allowed)
         return {}
+    if request.method == "POST" and not _is_allowed_origin(request):
+        raise RequestError(403, "forbidden_origin", "Pages of this origin may not call the function (CORS_ORIGINS).")
     action = actions.get("GET" if request.method == "HEAD" else request.method)
     if action is None:
         headers["Allow"] = ", ".join(allowed)
@@ -139,13 +141,22 @@ _ADDRESSES: dict[str, dict[str, Action]] = {
 }
 
 
+def _allowed_origins() -> list[str]:
+    return [entry.strip() for entry in os.environ.get("CORS_ORIGINS", "").split(",") if entry.strip()]
+
+
+def _is_allowed_origin(request: flask.Request) -> bool:
+    """Whether the page that sends the request may call the function. Programs send no Origin."""
+    origin, allowed = request.headers.get("Origin"), _allowed_origins()
+    return origin is None or "*" in allowed or origin in allowed
+
+
 def _cors_headers(request: flask.Request) -> dict[str, str]:
     """The headers that let a page of an allowed origin read the response."""
-    allowed = [entry.strip() for entry in os.environ.get("CORS_ORIGINS", "").split(",") if entry.strip()]
-    origin = request.headers.get("Origin")
+    origin, allowed = request.headers.get("Origin"), _allowed_origins()
     if not allowed:
         return {}
-    if origin is None or not ("*" in allowed or origin in allowed):
+    if origin is None or not _is_allowed_origin(request):
         return {"Vary": "Origin"}
     return {
         "Vary": "Origin",

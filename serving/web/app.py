@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, current_app, jsonify, redirect, render_template, request, url_for
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.sansio.utils import host_is_trusted
 from werkzeug.wrappers import Response as BaseResponse
 
 from .card_html import card_html
@@ -54,7 +55,8 @@ def create_app(
 
     The page's texts call what a poster shows `title_noun` and what is predicted `label_noun`. They default to the
     environment variables TITLE_NOUN and LABEL_NOUN, then to "anime" and "genre". TRUSTED_PROXIES is the number of
-    proxies in front of the server, which name the visitor's address in X-Forwarded-For; 0 by default.
+    proxies in front of the server, which name the visitor's address in X-Forwarded-For; 0 by default. TRUSTED_HOSTS
+    are the host names that the page answers at, separated by commas; all by default.
 
     Raises:
         ValueError: the function's address is not an http or https address, or TRUSTED_PROXIES is not a number.
@@ -70,6 +72,7 @@ def create_app(
         FUNCTION_TIMEOUT_SECONDS=timeout_seconds,
         MAX_CONTENT_LENGTH=MAX_POSTER_BYTES + FORM_BYTES,
         MAX_FORM_MEMORY_SIZE=FORM_BYTES,
+        HOSTS=[host for host in os.environ.get("TRUSTED_HOSTS", "").split(",") if host],
     )
     label = label_noun or os.environ.get("LABEL_NOUN") or "genre"
     app.jinja_env.globals.update(
@@ -93,6 +96,7 @@ def create_app(
     app.extensions["live_model"] = LiveModel(lambda: _ask_for_model(function_url, timeout_seconds))
     if proxies := _trusted_proxies():
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies)  # type: ignore[method-assign]
+    app.before_request(_check_host)
     app.add_url_rule("/", view_func=_home)
     app.add_url_rule("/anime", view_func=_page)
     app.add_url_rule("/anime", view_func=_predict, methods=["POST"])
@@ -153,6 +157,12 @@ def readable_date(iso: str) -> str:
     return f"{day.day} {day:%B %Y}"
 
 
+def _check_host() -> None:
+    hosts = current_app.config["HOSTS"]
+    if hosts and not host_is_trusted(request.host, hosts):
+        raise PageError(403, "forbidden_host", "This page does not answer at this host name (TRUSTED_HOSTS).")
+
+
 def _home() -> BaseResponse:
     return redirect(url_for("_page"))
 
@@ -177,6 +187,9 @@ def _poster_page(**context: Any) -> str:
 
 
 def _predict() -> Response:
+    # The Origin of this page's own form is "null", because it sends no referrer.
+    if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+        raise PageError(403, "forbidden_origin", "This page takes no posters from pages of other sites.")
     with _limits().admit(request.remote_addr or ""):
         poster = read_poster(request)
         prediction = predict(

@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 import pytest
 import requests
+import websockets.exceptions
+import websockets.sync.client
 from mlflow.tracking import MlflowClient
 from playwright.sync_api import expect
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -184,6 +186,48 @@ def test_services_open_in_a_browser(up: Up) -> None:
         expect(page.get_by_text(re.compile(r"built-in 20.* posters")).first).to_be_visible(timeout=30_000)
         page.goto(up.addresses["TensorBoard"])
         expect(page.get_by_text("TensorBoard").first).to_be_visible(timeout=30_000)
+
+
+EVIL = "http://evil.example"
+
+
+def test_pages_of_other_origins_reach_no_service(up: Up) -> None:
+    """As a browser sends them: simple requests, those after DNS rebinding, and WebSockets."""
+    stack = json.loads((up.workspace / "stack.json").read_text())
+    with up.client() as client:
+        site_url = client.read_deployment_by_name("retrain/retrain").parameters["parameters"]["site_url"]
+    mlflow_url = stack["MLFLOW_TRACKING_URI"]
+    services = {
+        "Prefect": (up.addresses["Prefect"], "/api/deployments/filter"),
+        "MLflow": (mlflow_url, "/api/2.0/mlflow/experiments/create"),
+        "TensorBoard": (up.addresses["TensorBoard"], "/data/runs"),
+        "Function": (up.addresses["Function"], "/"),
+        "Page": (up.addresses["Page"].removesuffix("/anime"), "/anime"),
+        "Storage": (stack["STORAGE_EMULATOR_HOST"], "/storage/v1/b"),
+        "Cloud Run": (
+            stack["ANIME_GENRE_CLOUD_RUN_ENDPOINT"],
+            "/v2/projects/anime-genre/locations/europe-west1/builds:submit",
+        ),
+        "Site": (site_url, "/robots.txt"),
+    }
+    for name, (url, path) in services.items():
+        # 10.* is among the hosts that MLflow answers by default.
+        for host in ("evil.example", f"10.evil.example:{url.rpartition(':')[2]}"):
+            rebound = requests.get(url + path, headers={"Host": host, "Accept": "text/html"}, timeout=30)
+            assert rebound.status_code in (400, 403), (name, host, rebound.text)
+        sent = {"Origin": EVIL, "Sec-Fetch-Site": "cross-site", "Content-Type": "text/plain"}
+        refused = requests.post(url + path, "{}", headers=sent, timeout=30)
+        # Before the first model, nothing is at the function's address.
+        assert refused.status_code in ((403, 404) if name == "Function" else (403,)), (name, refused.text)
+        assert "Access-Control-Allow-Origin" not in refused.headers, name
+        own = requests.get(url + path, headers={"Host": url.partition("//")[2].replace("127.0.0.1", "localhost")})
+        assert own.status_code in (200, 401, 404, 405), (name, own.text)
+    with pytest.raises(websockets.exceptions.InvalidStatus):
+        websockets.sync.client.connect(f"{up.addresses['Prefect']}/api/events/out".replace("http", "ws"), origin=EVIL)
+    preflight = {"Origin": EVIL, "Access-Control-Request-Method": "POST"}
+    asked = requests.options(f"{up.addresses['Prefect']}/api/flow_runs/", headers=preflight)
+    assert "Access-Control-Allow-Origin" not in asked.headers
+    assert not requests.get(f"{stack['STORAGE_EMULATOR_HOST']}/wipe").ok
 
 
 def test_retrain_joins_the_stack_and_keeps_the_champion(up: Up) -> None:

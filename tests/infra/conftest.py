@@ -16,6 +16,8 @@ from infra.settings import Settings
 from tests.storage import storage_emulator
 
 BUCKET = "test-bucket"
+TOKEN = "the-token"
+AUTHORIZATION = {"Authorization": f"Bearer {TOKEN}"}
 Serve = Callable[..., tuple[str, list[bytes]]]
 
 
@@ -50,7 +52,7 @@ def run_api(folder: Path, storage_url: str, *options: str) -> Iterator[tuple[str
     """
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "infra.local.run_api", "--port", "0", "--state", str(folder), *options]
-    environment = {**os.environ, "STORAGE_EMULATOR_HOST": storage_url}
+    environment = {**os.environ, "STORAGE_EMULATOR_HOST": storage_url, "ANIME_GENRE_CLOUD_RUN_TOKEN": TOKEN}
     with (
         (folder / "stand-in.log").open("a") as log,
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True) as process,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from pydantic import SecretStr
 
 import serving
 from infra.cloud_run import CloudRun
@@ -15,7 +16,7 @@ from infra.errors import ConfigurationError, DeploymentError, NotFound, ServiceU
 from infra.revisions import RUNTIME_ENVIRONMENT, Resources, Traffic
 from infra.settings import Settings
 from infra.store import Store
-from tests.infra.conftest import Serve, run_api
+from tests.infra.conftest import AUTHORIZATION, TOKEN, Serve, run_api
 
 pytestmark = pytest.mark.stack
 
@@ -54,7 +55,8 @@ def endpoint(storage_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture
 def run_settings(settings: Settings, endpoint: str) -> Settings:
     """Settings for both stand-ins, with a timeout that is long enough for a deployment."""
-    return settings.model_copy(update={"cloud_run_endpoint": endpoint, "service_timeout_seconds": 20})
+    changes = {"cloud_run_endpoint": endpoint, "cloud_run_token": SecretStr(TOKEN), "service_timeout_seconds": 20}
+    return settings.model_copy(update=changes)
 
 
 @pytest.fixture
@@ -129,7 +131,10 @@ def test_traffic_moved_by_another_tool_is_live_and_named_as_moved(
     ]
     for targets in (parts, [{**parts[0], "percent": 100}]):
         response = requests.patch(
-            f"{run_settings.cloud_run_endpoint}/v2/{name}?updateMask=traffic", json={"traffic": targets}, timeout=30
+            f"{run_settings.cloud_run_endpoint}/v2/{name}?updateMask=traffic",
+            json={"traffic": targets},
+            headers=AUTHORIZATION,
+            timeout=30,
         )
         assert response.status_code == 200
         deadline = time.monotonic() + 30
@@ -222,13 +227,14 @@ def test_build_of_an_invalid_source_fails_with_the_reason(
 )
 def test_cloud_run_errors_are_translated(settings: Settings, serve: Serve, status: int, error: type[Exception]) -> None:
     url, _ = serve((status, {"error": {"code": status, "message": "the reason"}}))
-    client = CloudRun(settings.model_copy(update={"cloud_run_endpoint": url}))
+    client = CloudRun(settings.model_copy(update={"cloud_run_endpoint": url, "cloud_run_token": SecretStr(TOKEN)}))
     with pytest.raises(error, match="the reason"):
         client.build("bucket", "object", "image")
 
 
 def test_cloud_run_is_unavailable_if_it_is_unreachable(settings: Settings) -> None:
-    client = CloudRun(settings.model_copy(update={"cloud_run_endpoint": "http://127.0.0.1:1"}))
+    changes = {"cloud_run_endpoint": "http://127.0.0.1:1", "cloud_run_token": SecretStr(TOKEN)}
+    client = CloudRun(settings.model_copy(update=changes))
     with pytest.raises(ServiceUnavailable) as caught:
         client.live("any")
     assert caught.value.retryable

@@ -10,11 +10,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
 from infra.errors import StackError
+from infra.local.same_origin import SameOriginHandler
 from infra.local.site import drawing, pages
 from infra.local.site.invented_titles import InventedTitle, PosterState, invented_titles
 
@@ -93,7 +94,7 @@ class SmallSiteServer(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(SameOriginHandler):
     server: SmallSiteServer
     protocol_version = "HTTP/1.1"
     server_version = "small-site"

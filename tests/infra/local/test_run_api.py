@@ -1,6 +1,7 @@
 """The Cloud Run stand-in: its API over HTTP, restarts, and a shutdown that leaves no process."""
 
 import io
+import json
 import os
 import re
 import signal
@@ -22,11 +23,11 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 
 from infra.cloud_run import CloudRun
-from infra.errors import DeploymentError
+from infra.errors import ConfigurationError, DeploymentError
 from infra.local.processes import free_port
 from infra.revisions import Revision
 from infra.settings import Settings
-from tests.infra.conftest import run_api
+from tests.infra.conftest import AUTHORIZATION, TOKEN, run_api
 
 pytestmark = pytest.mark.stack
 
@@ -53,6 +54,10 @@ class StandIn:
     process: psutil.Process
     client: CloudRun
     log: Path
+
+    def request(self, method: str, path: str, json: object = None) -> requests.Response:
+        """Send a request with the token of the stand-in."""
+        return requests.request(method, self.endpoint + path, json=json, headers=AUTHORIZATION)
 
     def deploy(self, service: str, **environment: str) -> Revision:
         """Build SOURCE and deploy it as the candidate."""
@@ -95,7 +100,12 @@ def start(source: str) -> Start:
     @contextmanager
     def started(folder: Path, *options: str) -> Iterator[StandIn]:
         with run_api(folder, source, *options) as (endpoint, process):
-            settings = Settings(cloud_run_endpoint=endpoint, google_project="test-project", google_region="test-region")
+            settings = Settings(
+                cloud_run_endpoint=endpoint,
+                cloud_run_token=TOKEN,
+                google_project="test-project",
+                google_region="test-region",
+            )
             yield StandIn(endpoint, psutil.Process(process.pid), CloudRun(settings), folder / "stand-in.log")
 
     return started
@@ -137,14 +147,14 @@ def test_proxy_forwards_whole_requests_and_responses(stand_in: StandIn) -> None:
 def test_traffic_is_split_by_percent(stand_in: StandIn) -> None:
     first = stand_in.deploy("shared", BUNDLE="one")
     second = stand_in.deploy("shared", BUNDLE="two")
-    service = f"{stand_in.endpoint}{PARENT}/services/shared"
+    service = f"{PARENT}/services/shared"
     kind = "TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION"
     traffic = [
         {"type": kind, "revision": first.name, "percent": 70},
         {"type": kind, "revision": second.name, "percent": 30},
     ]
-    assert requests.patch(f"{service}?updateMask=traffic", json={"traffic": traffic}).status_code == 200
-    url = requests.get(service).json()["uri"]
+    assert stand_in.request("PATCH", f"{service}?updateMask=traffic", {"traffic": traffic}).status_code == 200
+    url = stand_in.request("GET", service).json()["uri"]
     served = Counter(requests.get(url, timeout=30).json()["bundle"] for _ in range(150))
     assert 15 < served["two"] < 80 < served["one"]
 
@@ -167,32 +177,59 @@ def test_traffic_is_split_by_percent(stand_in: StandIn) -> None:
 def test_invalid_request_gets_the_error_of_google(
     stand_in: StandIn, method: str, path: str, body: object, code: int, status: str
 ) -> None:
-    response = requests.request(method, stand_in.endpoint + path, json=body)
+    response = stand_in.request(method, path, body)
     error = response.json()["error"]
     assert (response.status_code, error["code"], error["status"]) == (code, code, status)
     assert error["message"]
 
 
+@pytest.mark.parametrize("authorization", [None, "Bearer another", f"Basic {TOKEN}"])
+def test_request_without_the_token_is_refused_and_does_nothing(
+    stand_in: StandIn, source: str, authorization: str | None
+) -> None:
+    build = {"storageSource": {"bucket": "test-bucket", "object": "functions/stand-in.zip"}, "imageUri": "foreign"}
+    body = json.dumps({**build, "buildpackBuild": {"functionTarget": "predict"}})
+    headers = {"Content-Type": "text/plain", **({"Authorization": authorization} if authorization else {})}
+    response = requests.post(f"{stand_in.endpoint}{PARENT}/builds:submit", body, headers=headers)
+    assert (response.status_code, response.json()["error"]["status"]) == (401, "UNAUTHENTICATED")
+    assert requests.get(f"{stand_in.endpoint}/healthz").ok
+    images = stand_in.log.parent / "images.json"
+    assert not images.exists() or "foreign" not in images.read_text()
+
+
+def test_revision_does_not_get_the_token(stand_in: StandIn) -> None:
+    stand_in.deploy("tokenless", BUNDLE="one")
+    environments = [child.environ() for child in stand_in.process.children()]
+    assert environments and [each for each in environments if TOKEN in each.values()] == []
+
+
+def test_client_without_the_token_is_told_which_setting_has_it(stand_in: StandIn) -> None:
+    for token in (None, "another"):
+        client = CloudRun(Settings(cloud_run_endpoint=stand_in.endpoint, cloud_run_token=token))
+        with pytest.raises(ConfigurationError, match="ANIME_GENRE_CLOUD_RUN_TOKEN is not the token"):
+            client.live("any")
+
+
 def test_invalid_update_changes_nothing(stand_in: StandIn) -> None:
     stand_in.deploy("firm", BUNDLE="one")
-    address = f"{stand_in.endpoint}{PARENT}/services/firm"
-    before = requests.get(address).json()
+    address = f"{PARENT}/services/firm"
+    before = stand_in.request("GET", address).json()
     half = {"traffic": [{"type": "TRAFFIC_TARGET_ALLOCATION_TYPE_LATEST", "percent": 50}]}
     outdated = {"etag": "outdated", "traffic": before["traffic"]}
-    assert requests.patch(f"{address}?updateMask=traffic", json=half).status_code == 400
-    assert requests.patch(f"{address}?updateMask=traffic", json=outdated).status_code == 409
-    assert requests.patch(f"{address}?updateMask=uid", json={}).status_code == 400
+    assert stand_in.request("PATCH", f"{address}?updateMask=traffic", half).status_code == 400
+    assert stand_in.request("PATCH", f"{address}?updateMask=traffic", outdated).status_code == 409
+    assert stand_in.request("PATCH", f"{address}?updateMask=uid", {}).status_code == 400
     both = {"template": {**before["template"], "revision": "new"}, **half}
-    assert requests.patch(f"{address}?updateMask=template,traffic", json=both).status_code == 400
-    assert len(requests.get(f"{address}/revisions").json()["revisions"]) == 1
-    assert requests.get(address).json() == before
+    assert stand_in.request("PATCH", f"{address}?updateMask=template,traffic", both).status_code == 400
+    assert len(stand_in.request("GET", f"{address}/revisions").json()["revisions"]) == 1
+    assert stand_in.request("GET", address).json() == before
 
 
 def test_services_are_listed_by_location(stand_in: StandIn) -> None:
     stand_in.deploy("listed", BUNDLE="one")
-    names = [item["name"] for item in requests.get(f"{stand_in.endpoint}{PARENT}/services").json()["services"]]
+    names = [item["name"] for item in stand_in.request("GET", f"{PARENT}/services").json()["services"]]
     assert "projects/test-project/locations/test-region/services/listed" in names
-    elsewhere = requests.get(f"{stand_in.endpoint}{PARENT}-2/services").json()
+    elsewhere = stand_in.request("GET", f"{PARENT}-2/services").json()
     assert elsewhere == {"services": []}
 
 
@@ -313,18 +350,19 @@ def test_revisions_exit_if_the_stand_in_is_killed(start: Start, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("storage", "message"),
+    ("missing", "message"),
     [
-        ("http://127.0.0.1:1", r"Port {port} for the Cloud Run stand-in is taken \(.*\)\."),
-        (None, r"Set STORAGE_EMULATOR_HOST to the address of the storage emulator that builds read from\."),
+        (None, r"Port {port} for the Cloud Run stand-in is taken \(.*\)\."),
+        ("STORAGE_EMULATOR_HOST", r"Set STORAGE_EMULATOR_HOST to the address of the storage emulator .*\."),
+        ("ANIME_GENRE_CLOUD_RUN_TOKEN", r"Set ANIME_GENRE_CLOUD_RUN_TOKEN to the token that clients must send\."),
     ],
 )
 def test_command_explains_errors_in_one_sentence(
-    taken_port: int, tmp_path: Path, storage: str | None, message: str
+    taken_port: int, tmp_path: Path, missing: str | None, message: str
 ) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "STORAGE_EMULATOR_HOST"}
     command = [sys.executable, "-m", "infra.local.run_api", "--port", str(taken_port), "--state", str(tmp_path)]
-    environment |= {"STORAGE_EMULATOR_HOST": storage} if storage else {}
+    needed = {"STORAGE_EMULATOR_HOST": "http://127.0.0.1:1", "ANIME_GENRE_CLOUD_RUN_TOKEN": TOKEN}
+    environment = {name: value for name, value in (os.environ | needed).items() if name != missing}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert re.fullmatch(message.format(port=taken_port) + "\n", done.stderr)

@@ -22,7 +22,7 @@ def test_description_and_health_name_the_limits_and_the_model(url: str, uploaded
     assert requests.options(url).headers["Allow"] == "GET, POST, HEAD, OPTIONS"
 
 
-def test_cors_headers_are_sent_to_allowed_origins_only(
+def test_pages_of_allowed_origins_only_may_call_the_function(
     start_function: StartFunction, client: requests.Session, url: str, uploaded_bundle: str
 ) -> None:
     allowed = {"Origin": "https://pages.example"}
@@ -38,8 +38,10 @@ def test_cors_headers_are_sent_to_allowed_origins_only(
         assert "Content-Type" in preflight.headers["Access-Control-Allow-Headers"]
         refused = client.post(open_url, data=b"x", headers=allowed | {"Content-Type": "image/png"})
         assert (refused.status_code, refused.headers["Access-Control-Allow-Origin"]) == (415, "https://pages.example")
-        other = client.get(open_url, headers={"Origin": "https://evil.example"})
-        assert "Access-Control-Allow-Origin" not in other.headers
+        for send in (client.get, client.post):
+            other = send(open_url, data=b"x", headers={"Origin": "https://evil.example", "Content-Type": "text/plain"})
+            assert "Access-Control-Allow-Origin" not in other.headers
+        assert (other.status_code, other.json()["error"]["code"]) == (403, "forbidden_origin")
 
 
 def test_log_has_one_json_line_per_request(function: tuple[str, Path], uploaded_bundle: str) -> None:

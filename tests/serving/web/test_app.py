@@ -56,6 +56,22 @@ def test_health_needs_no_function(address: str) -> None:
     assert create_app().test_client().get(address).json == {"status": "ok"}
 
 
+@pytest.mark.parametrize(
+    ("site", "status"), [("cross-site", 403), ("same-site", 403), ("same-origin", 200), (None, 200)]
+)
+def test_posters_from_pages_of_other_sites_are_refused(client: FlaskClient, site: str | None, status: int) -> None:
+    # The browser's words for this page's own form, without a script, are "same-origin" with the Origin "null".
+    headers = {"Sec-Fetch-Site": site, "Origin": "null"} if site else {}
+    assert upload(client, headers=headers).status_code == status
+
+
+def test_page_answers_at_trusted_hosts_only(function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRUSTED_HOSTS", "127.0.0.1,localhost")
+    client = create_app(function.url).test_client()
+    hosts = ["localhost", "127.0.0.1:8000", "evil.example:8000"]
+    assert [client.get("/anime", headers={"Host": host}).status_code for host in hosts] == [200, 200, 403]
+
+
 @pytest.mark.parametrize("address", ["/anime", "/anime/model", "an upload"])
 def test_page_uses_the_nouns_of_its_settings(address: str, function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TITLE_NOUN", "film")
