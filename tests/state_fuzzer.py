@@ -1,0 +1,327 @@
+"""A stack on the built-in site in which something goes wrong again and again (see `state_acts`).
+
+    with World(folder) as world:
+        for number in range(acts):
+            print(one_act(world, ACTS, seed, number).line())
+
+After each act there is a run. It has to end right, or with one sentence. What only a person can undo is undone, and the
+following run has to end right. After it nothing may be left behind, and traffic, registry and function have to agree.
+"""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Literal
+from unittest.mock import patch
+
+import psutil
+from mlflow.tracking import MlflowClient
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.objects import StateType
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from infra.cloud_run import CloudRun
+from infra.endpoint import request_prediction
+from infra.errors import BusyError
+from infra.files import exclusive_lock
+from infra.local.site.invented_titles import SEASONS
+from infra.local.site.server import small_site
+from infra.registry import Registry
+from infra.settings import read_settings
+from infra.store import Store
+from serving.bundle.errors import AnimeGenreError
+from tests.state_runs import Runs
+
+TITLES = 60
+_SMALL = "--image-size 32 --min-posters 5 --min-posters-per-part 1 --candidates scratch --trials 1 --epochs 1"
+_SMALL += " --backbone squeezenet1_1 --weights none"
+_ANY_PORTS = [
+    part for name in ("prefect", "mlflow", "tensorboard", "function", "page") for part in (f"--{name}-port", "0")
+]
+# Steps and clients read these when they are imported. They make a failure short.
+_ENVIRONMENT = {
+    "ANIME_GENRE_RETRY_DELAY_SECONDS": "[1]",
+    "ANIME_GENRE_SERVICE_TIMEOUT_SECONDS": "3",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "OMP_NUM_THREADS": "1",
+}
+_UP_SECONDS, _SETTLING_SECONDS = 300, 30
+_LONGEST_SENTENCE = 300
+_LONGEST_DELAY_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Did:
+    """What an act did.
+
+    Attributes:
+        what: one line for the log.
+        undo: what a person does before the following run; None if the runs have to mend it.
+        environment, options, file_limit: what is different in the first run: variables, options of the command, and
+            the size in bytes that no file may exceed.
+    """
+
+    what: str
+    undo: Callable[[], None] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    options: Sequence[str] = ()
+    file_limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Act:
+    """Something that goes wrong. Its function does it, and returns None if there is nothing to do it to.
+
+    `moment` is "before" a run, "during" one, or "any".
+    """
+
+    do: Callable[["World", Random], Did | None]
+    moment: Literal["any", "before", "during"] = "any"
+
+    @property
+    def name(self) -> str:
+        """The name of its function."""
+        return self.do.__name__
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended, with its last words."""
+
+    code: int
+    words: str
+    seconds: float
+    faults: list[str]
+
+    def line(self) -> str:
+        """The outcome in one line."""
+        return f"{'ended right' if self.code == 0 else f'exit code {self.code}'} in {self.seconds:.0f} s: {self.words}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One act with its two runs and what is wrong afterwards."""
+
+    number: int
+    act: str
+    did: str
+    runs: list[Outcome]
+    faults: list[str]
+
+    def lines(self) -> str:
+        """The result for the log."""
+        head = f"act {self.number} {self.act}: {self.did}"
+        return "\n  ".join([head, *(run.line() for run in self.runs), *(f"FAULT {fault}" for fault in self.faults)])
+
+
+class World:
+    """The stack `anime-genre up` in a workspace, on the built-in site, and the runs in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.workspace = folder / "workspace"
+        self.output = folder / "output"
+        self.run_process = 0
+        self._up = 0
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "World":
+        self.output.mkdir(parents=True)
+        try:
+            self.site_url = self._stack.enter_context(small_site(titles=TITLES))
+            self._stack.enter_context(patch.dict(os.environ, _ENVIRONMENT))
+            self.runs = Runs(_ENVIRONMENT)
+            self._stack.callback(self.runs.close)
+            self._stack.callback(self.stop)
+            self.start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    # --- the stack
+
+    def start(self) -> None:
+        """Start `anime-genre up`, and let this process use its services."""
+        output = self.output / "up.txt"
+        output.write_text("")
+        command = ["up", "--workspace", str(self.workspace), "--site-url", self.site_url, *_ANY_PORTS]
+        self._up = self.runs.start(command, {}, output)
+        deadline = time.monotonic() + _UP_SECONDS
+        while "Press Ctrl-C" not in output.read_text():
+            if not self.runs.is_running(self._up) or time.monotonic() > deadline:
+                raise AssertionError(f"the stack does not start: {output.read_text()}")
+            time.sleep(0.2)
+        os.environ.update(json.loads((self.workspace / "stack.json").read_text()))
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End the stack with a signal, unless it has ended, and wait for its end."""
+        if self.runs.is_running(self._up):
+            os.kill(self._up, number)
+            self.runs.wait(self._up)
+
+    def restart(self) -> None:
+        """What a person does after the stack has ended."""
+        self.stop()
+        self.start()
+
+    def processes(self) -> list[psutil.Process]:
+        """The processes of the stack, without `up` itself."""
+        return psutil.Process(self._up).children(recursive=True)
+
+    def process(self, *words: str) -> psutil.Process:
+        """The process of the stack whose command contains these words."""
+        return next(each for each in self.processes() if set(words) <= set(each.cmdline()))
+
+    @property
+    def store(self) -> Store:
+        """The bucket."""
+        return Store(read_settings())
+
+    @property
+    def mlflow(self) -> MlflowClient:
+        """MLflow's own client."""
+        return MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+
+    @contextmanager
+    def prefect(self) -> Iterator[SyncPrefectClient]:
+        """Prefect's own client."""
+        settings = {PREFECT_API_URL: os.environ["PREFECT_API_URL"]}
+        with temporary_settings(settings), get_client(sync_client=True) as client:
+            yield client
+
+    # --- runs
+
+    def start_run(self, options: Sequence[str], did: Did) -> int:
+        """Start `anime-genre retrain` and return its process id."""
+        (self.output / "run.txt").write_text("")
+        command = ["retrain", "--workspace", str(self.workspace), "--site-url", self.site_url, *_SMALL.split()]
+        command += ["--seasons", f"{SEASONS[0]}..{SEASONS[-1]}", *options, *did.options]
+        environment = {name: os.environ[name] for name in json.loads((self.workspace / "stack.json").read_text())}
+        return self.runs.start(command, {**environment, **did.environment}, self.output / "run.txt", did.file_limit)
+
+    def end_run(self, process: int, started: float, is_killed: bool = False) -> Outcome:
+        """Wait for a run and look at what it printed."""
+        code = self.runs.wait(process)
+        output = (self.output / "run.txt").read_text()
+        said = [line.removeprefix("anime-genre: ") for line in output.splitlines() if line.startswith("anime-genre: ")]
+        faults = ["a traceback is shown"] if "Traceback (most recent call last)" in output else []
+        if code == 0:
+            said = [json.loads((self.workspace / "summary.json").read_text())["message"]]
+        elif not is_killed and len(said) != 1:
+            faults.append(f"there are {len(said)} sentences instead of one: {output[-500:]}")
+        faults += [
+            f"the sentence is long: {len(each)} characters" for each in said if code and len(each) > _LONGEST_SENTENCE
+        ]
+        return Outcome(code, " / ".join(said), time.monotonic() - started, faults)
+
+    def run(self, options: Sequence[str] = (), did: Did | None = None) -> Outcome:
+        """Run `anime-genre retrain`."""
+        started = time.monotonic()
+        return self.end_run(self.start_run(options, did or Did("")), started)
+
+    # --- what has to hold
+
+    def disagreements(self) -> list[str]:
+        """What does not hold after a run. What takes a moment, such as the end of a process, is waited for."""
+        deadline = time.monotonic() + _SETTLING_SECONDS
+        while (found := [*self._live_model(), *self._left_behind()]) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return found
+
+    def _live_model(self) -> Iterator[str]:
+        settings = read_settings()
+        live, champion = CloudRun(settings).live(settings.service), Registry(settings).champion()
+        if live is None or champion is None:
+            yield f"the live revision is {live}, the champion is {champion}"
+            return
+        sha256, alias = live.environment.get("BUNDLE_SHA256"), champion.tags.get("bundle_sha256")
+        if alias != sha256:
+            yield f"the traffic goes to bundle {sha256}, the alias to {alias}"
+        poster = next(iter(self.store.keys("posters/")))
+        try:
+            model = request_prediction(str(live.url), poster)["model"]
+        except AnimeGenreError as error:
+            yield f"the function does not answer: {error}"
+            return
+        if model["sha256"] != sha256:
+            yield f"the traffic goes to bundle {sha256}, the function answers with {model['sha256']}"
+
+    def _left_behind(self) -> Iterator[str]:
+        client = self.mlflow
+        experiments = [each.experiment_id for each in client.search_experiments()]
+        running = client.search_runs(experiments, "attributes.status = 'RUNNING'")
+        yield from (f"the MLflow run {each.info.run_name} is RUNNING" for each in running)
+        types = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+        active = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)))
+        with self.prefect() as prefect:
+            yield from (f"the run {run.name} is {run.state_name}" for run in prefect.read_flow_runs(active))
+            limits = prefect.read_global_concurrency_limits()
+            yield from (
+                f"{limit.active_slots} slots of {limit.name} are taken" for limit in limits if limit.active_slots
+            )
+        try:
+            with exclusive_lock(self.workspace):
+                pass
+        except BusyError:
+            yield "the workspace is locked"
+        inside = {self._up, *(each.pid for each in self.processes())}
+        yield from (f"a process is left: {name}" for pid, name in self._own_processes() if pid not in inside)
+        yield from (f"{path} is left" for path in self.workspace.rglob(".*.part"))
+
+    def _own_processes(self) -> Iterator[tuple[int, str]]:
+        """All processes that use the workspace."""
+        for process in psutil.process_iter():
+            try:
+                command = " ".join(process.cmdline())
+                if str(self.workspace) in command or str(self.workspace) in process.environ().values():
+                    yield process.pid, command[:120]
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+
+
+def one_act(world: World, acts: Sequence[Act], seed: int, number: int) -> Result:
+    """Choose an act, its moment and the run's options at random, and return what came of it."""
+    random = Random(f"{seed}/{number}")
+    act = random.choice(acts)
+    is_during = act.moment == "during" or (act.moment == "any" and random.random() < 0.3)
+    # Half of the runs have nothing new to do. The others train another network, and some put it live without a gate.
+    options = random.choice([[], [], ["--seed", str(number)], ["--seed", str(number), "--promote", "always"]])
+    return act_and_run(world, act, random, options, number, is_during)
+
+
+def act_and_run(
+    world: World, act: Act, random: Random, options: Sequence[str] = (), number: int = 0, is_during: bool = False
+) -> Result:
+    """Do an act, before a run or during one, run again, and check what has to hold."""
+    started = time.monotonic()
+    if is_during:
+        world.run_process = world.start_run(options, Did(""))
+        time.sleep(random.uniform(0, _LONGEST_DELAY_SECONDS))
+        did = act.do(world, random)
+        first = world.end_run(world.run_process, started, is_killed=act.moment == "during")
+    else:
+        did = act.do(world, random)
+        first = world.run(options, did)
+    if did is None:
+        return Result(number, act.name, "nothing to do", [first], [])
+    if did.undo:
+        did.undo()
+    second = world.run(options)
+    faults = [*first.faults, *second.faults]
+    if second.code:
+        faults.append("the following run does not end right")
+    faults += world.disagreements()
+    moment = "during a run, " if is_during else ""
+    return Result(number, act.name, moment + did.what, [first, second], faults)
