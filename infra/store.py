@@ -5,11 +5,11 @@ The same code works with Google Cloud Storage and with a local emulator (STORAGE
 
 import base64
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from copy import copy
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import google_crc32c
 from google.auth.credentials import AnonymousCredentials
@@ -22,8 +22,10 @@ from infra.errors import NotFound
 from infra.files import atomic_write
 from infra.google import google_errors
 from infra.settings import Settings
+from serving.bundle.errors import AnimeGenreError
 
 logger = logging.getLogger("infra")
+Content = TypeVar("Content")
 
 _WORKERS = 8
 
@@ -83,9 +85,13 @@ class Store:
 
     def keys(self, prefix: str) -> list[str]:
         """The keys of all objects that begin with `prefix`."""
+        return list(self.checksums(prefix))
+
+    def checksums(self, prefix: str) -> dict[str, str]:
+        """The checksums of all objects that begin with `prefix`, by key, in the form of `crc32c_of_file`."""
         with google_errors(f"Listing {self.uri(prefix)}"):
             blobs = self._bucket.list_blobs(prefix=self.object_name(prefix), timeout=self._timeout, retry=self._retry)
-            return [str(blob.name).removeprefix(self._prefix) for blob in blobs]
+            return {str(blob.name).removeprefix(self._prefix): str(blob.crc32c) for blob in blobs}
 
     def read(self, key: str) -> bytes:
         """Return an object's content.
@@ -96,6 +102,21 @@ class Store:
         with google_errors(f"Reading {self.uri(key)}"):
             data: bytes = self._blob(key).download_as_bytes(timeout=self._timeout, retry=self._retry)
             return data
+
+    def read_parsed(self, key: str, parse: Callable[[bytes], Content]) -> Content | None:
+        """Return an object's parsed content; None if the object does not exist, or is damaged, which is logged.
+
+        `parse` raises an error of this project, ValueError, KeyError or TypeError if the content is damaged.
+        """
+        try:
+            content = self.read(key)
+        except NotFound:
+            return None
+        try:
+            return parse(content)
+        except (AnimeGenreError, ValueError, KeyError, TypeError) as error:
+            logger.warning("%s is damaged and is not used: %s", self.uri(key), str(error).partition("\n")[0])
+            return None
 
     def read_address(self, address: str) -> bytes:
         """Return the content of the object at a gs:// address, in any bucket. Raises as `read`."""
@@ -169,14 +190,14 @@ class Store:
                     blob.reload(timeout=self._timeout, retry=self._retry)
             except NotFound:
                 return path
-            if blob.crc32c == _crc32c(path):
+            if blob.crc32c == crc32c_of_file(path):
                 return path
             logger.warning("The file %s is damaged and is downloaded again from %s.", path, self.uri(key))
         self.download({key: path})
         return path
 
 
-def _crc32c(path: Path) -> str:
+def crc32c_of_file(path: Path) -> str:
     """The checksum of a file, in the form of the storage service: base64 of the big-endian CRC-32C."""
     checksum: Any = google_crc32c.Checksum()  # type: ignore[no-untyped-call]
     with path.open("rb") as file:

@@ -11,7 +11,7 @@ from pathlib import Path
 from infra.errors import NotFound
 from infra.files import move_folder, sha256_of_file, temporary_path
 from infra.registry import Registry
-from infra.store import Store
+from infra.store import Store, crc32c_of_file
 from serving.bundle.errors import BundleError
 from serving.bundle.model import CARD, MANIFEST, Manifest, check_sha256
 
@@ -106,15 +106,15 @@ def fetch_predictions(store: Store, registry: Registry, workspace: Path, run_id:
 
 
 def upload_bundle(store: Store, folder: Path, sha256: str, replace: bool = False) -> list[str]:
-    """Upload the files of a bundle that the bucket lacks, or all with `replace`, and return their names.
+    """Upload the files of a bundle that are missing or differ in the bucket, and return their names.
 
-    The manifest comes last: its presence means that the bundle is complete.
+    With `replace`, all are uploaded. The manifest comes last: its presence means that the bundle is complete.
     """
-    present = set() if replace else set(store.keys(f"{bundle_key(sha256)}/"))
+    present = {} if replace else store.checksums(f"{bundle_key(sha256)}/")
     names = [
         name
         for name in _files(Manifest.parse((folder / MANIFEST).read_bytes()))
-        if _object(sha256, name) not in present and (folder / name).exists()
+        if (folder / name).exists() and present.get(_object(sha256, name)) != crc32c_of_file(folder / name)
     ]
     for name in names:
         store.upload({_object(sha256, name): folder / name})

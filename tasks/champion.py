@@ -112,8 +112,8 @@ def training_run(sha256: str, store: Store, registry: Registry) -> str | None:
     registered = registry.version_of(sha256)
     if registered is not None:
         return registered.run_id
-    trainings = (TrainingRecord.model_validate_json(store.read(key)) for key in store.keys("trainings/"))
-    return next((training.run_id for training in trainings if training.bundle_sha256 == sha256), None)
+    trainings = (store.read_parsed(key, TrainingRecord.model_validate_json) for key in store.keys("trainings/"))
+    return next((training.run_id for training in trainings if training and training.bundle_sha256 == sha256), None)
 
 
 def function_source() -> bytes:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from infra.errors import NotFound
 from infra.settings import read_settings
 from infra.store import Store
 from ml.configuration import PreprocessConfig
@@ -22,6 +21,7 @@ from ml.data.dataset import (
     build_dataset,
     dataset_folder,
     dataset_key,
+    read_parts,
     read_posters,
 )
 from ml.data.decoding import Poster, decode_posters, open_pixels, perceptual_hashes
@@ -29,6 +29,7 @@ from ml.data.duplicates import look_alikes
 from ml.data.genres import Genre
 from ml.data.shards import Shards
 from ml.data.splits import PARTS, PartTable, franchises
+from ml.errors import DatasetError
 from tasks.artifacts import show_text
 from tasks.catalogue.catalogue_table import items, read_catalogue, related_in
 from tasks.catalogue.poster_download import is_usable
@@ -83,15 +84,17 @@ def make_dataset(
     alike = look_alikes(perceptual_hashes(posters, pixels))
     posters = labelled_posters(titles, _draw_parts(store, titles, source, alike), folder)
     key = dataset_key(posters, config)
-    present = set(store.keys(f"{_folder(key)}/"))
-    missing = [name for name in _FILES if f"{_folder(key)}/{name}" not in present]
-    if not missing:
-        return fetch_dataset(store, workspace, key), False
+    present = store.keys(f"{_folder(key)}/")
+    if all(f"{_folder(key)}/{name}" in present for name in _FILES):
+        try:
+            return fetch_dataset(store, workspace, key), False
+        except DatasetError as error:
+            logger.warning("The dataset %s is damaged in the bucket and is uploaded again: %s", key[:12], error)
     dataset = build_dataset(posters, workspace, config, ProgressLog(workspace), pixels)
-    for name in missing:
+    for name in _FILES:  # all of them, because titles may have other names than at the first upload
         store.upload({f"{_folder(key)}/{name}": dataset.folder / name})
     if present:
-        logger.warning("%s of dataset %s are in the bucket again; they were missing.", " and ".join(missing), key[:12])
+        logger.warning("The dataset %s is complete in the bucket again.", key[:12])
     return dataset, not present
 
 
@@ -158,11 +161,9 @@ def _draw_parts(
 
     `alike` are pairs of titles whose posters look alike: both are put into one part.
     """
-    try:
-        table = PartTable.parse(store.read(_PARTS_KEY).decode())
-    except NotFound:
-        table = PartTable()
-    rows_before = len(table.rows)
+    table = store.read_parsed(_PARTS_KEY, lambda content: PartTable.parse(content.decode()))
+    rows_before = len(table.rows) if table else 0
+    table = table or _restored_parts(store)
     related = {
         title.id: [other.id for other in related_in(title.related) if other.relation not in source.weak_relations]
         for title in titles.itertuples()
@@ -172,6 +173,17 @@ def _draw_parts(
     if len(table.rows) > rows_before:
         store.write(_PARTS_KEY, table.text().encode())
     return {id: (franchise_of[id], parts[id]) for id in franchise_of}
+
+
+def _restored_parts(store: Store) -> PartTable:
+    """The table of parts as the datasets in the bucket have it: empty before the first one."""
+    rows: dict[str, tuple[str, str]] = {}
+    for key in store.keys("datasets/"):
+        if key.endswith(f"/{ROWS}"):
+            rows |= store.read_parsed(key, read_parts) or {}
+    if rows:
+        logger.warning("%s is made again with the parts of %d titles in datasets.", store.uri(_PARTS_KEY), len(rows))
+    return PartTable(rows)
 
 
 def _record(dataset: Dataset, catalogue: CatalogueRecord, posters: PosterSetRecord) -> DatasetRecord:

@@ -2,23 +2,22 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from infra.errors import NotFound
 from infra.files import write_bytes
 from infra.settings import MAIN_COLLECTION, read_settings
 from infra.store import Store
 from ml.data.table_rows import TableRows
 from tasks.artifacts import show_table, show_text
-from tasks.catalogue.catalogue_table import read_catalogue
+from tasks.catalogue.catalogue_table import parse_catalogue
 from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.drift import Measure
 from tasks.catalogue.genre_ids import known_genre_ids, with_genre_ids
-from tasks.catalogue.history import merged
+from tasks.catalogue.history import merged, parse_history
 from tasks.catalogue.last_good import ABOUT, HISTORY, about_last_good, known_key
 from tasks.catalogue.unread_cards import UnreadEntry
 from tasks.crawling import crawl
@@ -66,7 +65,7 @@ def scrape(
         catalogue = asyncio.run(collector.read_catalogue(seasons))
         _show_unread(collector.unread)
         if isinstance(source, Table):
-            catalogue = with_genre_ids(catalogue, known_genre_ids(_known_catalogues(store, folder)))
+            catalogue = with_genre_ids(catalogue, known_genre_ids(_known_catalogues(store)))
         record = collector.replace_last_good(seasons, catalogue, _show_drift)
     known = known_key(site_url)
     store.upload({key: folder / key for key in (record.key, HISTORY, known)})
@@ -86,10 +85,12 @@ def _table(store: Store, config: TableConfig) -> Table:
     return Table(config.catalogue, config.options, addresses)
 
 
-def _known_catalogues(store: Store, folder: Path) -> Iterator[pd.DataFrame]:
+def _known_catalogues(store: Store) -> Iterator[pd.DataFrame]:
     """The known titles of all sources of the collection."""
     for key in store.keys("known/"):
-        yield read_catalogue(store.fetch(key, folder / key))
+        known = store.read_parsed(key, partial(parse_catalogue, path=store.uri(key)))
+        if known is not None:
+            yield known
 
 
 def _show_rows(read: TableRows, store: Store, record: CatalogueRecord) -> None:
@@ -119,22 +120,51 @@ def _show_unread(unread: Sequence[UnreadEntry]) -> None:
 def _fetch_last_good(store: Store, folder: Path, site_url: str) -> None:
     """Replace the last good catalogue and its history in the workspace with those of the bucket, if they differ.
 
-    Damaged files in the workspace are replaced as well.
+    Damaged files in the workspace are replaced as well, and damaged objects of the bucket are not used.
     """
-    try:
-        latest = store.read(_LATEST)
-    except NotFound:
-        return
+    latest = store.read_parsed(_LATEST, CatalogueRecord.model_validate_json)
+    is_same = latest is not None and _sha256_here(folder) == latest.sha256
     known = known_key(site_url)
-    if _sha256_here(folder) == CatalogueRecord.model_validate_json(latest).sha256:
-        for key in (HISTORY, known):  # the bucket has copies of these files
-            with suppress(NotFound):
-                store.fetch(key, folder / key)
+    _fetch(store, known, folder / known, is_same, _check_catalogue)
+    _fetch(store, HISTORY, folder / HISTORY, is_same, _check_history, merged)
+    if latest is not None and not is_same:
+        write_bytes(folder / ABOUT, latest.model_dump_json(indent=2).encode())
+
+
+def _fetch(
+    store: Store,
+    key: str,
+    file: Path,
+    is_same: bool,
+    check: Callable[[bytes], bytes],
+    merge: Callable[[str, str], str] | None = None,
+) -> None:
+    """Replace a file with the bucket's copy, or with what `merge` makes of both.
+
+    `is_same` says that both belong to the same catalogue, so that a file with other content is damaged.
+    `check` returns the content, and raises an error if it is damaged.
+    """
+    in_bucket, here = store.read_parsed(key, check), file.read_bytes() if file.exists() else None
+    if in_bucket is None or in_bucket == here:
         return
-    write_bytes(folder / HISTORY, _merged_history(store, folder / HISTORY).encode())
-    if store.exists(known):
-        store.download({known: folder / known})
-    write_bytes(folder / ABOUT, latest)
+    if here is not None and is_same:
+        logger.warning("The file %s is damaged and is downloaded again.", file)
+    elif here is not None and merge is not None:
+        try:
+            in_bucket = merge(in_bucket.decode(), here.decode()).encode()
+        except ValueError:
+            logger.warning("The file %s is damaged and is downloaded again.", file)
+    write_bytes(file, in_bucket)
+
+
+def _check_catalogue(content: bytes) -> bytes:
+    parse_catalogue(content, "of known titles")
+    return content
+
+
+def _check_history(content: bytes) -> bytes:
+    parse_history(content.decode())
+    return content
 
 
 def _sha256_here(folder: Path) -> str | None:
@@ -145,17 +175,3 @@ def _sha256_here(folder: Path) -> str | None:
         logger.warning("The file %s is damaged and is downloaded again.", folder / ABOUT)
         return None
     return here.sha256 if here else None
-
-
-def _merged_history(store: Store, file: Path) -> str:
-    """The bucket's history with the rows that only the workspace has: `collect` may have extended it."""
-    try:
-        in_bucket = store.read(HISTORY).decode()
-    except NotFound:
-        logger.warning("%s is missing. Changes that this workspace does not know are lost.", store.uri(HISTORY))
-        return file.read_text(encoding="utf-8") if file.exists() else ""
-    try:
-        return merged(in_bucket, file.read_text(encoding="utf-8") if file.exists() else "")
-    except ValueError:
-        logger.warning("The file %s is damaged and is downloaded again.", file)
-        return in_bucket

@@ -130,11 +130,8 @@ def _manifest_key(key: str) -> str:
 
 
 def _stored(store: Store, key: str) -> TrainingRecord | None:
-    """The record of an earlier training with the same data and settings, None if there is none."""
-    try:
-        return TrainingRecord.model_validate_json(store.read(_manifest_key(key)))
-    except NotFound:
-        return None
+    """The record of an earlier training with the same data and settings, None if there is none that is intact."""
+    return store.read_parsed(_manifest_key(key), TrainingRecord.model_validate_json)
 
 
 def _is_intact(stored: TrainingRecord, store: Store, registry: Registry, folder: Path) -> bool:

@@ -20,7 +20,7 @@ from infra.cloud_run import CloudRun
 from infra.settings import read_settings
 from tests.damage import DAMAGES
 from tests.state_fuzzer import Act, Did, World
-from tests.storage import delete
+from tests.storage import damage, delete
 
 ACTS: list[Act] = []
 
@@ -61,15 +61,12 @@ def lose_objects(world: World, random: Random) -> Did | None:
 @act()
 def damage_object(world: World, random: Random) -> Did | None:
     """An object of the bucket is replaced by a damaged one."""
-    store, file = world.store, world.output / "object"
-    keys = store.keys(_folder(world, random))
+    keys = [key for key in world.store.keys(_folder(world, random)) if world.store.read(key)]
     if not keys:
         return None
-    key, damage = random.choice(keys), random.choice(DAMAGES)
-    file.write_bytes(store.read(key))
-    damage(file)
-    store.write(key, file.read_bytes())
-    return Did(f"{damage.__name__} gs://{key}")
+    key, how = random.choice(keys), random.choice(DAMAGES)
+    damage(world.store, key, how)
+    return Did(f"{how.__name__} gs://{key}")
 
 
 @act()
@@ -83,10 +80,10 @@ def lose_file(world: World, random: Random) -> Did | None:
 @act()
 def damage_file(world: World, random: Random) -> Did | None:
     """A file of the workspace is damaged."""
-    file, damage = _file(world, random), random.choice(DAMAGES)
-    if file.exists() and (file.stat().st_size or damage.__name__ == "empty"):
-        damage(file)
-    return Did(f"{damage.__name__} {file.relative_to(world.workspace)}")
+    file, how = _file(world, random), random.choice(DAMAGES)
+    if file.exists() and file.stat().st_size:
+        how(file)
+    return Did(f"{how.__name__} {file.relative_to(world.workspace)}")
 
 
 @act()
@@ -119,11 +116,11 @@ def damage_file_of_cloud_run(world: World, random: Random) -> Did | None:
     if not files:
         return None
     world.stop()
-    file, damage = random.choice(files), random.choice(DAMAGES)
+    file, how = random.choice(files), random.choice(DAMAGES)
     if file.stat().st_size:
-        damage(file)
+        how(file)
     world.start()
-    return Did(f"{damage.__name__} {file.relative_to(world.workspace)}")
+    return Did(f"{how.__name__} {file.relative_to(world.workspace)}")
 
 
 def _folder(world: World, random: Random) -> str:

@@ -266,7 +266,9 @@ class World:
         types = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
         active = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)))
         with self.prefect() as prefect:
-            yield from (f"the run {run.name} is {run.state_name}" for run in prefect.read_flow_runs(active))
+            yield from (
+                f"the run {run.name} is {run.state_name}" for run in prefect.read_flow_runs(flow_run_filter=active)
+            )
             limits = prefect.read_global_concurrency_limits()
             yield from (
                 f"{limit.active_slots} slots of {limit.name} are taken" for limit in limits if limit.active_slots

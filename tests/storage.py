@@ -1,7 +1,8 @@
 """A storage emulator for tests, and its buckets."""
 
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +33,15 @@ def new_bucket(url: str, workspace: Path) -> Store:
     client = storage.Client(project="tests", credentials=AnonymousCredentials(), client_options={"api_endpoint": url})
     client.create_bucket(name)
     return Store(Settings(workspace=workspace, bucket=name, storage_emulator_host=url, service_timeout_seconds=5))
+
+
+def damage(store: Store, key: str, how: Callable[[Path], None]) -> None:
+    """Replace an object of the bucket by a damaged one (see `tests.damage`)."""
+    with tempfile.NamedTemporaryFile() as file:
+        path = Path(file.name)
+        path.write_bytes(store.read(key))
+        how(path)
+        store.write(key, path.read_bytes())
 
 
 def delete(store: Store, key: str) -> None:

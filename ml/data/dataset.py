@@ -14,6 +14,7 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Self
 
@@ -90,9 +91,7 @@ class Dataset:
         Raises DatasetError if the dataset is missing or damaged, or if pixels of its posters are missing.
         """
         try:
-            manifest = json.loads((folder / MANIFEST).read_bytes())
-            if manifest.get(_CHECKSUM) not in (None, _checksum(folder, manifest)):  # earlier versions wrote none
-                raise ValueError("its content does not match its checksum")
+            manifest = _read_manifest(folder)
             how = _preprocessing(manifest["preprocessing"])
             rows = _read_rows(folder)
             pixels = pixels or open_pixels(folder.parents[1], how.size)
@@ -173,7 +172,7 @@ def read_posters(folder: Path) -> tuple[int, dict[str, str]]:
     Raises DatasetError if the dataset is missing or damaged.
     """
     try:
-        size = int(json.loads((folder / MANIFEST).read_bytes())["preprocessing"]["size"])
+        size = int(_read_manifest(folder)["preprocessing"]["size"])
         rows = _read_rows(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _incomplete(folder, str(error)) from error
@@ -184,11 +183,29 @@ def _incomplete(folder: Path, why: str) -> DatasetError:
     return DatasetError(f"The folder {folder} is not a complete dataset. Run again to rebuild it.", why)
 
 
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a stored dataset. Raises OSError or ValueError if a file of the dataset is missing or damaged."""
+    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
+    if manifest.get(_CHECKSUM) not in (None, _checksum(folder, manifest)):  # earlier versions wrote none
+        raise ValueError("its content does not match its checksum")
+    return manifest
+
+
 def _read_rows(folder: Path) -> pd.DataFrame:
     """The rows of a stored dataset, all str. Raises OSError or ValueError if the file is missing or damaged."""
-    rows = pd.read_csv(folder / ROWS, dtype=str, keep_default_na=False)
-    if list(rows) != _COLUMNS:
-        raise ValueError(f"the columns of {ROWS} are {list(rows)}")
+    return _parse_rows((folder / ROWS).read_bytes())
+
+
+def read_parts(rows: bytes) -> dict[str, tuple[str, str]]:
+    """Franchise and part of each poster by its id, from the content of `rows.csv`. Raises ValueError if damaged."""
+    table = _parse_rows(rows)
+    return {id: (franchise, part) for id, franchise, part in table[["id", "franchise", "part"]].itertuples(index=False)}
+
+
+def _parse_rows(content: bytes) -> pd.DataFrame:
+    rows = pd.read_csv(BytesIO(content), dtype=str, keep_default_na=False)
+    if list(rows) != _COLUMNS or rows.isna().any(axis=None) or not rows["part"].isin(PARTS).all():
+        raise ValueError(f"{ROWS} has other columns or values than those of a dataset")
     return rows
 
 

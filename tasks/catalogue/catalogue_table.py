@@ -19,6 +19,7 @@ All columns hold text (dtype str). Empty text means unknown. Lists are joined by
 import re
 from collections.abc import Iterable
 from dataclasses import fields
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -91,8 +92,16 @@ def read_catalogue(path: Path) -> pd.DataFrame:
         CatalogueError: the file does not exist, lacks a column, or has an invalid cell.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
+        return parse_catalogue(path.read_bytes(), str(path))
+    except OSError as error:
+        raise CatalogueError(f"The catalogue {path} cannot be read. {_MEND}", str(error)) from error
+
+
+def parse_catalogue(content: bytes, path: str) -> pd.DataFrame:
+    """Read a catalogue from the content of its file. `path` names it in errors, which are those of `read_catalogue`."""
+    try:
+        table = pd.read_csv(BytesIO(content), dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
+    except ValueError as error:
         raise CatalogueError(f"The catalogue {path} cannot be read. {_MEND}", str(error)) from error
     table = table.rename(columns=CODE_NAMES)
     missing = [column for column in COLUMNS if column not in table and column not in _OPTIONAL]
@@ -101,7 +110,7 @@ def read_catalogue(path: Path) -> pd.DataFrame:
         raise CatalogueError(f"The catalogue {path} has no column {names}. {_MEND}")
     table = table.reindex(columns=COLUMNS, fill_value="")
     for column, pattern in _PATTERNS.items():
-        invalid = table.loc[~table[column].str.fullmatch(pattern), column]
+        invalid = table.loc[~table[column].str.fullmatch(pattern, na=False), column]
         if len(invalid):
             name = STORED_NAMES.get(column, column)
             row, value = invalid.index[0] + 1, excerpt(invalid.iloc[0])

@@ -34,7 +34,7 @@ def changes(before: pd.DataFrame, now: pd.DataFrame, selected: "pd.Series[bool]"
 
 def extended(history: str, found: pd.DataFrame) -> str:
     """The CSV text of a history with these changes added, except those that are a field's last row already."""
-    known = _parsed(history)
+    known = parse_history(history)
     found = found.replace("\r", " ", regex=True)
     last = known.drop_duplicates(["id", "field"], keep="last")
     is_known = (
@@ -45,16 +45,17 @@ def extended(history: str, found: pd.DataFrame) -> str:
 
 def merged(one: str, other: str) -> str:
     """The CSV text of a history with the rows of both, each once, by date. Raises ValueError if one is damaged."""
-    both = pd.concat([_parsed(one), _parsed(other)]).drop_duplicates()
+    both = pd.concat([parse_history(one), parse_history(other)]).drop_duplicates()
     return _text(both.sort_values("date", kind="stable"))
 
 
-def _parsed(text: str) -> pd.DataFrame:
+def parse_history(text: str) -> pd.DataFrame:
+    """The rows of a history, none if the text is empty. Raises ValueError if it is damaged."""
     if not text:
         return pd.DataFrame(columns=_COLUMNS, dtype=str)
     history = pd.read_csv(StringIO(text, newline=""), dtype=str, keep_default_na=False).rename(columns=CODE_NAMES)
-    if list(history) != _COLUMNS:
-        raise ValueError(f"the columns of a history are {list(history)}")
+    if list(history) != _COLUMNS or history.isna().any(axis=None):
+        raise ValueError(f"it has other columns than {', '.join(_COLUMNS)}, or a row is cut")
     return history
 
 

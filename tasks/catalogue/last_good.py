@@ -5,6 +5,7 @@ copy for people. `known/{site}.csv` has the last known row of every title that w
 New catalogues are compared with it, whatever the last run selected.
 """
 
+import logging
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,11 +16,13 @@ import pandas as pd
 from infra.files import sha256_of, write_bytes
 from infra.settings import MAIN_COLLECTION
 from tasks.catalogue.catalogue_table import catalogue_of, read_catalogue, sorted_by_id, write_catalogue
-from tasks.catalogue.history import changes, extended
+from tasks.catalogue.history import changes, extended, parse_history
 from tasks.catalogue.source import Source
 from tasks.crawl.addresses import host_of, is_file, is_loopback
 from tasks.errors import CatalogueError
 from tasks.records import CatalogueRecord
+
+logger = logging.getLogger("tasks")
 
 CATALOGUE, ABOUT, HISTORY = "catalogue.csv", "catalogue.json", "history.csv"
 
@@ -61,11 +64,14 @@ def known_key(site_url: str) -> str:
 def read_last_good(folder: Path, source: Source, selection: str) -> LastGood:
     """What a new catalogue of the selection is compared with; without titles if it is the first one.
 
-    Raises:
-        CatalogueError: the file of known titles is damaged.
+    A damaged file of known titles is moved aside, and the new catalogue is not compared.
     """
     known = folder / known_key(source.site_url)
-    titles = read_catalogue(known) if known.exists() else catalogue_of([])
+    try:
+        titles = read_catalogue(known) if known.exists() else catalogue_of([])
+    except CatalogueError as error:
+        _move_aside(known, error)
+        titles = catalogue_of([])
     groups = {page.group for page in source.pages(selection, datetime.now(UTC).timestamp())}
     return LastGood(titles, source.group_of(titles).isin(groups))
 
@@ -80,10 +86,8 @@ def replace_last_good(
 ) -> CatalogueRecord:
     """Add the changes since `last` to the history, and make `catalogue` the last good one."""
     now = datetime.now(UTC)
-    history = folder / HISTORY
-    text = history.read_text(encoding="utf-8") if history.exists() else ""
     found = changes(last.titles, catalogue, last.selected, now.date().isoformat())
-    write_bytes(history, extended(text, found).encode())
+    write_bytes(folder / HISTORY, extended(_intact_history(folder / HISTORY), found).encode())
     write_catalogue(catalogue, folder / CATALOGUE)
     content = (folder / CATALOGUE).read_bytes()
     sha256 = sha256_of(content)
@@ -104,3 +108,22 @@ def replace_last_good(
     )
     write_bytes(folder / ABOUT, about.model_dump_json(indent=2).encode())
     return about
+
+
+def _intact_history(file: Path) -> str:
+    """The text of the history, empty if there is none. A damaged file is moved aside."""
+    if not file.exists():
+        return ""
+    try:
+        text = file.read_bytes().decode()
+        parse_history(text)
+    except ValueError as error:
+        _move_aside(file, error)
+        return ""
+    return text
+
+
+def _move_aside(file: Path, error: Exception) -> None:
+    aside = file.with_name(f"{file.name}.damaged")
+    logger.warning("The file %s is damaged. It is moved to %s, and a new one is started. %s", file, aside, error)
+    file.replace(aside)

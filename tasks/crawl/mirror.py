@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from infra.errors import NotFound
 from infra.files import sha256_of_file
-from infra.store import Store
+from infra.store import Store, crc32c_of_file
 from tasks.crawl.kept_pages import KeptPages
 from tasks.crawl.ledger import (
     Entry,
@@ -37,8 +36,8 @@ class CrawlMirror:
 
     Each method is a context manager. Before the block it merges the bucket's state into the local one. After the
     block it writes the local state to the bucket, even if the block raises. Files are copied only if the other side
-    lacks them, and the bucket lists only files that it has. Files that the bucket has lost are uploaded again, or
-    re-fetched from the site.
+    lacks them, and the bucket lists only files that it has. Files that are missing or damaged in the bucket are
+    uploaded again, or re-fetched from the site.
     """
 
     def __init__(self, store: Store, ledger: Ledger, kept: KeptPages, posters: Path) -> None:
@@ -65,7 +64,10 @@ class CrawlMirror:
         def path(visit: PageVisit) -> Path:
             return self._kept.path(str(visit.sha256))
 
-        with self._visits(_PAGE_VISITS, "pages", self._ledger.pages, path, lambda visit: path(visit).exists()):
+        def is_here(visit: PageVisit) -> bool:
+            return self._kept.has(str(visit.sha256))
+
+        with self._visits(_PAGE_VISITS, "pages", self._ledger.pages, path, is_here):
             yield
 
     @contextmanager
@@ -96,24 +98,36 @@ class CrawlMirror:
         """
         known = _read(self._store, name, table)
         table.merge(known)
-        stored = set(self._store.keys(f"{folder}/"))
-        lost = {table.key_of(v): v for v in known if v.sha256 and f"{folder}/{path(v).name}" not in stored}
+        stored = self._store.checksums(f"{folder}/")
+
+        def files(visits: Iterable[Visit]) -> dict[str, Path]:
+            return {f"{folder}/{path(visit).name}": path(visit) for visit in visits}
+
+        def is_lost(visit: Visit) -> bool:
+            """Whether the object is missing, or differs from an intact file."""
+            [(key, file)] = files([visit]).items()
+            return key not in stored or (file.is_file() and crc32c_of_file(file) != stored[key] and is_here(visit))
+
+        lost = {table.key_of(visit): visit for visit in known if visit.sha256 and is_lost(visit)}
         in_bucket = {table.key_of(visit): visit.sha256 for visit in known if table.key_of(visit) not in lost}
 
         def is_in_bucket(visit: Visit) -> bool:
             return in_bucket.get(table.key_of(visit)) == visit.sha256
 
-        def files(visits: Iterable[Visit]) -> dict[str, Path]:
-            return {f"{folder}/{path(visit).name}": path(visit) for visit in visits}
-
+        with_file = [visit for visit in table.all().values() if visit.sha256]
+        missing = [visit for visit in with_file if is_in_bucket(visit) and not is_here(visit)]
+        self._store.download(files(missing))
+        for visit in missing:
+            if not is_here(visit):  # the object is damaged
+                lost[table.key_of(visit)] = visit
+                del in_bucket[table.key_of(visit)]
         if lost:
             here = sum(map(is_here, lost.values()))
             logger.warning(
-                "%d %s are missing in the bucket: %d are uploaded again, %d are re-fetched from the site if needed.",
+                "%d %s are missing or damaged in the bucket: %d are uploaded again, %d are re-fetched from the site if "
+                "needed.",
                 *(len(lost), folder, here, len(lost) - here),
             )
-        with_file = [visit for visit in table.all().values() if visit.sha256]
-        self._store.download(files(visit for visit in with_file if is_in_bucket(visit) and not is_here(visit)))
         try:
             yield
         finally:
@@ -133,10 +147,10 @@ class CrawlMirror:
 
 
 def _read(store: Store, name: str, table: Table[Entry]) -> list[Entry]:
-    try:
-        return [from_stored(table.kind, stored) for stored in json.loads(store.read(name))]
-    except NotFound:
-        return []
+    def parse(content: bytes) -> list[Entry]:
+        return [from_stored(table.kind, stored) for stored in json.loads(content)]
+
+    return store.read_parsed(name, parse) or []
 
 
 def _write(store: Store, name: str, entries: Iterable[Entry]) -> None:

@@ -1,5 +1,6 @@
 """The steps scrape and download posters on a running stack: errors, artifacts, and several workers."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,8 +29,9 @@ from tasks.myanimelist.page_addresses import api_url
 from tasks.posters import download_posters
 from tasks.scrape import scrape
 from tasks.source_choice import source_for
-from tests.damage import cut, flip_bit
+from tests.damage import cut, empty, flip_bit
 from tests.faulty_site import FaultySite, faulty_site
+from tests.storage import damage, delete
 from tests.strict_api import CLIENT_ID, nodes_of, strict_api
 
 pytestmark = pytest.mark.stack
@@ -148,6 +150,26 @@ def test_workspace_with_damaged_files_collects_the_same_and_names_each_file(
         for file in damaged:
             (_,) = [message for message in caplog.messages if f"{file} is damaged" in message]
     assert {file: file.read_bytes() for file in copies[:2]} == {file: before[file] for file in copies[:2]}
+
+
+@pytest.mark.parametrize("how", [cut, empty, None])
+def test_objects_that_are_lost_or_damaged_are_written_again(
+    how: Callable[[Path], None] | None, site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, store = collect(site.url), Store(read_settings())
+    requests = len(site.requests)
+    names = [HISTORY, known_key(site.url), "page-visits.json", "poster-visits.json"]
+    before = {key: store.read(key) for key in [*names, store.keys("pages/")[0], store.keys("posters/")[0]]}
+    for key in [*before, "catalogues/latest.json", "hosts.json"]:
+        damage(store, key, how) if how else delete(store, key)
+    assert collect(site.url) == first
+    assert {key: store.read(key) for key in before} == before
+    assert json.loads(store.read("catalogues/latest.json"))["sha256"] == first[0]
+    assert site.requests[requests:] == []
+    delete(store, "catalogues/latest.json")
+    monkeypatch.setenv("ANIME_GENRE_WORKSPACE", str(tmp_path / "another"))
+    assert collect(site.url) == first
+    assert store.read(HISTORY) == before[HISTORY], "a worker with an empty disk keeps the history"
 
 
 def test_blocked_site_is_not_contacted_again_by_retries_or_other_workers(

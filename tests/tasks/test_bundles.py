@@ -22,7 +22,7 @@ from tasks.bundles import (
     upload_bundle,
 )
 from tests.damage import DAMAGES
-from tests.storage import delete, storage_emulator
+from tests.storage import damage, delete, storage_emulator
 
 pytestmark = pytest.mark.stack
 
@@ -88,8 +88,8 @@ def test_bundle_that_is_damaged_in_the_workspace_is_replaced_and_named_once(
     upload_bundle(store, tmp_path / "bundle", sha256)
     folder = fetch_bundle(store, registry, tmp_path / "workspace", sha256)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    for name, damage in itertools.product(["manifest.json", "model.onnx"], [*DAMAGES, Path.unlink]):
-        damage(folder / name)
+    for name, how in itertools.product(["manifest.json", "model.onnx"], [*DAMAGES, Path.unlink]):
+        how(folder / name)
         caplog.clear()
         for _ in range(2):
             assert fetch_bundle(store, registry, tmp_path / "workspace", sha256) == folder
@@ -100,14 +100,16 @@ def test_bundle_that_is_damaged_in_the_workspace_is_replaced_and_named_once(
 
 
 @pytest.mark.parametrize("lost", [["model.onnx"], ["card.md"], ["manifest.json"], ["card.md", *NEW, "manifest.json"]])
-def test_upload_bundle_puts_back_what_the_bucket_lacks(
+def test_upload_bundle_puts_back_what_is_missing_or_damaged(
     lost: list[str], store: Store, registry: Registry, tmp_path: Path
 ) -> None:
     sha256 = write(tmp_path / "bundle", NEW | {"figures.json": str(lost).encode()})
     assert len(upload_bundle(store, tmp_path / "bundle", sha256)) == 6
-    for name in lost:
-        delete(store, f"{bundle_key(sha256)}/{name}")
-    assert sorted(upload_bundle(store, tmp_path / "bundle", sha256)) == sorted(lost)
+    for how in (None, *DAMAGES):
+        for name in lost:
+            key = f"{bundle_key(sha256)}/{name}"
+            damage(store, key, how) if how else delete(store, key)
+        assert sorted(upload_bundle(store, tmp_path / "bundle", sha256)) == sorted(lost)
     assert upload_bundle(store, tmp_path / "bundle", sha256) == []
     assert len(list(fetch_bundle(store, registry, tmp_path / "workspace", sha256).iterdir())) == 6
 

@@ -20,8 +20,8 @@ from tasks.crawl.mirror import poster_key
 from tasks.errors import StalePosterError
 from tasks.myanimelist.source import MyAnimeList
 from tasks.preprocess import fetch_dataset, make_dataset
-from tests.damage import DAMAGES
-from tests.storage import new_bucket, storage_emulator
+from tests.damage import DAMAGES, flip_bit
+from tests.storage import damage, delete, new_bucket, storage_emulator
 
 pytestmark = pytest.mark.stack
 
@@ -124,14 +124,33 @@ def test_dataset_decodes_only_new_and_changed_posters(bucket: Bucket, tmp_path: 
     assert np.array_equal(dataset.images[dataset.ids.index("5")], decode(drawn(500), 32))
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("how", [*DAMAGES, None])
+def test_objects_of_a_dataset_and_its_parts_are_made_again(
+    how: Callable[[Path], None] | None, bucket: Bucket, tmp_path: Path
+) -> None:
+    dataset, _ = bucket.dataset(tmp_path / "first")
+    keys = bucket.store.keys("datasets/") + ["parts.csv"] * (how is not flip_bit)  # nobody misses one bit of a name
+    for name in ("labels.npy", "manifest.json", "rows.csv", "parts.csv"):
+        for key in [each for each in keys if each.endswith(name)]:
+            before = {each: bucket.store.read(each) for each in keys}
+            if how is None:
+                delete(bucket.store, key)
+            else:
+                damage(bucket.store, key, how)
+            for workspace in ("first", "second"):
+                again, is_new = bucket.dataset(tmp_path / workspace)
+                assert (again.key, is_new) == (dataset.key, False)
+            assert {each: bucket.store.read(each) for each in keys} == before
+
+
+@pytest.mark.parametrize("how", DAMAGES)
 def test_dataset_files_that_are_damaged_are_downloaded_again_and_named_once(
-    damage: Callable[[Path], None], bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    how: Callable[[Path], None], bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     dataset, _ = bucket.dataset(tmp_path)
     before = {file: file.read_bytes() for file in dataset.folder.iterdir()}
     for file in before:
-        damage(file)
+        how(file)
     caplog.clear()
     for _ in range(2):
         assert fetch_dataset(bucket.store, tmp_path, dataset.key).titles == dataset.titles

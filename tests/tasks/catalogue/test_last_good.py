@@ -132,11 +132,18 @@ def test_last_good_record_that_is_damaged_is_an_error(tmp_path: Path, damage: by
     assert (tmp_path / ABOUT).read_bytes() == damage
 
 
-def test_last_good_table_that_is_damaged_is_an_error(tmp_path: Path) -> None:
+def test_last_good_table_and_history_that_are_damaged_are_moved_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     replaced(tmp_path)
-    (tmp_path / known_key(SITE)).write_bytes(b"mal_id\n1\n")
-    with pytest.raises(CatalogueError, match="has no column"):
-        known(tmp_path)
+    damaged = [tmp_path / known_key(SITE), tmp_path / HISTORY]
+    for file in damaged:
+        file.write_bytes(b"mal_id\n1\n")
+    assert replaced(tmp_path).changes == 0
+    for file in damaged:
+        (_,) = [message for message in caplog.messages if f"The file {file} is damaged" in message]
+        assert file.with_name(f"{file.name}.damaged").read_bytes() == b"mal_id\n1\n"
+    assert len(known(tmp_path)) == 3
 
 
 @pytest.mark.parametrize("file", [HISTORY, CATALOGUE, ABOUT])

@@ -1,7 +1,7 @@
 """The bucket's copy of the crawl state, through the real client and a local emulator."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,8 @@ from infra.store import Store
 from tasks.crawl.kept_pages import KeptPages
 from tasks.crawl.ledger import HostMemory, Ledger, PageVisit, PosterVisit
 from tasks.crawl.mirror import CrawlMirror, poster_key
-from tests.storage import storage_emulator
+from tests.damage import DAMAGES, flip_bit
+from tests.storage import damage, storage_emulator
 
 URL = "https://example.org/season"
 POSTER = b"a poster"
@@ -99,6 +100,31 @@ def test_mirror_lists_only_files_that_the_bucket_has(store: Store, tmp_path: Pat
         worker.ledger.posters.put(PosterVisit("11", URL, 1, "missing"))
     listed = json.loads(store.read("poster-visits.json"))
     assert [entry["mal_id"] for entry in listed] == [9, 10, 11]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_mirror_replaces_damaged_objects_by_intact_files(
+    how: Callable[[Path], None], store: Store, tmp_path: Path
+) -> None:
+    worker, other = (Worker(store, tmp_path / name) for name in ("one", "other"))
+    for name in ("page-visits.json", "poster-visits.json", "hosts.json"):
+        store.write(name, b"[]")
+    with worker.mirror.hosts(), worker.mirror.pages(), worker.mirror.posters():
+        worker.add_poster("12", how.__name__.encode())
+        worker.add_page(how.__name__.encode())
+        worker.ledger.hosts.put(HostMemory("a.test", blocked_until=5, reason="status 403"))
+    (page,) = worker.ledger.pages.all().values()
+    keys = [poster_key("12"), f"pages/{page.sha256}.html.gz"]
+    # A list with a wrong bit may be valid.
+    keys += ["hosts.json", "page-visits.json", "poster-visits.json"] * (how is not flip_bit)
+    before = {key: store.read(key) for key in keys}
+    for key in keys:
+        damage(store, key, how)
+    with other.mirror.hosts(), other.mirror.pages(), other.mirror.posters():
+        assert not other.kept.has(str(page.sha256))
+    with worker.mirror.hosts(), worker.mirror.pages(), worker.mirror.posters():
+        pass
+    assert {key: store.read(key) for key in keys} == before
 
 
 def test_mirror_shares_what_is_known_about_hosts(store: Store, tmp_path: Path) -> None:
