@@ -88,8 +88,8 @@ def make_dataset(
     if all(f"{_folder(key)}/{name}" in present for name in _FILES):
         try:
             return fetch_dataset(store, workspace, key), False
-        except DatasetError as error:
-            logger.warning("The dataset %s is damaged in the bucket and is uploaded again: %s", key[:12], error)
+        except DatasetError:
+            logger.warning("The dataset %s is damaged in the bucket and is uploaded again.", key[:12])
     dataset = build_dataset(posters, workspace, config, ProgressLog(workspace), pixels)
     for name in _FILES:  # all of them, because titles may have other names than at the first upload
         store.upload({f"{_folder(key)}/{name}": dataset.folder / name})
