@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# One worker per core, and at most four. The tests of one file share their fixtures on one worker.
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+# Three workers, because tests that start services wait for them. A file's tests share their fixtures on one worker.
+# Files run in order, and so the longest, tests/flows, run first; by default those with the fewest tests run last.
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install demo up test test-fast soak lint bench bench-training bench-serving clean
 
