@@ -26,6 +26,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.schedule import machine_timezone
+from infra.local.processes import terminate_trees
 from infra.local.site.drawing import poster_jpeg
 from infra.local.site.invented_titles import SEASONS, invented_titles
 from tests.browser import chromium_browser
@@ -78,7 +79,8 @@ class Up:
         assert [each for each in children if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
 
     def kill(self) -> None:
-        self.process.kill()
+        """Stop the command and its services, also after a failed test."""
+        terminate_trees([self.process.pid], 30)
         self.process.wait()
 
 
