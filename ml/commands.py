@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _Config = TypeVar("_Config", bound=Checked)
 
 TABLE_HELP = (
-    "Table of titles as CSV, JSON, JSON lines or Parquet, plain or .gz, with a column of genres and one of ids, files "
-    "or addresses."
+    "Table of titles as CSV, JSON, JSON lines or Parquet, plain, .gz or .zip, with a column of genres and one of ids, "
+    "files or addresses."
 )
 
 

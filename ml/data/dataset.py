@@ -257,7 +257,8 @@ def build_dataset(
     if (folder / MANIFEST).exists():
         with locked(folder.parent, "writes a dataset into"):
             stored = _stored(folder, pixels)
-        if stored is not None:
+        # Broken posters without pixels are those whose format can be read only now.
+        if stored is not None and not pixels.missing(each.sha256 for each in posters if each.id in stored.broken):
             _log_broken(stored.broken, len(posters))
             return stored
     usable = _usable(posters)
@@ -288,13 +289,13 @@ def build_dataset(
     )
     part = temporary_path(folder)
     with locked(folder.parent, "writes a dataset into"):
-        if (stored := _stored(folder, pixels)) is not None:  # another process was faster
+        if (stored := _stored(folder, pixels)) is not None and stored.broken == broken:  # another process was faster
             return stored
         for leftover in (*folder.parent.glob("*.new"), *folder.parent.glob(".*.part")):  # of killed processes
             shutil.rmtree(leftover)
         part.mkdir()
         dataset._save(part)
-        shutil.rmtree(folder, ignore_errors=True)  # of a build that was killed; it has no manifest
+        shutil.rmtree(folder, ignore_errors=True)  # of a build that was killed, or without posters that are read now
         part.replace(folder)
         sync(folder.parent)
     return dataset

@@ -15,7 +15,7 @@ from PIL import Image
 from ml.data.duplicates import perceptual_hash, thumbnail
 from ml.data.genres import Genre
 from ml.data.shards import ROWS_PER_SHARD, Note, Shards, ShardWriter
-from ml.data.table_images import in_served_format
+from ml.data.table_images import READABLE_FORMATS, in_served_format
 from ml.errors import DatasetError
 from ml.reporting import Reporter
 from serving.bundle.errors import PosterError
@@ -24,7 +24,7 @@ from serving.bundle.model import available_cpus
 
 PREPROCESSING_VERSION = 1
 """Increment if the same file gives different pixels than before."""
-_HASH, _BROKEN = "hash", "broken"
+_HASH, _BROKEN, _FORMATS = "hash", "broken", "formats"
 _CHUNK = 16  # posters per thread pool task
 
 
@@ -52,14 +52,20 @@ def file_sha256(file: Path) -> str:
 
 def open_pixels(workspace: Path, size: int) -> Shards:
     """The workspace's cache of decoded posters, uint8 [3, size, size] each."""
-    return Shards(workspace / "pixels" / f"{size}-v{PREPROCESSING_VERSION}", (3, size, size), np.uint8)
+    folder = workspace / "pixels" / f"{size}-v{PREPROCESSING_VERSION}"
+    return Shards(folder, (3, size, size), np.uint8, _is_current)
+
+
+def _is_current(note: Note) -> bool:
+    """Whether a row is what decoding would give today; earlier versions read fewer formats, or did not note them."""
+    return _BROKEN not in note or note.get(_FORMATS) == READABLE_FORMATS
 
 
 def decode_posters(files: Mapping[str, Path], pixels: Shards, reporter: Reporter) -> None:
     """Decode the posters that the cache lacks; `files` gives each poster's file by its sha256.
 
-    If a poster cannot be decoded, the cache stores the reason, so that it is not decoded again. Raises DatasetError if
-    a file is missing or its sha256 differs.
+    If a poster cannot be decoded, the cache stores the reason. It is decoded again only when other formats can be read.
+    Raises DatasetError if a file is missing or its sha256 differs.
     """
     threads = available_cpus()
     buffers: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
@@ -80,7 +86,8 @@ def decode_posters(files: Mapping[str, Path], pixels: Shards, reporter: Reporter
                     decoded += chunk
                     reporter.progress(start + len(decoded), len(missing), "decoding posters", "posters")
                 for row, small in enumerate(decoded):
-                    shard.note(row, {_BROKEN: small} if isinstance(small, str) else {_HASH: perceptual_hash(small)})
+                    broken = {_BROKEN: str(small), _FORMATS: READABLE_FORMATS}
+                    shard.note(row, broken if isinstance(small, str) else {_HASH: perceptual_hash(small)})
 
 
 def broken_posters(posters: Sequence[Poster], pixels: Shards) -> dict[str, str]:

@@ -77,6 +77,7 @@ _ID_KEYS = ("id", "mal_id", "genre_id", "Id", "ID")
 _SUPPORTED = 0.9  # share of cells
 _OFTEN = 10  # rows
 _RECURRING_ROWS, _FEW = 3, 0.05
+_RARE = 0.01  # share of rows that may have another separator than all others
 _WORDS_TOGETHER = 5  # times that two words occur, always together, before they count as one name
 _READING = 3  # examples per reading in an error
 _SHOWN, _SHOWN_NAMES, _SHOWN_NAME = 60, 150, 20  # characters in a message
@@ -127,14 +128,12 @@ def read_genres(cells: Sequence[str], separator: str | None, name: str) -> Genre
                 parts = _split_by(separator or ",")(cell)
                 read[cell] = _named(parts if names.issuperset(parts) else [cell.strip()])
     elif plain:
-        split, notice = _splitter(plain, separator, name)
+        split, notice, unclear = _splitter(plain, separator, name)
         notices += [notice] if notice else []
-        read.update({cell: _named(split(cell)) for cell in plain})
+        read.update({cell: None if cell in unclear else _named(split(cell)) for cell in plain})
     if any(BAR in text for items in (*literals.values(), *filter(None, read.values())) for _, text in items):
         notices.append(f"The names of some genres contain {BAR}; / replaces it.")
     read.update(literals)
-    if unreadable := [cell for cell in cells if read.get(cell, ()) is None]:
-        notices.append(f"The genres of {len(unreadable)} rows cannot be read, such as {_shown(unreadable[0])}.")
     return Genres([read.get(cell, ()) for cell in cells], tuple(notices))
 
 
@@ -282,35 +281,43 @@ def _split_by(separator: str) -> _Split:
     return lambda cell: [part.strip() for part in re.split(pattern, cell) if part.strip()]
 
 
-def _splitter(counts: Mapping[str, int], separator: str | None, name: str) -> tuple[_Split, str | None]:
+def _splitter(counts: Mapping[str, int], separator: str | None, name: str) -> tuple[_Split, str | None, set[str]]:
     """How to split plain cells (`counts` says how often each occurs), and a notice about it.
 
-    Raises DatasetError if two readings are possible.
+    The third value has the cells with another separator than all others, if they are rare. Raises DatasetError if two
+    readings are possible.
     """
     if separator is not None:
-        return _split_by(separator), f"The genres are separated by {_label(separator)}, as given."
+        return _split_by(separator), f"The genres are separated by {_label(separator)}, as given.", set()
     strong, weak = _supports(counts, _SEPARATORS), _supports(counts, _PARTS_OF_NAMES)
     clear = [sign for sign, share in strong.items() if share >= _SUPPORTED]
     doubtful = [sign for sign, share in strong.items() if 0 < share < _SUPPORTED]
     unseen = [sign for sign, share in strong.items() if share == 0 and _may_be_list(counts, sign)]
     if not clear and BAR in unseen:
         clear = [BAR]  # too few rows to see a part twice; the product's own tables use it
+    if clear and (rows := max(_rows_with(counts, sign) for sign in clear)) < _RARE * sum(counts.values()):
+        commoner = [sign for sign in (*doubtful, *unseen) if _rows_with(counts, sign) > rows]
+        clear = [] if commoner else clear
+        doubtful = commoner or doubtful
     if not clear and (doubtful or unseen):
         raise _two_readings(counts, (doubtful or unseen)[:1], name)
     if clear:
         chosen = max(clear, key=lambda sign: _rows_with(counts, sign))
         split = _split_by(chosen)
-        parts = {part for cell in counts for part in split(cell)}
-        for other in (*clear, *doubtful):
-            if other != chosen and _splits_known_parts(parts, other):
+        total, unclear = sum(counts.values()), set[str]()
+        for other in (sign for sign in strong if sign != chosen):
+            cells = _with_known_names_between(counts, split, other)
+            if sum(counts[cell] for cell in cells) < _RARE * total:
+                unclear |= cells
+            elif strong[other] > 0:
                 raise _two_readings(counts, [chosen, other], name)
-        share = f"{_rows_with(counts, chosen)} of {sum(counts.values())} cells"
-        return split, f"The genres are separated by {_label(chosen)} ({share})."
+        share = f"{_rows_with(counts, chosen)} of {total} cells"
+        return split, f"The genres are separated by {_label(chosen)} ({share}).", unclear
     clear = [sign for sign, share in weak.items() if share >= _SUPPORTED]
     if not clear and any(weak.values()):
         raise _two_readings(counts, [max(weak, key=lambda sign: weak[sign])], name)
     if not clear:
-        return lambda cell: [cell.strip()], None
+        return lambda cell: [cell.strip()], None, set()
     # The true separator gives the fewest names: others cut through names and leave them joined.
     chosen = min(
         clear, key=lambda sign: (len({part for cell in counts for part in _split_by(sign)(cell)}), sign == " ")
@@ -318,7 +325,7 @@ def _splitter(counts: Mapping[str, int], separator: str | None, name: str) -> tu
     split = _split_between_names(counts, chosen)
     names = sorted({text for cell in counts for text in split(cell) if chosen in text})
     together = f"; always together, so one name: {_shown(', '.join(names), _SHOWN_NAMES)}" if names else ""
-    return split, f"The genres are separated by {_label(chosen)}{together}."
+    return split, f"The genres are separated by {_label(chosen)}{together}.", set()
 
 
 def _supports(counts: Mapping[str, int], signs: Sequence[str]) -> dict[str, float]:
@@ -353,11 +360,13 @@ def _may_be_list(counts: Mapping[str, int], sign: str) -> bool:
     return sum(several) < _RECURRING_ROWS * len(several) and sum(several) > _FEW * total
 
 
-def _splits_known_parts(parts: Collection[str], sign: str) -> bool:
-    """Whether names that still contain a sign consist of other names of the table."""
-    split = _split_by(sign)
-    compound = [split(part) for part in parts if sign in part]
-    return any(len(each) > 1 and all(one in parts for one in each) for each in compound)
+def _with_known_names_between(counts: Collection[str], split: _Split, sign: str) -> set[str]:
+    """The cells with a name that contains a sign, and consists of other names of the table."""
+    split_again = _split_by(sign)
+    names = {name for cell in counts for name in split(cell)}
+    pieces = {name: split_again(name) for name in names if sign in name}
+    joined = {name for name, each in pieces.items() if len(each) > 1 and names.issuperset(each)}
+    return {cell for cell in counts if sign in cell and not joined.isdisjoint(split(cell))}
 
 
 def _split_between_names(counts: Mapping[str, int], sign: str) -> _Split:

@@ -14,7 +14,7 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,12 +131,19 @@ def _compact(document: Mapping[str, object]) -> str:
 class Shards:
     """The shards of a folder: finds, reads and adds rows."""
 
-    def __init__(self, folder: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        shape: tuple[int, ...],
+        dtype: DTypeLike,
+        is_current: Callable[[Note], bool] = lambda note: True,
+    ) -> None:
         """Open the complete shards of a folder; `shape` and `dtype` are those of one row.
 
-        A damaged shard (array missing, wrong shape or wrong checksum) is deleted with a warning.
+        A damaged shard (array missing, wrong shape or wrong checksum) is deleted with a warning. Rows whose notes are
+        not current count as missing.
         """
-        self.folder, self._like = folder, np.empty(shape, dtype)
+        self.folder, self._like, self._is_current = folder, np.empty(shape, dtype), is_current
         self._files: list[Path] = []
         self._notes: list[Sequence[Note]] = []
         # One number per hash: its shard's place in `_files` times `ROWS_PER_SHARD`, plus its row in the shard.
@@ -235,7 +242,8 @@ class Shards:
         first = len(self._files) * ROWS_PER_SHARD
         self._files.append(file)
         self._notes.append(index.extras)
-        self._place.update(zip(index.sha256, range(first, first + len(index.sha256)), strict=True))
+        rows = zip(index.sha256, index.extras, strict=True)
+        self._place.update({sha256: first + row for row, (sha256, note) in enumerate(rows) if self._is_current(note)})
 
     def _check(self, file: Path, index: _Index) -> None:
         """Raise ValueError, EOFError or FileNotFoundError if the array is missing or damaged."""

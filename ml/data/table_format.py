@@ -1,4 +1,4 @@
-"""The bytes of a table's file become a DataFrame of text: CSV, JSON, JSON lines and Parquet, plain or gzip.
+"""The bytes of a table's file become a DataFrame of text: CSV, JSON, JSON lines and Parquet, plain, gzip or ZIP.
 
 The index of the DataFrame says where each row is: the line in a CSV file, else the number of the row.
 """
@@ -9,6 +9,7 @@ import gzip
 import json
 import re
 import sys
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from io import BytesIO, StringIO, TextIOWrapper
 from itertools import islice
+from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 import pandas as pd
@@ -38,11 +40,13 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16", "UTF-16"),
     (codecs.BOM_UTF16_BE, "utf-16", "UTF-16"),
 )
+_EXCEL = "an Excel workbook; export it as CSV"
+_ZIP, _GZIP = b"PK\x03\x04", b"\x1f\x8b"
+_TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".gz")
 _OTHER_FILES = (
     (b"%PDF", "a PDF document"),
     (b"SQLite format 3", "an SQLite database"),
-    (b"PK\x03\x04", "a ZIP archive or an Excel workbook; unpack it, or save it as CSV"),
-    (b"\xd0\xcf\x11\xe0", "an Excel workbook; save it as CSV"),
+    (b"\xd0\xcf\x11\xe0", _EXCEL),
     (b"\x89PNG", "an image"),
     (b"\xff\xd8\xff", "an image"),
     (b"version https://git-lfs", "a pointer to a file in Git LFS; download the file itself"),
@@ -64,7 +68,9 @@ def read_cells(data: bytes, name: str) -> Cells:
     `name` is the file's name, for messages. Raises DatasetError if the bytes are not a table, or if a quoted cell
     contains lines that are rows themselves.
     """
-    if data.startswith(b"\x1f\x8b"):
+    if data.startswith(_ZIP):
+        data = _only_table(data, name)
+    if data.startswith(_GZIP):
         try:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
@@ -83,6 +89,28 @@ def read_cells(data: bytes, name: str) -> Cells:
     if stripped[0] in "[{" and (rows := _json_rows(stripped, name)) is not None:
         return _cells_of(_frame(rows), name, notices)
     return _read_csv(text, name, notices)
+
+
+def _only_table(data: bytes, name: str) -> bytes:
+    """The only table in a ZIP archive. Raises DatasetError if there is none, or several."""
+    try:
+        with zipfile.ZipFile(BytesIO(data)) as archive:
+            paths = [PurePosixPath(each.filename) for each in archive.infolist() if not each.is_dir()]
+            if PurePosixPath("xl/workbook.xml") in paths:
+                raise DatasetError(f"{name} is not a table, but {_EXCEL}.")
+            if PurePosixPath("content.xml") in paths:
+                raise DatasetError(f"{name} is not a table, but a spreadsheet; export it as CSV.")
+            visible = [path for path in paths if not path.name.startswith(".") and path.parts[0] != "__MACOSX"]
+            tables = [path for path in visible if path.suffix.lower() in _TABLE_ENDINGS]
+            tables = [path for path in tables if path.suffix.lower() != ".txt"] or tables  # not the README.txt
+            if len(tables) == 1:
+                return archive.read(str(tables[0]))
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise DatasetError(f"The ZIP archive {name} cannot be read: it is damaged or encrypted ({error}).") from error
+    if not tables:
+        raise DatasetError(f"The ZIP archive {name} has no table; there is none among its {len(paths)} files.")
+    first = " and ".join(shown(str(path)) for path in tables[:2])
+    raise DatasetError(f"The ZIP archive {name} has {len(tables)} tables, {first}; unpack the one to read.")
 
 
 def shown(text: str, limit: int = _SHOWN) -> str:

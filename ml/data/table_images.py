@@ -9,10 +9,13 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from serving.bundle.errors import PosterError, PosterSizeError
-from serving.bundle.image import DECODING_BYTES, without_warnings
+from serving.bundle.image import DECODING_BYTES, FORMATS, without_warnings
 
+_TABLE_FORMATS = ("BMP", "TIFF")
 ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif", ".tiff")
 """Endings of image files, the preferred first."""
+READABLE_FORMATS = " ".join((*FORMATS, *_TABLE_FORMATS))
+"""All formats of posters that training reads."""
 _STARTS = (b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BYTES_PER_PIXEL = 16
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
@@ -27,7 +30,7 @@ def in_served_format(data: bytes) -> bytes:
         return data
     try:
         with without_warnings():
-            with Image.open(BytesIO(data), formats=("BMP", "TIFF")) as image:
+            with Image.open(BytesIO(data), formats=_TABLE_FORMATS) as image:
                 if image.width * image.height * _BYTES_PER_PIXEL > DECODING_BYTES:
                     raise PosterSizeError(f"The image is too large: it has {image.width} x {image.height} pixels.")
                 turned = ImageOps.exif_transpose(image)

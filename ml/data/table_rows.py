@@ -191,7 +191,13 @@ def _put_genres(
     rows["genre_ids"] = [
         BAR.join(id for id, _ in genres) if genres and all(id for id, _ in genres) else "" for genres in unified
     ]
-    return pd.Series([genres is None for genres in unified], index=rows.index)
+    unreadable = pd.Series([genres is None for genres in unified], index=rows.index)
+    if count := int(unreadable.sum()):
+        cells = pd.Series(map(BAR.join, zip(*map(columns.column, names), strict=True)), rows.index)[unreadable]
+        first = ", ".join(f"{shown(cell, _SHOWN)} in row {line}" for line, cell in cells.iloc[:_NAMED].items())
+        more = ", ..." if count > _NAMED else ""
+        notices.append(f"The genres of {count} row{'s' if count > 1 else ''} cannot be read: {first}{more}.")
+    return unreadable
 
 
 def _with_ids(genres: tuple[tuple[str, str], ...] | None, cell: str, where: str) -> tuple[tuple[str, str], ...] | None:

@@ -16,6 +16,7 @@ poster), sha256 (of the file) and url. Empty text means none.
 """
 
 import asyncio
+import logging
 import re
 import time
 from collections import defaultdict
@@ -52,6 +53,7 @@ from tasks.errors import (
     excerpt_of_url,
 )
 
+logger = logging.getLogger("tasks")
 Item = TypeVar("Item")
 
 POSTER_COLUMNS = ["id", "status", "reason", "sha256", "url"]
@@ -79,8 +81,8 @@ async def download_posters(
     retried when it is due. Each poster is in the ledger as soon as its file is in its place.
 
     Raises:
-        SiteBlocked: the host refuses us, or has sent no images for many posters in a row.
-        SiteUnavailable, SiteError: many posters in a row could not be downloaded.
+        SiteBlocked: a host refuses us, or has sent no images for many posters in a row.
+        SiteUnavailable, SiteError: from each host, many posters in a row could not be downloaded.
     """
     client, ledger, traffic, source = context.client, context.ledger, context.traffic, context.source
     assert client is not None
@@ -92,7 +94,7 @@ async def download_posters(
     for visit in visits.values():
         traffic.note("unchanged" if visit.status == "here" else visit.status, _without_address(visit.why_no_file))
     new: set[str] = set()
-    rows = _FailureRows(client, ledger)
+    rows = _FailureRows(client, ledger, [url_of[id] for id in due])
 
     def is_placeholder(url: str) -> bool:
         return source.is_placeholder(url) or source.is_placeholder(url.partition("?")[0])
@@ -100,15 +102,18 @@ async def download_posters(
     async def download(id: str) -> None:
         path, known = folder / poster_name(id), earlier.get(id)
         visit = PosterVisit(id, url_of[id], 0, "failed")
-        try:
-            visit = await _download(client, visit, path, is_placeholder)
-        except SiteBlocked:
-            raise
-        except SiteError as error:
-            visit = _failed(visit, error)
-            rows.extend(visit, error, known)
+        if reason := rows.reason_to_skip(visit.url):
+            visit = replace(visit, reason=reason)
         else:
-            rows.end(visit)
+            try:
+                visit = await _download(client, visit, path, is_placeholder)
+            except SiteBlocked:
+                raise
+            except SiteError as error:
+                visit = _failed(visit, error)
+                rows.extend(visit, error, known)
+            else:
+                rows.end(visit)
         traffic.settle(visit.status if visit.status != "here" else "new", _without_address(visit.why_no_file))
         if visit.status == "failed" and known and _is_here(known, path):
             visits[id] = known  # until the new address is reachable, the poster of the old one is used
@@ -129,32 +134,40 @@ async def download_posters(
 
 
 class _FailureRows:
-    """Failures in a row: refusals of single addresses and texts instead of images per host, and all others.
+    """Failures in a row, per host: refusals of single addresses, texts instead of images, and all others.
 
-    The end of a run because of a row says nothing about the row's posters, so the next run tries them again. Objects of
-    a bucket are not counted: they are as they are, however many.
+    A row of others ends the downloads from its host, and the run if that was the last host. It says nothing about the
+    row's posters, so the next run tries them again. Objects of a bucket are not counted: they are as they are, however
+    many.
     """
 
-    def __init__(self, client: SiteClient, ledger: Ledger) -> None:
+    def __init__(self, client: SiteClient, ledger: Ledger, urls: Iterable[str]) -> None:
         self._client = client
         self._ledger = ledger
         self._rows: dict[tuple[str, type[SiteError]], list[PosterVisit]] = defaultdict(list)
+        self._others = {_host_or_bucket(url) for url in urls}
+        self._skipped: dict[str, str] = {}
+
+    def reason_to_skip(self, url: str) -> str | None:
+        """Why nothing more is downloaded from the host of a URL, None if something may be."""
+        return self._skipped.get(_host_or_bucket(url))
 
     def extend(self, visit: PosterVisit, error: SiteError, known: PosterVisit | None) -> None:
         """Note a failure, unless the poster failed in this way in an earlier run.
 
         Raises:
             SiteBlocked: the row of refusals or texts is too long.
-            SiteError: this error; the row of others is too long.
+            SiteError: this error; the row of others is too long, and so were those of all other hosts.
         """
+        host = _host_or_bucket(visit.url)
         is_known = known is not None and (known.url, known.reason) == (visit.url, visit.reason)
-        if is_in_bucket(visit.url) or (is_known and not isinstance(error, SiteUnavailable)):
+        if not host or host in self._skipped or (is_known and not isinstance(error, SiteUnavailable)):
             return
         is_of_host = isinstance(error, AddressRefused | NotAnImageError)
         if isinstance(error, NotOnSite | UnwantedRedirect) and not is_of_host:
             self.end(visit)
             return
-        row = self._rows[(host_of(visit.url), type(error)) if is_of_host else ("", SiteError)]
+        row = self._rows[host, type(error) if is_of_host else SiteError]
         row.append(visit)
         if len(row) < (_REFUSALS_IN_A_ROW if isinstance(error, AddressRefused) else _FAILURES_IN_A_ROW):
             return
@@ -162,14 +175,23 @@ class _FailureRows:
         if is_of_host:
             sentence = str(error).removesuffix(".")
             self._client.block(visit.url, f"{len(row)} posters in a row were not sent. The last one: {sentence}")
-        raise error
+        self._others.discard(host)
+        if not self._others:
+            raise error
+        logger.warning("%s sent none of %d posters in a row, and is skipped in this run: %s", host, len(row), error)
+        self._skipped[host] = f"{len(row)} posters in a row could not be had from {host}"
 
     def end(self, visit: PosterVisit) -> None:
         """End the rows of the host of a poster, which it sent or does not have."""
-        host = "" if is_in_bucket(visit.url) else host_of(visit.url)
+        host = _host_or_bucket(visit.url)
         for row_host, kind in list(self._rows):
-            if row_host in ("", host):
+            if row_host == host:
                 del self._rows[row_host, kind]
+
+
+def _host_or_bucket(url: str) -> str:
+    """The host of a URL, "" for all buckets."""
+    return "" if is_in_bucket(url) else host_of(url)
 
 
 async def for_each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]], concurrency: int) -> None:

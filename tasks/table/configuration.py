@@ -54,6 +54,6 @@ def name_of(address: str) -> str:
 
 def collection_of(name: str) -> str:
     """The collection of a table by its file name: "Anime Dataset 2023.csv" is kept as "anime-dataset-2023"."""
-    stem = re.sub(r"\.(?:csv|tsv|txt|jsonl?|ndjson|parquet|gz)\b", "", name.lower())
+    stem = re.sub(r"\.(?:csv|tsv|txt|jsonl?|ndjson|parquet|gz|zip)\b", "", name.lower())
     words = re.sub(r"[^a-z0-9]+", "-", stem).strip("-")[:_LONGEST_COLLECTION].strip("-") or "table"
     return f"{words}-table" if words in (MAIN_COLLECTION, BUILT_IN_COLLECTION) else words

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ml.configuration import PreprocessConfig
 from ml.data.dataset import Dataset, build_dataset, dataset_key
@@ -78,6 +79,21 @@ def test_dataset_records_broken_posters_and_omits_them(tmp_path: Path, make: Mak
     assert dataset.broken["59"] == "This is not a JPEG, PNG, WebP, AVIF or GIF image."
     row = dataset.ids.index("58")
     assert np.array_equal(dataset.images[row], decode(posters[58].file.read_bytes(), 32))
+
+
+def test_dataset_has_posters_whose_format_is_read_only_now(
+    tmp_path: Path, make: Make, small: PreprocessConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posters = make(tmp_path / "posters", 60)
+    Image.open(posters[5].file).save(posters[5].file, "TIFF")
+    posters[5] = _with_new_sha256(posters[5])
+    with monkeypatch.context() as patch:
+        patch.setattr("ml.data.decoding.in_served_format", lambda data: data)
+        patch.setattr("ml.data.decoding.READABLE_FORMATS", "JPEG PNG")
+        assert set(build_dataset(posters, tmp_path, small, NullReporter()).broken) == {"5"}
+    dataset = build_dataset(posters, tmp_path, small, NullReporter())
+    assert dataset.broken == {} and "5" in dataset.ids
+    assert build_dataset(posters, tmp_path, small, NullReporter()).broken == {}
 
 
 def test_dataset_is_not_built_from_a_file_with_another_hash(

@@ -121,6 +121,24 @@ def test_decoding_records_a_broken_poster_and_does_not_repeat_it(tmp_path: Path,
     assert all(len(hash) == 16 for hash in hashes.values())
 
 
+def test_decoding_tries_broken_posters_again_if_other_formats_are_read(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posters = make(tmp_path / "posters", 5)
+    Image.new("RGB", (40, 60), "red").save(posters[2].file, "BMP")
+    posters[3].file.write_text("<html>")
+    for place in (2, 3):
+        posters[place] = replace(posters[place], sha256=file_sha256(posters[place].file))
+    with monkeypatch.context() as patch:  # as it was before BMP and TIFF were read
+        patch.setattr("ml.data.decoding.in_served_format", lambda data: data)
+        patch.setattr("ml.data.decoding.READABLE_FORMATS", "JPEG PNG")
+        assert decoded(posters, tmp_path) == 5
+        assert set(broken_posters(posters, opened(tmp_path))) == {"2", "3"}
+    assert decoded(posters, tmp_path) == 2
+    assert set(broken_posters(posters, opened(tmp_path))) == {"3"}
+    assert decoded(posters, tmp_path) == 0
+
+
 def test_decoding_handles_a_file_shared_by_two_titles_once(tmp_path: Path, make: Make) -> None:
     posters = make(tmp_path / "posters", 3)
     posters[1] = replace(posters[1], file=posters[0].file, sha256=posters[0].sha256)

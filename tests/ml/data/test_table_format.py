@@ -1,5 +1,7 @@
 import gzip
 import json
+import zipfile
+from collections.abc import Mapping
 from io import BytesIO
 
 import pandas as pd
@@ -27,6 +29,17 @@ def error_of(data: bytes | str) -> str:
     return message
 
 
+CSV = TABLE.to_csv(index=False).encode()
+
+
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    stream = BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+    return stream.getvalue()
+
+
 def parquet() -> bytes:
     stream = BytesIO()
     TABLE.to_parquet(stream)
@@ -43,7 +56,7 @@ def parquet() -> bytes:
         TABLE.to_csv(index=False, sep="\t", quoting=1).encode("latin-1"),
         b"sep=;\r\n" + TABLE.to_csv(index=False, sep=";").encode(),
         TABLE.to_csv(index=False, quoting=1, doublequote=False, escapechar="\\").encode(),
-        gzip.compress(TABLE.to_csv(index=False).encode(), mtime=0),
+        gzip.compress(CSV, mtime=0),
         parquet(),
         TABLE.to_json(orient="records", lines=True, force_ascii=False).encode(),
         *(TABLE.to_json(orient=form).encode() for form in ("records", "columns", "index", "split")),
@@ -119,6 +132,18 @@ def test_table_with_many_rows_of_another_length_is_refused() -> None:
     assert "225 of 300 rows have another number of cells" in error_of("\n".join([HEADER, *unquoted]))
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"anime.csv": CSV},
+        {"archive/": b"", "archive/anime.csv.gz": gzip.compress(CSV, mtime=0), "archive/posters/1.jpg": b"\xff"},
+        {"anime.CSV": CSV, "__MACOSX/._anime.CSV": b"\0\1", ".hidden.csv": b"", "README.txt": b"About the data."},
+    ],
+)
+def test_table_in_a_zip_archive_is_read_if_it_is_the_only_one(files: dict[str, bytes]) -> None:
+    assert read(zipped(files)) == ROWS
+
+
 def test_numbers_before_the_rows_are_no_column_of_the_header() -> None:
     for start in (0, 1):
         numbered = [f'"{start + n}",{row}' for n, row in enumerate(rows())]
@@ -148,7 +173,12 @@ def test_cell_of_any_length_is_read() -> None:
         (b" \n\n", "is empty"),
         (b"<!DOCTYPE html><html>Sign in</html>", "web page"),
         (b"%PDF-1.7", "PDF"),
-        (b"PK\x03\x04", "ZIP archive"),
+        (b"PK\x03\x04", "is damaged"),
+        (zipped({"[Content_Types].xml": b"", "xl/workbook.xml": b""}), "an Excel workbook; export it as CSV"),
+        (zipped({"mimetype": b"", "content.xml": b""}), "a spreadsheet; export it as CSV"),
+        (zipped({"a.csv": CSV, "b/c.json": b"[]"}), "has 2 tables, 'a.csv' and 'b/c.json'; unpack the one to read"),
+        (zipped({"posters/1.jpg": b"", "notes.md": b""}), "has no table"),
+        (b"\xd0\xcf\x11\xe0", "an Excel workbook; export it as CSV"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
         (bytes(range(256)) * 9, "binary"),
         (gzip.compress(b"id,genres\n1,Action\n", mtime=0)[:-6], "damaged"),

@@ -216,7 +216,18 @@ def test_genre_ids_that_do_not_fit_are_named_with_row_and_value(ids: str) -> Non
 
 def test_lists_that_were_cut_off_leave_the_row_out() -> None:
     data = table("id,genres", lambda n, g: [n, "['Action', 'Dr" if n == 4 else g])
-    assert read(data).dropped.to_numpy().tolist() == [["4", UNREADABLE_GENRES]]
+    rows = read(data)
+    assert rows.dropped.to_numpy().tolist() == [["4", UNREADABLE_GENRES]]
+    assert "The genres of 1 row cannot be read: '['Action', 'Dr' in row 6." in rows.notices
+
+
+def test_rare_row_with_another_separator_is_left_out_and_named_with_its_line() -> None:
+    lines = [f'{n},"{("Action, Drama", "Drama, Comedy", "Comedy, Action")[n % 3]}"' for n in range(250)]
+    lines[40], lines[90] = "40,Action/Drama", '90,"Action;Comedy"'
+    rows = read("\n".join(["id,genres", *lines]).encode())
+    assert rows.dropped.to_numpy().tolist() == [["40", UNREADABLE_GENRES], ["90", UNREADABLE_GENRES]]
+    assert len(rows.rows) == 248 and set("|".join(rows.rows["genres"]).split("|")) == {"Action", "Drama", "Comedy"}
+    assert "The genres of 2 rows cannot be read: 'Action/Drama' in row 42, 'Action;Comedy' in row 92." in rows.notices
 
 
 @pytest.mark.parametrize(

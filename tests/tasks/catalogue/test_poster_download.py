@@ -244,6 +244,22 @@ async def test_unreachable_host_is_an_error_and_all_posters_are_retried_at_once(
     assert Counter(await run.statuses(*titles[:10])) == {"new": 10}
 
 
+@pytest.mark.parametrize("dead", ["http://127.0.0.1:9", "http://localhost:9"])
+async def test_unreachable_host_among_others_does_not_end_the_run(host: PosterHost, run: Run, dead: str) -> None:
+    gone = [Title(f"9{n:02}", f"gone {n}", poster_url=f"{dead}/{n}.jpg") for n in range(40)]
+    titles = [host.title(number) for number in range(10)]
+    posters = await run(*gone[:30], *titles, *gone[30:])
+    assert dict(zip(posters["id"], posters["status"], strict=True)) == {
+        **{title.id: "new" for title in titles},
+        **{title.id: "failed" for title in gone},
+    }
+    assert posters["reason"].str.contains("20 posters in a row could not be had from ").sum() >= 16
+    host.pictures |= {str(number): jpeg(number) for number in range(10, 50)}
+    moved = [host.title(number) for number in range(10, 50)]
+    again = [replace(title, id=old.id) for title, old in zip(moved, gone, strict=True)]
+    assert Counter(await run.statuses(*again)) == {"new": 40}, "they are tried again in the next run"
+
+
 DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 
 

@@ -77,6 +77,7 @@ def test_source_of_a_file_is_a_table(address: str) -> None:
     [
         ("gs://b/tables/1/Anime%20Dataset_2023.csv.gz", "anime-dataset-2023"),
         ("https://h.example/films.parquet", "films"),
+        ("https://h.example/films.csv.zip", "films"),
         ("gs://b/MyAnimeList.csv", "myanimelist-table"),
         ("gs://b/built_in.json", "built-in-table"),
         ("gs://b/映画.csv", "table"),
