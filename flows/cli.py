@@ -22,6 +22,7 @@ from infra.local.processes import Processes, claim_port, free_port, is_reachable
 from infra.local.stack import Ports, Stack, local_stack, prepare_workspace, running_stack_environment
 from infra.settings import BUILT_IN_COLLECTION, Settings, environment_variable, read_settings
 from serving.bundle.errors import AnimeGenreError
+from serving.bundle.wording import counted
 
 if TYPE_CHECKING:
     from flows.parameters import RetrainParameters
@@ -330,7 +331,7 @@ def _uploaded(parameters: "RetrainParameters", table: "TableConfig | LocalTable"
     if not isinstance(table, LocalTable):
         return parameters
     check_collection(read_settings(parameters.collection_name))
-    print(f"Uploading the table and {len(table.posters)} posters ...", flush=True)
+    print(f"Uploading the table and {counted(len(table.posters), 'poster')} ...", flush=True)
     return parameters.model_copy(update={"table": table.upload(parameters.collection_name)})
 
 

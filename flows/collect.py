@@ -12,6 +12,7 @@ from rich.table import Table
 from flows.parameters import RetrainParameters
 from infra.files import exclusive_lock, write_bytes
 from infra.settings import read_settings
+from serving.bundle.wording import counted
 from tasks.catalogue.collector import Collector
 from tasks.catalogue.configuration import CollectConfig, DriftLimits
 from tasks.catalogue.dataset_report import dataset_report
@@ -43,7 +44,8 @@ def run_collect(workspace: Path, parameters: RetrainParameters) -> None:
     page = dataset_report(catalogue, posters, source, workspace / "posters", about.snapshot_date)
     write_bytes(workspace / REPORT, page.encode())
     console.print(
-        f"{about.titles} titles, {is_usable(posters).sum()} posters, {about.changes} changes since the last catalogue. "
+        f"{counted(about.titles, 'title')}, {counted(is_usable(posters).sum(), 'poster')}, "
+        f"{counted(about.changes, 'change')} since the last catalogue. "
         f"The files are in {workspace}; open {workspace / REPORT} to see the report."
     )
 
@@ -64,7 +66,8 @@ def run_reparse(workspace: Path, limits: DriftLimits) -> None:
     with exclusive_lock(workspace), Collector(workspace, source, config) as collector:
         catalogue = asyncio.run(collector.reread_catalogue(about.seasons))
         rebuilt = collector.replace_last_good(about.seasons, catalogue)
-    console.print(f"{rebuilt.titles} titles from the kept pages, {rebuilt.changes} changes; no request was made.")
+    titles, changes = counted(rebuilt.titles, "title"), counted(rebuilt.changes, "change")
+    console.print(f"{titles} from the kept pages, {changes}; no request was made.")
 
 
 def _console() -> Console:

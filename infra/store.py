@@ -5,6 +5,7 @@ The same code works with Google Cloud Storage and with a local emulator (STORAGE
 
 import base64
 import logging
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from copy import copy
@@ -14,7 +15,6 @@ from typing import Any, Self, TypeVar
 import google_crc32c
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
-from google.cloud.storage import transfer_manager
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from infra.disk import is_full
@@ -28,6 +28,7 @@ logger = logging.getLogger("infra")
 Content = TypeVar("Content")
 
 _WORKERS = 8
+_LOG_SECONDS = 5.0
 
 
 class Store:
@@ -136,14 +137,8 @@ class Store:
 
     def upload(self, files: Mapping[str, Path]) -> None:
         """Upload files, given by key, in parallel."""
-        with google_errors(f"Uploading to {self.uri('')}"):
-            transfer_manager.upload_many(
-                [(str(path), self._blob(key)) for key, path in files.items()],
-                upload_kwargs={"checksum": "crc32c", "timeout": self._timeout, "retry": self._retry},
-                worker_type=transfer_manager.THREAD,
-                max_workers=_WORKERS,
-                raise_exception=True,
-            )
+        if missing := self._transfer("Uploaded", self._upload, files):
+            raise missing[0]  # there is no such bucket
 
     def download(self, files: Mapping[str, Path]) -> None:
         """Download objects in parallel to the given paths. Each file appears as soon as it is complete, and stays.
@@ -154,21 +149,34 @@ class Store:
         Raises:
             NotFound: objects do not exist; the message names one of them.
         """
-        missing: list[NotFound] = []
-        with ThreadPoolExecutor(_WORKERS) as pool:
-            downloads = [pool.submit(self._download, key, path) for key, path in files.items()]
-            try:
-                for download in as_completed(downloads):
-                    try:
-                        download.result()
-                    except NotFound as error:
-                        missing.append(error)
-            finally:
-                pool.shutdown(cancel_futures=True)
+        missing = self._transfer("Downloaded", self._download, files)
         if len(missing) > 1:
             raise NotFound(f"{len(missing)} of {len(files)} objects are missing. {missing[0]}") from missing[0]
         if missing:
             raise missing[0]
+
+    def _transfer(self, done: str, transfer: Callable[[str, Path], None], files: Mapping[str, Path]) -> list[NotFound]:
+        """Copy files in parallel and return the errors of missing objects. Slow transfers log their progress."""
+        missing: list[NotFound] = []
+        logged = time.monotonic()
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            transfers = [pool.submit(transfer, key, path) for key, path in files.items()]
+            try:
+                for number, ended in enumerate(as_completed(transfers), 1):
+                    try:
+                        ended.result()
+                    except NotFound as error:
+                        missing.append(error)
+                    if time.monotonic() - logged > _LOG_SECONDS:
+                        logged = time.monotonic()
+                        logger.info("%s: %d of %d files, bucket %s", done, number, len(files), self.name)
+            finally:
+                pool.shutdown(cancel_futures=True)
+        return missing
+
+    def _upload(self, key: str, path: Path) -> None:
+        with google_errors(f"Uploading {self.uri(key)}"):
+            self._blob(key).upload_from_filename(str(path), checksum="crc32c", timeout=self._timeout, retry=self._retry)
 
     def _download(self, key: str, path: Path) -> None:
         with google_errors(f"Downloading {self.uri(key)}"), atomic_write(path, durable=False) as temporary:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ml.errors import SettingError
+from serving.bundle.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def choose_compute(device: str) -> Compute:
         name = torch.cuda.get_device_name(chosen)
     elif chosen.type == "cpu":
         bf16 = _cpu_has_bf16()
-        name = f"CPU, {torch.get_num_threads()} threads"
+        name = f"CPU, {counted(torch.get_num_threads(), 'thread')}"
     else:
         raise SettingError(f"The device '{device}' is not supported: use auto, cpu or cuda.")
     has = "has bfloat16 arithmetic" if bf16 else "has no bfloat16 arithmetic"

@@ -16,6 +16,7 @@ from ml.evaluation.model_report import model_report
 from ml.evaluation.predictions import PredictionSet
 from ml.scores.intervals import Interval
 from serving.bundle.model import Model
+from serving.bundle.wording import counted
 from tasks.artifacts import show_text
 from tasks.bundles import fetch_bundle, fetch_predictions
 from tasks.champion import Champion, ChampionState, examine, live_champion, reason_to_redeploy
@@ -128,7 +129,7 @@ def _artifact(reason: str, evaluation: Evaluation) -> str:
         [g.genre, f"{g.precision:.2f}", f"{g.recall:.2f}", f"{g.f1:.2f}", str(g.support)] for g in chosen.scores.genres
     ]
     tables = (
-        _table([f"{chosen.scores.posters} test posters", *(f"{TEST}/{name}" for name in metrics)], scores),
+        _table([counted(chosen.scores.posters, "test poster"), *(f"{TEST}/{name}" for name in metrics)], scores),
         _table(
             [f"{chosen.name} minus", f"{TEST}/weighted_f1 (95 % interval)", f"{TEST}/mean_average_precision"], gains
         ),

@@ -10,6 +10,7 @@ import pandas as pd
 from infra.files import sha256_of, sha256_of_file, write_bytes
 from infra.settings import read_settings
 from infra.store import Store
+from serving.bundle.wording import counted
 from tasks.artifacts import show_table, show_text
 from tasks.catalogue.catalogue_table import CODE_NAMES, STORED_NAMES, read_catalogue
 from tasks.catalogue.configuration import CollectConfig
@@ -96,6 +97,6 @@ def fetch_posters(store: Store, folder: Path, sha256_of_title: Mapping[str, str]
     store.download({poster_key(id): folder / poster_name(id) for id in to_fetch})
     if stale := [id for id in to_fetch if differs(id)]:
         raise StalePosterError(
-            f"Another run replaced {len(stale)} posters in the bucket, such as {poster_key(stale[0])}. "
+            f"Another run replaced {counted(len(stale), 'poster')} in the bucket, such as {poster_key(stale[0])}. "
             "Start the run again."
         )

@@ -30,6 +30,7 @@ from ml.data.genres import Genre
 from ml.data.shards import Shards
 from ml.data.splits import PARTS, PartTable, franchises
 from ml.errors import DatasetError
+from serving.bundle.wording import counted
 from tasks.artifacts import show_text
 from tasks.catalogue.catalogue_table import items, read_catalogue, related_in
 from tasks.catalogue.poster_download import is_usable
@@ -202,8 +203,9 @@ def _artifact(dataset: Dataset, record: DatasetRecord) -> str:
     genres = "\n".join(
         f"| {genre.name} | {int(count)} |" for genre, count in zip(dataset.genres, dataset.labels.sum(0), strict=True)
     )
-    left_out = "\n".join(f"- {genre.genre.name}: {genre.reason}" for genre in dataset.left_out)
+    left_out = "\n".join(f"- {genre.genre.name}: {genre.sentence}" for genre in dataset.left_out)
     parts = ", ".join(f"{count} {part}" for part, count in record.parts.items())
     table = f"| genre | posters |\n| --- | --- |\n{genres}"
-    alike = f"{dataset.alike_posters} look-alikes in {dataset.alike_groups} groups"
-    return f"{record.posters} posters: {parts}; {alike}.\n\n{table}\n\nGenres left out:\n\n{left_out or '- none'}"
+    alike = f"{counted(dataset.alike_posters, 'look-alike')} in {counted(dataset.alike_groups, 'group')}"
+    counts = f"{counted(record.posters, 'poster')}: {parts}; {alike}"
+    return f"{counts}.\n\n{table}\n\nGenres left out:\n\n{left_out or '- none'}"

@@ -12,6 +12,7 @@ from infra.files import write_bytes
 from infra.settings import MAIN_COLLECTION, read_settings
 from infra.store import Store
 from ml.data.table_rows import TableRows
+from serving.bundle.wording import counted
 from tasks.artifacts import show_table, show_text
 from tasks.catalogue.catalogue_table import parse_catalogue
 from tasks.catalogue.configuration import CollectConfig
@@ -72,7 +73,8 @@ def scrape(
     store.upload({_LATEST: folder / ABOUT})
     show_text(
         "catalogue",
-        f"{record.titles} titles of {seasons} from {site_url}; {record.changes} changes since the last catalogue.",
+        f"{counted(record.titles, 'title')} of {seasons} from {site_url}; {counted(record.changes, 'change')} since "
+        "the last catalogue.",
         "The titles that were read",
     )
     if isinstance(source, Table) and source.read:
@@ -102,7 +104,9 @@ def _show_rows(read: TableRows, store: Store, record: CatalogueRecord) -> None:
     key = f"catalogues/{record.sha256}-left-out.csv"
     store.write(key, read.dropped.to_csv(index=False).encode())
     counts = ", ".join(f"{count} {reason}" for reason, count in read.dropped["reason"].value_counts().items())
-    logger.warning("%d rows of the table are left out: %s. All are in %s.", len(read.dropped), counts, store.uri(key))
+    logger.warning(
+        "Left out of the table: %s (%s). All are in %s.", counted(len(read.dropped), "row"), counts, store.uri(key)
+    )
     show_table(
         "rows-left-out", read.dropped.head(_ROWS_SHOWN).to_dict("records"), f"{counts}; all are in the bucket, {key}"
     )

@@ -62,16 +62,21 @@ def is_retryable(task: "Task[Any, Any]", run: TaskRun, state: State[Any]) -> boo
 
 
 def retried(work: Callable[[], Record]) -> Record:
-    """Do work outside a step. Like a step, it is retried after temporary errors."""
+    """Do work outside a step. Like a step, it is retried after temporary errors, except those of a full disk."""
+
+    def on_disk() -> Record:
+        with disk_errors(read_settings().workspace):
+            return work()
+
     for wait_seconds in read_settings().retry_delay_seconds:
         try:
-            return work()
+            return on_disk()
         except AnimeGenreError as error:
             if not error.retryable:
                 raise
             logger.warning("%s It is retried in %g s.", error, wait_seconds)
             time.sleep(wait_seconds)
-    return work()
+    return on_disk()
 
 
 def reused(record: Record, what: str) -> Record:

@@ -24,6 +24,7 @@ from ml.reporting import Reporter, Reporters, TensorBoardReporter
 from ml.training.learning import TRAINING_VERSION, checkpoints_of
 from ml.training.outcome import NetworkOutcome
 from ml.training_run import TrainingRun, run_training
+from serving.bundle.wording import counted
 from tasks.artifacts import show_text
 from tasks.bundles import bundle_key, fetch_bundle, fetch_predictions, log_bundle
 from tasks.preprocess import fetch_dataset
@@ -62,7 +63,7 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
         "image_size": data.preprocessing.size,
         **stored_settings(config),
     }
-    name = f"{dataset.collection} {dataset.snapshot_date}, {dataset.posters} posters, {config.backbone}"
+    name = f"{dataset.collection} {dataset.snapshot_date}, {counted(dataset.posters, 'poster')}, {config.backbone}"
     with registry.run(name, parameters, description=_description(dataset)) as run_id:
         bundle_folder = temporary_path(folder / "bundles" / run_id)
         with _reporter(registry, run_id, settings.workspace) as reporter:
@@ -87,7 +88,7 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
 
 def _description(dataset: DatasetRecord) -> str:
     """What the MLflow run says about itself, with a link to the Prefect run that it belongs to."""
-    genres = f"{len(dataset.genres)} genres of {dataset.collection}, read on {dataset.snapshot_date}"
+    genres = f"{counted(len(dataset.genres), 'genre')} of {dataset.collection}, read on {dataset.snapshot_date}"
     address = url_for("flow-run", flow_run.id) if flow_run.id else None
     prefect_run = f" [Run in Prefect]({address})" if address else ""
     return f"Networks for {genres}, with one nested run per network. `model.html` is the report.{prefect_run}"

@@ -39,6 +39,7 @@ from ml.errors import DatasetError
 from ml.files import locked, sync, temporary_path
 from ml.reporting import Reporter
 from serving.bundle.model import RESIZE, Preprocessing
+from serving.bundle.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -270,7 +271,7 @@ def build_dataset(
         choice = _choose_genres(usable, config)
         _log_broken(broken, len(posters))
     for left_out in choice.left_out:
-        logger.warning("The genre %s is left out: %s.", left_out.genre.name, left_out.reason)
+        logger.warning("The genre %s is left out: %s.", left_out.genre.name, left_out.sentence)
     dataset = Dataset(
         folder=folder,
         key=key,
@@ -317,7 +318,7 @@ def _log_broken(broken: Mapping[str, str], posters: int) -> None:
     if broken:
         first = "; ".join(f"{id}: {reason.rstrip('.')}" for id, reason in list(broken.items())[:_NAMED_BROKEN])
         more = "; ..." if len(broken) > _NAMED_BROKEN else ""
-        logger.warning("%d of %d posters could not be decoded (%s%s).", len(broken), posters, first, more)
+        logger.warning("%d of %s could not be decoded (%s%s).", len(broken), counted(posters, "poster"), first, more)
 
 
 def _usable(posters: Sequence[Poster]) -> list[Poster]:

@@ -1,5 +1,6 @@
 """Genres: their keys, the choice of those with enough posters, and labels."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from ml.configuration import PreprocessConfig
 from ml.data.splits import PARTS
 from ml.errors import DatasetError
+from serving.bundle.wording import counted
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class LeftOutGenre:
     genre: Genre
     posters: int
     reason: str
+
+    @property
+    def sentence(self) -> str:
+        """The reason for a person. Stored datasets contain `reason`, also with the plural for one poster."""
+        return re.sub(r"\b1 are needed", "1 is needed", re.sub(r"\b1 posters\b", "1 poster", self.reason))
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,8 @@ def _too_few(
 ) -> DatasetError:
     largest = sorted(left_out, key=lambda genre: -genre.posters)[:3]
     return DatasetError(
-        f"Of the genres of {posters} posters, {len(learned)} can be learned, but at least 2 are needed. Add posters, "
-        f"or lower min_posters ({config.min_posters}) and min_posters_per_part ({config.min_posters_per_part}).",
-        "\n".join(f"{each.genre.name}: {each.reason}" for each in largest) or "no poster has a genre",
+        f"Of the genres of {counted(posters, 'poster')}, {len(learned)} can be learned, but at least 2 are needed. Add "
+        f"posters, or lower min_posters ({config.min_posters}) and "
+        f"min_posters_per_part ({config.min_posters_per_part}).",
+        "\n".join(f"{each.genre.name}: {each.sentence}" for each in largest) or "no poster has a genre",
     )

@@ -19,6 +19,7 @@ import pandas as pd
 from ml.data.table_format import shown
 from ml.data.table_images import ENDINGS
 from ml.errors import DatasetError
+from serving.bundle.wording import counted
 
 NO_FILE, NOT_FOUND = "no file named", "file not found"
 AMBIGUOUS = "several files or rows for one name"
@@ -228,14 +229,15 @@ def _nothing_found(rows: pd.DataFrame, index: _Index, place: str) -> DatasetErro
     example = next((path for cell in cells if cell for path in _spellings(cell)), "")
     if not index.paths:
         return DatasetError(
-            f"None of the {len(rows)} files of the table is in {place}, which has no files. Choose another folder."
+            f"Of the table's {counted(len(rows), 'file')}, none is in {place}, which has no files. Choose "
+            "another folder."
         )
     names = index.paths[:_COMPARED]
     name = example.rpartition("/")[2]
     by_name = {path.rpartition("/")[2]: path for path in reversed(names)}
     similar = [by_name[each] for each in get_close_matches(name, list(by_name), _SIMILAR, 0.0)]
     return DatasetError(
-        f"None of the {len(rows)} files of the table is in {place}. Choose another folder, or another column with "
-        "--columns file=NAME.",
+        f"Of the table's {counted(len(rows), 'file')}, none is in {place}. Choose another folder, or another column "
+        "with --columns file=NAME.",
         "\n".join([f"It was searched for {shown(example)}. The most similar files there are", *map(shown, similar)]),
     )

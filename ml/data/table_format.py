@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 from ml.errors import DatasetError, needs_package
+from serving.bundle.wording import counted
 
 DELIMITERS = ",;\t|"
 TORN = "quotes that do not match"
@@ -148,7 +149,8 @@ def _decode(data: bytes, name: str) -> tuple[str, list[str]]:
     invalid = text.count("\N{REPLACEMENT CHARACTER}")
     if sum(character > "\x7f" for character in text) > 2 * invalid:
         return text, [
-            f"The encoding is UTF-8 with {invalid} invalid bytes, the first in line {line}; '�' replaces them."
+            f"The encoding is UTF-8 with {counted(invalid, 'invalid byte')}, the first in line {line}. '�' replaces "
+            "each."
         ]
     try:
         text, encoding = data.decode("cp1252"), "cp1252"
@@ -421,7 +423,7 @@ def _check_quotes(
             _is_row(line, width, shapes, spaced, dialect) for number, line in lines if number > 0 or width - 1 in shapes
         )
         if swallowed:
-            found.append(f"from line {table.index[place]} on ({swallowed} rows)")
+            found.append(f"from line {table.index[place]} on ({counted(swallowed, 'row')})")
         elif place not in whole:
             found.append(f"from line {table.index[place]} on")
     if found:

@@ -11,6 +11,7 @@ from ml.data.genre_cells import BAR, is_filler, read_genres, unify
 from ml.data.table_columns import ROLES, Columns, address_in, is_true, text_in
 from ml.data.table_format import read_cells, shown
 from ml.errors import DatasetError
+from serving.bundle.wording import counted
 
 COLUMNS = ("id", "title", "genres", "genre_ids", "franchise", "file", "poster_url", "rating", "explicit")
 NO_ID, IDENTICAL, UNREADABLE_GENRES = "no id", "identical to an earlier row", "genres that cannot be read"
@@ -126,7 +127,8 @@ def _addresses(cells: Sequence[str], image_base: str | None, notices: list[str])
             incomplete += [cell] if cell else []
     if incomplete:
         notices.append(
-            f"{len(incomplete)} addresses of posters are incomplete, such as {shown(incomplete[0])}; --image-base "
+            f"{counted(len(incomplete), 'incomplete poster address', 'incomplete poster addresses')}, such as "
+            f"{shown(incomplete[0])}; --image-base "
             "ADDRESS completes them."
         )
     return addresses

@@ -21,6 +21,7 @@ from ml.data.table_rows import TableOptions, read_rows
 from ml.errors import DatasetError
 from ml.reporting import Reporter
 from serving.bundle.model import available_cpus
+from serving.bundle.wording import counted
 
 EXPLICIT, NO_GENRES = "explicit title", "unknown genres"
 _NAMED = 3  # examples in a notice
@@ -132,5 +133,7 @@ def _left_out_notices(table: Table) -> list[str]:
     for reason, count in table.reasons().items():
         ids = table.left_out["id"][table.left_out["reason"] == reason].iloc[:_NAMED]
         more = ", ..." if count > _NAMED else ""
-        notices.append(f"{count} of {table.rows} rows are left out ({reason}): {shown(', '.join(ids))[1:-1]}{more}.")
+        notices.append(
+            f"Left out: {count} of {counted(table.rows, 'row')} ({reason}): {shown(', '.join(ids))[1:-1]}{more}."
+        )
     return notices

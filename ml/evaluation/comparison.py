@@ -24,6 +24,7 @@ from ml.scores.intervals import Differences, Interval
 from ml.scores.metrics import Scores
 from ml.training.learning import train_networks
 from ml.training.outcome import NetworkOutcome
+from serving.bundle.wording import counted
 
 CHOSEN = "chosen"
 
@@ -55,7 +56,10 @@ class Comparison:
     def summary(self) -> str:
         """The main figures as tables for a terminal."""
         head = f"{'':22} {'weighted F1':>24} {'at 0.5':>7} {'common':>7} {'mAP':>24} {'ECE':>6}"
-        lines = [f"{self.posters} posters, each predicted by networks that were trained without its franchise", head]
+        lines = [
+            f"{counted(self.posters, 'poster')}, each predicted by networks that were trained without its franchise",
+            head,
+        ]
         for name, network in self.networks.items():
             f1, precision = network.intervals.weighted_f1, network.intervals.mean_average_precision
             lines.append(

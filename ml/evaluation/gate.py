@@ -17,6 +17,7 @@ from ml.evaluation.judge import ReadPoster, genres_of, predict
 from ml.scores.intervals import Bootstrap, Interval, Predictions, interval
 from ml.scores.metrics import Decisions, weighted_f1
 from serving.bundle.model import Model
+from serving.bundle.wording import counted
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,10 @@ def decide(
     sentence = "The champion shares no genre with the challenger, so only a person may replace it. "
     sentence = sentence if is_incomparable else ""
     sentence += (
-        f"On {len(rows)} test posters and {labels.shape[1]} genres, test/weighted_f1 is {challenger_f1:.3f} for the "
-        f"challenger and {opponent_f1:.3f} for {opponent} (difference {difference.value:+.3f}, 95 % interval "
-        f"{difference.low:+.3f} to {difference.high:+.3f}). {better_opponent or ''}"
-        f"{'The challenger is promoted.' if promote else 'The challenger is not promoted.'}"
+        f"On {counted(len(rows), 'test poster')} and {counted(labels.shape[1], 'genre')}, test/weighted_f1 is "
+        f"{challenger_f1:.3f} for the challenger and {opponent_f1:.3f} for {opponent} (difference "
+        f"{difference.value:+.3f}, 95 % interval {difference.low:+.3f} to {difference.high:+.3f}). "
+        f"{better_opponent or ''}{'The challenger is promoted.' if promote else 'The challenger is not promoted.'}"
     )
     return Decision(promote, difference, sentence)
 

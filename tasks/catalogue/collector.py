@@ -23,6 +23,7 @@ import pandas as pd
 
 from infra.files import remove_temporary_files
 from infra.settings import MAIN_COLLECTION
+from serving.bundle.wording import counted
 from tasks.catalogue import drift
 from tasks.catalogue.catalogue_table import catalogue_of
 from tasks.catalogue.configuration import CollectConfig
@@ -130,7 +131,8 @@ class Collector:
             catalogue, self.unread = with_last_records(catalogue, unread, last, self._source)
         if catalogue.empty:
             raise PageLayoutError(
-                f"None of the pages' {len(unread)} titles can be read. Has the site changed?", unread[0].sentence()
+                f"None of the pages' {counted(len(unread), 'title')} can be read. Has the site changed?",
+                unread[0].sentence(),
             )
         log_unread(self.unread)
         write_unread(self.unread, self._folder)

@@ -22,6 +22,7 @@ from PIL import Image
 
 from serving.bundle.errors import PosterError
 from serving.bundle.image import FORMATS, decode
+from serving.bundle.wording import counted
 from tasks.catalogue.catalogue_table import LIST_SEPARATOR, sorted_by_id
 from tasks.catalogue.poster_download import is_usable
 from tasks.catalogue.seasons import Season, parse_season
@@ -134,7 +135,8 @@ def dataset_summary(catalogue: pd.DataFrame, posters: pd.DataFrame) -> str:
     table = f"| genre | titles | posters |\n| --- | ---: | ---: |\n{genres}" if genres else "No title has a genre."
     missing = "\n".join(f"- {_markdown(status.name)}: {status.number}" for status in _statuses(titles))
     usable = int(titles["usable"].sum())
-    return f"{len(titles)} titles, {usable} usable posters.\n\n{table}\n\nMissing:\n\n{missing or '- none'}"
+    counts = f"{counted(len(titles), 'title')}, {counted(usable, 'usable poster')}"
+    return f"{counts}.\n\n{table}\n\nMissing:\n\n{missing or '- none'}"
 
 
 def _joined(catalogue: pd.DataFrame, posters: pd.DataFrame) -> pd.DataFrame:
@@ -241,7 +243,7 @@ def _common_sizes(sizes: Iterable[Size]) -> list[Tally]:
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     common = {f"{width} × {height}": number for (width, height), number in ordered[:_COMMON_SIZES]}  # noqa: RUF001
     others = ordered[_COMMON_SIZES:]
-    rest = {f"{len(others):,} other sizes": sum(number for _, number in others)} if others else {}
+    rest = {counted(len(others), "other size"): sum(number for _, number in others)} if others else {}
     return _tallies(common | rest, int(counts.sum()))
 
 

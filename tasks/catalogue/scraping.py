@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from serving.bundle.wording import counted
 from tasks.catalogue.crawl_context import CrawlContext
 from tasks.catalogue.seasons import parse_season, season_of_date
 from tasks.catalogue.source import PagedSource, SourcePage
@@ -61,7 +62,7 @@ async def read_titles(
     records = merge(found)
     if not records and not unread:
         raise EmptyCatalogueError(
-            f"The pages of {source.site_url} list no title ({len(found)} pages read). Choose other seasons."
+            f"The pages of {source.site_url} list no title ({counted(len(found), 'page')} read). Choose other seasons."
         )
     return records, unread
 
@@ -79,7 +80,7 @@ async def _read(context: CrawlContext, page: SourcePage, due: bool, unread: list
         cards = [entry for entry in entries if isinstance(entry, UnreadCard)]
         if len(cards) == len(entries) > _SMALL_PAGE:
             raise PageLayoutError(
-                f"None of its {len(entries)} titles can be read.", f"The first one: {cards[0].missing}"
+                f"None of its {counted(len(entries), 'title')} can be read.", f"The first one: {cards[0].missing}"
             )
         return entries, source.next_page(page, body) if isinstance(source, PagedSource) else None
 

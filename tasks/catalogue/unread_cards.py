@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from infra.files import atomic_write
+from serving.bundle.wording import counted
 from tasks.catalogue.catalogue_table import STORED_NAMES, sorted_by_id
 from tasks.catalogue.source import Source
 from tasks.catalogue.titles import UnreadCard
@@ -80,7 +81,7 @@ def log_unread(unread: Sequence[UnreadEntry]) -> None:
     """Log how many titles could not be read, and the first of them."""
     if unread:
         lost = sum(entry.record == NONE for entry in unread)
-        logger.warning("%d titles of pages could not be read, %d are left out (see %s).", len(unread), lost, FILE)
+        logger.warning("%s could not be read; left out: %d (see %s).", counted(len(unread), "title"), lost, FILE)
     for entry in unread[:_LINES]:
         logger.warning("%s", entry.sentence())
 

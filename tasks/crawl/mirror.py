@@ -8,6 +8,7 @@ from pathlib import Path
 
 from infra.files import sha256_of_file
 from infra.store import Store, crc32c_of_file
+from serving.bundle.wording import counted
 from tasks.crawl.kept_pages import KeptPages
 from tasks.crawl.ledger import (
     Entry,
@@ -124,9 +125,8 @@ class CrawlMirror:
         if lost:
             here = sum(map(is_here, lost.values()))
             logger.warning(
-                "%d %s are missing or damaged in the bucket: %d are uploaded again, %d are re-fetched from the site if "
-                "needed.",
-                *(len(lost), folder, here, len(lost) - here),
+                "Missing or damaged in the bucket: %s. Uploaded again: %d. The others are re-fetched if needed.",
+                *(counted(len(lost), folder.removesuffix("s")), here),
             )
         try:
             yield
@@ -142,7 +142,8 @@ class CrawlMirror:
             listed = [v for key, v in visits.items() if not v.sha256 or is_in_bucket(v) or key in new]
             nowhere = lost.keys() - {table.key_of(visit) for visit in listed}
             if nowhere:
-                logger.warning("%d %s have no copy and are unknown, such as %s.", len(nowhere), folder, min(nowhere))
+                count = counted(len(nowhere), folder.removesuffix("s"))
+                logger.warning("Without any copy, and now unknown: %s, such as %s.", count, min(nowhere))
             _write(self._store, name, listed)
 
 

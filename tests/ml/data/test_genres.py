@@ -16,18 +16,20 @@ def test_choose_genres_leaves_out_a_genre_with_too_few_posters() -> None:
     assert choice.learned == (ACTION, COMEDY)
     (left_out,) = choice.left_out
     assert (left_out.genre, left_out.posters) == (DRAMA, 1)
-    assert left_out.reason == "1 posters, 4 are needed"
+    assert left_out.reason == "1 posters, 4 are needed"  # as in stored datasets
+    assert left_out.sentence == "1 poster, 4 are needed"
 
 
 def test_choose_genres_names_the_part_that_has_too_few_posters() -> None:
     genres = [(ACTION, COMEDY, DRAMA)] * 5 + [(ACTION, COMEDY)]
     choice = choose_genres(genres, ["train", "train", "train", "train", "validation", "test"], CONFIG)
     assert [genre.reason for genre in choice.left_out] == ["0 posters in the test part, 1 are needed"]
+    assert [genre.sentence for genre in choice.left_out] == ["0 posters in the test part, 1 is needed"]
 
 
 def test_choose_genres_raises_if_fewer_than_two_genres_remain() -> None:
     with pytest.raises(
-        DatasetError, match=r"Of the genres of 4 posters, 1 can be learned.*\nComedy: 1 posters, 4 are needed"
+        DatasetError, match=r"Of the genres of 4 posters, 1 can be learned.*\nComedy: 1 poster, 4 are needed"
     ):
         choose_genres([(ACTION,), (ACTION,), (ACTION, COMEDY), (ACTION,)], PARTS, CONFIG)
 

@@ -96,7 +96,7 @@ def test_ambiguous_names_are_left_out(tmp_path: Path) -> None:
 
 def test_error_names_a_path_and_similar_files_if_nothing_is_found(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "posters", *(f"poster_{n}.jpg" for n in range(9)), "readme.md")
-    with pytest.raises(DatasetError, match=r"None of the 2 .*\n.*'img/poster_07\.jpg'.* are\n'poster_7.jpg'\n'.*'\n'"):
+    with pytest.raises(DatasetError, match=r"2 files, none .*\n.*'img/poster_07\.jpg'.* are\n'poster_7.jpg'\n'.*'\n'"):
         find_poster_files(rows_of("img/poster_07.jpg", "img/poster_08.jpg"), folder)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="empty, which has no files"):

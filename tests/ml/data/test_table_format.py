@@ -82,7 +82,7 @@ def test_few_invalid_bytes_do_not_change_the_encoding() -> None:
     text = "id,genres\n" + "".join(f"{n},Día\n" for n in range(20))
     cells = read_cells(text.encode() + b"20,D\xeda\n", "table.csv")
     assert cells.table["genres"].iloc[0] == "Día"
-    assert "with 1 invalid bytes, the first in line 22" in cells.notices[0]
+    assert "with 1 invalid byte, the first in line 22" in cells.notices[0]
 
 
 def rows(count: int = 300) -> list[str]:

@@ -107,7 +107,7 @@ def test_missing_posters_are_skipped_with_a_notice(folder: Path) -> None:
     rows = [{"id": str(n), "genres": "Action", "file": f"{n}.jpg"} for n in range(6)]
     table = read_table(write(folder, rows), folder)
     assert len(table.posters) == 4
-    assert "2 of 6 rows are left out (file not found): 4, 5." in table.notices
+    assert "Left out: 2 of 6 rows (file not found): 4, 5." in table.notices
 
 
 def test_invalid_table_is_refused_with_a_sentence(folder: Path, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_invalid_table_is_refused_with_a_sentence(folder: Path, tmp_path: Path) 
     (tmp_path / "empty.csv").write_text("file,genres\n")
     with pytest.raises(DatasetError, match=r"The table .*empty\.csv has no rows\."):
         read_table(tmp_path / "empty.csv", folder)
-    with pytest.raises(DatasetError, match="None of the 1 files"):
+    with pytest.raises(DatasetError, match="Of the table's 1 file, none"):
         read_table(write(folder, [{"genres": "Action", "file": "x.jpg"}]), folder)
     with pytest.raises(DatasetError, match=r"\nrow 2: id '1', file '0.jpg'\nrow 3: id '1', file '1.jpg'"):
         read_table(write(folder, [{"id": "1", "genres": "Action", "file": f"{n}.jpg"} for n in range(2)]), folder)

@@ -54,7 +54,7 @@ def test_table_prefers_files_of_the_folder_to_addresses() -> None:
 
 
 def test_table_that_names_no_file_of_the_folder_is_an_error() -> None:
-    with pytest.raises(DatasetError, match=r"None of the 2 files of the table is in the folder of posters"):
+    with pytest.raises(DatasetError, match=r"Of the table's 2 files, none is in the folder of posters"):
         titles_of("file,genres\na.jpg,Action|Drama\nb.jpg,Action|Drama\n", {"z.png": "gs://b/files/1.png"})
 
 
