@@ -193,7 +193,9 @@ def _services(workspace: Path, collection: str) -> Iterator[None]:
     if api_url := os.environ.get("PREFECT_API_URL") or _profile_api_url():
         os.environ["ANIME_GENRE_WORKSPACE"] = str(prepare_workspace(workspace))
         if not is_reachable(f"{api_url}/health"):
-            raise ConfigurationError(f"No Prefect server is reachable at PREFECT_API_URL={api_url}.")
+            raise ConfigurationError(
+                f"No Prefect server is reachable at PREFECT_API_URL={api_url}. Start it, or unset this address."
+            )
         yield
     else:
         with _new_stack(workspace, Ports(), collection):
@@ -384,7 +386,8 @@ def _parameters(**given: Any) -> "RetrainParameters":
         name = str(first["loc"][0])
         description = RetrainParameters.model_fields[name].description
         option = name.replace("_", "-")
-        raise ConfigurationError(f"Invalid --{option}: {first['input']!r}. {description}") from None
+        sentence = str(description).partition(". ")[0].rstrip(".")
+        raise ConfigurationError(f"Invalid --{option}: {first['input']!r:.80}. {sentence}.") from None
 
 
 if __name__ == "__main__":

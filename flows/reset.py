@@ -38,7 +38,9 @@ def reset_workspace(workspace: Path, confirmed: bool) -> None:
     """
     entries = sorted(workspace.iterdir()) if workspace.is_dir() else []
     if not any((workspace / mark).exists() for mark in _MARKS):
-        raise ConfigurationError(f"{workspace} is not a workspace of anime-genre, so nothing is deleted.")
+        raise ConfigurationError(
+            f"{workspace} is not a workspace of anime-genre, so nothing is deleted. Name another one with --workspace."
+        )
     try:
         stack = FileLock(workspace / "stack.lock", timeout=0).acquire()
     except Timeout:

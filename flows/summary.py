@@ -114,7 +114,7 @@ def show_predictions(summary: RunSummary, console: Console) -> list[dict[str, An
     settings = read_settings(summary.record.catalogue.collection)
     live = CloudRun(settings).live(settings.service)
     if live is None:
-        raise NotFound(f"No model is live: {summary.message}")
+        raise NotFound("No model is live. Run again with --promote always.", summary.message)
     poster_column = Column("poster", no_wrap=True)
     table = Table(poster_column, "title", "genres", "predicted genres", title="Predictions for test posters")
     predictions = []

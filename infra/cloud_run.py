@@ -23,7 +23,7 @@ from google.cloud.run_v2.services.services.transports import ServicesRestTranspo
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from infra.errors import DeploymentError, NotFound, ServiceUnavailable
+from infra.errors import DeploymentError, NotFound, ServiceUnavailable, failure
 from infra.google import google_errors
 from infra.revisions import (
     CANDIDATE,
@@ -120,7 +120,8 @@ class CloudRun:
             operation = self._builds.submit_build(request, timeout=self._timeout).build_operation
             operation = self._wait_for_build(operation, image)
         if operation.HasField("error"):
-            raise DeploymentError(f"The build of {image} failed: {operation.error.message}")
+            what, reason = f"The build of {image} failed", operation.error.message
+            raise failure(DeploymentError, what, reason, "See the log of Cloud Build.")
         return image
 
     def _wait_for_build(self, operation: Operation, image: str) -> Operation:
@@ -129,7 +130,9 @@ class CloudRun:
         wait, longest = _POLL_SECONDS
         while not operation.done:
             if time.monotonic() > deadline:
-                raise ServiceUnavailable(f"The build of {image} took more than {BUILD_TIMEOUT_SECONDS:.0f} s.")
+                raise ServiceUnavailable(
+                    f"The build of {image} took more than {BUILD_TIMEOUT_SECONDS:.0f} s. Start the run again."
+                )
             time.sleep(wait)
             wait = min(wait * 1.5, longest)
             operation = self._build_operations.get_operation(operation.name, timeout=self._timeout)
@@ -256,7 +259,8 @@ class CloudRun:
         )
         condition = deployed.terminal_condition
         if condition.state == run_v2.Condition.State.CONDITION_FAILED:
-            raise DeploymentError(f"The service {service} is not ready: {condition.message}")
+            what = f"The service {service} is not ready"
+            raise failure(DeploymentError, what, condition.message, "See the log of its last revision.")
         return deployed
 
 
@@ -270,8 +274,11 @@ def _deployment_errors(doing: str) -> Iterator[None]:
         with google_errors(doing):
             yield
     except TimeoutError as error:
-        raise ServiceUnavailable(f"{doing} took more than {DEPLOY_TIMEOUT_SECONDS:.0f} s.") from error
+        raise ServiceUnavailable(
+            f"{doing} took more than {DEPLOY_TIMEOUT_SECONDS:.0f} s. Start the run again."
+        ) from error
     except google_exceptions.Conflict as error:
-        raise ServiceUnavailable(f"{doing} conflicts with another deployment: {error.message}") from error
+        what = f"{doing} conflicts with another deployment"
+        raise failure(ServiceUnavailable, what, error.message, "Start the run again.") from error
     except google_exceptions.GoogleAPICallError as error:
-        raise DeploymentError(f"{doing} failed: {error.message}") from error
+        raise failure(DeploymentError, f"{doing} failed", error.message) from error

@@ -16,11 +16,13 @@ from infra.errors import (
     InfraError,
     NotFound,
     ServiceUnavailable,
+    failure,
 )
 
 STARTUP_SECONDS = 60.0  # a new instance of the function loads its model before it responds
 REQUEST_TIMEOUT_SECONDS = 30.0
 _PAUSE_SECONDS = 0.5
+_ADDRESS = "Is this the address of a function?"
 _RETRYABLE_STATUSES = (429, 500, 502, 503, 504)
 
 
@@ -54,11 +56,11 @@ def request_prediction(url: str, poster_name: str, startup_seconds: float = STAR
             code, reason = _code_and_reason(response)
             # The function cannot recover from an invalid bundle. Other server errors may be temporary.
             if code == "bundle_error":
-                raise DamagedBundleError(f"The function at {url} cannot load its bundle: {reason}.")
+                raise failure(DamagedBundleError, f"The function at {url} cannot load its bundle", reason)
             if response.status_code not in _RETRYABLE_STATUSES:
                 raise _error(url, response.status_code, reason)
         if time.monotonic() > deadline:
-            raise ServiceUnavailable(f"The function at {url} is not available: {reason}.")
+            raise failure(ServiceUnavailable, f"The function at {url} is not available", reason, "Try again later.")
         time.sleep(_PAUSE_SECONDS)
 
 
@@ -66,9 +68,9 @@ def _prediction(url: str, response: requests.Response) -> dict[str, Any]:
     try:
         content = response.json()
     except ValueError as error:
-        raise DeploymentError(f"The response of the service at {url} is not JSON.") from error
+        raise DeploymentError(f"The response of the service at {url} is not JSON. {_ADDRESS}") from error
     if not isinstance(content, dict) or "genres" not in content:
-        raise DeploymentError(f"The response of the service at {url} contains no genres.")
+        raise DeploymentError(f"The response of the service at {url} contains no genres. {_ADDRESS}")
     return content
 
 
@@ -83,10 +85,11 @@ def _code_and_reason(response: requests.Response) -> tuple[str, str]:
 
 def _error(url: str, status: int, reason: str) -> InfraError:
     if status == 404:
-        return NotFound(f"The function at {url} found nothing: {reason}.")
+        return failure(NotFound, f"The function at {url} found nothing", reason)
     if status in (401, 403):
-        return ConfigurationError(f"The credentials do not allow a call of the function at {url}: {reason}.")
-    return DeploymentError(f"The function at {url} refused the request: {reason}.")
+        what = f"The credentials do not allow a call of the function at {url}"
+        return failure(ConfigurationError, what, reason, "Give their account the role run.invoker.")
+    return failure(DeploymentError, f"The function at {url} refused the request", reason)
 
 
 def _authorization(url: str) -> dict[str, str]:
@@ -103,8 +106,10 @@ def _authorization(url: str) -> dict[str, str]:
         token = id_token.fetch_id_token(Request(), audience)
     except (auth_exceptions.DefaultCredentialsError, auth_exceptions.RefreshError) as error:
         raise ConfigurationError(
-            f"No ID token for {audience}: use a service account with the role run.invoker ({error})."
+            f"There is no ID token for {audience}. Use a service account with the role run.invoker.", str(error)
         ) from error
     except auth_exceptions.TransportError as error:
-        raise ServiceUnavailable(f"Google could not be reached for an ID token for {audience}: {error}.") from error
+        raise ServiceUnavailable(
+            f"Google could not be reached for an ID token for {audience}. Try again later.", str(error)
+        ) from error
     return {"Authorization": f"Bearer {token}"}

@@ -11,9 +11,12 @@ InfraError                  an error outside this process
 └── NotFound                    an object, a service or a revision does not exist
 """
 
-from typing import ClassVar
+import re
+from typing import ClassVar, TypeVar
 
 from serving.bundle.errors import AnimeGenreError
+
+_REASON = 100  # characters of a reason in a message
 
 
 class InfraError(AnimeGenreError):
@@ -52,3 +55,16 @@ class DiskFull(InfraError):
 
 class BusyError(InfraError):
     """Another run is using the same workspace."""
+
+
+Error = TypeVar("Error", bound=InfraError)
+
+
+def failure(kind: type[Error], what: str, reason: object, next_step: str = "") -> Error:
+    """An error for a reason that a service or a package gives.
+
+    The message contains the beginning of the reason, the details all of it if that is not the whole.
+    """
+    text = str(reason).strip().rstrip(".")
+    first = re.split(r"[.?!]+\s|\n", text)[0][:_REASON].rstrip(". ")
+    return kind(f"{what}: {first}. {next_step}".rstrip(), "" if first == text else text)

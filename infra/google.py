@@ -7,7 +7,7 @@ import requests
 from google.api_core import exceptions as google_exceptions
 from google.auth import exceptions as auth_exceptions
 
-from infra.errors import ConfigurationError, NotFound, ServiceUnavailable
+from infra.errors import ConfigurationError, NotFound, ServiceUnavailable, failure
 
 _TEMPORARY = (
     google_exceptions.ServerError,
@@ -42,13 +42,14 @@ def google_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except google_exceptions.NotFound as error:
-        raise NotFound(f"{doing} failed: not found ({error.message}).") from error
+        raise failure(NotFound, f"{doing} failed: not found", error.message) from error
     except _REFUSED as error:
-        raise ConfigurationError(f"{doing} is not permitted: {_reason(error)}.") from error
+        advice = "Check the credentials and their roles."
+        raise failure(ConfigurationError, f"{doing} is not permitted", _reason(error), advice) from error
     except _TEMPORARY as error:
-        raise ServiceUnavailable(f"{doing} failed temporarily: {_reason(error)}.") from error
+        raise failure(ServiceUnavailable, f"{doing} failed temporarily", _reason(error), "Try again later.") from error
 
 
 def _reason(error: Exception) -> str:
     cause = getattr(error, "cause", None) or error
-    return str(cause).strip().splitlines()[0].rstrip(".") if str(cause).strip() else type(cause).__name__
+    return str(cause).strip() or type(cause).__name__

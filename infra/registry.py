@@ -27,7 +27,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
 
 from infra.disk import is_full
-from infra.errors import ConfigurationError, InfraError, NotFound, ServiceUnavailable
+from infra.errors import ConfigurationError, InfraError, NotFound, ServiceUnavailable, failure
 from infra.settings import Settings
 
 logger = logging.getLogger("infra")
@@ -94,12 +94,12 @@ def _mlflow_errors(doing: str) -> Iterator[None]:
         status = error.get_http_status_code()
         reason = _reason(error)
         if status == 404 or "not found" in reason.lower():
-            raise NotFound(f"{doing} failed: {reason}.") from error
+            raise failure(NotFound, f"{doing} failed", reason) from error
         if 400 <= status < 500 and status != 429:
-            raise ConfigurationError(f"{doing} was refused: {reason}.") from error
-        raise ServiceUnavailable(f"{doing} failed temporarily: {reason}.") from error
+            raise failure(ConfigurationError, f"{doing} was refused", reason) from error
+        raise failure(ServiceUnavailable, f"{doing} failed temporarily", reason) from error
     except (requests.RequestException, ConnectionError) as error:
-        raise ServiceUnavailable(f"{doing} failed temporarily: {error}.") from error
+        raise failure(ServiceUnavailable, f"{doing} failed temporarily", error) from error
 
 
 def _reason(error: MlflowException) -> str:
@@ -113,7 +113,7 @@ def _reason(error: MlflowException) -> str:
         return "the server did not respond in time"
     if isinstance(request, requests.ConnectionError):
         return "the server is not reachable"
-    return str(error.message).strip().splitlines()[0].rstrip(".")
+    return str(error.message)
 
 
 class Registry:

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from infra.errors import ConfigurationError
 
 _PREFIX = "ANIME_GENRE_"
+_MEND = "Correct or unset it."
 _HTTP_ADDRESS = r"^(https?://\S+)?$"
 
 # The collection of the site. Its keys have no prefix, because they are older than collections.
@@ -141,12 +142,14 @@ def read_settings(collection: str = MAIN_COLLECTION) -> Settings:
         settings = Settings()
     except SettingsError as error:  # a value that is not JSON; only the error's text names the field
         field = re.findall(r'field "(\w+)"', str(error))[0]
-        raise ConfigurationError(f"The environment variable {environment_variable(field)} is not valid JSON.") from None
+        raise ConfigurationError(
+            f"The environment variable {environment_variable(field)} is not valid JSON. {_MEND}"
+        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])  # the field, or its alias
         variable = environment_variable(name) if name in Settings.model_fields else name
-        raise ConfigurationError(f"The environment variable {variable} is invalid: {first['msg']}.") from None
+        raise ConfigurationError(f"The environment variable {variable} is invalid: {first['msg']}. {_MEND}") from None
     if collection == MAIN_COLLECTION:
         return settings
     names = {name: f"{getattr(settings, name)}-{collection}" for name in ("service", "model_name")}

@@ -151,7 +151,7 @@ class Store:
         """
         missing = self._transfer("Downloaded", self._download, files)
         if len(missing) > 1:
-            raise NotFound(f"{len(missing)} of {len(files)} objects are missing. {missing[0]}") from missing[0]
+            raise NotFound(f"{len(missing)} of {len(files)} objects are missing. {missing[0].message}") from missing[0]
         if missing:
             raise missing[0]
 

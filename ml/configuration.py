@@ -42,7 +42,8 @@ class Checked:
             if "min_length" in limits and len(value) < limits["min_length"]:
                 raise SettingError(f"{entry.name} must not be empty.")
             if "pattern" in limits and not re.search(limits["pattern"], value):
-                raise SettingError(f"Invalid value {value!r} for {entry.name}. {limits['description']}")
+                sentence = limits["description"].partition(". ")[0].rstrip(".")
+                raise SettingError(f"Invalid value {value!r:.80} for {entry.name}. {sentence}.")
 
 
 @dataclass(frozen=True)

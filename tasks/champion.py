@@ -94,7 +94,7 @@ def examine(champion: Champion, poster_name: str, store: Store, registry: Regist
         damaged = True
         logger.warning("The champion, %s, is damaged: %s", champion.name, error)
     except InfraError as error:
-        silent = str(error)
+        silent = error.message
         logger.warning("The champion, %s, does not answer: %s", champion.name, error)
     try:
         bundle = fetch_bundle(store, registry, folder, sha256, training_run(sha256, store, registry))

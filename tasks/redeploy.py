@@ -85,7 +85,7 @@ def redeploy_champion(dataset: DatasetRecord, evaluation: EvaluationRecord) -> D
     store, registry = Store(settings), Registry(settings)
     champion = live_champion(settings, registry)
     if champion is None:
-        raise NotFound(f"The service {settings.service} has no live revision any more.")
+        raise NotFound(f"The service {settings.service} has no live revision any more. Start the run again.")
     logger.info("The champion, %s, gets a new revision: %s.", champion.name, evaluation.redeploy_champion)
     model = Model.load(fetch_bundle(store, registry, settings.folder, champion.bundle_sha256))
     environment = {
@@ -185,6 +185,7 @@ def _check(candidate: Revision, posters: list[KnownPoster], store: Store, model:
         wrong = [g.name for g in expected if abs(probabilities.get(g.name, -1) - g.probability) > _TOLERANCE]
         if wrong or response["model"]["sha256"] != model.sha256:
             raise DeploymentError(
-                f"The predictions of the new revision for {poster.name} differ from those of {name} "
-                f"({', '.join(wrong) or 'it serves another bundle'}). It does not go live."
+                f"The predictions of the new revision for {poster.name} differ from those of {name}, so it does not go "
+                "live. Start the run again to deploy another one.",
+                f"Genres that differ: {', '.join(wrong)}" if wrong else "It serves another bundle.",
             )

@@ -186,7 +186,7 @@ class Processes:
         for child in self._children:
             while not child.is_ready():
                 if child.process.poll() is not None:
-                    raise StackError(self._exit_message(child))
+                    raise self._exit_error(child)
                 if time.monotonic() > deadline:
                     raise StackError(
                         f"{child.name} was not ready within {timeout_seconds:.0f} s; see {self.log(child.name)}."
@@ -202,7 +202,7 @@ class Processes:
             if child.process.poll() is None:
                 continue
             if not child.is_viewer:
-                raise StackError(self._exit_message(child))
+                raise self._exit_error(child)
             now = time.monotonic()
             if child.restart_at is None:
                 shortest, longest = _RESTART_SECONDS
@@ -221,10 +221,13 @@ class Processes:
         return self._log_folder / f"{name.lower().replace(' ', '-')}.log"
 
     def _exit_message(self, child: _Child) -> str:
-        name, code = child.name, child.process.returncode
-        lines = self.log(name).read_text(errors="replace").split("\n")
+        return f"{child.name} exited with code {child.process.returncode}; see {self.log(child.name)}."
+
+    def _exit_error(self, child: _Child) -> StackError:
+        """The details are the last line of the process's log."""
+        lines = self.log(child.name).read_text(errors="replace").split("\n")
         last_line = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
-        return f"{name} exited with code {code} ({last_line}); see {self.log(name)}."
+        return StackError(self._exit_message(child), last_line)
 
     def _write_pid_file(self) -> None:
         created = {}

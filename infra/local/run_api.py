@@ -298,7 +298,9 @@ async def _serve(port: int, folder: Path, service_ports: Mapping[str, int], toke
         try:
             await site.start()
         except OSError as error:
-            raise StackError(f"Port {port} for the Cloud Run stand-in is taken ({error.strerror}).") from error
+            raise StackError(
+                f"Port {port} for the Cloud Run stand-in is taken ({error.strerror}). Choose another one with --port."
+            ) from error
         await server.open()
         actual_port = runner.addresses[0][1]
         print(f"Cloud Run stand-in on http://127.0.0.1:{actual_port}", flush=True)

@@ -121,7 +121,9 @@ def prepare_workspace(workspace: Path) -> Path:
     except OSError as error:
         if full := disk_full(error, workspace):
             raise full from error
-        raise ConfigurationError(f"The workspace {workspace} is not writable: {error.strerror}.") from None
+        raise ConfigurationError(
+            f"The workspace {workspace} is not writable: {error.strerror}. Choose another one with --workspace."
+        ) from None
     check_space(workspace, for_run=True)
     return workspace
 

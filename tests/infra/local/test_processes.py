@@ -49,7 +49,7 @@ def test_children_that_ignore_sigterm_are_killed(tmp_path: Path) -> None:
 def test_wait_ready_names_a_process_that_exits_and_its_log(tmp_path: Path) -> None:
     with (
         Processes(tmp_path) as processes,
-        pytest.raises(StackError, match=r"Broken exited with code 3 \(no output\); see .*broken\.log"),
+        pytest.raises(StackError, match=r"Broken exited with code 3; see .*broken\.log\.\nno output$"),
     ):
         processes.start("Broken", [sys.executable, "-c", "raise SystemExit(3)"], {}, "http://127.0.0.1:9/")
         processes.wait_ready()
@@ -69,7 +69,7 @@ def test_check_names_a_process_that_exited_and_its_last_line(tmp_path: Path) -> 
     with Processes(tmp_path) as processes:
         processes.start("Brief", [sys.executable, "-c", "print('the last line')"], {})
         deadline = time.monotonic() + 10
-        with pytest.raises(StackError, match=r"Brief exited with code 0 \(the last line\); see .*brief\.log"):
+        with pytest.raises(StackError, match=r"Brief exited with code 0; see .*brief\.log\.\nthe last line$"):
             while time.monotonic() < deadline:
                 processes.check()
 
@@ -85,7 +85,7 @@ def test_viewer_that_exits_is_restarted_with_longer_pauses_and_ends_nothing(
         while processes.log("Viewer").read_text().count("started") < 3 and time.monotonic() < deadline:
             processes.check()
             time.sleep(0.01)
-    pauses = re.findall(r"Viewer exited with code 0 .* It restarts in (\d+) s\.", capsys.readouterr().err)
+    pauses = re.findall(r"Viewer exited with code 0; see .* It restarts in (\d+) s\.", capsys.readouterr().err)
     assert pauses[:2] == ["1", "2"]
 
 

@@ -352,7 +352,7 @@ def test_revisions_exit_if_the_stand_in_is_killed(start: Start, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        (None, r"Port {port} for the Cloud Run stand-in is taken \(.*\)\."),
+        (None, r"Port {port} for the Cloud Run stand-in is taken \(.*\)\. Choose .* --port\."),
         ("STORAGE_EMULATOR_HOST", r"Set STORAGE_EMULATOR_HOST to the address of the storage emulator .*\."),
         ("ANIME_GENRE_CLOUD_RUN_TOKEN", r"Set ANIME_GENRE_CLOUD_RUN_TOKEN to the token that clients must send\."),
     ],
