@@ -8,7 +8,7 @@ import signal
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     for name in ("NO_PROXY", "no_proxy"):  # services on this machine are not behind a proxy
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
     args = parser().parse_args(arguments)
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AnimeGenreError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        print("\nStopped. The next run skips completed steps.", file=sys.stderr)
+        print("Stopped. The next run skips completed steps.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has ended; without this Python prints an error at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -62,6 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(message: str) -> int:
     print(f"anime-genre: {message}", file=sys.stderr)
     return 1
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Say at once that Ctrl-C has arrived. `print` may fail here, because the signal can interrupt another one."""
+    with suppress(OSError, ValueError):
+        os.write(sys.stderr.fileno(), b"\nStopping: waiting for the work in progress to end ...\n")
+    raise KeyboardInterrupt
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -220,6 +229,7 @@ def _new_stack(workspace: Path, ports: Ports, collection: str) -> Iterator[Stack
     """A new stack, which stops at the end of the block. The function's port is that of the collection's function."""
     print(f"Starting Prefect, MLflow, storage and the Cloud Run stand-in in {workspace} ...", flush=True)
     with local_stack(workspace, ports, collection) as stack:
+        print("The services are ready. Loading the pipeline ...", flush=True)
         os.environ.update(stack.environment)
         from prefect.context import refresh_global_settings_context
 
@@ -227,7 +237,11 @@ def _new_stack(workspace: Path, ports: Ports, collection: str) -> Iterator[Stack
 
         refresh_global_settings_context()  # the check of --cron imports Prefect before its address is known
         settle_interrupted_runs()
-        yield stack
+        try:
+            yield stack
+        finally:
+            with suppress(OSError):  # the terminal may be gone
+                print("Stopping Prefect, MLflow, storage and the Cloud Run stand-in ...", flush=True)
 
 
 def _start_built_in_site(workspace: Path, processes: Processes) -> str:

@@ -26,6 +26,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from flows.deployments import FULL_NAME, NOTE, Edit, read_edits
 from flows.parameters import RetrainParameters
 from infra.cloud_run import CloudRun
+from infra.disk import disk_full, is_full
 from infra.local.processes import claim_port
 from infra.local.stack import Stack
 from infra.registry import Registry
@@ -108,8 +109,12 @@ def keep_up(
             sep="\n",
             flush=True,
         )
+        warned = False
         while True:
             stack.processes.check()
+            if is_full(workspace) and not warned:
+                print(f"Warning: {disk_full(OSError(), workspace)}", file=sys.stderr, flush=True)
+            warned = is_full(workspace)
             time.sleep(_POLL_SECONDS)
     finally:
         stack.processes.stop(_DEPLOYMENT)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from infra.errors import DiskFull
+from infra.errors import DeploymentError, DiskFull, StackError
 from serving.bundle.errors import AnimeGenreError
 
 MIN_FREE_BYTES = 500_000_000  # for the databases of Prefect and MLflow, a small dataset and some bundles
@@ -70,7 +70,12 @@ def disk_full(error: BaseException, workspace: Path) -> DiskFull | None:
         for sentence in _SENTENCES:
             if sentence in str(each):
                 return _of_write(workspace, workspace, sentence)
-    is_explained = isinstance(error, AnimeGenreError) and not error.retryable
+    # A process that ended on a full disk, or did not start, could not say why.
+    is_explained = (
+        isinstance(error, AnimeGenreError)
+        and not error.retryable
+        and not isinstance(error, StackError | DeploymentError)
+    )
     return _full(workspace) if is_full(workspace) and not is_explained else None
 
 

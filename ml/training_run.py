@@ -4,6 +4,7 @@
 the final figures. The training step of the pipeline and the command line both call it.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from ml.training.checkpoints import Checkpoints
 from ml.training.learning import train_networks
 from ml.training.outcome import NetworkOutcome, TrainingOutcome
 from serving.bundle.model import Model
+
+logger = logging.getLogger(__name__)
 
 _SHOWN_POSTERS = 16
 
@@ -63,10 +66,13 @@ def run_training(
     Raises SettingError, WeightsError, TrainingError, and DatasetError if a part is empty.
     """
     outcome = train_networks(dataset, config, weights, reporter, checkpoints)
+    logger.info("Exporting '%s', and comparing int8 with fp32.", outcome.chosen.name)
     outcome = choose_precision(outcome, temporary_folder, reporter)
     card = model_card(outcome, dataset, date)
     bundle = write_bundle(bundle_folder, outcome.chosen, config, dataset, card)
+    logger.info("Measuring how much a random split of the posters would flatter.")
     leaks = leak_gauge(outcome.bench, outcome.features)
+    logger.info("Predicting the test part with all networks.")
     predictions = collect_predictions(outcome, leaks, bundle, dataset)
     _report_final_figures(outcome, config, reporter)
     return TrainingRun(outcome, bundle, predictions)

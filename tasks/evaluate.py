@@ -1,5 +1,6 @@
 """Step 5: score the chosen network on the test part, and compare it with the baselines and the champion."""
 
+import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from tasks.preprocess import fetch_dataset
 from tasks.records import DatasetRecord, EvaluationRecord, KnownPoster, Promotion, ScoreRecord, TrainingRecord
 from tasks.step import step
 
+logger = logging.getLogger("tasks")
+
 _KNOWN_POSTERS = 3
 
 
@@ -43,9 +46,11 @@ def evaluate(dataset: DatasetRecord, training: TrainingRecord, promotion: Promot
     predictions = PredictionSet.read(
         fetch_predictions(store, registry, workspace, training.run_id, training.predictions_key)
     )
+    logger.info("Scoring the model, the other networks and the baselines on the test part.")
     evaluation = judge(challenger, predictions, data)
 
     known = _known_posters(data, store)
+    logger.info("Comparing the model with what is live.")
     champion = live_champion(settings, registry)
     state = examine(champion, known[0].name, store, registry, workspace) if champion else None
     decide_by_gate = partial(
@@ -57,6 +62,7 @@ def evaluate(dataset: DatasetRecord, training: TrainingRecord, promotion: Promot
         promote = promotion == "always"
         reason = f"{reason} For this run the setting is promote: {promotion}."
 
+    logger.info("Writing the report of the model.")
     registry.log_metrics(training.run_id, evaluation.metrics())
     page = workspace / "reports" / training.run_id / "model.html"
     page.parent.mkdir(parents=True, exist_ok=True)

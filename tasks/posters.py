@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from tasks.records import CatalogueRecord, PosterSetRecord
 from tasks.source_choice import source_for
 from tasks.step import step
 
+logger = logging.getLogger("tasks")
+
 _ROWS_SHOWN = 1000
 
 
@@ -45,6 +48,7 @@ def download_posters(catalogue: CatalogueRecord, config: CollectConfig) -> Poste
     sha256 = sha256_of(content)
     key = f"poster-sets/{sha256}.json"
     store.write(key, content)
+    logger.info("Writing the report of the dataset.")
     report = dataset_report(titles, posters, source, folder / "posters", catalogue.snapshot_date).encode()
     report_key = f"reports/{sha256_of(report)}/report.html"
     store.write(report_key, report)

@@ -123,6 +123,7 @@ def _deploy_candidate(
         reuse,
     )
     name = version_name(environment.get("MODEL_VERSION", ""), model.sha256)
+    logger.info("Checking the predictions of the new revision, %s.", candidate.name)
     _check(candidate, posters, store, model, name)
     return candidate
 
@@ -140,6 +141,7 @@ def _build(settings: Settings, store: Store, cloud_run: CloudRun) -> tuple[str, 
     source_sha256 = sha256_of(source)
     image = cloud_run.built_image(settings.service, source_sha256)
     if image is None:
+        logger.info("Building the function from its source.")
         key = f"functions/{source_sha256}.zip"
         store.write(key, source)
         image = cloud_run.build(

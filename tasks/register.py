@@ -54,6 +54,7 @@ def register(dataset: DatasetRecord, training: TrainingRecord, evaluation: Evalu
         **{f"{TEST}/{metric}": f"{value:.4f}" for metric, value in scores.items()},
         **gate,
     }
+    logger.info("Registering the model in MLflow.")
     version = _register(registry, training.run_id, folder, training.bundle_sha256, tags)
     live_champion(settings, registry)  # sets the alias, if the live version was deleted from the registry
     name = version_name(version.version, training.bundle_sha256)

@@ -1,9 +1,12 @@
 """Steps: Prefect tasks that are retried after temporary errors, and that report when their result is reused."""
 
+import contextvars
 import functools
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, task
@@ -16,6 +19,7 @@ from infra.settings import read_settings
 from serving.bundle.errors import AnimeGenreError
 
 logger = logging.getLogger("tasks")
+_SILENCE_SECONDS = 8.0
 Parameters = ParamSpec("Parameters")
 Record = TypeVar("Record")
 
@@ -32,7 +36,7 @@ def step(name: str) -> Callable[[Callable[Parameters, Record]], Callable[Paramet
 
         @functools.wraps(work)
         def on_disk(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Record:
-            with disk_errors(read_settings().workspace):
+            with disk_errors(read_settings().workspace), no_silence():
                 return work(*args, **kwargs)
 
         as_task: Any = task(
@@ -53,6 +57,47 @@ def step(name: str) -> Callable[[Callable[Parameters, Record]], Callable[Paramet
         return call
 
     return decorate
+
+
+@contextmanager
+def no_silence(seconds: float = _SILENCE_SECONDS) -> Iterator[None]:
+    """Repeat the last line of the log, with its age, whenever the block logs nothing for `seconds`."""
+    last = _LastLine()
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(seconds / 8):
+            now = time.monotonic()
+            if now - last.shown >= seconds:
+                logger.info("%s (%.0f s)", last.message, now - last.logged, extra={"repeated": True})
+
+    # Prefect finds the run that a line belongs to in the context.
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(repeat,), daemon=True)
+    loggers = [logging.getLogger(name) for name in ("tasks", "ml", "infra")]
+    for each in loggers:
+        each.addHandler(last)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        for each in loggers:
+            each.removeHandler(last)
+
+
+class _LastLine(logging.Handler):
+    """Remembers the last line and when it was logged; `shown` is when it was logged or repeated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.message = "Working"
+        self.logged = self.shown = time.monotonic()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.shown = time.monotonic()
+        if not hasattr(record, "repeated"):
+            self.message, self.logged = record.getMessage().partition("\n")[0], self.shown
 
 
 def is_retryable(task: "Task[Any, Any]", run: TaskRun, state: State[Any]) -> bool:

@@ -77,6 +77,7 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
                 temporary_folder=folder / "bundles",
                 date=dataset.snapshot_date,
             )
+            logger.info("Storing the bundle in MLflow.")
             log_bundle(registry, run_id, bundle_folder)
             registry.log_file(run_id, store.fetch(dataset.report_key, folder / dataset.report_key))
     move_folder(bundle_folder, folder / bundle_key(run.bundle.sha256))

@@ -24,6 +24,7 @@ from infra.files import write_bytes
 _PORTS = (10_000, 32_768)
 _drawn_ports: set[int] = set()
 _POLL_SECONDS = 0.1
+_SILENCE_SECONDS = 8.0  # a wait that is longer is printed
 _RESTART_SECONDS = (1.0, 60.0)  # the first and the longest pause before a viewer is started again
 _STABLE_SECONDS = 60.0  # a viewer that ran this long starts again after the shortest pause
 
@@ -177,14 +178,18 @@ class Processes:
             child.process.wait()
 
     def wait_ready(self, timeout_seconds: float = 180) -> None:
-        """Wait until every process is ready.
+        """Wait until every process is ready. A long wait is printed.
 
         Raises:
             StackError: a process exited or is not ready in time; the message names its log.
         """
-        deadline = time.monotonic() + timeout_seconds
+        began = said = time.monotonic()
+        deadline = began + timeout_seconds
         for child in self._children:
             while not child.is_ready():
+                if time.monotonic() - said > _SILENCE_SECONDS:
+                    said = time.monotonic()
+                    print(f"Waiting for {child.name} ({said - began:.0f} s) ...", flush=True)
                 if child.process.poll() is not None:
                     raise self._exit_error(child)
                 if time.monotonic() > deadline:

@@ -14,7 +14,7 @@ import pytest
 
 from infra import disk
 from infra.disk import disk_errors, disk_full
-from infra.errors import DiskFull, NotFound, ServiceUnavailable
+from infra.errors import DiskFull, NotFound, ServiceUnavailable, StackError
 from infra.registry import Registry
 from infra.settings import Settings
 from infra.store import Store
@@ -114,5 +114,6 @@ except DiskFull as error:
 
 def test_errors_that_a_full_disk_does_not_explain_stay(full_disk: Path, tmp_path: Path) -> None:
     assert disk_full(NotFound("There is no such object."), full_disk) is None
+    assert isinstance(disk_full(StackError("MLflow exited with code 1."), full_disk), DiskFull)
     with pytest.raises(PermissionError), disk_errors(tmp_path):
         raise PermissionError(13, "Permission denied")

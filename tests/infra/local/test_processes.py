@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import infra.local.processes
 from infra.errors import StackError
 from infra.local.processes import Processes, claim_port, free_port
 
@@ -53,6 +54,19 @@ def test_wait_ready_names_a_process_that_exits_and_its_log(tmp_path: Path) -> No
     ):
         processes.start("Broken", [sys.executable, "-c", "raise SystemExit(3)"], {}, "http://127.0.0.1:9/")
         processes.wait_ready()
+
+
+def test_wait_ready_prints_a_long_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(infra.local.processes, "_SILENCE_SECONDS", 0.2)
+    began = time.monotonic()
+    with Processes(tmp_path) as processes:
+        command = [sys.executable, "-c", "import time; time.sleep(60)"]
+        processes.start("Slow", command, {}, lambda: time.monotonic() > began + 1)
+        processes.wait_ready()
+    lines = capsys.readouterr().out.splitlines()
+    assert 2 <= len(lines) <= 5 and lines[0] == "Waiting for Slow (0 s) ..."
 
 
 def test_claim_port_names_the_option_for_another_port() -> None:
