@@ -8,12 +8,12 @@ from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from ml.reporting import NullReporter
 
-_LOG_SECONDS = 15.0
+_LOG_SECONDS = 5.0
 _LINE = "{desc}{n_fmt} of {total_fmt} ({rate_noinv_fmt}, {remaining} left)"
 
 
 class TerminalReporter(NullReporter):
-    """Draws a bar with rate and remaining time. If the stream is not a terminal, it writes a line every 15 seconds."""
+    """Draws a bar with rate and remaining time. If the stream is not a terminal, it writes a line every 5 seconds."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -29,6 +29,7 @@ class TerminalReporter(NullReporter):
         if self._bar is None:
             self._write_line(done, total, what, f" {unit}" if unit else "")
         else:
+            self._bar.total = total  # it shrinks when a trial is pruned
             self._bar.update(done - self._bar.n)
         if done >= total:
             self._end()

@@ -46,6 +46,14 @@ def test_terminal_reporter_writes_plain_lines_to_a_file() -> None:
     assert "\r" not in stream.getvalue()
 
 
+def test_terminal_reporter_completes_a_bar_whose_total_shrinks() -> None:
+    stream = Terminal()
+    reporter = TerminalReporter(stream)
+    for done, total in ((0, 10), (5, 10), (6, 6)):
+        reporter.progress(done, total, "training scratch", "images")
+    assert "100%" in stream.getvalue() and "6/6" in stream.getvalue()
+
+
 def test_terminal_reporter_restarts_the_bar_of_a_restarted_step() -> None:
     stream = Terminal()
     reporter = TerminalReporter(stream)
