@@ -220,15 +220,19 @@ class Collector:
         traffic = client.traffic = Traffic(name)
         self.traffics.append(traffic)
 
+        ended = asyncio.Event()
+
         async def keep_showing() -> None:
-            while True:
-                await asyncio.sleep(_SHOW_SECONDS)
-                await asyncio.to_thread(self._show, copy.deepcopy(traffic))
+            while not ended.is_set():
+                try:
+                    await asyncio.wait_for(ended.wait(), _SHOW_SECONDS)
+                except TimeoutError:
+                    await asyncio.to_thread(self._show, copy.deepcopy(traffic))
 
         showing = asyncio.create_task(keep_showing())
         try:
             yield CrawlContext(self._source, self.ledger, self.kept, client, started, traffic)
         finally:
-            showing.cancel()
+            ended.set()  # without a cancellation, which would let a slow thread show its state after the final one
             await asyncio.gather(showing, return_exceptions=True)
             await asyncio.to_thread(self._show, traffic)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import tasks.catalogue.collector
 from infra.local.site.invented_titles import SEASONS
 from tasks.catalogue.catalogue_table import read_catalogue, related_in
 from tasks.catalogue.collector import Collector
@@ -367,6 +368,24 @@ def test_collector_is_the_only_one_that_reads_a_site(site: FaultySite, tmp_path:
     with collector_of(tmp_path, site.url) as collector, exclusive_lock(site.url), pytest.raises(SiteBusy):
         asyncio.run(collector.download_posters(pd.DataFrame()))
     assert not site.requests
+
+
+def test_collector_shows_the_end_of_a_part_last_even_if_showing_is_slow(
+    site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks.catalogue.collector, "_SHOW_SECONDS", 0.01)
+    shown: list[int] = []
+
+    def show(traffic: Traffic) -> None:
+        if traffic.done < traffic.total:
+            time.sleep(0.3)  # as Prefect's server may be
+        if traffic.total:
+            shown.append(traffic.done)
+
+    with Collector(tmp_path, MyAnimeList(site.url), CollectConfig(), show=show) as collector:
+        asyncio.run(collector.read_catalogue(RANGE))
+    time.sleep(0.5)
+    assert len(shown) > 1 and shown[-1] == len(SEASONS)
 
 
 def test_collector_shows_progress_at_the_end_of_each_part(site: FaultySite, tmp_path: Path) -> None:
