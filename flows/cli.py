@@ -33,7 +33,7 @@ _NO_PERMISSION = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand and return its exit code. Known errors are printed as one sentence on stderr."""
+    """Run a subcommand and return its exit code. Known errors are printed on stderr, without a traceback."""
     for number in (signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, _terminate)

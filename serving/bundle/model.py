@@ -33,6 +33,7 @@ RESIZE = "squash-bilinear"  # what image.decode does
 INPUT = "images"
 OUTPUT = "probabilities"
 MAPS = "maps"
+_MEND = "Copy or train it again."
 BATCH_SIZE = 8  # images per pass through the network; larger batches are no faster and take more memory
 
 Probability = Annotated[float, {"minimum": 0, "maximum": 1}]
@@ -104,10 +105,10 @@ class Manifest:
         try:
             document = json.loads(data)
         except ValueError as error:
-            raise BundleError(f"The bundle's {MANIFEST} is not JSON: {error}.") from error
+            raise BundleError(f"The bundle's {MANIFEST} is not JSON: {error}. {_MEND}") from error
         version = _get(document, "format", int, MANIFEST)
         if version != FORMAT:
-            raise BundleError(f"The bundle has format {version}; this program reads format {FORMAT}.")
+            raise BundleError(f"The bundle has format {version}; this program reads format {FORMAT}. Train it again.")
         files = _get(document, "files", dict, MANIFEST)
         served = _served(document)
         for name in {MODEL, served.file}:
@@ -220,7 +221,7 @@ def check_sha256(name: str, data: bytes, expected: str | None) -> str:
     """The sha256 of a bundle's file. Raises BundleError if it is not the expected one."""
     actual = hash_sha256(data).hexdigest()
     if expected is not None and actual != expected:
-        raise BundleError(f"The bundle's {name} has sha256 {actual}, but {expected} was expected.")
+        raise BundleError(f"The bundle's {name} has sha256 {actual}, but {expected} was expected. {_MEND}")
     return actual
 
 
@@ -228,7 +229,7 @@ def _read(folder: Path, name: str) -> bytes:
     try:
         return (folder / name).read_bytes()
     except OSError as error:
-        raise BundleError(f"The bundle in {folder} has no readable {name}: {error.strerror}.") from error
+        raise BundleError(f"The bundle in {folder} has no readable {name}: {error.strerror}. {_MEND}") from error
 
 
 def _session(graph: bytes, name: str) -> "InferenceSession":
@@ -245,7 +246,7 @@ def _session(graph: bytes, name: str) -> "InferenceSession":
     try:
         return InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exception types are not public
-        raise BundleError(f"ONNX Runtime cannot load the bundle's {name}: {error}") from error
+        raise BundleError(f"ONNX Runtime cannot load the bundle's {name}. {_MEND}", str(error)) from error
 
 
 def available_cpus() -> int:

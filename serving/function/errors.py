@@ -7,14 +7,21 @@ AnimeGenreError
 from ..bundle.errors import AnimeGenreError, BundleError, PosterError, PosterFormatError, PosterSizeError
 
 _NAMED = 5
+_SHOWN = 100  # characters of a text from a request in a message
 
 
 class RequestError(AnimeGenreError):
     """A refused request: an HTTP status, an error code for programs, and one sentence for a person."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, status: int, code: str, message: str, details: str = "") -> None:
+        super().__init__(message, details)
         self.status, self.code = status, code
+
+
+def shown(text: str) -> str:
+    """The beginning of a text from a request for a message: in quotes, on one line."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in text[: _SHOWN + 1])
+    return f"'{line}'" if len(line) <= _SHOWN else f"'{line[:_SHOWN]}...'"
 
 
 def first_names(names: list[str]) -> str:

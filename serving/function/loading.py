@@ -29,6 +29,7 @@ from .shared_load import SharedLoad
 
 STORAGE_TIMEOUT_SECONDS = 20.0
 DEPLOYMENT_KEPT_SECONDS = 30.0
+_UNREACHABLE = "The model's bucket is unreachable; try again in a minute."
 STORAGE_ERRORS = (
     google_exceptions.GoogleAPIError,
     DataCorruption,
@@ -103,7 +104,8 @@ def _client() -> Client:
     try:
         return Client()
     except auth_exceptions.GoogleAuthError as error:
-        raise RequestError(503, "storage_unavailable", "The function has no access to its bucket.") from error
+        message = "The function has no credentials for its bucket; give it a service account."
+        raise RequestError(503, "storage_unavailable", message) from error
 
 
 def _address() -> tuple[str, str]:
@@ -147,7 +149,7 @@ def _deployment(bucket: Bucket, folder: str) -> dict[str, Any] | None:
     except (google_exceptions.NotFound, ValueError):
         return None
     except STORAGE_ERRORS as error:
-        raise RequestError(503, "storage_unavailable", "The model's bucket is unreachable.") from error
+        raise RequestError(503, "storage_unavailable", _UNREACHABLE) from error
     return record if isinstance(record, dict) else None
 
 
@@ -157,4 +159,4 @@ def _file(bucket: Bucket, folder: str, name: str) -> bytes:
     except google_exceptions.NotFound as error:
         raise BundleError(f"The bundle has no {name} in the bucket.") from error
     except STORAGE_ERRORS as error:
-        raise RequestError(503, "storage_unavailable", "The model's bucket is unreachable.") from error
+        raise RequestError(503, "storage_unavailable", _UNREACHABLE) from error

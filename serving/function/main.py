@@ -25,7 +25,7 @@ import functions_framework
 from ..bundle.errors import AnimeGenreError
 from ..bundle.image import FORMATS
 from .body_limits import drain
-from .errors import RequestError, status_and_code
+from .errors import RequestError, shown, status_and_code
 from .inference import Stopwatch, predict_posters
 from .loading import Bundle, model_identity
 from .named_posters import MAX_BYTES
@@ -89,7 +89,7 @@ def _route(request: flask.Request, watch: Stopwatch, headers: dict[str, str]) ->
     if action is None:
         headers["Allow"] = ", ".join(allowed)
         raise RequestError(
-            405, "method_not_allowed", f"This address supports {' or '.join(actions)}, not {request.method}."
+            405, "method_not_allowed", f"This address supports {' or '.join(actions)}, not {shown(request.method)}."
         )
     return action(request, watch)
 

@@ -14,7 +14,7 @@ import urllib3
 from google.api_core import exceptions as google_exceptions
 from google.cloud.storage import Bucket
 
-from .errors import RequestError, first_names
+from .errors import RequestError, first_names, shown
 from .loading import STORAGE_ERRORS, download
 
 MAX_BYTES = 20 * 1024 * 1024  # per poster; Cloud Run's limit is 32 MiB per request
@@ -22,6 +22,7 @@ MAX_NAME_BYTES = 1024  # Cloud Storage's limit for the name of an object
 HOST_TIMEOUT_SECONDS = 10.0
 _READ_TIMEOUT_SECONDS = 5.0  # between two packets of a host
 _CHUNK_BYTES = 64 * 1024
+_MALFORMED = "The poster's address is malformed; give one such as https://HOST/POSTER.jpg."
 _DEFAULT_HOSTS = "cdn.myanimelist.net"
 
 
@@ -55,7 +56,7 @@ def fetch_poster(name: object, bucket: Bucket) -> bytes:
                 )
             bucket = bucket.client.bucket(bucket_name)
         if not name:
-            raise RequestError(400, "bad_request", "The gs:// address names a bucket but no object.")
+            raise RequestError(400, "bad_request", "The gs:// address names no object; give gs://BUCKET/OBJECT.")
     return _from_bucket(name, bucket)
 
 
@@ -66,15 +67,15 @@ def _from_bucket(name: str, bucket: Bucket) -> bytes:
         # A range request, so that a large object cannot fill the memory.
         return download(bucket, name, end=MAX_BYTES)
     except google_exceptions.NotFound as error:
-        raise RequestError(404, "no_such_poster", f"There is no poster '{name}' in the bucket.") from error
+        raise RequestError(404, "no_such_poster", f"There is no poster {shown(name)} in the bucket.") from error
     except google_exceptions.RequestRangeNotSatisfiable:
         return b""  # an empty object has no first byte
     except google_exceptions.Forbidden as error:
         raise RequestError(403, "forbidden_bucket", f"The function may not read the bucket {bucket.name}.") from error
     except google_exceptions.BadRequest as error:
-        raise RequestError(400, "bad_request", "The bucket does not accept this name.") from error
+        raise RequestError(400, "bad_request", "The bucket does not accept this name; give another one.") from error
     except STORAGE_ERRORS as error:
-        raise RequestError(503, "storage_unavailable", "The bucket is unreachable; try again.") from error
+        raise RequestError(503, "storage_unavailable", "The bucket is unreachable; try again in a minute.") from error
 
 
 def _from_host(address: str) -> bytes:
@@ -90,16 +91,19 @@ def _from_host(address: str) -> bytes:
             auth=lambda request: request,  # no credentials, not even from a .netrc file
         ) as response:
             if response.status_code in (404, 410):
-                raise RequestError(404, "no_such_poster", "The poster's host has no such poster.")
+                raise RequestError(404, "no_such_poster", "The poster's host has no such poster; check the address.")
             if response.status_code != 200:
                 raise RequestError(
-                    503, "poster_unavailable", f"The poster's host responded with status {response.status_code}."
+                    503,
+                    "poster_unavailable",
+                    f"The poster's host responded with status {response.status_code}; send the poster itself.",
                 )
             return _read(response.raw, deadline)
     except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
         raise _too_slow() from error
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        raise RequestError(503, "poster_unavailable", "The poster's host is unreachable.") from error
+        message = "The poster's host is unreachable; try again, or send the poster itself."
+        raise RequestError(503, "poster_unavailable", message) from error
 
 
 def _allowed(address: str) -> str:
@@ -109,11 +113,11 @@ def _allowed(address: str) -> str:
     addresses, whatever the name resolves to.
     """
     if not address.isascii() or not address.isprintable() or "\\" in address or " " in address:
-        raise RequestError(400, "bad_request", "The poster's address is malformed.")
+        raise RequestError(400, "bad_request", _MALFORMED)
     try:
         parts = urlsplit(address)
     except ValueError as error:
-        raise RequestError(400, "bad_request", "The poster's address is malformed.") from error
+        raise RequestError(400, "bad_request", _MALFORMED) from error
     if parts.scheme != "https" or parts.netloc.lower() not in _listed("POSTER_HOSTS", _DEFAULT_HOSTS):
         hosts = first_names(sorted(_listed("POSTER_HOSTS", _DEFAULT_HOSTS)))
         message = (

@@ -15,7 +15,7 @@ import flask
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from .body_limits import limit_memory, slow_senders
-from .errors import RequestError
+from .errors import RequestError, shown
 from .named_posters import MAX_BYTES, MAX_NAME_BYTES
 
 MAX_INSTANCES = 32
@@ -105,7 +105,7 @@ def read_request(request: flask.Request) -> Iterator[PosterRequest]:
                 raise RequestError(413, "too_large", "The form is too large; send only one poster.") from error
             raise _too_large(limit) from error
         except HTTPException as error:  # raised by Flask's parsers
-            raise RequestError(400, "bad_request", "The request's body is malformed.") from error
+            raise RequestError(400, "bad_request", "The body is malformed; GET / shows its forms.") from error
         yield PosterRequest(instances, batch, top, explain)
 
 
@@ -142,7 +142,7 @@ def _read_instances(request: flask.Request, limit: int) -> tuple[list[object], b
     try:
         body = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise RequestError(400, "bad_request", "The request's body is not valid JSON.") from error
+        raise RequestError(400, "bad_request", "The body is not valid JSON; GET / shows its forms.") from error
     if not isinstance(body, dict) or "instances" not in body:
         return [body], False
     instances = body["instances"]
@@ -166,7 +166,7 @@ def _read_image(request: flask.Request) -> bytes:
     raise RequestError(
         415,
         "unsupported_content",
-        f"The content type '{kind}' is not supported; send application/json, an image, or a form with one file.",
+        f"The content type {shown(kind)} is not supported; send application/json, an image, or a form with one file.",
     )
 
 
@@ -179,4 +179,4 @@ def _parse_top(text: str | None) -> int | None:
 
 
 def _too_large(limit: int) -> RequestError:
-    return RequestError(413, "too_large", f"The request is larger than {limit // 2**20} MiB.")
+    return RequestError(413, "too_large", f"The request is larger than {limit // 2**20} MiB; send less.")

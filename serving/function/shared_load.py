@@ -24,12 +24,13 @@ class _Failure:
     status: int
     code: str
     message: str
+    details: str = ""
     stack_trace: str | None = None
 
     def error(self) -> Exception:
         if self.stack_trace:
             return RuntimeError(self.stack_trace)
-        return RequestError(self.status, self.code, self.message)
+        return RequestError(self.status, self.code, self.message, self.details)
 
 
 @dataclass
@@ -92,10 +93,10 @@ class SharedLoad(Generic[_Value]):
         try:
             attempt.outcome, seconds = self._load(), self._kept_seconds
         except AnimeGenreError as error:
-            attempt.outcome = _Failure(*status_and_code(error), str(error))
+            attempt.outcome = _Failure(*status_and_code(error), error.message, error.details)
             seconds = PERMANENT_RETRY_SECONDS if isinstance(error, BundleError) else RETRY_SECONDS
         except Exception:
-            attempt.outcome = _Failure(500, "internal", "", traceback.format_exc())
+            attempt.outcome = _Failure(500, "internal", "", stack_trace=traceback.format_exc())
             seconds = RETRY_SECONDS
         attempt.outdated_at = time.monotonic() + seconds
         attempt.done.set()

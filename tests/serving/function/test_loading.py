@@ -15,6 +15,7 @@ import pytest
 import requests
 from google.cloud.storage import Bucket
 
+from tests.messages import faults_of_message
 from tests.pictures import image_file
 from tests.serving.conftest import StartFunction
 
@@ -68,7 +69,9 @@ def predict(url: str) -> requests.Response:
 
 
 def error_of(response: requests.Response) -> tuple[int, str]:
-    return response.status_code, response.json()["error"]["code"]
+    error = response.json()["error"]
+    assert faults_of_message(error["message"].partition("\n")[0]) == []
+    return response.status_code, error["code"]
 
 
 def test_model_address_returns_card_and_figures(url: str, uploaded_bundle: str) -> None:

@@ -13,6 +13,7 @@ import requests
 
 from serving.function.named_posters import HOST_TIMEOUT_SECONDS, MAX_BYTES
 from tests.certificates import certificate_for_localhost
+from tests.messages import faults_of_message
 from tests.pictures import image_file
 from tests.serving.conftest import StartFunction
 
@@ -100,7 +101,11 @@ def url(start_function: StartFunction, uploaded_bundle: str, host: Host, certifi
 def status_and_code(url: str, name: str) -> tuple[int, str]:
     """The status, and the code of the error if there is one."""
     response = requests.post(url, json={"name": name}, timeout=60)
-    return response.status_code, "" if response.ok else response.json()["error"]["code"]
+    if response.ok:
+        return response.status_code, ""
+    error = response.json()["error"]
+    assert faults_of_message(error["message"]) == []
+    return response.status_code, error["code"]
 
 
 def test_poster_on_an_allowed_host_gives_the_same_prediction_as_its_bytes(url: str, host: Host) -> None:

@@ -6,6 +6,7 @@ from google.cloud.storage import Bucket
 
 from serving.function.named_posters import MAX_BYTES
 from serving.function.request_body import MAX_JSON_BYTES
+from tests.messages import faults_of_message
 from tests.pictures import image_file
 
 pytestmark = pytest.mark.stack
@@ -17,7 +18,7 @@ def error_code(response: requests.Response) -> str:
     body = response.json()
     assert body.keys() == {"error"}
     assert body["error"].keys() == {"code", "message"}
-    assert body["error"]["message"].endswith(".")
+    assert faults_of_message(body["error"]["message"]) == []
     assert "Traceback" not in response.text
     return str(body["error"]["code"])
 
@@ -62,8 +63,10 @@ def error_code(response: requests.Response) -> str:
         ({"json": {"name": "gs://another-bucket/posters/5.jpg"}}, 403, "forbidden_bucket"),
         ({"json": {"name": "gs://"}}, 403, "forbidden_bucket"),
         ({"json": {"name": "posters/none.jpg"}}, 404, "no_such_poster"),
+        ({"json": {"name": "a. B " * 40}}, 404, "no_such_poster"),
         ({"data": b"x", "headers": {"Content-Type": "text/plain"}}, 415, "unsupported_content"),
         ({"data": b"x"}, 415, "unsupported_content"),
+        ({"data": b"x", "headers": {"Content-Type": "a/" + 999 * "b"}}, 415, "unsupported_content"),
         ({"data": b"not an image", "headers": {"Content-Type": "image/png"}}, 415, "unsupported_format"),
         ({"data": image_file()[:-400], "headers": {"Content-Type": "image/jpeg"}}, 422, "unusable_image"),
         ({"data": b"", "headers": {"Content-Type": "image/jpeg"}}, 422, "unusable_image"),
