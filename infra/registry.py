@@ -245,7 +245,9 @@ class Registry:
         return Path(self._client.download_artifacts(run_id, name, str(into)))
 
     @_retried("Registering the model")
-    def register(self, run_id: str, model: Path, image_size: int, genres: int, tags: Mapping[str, str]) -> ModelVersion:
+    def register(
+        self, run_id: str, model: Path, image_size: int, genres: int, tags: Mapping[str, str], description: str
+    ) -> ModelVersion:
         """Register an ONNX file as a new version. Callers check with `version_of` whether its bundle has one.
 
         Args:
@@ -254,6 +256,7 @@ class Registry:
             image_size: height and width of the input, in pixels.
             genres: the number of genres.
             tags: the tags of the version; `bundle_sha256` identifies its bundle.
+            description: what MLflow shows on the page of the version.
         """
         signature = ModelSignature(
             inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, 3, image_size, image_size), "images")]),
@@ -268,7 +271,13 @@ class Registry:
                 save_as_external_data=False,
             )
         registered = mlflow.register_model(logged.model_uri, self._name, tags=dict(tags))
+        self._client.update_model_version(self._name, registered.version, description)
         return ModelVersion(str(registered.version), run_id, dict(tags))
+
+    @_retried("Reading the metrics of an MLflow run")
+    def metrics(self, run_id: str) -> dict[str, float]:
+        """The last value of each metric of a run. Raises NotFound if there is no such run."""
+        return dict(self._client.get_run(run_id).data.metrics)
 
     @_retried("Searching the model registry")
     def version_of(self, bundle_sha256: str) -> ModelVersion | None:

@@ -1,8 +1,6 @@
 """Step 8: deploy a revision of the function with the new bundle, check its predictions, and send it the traffic."""
 
-import json
 import logging
-from datetime import UTC, datetime
 
 from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction
@@ -13,7 +11,6 @@ from infra.revisions import Revision
 from infra.settings import Settings, read_settings
 from infra.store import Store
 from ml.data.decoding import PREPROCESSING_VERSION
-from ml.data.splits import TEST
 from serving.bundle.model import Model
 from tasks.artifacts import show_link
 from tasks.bundles import bundle_key, fetch_bundle, upload_bundle
@@ -25,6 +22,7 @@ from tasks.champion import (
     settings_environment,
     version_name,
 )
+from tasks.deployments import write_deployment
 from tasks.records import (
     BundleRecord,
     DatasetRecord,
@@ -148,34 +146,6 @@ def _build(settings: Settings, store: Store, cloud_run: CloudRun) -> tuple[str, 
             settings.bucket, store.object_name(key), cloud_run.image_for(settings.service, source_sha256)
         )
     return image, source_sha256
-
-
-def write_deployment(
-    store: Store, live: Revision | None, dataset: DatasetRecord, evaluation: EvaluationRecord, model: ModelRecord
-) -> None:
-    """Write what the function tells about its model at GET /model: `deployments/{bundle_sha256}.json`.
-
-    It is written just before the traffic moves. A step that was killed in between writes it again when it is retried.
-
-    Args:
-        live: the revision that has the traffic until now. If it has the same bundle, an existing record stays.
-    """
-    key = f"deployments/{model.bundle_sha256}.json"
-    same = live is not None and live.environment.get("BUNDLE_SHA256") == model.bundle_sha256
-    if same and store.exists(key):
-        return
-    chosen = evaluation.scores[0].model_dump()
-    record = {
-        "version": model.version,
-        "bundle_sha256": model.bundle_sha256,
-        "live_since": datetime.now(UTC).isoformat(timespec="seconds"),
-        "previous_version": None if live is None or same else live.environment.get("MODEL_VERSION"),
-        "collection": dataset.collection,
-        "snapshot_date": dataset.snapshot_date,
-        "posters": dataset.parts,
-        "figures": {f"{TEST}/{name}": value for name, value in chosen.items() if name != "name"},
-    }
-    store.write(key, json.dumps(record, indent=2).encode())
 
 
 def _check(candidate: Revision, posters: list[KnownPoster], store: Store, model: Model, name: str) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from infra.errors import NotFound
@@ -9,10 +10,11 @@ from infra.registry import ModelVersion, Registry
 from infra.settings import Settings, read_settings
 from infra.store import Store
 from ml.data.splits import TEST
-from serving.bundle.model import MODEL
+from serving.bundle.model import MODEL, Manifest
 from tasks.artifacts import show_link
 from tasks.bundles import check_bundle, fetch_bundle
 from tasks.champion import Champion, live_champion, training_run, version_name
+from tasks.deployments import restore_deployment
 from tasks.records import DatasetRecord, EvaluationRecord, ModelRecord, TrainingRecord
 from tasks.step import reused, step
 
@@ -36,11 +38,10 @@ def register(dataset: DatasetRecord, training: TrainingRecord, evaluation: Evalu
     is_live = champion is not None and champion.bundle_sha256 == training.bundle_sha256
     if champion is not None and not is_live and registry.version_of(champion.bundle_sha256) is None:
         _register_champion_again(champion, store, registry, settings)
-    # The tag of a live version is that of its promotion.
-    gate = {} if is_live else {BETTER_THAN_CHAMPION: str(evaluation.passed_gate).lower()}
+    if champion is not None:
+        restore_deployment(settings, store, registry, champion)
     registered = registry.version_of(training.bundle_sha256)
     if registered is not None:
-        registry.tag_version(registered.version, gate)
         record = _record(registered.version, registered.run_id, training, dataset)
         return reused(record, f"{version_name(record.version, record.bundle_sha256)} has this bundle")
     folder = fetch_bundle(store, registry, settings.folder, training.bundle_sha256, training.run_id)
@@ -52,8 +53,9 @@ def register(dataset: DatasetRecord, training: TrainingRecord, evaluation: Evalu
         "network": training.chosen,
         "collection": dataset.collection,
         **{f"{TEST}/{metric}": f"{value:.4f}" for metric, value in scores.items()},
-        **gate,
     }
+    if not is_live:  # that of a live version was true at its promotion, and is unknown now
+        tags[BETTER_THAN_CHAMPION] = str(evaluation.passed_gate).lower()
     logger.info("Registering the model in MLflow.")
     version = _register(registry, training.run_id, folder, training.bundle_sha256, tags)
     live_champion(settings, registry)  # sets the alias, if the live version was deleted from the registry
@@ -67,7 +69,19 @@ def register(dataset: DatasetRecord, training: TrainingRecord, evaluation: Evalu
 def _register(registry: Registry, run_id: str, folder: Path, sha256: str, tags: dict[str, str]) -> ModelVersion:
     manifest = check_bundle(folder, sha256)
     size, genres = manifest.preprocessing.size, len(manifest.genres)
-    return registry.register(run_id, folder / MODEL, size, genres, {"bundle_sha256": sha256, **tags})
+    tags = {"bundle_sha256": sha256, **tags}
+    return registry.register(run_id, folder / MODEL, size, genres, tags, _description(manifest, tags))
+
+
+def _description(manifest: Manifest, tags: Mapping[str, str]) -> str:
+    known = {
+        "Network": manifest.network["name"],
+        "Bundle": tags["bundle_sha256"][:8],
+        "Dataset": f"{tags['dataset_key'][:8]} of {tags['collection']}, {tags.get('dataset_date', 'date unknown')}",
+        "Genres": ", ".join(genre.name for genre in manifest.genres),
+        f"{TEST}/weighted_f1": tags.get(f"{TEST}/weighted_f1", "unknown"),
+    }
+    return "\n".join(f"- {name}: {value}" for name, value in known.items())
 
 
 def _register_champion_again(champion: Champion, store: Store, registry: Registry, settings: Settings) -> None:

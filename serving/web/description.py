@@ -58,13 +58,14 @@ class Figures:
 
 @dataclass(frozen=True)
 class Deployment:
-    """Since when the model is live (ISO 8601), which version it replaced, and its figures on the test part.
+    """Since when the model is live (ISO 8601), which version and bundle it replaced, and its figures on the test part.
 
     `collection` is the catalogue of its posters, `posters` the number of posters in the test part.
     """
 
     live_since: str
     previous_version: str | None
+    previous_sha256: str | None
     collection: str
     posters: int
     weighted_f1: float | None
@@ -95,6 +96,7 @@ def _deployment(record: Any) -> Deployment:
     return Deployment(
         live_since=str(record["live_since"]),
         previous_version=None if record["previous_version"] is None else str(record["previous_version"]),
+        previous_sha256=record.get("previous_bundle_sha256"),
         collection=str(record["collection"]),
         posters=int(record["posters"]["test"]),
         weighted_f1=_number(record["figures"]["test/weighted_f1"]),

@@ -40,11 +40,12 @@ from infra.store import Store
 from ml.evaluation.gate import decide
 from serving.bundle.model import Model
 from tasks.champion import ChampionState, examine, live_champion, reason_to_redeploy
+from tasks.deployments import write_deployment
 from tasks.errors import StalePosterError
 from tasks.evaluate import verdict
 from tasks.posters import fetch_posters
 from tasks.records import BundleRecord
-from tasks.redeploy import redeploy, write_deployment
+from tasks.redeploy import redeploy
 from tests.faults import Fault, fault_proxy
 from tests.storage import delete
 
@@ -124,6 +125,7 @@ def test_function_tells_since_when_its_model_is_live_and_how_it_did(first_run) -
         "bundle_sha256": record.model.bundle_sha256,
         "live_since": deployment["live_since"],
         "previous_version": None,
+        "previous_bundle_sha256": None,
         "collection": record.dataset.collection,
         "snapshot_date": record.dataset.snapshot_date,
         "posters": record.dataset.parts,
@@ -137,6 +139,9 @@ def test_function_tells_since_when_its_model_is_live_and_how_it_did(first_run) -
     other = replace(live, environment={"BUNDLE_SHA256": "0" * 64, "MODEL_VERSION": "7"})
     write_deployment(store, other, *arguments)
     assert json.loads(store.read(key))["previous_version"] == "7"
+    store.write(key, b'{"version": "1"')
+    write_deployment(store, live, *arguments)
+    assert json.loads(store.read(key))["figures"] == figures, "a damaged record is written again"
     store.write(key, written)
 
 
@@ -219,7 +224,7 @@ def test_revision_with_other_predictions_than_its_bundle_does_not_go_live(first_
 
 def bucket_objects(store: Store) -> set[str]:
     """The objects that a run needs of those that it stores."""
-    prefixes = ("pages/", "posters/", "datasets/", "answers/", "bundles/", "trainings/")
+    prefixes = ("pages/", "posters/", "datasets/", "answers/", "bundles/", "trainings/", "deployments/")
     return {key for prefix in prefixes for key in store.keys(prefix)}
 
 
@@ -245,7 +250,8 @@ def test_objects_missing_in_the_bucket_are_put_back(first_run, parameters: Retra
     here, nowhere = store.keys("posters/")[:2]
     lost = [page, here, nowhere, record.training.predictions_key, f"bundles/{sha256}/figures.json"]
     dataset = f"datasets/{record.dataset.dataset_key}"
-    lost += [f"{dataset}/labels.npy", f"{dataset}/manifest.json"]
+    lost += [f"{dataset}/labels.npy", f"{dataset}/manifest.json", f"deployments/{sha256}.json"]
+    deployment = json.loads(store.read(lost[-1]))
     for key in lost:
         delete(store, key)
     for key in (page, nowhere, record.training.predictions_key, f"{dataset}/labels.npy"):
@@ -255,6 +261,9 @@ def test_objects_missing_in_the_bucket_are_put_back(first_run, parameters: Retra
     assert summary.record.dataset == record.dataset
     assert summary.record.posters.new == 1
     assert before - bucket_objects(store) == set()
+    restored = json.loads(store.read(f"deployments/{sha256}.json"))
+    assert restored | {"live_since": deployment["live_since"]} == deployment
+    assert restored["live_since"] <= deployment["live_since"], "the revision was created before it got the traffic"
     assert summary.message.startswith("champion kept") and summary.record.deployment is None
 
 
@@ -265,6 +274,8 @@ def test_damaged_champion_is_restored_in_a_new_revision(first_run, parameters: R
         delete(store, key)
     shutil.rmtree(settings.workspace / "bundles" / sha256)
     forget_loaded_model(before.name)
+    deployment = store.read(f"deployments/{sha256}.json")
+    store.write(f"deployments/{sha256}.json", deployment[:-9])
     with pytest.raises(DamagedBundleError):
         is_answered_by(sha256, first_run)
     summary = run_retrain(parameters)
@@ -273,6 +284,7 @@ def test_damaged_champion_is_restored_in_a_new_revision(first_run, parameters: R
     after = CloudRun(settings).live(settings.service)
     assert after.name != before.name and after.environment == before.environment
     assert is_answered_by(sha256, first_run)
+    assert json.loads(store.read(f"deployments/{sha256}.json"))["figures"] == json.loads(deployment)["figures"]
 
 
 def test_champion_that_refuses_the_call_is_neither_redeployed_nor_replaced_without_a_comparison(
@@ -364,6 +376,8 @@ def test_traffic_moved_by_another_tool_stays_until_a_better_model_or_a_person_mo
 
     send_traffic_by_hand(stack, first.name)
     kept = run_retrain(other)
+    tagged = client.get_model_version(settings.model_name, second.model.version)
+    assert tagged.tags == promoted.tags and second.model.bundle_sha256[:8] in tagged.description
     assert kept.message.startswith(f"champion kept: Another tool moved the traffic to {first.name}.")
     assert "Only a person moves it back" in kept.message and kept.record.deployment is None
     assert cloud_run.live(settings.service).name == first.name
@@ -384,6 +398,29 @@ def test_traffic_moved_by_another_tool_stays_until_a_better_model_or_a_person_mo
     replaced = run_retrain(parameters)
     assert "has no intact copy" in replaced.message and "for the baseline 'every genre'" in replaced.message
     assert is_answered_by(first_sha256, first_run)
+
+
+def test_version_numbers_that_begin_again_are_told_apart_by_the_bundle(
+    first_run, parameters: RetrainParameters
+) -> None:
+    settings, client, name = read_settings(), MlflowClient(), read_settings().model_name
+    other = parameters.model_copy(update={"train": replace(parameters.train, epochs=1)})
+    client.delete_registered_model(name)
+    live = run_retrain(other.model_copy(update={"promote": "always"})).record.model
+    client.delete_registered_model(name)
+    kept = run_retrain(other)
+    assert f"version 2 ({live.bundle_sha256[:8]}) is this model" in kept.message
+    first = run_retrain(parameters.model_copy(update={"promote": "never"})).record.model
+    assert first.version == live.version == "2"
+    assert kept.record.model.version == Registry(settings).champion().version == "1"
+    answer = requests.get(f"{CloudRun(settings).live(settings.service).url}/model").json()
+    assert answer["model"]["version"] == answer["deployment"]["version"] == first.version
+    assert answer["model"]["sha256"] == answer["deployment"]["bundle_sha256"] == live.bundle_sha256
+    assert answer["deployment"]["previous_bundle_sha256"] == first.bundle_sha256
+    for model in (kept.record.model, first):
+        registered = client.get_model_version(name, model.version)
+        assert registered.tags["bundle_sha256"] == model.bundle_sha256
+        assert f"Bundle: {model.bundle_sha256[:8]}" in registered.description
 
 
 def test_poster_with_another_hash_is_fetched_from_the_bucket(first_run, tmp_path) -> None:

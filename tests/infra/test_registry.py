@@ -81,7 +81,11 @@ def test_registered_version_is_found_by_bundle_and_predicts_in_mlflow(registry: 
     with registry.run("training", {}) as run_id:
         pass
     tags = {"bundle_sha256": "abc", "dataset_key": "key"}
-    version = registry.register(run_id, model, SIZE, GENRES, tags)
+    version = registry.register(run_id, model, SIZE, GENRES, tags, "Network scratch.")
+    assert mlflow.MlflowClient().get_model_version("anime-genre", version.version).description == "Network scratch."
+    with registry.run("other", {}) as other_id:
+        registry.log_metrics(other_id, {"test/weighted_f1": 0.25})
+    assert registry.metrics(other_id) == {"test/weighted_f1": 0.25}
     assert registry.version_of("abc") == version
     assert registry.version_of("another") is None
     assert registry.champion() is None

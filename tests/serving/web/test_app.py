@@ -319,7 +319,7 @@ def test_model_page_shows_figures_with_intervals(client: FlaskClient) -> None:
     assert '<rect class="fill" width="66.0%"' in scores
     assert '<line class="whisker" x1="63.0%" x2="69.0%" y1="10" y2="10"/>' in scores
     assert scores.count("not measured") == 1
-    assert "Version 3" in text
+    assert "Version 3 (9f86d081)" in text
     assert re.search(r'0.47 <span class="unit">\(0.44.0.50\)</span>', text)
 
 
@@ -349,6 +349,8 @@ def test_model_page_tells_about_the_deployment_in_words(client: FlaskClient, fun
         "0.46; 1 would mean that every genre is right."
     )
     figures, deployment = {"test/weighted_f1": None}, function.model["deployment"]
+    function.model["deployment"] = {**deployment, "previous_version": "3", "previous_bundle_sha256": "5f1a2623" * 8}
+    assert "and replaced version 3 (5f1a2623)." in words(), "numbers may begin again"
     function.model["deployment"] = {**deployment, "previous_version": None, "collection": "films", "figures": figures}
     assert (
         words() == "This model has been live since 24 November 2026. It learned from posters of the catalogue “films”."

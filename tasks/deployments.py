@@ -1,0 +1,96 @@
+"""What the function tells about the deployment of its model at GET /model: `deployments/{bundle_sha256}.json`."""
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+from infra.cloud_run import CloudRun
+from infra.errors import NotFound
+from infra.registry import Registry
+from infra.revisions import Revision
+from infra.settings import Settings
+from infra.store import Store
+from ml.data.splits import TEST
+from serving.bundle.model import FIGURES
+from tasks.bundles import bundle_key
+from tasks.champion import Champion
+from tasks.records import DatasetRecord, EvaluationRecord, ModelRecord, ScoreRecord
+
+logger = logging.getLogger("tasks")
+
+_SCORES = [name for name in ScoreRecord.model_fields if name != "name"]
+_READ_BY_THE_PAGE = {"bundle_sha256", "live_since", "previous_version", "collection", "posters", "figures"}
+
+
+def write_deployment(
+    store: Store, live: Revision | None, dataset: DatasetRecord, evaluation: EvaluationRecord, model: ModelRecord
+) -> None:
+    """Write the record of a model that is about to go live.
+
+    It is written just before the traffic moves. A step that was killed in between writes it again when it is retried.
+
+    Args:
+        live: the revision that has the traffic until now. If it has the same bundle, an intact record stays.
+    """
+    same = live is not None and live.environment.get("BUNDLE_SHA256") == model.bundle_sha256
+    if same and _is_intact(store, model.bundle_sha256):
+        return
+    chosen = evaluation.scores[0].model_dump()
+    record = {
+        "version": model.version,
+        "bundle_sha256": model.bundle_sha256,
+        "live_since": datetime.now(UTC).isoformat(timespec="seconds"),
+        "previous_version": None if live is None or same else live.environment.get("MODEL_VERSION"),
+        "previous_bundle_sha256": None if live is None or same else live.environment.get("BUNDLE_SHA256"),
+        "collection": dataset.collection,
+        "snapshot_date": dataset.snapshot_date,
+        "posters": dataset.parts,
+        "figures": {f"{TEST}/{name}": chosen[name] for name in _SCORES},
+    }
+    _write(store, record)
+
+
+def restore_deployment(settings: Settings, store: Store, registry: Registry, champion: Champion) -> None:
+    """Write the champion's record again if it is missing or damaged, from its revisions, its bundle and MLflow."""
+    sha256 = champion.bundle_sha256
+    if not sha256 or _is_intact(store, sha256):
+        return
+    revisions = CloudRun(settings).revisions(settings.service)
+    created = [each.created for each in revisions if each.environment.get("BUNDLE_SHA256") == sha256 and each.created]
+    registered = registry.version_of(sha256)
+    try:
+        posters = json.loads(store.read(f"{bundle_key(sha256)}/{FIGURES}"))["dataset"]["posters"]
+        metrics = registry.metrics(registered.run_id) if registered else {}
+    except (NotFound, ValueError, KeyError, TypeError) as error:
+        logger.warning("The deployment record of %s is missing and cannot be written again: %s", champion.name, error)
+        return
+    record = {
+        "version": champion.version,
+        "bundle_sha256": sha256,
+        "live_since": min(created, default=datetime.now(UTC)).isoformat(timespec="seconds"),
+        "previous_version": None,
+        "previous_bundle_sha256": None,
+        "collection": settings.collection,
+        "snapshot_date": champion.revision.environment.get("DATASET_DATE"),
+        "posters": posters,
+        "figures": {f"{TEST}/{name}": metrics.get(f"{TEST}/{name}") for name in _SCORES},
+    }
+    _write(store, record)
+    logger.warning("The deployment record of %s was missing or damaged, and is written again.", champion.name)
+
+
+def _is_intact(store: Store, sha256: str) -> bool:
+    try:
+        record = json.loads(store.read(_key(sha256)))
+    except (NotFound, ValueError):
+        return False
+    return isinstance(record, dict) and record.keys() >= _READ_BY_THE_PAGE and record["bundle_sha256"] == sha256
+
+
+def _write(store: Store, record: dict[str, Any]) -> None:
+    store.write(_key(record["bundle_sha256"]), json.dumps(record, indent=2).encode())
+
+
+def _key(bundle_sha256: str) -> str:
+    return f"deployments/{bundle_sha256}.json"
