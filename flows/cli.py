@@ -101,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
     schedule = up.add_mutually_exclusive_group()
     schedule.add_argument("--cron", default=WEEKLY, help="schedule in cron's format; default: Mondays at 4")
     schedule.add_argument("--interval-seconds", type=_positive, help="seconds between runs, instead of --cron")
-    up.add_argument("--timezone", default=machine_timezone(), help="time zone of the schedule; default: %(default)s")
+    up.add_argument("--timezone", default=machine_timezone(), help="time zone of --cron; default: %(default)s")
     up.set_defaults(run=_up)
 
     retrain = commands.add_parser("retrain", help="run the flow once, from the site's pages to the deployed function")

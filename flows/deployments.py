@@ -65,6 +65,14 @@ def deployment(
     return created
 
 
+def interval_schedule(seconds: float) -> CronSchedule | IntervalSchedule:
+    """A schedule of runs with so many seconds between them.
+
+    It is in UTC: with another time zone, Prefect plans some runs twice after clocks have changed.
+    """
+    return IntervalSchedule(interval=timedelta(seconds=seconds), anchor_date=_ANCHOR, timezone="UTC")
+
+
 def write_deployment(
     parameters: RetrainParameters, schedule: CronSchedule | IntervalSchedule, note: Path
 ) -> RunnerDeployment:
@@ -159,16 +167,11 @@ def main() -> None:
     parser.add_argument("--parameters", default="{}", help="default parameters of a run, as JSON")
     parser.add_argument("--cron", default=WEEKLY, help="schedule in cron's format (default: Mondays at 4)")
     parser.add_argument("--interval-seconds", type=float, help="seconds between scheduled runs, instead of --cron")
-    parser.add_argument(
-        "--timezone", default=machine_timezone(), help="time zone of the schedule; default: %(default)s"
-    )
+    parser.add_argument("--timezone", default=machine_timezone(), help="time zone of --cron; default: %(default)s")
     args = parser.parse_args()
     check_schedule(args.cron, args.timezone)
     if args.interval_seconds:
-        seconds = timedelta(seconds=args.interval_seconds)
-        schedule: CronSchedule | IntervalSchedule = IntervalSchedule(
-            interval=seconds, anchor_date=_ANCHOR, timezone=args.timezone
-        )
+        schedule = interval_schedule(args.interval_seconds)
     else:
         schedule = CronSchedule(cron=args.cron, timezone=args.timezone)
     parameters = RetrainParameters.model_validate_json(args.parameters)

@@ -25,6 +25,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 
 from flows.deployments import FULL_NAME, NOTE, Edit, read_edits
 from flows.parameters import RetrainParameters
+from flows.schedule import machine_timezone
 from infra.cloud_run import CloudRun
 from infra.disk import disk_full, is_full
 from infra.local.processes import claim_port
@@ -169,10 +170,16 @@ def _schedule(client: SyncPrefectClient, deployment: DeploymentResponse) -> str:
         )
         for due in (run.expected_start_time for run in runs if run.auto_scheduled):
             if due is not None:
-                zone = ZoneInfo(getattr(active[0], "timezone", None) or "UTC")
-                return f"{words}; next run {datetime.fromtimestamp(due.timestamp(), zone):%A, %Y-%m-%d %H:%M}"
+                return f"{words}; next run {next_run(due, active[0])}"
         time.sleep(_POLL_SECONDS / 4)
     return words
+
+
+def next_run(due: datetime, schedule: Any) -> str:
+    """The time of a run on the clocks of its schedule's time zone. Intervals have none: then it is the machine's."""
+    zone = schedule.timezone if isinstance(schedule, CronSchedule) and schedule.timezone else machine_timezone()
+    shown = f"{datetime.fromtimestamp(due.timestamp(), ZoneInfo(zone)):%A, %Y-%m-%d %H:%M}"
+    return shown if isinstance(schedule, CronSchedule) else f"{shown} in time zone {zone}"
 
 
 def _words(schedule: Any) -> str:

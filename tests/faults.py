@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+_NOT_FORWARDED = {"connection", "transfer-encoding", "host"}  # services answer only to their own address
+
 
 @dataclass
 class Fault:
@@ -76,7 +78,7 @@ def _handler(target: str) -> type[BaseHTTPRequestHandler]:
                 self._respond(fault.status, [("Content-Type", "text/plain")], b"fault")
                 return
             connection = http.client.HTTPConnection(urlsplit(target).netloc, timeout=60)
-            kept = {k: v for k, v in self.headers.items() if k.lower() not in {"connection", "transfer-encoding"}}
+            kept = {k: v for k, v in self.headers.items() if k.lower() not in _NOT_FORWARDED}
             connection.request(self.command, self.path, body, kept)
             response = connection.getresponse()
             self._respond(response.status, response.getheaders(), response.read())
