@@ -1,4 +1,6 @@
-"""Runs that a killed stack left: they end when the next stack starts, and free their slots."""
+"""Runs that a killed process left: they end when the next stack or the next run starts, and free their slots."""
+
+import os
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterState, FlowRunFilterStateType
@@ -7,10 +9,11 @@ from prefect.states import Cancelled, Crashed
 
 from infra.errors import BusyError
 from infra.files import exclusive_lock
+from infra.local.stack import running_stack_environment
 from infra.registry import Registry
 from infra.settings import read_settings
 
-_MESSAGE = "The stack stopped during this run. The next run skips completed steps."
+_MESSAGE = "The run was interrupted. The next run skips completed steps."
 
 
 def settle_interrupted_runs() -> int:
@@ -30,11 +33,25 @@ def settle_interrupted_runs() -> int:
         return _settle([StateType.PENDING])
 
 
-def _settle(types: list[StateType]) -> int:
+def settle_earlier_runs(own: str | None) -> None:
+    """End the runs that were killed while the workspace's stack went on, but not the run `own`.
+
+    The caller holds the workspace's lock, so that no other run is active in it. If the services belong to no stack of
+    the workspace, runs of other machines may be active, and nothing is done.
+    """
+    settings = read_settings()
+    stack = running_stack_environment(settings.workspace)
+    if stack is None or stack["PREFECT_API_URL"] != os.environ.get("PREFECT_API_URL"):
+        return
+    _settle([StateType.RUNNING, StateType.CANCELLING], own)  # one that is pending may be about to begin
+    Registry(settings).end_active_runs()
+
+
+def _settle(types: list[StateType], own: str | None = None) -> int:
     active = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)))
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(flow_run_filter=active)
-        for run in runs:
+        for run in [run for run in runs if str(run.id) != own]:
             was_cancelled = run.state_type == StateType.CANCELLING
             ended: State[None] = Cancelled(message=_MESSAGE) if was_cancelled else Crashed(message=_MESSAGE)
             inside = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))

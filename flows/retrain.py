@@ -4,8 +4,10 @@ import logging
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from prefect.states import Completed
 
+from flows.interrupted_runs import settle_earlier_runs
 from flows.parameters import RetrainParameters, check_parameters
 from infra.disk import check_space
 from infra.files import exclusive_lock
@@ -52,6 +54,7 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
     check_space(settings.workspace, for_run=True)
     retried(lambda: check_collection(settings))
     with exclusive_lock(settings.workspace):
+        retried(lambda: settle_earlier_runs(flow_run.id))
         catalogue = scrape(
             parameters.source_url,
             parameters.selection,

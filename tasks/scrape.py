@@ -14,7 +14,7 @@ from infra.store import Store
 from ml.data.table_rows import TableRows
 from serving.bundle.wording import counted
 from tasks.artifacts import show_table, show_text
-from tasks.catalogue.catalogue_table import parse_catalogue
+from tasks.catalogue.catalogue_table import catalogue_csv, parse_catalogue, sorted_by_id
 from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.drift import Measure
 from tasks.catalogue.genre_ids import known_genre_ids, with_genre_ids
@@ -129,8 +129,8 @@ def _fetch_last_good(store: Store, folder: Path, site_url: str) -> None:
     latest = store.read_parsed(_LATEST, CatalogueRecord.model_validate_json)
     is_same = latest is not None and _sha256_here(folder) == latest.sha256
     known = known_key(site_url)
-    _fetch(store, known, folder / known, is_same, _check_catalogue)
-    _fetch(store, HISTORY, folder / HISTORY, is_same, _check_history, merged)
+    _fetch(store, known, folder / known, is_same, _check_catalogue, _merged_known)
+    _fetch(store, HISTORY, folder / HISTORY, is_same, _check_history, _merged_history)
     if latest is not None and not is_same:
         write_bytes(folder / ABOUT, latest.model_dump_json(indent=2).encode())
 
@@ -141,9 +141,9 @@ def _fetch(
     file: Path,
     is_same: bool,
     check: Callable[[bytes], bytes],
-    merge: Callable[[str, str], str] | None = None,
+    merge: Callable[[bytes, bytes], bytes],
 ) -> None:
-    """Replace a file with the bucket's copy, or with what `merge` makes of both.
+    """Replace a file with the bucket's copy, or with what `merge` makes of the bucket's and the workspace's.
 
     `is_same` says that both belong to the same catalogue, so that a file with other content is damaged.
     `check` returns the content, and raises an error if it is damaged.
@@ -153,10 +153,10 @@ def _fetch(
         return
     if here is not None and is_same:
         logger.warning("The file %s is damaged and is downloaded again.", file)
-    elif here is not None and merge is not None:
+    elif here is not None:
         try:
-            in_bucket = merge(in_bucket.decode(), here.decode()).encode()
-        except ValueError:
+            in_bucket = merge(in_bucket, check(here))
+        except (CatalogueError, ValueError):
             logger.warning("The file %s is damaged and is downloaded again.", file)
     write_bytes(file, in_bucket)
 
@@ -164,6 +164,16 @@ def _fetch(
 def _check_catalogue(content: bytes) -> bytes:
     parse_catalogue(content, "of known titles")
     return content
+
+
+def _merged_known(one: bytes, other: bytes) -> bytes:
+    """The known titles of both, those of `one` if both have a title."""
+    both = pd.concat([parse_catalogue(content, "of known titles") for content in (one, other)])
+    return catalogue_csv(sorted_by_id(both.drop_duplicates("id"))).encode()
+
+
+def _merged_history(one: bytes, other: bytes) -> bytes:
+    return merged(one.decode(), other.decode()).encode()
 
 
 def _check_history(content: bytes) -> bytes:

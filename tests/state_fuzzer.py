@@ -2,10 +2,11 @@
 
     with World(folder) as world:
         for number in range(acts):
-            print(one_act(world, ACTS, seed, number).line())
+            print(one_round(world, ACTS, seed, number).lines())
 
-After each act there is a run. It has to end right, or with one sentence. What only a person can undo is undone, and the
-following run has to end right. After it nothing may be left behind, and traffic, registry and function have to agree.
+After each act, or several, there is a run. It has to end right, or with one sentence. What only a person can undo is
+undone, and the following run has to end right. After it nothing may be left behind, and traffic, registry and function
+have to agree.
 """
 
 import json
@@ -109,17 +110,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Result:
-    """One act with its two runs and what is wrong afterwards."""
+    """One round: acts, two runs, and what is wrong afterwards."""
 
     number: int
-    act: str
+    acts: list[str]
     did: str
     runs: list[Outcome]
     faults: list[str]
 
     def lines(self) -> str:
         """The result for the log."""
-        head = f"act {self.number} {self.act}: {self.did}"
+        head = f"round {self.number} ({', '.join(self.acts)}): {self.did}"
         return "\n  ".join([head, *(run.line() for run in self.runs), *(f"FAULT {fault}" for fault in self.faults)])
 
 
@@ -203,13 +204,21 @@ class World:
 
     # --- runs
 
-    def start_run(self, options: Sequence[str], did: Did) -> int:
-        """Start `anime-genre retrain` and return its process id."""
+    def start_run(self, options: Sequence[str], *done: Did) -> int:
+        """Start `anime-genre retrain`, as acts have changed it, and return its process id."""
         (self.output / "run.txt").write_text("")
         command = ["retrain", "--workspace", str(self.workspace), "--site-url", self.site_url, *_SMALL.split()]
-        command += ["--seasons", f"{SEASONS[0]}..{SEASONS[-1]}", *options, *did.options]
+        command += [
+            "--seasons",
+            f"{SEASONS[0]}..{SEASONS[-1]}",
+            *options,
+            *(each for did in done for each in did.options),
+        ]
         environment = {name: os.environ[name] for name in json.loads((self.workspace / "stack.json").read_text())}
-        return self.runs.start(command, {**environment, **did.environment}, self.output / "run.txt", did.file_limit)
+        for did in done:
+            environment |= did.environment
+        limit = min((did.file_limit for did in done if did.file_limit), default=None)
+        return self.runs.start(command, environment, self.output / "run.txt", limit)
 
     def end_run(self, process: int, started: float, is_killed: bool = False) -> Outcome:
         """Wait for a run and look at what it printed."""
@@ -226,10 +235,10 @@ class World:
         ]
         return Outcome(code, " / ".join(said), time.monotonic() - started, faults)
 
-    def run(self, options: Sequence[str] = (), did: Did | None = None) -> Outcome:
+    def run(self, options: Sequence[str] = ()) -> Outcome:
         """Run `anime-genre retrain`."""
         started = time.monotonic()
-        return self.end_run(self.start_run(options, did or Did("")), started)
+        return self.end_run(self.start_run(options), started)
 
     # --- what has to hold
 
@@ -293,37 +302,44 @@ class World:
                 continue
 
 
-def one_act(world: World, acts: Sequence[Act], seed: int, number: int) -> Result:
-    """Choose an act, its moment and the run's options at random, and return what came of it."""
+def one_round(world: World, acts: Sequence[Act], seed: int, number: int, at_once: int = 1) -> Result:
+    """Choose acts, their moment and the run's options at random, and return what came of them."""
     random = Random(f"{seed}/{number}")
-    act = random.choice(acts)
-    is_during = act.moment == "during" or (act.moment == "any" and random.random() < 0.3)
+    chosen = random.sample(acts, at_once)
+    is_during = all(act.moment != "before" for act in chosen) and (
+        any(act.moment == "during" for act in chosen) or random.random() < 0.3
+    )
     # Half of the runs have nothing new to do. The others train another network, and some put it live without a gate.
     options = random.choice([[], [], ["--seed", str(number)], ["--seed", str(number), "--promote", "always"]])
-    return act_and_run(world, act, random, options, number, is_during)
+    return act_and_run(world, chosen, random, options, number, is_during)
 
 
 def act_and_run(
-    world: World, act: Act, random: Random, options: Sequence[str] = (), number: int = 0, is_during: bool = False
+    world: World,
+    acts: Sequence[Act],
+    random: Random,
+    options: Sequence[str] = (),
+    number: int = 0,
+    is_during: bool = False,
 ) -> Result:
-    """Do an act, before a run or during one, run again, and check what has to hold."""
-    started = time.monotonic()
+    """Do acts, before a run or during one, run again, and check what has to hold."""
+    started, process = time.monotonic(), None
     if is_during:
-        world.run_process = world.start_run(options, Did(""))
+        world.run_process = process = world.start_run(options)
         time.sleep(random.uniform(0, _LONGEST_DELAY_SECONDS))
-        did = act.do(world, random)
-        first = world.end_run(world.run_process, started, is_killed=act.moment == "during")
-    else:
-        did = act.do(world, random)
-        first = world.run(options, did)
-    if did is None:
-        return Result(number, act.name, "nothing to do", [first], [])
-    if did.undo:
-        did.undo()
+    done = [did for act in acts if is_during or act.moment != "during" if (did := act.do(world, random))]
+    if process is None:
+        process = world.start_run(options, *done)
+    is_killed = is_during and any(act.moment == "during" for act in acts)
+    first = world.end_run(process, started, is_killed)
+    for did in done:
+        if did.undo:
+            did.undo()
     second = world.run(options)
     faults = [*first.faults, *second.faults]
     if second.code:
         faults.append("the following run does not end right")
     faults += world.disagreements()
     moment = "during a run, " if is_during else ""
-    return Result(number, act.name, moment + did.what, [first, second], faults)
+    what = moment + ("; ".join(did.what for did in done) or "nothing to do")
+    return Result(number, [act.name for act in acts], what, [first, second], faults)

@@ -58,7 +58,13 @@ class Runs:
 
 
 def _serve() -> None:
-    for name in ("flows.summary", "ml.commands", "tasks.crawl.addresses"):  # what the runs import
+    for name in (
+        "flows.cli",
+        "flows.up",
+        "flows.summary",
+        "ml.commands",
+        "tasks.crawl.addresses",
+    ):  # what the runs import
         importlib.import_module(name)
 
     for line in sys.stdin:

@@ -25,7 +25,7 @@ from urllib.parse import quote, unquote
 
 import pandas as pd
 
-from infra.files import atomic_write
+from infra.files import write_bytes
 from tasks.catalogue.titles import Related, Title, id_sort_key
 from tasks.errors import CatalogueError, excerpt
 
@@ -81,8 +81,13 @@ def related_in(cell: str) -> list[Related]:
 
 def write_catalogue(catalogue: pd.DataFrame, path: Path) -> None:
     """Write a catalogue as CSV in UTF-8. A reader sees the whole file or none."""
-    with atomic_write(path) as beside:
-        catalogue.rename(columns=STORED_NAMES).to_csv(beside, index=False, lineterminator="\n")
+    write_bytes(path, catalogue_csv(catalogue).encode())
+
+
+def catalogue_csv(catalogue: pd.DataFrame) -> str:
+    """A catalogue as CSV."""
+    text: str = catalogue.rename(columns=STORED_NAMES).to_csv(index=False, lineterminator="\n")
+    return text
 
 
 def read_catalogue(path: Path) -> pd.DataFrame:
@@ -103,6 +108,8 @@ def parse_catalogue(content: bytes, path: str) -> pd.DataFrame:
         table = pd.read_csv(BytesIO(content), dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
     except ValueError as error:
         raise CatalogueError(f"The catalogue {path} cannot be read. {_MEND}", str(error)) from error
+    if table.isna().any(axis=None):
+        raise CatalogueError(f"The catalogue {path} ends in the middle of a row. {_MEND}")
     table = table.rename(columns=CODE_NAMES)
     missing = [column for column in COLUMNS if column not in table and column not in _OPTIONAL]
     if missing:
@@ -110,7 +117,7 @@ def parse_catalogue(content: bytes, path: str) -> pd.DataFrame:
         raise CatalogueError(f"The catalogue {path} has no column {names}. {_MEND}")
     table = table.reindex(columns=COLUMNS, fill_value="")
     for column, pattern in _PATTERNS.items():
-        invalid = table.loc[~table[column].str.fullmatch(pattern, na=False), column]
+        invalid = table.loc[~table[column].str.fullmatch(pattern), column]
         if len(invalid):
             name = STORED_NAMES.get(column, column)
             row, value = invalid.index[0] + 1, excerpt(invalid.iloc[0])

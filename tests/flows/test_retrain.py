@@ -23,7 +23,7 @@ from prefect.states import Cancelling, Pending, Running
 from rich.console import Console
 
 from flows.deployments import deployment
-from flows.interrupted_runs import settle_interrupted_runs
+from flows.interrupted_runs import settle_earlier_runs, settle_interrupted_runs
 from flows.parameters import RetrainParameters
 from flows.retrain import retrain
 from flows.summary import RunSummary, recorded_steps, run_retrain, show_predictions
@@ -461,6 +461,24 @@ def wait_for_scheduled_run(client: SyncPrefectClient, timeout_seconds: float = 9
             return begun[0]
         time.sleep(1)
     pytest.fail("no scheduled run ended in time")
+
+
+def test_run_killed_while_the_stack_goes_on_ends_at_the_next_run(stack: Stack) -> None:
+    registry, settings = Registry(read_settings()), read_settings()
+    with get_client(sync_client=True) as client, registry.run("interrupted", {}) as mlflow_run_id:
+        own, killed, pending = (client.create_flow_run(retrain) for _ in range(3))
+        for run, state in ((own, Running()), (killed, Running()), (pending, Pending())):
+            client.set_flow_run_state(run.id, state, force=True)
+        with exclusive_lock(settings.workspace):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")  # a server that other machines share
+                settle_earlier_runs(str(own.id))
+            assert client.read_flow_run(killed.id).state.is_running()
+            settle_earlier_runs(str(own.id))
+        states = [client.read_flow_run(run.id).state for run in (own, killed, pending)]
+        assert [state.type.value for state in states] == ["RUNNING", "CRASHED", "PENDING"]
+        assert MlflowClient().get_run(mlflow_run_id).info.status == "KILLED"
+    assert settle_interrupted_runs() == 2
 
 
 @pytest.mark.parametrize("state", [Pending(), Running(), Cancelling()], ids=lambda state: state.name)

@@ -256,7 +256,7 @@ def test_next_start_keeps_what_a_person_edited_and_ends_the_run_before_the_servi
     try:
         with again.client() as client:
             state = client.read_flow_run(run.id).state
-            assert state.is_final() and "The stack stopped" not in (state.message or "")
+            assert state.is_final() and "was interrupted" not in (state.message or "")
             deployment = client.read_deployment_by_name("retrain/retrain")
         assert deployment.paused
         assert deployment.parameters["parameters"] == edited  # with the site's address of the first start
