@@ -248,7 +248,8 @@ def kill_run(world: World, random: Random) -> Did:
 def kill_service(world: World, random: Random) -> Did:
     """A service of the stack is killed. The stack ends, and a person starts it again."""
     name = random.choice(sorted(_SERVICES))
-    world.process("-m", _SERVICES[name]).kill()
+    for process in world.processes("-m", _SERVICES[name]):
+        process.kill()
     return Did(f"killed {name}", undo=world.restart)
 
 
@@ -256,16 +257,15 @@ def kill_service(world: World, random: Random) -> Did:
 def kill_viewer(world: World, random: Random) -> Did:
     """TensorBoard, the page or the revision that serves is killed."""
     name = random.choice(sorted(_VIEWERS))
-    for process in world.processes():
-        if _VIEWERS[name] in process.cmdline():
-            process.kill()
+    for process in world.processes(_VIEWERS[name]):
+        process.kill()
     return Did(f"killed {name}")
 
 
 @act()
 def kill_revision(world: World, random: Random) -> Did:
     """The processes of all revisions are killed."""
-    killed = [each for each in world.processes() if "functions_framework" in each.cmdline()]
+    killed = world.processes("functions_framework")
     for process in killed:
         process.kill()
     return Did(f"killed {len(killed)} processes of the function")

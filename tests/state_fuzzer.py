@@ -14,7 +14,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -177,13 +177,14 @@ class World:
         self.stop()
         self.start()
 
-    def processes(self) -> list[psutil.Process]:
-        """The processes of the stack, without `up` itself."""
-        return psutil.Process(self._up).children(recursive=True)
-
-    def process(self, *words: str) -> psutil.Process:
-        """The process of the stack whose command contains these words."""
-        return next(each for each in self.processes() if set(words) <= set(each.cmdline()))
+    def processes(self, *words: str) -> list[psutil.Process]:
+        """The processes of the stack whose commands have these words, without `up` itself."""
+        found = []
+        for process in psutil.Process(self._up).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # one that has ended is known until its parent asks for it
+                if set(words) <= set(process.cmdline()):
+                    found.append(process)
+        return found
 
     @property
     def store(self) -> Store:

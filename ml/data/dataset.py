@@ -205,7 +205,7 @@ def read_parts(rows: bytes) -> dict[str, tuple[str, str]]:
 
 def _parse_rows(content: bytes) -> pd.DataFrame:
     rows = pd.read_csv(BytesIO(content), dtype=str, keep_default_na=False)
-    if list(rows) != _COLUMNS or rows.isna().any(axis=None) or not rows["part"].isin(PARTS).all():
+    if list(rows) != _COLUMNS or not rows["part"].isin(PARTS).all():
         raise ValueError(f"{ROWS} has other columns or values than those of a dataset")
     return rows
 

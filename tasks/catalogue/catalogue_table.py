@@ -108,7 +108,7 @@ def parse_catalogue(content: bytes, path: str) -> pd.DataFrame:
         table = pd.read_csv(BytesIO(content), dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
     except ValueError as error:
         raise CatalogueError(f"The catalogue {path} cannot be read. {_MEND}", str(error)) from error
-    if table.isna().any(axis=None):
+    if not content.endswith(b"\n"):
         raise CatalogueError(f"The catalogue {path} ends in the middle of a row. {_MEND}")
     table = table.rename(columns=CODE_NAMES)
     missing = [column for column in COLUMNS if column not in table and column not in _OPTIONAL]

@@ -54,7 +54,7 @@ def parse_history(text: str) -> pd.DataFrame:
     if not text:
         return pd.DataFrame(columns=_COLUMNS, dtype=str)
     history = pd.read_csv(StringIO(text, newline=""), dtype=str, keep_default_na=False).rename(columns=CODE_NAMES)
-    if list(history) != _COLUMNS or history.isna().any(axis=None):
+    if list(history) != _COLUMNS or not text.endswith("\n"):
         raise ValueError(f"it has other columns than {', '.join(_COLUMNS)}, or a row is cut")
     return history
 

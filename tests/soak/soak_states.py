@@ -37,6 +37,7 @@ def main() -> int:
         for number in numbers:
             if time.monotonic() - started > LONGEST_SECONDS:
                 break
+            print(f"round {number}, {time.monotonic() - started:.0f} s", flush=True)
             results.append(one_round(world, ACTS, args.seed, number, args.at_once))
             print(results[-1].lines(), flush=True)
     _show_figures(results, time.monotonic() - started)

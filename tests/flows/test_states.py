@@ -1,0 +1,44 @@
+"""The short form of `tests/soak/soak_states.py`: many things go wrong at once, and a run is killed."""
+
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+
+from tests.state_acts import (
+    damage_file,
+    damage_object,
+    edit_registry,
+    kill_revision,
+    kill_run,
+    kill_viewer,
+    lose_objects,
+    lose_rows_of_the_ledger,
+)
+from tests.state_fuzzer import World, act_and_run
+
+pytestmark = pytest.mark.stack
+
+DAMAGE = [
+    *(lose_objects, damage_object, damage_object, damage_file, damage_file, lose_rows_of_the_ledger),
+    *(edit_registry, kill_viewer, kill_revision),
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A stack with a live model."""
+    with World(tmp_path_factory.mktemp("states")) as world:
+        first = world.run(["--promote", "always"])
+        assert first.code == 0, first.line()
+        yield world
+
+
+def test_everything_agrees_again_after_damage(world: World) -> None:
+    result = act_and_run(world, DAMAGE, Random(0))
+    assert result.faults == [], result.lines()
+
+
+def test_everything_agrees_again_after_a_run_was_killed(world: World) -> None:
+    result = act_and_run(world, [kill_run], Random(0), ["--seed", "1"], is_during=True)
+    assert result.faults == [], result.lines()
