@@ -27,6 +27,7 @@ from ml.files import atomic_write
 from ml.networks.weights import Weights, read_weights
 from ml.reporting import Reporter
 from ml.training.candidates import check_settings
+from ml.training.checkpoints import CHECKPOINTS, remove_old_checkpoints
 from ml.training.learning import checkpoints_of
 from ml.training_run import TrainingRun, run_training
 from serving.bundle.model import MANIFEST
@@ -119,6 +120,7 @@ def train_on_table(job: TableJob, output: Path, reporting: AbstractContextManage
     start = time.perf_counter()
     with _prepared(job, job.preprocess, reporting, output) as (table, dataset, weights, reporter):
         preprocessed = time.perf_counter()
+        remove_old_checkpoints(job.workspace / CHECKPOINTS)
         checkpoints = checkpoints_of(job.workspace, checkpoint_name(output), dataset, job.train, weights)
         with checkpoints.held():
             # Temporary files are not in `output`, where a killed run's leftovers would look like somebody's files.

@@ -21,6 +21,7 @@ from ml.configuration import TrainConfig, stored_settings
 from ml.data.splits import VALIDATION
 from ml.networks.weights import read_weights
 from ml.reporting import Reporter, Reporters, TensorBoardReporter
+from ml.training.checkpoints import CHECKPOINTS, remove_old_checkpoints
 from ml.training.learning import TRAINING_VERSION, checkpoints_of
 from ml.training.outcome import NetworkOutcome
 from ml.training_run import TrainingRun, run_training
@@ -46,6 +47,7 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
     """
     settings = read_settings(dataset.collection)
     store, registry, folder = Store(settings), Registry(settings), settings.folder
+    remove_old_checkpoints(folder / CHECKPOINTS)
     config = replace(config, weights=_local_weights(config.weights, settings))
     weights = read_weights(config.weights, config.backbone, settings.workspace / "weights")
     key = _training_key(dataset, config, weights.sha256 if weights else None)

@@ -1,7 +1,7 @@
 """Checkpoints let a killed training resume: files of tensors and numbers, replaced atomically.
 
 A checkpoint belongs to one configuration and one dataset. Reading it runs no code from the file. The files are in the
-workspace and are removed after the training.
+workspace and are removed after the training; those of a training that nobody resumed, after two weeks.
 """
 
 import logging
@@ -23,6 +23,8 @@ from ml.files import atomic_write
 logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 60.0
+KEPT_DAYS = 14.0
+CHECKPOINTS = "checkpoints"  # folder in a workspace
 _ABOUT = "about"
 _DAMAGED = (
     OSError,
@@ -137,6 +139,22 @@ class Checkpoints:
     def clear(self) -> None:
         """Remove all checkpoints."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def remove_old_checkpoints(folder: Path) -> None:
+    """Remove the subfolders of `folder` whose checkpoints are older than `KEPT_DAYS`: of trainings not resumed."""
+    oldest = time.time() - KEPT_DAYS * 86_400
+    removed, size_bytes = 0, 0
+    for training in folder.glob("*/"):
+        status = [each.stat() for each in (training, *training.rglob("*"))]
+        if max(each.st_mtime for each in status) < oldest:
+            shutil.rmtree(training, ignore_errors=True)
+            removed, size_bytes = removed + 1, size_bytes + sum(each.st_size for each in status)
+    if removed:
+        logger.info(
+            "Checkpoints of interrupted trainings that are older than %.0f days are removed: %d, %.0f MB.",
+            *(KEPT_DAYS, removed, size_bytes / 1e6),
+        )
 
 
 class NoCheckpoints:

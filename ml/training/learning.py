@@ -14,7 +14,7 @@ from ml.networks.weights import Weights
 from ml.reporting import Reporter
 from ml.training.bench import Bench
 from ml.training.candidates import CANDIDATES, chosen_candidates
-from ml.training.checkpoints import Checkpoints, NoCheckpoints
+from ml.training.checkpoints import CHECKPOINTS, Checkpoints, NoCheckpoints
 from ml.training.features import Pretrained
 from ml.training.outcome import NetworkOutcome, TrainingOutcome
 from ml.training.recipe import train_recipes
@@ -75,7 +75,7 @@ def checkpoints_of(
         "dataset": dataset.key,
         "version": TRAINING_VERSION,
     }
-    return Checkpoints(workspace / "checkpoints" / name, about)
+    return Checkpoints(workspace / CHECKPOINTS / name, about)
 
 
 def _train(name: str, bench: Bench, pretrained: Pretrained | None, reporter: Reporter) -> NetworkOutcome:

@@ -21,7 +21,7 @@ from ml.errors import SettingError, TrainingError
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
 from ml.training.candidates import CANDIDATES, SCRATCH
-from ml.training.checkpoints import Checkpoint, Checkpoints, NoCheckpoint, NoCheckpoints
+from ml.training.checkpoints import Checkpoint, Checkpoints, NoCheckpoint, NoCheckpoints, remove_old_checkpoints
 from ml.training.fit import Fit, FitTask, Hyperparameters, Inputs, Schedule, TrainingData, fit
 from ml.training.gradient import Body, train_by_gradient
 from ml.training.learning import train_networks
@@ -315,3 +315,20 @@ def test_training_process_that_is_killed_resumes_with_the_same_networks(
             digest.update(name.encode() + value.numpy().tobytes())
         undisturbed[network.name] = digest.hexdigest()
     assert json.loads(again.stdout.splitlines()[-1]) == undisturbed
+
+
+def test_checkpoints_that_nobody_resumes_are_removed_after_two_weeks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, days in (("resumable", 13), ("abandoned", 15), ("both", 15)):
+        for slot in ("scratch", "frozen-trial-1"):
+            Checkpoints(tmp_path / name, ABOUT).slot(slot).save({"epoch": 1})
+        written = time.time() - days * 86_400
+        for path in (tmp_path / name).glob("*.pt") if name != "both" else [tmp_path / "both" / "scratch.pt"]:
+            os.utime(path, (written, written))
+        os.utime(tmp_path / name, (written, written))
+    caplog.set_level("INFO")
+    remove_old_checkpoints(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"resumable", "both"}
+    assert "older than 14 days are removed: 1, 0 MB." in caplog.text
+    remove_old_checkpoints(tmp_path / "absent")
