@@ -6,7 +6,6 @@ import os
 import shlex
 import signal
 import sys
-import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -14,14 +13,16 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
+from flows.prefect_access import api_url, is_server_reachable, separate_password
 from flows.schedule import WEEKLY, check_schedule, machine_timezone
 from infra.disk import disk_errors
 from infra.errors import ConfigurationError, StackError
 from infra.files import write_bytes
-from infra.local.processes import Processes, claim_port, free_port, is_reachable
+from infra.local.processes import Processes, claim_port, free_port
 from infra.local.stack import Ports, Stack, local_stack, prepare_workspace, running_stack_environment
 from infra.settings import BUILT_IN_COLLECTION, Settings, environment_variable, read_settings
 from serving.bundle.errors import AnimeGenreError
+from serving.bundle.redaction import redact_logs
 from serving.bundle.wording import counted
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGINT, _interrupt)
     for name in ("NO_PROXY", "no_proxy"):  # services on this machine are not behind a proxy
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
+    redact_logs()
     args = parser().parse_args(arguments)
     try:
         with disk_errors(getattr(args, "workspace", Path())):
@@ -199,29 +201,18 @@ def _services(workspace: Path, collection: str) -> Iterator[None]:
             os.environ.update(environment)
             yield
             return
-    if api_url := os.environ.get("PREFECT_API_URL") or _profile_api_url():
+    separate_password()
+    if address := api_url():
         os.environ["ANIME_GENRE_WORKSPACE"] = str(prepare_workspace(workspace))
-        if not is_reachable(f"{api_url}/health"):
+        if not is_server_reachable():
             raise ConfigurationError(
-                f"No Prefect server is reachable at PREFECT_API_URL={api_url}. Start it, or unset this address."
+                f"No Prefect server is reachable at PREFECT_API_URL={address}. Start it, or unset this address."
             )
         yield
     else:
         with _new_stack(workspace, Ports(), collection):
             yield
             print(f"To keep the model up, run: anime-genre up --workspace {shlex.quote(str(workspace))}", flush=True)
-
-
-def _profile_api_url() -> str | None:
-    """The address of the API in Prefect's active profile, read without importing Prefect; None if there is none."""
-    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
-    try:
-        file = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-        profile: dict[str, str] = content["profiles"][os.environ.get("PREFECT_PROFILE") or content["active"]]
-        return profile.get("PREFECT_API_URL")
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 @contextmanager

@@ -21,15 +21,18 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
+from prefect.context import refresh_global_settings_context
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
 
 from flows.parameters import RetrainParameters
+from flows.prefect_access import separate_password
 from flows.retrain import retrain
 from flows.schedule import WEEKLY, check_schedule, machine_timezone
 from infra.files import write_bytes
 from infra.settings import read_settings
+from serving.bundle.redaction import redact_logs
 
 NAME = "retrain"
 FULL_NAME = f"{retrain.name}/{NAME}"
@@ -169,6 +172,9 @@ def main() -> None:
     parser.add_argument("--interval-seconds", type=float, help="seconds between scheduled runs, instead of --cron")
     parser.add_argument("--timezone", default=machine_timezone(), help="time zone of --cron; default: %(default)s")
     args = parser.parse_args()
+    redact_logs()
+    separate_password()
+    refresh_global_settings_context()  # Prefect has read its settings already
     check_schedule(args.cron, args.timezone)
     if args.interval_seconds:
         schedule = interval_schedule(args.interval_seconds)

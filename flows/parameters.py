@@ -44,7 +44,7 @@ class RetrainParameters(BaseModel):
     site_url: str = Field(
         SITE_URL,
         title="Site",
-        pattern=r"^https?://[^/\s]+/?$",
+        pattern=r"^https?://[^/\s@]+/?$",
         description="Address of the site to read, without a path.",
     )
     source: Literal["pages", "api"] = Field(

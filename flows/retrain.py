@@ -14,6 +14,7 @@ from infra.files import exclusive_lock
 from infra.local.stack import LOGGED_PACKAGES
 from infra.settings import read_settings
 from serving.bundle.errors import AnimeGenreError
+from serving.bundle.redaction import redact_logs
 from tasks.champion import check_collection, version_name
 from tasks.evaluate import evaluate
 from tasks.posters import download_posters
@@ -41,13 +42,14 @@ def configure_logging() -> None:
 def _remove_traceback(record: logging.LogRecord) -> bool:
     """Remove the traceback of the project's own errors and of OSError: their message is enough."""
     if record.exc_info and isinstance(record.exc_info[1], AnimeGenreError | OSError):
-        record.exc_info = None
+        record.exc_info = record.exc_text = None
     return True
 
 
 @flow(name="retrain", persist_result=False)
 def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
     """Scrape the site, train, and deploy the new model if it is better than the champion."""
+    redact_logs()
     configure_logging()
     check_parameters(parameters)
     settings = read_settings(parameters.collection_name)

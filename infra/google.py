@@ -1,11 +1,13 @@
 """Translation of the exceptions of Google's clients into this project's, which say whether a retry may help."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import requests
 from google.api_core import exceptions as google_exceptions
 from google.auth import exceptions as auth_exceptions
+from google.cloud.storage.exceptions import DataCorruption
 
 from infra.errors import ConfigurationError, NotFound, ServiceUnavailable, failure
 
@@ -35,7 +37,8 @@ def google_errors(doing: str) -> Iterator[None]:
         doing: what the block does, such as "Reading gs://bucket/key". The error's message begins with it.
 
     Raises:
-        ServiceUnavailable: a temporary failure (5xx, 429, a lost connection, a timeout).
+        ServiceUnavailable: a temporary failure (5xx, 429, a lost connection, a timeout, a content that arrived with
+            another checksum).
         NotFound: 404.
         ConfigurationError: missing credentials or permission.
     """
@@ -46,6 +49,12 @@ def google_errors(doing: str) -> Iterator[None]:
     except _REFUSED as error:
         advice = "Check the credentials and their roles."
         raise failure(ConfigurationError, f"{doing} is not permitted", _reason(error), advice) from error
+    except (DataCorruption, google_exceptions.BadRequest) as error:
+        # An upload with another checksum than announced is refused with the status 400.
+        if not isinstance(error, DataCorruption) and not re.search("(crc32c|md5).*match", str(error), re.IGNORECASE):
+            raise
+        reason = "the checksum does not match the content"
+        raise failure(ServiceUnavailable, f"{doing} failed temporarily", reason, "Try again later.") from error
     except _TEMPORARY as error:
         raise failure(ServiceUnavailable, f"{doing} failed temporarily", _reason(error), "Try again later.") from error
 

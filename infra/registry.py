@@ -29,6 +29,7 @@ from mlflow.types import Schema, TensorSpec
 from infra.disk import is_full
 from infra.errors import ConfigurationError, InfraError, NotFound, ServiceUnavailable, failure
 from infra.settings import Settings
+from serving.bundle.redaction import redacted
 
 logger = logging.getLogger("infra")
 Parameters = ParamSpec("Parameters")
@@ -127,6 +128,8 @@ class Registry:
     def __init__(self, settings: Settings) -> None:
         self._name = settings.model_name
         self._uri = settings.tracking_uri
+        # MLflow's client has its own variables for what `tracking_uri` leaves out.
+        os.environ.update(settings.tracking_credentials)
         self.workspace = settings.workspace
         self.timeout_seconds = settings.service_timeout_seconds
         # MLflow's own retries would take minutes, and hide the server's first failure (see `_retried`).
@@ -185,9 +188,9 @@ class Registry:
         """
         tags = {"mlflow.parentRunId": parent} if parent else {}
         if description:
-            tags["mlflow.note.content"] = description
+            tags["mlflow.note.content"] = redacted(description)
         run_id = str(self._client.create_run(self._experiment_id, tags=tags, run_name=name).info.run_id)
-        self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in parameters.items()])
+        self._client.log_batch(run_id, params=[Param(key, redacted(str(value))) for key, value in parameters.items()])
         return run_id
 
     @_retried("Ending an MLflow run")

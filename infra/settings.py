@@ -6,7 +6,9 @@ services are those of Google Cloud.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -15,7 +17,7 @@ from infra.errors import ConfigurationError
 
 _PREFIX = "ANIME_GENRE_"
 _MEND = "Correct or unset it."
-_HTTP_ADDRESS = r"^(https?://\S+)?$"
+_HTTP_ADDRESS = r"^(https?://[^\s@]+)?$"
 
 # The collection of the site. Its keys have no prefix, because they are older than collections.
 MAIN_COLLECTION = "myanimelist"
@@ -30,7 +32,7 @@ class Settings(BaseSettings):
     workspace: Path = Field(Path("workspace/live"), description="Folder for all files kept on this machine.")
     contact: str | None = Field(
         None,
-        pattern=r"^[^\s@()]+@[^\s@()]+$|^https?://[^\s()]+$",
+        pattern=r"^[^\s@()]+@[^\s@()]+$|^https?://[^\s()@]+$",
         description="Your e-mail address or the address of a page of yours. It is sent to the sites that are read. "
         "Required, except for sites on this machine.",
     )
@@ -120,8 +122,30 @@ class Settings(BaseSettings):
 
     @property
     def tracking_uri(self) -> str:
-        """The address of MLflow: `mlflow_tracking_uri` if it is set, otherwise a sqlite file in the workspace."""
-        return self.mlflow_tracking_uri or f"sqlite:///{(self.workspace / 'mlflow.db').absolute()}"
+        """The address of MLflow: `mlflow_tracking_uri` if it is set, otherwise a sqlite file in the workspace.
+
+        It has no user name and password, because it stands in links and messages (see `tracking_credentials`).
+        """
+        uri = self.mlflow_tracking_uri or f"sqlite:///{(self.workspace / 'mlflow.db').absolute()}"
+        return without_user(uri) if uri.startswith("http") else uri
+
+    @property
+    def tracking_credentials(self) -> Mapping[str, str]:
+        """The environment variables of MLflow's client for the user name and password of `mlflow_tracking_uri`."""
+        user, password = user_and_password(self.mlflow_tracking_uri or "")
+        return {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password} if user else {}
+
+
+def without_user(address: str) -> str:
+    """An address without its user name and password."""
+    parts = urlsplit(address)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def user_and_password(address: str) -> tuple[str, str]:
+    """The user name and the password of an address; empty if it has none."""
+    user, _, password = urlsplit(address).netloc.rpartition("@")[0].partition(":")
+    return unquote(user), unquote(password)
 
 
 def environment_variable(field: str) -> str:

@@ -1,4 +1,4 @@
-"""Artifacts in Prefect: tables, texts, links and progress of a step.
+"""Artifacts in Prefect: tables, texts, links and progress of a step. They have no credentials of addresses.
 
 They only show what a step has done. If one cannot be written, a warning is logged and the step goes on.
 """
@@ -18,23 +18,28 @@ from prefect.artifacts import (
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.settings import PREFECT_API_URL
 
+from serving.bundle.redaction import redacted
+
 logger = logging.getLogger("tasks")
 
 
 def show_text(key: str, text: str, description: str) -> None:
     """Show a text in Markdown."""
-    _try(key, lambda: create_markdown_artifact(text, key=key, description=description))
+    _try(key, lambda: create_markdown_artifact(redacted(text), key=key, description=description))
 
 
 def show_table(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
     """Show a table with one mapping of columns to values per row. A table without rows is not shown."""
     if rows:
-        _try(key, lambda: create_table_artifact([dict(row) for row in rows], key=key, description=description))
+        table = [
+            {column: redacted(cell) if isinstance(cell, str) else cell for column, cell in row.items()} for row in rows
+        ]
+        _try(key, lambda: create_table_artifact(table, key=key, description=description))
 
 
 def show_link(key: str, url: str, description: str) -> None:
     """Show a link."""
-    _try(key, lambda: create_link_artifact(url, key=key, description=description))
+    _try(key, lambda: create_link_artifact(redacted(url), key=key, description=description))
 
 
 class ProgressBars:

@@ -29,11 +29,12 @@ Messages quote what a site sent only through `excerpt`.
 from typing import ClassVar
 
 from serving.bundle.errors import AnimeGenreError
+from serving.bundle.redaction import redacted
 
 
 def excerpt(text: object, longest: int = 80) -> str:
     """The beginning of a text from elsewhere for a message: one line of at most `longest` printable characters."""
-    words = str(text)[: 100 * longest].encode("utf-8", "replace").decode().split()
+    words = redacted(str(text)[: 100 * longest]).encode("utf-8", "replace").decode().split()
     line = "".join(character if character.isprintable() else "?" for character in " ".join(words))
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
 

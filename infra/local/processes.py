@@ -255,10 +255,13 @@ class Processes:
             terminate_trees(leftovers, self._shutdown_timeout_seconds)
 
 
-def is_reachable(url: str) -> bool:
+def is_reachable(url: str, headers: Mapping[str, str] | None = None) -> bool:
     """Whether a GET request to an address succeeds."""
+    request = urllib.request.Request(url)
+    for name, value in (headers or {}).items():
+        request.add_unredirected_header(name, value)
     try:
-        with urllib.request.urlopen(url, timeout=5):
+        with urllib.request.urlopen(request, timeout=5):
             return True
     except OSError:
         return False

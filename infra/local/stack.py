@@ -178,7 +178,7 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
             *("--backend-store-uri", f"sqlite:///{workspace / 'mlflow.db'}"),
             *("--artifacts-destination", str(workspace / "mlflow-artifacts")),
             # By default it also answers names such as 10.example.org, which match its pattern for private addresses.
-            *("--allowed-hosts", f"127.0.0.1:{mlflow_port},localhost:{mlflow_port}"),
+            *("--allowed-hosts", "127.0.0.1,127.0.0.1:*,localhost,localhost:*"),
             *("--cors-allowed-origins", ",".join(origins(mlflow_port))),
         ],
         {**environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},

@@ -11,19 +11,22 @@ The class attribute `retryable` says whether a retry may help.
 
 from typing import Any, ClassVar
 
+from .redaction import redacted
+
 
 class AnimeGenreError(Exception):
     """Base class of every error of this project.
 
     `message` explains the error to a person and says what to do next, in at most two sentences and 300 characters.
-    `details` are lines to print below it, such as a table. `str(error)` has both.
+    `details` are lines to print below it, such as a table. `str(error)` has both. Credentials in addresses are removed.
     """
 
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str, details: str = "") -> None:
+        message = redacted(message)
         super().__init__(message)
-        self.message, self.details = message, details
+        self.message, self.details = message, redacted(details)
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.details}" if self.details else self.message

@@ -8,6 +8,8 @@ from urllib.parse import unquote, urlsplit
 from infra.settings import BUILT_IN_COLLECTION, MAIN_COLLECTION
 from ml.configuration import Checked, setting
 from ml.data.table_rows import TableOptions
+from ml.errors import SettingError
+from serving.bundle.redaction import redacted
 
 _LONGEST_COLLECTION = 37  # the name of a Cloud Run service, "anime-genre-" with it, has at most 49 characters
 
@@ -20,7 +22,7 @@ class TableConfig(Checked):
         "",
         "Table",
         "Address of the table: gs:// or https://. Without one, the site is read.",
-        pattern="^$|^(gs|https?)://.",
+        pattern=r"^$|^gs://.|^https?://[^/?#@\s]+([/?#]|$)",
     )
     posters: str = setting(
         "",
@@ -34,6 +36,15 @@ class TableConfig(Checked):
     )
     separator: str | None = setting(None, "Separator", "What separates the genres in a cell, where that is unclear.")
     image_base: str | None = setting(None, "Image base", "Address that completes the relative addresses of posters.")
+
+    def __post_init__(self) -> None:
+        for address in (self.catalogue, self.image_base or ""):
+            if redacted(address) != address:
+                raise SettingError(
+                    "The address of a table or its posters has a password, token or signature, which Prefect would "
+                    "store. Download the table, and name the file with --catalogue."
+                )
+        super().__post_init__()
 
     @property
     def name(self) -> str:

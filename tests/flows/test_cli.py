@@ -3,6 +3,10 @@
 import shutil
 import socket
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
 
@@ -10,6 +14,7 @@ import pytest
 from filelock import FileLock
 
 from flows.cli import main, parser
+from flows.prefect_access import api_url, is_server_reachable, separate_password
 from infra.local.site.server import small_site
 from ml.training.candidates import CANDIDATES
 
@@ -23,6 +28,7 @@ def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert code == 1
     assert "Traceback" not in error
     assert error.startswith("anime-genre: ") and error.count("anime-genre: ") == 1
+    assert "hidden" not in error
     return error
 
 
@@ -33,6 +39,8 @@ def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--seasons", "2019-fall..2015-winter"], "end before they begin"),
         (["--site-url", "myanimelist.net"], "Invalid --site-url: 'myanimelist.net'."),
         (["--source", "api", "--site-url", "http://127.0.0.1:9"], "set MAL_CLIENT_ID"),
+        (["--catalogue", "https://h.example/t.csv?token=hidden"], "Download the table, and name the file"),
+        (["--catalogue", "https://me:hidden@h.example/t.csv"], "Download the table, and name the file"),
         (["--site-url", "http://127.0.0.1:9"], "The site http://127.0.0.1:9 cannot be reached"),
         (["--epochs", "0"], "epochs must be at least 1, not 0."),
         (["--device", "gpu"], "Invalid value 'gpu' for device."),
@@ -75,6 +83,63 @@ def test_retrain_names_a_prefect_server_that_is_not_reachable(
         profile = 'active = "team"\n[profiles.team]\nPREFECT_API_URL = "http://127.0.0.1:10/api"\n'
         (tmp_path / "profiles.toml").write_text(profile)
         assert "PREFECT_API_URL=http://127.0.0.1:10/api" in error_of(arguments, capsys)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sent"),
+    [
+        ("PREFECT_API_KEY", "the-key", "Bearer the-key"),
+        ("PREFECT_API_AUTH_STRING", "me:pass", "Basic bWU6cGFzcw=="),
+        ("PREFECT_API_URL", "http://me:pass@", "Basic bWU6cGFzcw=="),
+    ],
+)
+@pytest.mark.parametrize("place", ["environment", "profile"])
+def test_prefect_server_gets_the_credentials_of_the_environment_or_the_profile(
+    variable: str, value: str, sent: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
+    for name in names:
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    with guarded_server(sent) as address:
+        settings = {"PREFECT_API_URL": f"{address}/api", variable: value}
+        if variable == "PREFECT_API_URL":
+            settings[variable] = f"{address}/api".replace("http://", value)
+        if place == "environment":
+            for name, given in settings.items():
+                monkeypatch.setenv(name, given)
+        else:
+            lines = [f'{name} = "{given}"' for name, given in settings.items()]
+            (tmp_path / "profiles.toml").write_text("\n".join(['active = "team"', "[profiles.team]", *lines]))
+        separate_password()
+        assert api_url() == f"{address}/api"  # without the password, which would stand in links
+        assert is_server_reachable()
+        for name in names:
+            monkeypatch.delenv(name, raising=False)
+        (tmp_path / "profiles.toml").write_text(f'active = "a"\n[profiles.a]\nPREFECT_API_URL = "{address}/api"')
+        assert not is_server_reachable()
+
+
+@contextmanager
+def guarded_server(authorization: str) -> Iterator[str]:
+    """The address of a server that answers only with this header `Authorization`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.headers.get("Authorization") == authorization else 401)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_up_names_a_taken_port_and_its_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

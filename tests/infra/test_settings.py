@@ -30,13 +30,29 @@ def test_tracking_uri_defaults_to_sqlite_in_the_workspace(monkeypatch: pytest.Mo
         ("ANIME_GENRE_CONTACT", "nobody"),
         ("ANIME_GENRE_CLOUD_RUN_ENDPOINT", "127.0.0.1:8899"),
         ("STORAGE_EMULATOR_HOST", "127.0.0.1:8898"),
+        ("STORAGE_EMULATOR_HOST", "http://me:hidden@127.0.0.1:8898"),
         ("MAL_CLIENT_ID", "two words"),
     ],
 )
 def test_settings_errors_name_the_variable(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(ConfigurationError, match=rf"^The environment variable {variable} is (invalid:|not valid JSON)"):
+    with pytest.raises(
+        ConfigurationError, match=rf"^The environment variable {variable} is (invalid:|not valid JSON)"
+    ) as caught:
         read_settings()
+    assert "hidden" not in str(caught.value)
+
+
+def test_password_of_the_tracking_server_is_separated_from_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:p%40ss@mlflow.example:5000/path")
+    settings = read_settings()
+    assert settings.tracking_uri == "https://mlflow.example:5000/path"
+    assert settings.tracking_credentials == {
+        "MLFLOW_TRACKING_USERNAME": "me",
+        "MLFLOW_TRACKING_PASSWORD": "p@ss",
+    }
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example:5000")
+    assert not read_settings().tracking_credentials
 
 
 @pytest.mark.parametrize("variable", ["ANIME_GENRE_CLOUD_RUN_ENDPOINT", "STORAGE_EMULATOR_HOST", "MLFLOW_TRACKING_URI"])

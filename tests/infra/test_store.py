@@ -1,7 +1,10 @@
 """The bucket, with Google's client and a local emulator."""
 
+import json
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -120,3 +123,57 @@ def test_store_is_unavailable_if_it_stays_503_or_unreachable(settings: Settings,
     store = Store(settings.model_copy(update={"storage_emulator_host": "http://127.0.0.1:9"}))
     with pytest.raises(ServiceUnavailable):
         store.write("key", b"data")
+
+
+@pytest.fixture
+def corrupting_storage() -> Iterator[str]:
+    """A storage service between which and the client all content is changed, with Google's responses."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("X-Goog-Hash", "crc32c=AAAAAA==,md5=1B2M2Y8AsgTpgAmY7PhCfg==")
+            self.send_header("Content-Length", "7")
+            self.end_headers()
+            self.wfile.write(b"changed")
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            reason = 'Provided CRC32C "8P9ykg==" doesn\'t match calculated CRC32C "SLbcmw==".'
+            body = json.dumps({"error": {"code": 400, "message": reason}}).encode()
+            self.send_response(400)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_store_is_unavailable_if_content_arrives_with_another_checksum(
+    settings: Settings, corrupting_storage: str, tmp_path: Path
+) -> None:
+    store = Store(settings.model_copy(update={"storage_emulator_host": corrupting_storage}))
+    file = tmp_path / "sent"
+    file.write_bytes(b"content")
+    calls = {
+        "Reading gs://test-bucket/a": lambda: store.read("a"),
+        "Downloading gs://test-bucket/a": lambda: store.download({"a": tmp_path / "received"}),
+        "Writing gs://test-bucket/a": lambda: store.write("a", b"content"),
+        "Uploading to gs://test-bucket/": lambda: store.upload({"a": file}),
+    }
+    for doing, call in calls.items():
+        with pytest.raises(ServiceUnavailable) as caught:
+            call()
+        reason = "the checksum does not match the content"
+        assert caught.value.message == f"{doing} failed temporarily: {reason}. Try again later."
+        assert caught.value.retryable
+    assert not (tmp_path / "received").exists()
