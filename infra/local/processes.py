@@ -155,7 +155,8 @@ class Processes:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **child.environment},
+                # A file ml.py in the current folder must not replace the package.
+                env={**os.environ, "PYTHONSAFEPATH": "1", **child.environment},
                 cwd=child.folder,
                 start_new_session=True,
             )

@@ -153,7 +153,6 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
         # The engine's own lines, such as "Downloading flow code from storage", say nothing about the run.
         "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "WARNING",
-        "PYTHONSAFEPATH": "1",  # a file ml.py in the current folder must not replace the package
     }
     python = sys.executable
     processes.start(

@@ -20,6 +20,7 @@ from infra.local.processes import Processes, claim_port, free_port
 
 pytestmark = pytest.mark.stack
 
+ROOT = Path(__file__).parents[3]
 SERVER = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1"]
 
 
@@ -32,6 +33,18 @@ def test_process_runs_until_the_end_of_the_block(tmp_path: Path) -> None:
         assert psutil.pid_exists(pid)
     assert not psutil.pid_exists(pid)
     assert processes.log("Server").exists()
+
+
+def test_process_imports_nothing_from_its_folder_instead_of_a_package(tmp_path: Path) -> None:
+    for package in ("flows", "tasks", "ml", "infra", "serving", "requests"):
+        (tmp_path / f"{package}.py").write_text("raise SystemExit('not the package')")
+    program = "import infra.local, ml, tasks, flows, serving, requests; print('imported')"
+    with Processes(tmp_path / "logs") as processes:
+        processes.start("Child", [sys.executable, "-c", program], {"PYTHONPATH": str(ROOT)}, folder=tmp_path)
+        log, deadline = processes.log("Child"), time.monotonic() + 60
+        while not log.read_text().strip() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert log.read_text().strip() == "imported"
 
 
 def test_children_that_ignore_sigterm_are_killed(tmp_path: Path) -> None:
