@@ -102,6 +102,8 @@ def show(summary: RunSummary, console: Console) -> None:
     for score in record.evaluation.scores:
         scores.add_row(score.name, *(f"{getattr(score, m):.3f}" for m in metrics))
     console.print(scores)
+    for notice in record.dataset.notices:
+        console.print(notice)
     console.print(summary.message[:1].upper() + summary.message[1:])
 
 

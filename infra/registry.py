@@ -39,6 +39,8 @@ _EXPERIMENT = "anime-genre"
 _CHAMPION = "champion"
 _PAUSE_SECONDS = (0.5, 8.0)  # the first and the longest pause before a retry
 _SLOWEST_RESPONSE_SECONDS = 10.0  # even a short time limit allows a response to take this long
+DATASET_KEY = "dataset_key"
+"""The parameter of a training's run that names its dataset."""
 _REQUIREMENTS = ["onnxruntime", "numpy"]  # given explicitly, because MLflow takes seconds to infer them
 
 
@@ -214,6 +216,14 @@ class Registry:
             return str(self._find_run(run_id).info.lifecycle_stage) == "active"
         except NotFound:
             return False
+
+    def parameter(self, run_id: str, name: str) -> str | None:
+        """A parameter of a run; None if MLflow does not have it."""
+        try:
+            value = self._find_run(run_id).data.params.get(name)
+        except NotFound:
+            return None
+        return None if value is None else str(value)
 
     @_retried("Logging to MLflow")
     def log_metrics(self, run_id: str, values: Mapping[str, float], step: int = 0) -> None:

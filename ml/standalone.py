@@ -15,9 +15,9 @@ import pandas as pd
 from ml.configuration import PreprocessConfig, TrainConfig, stored_settings
 from ml.data.dataset import Dataset, build_dataset
 from ml.data.decoding import open_pixels
-from ml.data.splits import TEST, VALIDATION
+from ml.data.splits import SUSPECT, TEST, VALIDATION
 from ml.data.table_rows import TableOptions
-from ml.data.user_table import Table, draw_parts, read_table
+from ml.data.user_table import POSSIBLE_SIBLING, Table, draw_parts, read_table
 from ml.errors import DatasetError
 from ml.evaluation.comparison import Comparison, compare
 from ml.evaluation.judge import Evaluation, judge
@@ -118,7 +118,7 @@ def train_on_table(job: TableJob, output: Path, reporting: AbstractContextManage
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / MANIFEST).exists()):
         raise DatasetError(f"{output} exists and is not a bundle. Give another folder, or empty this one.")
     start = time.perf_counter()
-    with _prepared(job, job.preprocess, reporting, output) as (table, dataset, weights, reporter):
+    with _prepared(job, job.preprocess, reporting, output, False) as (table, dataset, weights, reporter):
         preprocessed = time.perf_counter()
         remove_old_checkpoints(job.workspace / CHECKPOINTS)
         checkpoints = checkpoints_of(job.workspace, checkpoint_name(output), dataset, job.train, weights)
@@ -171,7 +171,7 @@ def compare_on_table(job: TableJob, output: Path | None, reporting: AbstractCont
     if output is not None and output.is_dir():
         raise DatasetError(f"{output} is a folder. Give the name of a file for the figures.")
     preprocess = replace(job.preprocess, min_posters_per_part=0)
-    with _prepared(job, preprocess, reporting, output.parent if output else None) as (
+    with _prepared(job, preprocess, reporting, output.parent if output else None, True) as (
         table,
         dataset,
         weights,
@@ -186,9 +186,16 @@ def compare_on_table(job: TableJob, output: Path | None, reporting: AbstractCont
 
 @contextmanager
 def _prepared(
-    job: TableJob, preprocess: PreprocessConfig, reporting: AbstractContextManager[Reporter], folder: Path | None
+    job: TableJob,
+    preprocess: PreprocessConfig,
+    reporting: AbstractContextManager[Reporter],
+    folder: Path | None,
+    is_for_folds: bool,
 ) -> Iterator[tuple[Table, Dataset, Weights | None, Reporter]]:
-    """Check the input, create the output folder and build the dataset: table, dataset, weights, entered reporter."""
+    """Check the input, create the output folder and build the dataset: table, dataset, weights, entered reporter.
+
+    Possible siblings of training titles are left out, except if folds take the place of the parts.
+    """
     check_packages()
     check_settings(job.train)
     table = read_table(job.catalogue, job.posters, job.options)
@@ -200,7 +207,15 @@ def _prepared(
     with reporting as reporter:
         pixels = open_pixels(job.workspace, preprocess.image_size)
         rows = draw_parts(table, pixels, reporter)
+        suspects = [poster.id for poster in rows if poster.part == SUSPECT]
+        if is_for_folds:
+            rows = [replace(poster, part=TEST) if poster.part == SUSPECT else poster for poster in rows]
+        elif suspects:
+            suspected = pd.DataFrame({"id": suspects, "reason": POSSIBLE_SIBLING}, dtype=str)
+            table = replace(table, left_out=pd.concat([table.left_out, suspected], ignore_index=True))
         dataset = build_dataset(rows, job.workspace, preprocess, reporter, pixels)
+        if dataset.suspects:
+            logger.warning("%s", dataset.suspects_notice())
         yield table, dataset, weights, reporter
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from infra.registry import Registry
+from infra.registry import DATASET_KEY, Registry
 from infra.settings import read_settings
 from infra.store import Store
 from ml.data.dataset import Dataset
@@ -20,15 +20,22 @@ from serving.bundle.model import Model
 from serving.bundle.wording import counted
 from tasks.artifacts import show_text
 from tasks.bundles import fetch_bundle, fetch_predictions
-from tasks.champion import Champion, ChampionState, examine, live_champion, reason_to_redeploy
+from tasks.champion import (
+    Champion,
+    ChampionState,
+    examine,
+    live_champion,
+    reason_to_redeploy,
+    training_run,
+)
 from tasks.crawl.mirror import poster_key
-from tasks.preprocess import fetch_dataset
+from tasks.preprocess import fetch_dataset, read_training_ids
 from tasks.records import DatasetRecord, EvaluationRecord, KnownPoster, Promotion, ScoreRecord, TrainingRecord
 from tasks.step import step
 
-logger = logging.getLogger("tasks")
-
 _KNOWN_POSTERS = 3
+
+logger = logging.getLogger("tasks")
 
 
 @step("evaluate")
@@ -54,7 +61,11 @@ def evaluate(dataset: DatasetRecord, training: TrainingRecord, promotion: Promot
     champion = live_champion(settings, registry)
     state = examine(champion, known[0].name, store, registry, workspace) if champion else None
     decide_by_gate = partial(
-        decide, dataset=data, read_poster=lambda id: store.read(poster_key(id)), opponents=evaluation.opponents
+        decide,
+        dataset=data,
+        read_poster=lambda id: store.read(poster_key(id)),
+        opponents=evaluation.opponents,
+        seen=_seen(champion, store, registry) if champion else (),
     )
     gate = verdict(training.bundle_sha256, challenger, champion, state, decide_by_gate)
     promote, reason = gate.promote, gate.reason
@@ -66,7 +77,7 @@ def evaluate(dataset: DatasetRecord, training: TrainingRecord, promotion: Promot
     registry.log_metrics(training.run_id, evaluation.metrics())
     page = workspace / "reports" / training.run_id / "model.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(model_report(evaluation, predictions, data), encoding="utf-8")
+    page.write_text(model_report(evaluation, predictions, data, notices=dataset.notices), encoding="utf-8")
     registry.log_file(training.run_id, page)
     show_text("evaluation", _artifact(reason, evaluation), "The new model on the test part, and whether it goes live")
     return EvaluationRecord(
@@ -108,6 +119,19 @@ def verdict(
     lost = f"The champion, {champion.name}, has no intact copy. " if state.model is None else ""
     decision = compare(challenger, state.model)
     return Verdict(decision.promote, f"{moved}{lost}{decision.sentence}")
+
+
+def _seen(champion: Champion, store: Store, registry: Registry) -> set[str]:
+    """The ids of the posters that the champion was trained on.
+
+    Some are in the test part if the parts were drawn again since. Empty if the champion's dataset is unknown.
+    """
+    run_id = training_run(champion.bundle_sha256, store, registry)
+    key = registry.parameter(run_id, DATASET_KEY) if run_id else None
+    seen = read_training_ids(store, key) if key else set()
+    if not seen:
+        logger.warning("The dataset of the champion, %s, is unknown: it may have seen test posters.", champion.name)
+    return seen
 
 
 def _known_posters(data: Dataset, store: Store) -> list[KnownPoster]:

@@ -4,6 +4,7 @@ The bucket holds the dataset's files and the posters. Pixels are decoded from th
 the workspace.
 """
 
+import json
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -28,7 +29,16 @@ from ml.data.decoding import Poster, decode_posters, open_pixels, perceptual_has
 from ml.data.duplicates import look_alikes
 from ml.data.genres import Genre
 from ml.data.shards import Shards
-from ml.data.splits import PARTS, PartTable, franchises
+from ml.data.splits import (
+    PARTS,
+    PARTS_VERSION,
+    TRAIN,
+    VALIDATION,
+    PartTable,
+    franchises,
+    relations_notice,
+    without_suspects,
+)
 from ml.errors import DatasetError
 from serving.bundle.wording import counted
 from tasks.artifacts import show_text
@@ -42,7 +52,8 @@ from tasks.reporters import ProgressLog
 from tasks.source_choice import source_for
 from tasks.step import reused, step
 
-_PARTS_KEY = "parts.csv"
+_OLD_PARTS_KEY = "parts.csv"  # of version 1
+_PARTS_KEY = f"parts-{PARTS_VERSION}.csv"
 _FILES = (LABELS, ROWS, MANIFEST)  # in the order of their upload: the manifest means that the dataset is complete
 
 logger = logging.getLogger("tasks")
@@ -62,8 +73,10 @@ def preprocess(catalogue: CatalogueRecord, posters: PosterSetRecord, config: Pre
     source = source_for(catalogue.site_url)
     titles = read_catalogue(store.fetch(catalogue.key, workspace / catalogue.key))
     usable = usable_titles(titles, read_poster_set(store, posters.key), source)
-    dataset, is_new = make_dataset(store, workspace, usable, source, config)
-    record = _record(dataset, catalogue, posters)
+    dataset, is_new, notices = make_dataset(store, workspace, usable, source, config)
+    for notice in notices:
+        logger.info("%s", notice)
+    record = _record(dataset, catalogue, posters, notices)
     if not is_new:
         return reused(record, f"dataset {dataset.key[:12]}")
     show_text("dataset", _artifact(dataset, record), "The posters and genres of the dataset, and the genres left out")
@@ -72,8 +85,10 @@ def preprocess(catalogue: CatalogueRecord, posters: PosterSetRecord, config: Pre
 
 def make_dataset(
     store: Store, workspace: Path, titles: pd.DataFrame, source: Source, config: PreprocessConfig
-) -> tuple[Dataset, bool]:
-    """The dataset of these titles in workspace and bucket, and whether it is new. Raises as `preprocess`.
+) -> tuple[Dataset, bool, list[str]]:
+    """The dataset of these titles in workspace and bucket, whether it is new, and sentences about its parts.
+
+    Raises as `preprocess`.
 
     `titles` is a catalogue with the posters' hashes in the column `sha256` (see `usable_titles`).
     Posters whose pixels are not in the workspace are fetched and decoded.
@@ -83,20 +98,23 @@ def make_dataset(
     _decode(store, workspace, dict(zip(titles["id"], titles["sha256"], strict=True)), pixels)
     posters = labelled_posters(titles, dict.fromkeys(titles["id"], ("", "")), folder)
     alike = look_alikes(perceptual_hashes(posters, pixels))
-    posters = labelled_posters(titles, _draw_parts(store, titles, source, alike), folder)
+    parts, notices = _draw_parts(store, titles, source, alike)
+    posters = labelled_posters(titles, parts, folder)
     key = dataset_key(posters, config)
     present = store.keys(f"{_folder(key)}/")
     if all(f"{_folder(key)}/{name}" in present for name in _FILES):
         try:
-            return fetch_dataset(store, workspace, key), False
+            dataset = fetch_dataset(store, workspace, key)
         except DatasetError:
             logger.warning("The dataset %s is damaged in the bucket and is uploaded again.", key[:12])
+        else:
+            return dataset, False, [*notices, *filter(None, [dataset.suspects_notice()])]
     dataset = build_dataset(posters, workspace, config, ProgressLog(workspace), pixels)
     for name in _FILES:  # all of them, because titles may have other names than at the first upload
         store.upload({f"{_folder(key)}/{name}": dataset.folder / name})
     if present:
         logger.warning("The dataset %s is complete in the bucket again.", key[:12])
-    return dataset, not present
+    return dataset, not present, [*notices, *filter(None, [dataset.suspects_notice()])]
 
 
 def usable_titles(catalogue: pd.DataFrame, posters: pd.DataFrame, source: Source) -> pd.DataFrame:
@@ -142,6 +160,12 @@ def fetch_dataset(store: Store, workspace: Path, key: str) -> Dataset:
     return Dataset.load(folder, pixels)
 
 
+def read_training_ids(store: Store, key: str) -> set[str]:
+    """The ids of the train and validation parts of a dataset in the bucket, empty if it is missing or damaged."""
+    rows = store.read_parsed(f"{_folder(key)}/{ROWS}", read_parts) or {}
+    return {id for id, (_, part) in rows.items() if part in (TRAIN, VALIDATION)}
+
+
 def _decode(store: Store, workspace: Path, sha256_of: Mapping[str, str], pixels: Shards) -> None:
     """Fetch the posters whose pixels are missing into the workspace, and decode them."""
     folder = workspace / "posters"
@@ -157,37 +181,72 @@ def _folder(key: str) -> str:
 
 def _draw_parts(
     store: Store, titles: pd.DataFrame, source: Source, alike: Iterable[tuple[str, str]]
-) -> Mapping[str, tuple[str, str]]:
-    """Franchise and part of each title by its id. New titles are appended to the table of parts in the bucket.
+) -> tuple[Mapping[str, tuple[str, str]], list[str]]:
+    """Franchise and part of each title by its id, and sentences about how well the parts are separated.
 
-    `alike` are pairs of titles whose posters look alike: both are put into one part.
+    New titles are appended to the table of parts in the bucket. `alike` are pairs of titles whose posters look alike:
+    both are put into one part.
     """
-    table = store.read_parsed(_PARTS_KEY, lambda content: PartTable.parse(content.decode()))
-    rows_before = len(table.rows) if table else 0
-    table = table or _restored_parts(store)
+    title_of = dict(zip(titles["id"], titles["title"], strict=True))
     related = {
         title.id: [other.id for other in related_in(title.related) if other.relation not in source.weak_relations]
         for title in titles.itertuples()
     }
-    franchise_of = franchises(dict(zip(titles["id"], titles["title"], strict=True)), related, alike)
+    franchise_of = franchises(title_of, related, alike)
+    table = _read_table(store, _PARTS_KEY)
+    before, notices = dict(table.rows) if table else {}, []
+    table = table or _restored_parts(store, PARTS_VERSION)
+    if table is None:
+        old = _read_table(store, _OLD_PARTS_KEY) or _restored_parts(store, 1)
+        table = (old or PartTable()).redrawn(franchise_of)
+        if old:
+            notices.append(_redrawn_notice(old, table))
     parts = table.assign(franchise_of)
-    if len(table.rows) > rows_before:
+    if table.rows != before:
         store.write(_PARTS_KEY, table.text().encode())
-    return {id: (franchise_of[id], parts[id]) for id in franchise_of}
+    known = set(titles.loc[(titles["related"] != "") | (titles["own_page"] != ""), "id"])
+    parts = without_suspects(parts, title_of, franchise_of, known)
+    notices.append(relations_notice(title_of, related, parts, known))
+    return {id: (franchise_of[id], parts[id]) for id in franchise_of}, notices
 
 
-def _restored_parts(store: Store) -> PartTable:
-    """The table of parts as the datasets in the bucket have it: empty before the first one."""
+def parts_so_far(store: Store) -> dict[str, str]:
+    """The part of each title in the bucket's table of parts by id, empty if there is none yet."""
+    table = _read_table(store, _PARTS_KEY)
+    return {id: part for id, (_, part) in table.rows.items()} if table else {}
+
+
+def _read_table(store: Store, key: str) -> PartTable | None:
+    """A table of parts in the bucket, None if there is none or if it is damaged, which is logged."""
+    return store.read_parsed(key, lambda content: PartTable.parse(content.decode()))
+
+
+def _restored_parts(store: Store, version: int) -> PartTable | None:
+    """The table of parts as the bucket's datasets of a version of the rules have it; None if there are none."""
     rows: dict[str, tuple[str, str]] = {}
     for key in store.keys("datasets/"):
         if key.endswith(f"/{ROWS}"):
-            rows |= store.read_parsed(key, read_parts) or {}
-    if rows:
-        logger.warning("%s is made again with the parts of %d titles in datasets.", store.uri(_PARTS_KEY), len(rows))
+            manifest = store.read_parsed(key.replace(ROWS, MANIFEST), json.loads) or {}
+            if manifest.get("parts_version", 1) == version:
+                rows |= store.read_parsed(key, read_parts) or {}
+    if not rows:
+        return None
+    logger.warning("The table of parts is made again with the parts of %d titles in datasets.", len(rows))
     return PartTable(rows)
 
 
-def _record(dataset: Dataset, catalogue: CatalogueRecord, posters: PosterSetRecord) -> DatasetRecord:
+def _redrawn_notice(old: PartTable, new: PartTable) -> str:
+    both = old.rows.keys() & new.rows.keys()
+    moved = sum(old.rows[id][1] != new.rows[id][1] for id in both)
+    return (
+        f"The parts were drawn again, once, because franchises are found better now: {moved} of {len(both)} titles "
+        "moved to another part. All models are scored anew, the champion only on titles that it has not seen."
+    )
+
+
+def _record(
+    dataset: Dataset, catalogue: CatalogueRecord, posters: PosterSetRecord, notices: list[str]
+) -> DatasetRecord:
     return DatasetRecord(
         dataset_key=dataset.key,
         snapshot_date=catalogue.snapshot_date,
@@ -196,6 +255,7 @@ def _record(dataset: Dataset, catalogue: CatalogueRecord, posters: PosterSetReco
         genres=[genre.name for genre in dataset.genres],
         report_key=posters.report_key,
         collection=catalogue.collection,
+        notices=notices,
     )
 
 
@@ -208,4 +268,5 @@ def _artifact(dataset: Dataset, record: DatasetRecord) -> str:
     table = f"| genre | posters |\n| --- | --- |\n{genres}"
     alike = f"{counted(dataset.alike_posters, 'look-alike')} in {counted(dataset.alike_groups, 'group')}"
     counts = f"{counted(record.posters, 'poster')}: {parts}; {alike}"
-    return f"{counts}.\n\n{table}\n\nGenres left out:\n\n{left_out or '- none'}"
+    notices = "".join(f"{notice}\n\n" for notice in record.notices)
+    return f"{counts}.\n\n{notices}{table}\n\nGenres left out:\n\n{left_out or '- none'}"

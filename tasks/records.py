@@ -51,7 +51,10 @@ class PosterSetRecord(Record):
 
 
 class DatasetRecord(Record):
-    """A dataset: the objects below `datasets/{dataset_key}/`. `report_key` is the page about it."""
+    """A dataset: the objects below `datasets/{dataset_key}/`. `report_key` is the page about it.
+
+    `notices` are sentences about its parts.
+    """
 
     dataset_key: str
     snapshot_date: str
@@ -60,6 +63,7 @@ class DatasetRecord(Record):
     genres: list[str]
     report_key: str
     collection: str = MAIN_COLLECTION
+    notices: list[str] = []
 
 
 class NetworkRecord(Record):

@@ -23,6 +23,7 @@ from tasks.catalogue.last_good import ABOUT, HISTORY, about_last_good, known_key
 from tasks.catalogue.unread_cards import UnreadEntry
 from tasks.crawling import crawl
 from tasks.errors import CatalogueError
+from tasks.preprocess import parts_so_far
 from tasks.records import CatalogueRecord
 from tasks.source_choice import source_for
 from tasks.step import step
@@ -63,7 +64,7 @@ def scrape(
     source = _table(store, table) if table else source_for(site_url)
     with crawl(source, config, collection) as (collector, mirror), mirror.pages():
         _fetch_last_good(store, folder, site_url)
-        catalogue = asyncio.run(collector.read_catalogue(seasons))
+        catalogue = asyncio.run(collector.read_catalogue(seasons, parts_so_far(store)))
         _show_unread(collector.unread)
         if isinstance(source, Table):
             catalogue = with_genre_ids(catalogue, known_genre_ids(_known_catalogues(store)))

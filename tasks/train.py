@@ -14,7 +14,7 @@ from prefect.utilities.urls import url_for
 
 from infra.errors import NotFound
 from infra.files import move_folder, sha256_of, temporary_path, write_bytes
-from infra.registry import Registry
+from infra.registry import DATASET_KEY, Registry
 from infra.settings import Settings, read_settings
 from infra.store import Store
 from ml.configuration import TrainConfig, stored_settings
@@ -59,7 +59,7 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
     data = fetch_dataset(store, folder, dataset.dataset_key)
     checkpoints = checkpoints_of(folder, key, data, config, weights)
     parameters = {
-        "dataset_key": dataset.dataset_key,
+        DATASET_KEY: dataset.dataset_key,
         "posters": dataset.posters,
         "collection": dataset.collection,
         "image_size": data.preprocessing.size,

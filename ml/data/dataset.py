@@ -34,7 +34,7 @@ from ml.data.decoding import (
 from ml.data.duplicates import look_alikes
 from ml.data.genres import Genre, GenreChoice, LeftOutGenre, choose_genres, multi_hot
 from ml.data.shards import Rows, Shards
-from ml.data.splits import PARTS, join_franchises
+from ml.data.splits import PARTS, PARTS_VERSION, SUSPECT, join_franchises
 from ml.errors import DatasetError
 from ml.files import locked, sync, temporary_path
 from ml.reporting import Reporter
@@ -43,7 +43,7 @@ from serving.bundle.wording import counted
 
 logger = logging.getLogger(__name__)
 
-LAYOUT = 2
+LAYOUT = 3
 """Version of a dataset's files. It is part of the key, so a dataset with another layout is never read."""
 DATASETS = "datasets"
 LABELS, ROWS, MANIFEST = "labels.npy", "rows.csv", "manifest.json"
@@ -66,7 +66,8 @@ class Dataset:
 
     `images` are uint8 [N, 3, size, size], read from memory-mapped shards when they are indexed; `labels` are uint8
     [N, G]. `broken` gives the reason, by id, of each poster that could not be decoded. `alike_posters` posters in
-    `alike_groups` groups look alike; each group belongs to one franchise, and so to one part.
+    `alike_groups` groups look alike; each group belongs to one franchise, and so to one part. `suspects` test posters
+    are left out because they may be siblings of training posters (see `ml.data.splits`).
     """
 
     folder: Path
@@ -84,6 +85,7 @@ class Dataset:
     parts: NDArray[np.str_]
     images: Rows
     labels: NDArray[np.uint8]
+    suspects: int = 0
 
     @classmethod
     def load(cls, folder: Path, pixels: Shards | None = None) -> Self:
@@ -117,6 +119,7 @@ class Dataset:
                 parts=rows["part"].to_numpy(np.str_),
                 images=pixels.rows(tuple(rows["sha256"])),
                 labels=np.load(folder / LABELS),
+                suspects=manifest.get("suspects", 0),  # earlier versions did not look for them
             )
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise _incomplete(folder, str(error)) from error
@@ -137,6 +140,8 @@ class Dataset:
             "left_out": [asdict(genre) for genre in self.left_out],
             "broken": self.broken,
             "alike": {"groups": self.alike_groups, "posters": self.alike_posters},
+            "suspects": self.suspects,
+            "parts_version": PARTS_VERSION,
             "shards": [],  # earlier versions listed stored pixels here; today pixels are decoded where they are needed
         }
         manifest[_CHECKSUM] = _checksum(folder, manifest)
@@ -153,6 +158,15 @@ class Dataset:
         """The names of the genres, in the order of the labels' columns."""
         return tuple(genre.name for genre in self.genres)
 
+    def suspects_notice(self) -> str:
+        """One sentence about the test posters that are left out because they may be siblings; "" if there are none."""
+        if not self.suspects:
+            return ""
+        return (
+            f"{counted(self.suspects, 'title is', 'titles are')} left out of the test part: a rare word of each is in "
+            "a training title, and nothing says whether they are related."
+        )
+
     def summary(self) -> dict[str, object]:
         """Figures about the dataset, ready for JSON."""
         return {
@@ -164,6 +178,7 @@ class Dataset:
             "genres_left_out": {left_out.genre.name: left_out.reason for left_out in self.left_out},
             "broken_posters": len(self.broken),
             "posters_alike": {"groups": self.alike_groups, "posters": self.alike_posters},
+            "suspects_left_out": self.suspects,
         }
 
 
@@ -227,6 +242,7 @@ def dataset_key(posters: Sequence[Poster], config: PreprocessConfig) -> str:
             [poster.id, sorted([genre.key for genre in poster.genres]), poster.sha256, poster.part]
             for poster in _usable(posters)
         ],
+        "suspects": _suspects(posters),
         "preprocessing": asdict(preprocessing(config)),
         "min_posters": [config.min_posters, config.min_posters_per_part],
         "layout": LAYOUT,
@@ -287,6 +303,7 @@ def build_dataset(
         parts=np.array([poster.part for poster in usable], np.str_),
         images=pixels.rows([poster.sha256 for poster in usable]),
         labels=multi_hot([poster.genres for poster in usable], choice.learned),
+        suspects=_suspects(posters),
     )
     part = temporary_path(folder)
     with locked(folder.parent, "writes a dataset into"):
@@ -325,6 +342,10 @@ def _usable(posters: Sequence[Poster]) -> list[Poster]:
     """The posters with genres and a part, sorted by id."""
     usable = (poster for poster in posters if poster.genres and poster.part in PARTS)
     return sorted(usable, key=lambda poster: poster.id)
+
+
+def _suspects(posters: Sequence[Poster]) -> int:
+    return sum(poster.part == SUSPECT and bool(poster.genres) for poster in posters)
 
 
 def _choose_genres(posters: Sequence[Poster], config: PreprocessConfig) -> GenreChoice:

@@ -11,11 +11,12 @@ import pandas as pd
 
 from ml.data.decoding import Poster, decode_posters, file_sha256, perceptual_hashes
 from ml.data.duplicates import look_alikes
+from ml.data.franchise_keys import title_franchises
 from ml.data.genre_cells import BAR
 from ml.data.genres import Genre
 from ml.data.poster_files import find_poster_files
 from ml.data.shards import Shards
-from ml.data.splits import draw_part, franchise_key, join_franchises
+from ml.data.splits import draw_part, join_franchises, without_suspects
 from ml.data.table_format import shown
 from ml.data.table_rows import TableOptions, read_rows
 from ml.errors import DatasetError
@@ -23,7 +24,7 @@ from ml.reporting import Reporter
 from serving.bundle.model import available_cpus
 from serving.bundle.wording import counted
 
-EXPLICIT, NO_GENRES = "explicit title", "unknown genres"
+EXPLICIT, NO_GENRES, POSSIBLE_SIBLING = "explicit title", "unknown genres", "possible sibling of a training title"
 _NAMED = 3  # examples in a notice
 _CHUNK = 500  # files per task of a thread
 
@@ -33,13 +34,15 @@ class Table:
     """The posters of a table, without parts (see `draw_parts`).
 
     `rows` is the number of rows that were read. `left_out` has the columns id and reason, one row for each row of the
-    table that is not in `posters`. `notices` are sentences about decisions and missing values.
+    table that is not in `posters`. `notices` are sentences about decisions and missing values. `named` are the ids
+    whose franchise the table names.
     """
 
     posters: tuple[Poster, ...]
     rows: int
     left_out: pd.DataFrame
     notices: tuple[str, ...]
+    named: frozenset[str] = frozenset()
 
     def reasons(self) -> dict[str, int]:
         """The number of rows that are left out, by reason."""
@@ -62,13 +65,14 @@ def read_table(catalogue: Path, folder: Path, options: TableOptions | None = Non
     with ThreadPoolExecutor(available_cpus()) as pool:
         chunks = pool.map(_hash_files, [usable[start : start + _CHUNK] for start in range(0, len(usable), _CHUNK)])
         hashes = [each for chunk in chunks for each in chunk]
+    own = title_franchises(dict(zip(rows["id"], rows["title"], strict=True)))
     posters = []
     cells = (rows[name].to_numpy(object) for name in ("id", "title", "genres", "genre_ids", "franchise"))
     for place, (id, title, genres, genre_ids, franchise) in enumerate(zip(*cells, strict=True)):
         path, (sha256, error) = files.paths[place], hashes[place]
         reasons[place] = reasons[place] or error
         if not reasons[place] and path is not None:
-            franchise = franchise or franchise_key(title) or id
+            franchise = franchise or own[id]
             posters.append(Poster(id, title, _genres(genres, genre_ids), franchise, "", path, sha256))
     left_out = pd.DataFrame({"id": list(rows["id"]), "reason": reasons}, dtype=str)
     left_out = pd.concat([table.dropped, left_out[left_out["reason"] != ""]], ignore_index=True)
@@ -77,7 +81,8 @@ def read_table(catalogue: Path, folder: Path, options: TableOptions | None = Non
         notices.append(
             "The table has no titles and no franchises: each row is its own group, except for posters that look alike."
         )
-    result = Table(tuple(posters), len(rows) + len(table.dropped), left_out, tuple(notices))
+    named = frozenset(rows["id"][rows["franchise"] != ""])
+    result = Table(tuple(posters), len(rows) + len(table.dropped), left_out, tuple(notices), named)
     if not posters:
         raise DatasetError(
             f"No row of the table {catalogue} can be learned from. Correct the rows or the folder of posters.",
@@ -95,10 +100,9 @@ def draw_parts(table: Table, pixels: Shards, reporter: Reporter) -> list[Poster]
     decode_posters({poster.sha256: poster.file for poster in labelled}, pixels, reporter)
     alike = look_alikes(perceptual_hashes(labelled, pixels))
     franchise_of = join_franchises({poster.id: poster.franchise for poster in table.posters}, alike)
-    return [
-        replace(poster, franchise=franchise_of[poster.id], part=draw_part(franchise_of[poster.id]))
-        for poster in table.posters
-    ]
+    parts = {id: draw_part(franchise) for id, franchise in franchise_of.items()}
+    parts = without_suspects(parts, {poster.id: poster.title for poster in table.posters}, franchise_of, table.named)
+    return [replace(poster, franchise=franchise_of[poster.id], part=parts[poster.id]) for poster in table.posters]
 
 
 def _read(catalogue: Path) -> bytes:

@@ -4,7 +4,7 @@ Both predict the same test posters and are compared over the genres that both kn
 comes from a paired bootstrap over franchises (`ml.scores.intervals`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,37 +39,46 @@ def decide(
     read_poster: ReadPoster | None = None,
     seed: int = 0,
     opponents: Mapping[str, Predictions] | None = None,
+    seen: Collection[str] = (),
 ) -> Decision:
     """Compare challenger and champion on the test part. The challenger wins with a higher weighted F1.
+
+    `seen` are the ids of the posters that the champion was trained on. Test posters of their franchises do not count.
 
     A challenger that is clearly worse than the best of `opponents`, the recipes and baselines of its own run by name,
     is not promoted: the 95 % interval of their difference is below zero.
 
     Without a champion the opponent is the baseline that predicts every genre. A champion that shares no genre with
-    the challenger cannot be compared with it, and is not replaced. `read_poster` provides posters for a champion with
-    another image size. Raises DatasetError if it is needed and missing.
+    the challenger, or that has seen all franchises, cannot be compared with it and is not replaced. `read_poster`
+    provides posters for a champion with another image size. Raises DatasetError if it is needed and missing.
     """
     rows = dataset.rows(TEST)
     _, decisions = predict(challenger, dataset)
     better_opponent = _better_opponent(decisions, opponents or {}, dataset, seed)
     shared = shared_genres(genres_of(challenger), genres_of(champion)) if champion else []
-    if champion is None or not shared:
+    fair = ~np.isin(dataset.franchises[rows], dataset.franchises[np.isin(dataset.ids, list(seen))])
+    if champion is None or not shared or not fair.any():
         labels, opponent_decisions = dataset.labels[rows], np.ones_like(decisions)
         opponent = f"the baseline '{EVERY_GENRE}'"
     else:
         kept, in_champion = map(list, zip(*shared, strict=True))
-        labels, decisions = dataset.labels[rows][:, kept], decisions[:, kept]
-        opponent_decisions = predict(champion, dataset, read_poster)[1][:, in_champion]
+        opponent_decisions = predict(champion, dataset, read_poster)[1][fair][:, in_champion]
+        rows, decisions = rows[fair], decisions[fair][:, kept]
+        labels = dataset.labels[rows][:, kept]
         opponent = "the champion"
     challenger_f1, opponent_f1 = weighted_f1(decisions, labels), weighted_f1(opponent_decisions, labels)
     bootstrap = Bootstrap(labels, dataset.franchises[rows], seed=seed)
     difference = interval(
         challenger_f1 - opponent_f1, bootstrap.weighted_f1(decisions) - bootstrap.weighted_f1(opponent_decisions)
     )
-    is_incomparable = champion is not None and not shared
+    is_incomparable = champion is not None and not (shared and fair.any())
     promote = difference.value > 0 and not is_incomparable and better_opponent is None
-    sentence = "The champion shares no genre with the challenger, so only a person may replace it. "
-    sentence = sentence if is_incomparable else ""
+    sentence = ""
+    if is_incomparable:
+        why = "has seen the franchises of all test posters" if shared else "shares no genre with the challenger"
+        sentence = f"The champion {why}, so only a person may replace it. "
+    elif champion is not None and not fair.all():
+        sentence = f"The champion was trained on franchises of {np.sum(~fair)} test posters, which do not count here. "
     sentence += (
         f"On {counted(len(rows), 'test poster')} and {counted(labels.shape[1], 'genre')}, test/weighted_f1 is "
         f"{challenger_f1:.3f} for the challenger and {opponent_f1:.3f} for {opponent} (difference "

@@ -108,10 +108,12 @@ def model_report(
     predictions: PredictionSet,
     dataset: Dataset,
     left_out: Mapping[str, int] | None = None,
+    notices: Sequence[str] = (),
 ) -> str:
     """The report as HTML. Of the posters, only those that are shown are read.
 
-    `left_out` gives the number of titles that are not in the dataset, by reason.
+    `left_out` gives the number of titles that are not in the dataset, by reason. `notices` are sentences about the
+    dataset's parts.
 
     Raises MissingPackageError if jinja2 is not installed.
     """
@@ -125,6 +127,7 @@ def model_report(
         models=_models(evaluation),
         differences=evaluation.differences,
         leaks=predictions.leaks,
+        notices=list(notices),
         left_out=dict(left_out or {}),
         broken=list(dataset.broken.items())[:_BROKEN],
         all_broken=len(dataset.broken),
@@ -148,6 +151,7 @@ def _facts(dataset: Dataset) -> list[tuple[str, str]]:
         ("genres", str(len(dataset.genres))),
         ("franchises", f"{len(set(dataset.franchises.tolist())):,}"),
         ("dataset", dataset.key[:12]),
+        *([("left out of the test part", f"{dataset.suspects:,} possible siblings")] if dataset.suspects else []),
     ]
 
 

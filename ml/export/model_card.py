@@ -37,7 +37,7 @@ def model_card(outcome: TrainingOutcome, dataset: Dataset, date: str | None = No
         "",
         f"{f'Posters and genres as of {date}; dataset' if date else 'Dataset'} {dataset.key[:12]}. Titles of one "
         "franchise are in the same part. Franchises are derived from titles, related titles and posters that look "
-        "alike.",
+        f"alike. {dataset.suspects_notice()}".rstrip(),
         "",
         "| part | posters |",
         "| --- | --- |",

@@ -14,6 +14,7 @@ All columns hold text (dtype str). Empty text means unknown. Lists are joined by
 | poster_url, rating | text |
 | season | such as 2010-fall |
 | related | a list of relation and percent-encoded id, such as "Sequel 5114" |
+| own_page | "yes" if the title's own page was read, so that all its relations are known |
 """
 
 import re
@@ -36,13 +37,14 @@ STORED_NAMES = {"id": "mal_id"}
 CODE_NAMES = {stored: name for name, stored in STORED_NAMES.items()}
 _MEND = "Move it away and run again."
 # From titles' own pages, which not every run reads.
-_OPTIONAL = {"rating", "aired_to", "related"}
+_OPTIONAL = {"rating", "aired_to", "related", "own_page"}
 _PATTERNS = {
     "id": r".+",
     "episodes": r"\d*",
     "score": r"(?:\d+(?:\.\d+)?)?",
     "members": r"\d*",
     "genre_ids": r"(?:\d*(?:\|\d*)*)?",
+    "own_page": r"(?:yes)?",
     "related": r"(?:[^|]* [^ |]+(?:\|[^|]* [^ |]+)*)?",
 }
 
@@ -54,6 +56,8 @@ def catalogue_of(titles: Iterable[Title]) -> pd.DataFrame:
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
     if isinstance(value, Related):
         return f"{value.relation} {quote(value.id, safe='')}"
     if isinstance(value, list):
@@ -85,7 +89,12 @@ def write_catalogue(catalogue: pd.DataFrame, path: Path) -> None:
 
 
 def catalogue_csv(catalogue: pd.DataFrame) -> str:
-    """A catalogue as CSV."""
+    """A catalogue as CSV.
+
+    Without titles' own pages it is the same as in earlier versions, which had no column for them.
+    """
+    if not (catalogue["own_page"] != "").any():
+        catalogue = catalogue.drop(columns="own_page")
     text: str = catalogue.rename(columns=STORED_NAMES).to_csv(index=False, lineterminator="\n")
     return text
 

@@ -12,7 +12,7 @@ The folder then contains the ledger, the kept pages and the posters. After a kil
 import asyncio
 import copy
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -97,8 +97,11 @@ class Collector:
     ) -> None:
         self.ledger.close()
 
-    async def read_catalogue(self, selection: str) -> pd.DataFrame:
-        """The catalogue of a selection, such as a range of seasons; raises as `read_titles` and `add_details`."""
+    async def read_catalogue(self, selection: str, parts: Mapping[str, str] | None = None) -> pd.DataFrame:
+        """The catalogue of a selection, such as a range of seasons; raises as `read_titles` and `add_details`.
+
+        `parts` gives the part of known titles by id: titles' own pages are read in this order (see `add_details`).
+        """
         source, config = self._source, self._config
         with exclusive_lock(source.site_url):
             started = self._begin()
@@ -110,7 +113,7 @@ class Collector:
                         self._suspect_pages()
                         raise
                 async with self._part("Detail pages", client, started) as part:
-                    titles = await add_details(part, titles, config.details)
+                    titles = await add_details(part, titles, config.details, parts)
         return self._complete(selection, titles, unread)
 
     async def reread_catalogue(self, selection: str) -> pd.DataFrame:

@@ -49,10 +49,10 @@ class CollectConfig(DriftLimits):
         10.0, "Timeout (seconds)", "Seconds without data after which a request is retried.", ge=0.1
     )
     details: int = setting(
-        0,
+        300,
         "Detail pages",
-        "Largest number of titles' own pages to read in a run, most popular titles first; they name franchises and "
-        "ratings. Without a number: 1000.",
+        "Largest number of titles' own pages to read in a run, those of test titles first, then validation, most "
+        "popular titles first; they name franchises and ratings. Without a number: 1000.",
         ge=0,
         given=1000,
     )

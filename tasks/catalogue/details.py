@@ -1,10 +1,16 @@
-"""Adds to titles what only their own pages give: rating, last day on air and related titles."""
+"""Adds to titles what only their own pages give: rating, last day on air and related titles.
+
+A relation stands on the pages of both titles. So the pages of the test part, a seventh of all, tell which test titles
+have siblings in training, and they are read first.
+"""
 
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from ml.data.franchise_keys import title_franchises
+from ml.data.splits import TEST, TRAIN, VALIDATION, draw_part
 from tasks.catalogue.crawl_context import CrawlContext
 from tasks.catalogue.source import DetailSource, SourcePage
 from tasks.catalogue.titles import Title
@@ -14,14 +20,18 @@ from tasks.errors import SiteBlocked, SiteError, excerpt
 
 # One or two pages in an unusual layout are skipped. So many in a row mean that the site has changed.
 _FAILURES_IN_A_ROW = 10
+_FIRST = (TEST, VALIDATION, TRAIN)
 logger = logging.getLogger(__name__)
 
 
-async def add_details(context: CrawlContext, titles: Sequence[Title], limit: int) -> list[Title]:
+async def add_details(
+    context: CrawlContext, titles: Sequence[Title], limit: int, parts: Mapping[str, str] | None = None
+) -> list[Title]:
     """The titles, with the details of all whose own page was read in this crawl or an earlier one.
 
-    Fetches at most `limit` pages per crawl: first those never read, then those that are due again, each with the most
-    popular titles first.
+    Fetches at most `limit` pages per crawl: first those never read, then those that are due again. Of each, the test
+    part comes first, then validation, with the most popular titles first. `parts` gives the part of titles by id. The
+    other titles have the part that their name draws.
 
     Raises:
         SiteBlocked: the site refuses us.
@@ -33,7 +43,7 @@ async def add_details(context: CrawlContext, titles: Sequence[Title], limit: int
         return list(titles)
     pages = {t.id: page for t in titles if (page := source.detail_page(t, context.started))}
     visits = {id: context.ledger.pages.get(page.url) for id, page in pages.items()}
-    due = _due(context, titles, pages, visits, limit)
+    due = _due(context, titles, pages, visits, limit, parts or {}) if limit else {}
     context.traffic.expect(len(due))
     details: dict[str, Title] = {}
     failures_in_a_row = 0
@@ -70,11 +80,14 @@ def _due(
     pages: Mapping[str, SourcePage],
     visits: Mapping[str, PageVisit | None],
     limit: int,
+    parts: Mapping[str, str],
 ) -> dict[str, Title]:
     """The titles whose pages are fetched, in this order. Pages that this crawl fetched already count to the limit."""
+    franchise_of = title_franchises({title.id: title.title for title in titles})
+    part_of = {id: parts.get(id) or draw_part(franchise) for id, franchise in franchise_of.items()}
     already = sum(visit is not None and visit.checked >= context.started for visit in visits.values())
     due = [t for t in titles if t.id in pages and is_due(visits[t.id], pages[t.id].quiet_days, context.started)]
-    due.sort(key=lambda title: (visits[title.id] is not None, -(title.members or 0)))
+    due.sort(key=lambda title: (visits[title.id] is not None, _FIRST.index(part_of[title.id]), -(title.members or 0)))
     return {title.id: title for title in due[: max(0, limit - already)]}
 
 
@@ -87,4 +100,5 @@ def _with_details(title: Title, detail: Title | None) -> Title:
         rating=detail.rating,
         aired_to=detail.aired_to,
         related=detail.related,
+        own_page=True,
     )

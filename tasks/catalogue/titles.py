@@ -44,6 +44,7 @@ class Title:
     rating: str | None = None
     aired_to: str | None = None
     related: list[Related] = field(default_factory=list)
+    own_page: bool = False
     # Given only by pages of seasons: the title began before the page's season, which is in `season`.
     continuing: bool = False
 

@@ -159,7 +159,7 @@ async def test_another_source_is_collected_and_becomes_a_dataset(site: Site, sto
     stored = read_poster_set(store, "poster-sets/1.json")
     pd.testing.assert_frame_equal(stored, posters.replace({"status": {"new": "present"}}))
     titles = usable_titles(catalogue, stored, source)
-    dataset, is_new = make_dataset(store, tmp_path, titles, source, CONFIG)
+    dataset, is_new, _ = make_dataset(store, tmp_path, titles, source, CONFIG)
     assert is_new and set(dataset.ids) == {*IDS} - {IDS[7], IDS[8], IDS[9]}
     assert {genre.name for genre in dataset.genres} == {"Action", "Comedy", "Space"}
     part_of = dict(zip(dataset.ids, dataset.parts, strict=True))
@@ -174,7 +174,7 @@ async def test_another_source_is_compared_as_a_whole(site: Site, tmp_path: Path)
     traffic, changes = [], []
     for gone in (set[int](), {10, 11}, {10, 11}):
         site.gone = gone
-        with Collector(tmp_path, source, CollectConfig()) as collector:
+        with Collector(tmp_path, source, CollectConfig(details=0)) as collector:
             catalogue = await collector.read_catalogue("all")
             changes.append(collector.replace_last_good("all", catalogue).changes)
             await collector.download_posters(catalogue)

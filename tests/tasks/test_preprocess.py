@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,9 @@ class Bucket:
         self.sha256[id] = hashlib.sha256(poster).hexdigest()
 
     def dataset(self, workspace: Path) -> tuple[Dataset, bool]:
+        return self.dataset_with_notices(workspace)[:2]
+
+    def dataset_with_notices(self, workspace: Path) -> tuple[Dataset, bool, list[str]]:
         catalogue = catalogue_of(self.titles)
         titles = catalogue.assign(sha256=catalogue["id"].map(self.sha256))
         return make_dataset(self.store, workspace, titles, MyAnimeList(), CONFIG)
@@ -129,8 +133,8 @@ def test_objects_of_a_dataset_and_its_parts_are_made_again(
     how: Callable[[Path], None] | None, bucket: Bucket, tmp_path: Path
 ) -> None:
     dataset, _ = bucket.dataset(tmp_path / "first")
-    keys = bucket.store.keys("datasets/") + ["parts.csv"] * (how is not flip_bit)  # nobody misses one bit of a name
-    for name in ("labels.npy", "manifest.json", "rows.csv", "parts.csv"):
+    keys = bucket.store.keys("datasets/") + ["parts-2.csv"] * (how is not flip_bit)  # nobody misses one bit of a name
+    for name in ("labels.npy", "manifest.json", "rows.csv", "parts-2.csv"):
         for key in [each for each in keys if each.endswith(name)]:
             before = {each: bucket.store.read(each) for each in keys}
             if how is None:
@@ -181,6 +185,47 @@ def test_titles_with_posters_that_look_alike_are_in_one_part(bucket: Bucket, tmp
     dataset, _ = bucket.dataset(tmp_path / "first")
     assert {part for id, part in zip(dataset.ids, dataset.parts, strict=True) if int(id) > 60} == {"test"}
     assert dataset.summary()["posters_alike"] == {"groups": 1, "posters": 9}
+
+
+def test_parts_of_an_earlier_version_are_drawn_again_once_and_the_notice_says_so(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """Titles "Orion Rising" and "Orion Falls" were two franchises of different parts."""
+    bucket.titles[0] = replace(bucket.titles[0], title="Orion Rising")
+    bucket.titles[1] = replace(bucket.titles[1], title="Orion Falls")
+    drawn_before = ["test", "train", *(("train", "validation", "test")[number % 3] for number in range(2, TITLES))]
+    rows = [f"{number + 1},franchise {number},{part}" for number, part in enumerate(drawn_before)]
+    old = "\n".join(["id,franchise,part", *rows, ""]).encode()
+    bucket.store.write("parts.csv", old)
+    dataset, is_new, notices = bucket.dataset_with_notices(tmp_path)
+    part = dict(zip(dataset.ids, dataset.parts.tolist(), strict=True))
+    assert is_new
+    assert part["1"] == part["2"]
+    assert [part[str(number + 1)] for number in range(2, TITLES)] == drawn_before[2:]
+    assert notices[0].startswith("The parts were drawn again, once, because")
+    assert "1 of 60 titles moved" in notices[0]
+    assert bucket.store.read("parts.csv") == old
+    again, is_new, notices = bucket.dataset_with_notices(tmp_path)
+    assert (again.key, is_new) == (dataset.key, False)
+    assert not any("drawn again" in notice for notice in notices)
+
+
+def test_possible_siblings_are_left_out_of_the_test_part_until_their_page_is_known(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    first, _ = bucket.dataset(tmp_path)
+    test, train = (bucket.titles[int(first.ids[first.rows(part)[0]]) - 1] for part in ("test", "train"))
+    bucket.titles[int(test.id) - 1] = replace(test, title=f"{test.title} Zephyrus")
+    bucket.titles[int(train.id) - 1] = replace(train, title=f"{train.title} of Zephyrus")
+    dataset, _, notices = bucket.dataset_with_notices(tmp_path)
+    assert set(first.ids) - set(dataset.ids) == {test.id}
+    assert dataset.suspects == dataset.summary()["suspects_left_out"] == 1
+    assert notices[-1] == dataset.suspects_notice()
+    assert notices[-1].startswith("1 title is left out of the test part: a rare word of each")
+    tests = len(dataset.rows("test"))
+    assert notices[0].startswith(f"The relations of {tests} of {tests} test titles are unknown")
+    bucket.titles[int(test.id) - 1] = replace(test, title=f"{test.title} Zephyrus", own_page=True)
+    assert bucket.dataset(tmp_path)[0].key == first.key
 
 
 def test_poster_replaced_in_the_meantime_stops_the_run(bucket: Bucket, tmp_path: Path) -> None:

@@ -9,41 +9,17 @@ import pytest
 
 from ml.data.splits import (
     LEFT_OUT,
+    SUSPECT,
     TEST,
     TRAIN,
     VALIDATION,
     PartTable,
     draw_part,
-    franchise_key,
     franchises,
+    relations_notice,
+    without_suspects,
 )
 from ml.errors import DatasetError
-
-
-@pytest.mark.parametrize(
-    ("titles", "key"),
-    [
-        (
-            ["Kimetsu no Yaiba", "Kimetsu no Yaiba: Yuukaku-hen", "Kimetsu no Yaiba Movie: Mugen Ressha-hen"],
-            "kimetsu no yaiba",
-        ),
-        (["Overlord", "Overlord II", "Overlord Movie 3: Sei Oukoku-hen"], "overlord"),
-        (["Kingdom 2nd Season", "Kingdom 5th Season", "Kingdom Season 6 Part 2"], "kingdom"),
-        (["Fairy Tail", "Fairy Tail (2014)", "Fairy Tail OVA"], "fairy tail"),
-        (["Gintama", "Gintama'", "Gintama°", "Gintama. Specials"], "gintama"),
-        (["Natsume Yuujinchou", "Zoku Natsume Yuujinchou"], "natsume yuujinchou"),
-        (["Re:Zero kara Hajimeru Isekai Seikatsu - Memory Snow"], "re zero kara hajimeru isekai seikatsu"),
-        (["86", "86 Part 2"], "86"),
-        (["☆"], "☆"),
-    ],
-)
-def test_franchise_key_is_shared_by_titles_of_a_franchise(titles: list[str], key: str) -> None:
-    assert {franchise_key(title) for title in titles} == {key}
-
-
-def test_franchise_key_differs_for_titles_with_a_common_beginning() -> None:
-    assert franchise_key("Mononoke") != franchise_key("Mononoke Hime")
-    assert franchise_key("Another") != franchise_key("Another World")
 
 
 def test_franchise_joins_titles_related_through_an_unknown_one() -> None:
@@ -88,6 +64,48 @@ def test_part_test_is_kept_if_franchises_turn_out_to_be_one() -> None:
     parts = table.assign({"1": "a", "2": "a", "3": "a", "4": "a"})
     assert parts == {"1": TEST, "2": LEFT_OUT, "3": LEFT_OUT, "4": TEST}
     assert table.rows["2"] == ("b", TRAIN)
+
+
+def test_part_table_redrawn_keeps_the_part_of_franchises_that_have_one() -> None:
+    old = PartTable({str(n): (f"old {n}", (TEST, TRAIN)[n % 2]) for n in range(400)})
+    same = {str(n): f"same {n}" for n in range(200)}
+    joined = {str(n): f"joined {n // 2}" for n in range(200, 400)}
+    new = old.redrawn({**same, **joined, "new": "same 0"})
+    assert all(new.rows[id] == (franchise, old.rows[id][1]) for id, franchise in same.items())
+    assert new.rows["new"] == ("same 0", TEST)
+    assert all(part == draw_part(franchise) for franchise, part in list(new.rows.values())[-201:-1] if "j" in franchise)
+    assert LEFT_OUT not in new.assign({**same, **joined}).values()
+
+
+def test_test_titles_with_a_possible_sibling_in_training_are_suspects_until_a_page_is_known() -> None:
+    titles = {"1": "Sousei no Aquarion", "2": "Aquarion Evol", "3": "Trigun", "4": "Bebop Aquarion"}
+    franchise_of = {"1": "sosei", "2": "aquarion", "3": "trigun", "4": "bebop"}
+    parts = {"1": TEST, "2": TRAIN, "3": TEST, "4": TEST}
+    assert without_suspects(parts, titles, franchise_of, ()) == {**parts, "1": SUSPECT, "4": SUSPECT}
+    assert without_suspects(parts, titles, franchise_of, {"1"}) == {**parts, "4": SUSPECT}
+    assert without_suspects(parts, titles, franchise_of, {"2"}) == parts
+    assert without_suspects(parts, titles, dict.fromkeys(titles, "one"), ()) == parts
+
+
+def test_relations_that_the_keys_did_not_use_estimate_what_titles_alone_miss() -> None:
+    titles = {
+        "1": "Kumo",
+        "2": "Hitsuji",
+        "3": "Sousei no Aquarion",
+        "4": "Aquarion Evol",
+        "5": "Bebop",
+        "6": "Bebop 2",
+    }
+    franchise_of = franchises(titles)
+    drawn = {id: draw_part(franchise) for id, franchise in franchise_of.items()}
+    test = [id for id, part in drawn.items() if part == TEST]
+    apart = [pair for pair in (("1", "2"), ("3", "4"), ("5", "6")) if drawn[pair[0]] != drawn[pair[1]]]
+    related = {"1": ["2"], "2": ["1", "elsewhere"], "4": ["3"], "5": ["6"]}
+    notice = relations_notice(titles, related, drawn, {"1"})
+    missed = len(set(apart) & {("1", "2")})
+    assert notice.startswith(f"Titles alone put {len(apart)} of 3 known relations in different parts, {missed} unsusp")
+    assert f"The relations of {len(set(test) - {'1'})} of {len(test)} test titles are unknown" in notice
+    assert relations_notice(titles, {}, drawn, ()).startswith("The relations of")
 
 
 def test_part_table_only_grows() -> None:

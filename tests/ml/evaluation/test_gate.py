@@ -67,6 +67,20 @@ def test_gate_keeps_a_champion_without_shared_genres(model: Model, dataset: Data
     assert decision.sentence.endswith("The challenger is not promoted.")
 
 
+def test_gate_does_not_count_franchises_that_the_champion_was_trained_on(
+    model: Model, worse: Model, dataset: Dataset
+) -> None:
+    rows = dataset.rows("test")
+    seen = [dataset.ids[row] for row in rows[:5]]
+    decision = decide(model, worse, dataset, seen=seen)
+    lost = int(np.isin(dataset.franchises[rows], dataset.franchises[rows[:5]]).sum())
+    assert decision.sentence.startswith(f"The champion was trained on franchises of {lost} test posters, which do not")
+    assert f"On {len(rows) - lost} test posters" in decision.sentence
+    everything = decide(model, worse, dataset, seen=dataset.ids)
+    assert not everything.promote
+    assert everything.sentence.startswith("The champion has seen the franchises of all test posters, so only a person")
+
+
 def test_gate_keeps_the_champion_if_a_recipe_is_clearly_better_than_the_challenger(
     outcome: TrainingOutcome, worse: Model, dataset: Dataset, quick: TrainConfig, tmp_path: Path
 ) -> None:

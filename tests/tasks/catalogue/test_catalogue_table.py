@@ -106,9 +106,9 @@ def test_catalogue_is_sorted_by_number_only_if_all_ids_are_numbers(ids: list[str
     assert list(catalogue_of(Title(id, "x") for id in ids)["id"]) == ordered
 
 
-@pytest.mark.parametrize("omitted", [["rating"], ["rating", "aired_to", "related"]])
+@pytest.mark.parametrize("omitted", [["rating"], ["rating", "aired_to", "related", "own_page"]])
 def test_reading_fills_columns_of_detail_pages_that_are_missing(tmp_path: Path, omitted: list[str]) -> None:
-    written(tmp_path, UNKNOWN, LANTERNS)
+    written(tmp_path, UNKNOWN, replace(LANTERNS, own_page=True))
     path = tmp_path / "catalogue.csv"
     pd.read_csv(path, dtype=str, keep_default_na=False).drop(columns=omitted).to_csv(path, index=False)
     read = read_catalogue(path)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ import pytest
 
 import tasks.catalogue.collector
 from infra.local.site.invented_titles import SEASONS
+from ml.data.franchise_keys import title_franchises
+from ml.data.splits import draw_part
 from tasks.catalogue.catalogue_table import read_catalogue, related_in
 from tasks.catalogue.collector import Collector
 from tasks.catalogue.configuration import CollectConfig
@@ -49,13 +51,15 @@ class Result:
 
 
 def collector_of(folder: Path, url: str, **settings: object) -> Collector:
-    return Collector(folder, MyAnimeList(url), CollectConfig(**settings))  # type: ignore[arg-type]
+    return Collector(folder, MyAnimeList(url), CollectConfig(**{"details": 0, **settings}))  # type: ignore[arg-type]
 
 
-def collect(folder: Path, url: str, seasons: str = RANGE, **settings: object) -> Result:
-    """Run the collector once."""
+def collect(
+    folder: Path, url: str, seasons: str = RANGE, parts: Mapping[str, str] | None = None, **settings: object
+) -> Result:
+    """Run the collector once, by default without titles' own pages."""
     with collector_of(folder, url, **settings) as collector:
-        catalogue = asyncio.run(collector.read_catalogue(seasons))
+        catalogue = asyncio.run(collector.read_catalogue(seasons, parts))
         collector.replace_last_good(seasons, catalogue)
         posters = asyncio.run(collector.download_posters(catalogue))
         return Result(catalogue, posters, collector.traffics)
@@ -332,18 +336,23 @@ def test_collector_fetches_damaged_and_missing_kept_pages_again(site: FaultySite
     assert damaged.read_bytes() == whole
 
 
-def test_collector_reads_details_of_the_most_popular_titles_first_over_many_runs(
-    site: FaultySite, tmp_path: Path
+@pytest.mark.parametrize("parts_are_known", [True, False])
+def test_collector_reads_details_of_test_titles_first_and_popular_ones_first_over_many_runs(
+    site: FaultySite, tmp_path: Path, parts_are_known: bool
 ) -> None:
-    by_members = sorted(site.site.titles, key=lambda title: -title.members)
+    franchise_of = title_franchises({str(title.mal_id): title.title for title in site.site.titles})
+    parts = {id: draw_part(franchise) for id, franchise in franchise_of.items()}
+    if parts_are_known:
+        parts = {id: ("validation", "test", "train")[place % 3] for place, id in enumerate(sorted(parts))}
+    first = ("test", "validation", "train")
+    ordered = sorted(site.site.titles, key=lambda title: (first.index(parts[str(title.mal_id)]), -title.members))
     with_details = pd.DataFrame()
     for run in range(3):
-        catalogue = collect(tmp_path, site.url, details=7).catalogue
-        with_details = catalogue[(catalogue[["aired_to", "rating", "related"]] != "").any(axis=1)]
-        assert set(with_details["id"]) <= {str(title.mal_id) for title in by_members[: 7 * (run + 1)]}
+        catalogue = collect(tmp_path, site.url, parts=parts if parts_are_known else None, details=7).catalogue
+        with_details = catalogue[catalogue["own_page"] == "yes"]
+        assert set(with_details["id"]) == {str(title.mal_id) for title in ordered[: 7 * (run + 1)]}
     details = [request.path for request in site.requests if re.fullmatch(r"/anime/\d+", request.path)]
-    assert details == [f"/anime/{title.mal_id}" for title in by_members[:21]]
-    assert len(with_details) > 7
+    assert details == [f"/anime/{title.mal_id}" for title in ordered[:21]]
     for row in with_details.itertuples():
         title = site.site.by_id[int(row.id)]
         assert row.rating == (title.rating or "")
@@ -394,7 +403,7 @@ def test_collector_shows_progress_at_the_end_of_each_part(site: FaultySite, tmp_
     def show(traffic: Traffic) -> None:
         shown.append(traffic.sentence())
 
-    with Collector(tmp_path, MyAnimeList(site.url), CollectConfig(), show=show) as collector:
+    with Collector(tmp_path, MyAnimeList(site.url), CollectConfig(details=0), show=show) as collector:
         catalogue = asyncio.run(collector.read_catalogue(RANGE))
         asyncio.run(collector.download_posters(catalogue))
     assert shown[0].startswith(f"Pages: {len(SEASONS)} of {len(SEASONS)} (")

@@ -143,7 +143,9 @@ def site(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 
 def collect(site: Server, folder: Path, timeout_seconds: float = 5) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Catalogue and posters of one run; its errors have short messages."""
-    with Collector(folder, MyAnimeList(site.url), CollectConfig(timeout_seconds=timeout_seconds)) as collector:
+    with Collector(
+        folder, MyAnimeList(site.url), CollectConfig(details=0, timeout_seconds=timeout_seconds)
+    ) as collector:
         try:
             catalogue = asyncio.run(collector.read_catalogue(SEASON))
             collector.replace_last_good(SEASON, catalogue)
@@ -389,7 +391,7 @@ def test_host_that_misbehaves_for_all_posters_is_blocked_or_its_posters_are_reco
     if not isinstance(expected, str):
         pictures = {f"/images/anime/{id}.jpg": response(body=jpeg(int(id))) for id in site.ids}
         site.responses = dict(pictures)
-        with Collector(tmp_path, MyAnimeList(site.url), CollectConfig()) as collector:
+        with Collector(tmp_path, MyAnimeList(site.url), CollectConfig(details=0)) as collector:
             for memory in collector.ledger.hosts.all().values():
                 collector.ledger.hosts.put(type(memory)(memory.host))
         _, posters = collect(site, tmp_path)

@@ -34,7 +34,7 @@ def scrape(tmp_path: Path) -> Iterator[Scrape]:
     collectors: list[Collector] = []
 
     async def scrape(site_url: str, seasons: str) -> pd.DataFrame:
-        collectors.append(Collector(tmp_path, MyAnimeList(site_url), CollectConfig()))
+        collectors.append(Collector(tmp_path, MyAnimeList(site_url), CollectConfig(details=0)))
         return await collectors[0].read_catalogue(seasons)
 
     yield scrape

@@ -53,7 +53,7 @@ def source_of(api: StrictApi, client_id: str = CLIENT_ID) -> MyAnimeListApi:
 
 def collect(folder: Path, source: Source, **settings: int) -> tuple[pd.DataFrame, pd.DataFrame, int]:
     """The catalogue, the posters, and the number of changes since the last catalogue."""
-    with Collector(folder, source, CollectConfig(**settings)) as collector:
+    with Collector(folder, source, CollectConfig(**{"details": 0, **settings})) as collector:
         catalogue = asyncio.run(collector.read_catalogue(RANGE))
         changes = collector.replace_last_good(RANGE, catalogue).changes
         return catalogue, asyncio.run(collector.download_posters(catalogue)), changes
@@ -86,7 +86,7 @@ def test_titles_that_only_the_pages_list_as_continuing_are_neither_lost_nor_gone
     first = SEASONS.index(continuing.season) + 1
     seasons, measures, ids = f"{SEASONS[first]}..{SEASONS[-1]}", list[Measure](), list[set[str]]()
     for source in (MyAnimeList(site), source_of(api), MyAnimeList(site)):
-        with Collector(tmp_path, source, CollectConfig()) as collector:
+        with Collector(tmp_path, source, CollectConfig(details=0)) as collector:
             catalogue = asyncio.run(collector.read_catalogue(seasons))
             assert collector.replace_last_good(seasons, catalogue, measures.extend).changes == 0
             ids.append(set(catalogue["id"]))
@@ -117,13 +117,13 @@ def many_nodes(count: int) -> list[Node]:
 
 
 def read(folder: Path, source: Source, seasons: str = "2015-fall", refresh: bool = False) -> pd.DataFrame:
-    with Collector(folder, source, CollectConfig(refresh=refresh)) as collector:
+    with Collector(folder, source, CollectConfig(details=0, refresh=refresh)) as collector:
         return asyncio.run(collector.read_catalogue(seasons))
 
 
 def finish_crawl(folder: Path, api: StrictApi) -> None:
     """Have the next run begin a new crawl."""
-    with Collector(folder, source_of(api), CollectConfig()) as collector:
+    with Collector(folder, source_of(api), CollectConfig(details=0)) as collector:
         collector.ledger.crawls.put(Crawl(f"{api.url}/v2", 0, 1))
 
 
@@ -145,7 +145,7 @@ def test_paging_reads_each_title_once_and_fetches_the_pages_of_a_season_together
         finish_crawl(tmp_path, api)
         assert len(read(tmp_path, source_of(api), refresh=True)) == 1099
         assert offsets(api) == [0, 500, 1000]
-        with Collector(tmp_path, MyAnimeListApi(f"{api.url}/v2"), CollectConfig()) as collector:
+        with Collector(tmp_path, MyAnimeListApi(f"{api.url}/v2"), CollectConfig(details=0)) as collector:
             assert len(asyncio.run(collector.reread_catalogue("2015-fall"))) == 1099
         assert api.requests == []
 
@@ -168,12 +168,12 @@ def test_paging_goes_on_after_an_interruption(tmp_path: Path) -> None:
 
 def test_entries_that_cannot_be_read_keep_their_last_good_records(tmp_path: Path) -> None:
     with strict_api(many_nodes(600)) as api:
-        with Collector(tmp_path, source_of(api), CollectConfig()) as collector:
+        with Collector(tmp_path, source_of(api), CollectConfig(details=0)) as collector:
             expected = asyncio.run(collector.read_catalogue("2015-fall"))
             collector.replace_last_good("2015-fall", expected)
         finish_crawl(tmp_path, api)
         api.nodes[550] = {name: value for name, value in api.nodes[550].items() if name != "title"}
-        with Collector(tmp_path, source_of(api), CollectConfig(refresh=True)) as collector:
+        with Collector(tmp_path, source_of(api), CollectConfig(details=0, refresh=True)) as collector:
             pd.testing.assert_frame_equal(asyncio.run(collector.read_catalogue("2015-fall")), expected)
             (unread,) = collector.unread
     assert (unread.page, unread.card.position, unread.id) == ("2015-fall from title 501 on", 51, "551")
@@ -242,7 +242,7 @@ def test_refusals_end_in_one_sentence_and_only_real_blocks_are_remembered(
     answer: Answer, after: int, error: type[Exception], sentence: str, api: StrictApi, tmp_path: Path
 ) -> None:
     api.change = answering(answer, after=after)
-    with Collector(tmp_path, source_of(api), CollectConfig()) as collector:
+    with Collector(tmp_path, source_of(api), CollectConfig(details=0)) as collector:
         with pytest.raises(error) as caught:
             asyncio.run(collector.read_catalogue("2015-winter..2015-spring"))
         assert sentence in str(caught.value)
