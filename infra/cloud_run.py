@@ -24,7 +24,7 @@ from google.longrunning.operations_pb2 import Operation
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from infra.errors import DeploymentError, NotFound, ServiceUnavailable, failure
-from infra.google import google_errors
+from infra.google import google_errors, reason_of
 from infra.revisions import (
     CANDIDATE,
     DEFAULT_RESOURCES,
@@ -279,6 +279,6 @@ def _deployment_errors(doing: str) -> Iterator[None]:
         ) from error
     except google_exceptions.Conflict as error:
         what = f"{doing} conflicts with another deployment"
-        raise failure(ServiceUnavailable, what, error.message, "Start the run again.") from error
+        raise failure(ServiceUnavailable, what, reason_of(error), "Start the run again.") from error
     except google_exceptions.GoogleAPICallError as error:
-        raise failure(DeploymentError, f"{doing} failed", error.message) from error
+        raise failure(DeploymentError, f"{doing} failed", reason_of(error)) from error

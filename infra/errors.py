@@ -60,11 +60,11 @@ class BusyError(InfraError):
 Error = TypeVar("Error", bound=InfraError)
 
 
-def failure(kind: type[Error], what: str, reason: object, next_step: str = "") -> Error:
+def failure(kind: type[Error], what: str, reason: object, next_step: str = "", details: str = "") -> Error:
     """An error for a reason that a service or a package gives.
 
-    The message contains the beginning of the reason, the details all of it if that is not the whole.
+    The message contains the beginning of the reason. By default, the details are the reason if that is not all of it.
     """
     text = str(reason).strip().rstrip(".")
     first = re.split(r"[.?!]+\s|\n", text)[0][:_REASON].rstrip(". ")
-    return kind(f"{what}: {first}. {next_step}".rstrip(), "" if first == text else text)
+    return kind(f"{what}: {first}. {next_step}".rstrip(), details or ("" if first == text else text))

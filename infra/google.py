@@ -45,10 +45,10 @@ def google_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except google_exceptions.NotFound as error:
-        raise failure(NotFound, f"{doing} failed: not found", error.message) from error
+        raise failure(NotFound, f"{doing} failed", reason_of(error), details=str(error)) from error
     except _REFUSED as error:
         advice = "Check the credentials and their roles."
-        raise failure(ConfigurationError, f"{doing} is not permitted", _reason(error), advice) from error
+        raise failure(ConfigurationError, f"{doing} is not permitted", reason_of(error), advice) from error
     except (DataCorruption, google_exceptions.BadRequest) as error:
         # An upload with another checksum than announced is refused with the status 400.
         if not isinstance(error, DataCorruption) and not re.search("(crc32c|md5).*match", str(error), re.IGNORECASE):
@@ -56,9 +56,20 @@ def google_errors(doing: str) -> Iterator[None]:
         reason = "the checksum does not match the content"
         raise failure(ServiceUnavailable, f"{doing} failed temporarily", reason, "Try again later.") from error
     except _TEMPORARY as error:
-        raise failure(ServiceUnavailable, f"{doing} failed temporarily", _reason(error), "Try again later.") from error
+        what = f"{doing} failed temporarily"
+        raise failure(ServiceUnavailable, what, reason_of(error), "Try again later.", str(error)) from error
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What the service said, or why there is no response. Google's clients begin with the address of the request."""
     cause = getattr(error, "cause", None) or error
-    return str(cause).strip() or type(cause).__name__
+    if isinstance(cause, requests.Timeout):
+        return "the server did not respond in time"
+    if isinstance(cause, requests.ConnectionError):
+        return "the server is not reachable"
+    text = re.sub(r"^(?:\d+ )?(?:[A-Z]+ https?://\S+: )?", "", str(cause).strip())
+    if refused := re.match(r"\('Request failed with status code', (\d+)", text):
+        text = "" if refused[1] == "404" else f"the response has status {refused[1]}"
+    if isinstance(error, google_exceptions.NotFound) and text in ("", "unknown error"):
+        return "not found"
+    return text or type(cause).__name__
