@@ -27,10 +27,10 @@ ACTS: list[Act] = []
 _SERVICES = {
     "storage": "infra.local.storage",
     "Cloud Run": "infra.local.run_api",
-    "Prefect": "prefect",
+    "Prefect": "infra.local.prefect_server",
     "MLflow": "mlflow",
 }
-_VIEWERS = {"TensorBoard": "tensorboard.main", "page": "serving.web.app:create_app()"}
+_VIEWERS = {"TensorBoard": "infra.local.tensorboard_server", "page": "serving.web.app:create_app()"}
 # Folders of services, for which there are acts of their own, and logs.
 _OF_SERVICES = {"bucket", "prefect", "mlflow-artifacts", "cloud-run", "logs", "mlflow.db", "mlruns"}
 _LOCKS = {"stack.lock", "run.lock", "stack.json"}
@@ -297,7 +297,10 @@ def move_traffic(world: World, random: Random) -> Did | None:
     traffic = [{"type": kind, "revision": name, "percent": share} for name, share in shares.items() if share]
     name = f"projects/{settings.google_project}/locations/{settings.google_region}/services/{settings.service}"
     requests.patch(
-        f"{settings.cloud_run_endpoint}/v2/{name}?updateMask=traffic", json={"traffic": traffic}, timeout=60
+        f"{settings.cloud_run_endpoint}/v2/{name}?updateMask=traffic",
+        json={"traffic": traffic},
+        headers={"Authorization": f"Bearer {os.environ['ANIME_GENRE_CLOUD_RUN_TOKEN']}"},
+        timeout=60,
     ).raise_for_status()
     return Did(f"sent {percent} % of the traffic from {live.name} to {other}")
 

@@ -354,7 +354,10 @@ def send_traffic_by_hand(stack: Stack, revision: str) -> None:
     name = f"projects/{settings.google_project}/locations/{settings.google_region}/services/{settings.service}"
     target = {"type": "TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION", "revision": revision, "percent": 100}
     requests.patch(
-        f"{stack.cloud_run_url}/v2/{name}?updateMask=traffic", json={"traffic": [target]}, timeout=30
+        f"{stack.cloud_run_url}/v2/{name}?updateMask=traffic",
+        json={"traffic": [target]},
+        headers={"Authorization": f"Bearer {stack.environment['ANIME_GENRE_CLOUD_RUN_TOKEN']}"},
+        timeout=30,
     ).raise_for_status()
     deadline = time.monotonic() + 30
     while cloud_run.live(settings.service).name != revision and time.monotonic() < deadline:

@@ -168,7 +168,7 @@ def test_store_is_unavailable_if_content_arrives_with_another_checksum(
         "Reading gs://test-bucket/a": lambda: store.read("a"),
         "Downloading gs://test-bucket/a": lambda: store.download({"a": tmp_path / "received"}),
         "Writing gs://test-bucket/a": lambda: store.write("a", b"content"),
-        "Uploading to gs://test-bucket/": lambda: store.upload({"a": file}),
+        "Uploading gs://test-bucket/a": lambda: store.upload({"a": file}),
     }
     for doing, call in calls.items():
         with pytest.raises(ServiceUnavailable) as caught:
