@@ -1,14 +1,18 @@
 """Full disks: free space, and the one sentence that any error of a full disk becomes."""
 
 import errno
+import logging
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from infra.errors import DeploymentError, DiskFull, StackError
 from serving.bundle.errors import AnimeGenreError
+
+logger = logging.getLogger("infra")
 
 MIN_FREE_BYTES = 500_000_000  # for the databases of Prefect and MLflow, a small dataset and some bundles
 RESERVED_BYTES = 30_000_000  # a step ends before the disk is full, so that the databases can still record the reason
@@ -41,9 +45,20 @@ def check_space(folder: Path, for_run: bool = False) -> None:
 def disk_errors(workspace: Path) -> Iterator[None]:
     """Replace the errors that the block raises because of a full disk.
 
+    An error of another thread, such as TensorBoard's, becomes one line of the log instead of a traceback.
+
     Raises:
         DiskFull: a disk or a quota is full, or a file would exceed a size limit.
     """
+    before = threading.excepthook
+
+    def on_thread_error(args: threading.ExceptHookArgs) -> None:
+        if isinstance(args.exc_value, OSError) and args.exc_value.errno in _ERRNOS:
+            logger.warning("A thread ended, because it could not write: %s", args.exc_value)
+        else:
+            before(args)
+
+    threading.excepthook = on_thread_error
     try:
         yield
     except Exception as error:
@@ -51,6 +66,8 @@ def disk_errors(workspace: Path) -> Iterator[None]:
         if full is None:
             raise
         raise full from error
+    finally:
+        threading.excepthook = before
 
 
 def disk_full(error: BaseException, workspace: Path) -> DiskFull | None:

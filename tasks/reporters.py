@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +21,30 @@ from tasks.crawl.traffic import duration
 
 logger = logging.getLogger("tasks")
 
+_LEAST_SECONDS = 10.0  # a rate is measured over at least this time
 _TIMEOUT_SECONDS = 5.0  # how long a training waits for MLflow
 _PAUSE_SECONDS = 60.0  # between two such waits
 
 
-@dataclass
-class _Measured:
-    """The work of one kind: when it began and what was done before, and when it was last shown."""
+class _Work:
+    """Work of one kind: how much was done at which time.
 
-    began: float
-    done_before: int
-    shown: float
+    Its rate is that of the last half of its time: the first batches are slow, and other programs come and go.
+    """
+
+    def __init__(self, began: float, done_before: int) -> None:
+        # Work that was done before the first call took an unknown time, so it does not count towards the rate.
+        self.began = self.shown = began
+        self._recent = deque([(began, done_before)])
+
+    def rate(self, now: float, done: int) -> float:
+        """Work per second, 0 if it is not known yet."""
+        recent, half = self._recent, now - max((now - self.began) / 2, _LEAST_SECONDS)
+        recent.append((now, done))
+        while recent[1][0] <= half:
+            recent.popleft()
+        since, done_then = recent[0]
+        return (done - done_then) / (now - since) if now > since else 0.0
 
 
 class ProgressLog(NullReporter):
@@ -52,7 +64,7 @@ class ProgressLog(NullReporter):
         self._every_seconds = every_seconds
         self._clock = clock
         self._bars = bars or ProgressBars()
-        self._work: dict[str, _Measured] = {}
+        self._work: dict[str, _Work] = {}
 
     @contextmanager
     def run(self, name: str, parameters: Mapping[str, object]) -> Iterator[Reporter]:
@@ -68,15 +80,13 @@ class ProgressLog(NullReporter):
         """
         now = self._clock()
         work = self._work.get(what)
-        if work is None or done < work.done_before:
-            # Work that was done before the first call took an unknown time, so it does not count towards the rate.
-            work = self._work[what] = _Measured(began=now, done_before=done, shown=now)
+        if work is None or done == 0:
+            work = self._work[what] = _Work(now, done)
         if done < total and now - work.shown < self._every_seconds:
             return
         work.shown = now
         check_space(self._workspace)
-        seconds = now - work.began
-        rate = (done - work.done_before) / seconds if seconds > 0 else 0.0
+        rate = work.rate(now, done)
         parts = [f"{rate:.1f}{f' {unit}' if unit else ''} per second"] if rate else []
         if rate and done < total:
             parts.append(f"{duration((total - done) / rate)} left")

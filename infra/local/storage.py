@@ -5,7 +5,9 @@ python -m infra.local.storage --port 8898 --folder FOLDER --bucket anime-genre
 
 import argparse
 import socketserver
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from gcp_storage_emulator import server
 
@@ -14,6 +16,20 @@ from infra.local.same_origin import SameOriginHandler
 
 class _Handler(SameOriginHandler, server.RequestHandler):  # type: ignore[misc]
     """The emulator's handler with the checks."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Log a request, unless the disk of the log is full."""
+        with suppress(OSError):
+            super().log_message(format, *args)
+
+
+def _handle_error(server: socketserver.BaseServer, request: Any, client_address: Any) -> None:
+    """Log the error of a request. If the disk of the log is full, an error of the log would end the server."""
+    with suppress(OSError):
+        _log_error(server, request, client_address)
+
+
+_log_error = socketserver.BaseServer.handle_error
 
 
 def main() -> None:
@@ -26,6 +42,7 @@ def main() -> None:
     # The emulator handles one request at a time. With Python's default queue of five connections, a sixth client waits
     # for a second or more.
     socketserver.TCPServer.request_queue_size = 128
+    socketserver.BaseServer.handle_error = _handle_error  # type: ignore[assignment, method-assign]
     server.RequestHandler = _Handler
     # GET /wipe deletes all objects, and browsers send no Origin with the image of a page.
     server.HANDLERS = tuple(route for route in server.HANDLERS if route[0] != "^/wipe$")

@@ -58,6 +58,17 @@ def test_remaining_time_holds_when_the_first_batches_are_slow(tmp_path: Path, ca
     assert [each.partition(" (")[0] for each in caplog.messages].count("training scratch: 3072 of 3072") == 1
 
 
+def test_remaining_time_follows_a_machine_that_becomes_faster(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tasks")
+    clock = Clock()
+    log = ProgressLog(tmp_path, clock=clock)
+    for done in range(101):
+        log.progress(done, 150, "training scratch", "images")
+        clock.seconds += 3.0 if done < 50 else 1.0  # another program ends
+    left = re.search(r"(\d+) s left\)$", caplog.messages[-1])
+    assert left and 50 <= int(left[1]) <= 80
+
+
 def test_remaining_time_counts_neither_restored_nor_pruned_epochs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
