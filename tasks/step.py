@@ -36,7 +36,7 @@ def step(name: str) -> Callable[[Callable[Parameters, Record]], Callable[Paramet
 
         @functools.wraps(work)
         def on_disk(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Record:
-            with disk_errors(read_settings().workspace), no_silence():
+            with disk_errors(read_settings().workspace), no_silence(name):
                 return work(*args, **kwargs)
 
         as_task: Any = task(
@@ -60,9 +60,9 @@ def step(name: str) -> Callable[[Callable[Parameters, Record]], Callable[Paramet
 
 
 @contextmanager
-def no_silence(seconds: float = _SILENCE_SECONDS) -> Iterator[None]:
-    """Repeat the last line of the log, with its age, whenever the block logs nothing for `seconds`."""
-    last = _LastLine()
+def no_silence(name: str, seconds: float = _SILENCE_SECONDS) -> Iterator[None]:
+    """Repeat the last line of the log, or the block's name, with its age, whenever it logs nothing for `seconds`."""
+    last = _LastLine(name)
     ended = threading.Event()
 
     def repeat() -> None:
@@ -89,9 +89,9 @@ def no_silence(seconds: float = _SILENCE_SECONDS) -> Iterator[None]:
 class _LastLine(logging.Handler):
     """Remembers the last line and when it was logged; `shown` is when it was logged or repeated."""
 
-    def __init__(self) -> None:
+    def __init__(self, message: str) -> None:
         super().__init__()
-        self.message = "Working"
+        self.message = message
         self.logged = self.shown = time.monotonic()
 
     def emit(self, record: logging.LogRecord) -> None:

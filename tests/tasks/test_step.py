@@ -13,7 +13,7 @@ pytestmark = pytest.mark.stack
 def test_silent_step_repeats_its_last_line_with_its_age(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "tasks")
     logger = logging.getLogger("ml.training_run")
-    with no_silence(seconds=0.4):
+    with no_silence("train", seconds=0.4):
         for _ in range(4):
             logger.warning("Predicting the test part.")
             time.sleep(0.1)
