@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -36,24 +36,24 @@ def refusal(host: str | None, origin: str | None) -> str | None:
         host: the header `Host`; None if there is none.
         origin: the header `Origin`; None if there is none, or if the service lets other pages in.
     """
-    own = _split(f"//{host or ''}")
-    if own is None or own.hostname not in _LOOPBACK_NAMES:
+    name, port = _host_and_port(f"//{host or ''}")
+    if name not in _LOOPBACK_NAMES:
         return "This service of the local stack answers only at 127.0.0.1 and localhost."
     if origin is None:
         return None
-    asking = _split(origin)
-    if asking is None or asking.hostname not in _LOOPBACK_NAMES or asking.port != own.port:
+    page_host, page_port = _host_and_port(origin)
+    if page_host not in _LOOPBACK_NAMES or page_port != port:
         return "This service of the local stack answers no pages of other origins."
     return None
 
 
-def _split(address: str) -> SplitResult | None:
-    """The parts of an address; None if it is not one."""
+def _host_and_port(address: str) -> tuple[str | None, int | None]:
+    """The host name and the port of an address, None where there is none."""
     try:
         parts = urlsplit(address)
-        return parts if parts.port is not None or parts.hostname else None
+        return parts.hostname, parts.port
     except ValueError:
-        return None
+        return None, None
 
 
 @web.middleware
