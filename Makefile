@@ -38,7 +38,7 @@ lint: install  ## run ruff, mypy and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-soak: install  ## run the long tests of tests/soak: half an hour
+soak: install  ## run the long tests of tests/soak: at most three hours
 	@for file in tests/soak/soak_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 bench: install  ## run all measurements of tests/benchmarks

@@ -317,10 +317,12 @@ class Registry:
         self._client.set_registered_model_alias(self._name, _CHAMPION, version)
 
     @_retried("Removing the champion")
-    def remove_champion(self) -> None:
-        """Remove the alias `champion`, if there is one."""
-        if self.champion() is not None:
-            self._client.delete_registered_model_alias(self._name, _CHAMPION)
+    def remove_champion(self) -> bool:
+        """Remove the alias `champion`, if there is one, and return whether there was one."""
+        if self.champion() is None:
+            return False
+        self._client.delete_registered_model_alias(self._name, _CHAMPION)
+        return True
 
     @_retried("Tagging the model version")
     def tag_version(self, version: str, tags: Mapping[str, str]) -> None:

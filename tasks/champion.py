@@ -64,10 +64,13 @@ def live_champion(settings: Settings, registry: Registry) -> Champion | None:
     """The version that receives the service's traffic, None before the first deployment.
 
     The alias is repaired if it names another version: a run may be killed after moving the traffic, before the alias.
+    It is removed if nothing is live: somebody may have deleted the service.
     """
     cloud_run = CloudRun(settings)
     traffic = cloud_run.traffic(settings.service)
     if traffic is None:
+        if registry.remove_champion():
+            logger.warning("The alias champion is removed from %s, because no model is live.", settings.model_name)
         return None
     live, withdrawn = traffic.revision, None
     if traffic.moved and traffic.checked != live.name:

@@ -12,7 +12,7 @@ from infra.store import Store
 from ml.data.splits import TEST
 from serving.bundle.model import MODEL, Manifest
 from tasks.artifacts import show_link
-from tasks.bundles import check_bundle, fetch_bundle
+from tasks.bundles import check_bundle, fetch_bundle, log_bundle
 from tasks.champion import Champion, live_champion, training_run, version_name
 from tasks.deployments import restore_deployment
 from tasks.records import DatasetRecord, EvaluationRecord, ModelRecord, TrainingRecord
@@ -37,7 +37,7 @@ def register(dataset: DatasetRecord, training: TrainingRecord, evaluation: Evalu
     champion = live_champion(settings, registry)
     is_live = champion is not None and champion.bundle_sha256 == training.bundle_sha256
     if champion is not None and not is_live and registry.version_of(champion.bundle_sha256) is None:
-        _register_champion_again(champion, store, registry, settings)
+        register_champion_again(champion, store, registry, settings)
     if champion is not None:
         restore_deployment(settings, store, registry, champion)
     registered = registry.version_of(training.bundle_sha256)
@@ -84,20 +84,22 @@ def _description(manifest: Manifest, tags: Mapping[str, str]) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in known.items())
 
 
-def _register_champion_again(champion: Champion, store: Store, registry: Registry, settings: Settings) -> None:
+def register_champion_again(champion: Champion, store: Store, registry: Registry, settings: Settings) -> None:
     """Register the live model, whose version somebody deleted, and set the alias.
 
-    If its run or its bundle is gone as well, the alias is removed, because it would name another model.
+    If its run is gone as well, it gets a new one. If its bundle is gone, the alias is removed, because it would name
+    another model.
     """
     run_id = training_run(champion.bundle_sha256, store, registry)
     try:
-        if run_id is None or not registry.has_run(run_id):
-            raise NotFound("its MLflow run does not exist.")
         folder = fetch_bundle(store, registry, settings.folder, champion.bundle_sha256, run_id)
     except NotFound as error:
         registry.remove_champion()
         logger.warning("The champion, %s, cannot be registered again: %s", champion.name, error)
         return
+    if run_id is None or not registry.has_run(run_id):
+        with registry.run(f"{champion.name}, registered again", {}) as run_id:
+            log_bundle(registry, run_id, folder)
     tags = {"dataset_key": check_bundle(folder, champion.bundle_sha256).dataset_key, "collection": settings.collection}
     version = _register(registry, run_id, folder, champion.bundle_sha256, tags)
     registry.set_champion(version.version)

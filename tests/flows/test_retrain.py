@@ -46,6 +46,7 @@ from tasks.evaluate import verdict
 from tasks.posters import fetch_posters
 from tasks.records import BundleRecord
 from tasks.redeploy import redeploy
+from tasks.register import register_champion_again
 from tests.faults import Fault, fault_proxy
 from tests.storage import delete
 
@@ -204,6 +205,25 @@ def test_champion_alias_is_repaired_from_the_traffic(first_run) -> None:
     assert (champion.version, champion.moved) == ("1", False)
     assert champion.bundle_sha256 == first_run[0].record.training.bundle_sha256
     assert registry.champion().version == "1"
+    assert live_champion(settings.model_copy(update={"service": "deleted"}), registry) is None
+    assert registry.champion() is None, "nothing is live"
+    live_champion(settings, registry)
+    assert registry.champion().version == "1"
+
+
+def test_champion_whose_version_and_run_are_gone_is_registered_with_a_new_run(first_run) -> None:
+    settings, client, run_id = read_settings(), MlflowClient(), first_run[0].record.training.run_id
+    registry = Registry(settings)
+    champion = live_champion(settings, registry)
+    client.delete_registered_model(settings.model_name)
+    client.delete_run(run_id)
+    try:
+        register_champion_again(champion, Store(settings), registry, settings)
+        again = registry.champion()
+        assert again.tags["bundle_sha256"] == champion.bundle_sha256
+        assert again.run_id != run_id and registry.has_run(again.run_id)
+    finally:
+        client.restore_run(run_id)
 
 
 def test_revision_with_other_predictions_than_its_bundle_does_not_go_live(first_run) -> None:

@@ -40,5 +40,5 @@ def test_everything_agrees_again_after_damage(world: World) -> None:
 
 
 def test_everything_agrees_again_after_a_run_was_killed(world: World) -> None:
-    result = act_and_run(world, [kill_run], Random(0), ["--seed", "1"], is_during=True)
+    result = act_and_run(world, [kill_run], Random(0), is_during=True)
     assert result.faults == [], result.lines()
