@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 
 import pandas as pd
 
-from ml.data.table_format import shown
+from ml.data.table_cells import shown
 from ml.data.table_images import ENDINGS
 from ml.errors import DatasetError
 from serving.bundle.wording import counted

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ml.data.genre_cells import is_filler, literal_value
-from ml.data.table_format import shown
+from ml.data.table_cells import shown
 from ml.errors import DatasetError
 
 ROLES = ("id", "title", "genres", "genre_ids", "franchise", "file", "poster_url", "rating", "explicit")

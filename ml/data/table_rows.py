@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from ml.data.genre_cells import BAR, is_filler, read_genres, unify
+from ml.data.table_cells import shown
 from ml.data.table_columns import ROLES, Columns, address_in, is_true, text_in
-from ml.data.table_format import read_cells, shown
+from ml.data.table_format import read_cells
 from ml.errors import DatasetError
 from serving.bundle.wording import counted
 

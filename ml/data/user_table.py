@@ -17,7 +17,7 @@ from ml.data.genres import Genre
 from ml.data.poster_files import find_poster_files
 from ml.data.shards import Shards
 from ml.data.splits import draw_part, join_franchises, without_suspects
-from ml.data.table_format import shown
+from ml.data.table_cells import shown
 from ml.data.table_rows import TableOptions, read_rows
 from ml.errors import DatasetError
 from ml.reporting import Reporter

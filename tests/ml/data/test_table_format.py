@@ -7,7 +7,8 @@ from io import BytesIO
 import pandas as pd
 import pytest
 
-from ml.data.table_format import RAGGED, TORN, read_cells
+from ml.data.table_csv import RAGGED, TORN
+from ml.data.table_format import read_cells
 from ml.errors import DatasetError
 
 ROWS = [["5", "Café Bebop, the film", "Action|Drama", "5.jpg"], ["6", 'The "Gun"', "Comedy", "6.jpg"]]
