@@ -1,15 +1,14 @@
-"""Franchises from titles alone: keys that titles of a franchise share, and pairs of titles that may be one franchise.
+"""Franchises from titles alone: keys that titles of a franchise share, and words of titles that may be one franchise.
 
-The keys join what names the same franchise beyond doubt: the same title without season and subtitle, or the same
-leading words. A rare word that two titles share elsewhere only makes them suspects, because joining by such words runs
-away: a few chains would join a large part of a catalogue.
+The keys join what names the same franchise: the same title without season and subtitle, the same leading words, or a
+title within another one. A rare word that two titles share elsewhere only makes them suspects, because joining by such
+words runs away: a few chains would join a large part of a catalogue.
 """
 
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from itertools import combinations
 
 RARE = 3
 """A word is rare if at most so many franchises have it."""
@@ -87,8 +86,8 @@ def fold(title: str) -> str:
 def title_franchises(titles: Mapping[str, str]) -> dict[str, str]:
     """The franchise key of each title by id, where keys that begin with the same name are one franchise.
 
-    A key joins another one that is its beginning in whole words, and keys that alone share their leading words. Each
-    key has one beginning, so no chain of titles can run away. The key of an empty title is its id.
+    A key joins another one that is its beginning in whole words, keys that alone share its leading words, or else a key
+    that it contains. Each key joins one other, so chains cannot run away. The key of an empty title is its id.
     """
     keys = {id: franchise_key(title) or id for id, title in titles.items()}
     roots = _roots(set(keys.values()))
@@ -110,8 +109,8 @@ def _roots(keys: set[str]) -> dict[str, str]:
         return few and (bool(before) or with_word[last] <= _SHARED_BEGINNING[1]) and len(beginning) > 3
 
     roots = {key: next(filter(names_franchise, _beginnings(key)), key) for key in keys}
-    for key, root in list(roots.items()):
-        if root == key and (inner := next((part for part in _inner(key) if part in keys), None)):
+    for key in sorted(keys, key=len):  # a key contains only shorter ones, whose roots are final
+        if roots[key] == key and (inner := next((part for part in _inner(key) if part in keys), None)):
             roots[key] = roots[inner]
     return roots
 
@@ -131,19 +130,20 @@ def _beginnings(key: str) -> Iterable[str]:
     return (" ".join(words[:length]) for length in range(1, len(words) + 1))
 
 
-def suspects(titles: Mapping[str, str], franchise_of: Mapping[str, str]) -> set[tuple[str, str]]:
-    """Pairs of ids of different franchises whose titles share a rare word, each pair in both orders."""
-    with_word: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for id, title in titles.items():
-        for word in set(_words(fold(title)).split()):
-            if len(word) >= _LONG and not word.isdigit():
-                with_word[word][franchise_of[id]].append(id)
-    pairs = set()
-    for groups in with_word.values():
-        if 1 < len(groups) <= RARE:
-            for some, others in combinations(groups.values(), 2):
-                pairs |= {pair for one in some for other in others for pair in ((one, other), (other, one))}
-    return pairs
+def rare_words(titles: Mapping[str, str], franchise_of: Mapping[str, str]) -> dict[str, set[str]]:
+    """The rare words of each title by id: long words that two or more franchises have, but only a few.
+
+    Two titles of different franchises that share one are suspects: they may be siblings.
+    """
+    words_of = {
+        id: {word for word in _words(fold(title)).split() if len(word) >= _LONG and not word.isdigit()}
+        for id, title in titles.items()
+    }
+    franchises: defaultdict[str, set[str]] = defaultdict(set)
+    for id, words in words_of.items():
+        for word in words:
+            franchises[word].add(franchise_of[id])
+    return {id: {word for word in words if 1 < len(franchises[word]) <= RARE} for id, words in words_of.items()}
 
 
 def _words(text: str) -> str:

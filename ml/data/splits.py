@@ -17,7 +17,7 @@ from typing import Self
 import pandas as pd
 from scipy.cluster.hierarchy import DisjointSet
 
-from ml.data.franchise_keys import suspects, title_franchises
+from ml.data.franchise_keys import rare_words, title_franchises
 from ml.errors import DatasetError
 
 TRAIN, VALIDATION, TEST, LEFT_OUT, SUSPECT = "train", "validation", "test", "left_out", "suspect"
@@ -75,10 +75,16 @@ def without_suspects(
     Validation titles count as training titles. `known` are the ids of titles whose relations are all known. A relation
     stands on the pages of both titles, so a pair with one of them is no suspect.
     """
+    words_of = rare_words(titles, franchise_of)
+    training: defaultdict[str, set[str]] = defaultdict(set)
+    for id, words in words_of.items():
+        if parts[id] in (TRAIN, VALIDATION) and id not in known:
+            for word in words:
+                training[word].add(franchise_of[id])
     suspected = {
-        one
-        for one, other in suspects(titles, franchise_of)
-        if parts[one] == TEST and parts[other] in (TRAIN, VALIDATION) and one not in known and other not in known
+        id
+        for id, words in words_of.items()
+        if parts[id] == TEST and id not in known and any(training[word] - {franchise_of[id]} for word in words)
     }
     return {id: SUSPECT if id in suspected else part for id, part in parts.items()}
 
@@ -95,11 +101,11 @@ def relations_notice(
     and `known` are as in `without_suspects`.
     """
     franchise_of = title_franchises(titles)
-    suspected = suspects(titles, franchise_of)
+    words_of = rare_words(titles, franchise_of)
     links = {(min(id, other), max(id, other)) for id, others in related.items() for other in others if other in titles}
     part = {id: draw_part(franchise) for id, franchise in franchise_of.items()}
     apart = [link for link in links if part[link[0]] != part[link[1]]]
-    missed = sum(link not in suspected for link in apart)
+    missed = sum(words_of[one].isdisjoint(words_of[other]) for one, other in apart)
     test = [id for id, part in parts.items() if part == TEST]
     unknown = sum(id not in known for id in test)
     found = f"Titles alone put {len(apart)} of {len(links)} known relations in different parts, {missed} unsuspected. "

@@ -19,7 +19,7 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
-from ml.data.franchise_keys import suspects, title_franchises
+from ml.data.franchise_keys import rare_words, title_franchises
 from ml.data.splits import TEST, TRAIN, VALIDATION, PartTable, draw_part, franchises, without_suspects
 from tasks.catalogue.titles import Title
 from tasks.errors import PageError
@@ -65,15 +65,14 @@ def read_data(data: Path) -> tuple[dict[str, str], dict[str, set[Link]], dict[st
     return titles, links, related
 
 
-def kept_share(titles: dict[str, str], franchise_of: dict[str, str], pairs: set[Link]) -> float:
+def kept_share(titles: dict[str, str], franchise_of: dict[str, str]) -> float:
     """The mean share of test titles that are kept, over draws of other parts."""
     shares = []
     for draw in range(_DRAWS):
         part_of = {franchise: draw_part(f"{draw} {franchise}") for franchise in franchise_of.values()}
-        parts = {id: part_of[franchise] for id, franchise in franchise_of.items()}
-        suspected = {one for one, other in pairs if parts[one] == TEST != parts[other]}
-        test = [id for id, part in parts.items() if part == TEST]
-        shares.append(1 - len(suspected) / len(test))
+        drawn = {id: part_of[franchise] for id, franchise in franchise_of.items()}
+        kept = without_suspects(drawn, titles, franchise_of, ())
+        shares.append(list(kept.values()).count(TEST) / list(drawn.values()).count(TEST))
     return sum(shares) / len(shares)
 
 
@@ -84,7 +83,7 @@ def main() -> None:
     arguments = parser.parse_args()
     titles, links, related = read_data(Path(arguments.data))
     franchise_of = title_franchises(titles)
-    pairs = suspects(titles, franchise_of)
+    words_of = rare_words(titles, franchise_of)
     print(f"{len(titles)} titles, {len(set(franchise_of.values()))} franchises, {len(related)} detail pages")
     shuffled = random.Random(0).sample(sorted(links["sequels"]), len(links["sequels"]))
     middle = len(shuffled) // 2
@@ -96,13 +95,13 @@ def main() -> None:
     ):
         differ = [link for link in chosen if franchise_of[link[0]] != franchise_of[link[1]]]
         apart = [link for link in differ if len({draw_part(franchise_of[id]) for id in link}) == 2]
-        missed = sum(link not in pairs for link in differ)
+        missed = [link for link in differ if words_of[link[0]].isdisjoint(words_of[link[1]])]
         print(
             f"{name}: {len(chosen)} links, {len(differ)} of two franchises; in different parts {len(apart)} "
             f"(expected {_APART * len(differ) / len(chosen):.1%}), unsuspected as well "
-            f"{sum(link not in pairs for link in apart)} (expected {_APART * missed / len(chosen):.1%})"
+            f"{len(set(apart) & set(missed))} (expected {_APART * len(missed) / len(chosen):.1%})"
         )
-    print(f"test titles kept: {kept_share(titles, franchise_of, pairs):.1%}")
+    print(f"test titles kept: {kept_share(titles, franchise_of):.1%}")
 
     joined = franchises(titles, related)
     parts = without_suspects(PartTable().assign(joined), titles, joined, related.keys())
@@ -119,7 +118,7 @@ def main() -> None:
         for id, title in titles.items()
     }
     began = time.process_time()
-    suspects(many, title_franchises(many))
+    rare_words(many, title_franchises(many))
     print(f"franchises and suspects of {len(many)} titles: {time.process_time() - began:.1f} s of CPU time")
 
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from ml.data.franchise_keys import franchise_key, suspects, title_franchises
+from ml.data.franchise_keys import franchise_key, rare_words, title_franchises
 
 
 def keys_of(*titles: str) -> list[str]:
@@ -64,14 +64,20 @@ def test_franchise_key_of_a_title_of_symbols_is_the_title() -> None:
     assert franchise_key("☆") == "☆"
 
 
-def test_suspects_share_a_rare_word_and_are_of_different_franchises() -> None:
-    titles = ["Sousei no Aquarion", "Aquarion Evol", "Aquarion Logos", "Sousei no Onmyouji", "Trigun"]
+def test_rare_words_are_those_of_two_or_three_franchises() -> None:
+    titles = ["Sousei no Aquarion", "Aquarion Evol", "Aquarion Logos", "Sousei no Onmyouji", "Trigun", "Trigun 2"]
     titles += [f"{name} Monogatari" for name in ("Bake", "Nise", "Hana", "Kizu")]
     by_id = {title: title for title in titles}
-    pairs = suspects(by_id, title_franchises(by_id))
-    assert pairs == {
-        pair for other in ("Aquarion Evol", "Aquarion Logos") for pair in ((titles[0], other), (other, titles[0]))
-    }
+    words = rare_words(by_id, title_franchises(by_id))
+    assert [title for title, found in words.items() if found == {"aquarion"}] == titles[:3]
+    assert not any(words[title] for title in titles[3:])
+
+
+def test_franchises_do_not_depend_on_the_order_of_titles() -> None:
+    titles = ["Dragon Ball Z", "Super Dragon Ball Heroes", "New Super Dragon Ball Heroes", "Dragon Ball", "Heroes Ball"]
+    forwards = dict(zip(titles, keys_of(*titles), strict=True))
+    assert forwards == dict(zip(titles[::-1], keys_of(*titles[::-1]), strict=True))
+    assert len({forwards[title] for title in titles[:4]}) == 1
 
 
 def test_franchises_of_a_large_catalogue_take_seconds() -> None:
@@ -82,6 +88,6 @@ def test_franchises_of_a_large_catalogue_take_seconds() -> None:
     }
     start = time.process_time()
     franchise_of = title_franchises(titles)
-    suspects(titles, franchise_of)
+    rare_words(titles, franchise_of)
     assert time.process_time() - start < 20
     assert len(set(franchise_of.values())) > 10_000
