@@ -122,6 +122,7 @@ def check_parameters(parameters: RetrainParameters) -> None:
         SeasonError, ConfigurationError: see `check_site`.
         SettingError: the backbone, a candidate network or the device is unknown.
         WeightsError: the weights file cannot be read or does not fit the backbone.
+        TrainingError: the backbone does not accept posters of the image size.
     """
     check_site(parameters)
-    check_settings(parameters.train)
+    check_settings(parameters.train, parameters.preprocess.image_size)

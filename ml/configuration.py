@@ -74,14 +74,15 @@ class TrainConfig(Checked):
     backbone: str = setting(
         "resnet18",
         "Backbone",
-        "Name of the torchvision network to start from, such as 'resnet18' or 'mobilenet_v3_small'.",
-        pattern="^[a-z][a-z0-9_]*$",
+        "Network to start from: a name of torchvision such as 'resnet18', 'timm/NAME', 'hf-hub:OWNER/NAME', or "
+        "'local-dir:DIR' for a folder with the files config.json and model.safetensors of a hub repository.",
+        pattern=r"^([a-z][a-z0-9_]*|timm/[\w.-]+|hf-hub:[^/\s]+/[^/\s]+|local-dir:.+)$",
     )
     weights: str = setting(
         "imagenet",
         "Pretrained weights",
-        "Weights of the backbone: 'imagenet' (from torchvision), a .safetensors or .pth file (in the flow also its "
-        "gs:// address), or 'none' to train from random weights.",
+        "Weights of the backbone: 'imagenet' (its own pretrained ones), a .safetensors or .pth file (in the flow also "
+        "its gs:// address), or 'none' to train from random weights.",
         min_length=1,
     )
     epochs: int = setting(12, "Epochs", "Number of passes over the training part in each trial.", ge=1)

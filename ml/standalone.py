@@ -24,7 +24,7 @@ from ml.evaluation.judge import Evaluation, judge
 from ml.evaluation.model_report import model_report
 from ml.export.bundle_writer import check_packages
 from ml.files import atomic_write
-from ml.networks.weights import Weights, read_weights
+from ml.networks.backbones import Backbone, read_backbone
 from ml.reporting import Reporter
 from ml.training.candidates import check_settings
 from ml.training.checkpoints import CHECKPOINTS, remove_old_checkpoints
@@ -118,16 +118,16 @@ def train_on_table(job: TableJob, output: Path, reporting: AbstractContextManage
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / MANIFEST).exists()):
         raise DatasetError(f"{output} exists and is not a bundle. Give another folder, or empty this one.")
     start = time.perf_counter()
-    with _prepared(job, job.preprocess, reporting, output, False) as (table, dataset, weights, reporter):
+    with _prepared(job, job.preprocess, reporting, output, False) as (table, dataset, backbone, reporter):
         preprocessed = time.perf_counter()
         remove_old_checkpoints(job.workspace / CHECKPOINTS)
-        checkpoints = checkpoints_of(job.workspace, checkpoint_name(output), dataset, job.train, weights)
+        checkpoints = checkpoints_of(job.workspace, checkpoint_name(output), dataset, job.train, backbone)
         with checkpoints.held():
             # Temporary files are not in `output`, where a killed run's leftovers would look like somebody's files.
             run = run_training(
                 dataset,
                 job.train,
-                weights,
+                backbone,
                 reporter,
                 checkpoints,
                 bundle_folder=output,
@@ -142,8 +142,13 @@ def train_on_table(job: TableJob, output: Path, reporting: AbstractContextManage
         "evaluate": time.perf_counter() - trained,
     }
     result = TableRun(output, table, dataset, run, evaluation, seconds)
-    # Without the local path of the weights. The manifest has their sha256.
-    configuration = {**asdict(job.preprocess), **stored_settings(job.train), "weights": Path(job.train.weights).name}
+    # Without local paths. The manifest has their sha256.
+    configuration = {
+        **asdict(job.preprocess),
+        **stored_settings(job.train),
+        "backbone": backbone.name,
+        "weights": Path(job.train.weights).name,
+    }
     _write_json(output / REPORT, {"configuration": configuration, **result.as_dict()})
     left_out = _left_out(table, dataset)
     page = model_report(evaluation, run.predictions, dataset, dict(Counter(left_out["reason"])))
@@ -174,10 +179,10 @@ def compare_on_table(job: TableJob, output: Path | None, reporting: AbstractCont
     with _prepared(job, preprocess, reporting, output.parent if output else None, True) as (
         table,
         dataset,
-        weights,
+        backbone,
         reporter,
     ):
-        comparison = compare(dataset, job.train, weights, reporter)
+        comparison = compare(dataset, job.train, backbone, reporter)
     if output is not None:
         _write_json(output, {"rows": _row_counts(table, dataset), **comparison.as_dict()})
         _write_csv(output.with_name(f"{output.stem}-{LEFT_OUT}"), _left_out(table, dataset))
@@ -191,19 +196,20 @@ def _prepared(
     reporting: AbstractContextManager[Reporter],
     folder: Path | None,
     is_for_folds: bool,
-) -> Iterator[tuple[Table, Dataset, Weights | None, Reporter]]:
-    """Check the input, create the output folder and build the dataset: table, dataset, weights, entered reporter.
+) -> Iterator[tuple[Table, Dataset, Backbone, Reporter]]:
+    """Check the input, create the output folder and build the dataset: table, dataset, backbone, entered reporter.
 
     Possible siblings of training titles are left out, except if folds take the place of the parts.
     """
     check_packages()
-    check_settings(job.train)
+    check_settings(job.train, preprocess.image_size)
     table = read_table(job.catalogue, job.posters, job.options)
     for notice in table.notices:
         logger.warning("%s", notice)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)  # fails before training, not after it, if it cannot be written
-    weights = read_weights(job.train.weights, job.train.backbone, job.workspace / "weights")
+    backbone = read_backbone(job.train.backbone, job.train.weights, job.workspace / "weights")
+    backbone.check_size(preprocess.image_size)
     with reporting as reporter:
         pixels = open_pixels(job.workspace, preprocess.image_size)
         rows = draw_parts(table, pixels, reporter)
@@ -216,7 +222,7 @@ def _prepared(
         dataset = build_dataset(rows, job.workspace, preprocess, reporter, pixels)
         if dataset.suspects:
             logger.warning("%s", dataset.suspects_notice())
-        yield table, dataset, weights, reporter
+        yield table, dataset, backbone, reporter
 
 
 def _row_counts(table: Table, dataset: Dataset) -> dict[str, object]:

@@ -19,7 +19,7 @@ from ml.evaluation.predictions import PredictionSet, collect_predictions
 from ml.export.bundle_writer import write_bundle
 from ml.export.model_card import model_card
 from ml.export.quantisation import choose_precision
-from ml.networks.weights import Weights
+from ml.networks.backbones import Backbone
 from ml.reporting import Reporter
 from ml.training.checkpoints import Checkpoints
 from ml.training.learning import train_networks
@@ -43,7 +43,7 @@ class TrainingRun:
 def run_training(
     dataset: Dataset,
     config: TrainConfig,
-    weights: Weights | None,
+    backbone: Backbone,
     reporter: Reporter,
     checkpoints: Checkpoints,
     *,
@@ -56,7 +56,7 @@ def run_training(
     Args:
         dataset: needs posters in the training and validation parts.
         config: names the candidate networks and sets how they are trained.
-        weights: pretrained weights of the backbone, None for a training without them.
+        backbone: what candidate networks start from.
         reporter: receives curves, progress and, at the end, each network's final figures in the network's run.
         checkpoints: let a killed training resume. The caller clears them after it has stored the result.
         bundle_folder: where the bundle is written.
@@ -65,7 +65,7 @@ def run_training(
 
     Raises SettingError, WeightsError, TrainingError, and DatasetError if a part is empty.
     """
-    outcome = train_networks(dataset, config, weights, reporter, checkpoints)
+    outcome = train_networks(dataset, config, backbone, reporter, checkpoints)
     logger.info("Exporting '%s', and comparing int8 with fp32.", outcome.chosen.name)
     outcome = choose_precision(outcome, temporary_folder, reporter)
     card = model_card(outcome, dataset, date)

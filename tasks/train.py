@@ -19,11 +19,11 @@ from infra.settings import Settings, read_settings
 from infra.store import Store
 from ml.configuration import TrainConfig, stored_settings
 from ml.data.splits import VALIDATION
-from ml.networks.weights import read_weights
+from ml.networks.backbones import Backbone, read_backbone
 from ml.reporting import Reporter, Reporters, TensorBoardReporter
 from ml.training.checkpoints import CHECKPOINTS, remove_old_checkpoints
-from ml.training.learning import TRAINING_VERSION, checkpoints_of
-from ml.training.outcome import NetworkOutcome
+from ml.training.learning import TRAINING_VERSION, checkpoints_of, training_settings
+from ml.training.outcome import NetworkOutcome, weights_record
 from ml.training_run import TrainingRun, run_training
 from serving.bundle.wording import counted
 from tasks.artifacts import show_text
@@ -49,30 +49,32 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
     store, registry, folder = Store(settings), Registry(settings), settings.folder
     remove_old_checkpoints(folder / CHECKPOINTS)
     config = replace(config, weights=_local_weights(config.weights, settings))
-    weights = read_weights(config.weights, config.backbone, settings.workspace / "weights")
-    key = _training_key(dataset, config, weights.sha256 if weights else None)
+    backbone = read_backbone(config.backbone, config.weights, settings.workspace / "weights")
+    key = _training_key(dataset, config, backbone)
     stored = _stored(store, key)
     if stored is not None and _is_intact(stored, store, registry, folder):
         _show_networks(stored)
         return reused(stored, f"bundle {stored.bundle_sha256[:12]} was trained on this dataset with these settings")
 
     data = fetch_dataset(store, folder, dataset.dataset_key)
-    checkpoints = checkpoints_of(folder, key, data, config, weights)
+    backbone.check_size(data.preprocessing.size)
+    checkpoints = checkpoints_of(folder, key, data, config, backbone)
     parameters = {
         DATASET_KEY: dataset.dataset_key,
         "posters": dataset.posters,
         "collection": dataset.collection,
         "image_size": data.preprocessing.size,
         **stored_settings(config),
+        **weights_record(backbone.weights.file if backbone.weights else None),
     }
-    name = f"{dataset.collection} {dataset.snapshot_date}, {counted(dataset.posters, 'poster')}, {config.backbone}"
+    name = f"{dataset.collection} {dataset.snapshot_date}, {counted(dataset.posters, 'poster')}, {backbone.name}"
     with registry.run(name, parameters, description=_description(dataset)) as run_id:
         bundle_folder = temporary_path(folder / "bundles" / run_id)
         with _reporter(registry, run_id, settings.workspace) as reporter:
             run = run_training(
                 data,
                 config,
-                weights,
+                backbone,
                 reporter,
                 checkpoints,
                 bundle_folder=bundle_folder,
@@ -119,12 +121,12 @@ def _local_weights(spec: str, settings: Settings) -> str:
     return str(store.fetch(key, path))
 
 
-def _training_key(dataset: DatasetRecord, config: TrainConfig, weights_sha256: str | None) -> str:
-    """The hash of everything that determines the result. Weights are identified by their content, not their address."""
+def _training_key(dataset: DatasetRecord, config: TrainConfig, backbone: Backbone) -> str:
+    """The hash of everything that determines the result."""
     content = {
         "version": TRAINING_VERSION,
         "dataset": dataset.dataset_key,
-        "config": {**stored_settings(config), "weights": weights_sha256},
+        "config": training_settings(config, backbone),
     }
     return sha256_of(json.dumps(content, sort_keys=True).encode())
 
@@ -174,7 +176,7 @@ def _network_record(network: NetworkOutcome) -> NetworkRecord:
     return NetworkRecord(
         name=network.name,
         backbone=network.backbone,
-        pretrained=network.weights_sha256 is not None,
+        pretrained=network.weights is not None,
         trained=network.trained,
         weighted_f1=network.validation.weighted_f1,
         mean_average_precision=network.validation.mean_average_precision,

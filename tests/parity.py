@@ -9,7 +9,7 @@ import torch
 
 from ml.data.decoding import file_sha256
 from ml.export.graph import export_onnx
-from ml.networks.backbones import GenreNetwork, backbone, head
+from ml.networks.backbones import IMAGENET_NORMALISATION, GenreNetwork, head, read_backbone
 from serving.bundle.image import decode
 from serving.bundle.model import Preprocessing
 from tests.pictures import pictures_of_all_kinds
@@ -26,7 +26,9 @@ def random_bundle(folder: Path) -> tuple[GenreNetwork, list[str]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         top = head(512, np.full(_GENRES, 0.3), hidden=0, dropout=0.0)
-        network = GenreNetwork(backbone("squeezenet1_1").body, top, preprocessing, frozen=True).eval()
+        network = GenreNetwork(
+            read_backbone("squeezenet1_1", "none", Path()).body(), top, IMAGENET_NORMALISATION, frozen=True
+        ).eval()
     with torch.no_grad():  # otherwise all probabilities would be near the genres' frequencies
         top[-1].weight.mul_(20)
     folder.mkdir()

@@ -17,7 +17,7 @@ from ml.errors import DatasetError
 from ml.evaluation.baselines import EVERY_GENRE, every_genre
 from ml.evaluation.judge import ModelFigures, model_figures, paired_differences
 from ml.evaluation.predictions import NetworkPredictions
-from ml.networks.weights import Weights
+from ml.networks.backbones import Backbone
 from ml.reporting import Reporter
 from ml.scores.folds import FOLDS, stratified_folds
 from ml.scores.intervals import Differences, Interval
@@ -80,7 +80,7 @@ def _text(interval: Interval, sign: str = "") -> str:
     return f"{interval.value:{sign}.3f} [{interval.low:{sign}.3f}, {interval.high:{sign}.3f}]"
 
 
-def compare(dataset: Dataset, config: TrainConfig, weights: Weights | None, reporter: Reporter) -> Comparison:
+def compare(dataset: Dataset, config: TrainConfig, backbone: Backbone, reporter: Reporter) -> Comparison:
     """Train without each of five folds in turn, with the next fold as the validation part, and pool the predictions.
 
     Raises DatasetError if there are fewer than five franchises.
@@ -95,7 +95,7 @@ def compare(dataset: Dataset, config: TrainConfig, weights: Weights | None, repo
         parts[fold_of == fold] = TEST
         view = replace(dataset, parts=parts)
         with reporter.run(f"fold-{fold + 1}", {"fold": fold + 1}) as fold_reporter:
-            outcome = train_networks(view, config, weights, fold_reporter)
+            outcome = train_networks(view, config, backbone, fold_reporter, half_recipe=True)
         rows = view.rows(TEST)
         pooled[CHOSEN].add(rows, outcome.chosen)
         for network in (*outcome.networks, *outcome.recipes):

@@ -25,7 +25,7 @@ from ml.export.figures import figures
 from ml.export.graph import export, load_graph
 from ml.files import sync
 from ml.networks.backbones import GenreNetwork
-from ml.training.outcome import NetworkOutcome
+from ml.training.outcome import NetworkOutcome, weights_record
 from serving.bundle.model import CARD, FIGURES, FORMAT, MANIFEST, MODEL, MODEL_INT8, Model
 
 WEIGHTS = "weights.safetensors"
@@ -74,11 +74,17 @@ def write_bundle(folder: Path, outcome: NetworkOutcome, config: TrainConfig, dat
                 {**asdict(genre), "threshold": round(float(threshold), 6)}
                 for genre, threshold in zip(dataset.genres, outcome.thresholds, strict=True)
             ],
-            "preprocessing": asdict(dataset.preprocessing),
+            "preprocessing": {
+                **asdict(dataset.preprocessing),
+                "mean": network.normalisation.mean,
+                "std": network.normalisation.std,
+                "channels": "BGR" if network.normalisation.bgr else "RGB",
+            },
             "network": _network_record(outcome, config),
             "dataset_key": dataset.key,
             "served": asdict(exported.served),
             "explains": exported.explains,
+            "not_explained": exported.not_explained,
             "files": {name: file_sha256(new / name) for name in (*exported.graphs, WEIGHTS, FIGURES)},
         }
         _write_json(new / MANIFEST, manifest)
@@ -104,7 +110,7 @@ def _network_record(outcome: NetworkOutcome, config: TrainConfig) -> dict[str, o
     return {
         "name": outcome.name,
         "backbone": outcome.backbone,
-        "weights_sha256": outcome.weights_sha256,
+        **weights_record(outcome.weights),
         "parameters": {
             **outcome.best.parameters,
             "trained": outcome.trained,

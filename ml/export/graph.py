@@ -12,7 +12,7 @@ from ml.data.dataset import Dataset
 from ml.data.decoding import file_sha256
 from ml.errors import needs_package
 from ml.networks.backbones import GenreNetwork
-from ml.networks.explanation import ExplainedNetwork, explain
+from ml.networks.explanation import ExplainedNetwork, NotExplainable, explain
 from ml.training.outcome import Exported
 from serving.bundle.model import FORMAT, INPUT, MANIFEST, MAPS, MODEL, OUTPUT, Model, Served
 
@@ -29,10 +29,14 @@ def export(network: GenreNetwork, size: int) -> Exported:
         network: in evaluation mode and on the CPU.
         size: height and width of its input, pixels.
     """
-    explained = explain(network, size)
-    graph = export_onnx(explained or network, size)
-    # Part of the manifest and thereby of the bundle's hash: the wording must not change.
-    return Exported({MODEL: graph}, explained is not None, Served(MODEL, "fp32", "There is no other network."))
+    reason = ""
+    try:
+        exported: GenreNetwork | ExplainedNetwork = explain(network, size)
+    except NotExplainable as error:
+        exported, reason = network, str(error)
+    # Both sentences are part of the manifest and thereby of the bundle's hash: the wording must not change.
+    served = Served(MODEL, "fp32", "There is no other network.")
+    return Exported({MODEL: export_onnx(exported, size)}, not reason, served, reason)
 
 
 class _WithProbabilities(nn.Module):

@@ -7,7 +7,7 @@ from ml.data.dataset import Dataset
 from ml.data.splits import PARTS, VALIDATION
 from ml.scores.intervals import Predictions, intervals
 from ml.scores.metrics import Scores
-from ml.training.outcome import TrainingOutcome
+from ml.training.outcome import NetworkOutcome, TrainingOutcome
 
 _TRAINED = {
     "frozen": "a head fitted on a frozen backbone",
@@ -32,6 +32,7 @@ def model_card(outcome: TrainingOutcome, dataset: Dataset, date: str | None = No
         f"Input: a poster resized to {size} x {size} pixels without keeping its proportions. Output: for each genre a "
         "probability, and whether it reaches the genre's threshold.",
         "",
+        *_weights(chosen),
         *((f"Served in {served.precision}. {served.reason}", "") if served else ()),
         "## Data",
         "",
@@ -80,6 +81,16 @@ def model_card(outcome: TrainingOutcome, dataset: Dataset, date: str | None = No
         "prediction, too. Lettering, logos and the fashion of a year influence predictions as much as the drawing.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _weights(chosen: NetworkOutcome) -> tuple[str, ...]:
+    """Source and licence of the pretrained weights, as lines of the card."""
+    file = chosen.weights
+    if file is None:
+        return ()
+    condition = file.condition()
+    line = f"Pretrained weights: source {file.source}, licence {file.license}."
+    return (f"{line} {condition}" if condition else line, "")
 
 
 def _row(name: str, scores: Scores) -> str:

@@ -26,7 +26,7 @@ from ml.scores.folds import stratified_folds
 from ml.scores.metrics import Probabilities, Scores, score
 from ml.scores.thresholds import cross_fitted_decisions
 from ml.training.bench import Bench
-from ml.training.outcome import Exported, NetworkOutcome, TrainingOutcome
+from ml.training.outcome import NetworkOutcome, TrainingOutcome
 from serving.bundle.model import BATCH_SIZE, INPUT, MODEL, MODEL_INT8, Model, Served
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _served(chosen: NetworkOutcome, bench: Bench, folder: Path, reporter: Report
         chosen,
         **bench.assess(rows, probabilities),
         predict=lambda wanted: _predict(int8_model, dataset, wanted),
-        exported=Exported({**fp32.graphs, MODEL_INT8: graph}, fp32.explains, Served(MODEL_INT8, "int8", reason)),
+        exported=replace(fp32, graphs={**fp32.graphs, MODEL_INT8: graph}, served=Served(MODEL_INT8, "int8", reason)),
     )
 
 

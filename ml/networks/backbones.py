@@ -1,14 +1,24 @@
-"""Networks: a small one that is trained from scratch, and torchvision's backbones with a new head.
+"""Networks: a small one that is trained from scratch, and backbones of torchvision and timm with a new head.
 
-Both are a `GenreNetwork`: pixels -> body -> features [N, F] -> head -> logits [N, G].
+All are a `GenreNetwork`: pixels -> body -> features [N, F] -> head -> logits [N, G]. A `Backbone` says how its input is
+normalised. Names of backbones:
+
+    resnet18                 a network of torchvision
+    timm/NAME                a network of timm, also with the tag of its weights: timm/resnet18.a1_in1k
+    local-dir:DIR            a folder with the two files of a hub repository (see `ml.networks.hub`)
+    hf-hub:OWNER/NAME        a repository of the Hugging Face hub
 """
 
 import difflib
+import logging
+import re
+import sys
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,8 +26,40 @@ import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ml.errors import SettingError, TrainingError, WeightsError
-from serving.bundle.model import Preprocessing
+from ml.errors import SettingError, TrainingError, WeightsError, needs_package
+from ml.networks.hub import WEIGHTS, Repository, check_packages, download_file, download_repository, read_repository
+from ml.networks.weights import (
+    IMAGENET,
+    NONE,
+    UNKNOWN,
+    Weights,
+    WeightsFile,
+    imagenet_weights,
+    is_file,
+    load_state,
+)
+
+logger = logging.getLogger(__name__)
+
+_TIMM, _FOLDER, _HUB = "timm/", "local-dir:", "hf-hub:"
+_BGR = re.compile(r"wd-[\w-]*tagger", re.IGNORECASE)
+"""Names of repositories whose networks take blue first. Their config.json does not say so; others may, with the entry
+`"channel_order": "bgr"` in `pretrained_cfg`."""
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """How pixels become a network's input: (pixel / 255 - mean) / std per channel, red first; then `bgr` turns them."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    bgr: bool = False
+
+
+IMAGENET_NORMALISATION = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_TORCHVISION = {"googlenet": HALF, "inception_v3": HALF}
+"""Torchvision's networks whose weights were trained with another normalisation than ImageNet's mean and deviation."""
 
 
 class GenreNetwork(nn.Module):
@@ -31,12 +73,13 @@ class GenreNetwork(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, body: nn.Module, head: nn.Module, preprocessing: Preprocessing, frozen: bool) -> None:
+    def __init__(self, body: nn.Module, head: nn.Module, normalisation: Normalisation, frozen: bool) -> None:
         super().__init__()
         self.body = body
         self.head = head
+        self.normalisation = normalisation
         self.frozen = frozen
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (normalisation.mean, normalisation.std))
         # (pixel / 255 - mean) / std with two operations instead of three over all pixels.
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
         self.register_buffer("shift", mean / std, persistent=False)
@@ -50,9 +93,14 @@ class GenreNetwork(nn.Module):
             self.body.eval()
         return self
 
+    def normalised(self, images: Tensor) -> Tensor:
+        """The body's input, float [N, 3, S, S]."""
+        values = images.float() * self.scale - self.shift
+        return values.flip(1) if self.normalisation.bgr else values
+
     def features(self, images: Tensor) -> Tensor:
         """The body's features of posters, float [N, F]."""
-        features = self.body(images.float() * self.scale - self.shift)
+        features = self.body(self.normalised(images))
         # Inception and GoogLeNet also return auxiliary logits while they are trained.
         return cast(Tensor, features if isinstance(features, Tensor) else features[0])
 
@@ -79,66 +127,255 @@ def scratch_body(size: int) -> nn.Module:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A torchvision network without its last layer, [N, 3, S, S] to [N, F], and the name of that layer."""
+    """A network without its last layer, [N, 3, S, S] to [N, F].
+
+    Attributes:
+        name: for people; without local paths.
+        key: identifies the network in the keys of trainings, together with the hash of its weights.
+        size: width and height in pixels of the images that it was pretrained with, None if unknown.
+        normalisation: what its weights were trained with.
+        weights: its pretrained weights, None for random ones.
+        make: returns the network with random weights.
+        convert: brings weights of earlier formats into the network's own.
+        classifiers: the names of its last layers, whose weights are not used.
+    """
 
     name: str
-    body: nn.Module
-    classifier: str
+    key: str
+    size: int | None
+    normalisation: Normalisation
+    weights: Weights | None
+    make: Callable[[], nn.Module]
+    convert: Callable[[Mapping[str, Tensor], nn.Module], Mapping[str, Tensor]]
+    classifiers: tuple[str, ...]
+
+    def body(self) -> nn.Module:
+        """The network, with its pretrained weights if it has any. Each call makes another one.
+
+        Raises WeightsError, naming keys, if keys are missing or unexpected or tensors have another shape.
+        """
+        body = self.make()
+        if self.weights is not None:
+            self._load(body, self.weights.state)
+        return body
+
+    def _load(self, body: nn.Module, state: Mapping[str, Tensor]) -> None:
+        expected = body.state_dict()
+        ignored = tuple(f"{name}." for name in self.classifiers)
+        given = {key: value for key, value in self.convert(state, body).items() if not key.startswith(ignored)}
+        # Files from before PyTorch 0.4.1 lack the number of batches, which is not used here.
+        optional = {key for key in expected if key.endswith("num_batches_tracked")}
+        other_shapes = {key for key in expected.keys() & given if expected[key].shape != given[key].shape}
+        for what, keys in (
+            ("lack", expected.keys() - given.keys() - optional),
+            ("hold unexpected", given.keys() - expected.keys()),
+            ("have another shape in", other_shapes),
+        ):
+            if keys:
+                named = ", ".join(sorted(keys)[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+                raise WeightsError(f"The weights do not fit {self.name}: they {what} {named}. Choose their backbone.")
+        body.load_state_dict(given, strict=False)
+
+    def check_size(self, size: int) -> None:
+        """Raise TrainingError, naming the setting, if the network does not accept posters of size x size pixels."""
+        try:
+            feature_count(self.make(), size, self.name)
+        except TrainingError as error:
+            if self.size is None or self.size == size:
+                raise
+            raise TrainingError(
+                f"{self.name} does not accept posters of {size} x {size} pixels. Set image_size to {self.size} "
+                f"(--image-size {self.size}).",
+                error.details,
+            ) from error
 
 
-def backbone(name: str) -> Backbone:
-    """A classification network of torchvision by name, with random weights.
+def read_backbone(name: str, weights: str, cache: Path) -> Backbone:
+    """The backbone of a name (see the module's documentation).
 
-    Its last fully connected layer (in SqueezeNet a 1x1 convolution before pooling) is replaced by an identity, so the
-    output is that layer's input. Raises SettingError for a name that torchvision does not have.
+    Args:
+        name: the setting `backbone`.
+        weights: 'imagenet' for the backbone's own pretrained weights, the path of a weights file, or 'none'.
+        cache: folder for downloaded files.
+
+    Raises SettingError for an unknown name or a backbone without pretrained weights, WeightsError for weights that are
+    invalid or do not fit, WeightsUnavailable (retryable) for a download that fails, and MissingPackageError.
     """
+    backbone, own_weights = _found(name, cache)
+    if weights != NONE:
+        given = own_weights() if weights == IMAGENET else load_state(Path(weights))
+        backbone = replace(backbone, weights=given)
+        backbone.body()
+        if condition := given.file.condition():
+            logger.warning("%s", condition)
+    return backbone
+
+
+def check_backbone(name: str, weights: str, size: int) -> None:
+    """Check a backbone for posters of size x size pixels as far as that needs no download.
+
+    Raises as `read_backbone` and `Backbone.check_size` do.
+    """
+    if name.startswith(_HUB):
+        check_packages()
+        return
+    known = weights if is_file(weights) or name.startswith(_FOLDER) else NONE
+    read_backbone(name, known, Path()).check_size(size)
+
+
+def _found(name: str, cache: Path) -> tuple[Backbone, Callable[[], Weights]]:
+    """The backbone without weights, and a function that reads its own pretrained weights."""
+    if name.startswith(_FOLDER):
+        folder = Path(name.removeprefix(_FOLDER))
+        return _of_repository(read_repository(folder), f"{_FOLDER}{folder.resolve().name}", UNKNOWN)
+    if name.startswith(_HUB):
+        folder = download_repository(name.removeprefix(_HUB), cache)
+        return _of_repository(read_repository(folder), name, f"{name} ({folder.name})")
+    if name.startswith(_TIMM):
+        return _of_timm(name, cache)
+    return _of_torchvision(name), lambda: imagenet_weights(name, cache)
+
+
+def _of_torchvision(name: str) -> Backbone:
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         near = ", ".join(difflib.get_close_matches(name, known) or ["resnet18", "mobilenet_v3_small"])
         raise SettingError(f"torchvision has no backbone named '{name}'; it has {near} and others.")
+    network = _torchvision_network(name)
+    layers = [path for path, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    classifier = layers[-1]
+
+    def make() -> nn.Module:
+        """The output is the input of the last fully connected layer (in SqueezeNet a 1x1 convolution)."""
+        body = _torchvision_network(name)
+        parent, _, attribute = classifier.rpartition(".")
+        setattr(body.get_submodule(parent), attribute, nn.Identity())
+        return body
+
+    return Backbone(
+        name=name,
+        key=name,
+        size=_torchvision_size(name),
+        normalisation=_TORCHVISION.get(name, IMAGENET_NORMALISATION),
+        weights=None,
+        make=make,
+        convert=lambda state, body: state,
+        classifiers=(classifier,),
+    )
+
+
+def _torchvision_network(name: str) -> nn.Module:
     with warnings.catch_warnings():
         # Two old networks warn about a change of their random initial weights.
         warnings.simplefilter("ignore", FutureWarning)
-        body: nn.Module = torchvision.models.get_model(name, weights=None)
-    layers = [path for path, layer in body.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
-    classifier = layers[-1]
-    parent, _, attribute = classifier.rpartition(".")
-    setattr(body.get_submodule(parent), attribute, nn.Identity())
-    return Backbone(name, body, classifier)
+        return cast(nn.Module, torchvision.models.get_model(name, weights=None))
 
 
-def load_backbone(network: Backbone, state: Mapping[str, Tensor]) -> None:
-    """Load pretrained weights, except those of a last layer.
-
-    Raises WeightsError, naming keys, if keys are missing or unexpected or tensors have another shape.
-    """
-    expected = network.body.state_dict()
-    given = {key: value for key, value in state.items() if not key.startswith(f"{network.classifier}.")}
-    # Files from before PyTorch 0.4.1 lack the number of batches, which is not used here.
-    optional = {key for key in expected if key.endswith("num_batches_tracked")}
-    for what, keys in (
-        ("lack", expected.keys() - given.keys() - optional),
-        ("hold unexpected", given.keys() - expected.keys()),
-        ("have another shape in", {key for key in expected.keys() & given if expected[key].shape != given[key].shape}),
-    ):
-        if keys:
-            named = ", ".join(sorted(keys)[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-            raise WeightsError(f"The weights do not fit {network.name}: they {what} {named}. Choose their backbone.")
-    network.body.load_state_dict(given, strict=False)
+def _torchvision_size(name: str) -> int | None:
+    try:
+        size = torchvision.models.get_model_weights(name).DEFAULT.transforms.keywords["crop_size"]
+    except (ValueError, KeyError, AttributeError):
+        return None
+    return int(size)
 
 
-def pretrained_backbone(name: str, state: Mapping[str, Tensor]) -> Backbone:
-    """A backbone with pretrained weights. Raises SettingError for an unknown name, WeightsError as `load_backbone`."""
-    network = backbone(name)
-    load_backbone(network, state)
-    return network
+def _of_timm(name: str, cache: Path) -> tuple[Backbone, Callable[[], Weights]]:
+    with needs_package("A backbone of timm"):
+        import timm
+    full_name = name.removeprefix(_TIMM)
+    architecture, _, tag = full_name.partition(".")
+    if not timm.is_model(architecture):
+        near = ", ".join(difflib.get_close_matches(architecture, timm.list_models()) or ["resnet18", "convnext_atto"])
+        raise SettingError(f"timm has no backbone named '{architecture}'; it has {near} and others.")
+    tagged = timm.list_pretrained(f"{architecture}.*")
+    if tag and full_name not in tagged:
+        known = ", ".join(each.partition(".")[2] for each in tagged[:5]) or "none"
+        raise SettingError(f"timm's {architecture} has no weights with the tag '{tag}'. Choose another one: {known}.")
+    pretrained = timm.get_pretrained_cfg(full_name)
+    assert pretrained is not None
+    config = asdict(pretrained)
+    repository = config.get("hf_hub_id")
+
+    def own_weights() -> Weights:
+        if not repository:
+            raise SettingError(f"timm has no pretrained weights of '{name}'. Set weights to a file or to 'none'.")
+        weights = load_state(download_file(repository, WEIGHTS, cache))
+        stated = WeightsFile(weights.file.sha256, f"{_HUB}{repository}", config.get("license") or UNKNOWN)
+        return replace(weights, file=stated)
+
+    return _timm_backbone(name, name, architecture, {}, config), own_weights
+
+
+def _of_repository(repository: Repository, name: str, source: str) -> tuple[Backbone, Callable[[], Weights]]:
+    def own_weights() -> Weights:
+        weights = load_state(repository.weights)
+        place = source if source != UNKNOWN else str(repository.config.get("origin_url") or UNKNOWN)
+        stated = WeightsFile(weights.file.sha256, place, repository.license or UNKNOWN)
+        return replace(weights, file=stated)
+
+    key = f"{name} {repository.sha256}"
+    backbone = _timm_backbone(name, key, repository.architecture, repository.arguments, repository.config)
+    return backbone, own_weights
+
+
+def _timm_backbone(
+    name: str, key: str, architecture: str, arguments: Mapping[str, Any], config: Mapping[str, Any]
+) -> Backbone:
+    """A network of timm. `arguments` are those of its constructor, `config` is timm's pretrained configuration."""
+    with needs_package("A backbone of timm"):
+        import timm
+
+    if not timm.is_model(architecture):
+        raise SettingError(
+            f"{name} needs the network '{architecture}', which timm {timm.__version__} lacks. Update timm."
+        )
+
+    def make() -> nn.Module:
+        try:
+            return timm.create_model(architecture, pretrained=False, **{**arguments, "num_classes": 0})
+        except Exception as error:  # of any type, for arguments that do not fit
+            raise WeightsError(
+                f"timm cannot make {name} from its config.json. Check the entry model_args.",
+                str(error).partition("\n")[0],
+            ) from error
+
+    def convert(state: Mapping[str, Tensor], body: nn.Module) -> Mapping[str, Tensor]:
+        module = sys.modules[timm.models.model_entrypoint(architecture).__module__]
+        conversion = getattr(module, "checkpoint_filter_fn", None)
+        try:
+            return cast(Mapping[str, Tensor], conversion(dict(state), body)) if conversion else state
+        except Exception:  # it expects a checkpoint of this network; the keys of another one are named later
+            return state
+
+    try:
+        mean, std = (tuple(float(value) for value in config[each]) for each in ("mean", "std"))
+        size = int(config["input_size"][-1])
+        if len(mean) != 3 or len(std) != 3 or not min(std) > 0:
+            raise ValueError
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise WeightsError(f"The config.json of {name} has no valid mean, std and input_size. Correct it.") from error
+    default = timm.get_pretrained_cfg(architecture)
+    classifiers = default.classifier if default and default.classifier else ()
+    return Backbone(
+        name=name,
+        key=key,
+        size=size,
+        normalisation=Normalisation(mean, std, _BGR.search(name) is not None or config.get("channel_order") == "bgr"),
+        weights=None,
+        make=make,
+        convert=convert,
+        classifiers=(classifiers,) if isinstance(classifiers, str) else tuple(classifiers),
+    )
 
 
 def feature_count(body: nn.Module, size: int, name: str) -> int:
     """F of a body for posters of size x size pixels. Raises TrainingError if the body does not accept them."""
     try:
         with torch.no_grad():
-            return int(body.eval()(torch.zeros(1, 3, size, size)).shape[1])
+            features = body.eval()(torch.zeros(1, 3, size, size))
+        if features.dim() != 2:
+            raise ValueError(f"its output is {list(features.shape)}, not one row of features per poster")
+        return int(features.shape[1])
     except (RuntimeError, AssertionError, ValueError) as error:
         raise TrainingError(
             f"{name} does not accept posters of {size} x {size} pixels. Choose another size or backbone.",

@@ -6,7 +6,7 @@ import pickle
 import re
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlparse
@@ -22,30 +22,49 @@ from ml.files import atomic_write, locked
 logger = logging.getLogger(__name__)
 
 IMAGENET, NONE = "imagenet", "none"
+"""Settings: the backbone's own pretrained weights, and random ones."""
+UNKNOWN = "unknown"
 DOWNLOAD_TIMEOUT_SECONDS = 10.0
 _CHUNK_BYTES = 1 << 20
+_CONDITIONS = (
+    (r"\bnc\b|non-?commercial", "a model made from them may not be used commercially"),
+    (r"gpl|\bsa\b", "a model made from them may only be distributed under the same licence"),
+)
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """Where weights come from: the hash of their file, its address and its licence, as far as they are stated."""
+
+    sha256: str
+    source: str = UNKNOWN
+    license: str = UNKNOWN
+
+    def condition(self) -> str | None:
+        """One sentence about what the licence demands, if it restricts use or is copyleft."""
+        conditions = [text for pattern, text in _CONDITIONS if re.search(pattern, self.license, re.IGNORECASE)]
+        if not conditions:
+            return None
+        return f"The backbone's weights have the licence {self.license}: {' and '.join(conditions)}."
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A state dict, and the sha256 of its file."""
+    """A state dict and its file."""
 
     state: Mapping[str, Tensor]
-    sha256: str
+    file: WeightsFile
 
 
-def read_weights(spec: str, backbone: str, cache: Path) -> Weights | None:
-    """The weights of a setting: 'imagenet', the path of a weights file, or 'none'.
+def imagenet_weights(backbone: str, cache: Path) -> Weights:
+    """Torchvision's best ImageNet weights, downloaded into the folder `cache` if they are not there.
 
-    Returns None for 'none'. Raises WeightsUnavailable (retryable) if ImageNet weights cannot be downloaded,
-    WeightsError for an invalid file, and SettingError if torchvision has no ImageNet weights for the backbone.
+    Raises WeightsUnavailable (retryable) if they cannot be downloaded, and SettingError if torchvision has none.
     """
-    if spec == NONE:
-        return None
-    if spec != IMAGENET:
-        return load_state(Path(spec))
     try:
-        return load_state(download(imagenet_url(backbone), cache))
+        url = imagenet_url(backbone)
+        weights = load_state(download(url, cache))
+        return replace(weights, file=replace(weights.file, source=url))
     except WeightsUnavailable as error:
         raise WeightsUnavailable(
             f"{error.message} Try again later, or set weights to a .safetensors or .pth file, or to 'none' for random "
@@ -116,9 +135,8 @@ def load_state(file: Path) -> Weights:
         state = _safetensors(file) if file.suffix == ".safetensors" else _state_dict(file)
     except OSError as error:
         raise WeightsError(f"The weights {file} cannot be read: {error.strerror or error}.") from error
-    return Weights(
-        {name: value.float() if value.is_floating_point() else value for name, value in state.items()}, sha256
-    )
+    full = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    return Weights(full, WeightsFile(sha256))
 
 
 def _safetensors(file: Path) -> Mapping[str, Tensor]:

@@ -15,6 +15,7 @@ from ml.configuration import TrainConfig
 from ml.data.dataset import Dataset
 from ml.data.shards import Rows
 from ml.data.splits import TRAIN, VALIDATION
+from ml.networks.backbones import Backbone
 from ml.scores.folds import stratified_folds
 from ml.scores.metrics import Labels, Probabilities, Scores, score
 from ml.scores.thresholds import common_threshold, cross_fitted_decisions, fit_thresholds
@@ -44,6 +45,7 @@ class Bench:
 
     dataset: Dataset
     config: TrainConfig
+    backbone: Backbone
     compute: Compute
     checkpoints: Checkpoints | NoCheckpoints
 

@@ -8,7 +8,6 @@ import copy
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ml.configuration import TrainConfig
@@ -68,10 +67,11 @@ class Candidate:
 def _train_scratch(
     candidate: Candidate, bench: "Bench", pretrained: "Pretrained | None", reporter: "Reporter"
 ) -> "NetworkOutcome":
-    from ml.networks.backbones import scratch_body
+    from ml.networks.backbones import HALF, scratch_body
     from ml.training.gradient import Body, train_by_gradient
 
-    return train_by_gradient(candidate, bench, Body(lambda: scratch_body(bench.dataset.preprocessing.size)), reporter)
+    body = Body(lambda: scratch_body(bench.dataset.preprocessing.size), HALF)
+    return train_by_gradient(candidate, bench, body, reporter)
 
 
 def _train_frozen(
@@ -90,7 +90,7 @@ def _train_fine_tuned(
     from ml.training.gradient import Body, train_by_gradient
 
     assert pretrained is not None
-    body = Body(lambda: copy.deepcopy(pretrained.body), pretrained.backbone.name, pretrained.weights_sha256)
+    body = Body(lambda: copy.deepcopy(pretrained.body), bench.backbone.normalisation, bench.backbone)
     head = head_of_training_part(bench, pretrained.features, KERNEL_FIRST)
     return train_by_gradient(candidate, bench, body, reporter, head)
 
@@ -98,16 +98,10 @@ def _train_fine_tuned(
 def _train_whole(
     candidate: Candidate, bench: "Bench", pretrained: "Pretrained | None", reporter: "Reporter"
 ) -> "NetworkOutcome":
-    from ml.networks.backbones import backbone
     from ml.training.gradient import Body, train_by_gradient
 
-    name = bench.config.backbone
-    if pretrained is None:
-        body = Body(lambda: backbone(name).body, name)
-    else:
-        plain = pretrained.backbone.body
-        body = Body(lambda: copy.deepcopy(plain), name, pretrained.weights_sha256)
-    return train_by_gradient(candidate, bench, body, reporter)
+    backbone = bench.backbone
+    return train_by_gradient(candidate, bench, Body(backbone.body, backbone.normalisation, backbone), reporter)
 
 
 SCRATCH, FROZEN, FINE_TUNED, WHOLE = "scratch", "frozen", "lp-ft", "whole"
@@ -192,18 +186,16 @@ def _check_names(config: TrainConfig) -> None:
             raise SettingError(f"Unknown candidate network '{name}'; choose from {', '.join(CANDIDATES)}.")
 
 
-def check_settings(config: TrainConfig) -> None:
+def check_settings(config: TrainConfig, image_size: int) -> None:
     """Check settings before training starts.
 
-    Weights that would have to be downloaded are not checked. Raises SettingError for an unknown backbone, candidate or
-    device, and WeightsError if a weights file cannot be read or does not fit the backbone.
+    What would have to be downloaded is not checked. Raises SettingError for an unknown backbone, candidate or device,
+    TrainingError if the backbone does not accept posters of this size, MissingPackageError if it needs a package that
+    is missing, and WeightsError if a weights file cannot be read or does not fit the backbone.
     """
     from ml.compute import choose_compute
-    from ml.networks.backbones import backbone, load_backbone
-    from ml.networks.weights import is_file, load_state
+    from ml.networks.backbones import check_backbone
 
     choose_compute(config.device)
     _check_names(config)
-    network = backbone(config.backbone)
-    if is_file(config.weights):
-        load_backbone(network, load_state(Path(config.weights)).state)
+    check_backbone(config.backbone, config.weights, image_size)

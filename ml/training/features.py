@@ -4,9 +4,9 @@ Features are cached in shards by the poster's sha256. There is one folder per ba
 precision. A new poster costs one pass; training on known posters costs none.
 """
 
-import copy
 import hashlib
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from ml.compute import Compute
 from ml.data.feature_table import FeatureTable
 from ml.data.shards import ROWS_PER_SHARD, Shards
-from ml.networks.backbones import Backbone, GenreNetwork, feature_count, pretrained_backbone
+from ml.networks.backbones import GenreNetwork, feature_count
 from ml.networks.pooling import pooled
-from ml.networks.weights import Weights
 from ml.reporting import Reporter
 from ml.training.bench import Bench
 
@@ -35,44 +34,45 @@ class Pretrained:
     """A pretrained backbone and its features of all posters of a dataset.
 
     Attributes:
-        backbone: the backbone as torchvision has it, with its own features.
-        weights_sha256: hash of its weights file.
+        plain: the backbone with its own features.
         body: the backbone with pooled features of several stages, [N, 3, S, S] to [N, F].
         features: the body's features of all posters, [N, F]; the first `plain_count` columns are the backbone's own.
         images_per_second: posters per second through the body, None if all features were cached.
     """
 
-    backbone: Backbone
-    weights_sha256: str
+    plain: nn.Module
     body: nn.Module
     plain_count: int
     features: FeatureTable
     images_per_second: float | None
 
     @classmethod
-    def load(cls, bench: Bench, weights: Weights, reporter: Reporter) -> "Pretrained":
-        """Load the configured backbone and compute its features. Raises WeightsError if the weights do not fit."""
-        name, size = bench.config.backbone, bench.dataset.preprocessing.size
-        plain = pretrained_backbone(name, weights.state)
-        plain_count = feature_count(plain.body, size, name)
-        body = pooled(copy.deepcopy(plain.body), size, name)  # a copy, so that no network changes another one's weights
-        features, rate = cached_features(body, name, weights.sha256, bench, reporter)
-        return cls(plain, weights.sha256, body, plain_count, features, rate)
+    def load(cls, bench: Bench, reporter: Reporter) -> "Pretrained":
+        """Compute the features of the bench's backbone, which must have pretrained weights."""
+        backbone, size = bench.backbone, bench.dataset.preprocessing.size
+        plain = backbone.body()
+        plain_count = feature_count(plain, size, backbone.name)
+        body = pooled(backbone.body(), size, backbone.name)  # with weights of its own
+        features, rate = cached_features(body, bench, reporter)
+        return cls(plain, body, plain_count, features, rate)
 
 
-def cached_features(
-    body: nn.Module, name: str, weights_sha256: str, bench: Bench, reporter: Reporter
-) -> tuple[FeatureTable, float | None]:
+def cached_features(body: nn.Module, bench: Bench, reporter: Reporter) -> tuple[FeatureTable, float | None]:
     """Features of all posters of the dataset, from the workspace's cache if possible, and posters per second.
 
-    `body` maps [N, 3, S, S] to [N, F]. All parts are computed together: the body is frozen and sees each poster by
-    itself, so nothing leaks from one part into another. The rate is None if all features were cached.
+    `body` is one of the bench's backbone and maps [N, 3, S, S] to [N, F]. All parts are computed together: the body is
+    frozen and sees each poster by itself, so nothing leaks from one part into another. The rate is None if all features
+    were cached.
     """
-    dataset, compute = bench.dataset, bench.compute
-    width = feature_count(body, dataset.preprocessing.size, name)
-    key = [FEATURES_VERSION, name, weights_sha256, asdict(dataset.preprocessing), width, compute.precision]
+    dataset, backbone, compute = bench.dataset, bench.backbone, bench.compute
+    assert backbone.weights is not None
+    width = feature_count(body, dataset.preprocessing.size, backbone.name)
+    how = {**asdict(dataset.preprocessing), "mean": backbone.normalisation.mean, "std": backbone.normalisation.std}
+    key = [FEATURES_VERSION, backbone.key, backbone.weights.file.sha256, how, width, compute.precision]
+    if backbone.normalisation.bgr:
+        key.append("bgr")
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-    folder = dataset.folder.parents[1] / "features" / f"{name}-{digest}"
+    folder = dataset.folder.parents[1] / "features" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', backbone.name)}-{digest}"
     shards = Shards(folder, (width,), np.float32)
     with shards.adding(dataset.sha256) as missing:
         rate = _add_features(shards, missing, body, bench, reporter) if missing else None
@@ -82,7 +82,7 @@ def cached_features(
 def _add_features(shards: Shards, missing: Sequence[str], body: nn.Module, bench: Bench, reporter: Reporter) -> float:
     """Compute the features of these posters, given by their sha256; returns posters per second."""
     dataset, compute = bench.dataset, bench.compute
-    network = GenreNetwork(body, nn.Sequential(), dataset.preprocessing, frozen=True).to(compute.device)
+    network = GenreNetwork(body, nn.Sequential(), bench.backbone.normalisation, frozen=True).to(compute.device)
     network = network.to(memory_format=torch.channels_last).eval()
     row_of = {sha256: row for row, sha256 in enumerate(dataset.sha256)}
     start = time.perf_counter()

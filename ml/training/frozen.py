@@ -131,13 +131,13 @@ def train_frozen(candidate: Candidate, bench: Bench, pretrained: Pretrained, rep
 
     return NetworkOutcome(
         name=candidate.name,
-        backbone=pretrained.backbone.name,
-        weights_sha256=pretrained.weights_sha256,
+        backbone=bench.backbone.name,
+        weights=bench.backbone.weights.file if bench.backbone.weights else None,
         trained=candidate.trained,
         best=best,
         trials=trials,
         **bench.assess(rows, curves.probabilities(estimates)),
-        network=GenreNetwork(pretrained.body, head, bench.dataset.preprocessing, frozen=True),
+        network=GenreNetwork(pretrained.body, head, bench.backbone.normalisation, frozen=True),
         predict=predict,
         device=str(bench.compute.device),
         precision=bench.compute.precision,

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ml.networks.backbones import GenreNetwork, feature_count, head
+from ml.networks.backbones import Backbone, GenreNetwork, Normalisation, feature_count, head
 from ml.reporting import Reporter
 from ml.scores.metrics import Probabilities
 from ml.training.bench import Bench
@@ -27,13 +27,13 @@ _SHARE_WITHOUT_PRUNING = 1 / 3
 class Body:
     """The body of a network before training.
 
-    `make` returns a new body on each call, with random weights or with a copy of pretrained ones. `backbone` and
-    `weights_sha256` name its architecture and its weights file, if it has them.
+    `make` returns a new body on each call, with random weights or with a copy of pretrained ones. `backbone` is None
+    for a network without one.
     """
 
     make: Callable[[], nn.Module]
-    backbone: str | None = None
-    weights_sha256: str | None = None
+    normalisation: Normalisation
+    backbone: Backbone | None = None
 
 
 def train_by_gradient(
@@ -45,7 +45,8 @@ def train_by_gradient(
     """
     start = time.perf_counter()
     config, dataset, compute = bench.config, bench.dataset, bench.compute
-    features = feature_count(body.make(), dataset.preprocessing.size, body.backbone or candidate.name)
+    name = body.backbone.name if body.backbone else candidate.name
+    features = feature_count(body.make(), dataset.preprocessing.size, name)
     task = FitTask(
         TrainingData(bench.posters, bench.labels, bench.training, bench.validation, bench.folds),
         Schedule(config.epochs, config.batch_size, config.seed, flip=True),
@@ -63,7 +64,7 @@ def train_by_gradient(
         else:
             top = copy.deepcopy(fitted_head)
         # A copy of a frozen network's body is frozen, too.
-        network = GenreNetwork(body.make().requires_grad_(True), top, dataset.preprocessing, frozen=False)
+        network = GenreNetwork(body.make().requires_grad_(True), top, body.normalisation, frozen=False)
         return network.to(compute.device).to(memory_format=torch.channels_last)
 
     def attempt(number: int, parameters: dict[str, float], trial_reporter: Reporter, step: Step) -> float:
@@ -103,8 +104,8 @@ def train_by_gradient(
 
     return NetworkOutcome(
         name=candidate.name,
-        backbone=body.backbone,
-        weights_sha256=body.weights_sha256,
+        backbone=body.backbone.name if body.backbone else None,
+        weights=body.backbone.weights.file if body.backbone and body.backbone.weights else None,
         trained=candidate.trained,
         best=best,
         trials=trials,

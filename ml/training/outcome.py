@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ml.data.feature_table import FeatureTable
 from ml.networks.backbones import GenreNetwork
+from ml.networks.weights import WeightsFile
 from ml.scores.metrics import Probabilities, Scores
 from ml.training.bench import Bench
 from ml.training.candidates import Trained
@@ -32,13 +33,14 @@ class Trial:
 class Exported:
     """A network as ONNX graphs by file name in the bundle.
 
-    `explains` tells whether the graphs return class activation maps besides probabilities, `served` which graph is
-    served and why.
+    `explains` tells whether the graphs return class activation maps besides probabilities, `not_explained` why they do
+    not, and `served` which graph is served and why.
     """
 
     graphs: Mapping[str, bytes]
     explains: bool
     served: Served
+    not_explained: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class NetworkOutcome:
     """A network with its best hyperparameters.
 
     Attributes:
+        backbone: the backbone's name, None for a network without one.
+        weights: the file of the backbone's pretrained weights, None for random ones.
         validation: scores on the validation part with cross-fitted thresholds, of `validation_probabilities`
             (float32 [V, G]).
         fitted_rows: the dataset's rows that thresholds are fitted on, sorted, [F]. They include the validation part.
@@ -61,7 +65,7 @@ class NetworkOutcome:
 
     name: str
     backbone: str | None
-    weights_sha256: str | None
+    weights: WeightsFile | None
     trained: Trained
     best: Trial
     trials: tuple[Trial, ...]
@@ -84,7 +88,7 @@ class NetworkOutcome:
         return {
             "name": self.name,
             "backbone": self.backbone,
-            "weights_sha256": self.weights_sha256,
+            **weights_record(self.weights),
             "trained": self.trained,
             "best": asdict(self.best),
             "trials": [asdict(trial) for trial in self.trials],
@@ -109,3 +113,12 @@ class TrainingOutcome:
     recipes: tuple[NetworkOutcome, ...]
     bench: Bench
     features: FeatureTable | None
+
+
+def weights_record(file: WeightsFile | None) -> dict[str, str | None]:
+    """Hash, source and licence of pretrained weights as JSON values, None without them."""
+    return {
+        "weights_sha256": file.sha256 if file else None,
+        "weights_source": file.source if file else None,
+        "weights_license": file.license if file else None,
+    }

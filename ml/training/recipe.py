@@ -13,20 +13,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from ml.compute import one_thread
-from ml.networks.backbones import GenreNetwork, feature_count, scratch_body
+from ml.networks.backbones import HALF, Backbone, GenreNetwork, feature_count, scratch_body
 from ml.reporting import Reporter
 from ml.scores.metrics import Probabilities
 from ml.training.bench import Bench
 from ml.training.candidates import Range, Trained
-from ml.training.features import Pretrained
+from ml.training.features import Pretrained, cached_features
 from ml.training.fit import Fit, FitTask, Hyperparameters, Inputs, Schedule, TrainingData, fit, predict_probabilities
 from ml.training.outcome import NetworkOutcome, Trial
 from ml.training.search import SearchPlan, Step, TrialProgress, best_of, search
 
-RECIPE, TUNED = "recipe", "recipe-tuned"
+RECIPE, TUNED, HALF_RECIPE = "recipe", "recipe-tuned", "recipe-mean-0.5"
 FIXED = {"learning_rate": 1e-3, "weight_decay": 0.0, "dropout": 0.0, "hidden": 0}
 EPOCHS, BATCH_SIZE = 10, 64
 _TUNED_SPACE, _TUNED_FIRST = {"weight_decay": Range(1e-2, 100.0)}, {"weight_decay": 1.0}
@@ -47,42 +47,55 @@ class _Recipe:
     trained: Trained
     tuned_epochs: int
     tuned_trials: int
-    backbone: str | None = None
-    weights_sha256: str | None = None
+    backbone: Backbone | None = None
 
 
 def train_recipes(bench: Bench, pretrained: Pretrained | None, reporter: Reporter) -> tuple[NetworkOutcome, ...]:
     """Train the recipe and the tuned recipe, on a backbone's own features or without one on posters."""
-    recipe = _on_features(bench, pretrained) if pretrained else _from_scratch(bench)
-    outcomes = []
-    for name in (RECIPE, TUNED):
-        with reporter.run(name, {"network": name, "backbone": recipe.backbone}) as network_reporter:
-            outcomes.append(_train(name, recipe, bench, network_reporter))
-    return tuple(outcomes)
+    recipe = _from_scratch(bench)
+    if pretrained:
+        recipe = _on_features(bench, pretrained.plain, pretrained.features.columns(pretrained.plain_count))
+    return tuple(_as_run(name, recipe, bench, reporter) for name in (RECIPE, TUNED))
 
 
-def _on_features(bench: Bench, pretrained: Pretrained) -> _Recipe:
-    width, genres = pretrained.plain_count, bench.labels.shape[1]
-    body = pretrained.backbone.body
+def train_half_recipe(bench: Bench, reporter: Reporter) -> NetworkOutcome:
+    """Train the recipe on a backbone's features of posters that were normalised with mean 0.5 and deviation 0.5.
+
+    Some descriptions of the recipe do so, whatever the backbone was trained with.
+    """
+    bench = replace(bench, backbone=replace(bench.backbone, normalisation=HALF))
+    body = bench.backbone.body()
+    features, _ = cached_features(body, bench, reporter)
+    recipe = _on_features(bench, body, features.columns(features.shape[1]))
+    return _as_run(HALF_RECIPE, recipe, bench, reporter)
+
+
+def _as_run(name: str, recipe: _Recipe, bench: Bench, reporter: Reporter) -> NetworkOutcome:
+    backbone = recipe.backbone.name if recipe.backbone else None
+    with reporter.run(name, {"network": name, "backbone": backbone}) as network_reporter:
+        return _train(name, recipe, bench, network_reporter)
+
+
+def _on_features(bench: Bench, body: nn.Module, features: Tensor) -> _Recipe:
+    width, genres = features.shape[1], bench.labels.shape[1]
     return _Recipe(
         new_model=lambda: nn.Linear(width, genres),
-        inputs=pretrained.features.columns(width),
-        network=lambda head: GenreNetwork(body, head, bench.dataset.preprocessing, frozen=True),
+        inputs=features,
+        network=lambda head: GenreNetwork(body, head, bench.backbone.normalisation, frozen=True),
         trained="frozen",
         tuned_epochs=_TUNED_EPOCHS * bench.config.epochs,
         tuned_trials=_TUNED_TRIALS * bench.config.trials,
-        backbone=pretrained.backbone.name,
-        weights_sha256=pretrained.weights_sha256,
+        backbone=bench.backbone,
     )
 
 
 def _from_scratch(bench: Bench) -> _Recipe:
-    preprocessing, genres = bench.dataset.preprocessing, bench.labels.shape[1]
+    size, genres = bench.dataset.preprocessing.size, bench.labels.shape[1]
 
     def new_model() -> nn.Module:
-        body = scratch_body(preprocessing.size)
-        head = nn.Linear(feature_count(body, preprocessing.size, RECIPE), genres)
-        return GenreNetwork(body, head, preprocessing, frozen=False).to(memory_format=torch.channels_last)
+        body = scratch_body(size)
+        head = nn.Linear(feature_count(body, size, RECIPE), genres)
+        return GenreNetwork(body, head, HALF, frozen=False).to(memory_format=torch.channels_last)
 
     return _Recipe(
         new_model=new_model,
@@ -144,8 +157,8 @@ def _train(name: str, recipe: _Recipe, bench: Bench, reporter: Reporter) -> Netw
 
     return NetworkOutcome(
         name=name,
-        backbone=recipe.backbone,
-        weights_sha256=recipe.weights_sha256,
+        backbone=recipe.backbone.name if recipe.backbone else None,
+        weights=recipe.backbone.weights.file if recipe.backbone and recipe.backbone.weights else None,
         trained=recipe.trained,
         best=replace(best, parameters={**best.parameters, "epochs": kept.kept_epoch}),
         trials=trials,

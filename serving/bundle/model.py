@@ -88,7 +88,8 @@ class Served:
 class Manifest:
     """The content of manifest.json.
 
-    `explains` says whether the network also returns class activation maps. `files` maps file names to their sha256.
+    `explains` says whether the network also returns class activation maps, and `not_explained` why it does not, as the
+    end of a sentence; it is empty in earlier bundles. `files` maps file names to their sha256.
     """
 
     genres: tuple[GenreThreshold, ...]
@@ -98,6 +99,7 @@ class Manifest:
     served: Served
     explains: bool
     files: Mapping[str, str]
+    not_explained: str = ""
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
@@ -122,6 +124,7 @@ class Manifest:
             served=served,
             explains=document.get("explains") is True,
             files=files,
+            not_explained=_get(document, "not_explained", str, MANIFEST) if "not_explained" in document else "",
         )
 
 

@@ -130,7 +130,8 @@ def _explanation(
     genre = Genre(model.manifest.genres[column].id, model.manifest.genres[column].name)
     poster = None if preview_jpeg is None else data_url(preview_jpeg, "image/jpeg")
     if activation is None:
-        return Explanation(genre, None, "This network cannot show where on a poster it sees a genre.", poster)
+        why = f": {model.manifest.not_explained}" if model.manifest.not_explained else ""
+        return Explanation(genre, None, f"This network cannot show where on a poster it sees a genre{why}.", poster)
     return Explanation(genre, data_url(heatmap(activation, model.manifest.preprocessing.size)), poster=poster)
 
 

@@ -71,10 +71,9 @@ def train_recipe(
     """
     start = time.perf_counter()
     torch.manual_seed(seed)
-    for parameter in backbone.body.parameters():
-        parameter.requires_grad = False
-    last = nn.Linear(feature_count(backbone.body, how.size, backbone.name), genres)
-    model = nn.Sequential(backbone.body.eval(), last).to(compute.device, memory_format=torch.channels_last)
+    body = backbone.body().requires_grad_(False).eval()
+    last = nn.Linear(feature_count(body, how.size, backbone.name), genres)
+    model = nn.Sequential(body, last).to(compute.device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(last.parameters(), lr=LEARNING_RATE)
     loss_function = nn.MultiLabelSoftMarginLoss()
     epochs: list[Epoch] = []

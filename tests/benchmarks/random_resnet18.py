@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ml.export.graph import export
 from ml.export.quantisation import quantise
-from ml.networks.backbones import GenreNetwork, backbone, head
+from ml.networks.backbones import IMAGENET_NORMALISATION, GenreNetwork, head, read_backbone
 from serving.bundle.model import MANIFEST, MODEL, MODEL_INT8, Preprocessing, Served
 
 GENRES = 20
@@ -29,7 +29,9 @@ def random_network() -> GenreNetwork:
     """The network; its weights are the same for every call."""
     torch.manual_seed(0)
     top = head(512, np.full(GENRES, 0.2), hidden=0, dropout=0.0)
-    return GenreNetwork(backbone("resnet18").body, top, PREPROCESSING, frozen=True).eval()
+    return GenreNetwork(
+        read_backbone("resnet18", "none", Path()).body(), top, IMAGENET_NORMALISATION, frozen=True
+    ).eval()
 
 
 def write_bundle(folder: Path, network: GenreNetwork, calibration: NDArray[np.uint8] | None = None) -> Path:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from torch import nn
 
 from ml.compute import Compute, choose_compute
 from ml.configuration import TrainConfig
-from ml.networks.backbones import GenreNetwork, backbone, feature_count, head, scratch_body
-from ml.networks.weights import Weights
+from ml.networks.backbones import HALF, Backbone, GenreNetwork, feature_count, head, read_backbone, scratch_body
+from ml.networks.weights import Weights, WeightsFile
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
 from ml.training.candidates import CANDIDATES, FROZEN
@@ -92,7 +92,7 @@ def rates_of(setting: RateSetting, count: int, compiled: list[bool], workspace: 
     """Seconds until the posters are ready, the memory use as text, and the rates."""
     compute = choose_compute(setting.device)
     dataset = synthetic_dataset(workspace, count, setting.size)
-    bench = Bench(dataset, TrainConfig(), compute, NoCheckpoints())
+    bench = Bench(dataset, TrainConfig(), random_backbone(FEATURES_BACKBONE), compute, NoCheckpoints())
     networks = {flag: new_network(setting, bench) for flag in compiled}
     for flag, network in networks.items():
         if flag:
@@ -120,10 +120,10 @@ def rates_of(setting: RateSetting, count: int, compiled: list[bool], workspace: 
 
 def new_network(setting: RateSetting, bench: Bench) -> GenreNetwork:
     scratch = setting.network == "scratch"
-    body = scratch_body(setting.size) if scratch else backbone(setting.network).body
+    body = scratch_body(setting.size) if scratch else random_backbone(setting.network).body()
     features = feature_count(body, setting.size, setting.network)
     last = head(features, bench.frequencies, SETTING.hidden, SETTING.dropout)
-    network = GenreNetwork(body, last, bench.dataset.preprocessing, frozen=False)
+    network = GenreNetwork(body, last, HALF, frozen=False)
     return network.to(bench.compute.device).to(memory_format=torch.channels_last)
 
 
@@ -183,11 +183,13 @@ def features_and_head(count: int, workspace: Path, compute: Compute) -> tuple[fl
     """Seconds for features and for a head on them (out of fold, then on all posters), and the memory use."""
     dataset = synthetic_dataset(workspace, count, FEATURES_SIZE)
     torch.manual_seed(0)
-    weights = Weights(backbone(FEATURES_BACKBONE).body.state_dict(), "random")
-    bench = Bench(dataset, TrainConfig(backbone=FEATURES_BACKBONE, trials=1), compute, NoCheckpoints())
+    backbone = random_backbone(FEATURES_BACKBONE)
+    backbone = replace(backbone, weights=Weights(backbone.body().state_dict(), WeightsFile("random")))
+    config = TrainConfig(backbone=FEATURES_BACKBONE, trials=1)
+    bench = Bench(dataset, config, backbone, compute, NoCheckpoints())
     start = time.perf_counter()
     with MemoryWatch() as first:
-        pretrained = Pretrained.load(bench, weights, NullReporter())
+        pretrained = Pretrained.load(bench, NullReporter())
     extracted = time.perf_counter()
     with MemoryWatch() as second:
         train_frozen(CANDIDATES[FROZEN], bench, pretrained, NullReporter())
@@ -197,3 +199,7 @@ def features_and_head(count: int, workspace: Path, compute: Compute) -> tuple[fl
         f"{second.peak:.0f} MB for the head (features: {np.prod(pretrained.features.shape) * 4 / 2**20:.0f} MB)"
     )
     return extracted - start, fitted - extracted, memory
+
+
+def random_backbone(name: str) -> Backbone:
+    return read_backbone(name, "none", Path())

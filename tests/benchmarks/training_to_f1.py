@@ -16,9 +16,8 @@ from ml.data.dataset import Dataset, build_dataset
 from ml.data.decoding import Poster, open_pixels
 from ml.data.feature_table import FeatureTable
 from ml.data.user_table import draw_parts, read_table
-from ml.networks.backbones import pretrained_backbone
+from ml.networks.backbones import read_backbone
 from ml.networks.kernel import KernelHead, KernelSetting
-from ml.networks.weights import Weights, load_state
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
 from ml.training.candidates import CANDIDATES, FINE_TUNED, FROZEN, WHOLE
@@ -70,7 +69,7 @@ class Reached:
 def against_the_recipe(real: RealPosters, folder: Path, size: int, runs: int, compute: Compute) -> None:
     """Compare the seconds to the recipe's F1: the recipe, and a frozen backbone with empty and with full caches."""
     dataset, posters = real.dataset(folder / "known", size)
-    bench = new_bench(dataset, compute, TrainConfig())
+    bench = new_bench(real, dataset, compute, TrainConfig())
     file_of = {poster.id: poster.file for poster in posters}
     training, validation = (
         PosterFiles([file_of[dataset.ids[row]] for row in rows], dataset.labels[rows], dataset.preprocessing)
@@ -82,7 +81,8 @@ def against_the_recipe(real: RealPosters, folder: Path, size: int, runs: int, co
     cached: list[Reached] = []
     for _ in range(runs):
         start = time.perf_counter()
-        plain = pretrained_backbone(BACKBONE, load_state(real.weights).state)
+        plain = read_backbone(BACKBONE, str(real.weights), folder)
+        plain.body()
         loaded = time.perf_counter() - start
         epochs = train_recipe(
             training, validation, bench.folds, plain, dataset.preprocessing, len(dataset.genres), compute, 0, enough
@@ -122,8 +122,8 @@ def frozen_to(enough: float, real: RealPosters, workspace: Path, size: int, comp
     """Fit heads on a frozen backbone until one has an F1 of `enough`. Cached pixels and features are reused."""
     start = time.perf_counter()
     dataset, _ = real.dataset(workspace, size)
-    bench = new_bench(dataset, compute, TrainConfig())
-    features = Pretrained.load(bench, load_state(real.weights), NullReporter()).features
+    bench = new_bench(real, dataset, compute, TrainConfig())
+    features = Pretrained.load(bench, NullReporter()).features
     begun = time.perf_counter()
     score, heads = 0.0, 0
     for setting in SETTINGS:
@@ -137,8 +137,8 @@ def frozen_to(enough: float, real: RealPosters, workspace: Path, size: int, comp
 
 def whole_search(real: RealPosters, workspace: Path, dataset: Dataset, compute: Compute) -> str:
     """Time and F1 of the candidate network `frozen` with its default search."""
-    bench, weights = new_bench(dataset, compute, TrainConfig()), load_state(real.weights)
-    pretrained = Pretrained.load(bench, weights, NullReporter())
+    bench = new_bench(real, dataset, compute, TrainConfig())
+    pretrained = Pretrained.load(bench, NullReporter())
     outcome = train_frozen(CANDIDATES[FROZEN], bench, pretrained, NullReporter())
     return (
         f"the default search of the candidate network, {len(outcome.trials)} settings out of fold on both parts: "
@@ -149,14 +149,13 @@ def whole_search(real: RealPosters, workspace: Path, dataset: Dataset, compute: 
 def fine_tuned(real: RealPosters, folder: Path, size: int, runs: int, compute: Compute) -> None:
     """Compare LP-FT, features and head included, with fine-tuning of the same weights with a new last layer."""
     dataset, _ = real.dataset(folder / "fine-tuned", size)
-    weights = load_state(real.weights)
     plain: list[Curve] = []
     after_head: list[Curve] = []
     for seed in range(runs):
         config = TrainConfig(trials=1, epochs=FINE_TUNED_EPOCHS, seed=seed)
-        plain.append(plain_curve(new_bench(dataset, compute, config), weights))
+        plain.append(plain_curve(new_bench(real, dataset, compute, config)))
         shutil.rmtree(folder / "fine-tuned" / "features", ignore_errors=True)
-        after_head.append(lp_ft_curve(new_bench(dataset, compute, config), weights))
+        after_head.append(lp_ft_curve(new_bench(real, dataset, compute, config)))
     bests = [curve.best for curve in plain]
     print(
         f"fine-tuning {BACKBONE} at {size} x {size} in {compute.precision}, {FINE_TUNED_EPOCHS} "
@@ -220,18 +219,18 @@ class Curve(NullReporter):
         return next((point for point in self.points if point.weighted_f1 >= score), None)
 
 
-def plain_curve(bench: Bench, weights: Weights) -> Curve:
+def plain_curve(bench: Bench) -> Curve:
     curve = Curve()
-    pretrained = Pretrained.load(bench, weights, NullReporter())
+    pretrained = Pretrained.load(bench, NullReporter())
     curve.start()
     candidate = CANDIDATES[WHOLE]
     candidate.train(candidate, bench, pretrained, curve)
     return curve
 
 
-def lp_ft_curve(bench: Bench, weights: Weights) -> Curve:
+def lp_ft_curve(bench: Bench) -> Curve:
     curve = Curve()
-    pretrained = Pretrained.load(bench, weights, NullReporter())
+    pretrained = Pretrained.load(bench, NullReporter())
     head = head_of_training_part(bench, pretrained.features, KERNEL_FIRST)
     curve.add(0, head_score(bench, pretrained.features, head))
     candidate = CANDIDATES[FINE_TUNED]
@@ -239,8 +238,9 @@ def lp_ft_curve(bench: Bench, weights: Weights) -> Curve:
     return curve
 
 
-def new_bench(dataset: Dataset, compute: Compute, config: TrainConfig) -> Bench:
-    return Bench(dataset, replace(config, backbone=BACKBONE), compute, NoCheckpoints())
+def new_bench(real: RealPosters, dataset: Dataset, compute: Compute, config: TrainConfig) -> Bench:
+    backbone = read_backbone(BACKBONE, str(real.weights), dataset.folder)
+    return Bench(dataset, replace(config, backbone=BACKBONE), backbone, compute, NoCheckpoints())
 
 
 def head_score(bench: Bench, features: FeatureTable, head: KernelHead) -> float:

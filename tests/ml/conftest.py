@@ -21,7 +21,7 @@ from serving.bundle.model import Model
 
 # torch takes seconds to import, so only the fixtures that need it import it.
 if TYPE_CHECKING:
-    from ml.networks.weights import Weights
+    from ml.networks.backbones import Backbone
     from ml.training.outcome import TrainingOutcome
 
 GENRES = (Genre(1, "Action"), Genre(4, "Comedy"), Genre(8, "Drama"))
@@ -71,7 +71,7 @@ def dataset(posters: list[Poster], small: PreprocessConfig, tmp_path_factory: py
 
 @pytest.fixture(scope="session")
 def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state dict of SqueezeNet's features, like the weights of a pretrained network."""
+    """A state dict of SqueezeNet's features, like the weights of a squeezenet network."""
     import torch
     import torchvision
 
@@ -91,26 +91,33 @@ def quick(weights_file: Path) -> TrainConfig:
 
 
 @pytest.fixture(scope="session")
-def weights(weights_file: Path) -> "Weights":
-    from ml.networks.weights import load_state
+def squeezenet(quick: TrainConfig) -> "Backbone":
+    """SqueezeNet with the weights of `weights_file`."""
+    from ml.networks.backbones import read_backbone
 
-    return load_state(weights_file)
+    return read_backbone(quick.backbone, quick.weights, Path())
 
 
 @pytest.fixture(scope="session")
-def outcome(dataset: Dataset, quick: TrainConfig, weights: "Weights") -> "TrainingOutcome":
+def random_squeezenet(squeezenet: "Backbone") -> "Backbone":
+    """SqueezeNet without pretrained weights."""
+    return replace(squeezenet, weights=None)
+
+
+@pytest.fixture(scope="session")
+def outcome(dataset: Dataset, quick: TrainConfig, squeezenet: "Backbone") -> "TrainingOutcome":
     from ml.training.learning import train_networks
 
-    return train_networks(dataset, quick, weights, NullReporter())
+    return train_networks(dataset, quick, squeezenet, NullReporter())
 
 
 @pytest.fixture(scope="session")
-def fine_tuned(dataset: Dataset, quick: TrainConfig, weights: "Weights") -> "TrainingOutcome":
+def fine_tuned(dataset: Dataset, quick: TrainConfig, squeezenet: "Backbone") -> "TrainingOutcome":
     """The frozen network, and the one that is fine-tuned after its head."""
     from ml.training.learning import train_networks
 
     config = replace(quick, candidates=("frozen", "lp-ft"))
-    return train_networks(dataset, config, weights, NullReporter())
+    return train_networks(dataset, config, squeezenet, NullReporter())
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from ml.configuration import TrainConfig
 from ml.data.dataset import Dataset
 from ml.evaluation.leaks import leak_gauge
 from ml.export import quantisation
-from ml.networks.weights import Weights
+from ml.networks.backbones import Backbone
 from ml.reporting import TensorBoardReporter
 from ml.training.learning import checkpoints_of
 from ml.training_run import TrainingRun, run_training, validation_metrics
@@ -23,7 +23,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(dataset: Dataset, quick: TrainConfig, weights: Weights, workspace: Path) -> TrainingRun:
+def run(dataset: Dataset, quick: TrainConfig, squeezenet: Backbone, workspace: Path) -> TrainingRun:
     """A training whose chosen network is served in int8, so that its figures change after it was trained."""
     config = replace(quick, candidates=("scratch", "frozen"), trials=1)
     with pytest.MonkeyPatch.context() as patch:
@@ -33,9 +33,9 @@ def run(dataset: Dataset, quick: TrainConfig, weights: Weights, workspace: Path)
         result = run_training(
             dataset,
             config,
-            weights,
+            squeezenet,
             reporter,
-            checkpoints_of(workspace, "test", dataset, config, weights),
+            checkpoints_of(workspace, "test", dataset, config, squeezenet),
             bundle_folder=workspace / "bundle",
             temporary_folder=workspace,
             date="2026-11-24",

@@ -8,15 +8,15 @@ from ml.configuration import TrainConfig
 from ml.data.dataset import Dataset
 from ml.errors import DatasetError
 from ml.evaluation.comparison import CHOSEN, Comparison, compare
-from ml.networks.weights import Weights
+from ml.networks.backbones import Backbone
 from ml.reporting import NullReporter
 
 pytestmark = pytest.mark.train
 
 
 @pytest.fixture(scope="module")
-def comparison(dataset: Dataset, quick: TrainConfig, weights: Weights) -> Comparison:
-    return compare(dataset, replace(quick, candidates=("frozen",), trials=1), weights, NullReporter())
+def comparison(dataset: Dataset, quick: TrainConfig, squeezenet: Backbone) -> Comparison:
+    return compare(dataset, replace(quick, candidates=("frozen",), trials=1), squeezenet, NullReporter())
 
 
 def test_comparison_predicts_every_poster_with_every_network(comparison: Comparison, dataset: Dataset) -> None:
@@ -29,12 +29,12 @@ def test_comparison_predicts_every_poster_with_every_network(comparison: Compari
 
 
 def test_comparison_predicts_a_fold_without_its_labels(
-    comparison: Comparison, dataset: Dataset, quick: TrainConfig, weights: Weights
+    comparison: Comparison, dataset: Dataset, quick: TrainConfig, squeezenet: Backbone
 ) -> None:
     """If a poster's own label were used, random labels would be predicted correctly."""
     noise = np.random.default_rng(0).permutation(dataset.labels)
     config = replace(quick, candidates=("frozen",), trials=1)
-    shuffled = compare(replace(dataset, labels=noise), config, weights, NullReporter())
+    shuffled = compare(replace(dataset, labels=noise), config, squeezenet, NullReporter())
     frequency = float(noise.mean(0).mean())
     assert shuffled.networks["frozen"].scores.mean_average_precision < frequency + 0.15
     assert comparison.networks["frozen"].scores.mean_average_precision > frequency + 0.15
@@ -49,7 +49,7 @@ def test_comparison_summary_and_json_have_paired_differences(comparison: Compari
     assert json.loads(json.dumps(comparison.as_dict()))["networks"]["recipe-tuned"]["calibration_error"] >= 0
 
 
-def test_comparison_needs_five_franchises(dataset: Dataset, quick: TrainConfig, weights: Weights) -> None:
+def test_comparison_needs_five_franchises(dataset: Dataset, quick: TrainConfig, squeezenet: Backbone) -> None:
     few = np.array([f"series {row % 4}" for row in range(len(dataset.ids))])
     with pytest.raises(DatasetError, match="posters of at least 5 franchises"):
-        compare(replace(dataset, franchises=few), quick, weights, NullReporter())
+        compare(replace(dataset, franchises=few), quick, squeezenet, NullReporter())

@@ -12,7 +12,7 @@ from ml.errors import DatasetError
 from ml.evaluation.gate import decide, shared_genres
 from ml.evaluation.judge import predict
 from ml.export.bundle_writer import write_bundle
-from ml.networks.weights import Weights
+from ml.networks.backbones import Backbone
 from ml.reporting import NullReporter
 from ml.scores.intervals import Interval, Predictions
 from ml.training.learning import train_networks
@@ -103,11 +103,16 @@ def test_shared_genres_match_by_id_or_else_by_name_without_case() -> None:
 
 
 def test_gate_gives_a_champion_posters_of_its_image_size(
-    model: Model, posters: list[Poster], small: PreprocessConfig, quick: TrainConfig, weights: Weights, tmp_path: Path
+    model: Model,
+    posters: list[Poster],
+    small: PreprocessConfig,
+    quick: TrainConfig,
+    squeezenet: Backbone,
+    tmp_path: Path,
 ) -> None:
     larger = build_dataset(posters, tmp_path / "datasets", replace(small, image_size=40), NullReporter())
     config = replace(quick, trials=1)
-    outcome = train_networks(larger, config, weights, NullReporter())
+    outcome = train_networks(larger, config, squeezenet, NullReporter())
     challenger = write_bundle(tmp_path / "bundle", outcome.chosen, config, larger, "")
     files = {poster.id: poster.file for poster in posters}
     decision = decide(challenger, model, larger, lambda id: files[id].read_bytes())

@@ -12,7 +12,7 @@ from ml.errors import TrainingError
 from ml.evaluation.leaks import Leak
 from ml.evaluation.predictions import PredictionSet, collect_predictions
 from ml.export.bundle_writer import write_bundle
-from ml.networks.backbones import GenreNetwork, scratch_body
+from ml.networks.backbones import HALF, GenreNetwork, scratch_body
 from ml.training.outcome import TrainingOutcome
 from serving.bundle.model import Model
 
@@ -64,7 +64,7 @@ def test_activation_examples_are_the_maps_of_the_served_graph(
 ) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = GenreNetwork(scratch_body(32), nn.Linear(256, 3), dataset.preprocessing, frozen=True).eval()
+        network = GenreNetwork(scratch_body(32), nn.Linear(256, 3), HALF, frozen=True).eval()
     chosen = replace(outcome.chosen, network=network)
     model = write_bundle(tmp_path, chosen, quick, dataset, "")
     assert model.manifest.explains

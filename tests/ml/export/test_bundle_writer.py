@@ -16,8 +16,7 @@ from ml.errors import TrainingError
 from ml.export.bundle_writer import TOLERANCE, write_bundle
 from ml.export.figures import figures
 from ml.export.model_card import model_card
-from ml.networks.backbones import GenreNetwork, scratch_body
-from ml.networks.weights import Weights
+from ml.networks.backbones import HALF, Backbone, GenreNetwork, scratch_body
 from ml.reporting import NullReporter
 from ml.training.learning import train_networks
 from ml.training.outcome import NetworkOutcome, TrainingOutcome
@@ -53,8 +52,9 @@ def test_bundle_has_a_manifest_figures_weights_and_a_card(
     assert {path.name for path in tmp_path.iterdir()} == {*manifest["files"], "manifest.json", "card.md"}
     assert [genre["name"] for genre in manifest["genres"]] == ["Action", "Comedy", "Drama"]
     assert [genre["id"] for genre in manifest["genres"]] == [1, 4, 8]
-    assert manifest["preprocessing"]["mean"] == [0.485, 0.456, 0.406]
-    assert manifest["preprocessing"]["std"] == [0.229, 0.224, 0.225]
+    how = outcome.chosen.network.normalisation
+    assert (manifest["preprocessing"]["mean"], manifest["preprocessing"]["std"]) == ([*how.mean], [*how.std])
+    assert manifest["preprocessing"]["channels"] == "RGB"
     assert manifest["dataset_key"] == dataset.key
     assert manifest["files"] == {name: file_sha256(tmp_path / name) for name in manifest["files"]}
     assert model.sha256 == file_sha256(tmp_path / "manifest.json")
@@ -70,12 +70,12 @@ def explaining(outcome: TrainingOutcome, dataset: Dataset) -> NetworkOutcome:
     """A network with random weights that ends in pooling and a linear layer."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = GenreNetwork(scratch_body(32), nn.Linear(256, 3), dataset.preprocessing, frozen=True)
+        network = GenreNetwork(scratch_body(32), nn.Linear(256, 3), HALF, frozen=True)
     return replace(outcome.chosen, network=network.eval())
 
 
 def test_bundle_has_class_activation_maps_if_the_network_allows_them(
-    explaining: NetworkOutcome, outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
+    explaining: NetworkOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
 ) -> None:
     model = write_bundle(tmp_path / "explaining", explaining, quick, dataset, "")
     assert json.loads((tmp_path / "explaining" / "manifest.json").read_bytes())["explains"] is True
@@ -85,9 +85,11 @@ def test_bundle_has_class_activation_maps_if_the_network_allows_them(
     assert maps.shape == (5, 3, 2, 2)
     assert maps.min() == 0 < maps.max()
 
-    hidden = next(network for network in outcome.networks if network.name == "scratch")
-    other = write_bundle(tmp_path / "other", hidden, quick, dataset, "")
-    assert json.loads((tmp_path / "other" / "manifest.json").read_bytes())["explains"] is False
+    flat = GenreNetwork(nn.Flatten(), nn.Linear(3 * 32 * 32, 3), HALF, frozen=True).eval()
+    other = write_bundle(tmp_path / "other", replace(explaining, network=flat), quick, dataset, "")
+    manifest = json.loads((tmp_path / "other" / "manifest.json").read_bytes())
+    assert manifest["explains"] is False
+    assert manifest["not_explained"] == "its features are not means over the places of a feature map"
     with pytest.raises(ValueError, match="gives no class activation maps"):
         other.explained(images)
 
@@ -103,13 +105,13 @@ def test_bundle_is_not_written_if_its_maps_are_not_finite(
 
 
 def test_bundle_is_reproducible_and_has_no_local_path(
-    posters: list[Poster], small: PreprocessConfig, quick: TrainConfig, weights: Weights, tmp_path: Path
+    posters: list[Poster], small: PreprocessConfig, quick: TrainConfig, squeezenet: Backbone, tmp_path: Path
 ) -> None:
     hashes = []
     for name in ("one", "another"):
         folder = tmp_path / name
         dataset = build_dataset(posters, folder / "datasets", small, NullReporter())
-        outcome = train_networks(dataset, quick, weights, NullReporter())
+        outcome = train_networks(dataset, quick, squeezenet, NullReporter())
         hashes.append(
             write_bundle(
                 folder / "bundle", outcome.chosen, quick, dataset, model_card(outcome, dataset, "2026-11-24")

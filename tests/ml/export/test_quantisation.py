@@ -19,7 +19,7 @@ from ml.export.bundle_writer import write_bundle
 from ml.export.graph import export, load_graph
 from ml.export.model_card import model_card
 from ml.export.quantisation import apply_change, choose_precision, quantise
-from ml.networks.backbones import GenreNetwork, scratch_body
+from ml.networks.backbones import HALF, GenreNetwork, scratch_body
 from ml.reporting import NullReporter
 from ml.scores.thresholds import fit_thresholds
 from ml.training.outcome import Exported, TrainingOutcome
@@ -35,7 +35,7 @@ def explaining(dataset: Dataset) -> Exported:
     """An exported network with random weights that ends in pooling and a linear layer."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = GenreNetwork(scratch_body(SIZE), nn.Linear(256, 3), dataset.preprocessing, frozen=True)
+        network = GenreNetwork(scratch_body(SIZE), nn.Linear(256, 3), HALF, frozen=True)
     return export(network.eval(), SIZE)
 
 
@@ -205,7 +205,7 @@ def test_fp32_is_served_if_int8_loses_too_much_or_is_not_clearly_faster(
 def test_fp32_is_served_with_a_warning_if_the_network_cannot_be_quantised(
     scratch: TrainingOutcome, dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    without = GenreNetwork(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 3), dataset.preprocessing, frozen=True).eval()
+    without = GenreNetwork(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 3), HALF, frozen=True).eval()
     changed = replace(scratch, chosen=replace(scratch.chosen, network=without))
     served = choose_precision(changed, tmp_path, NullReporter())
     assert served.chosen.exported is not None

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -6,8 +8,7 @@ from torch import Tensor, nn
 
 from ml.errors import TrainingError
 from ml.networks.activation import activation_maps, last_feature_map
-from ml.networks.backbones import GenreNetwork, backbone, head, scratch_body
-from serving.bundle.model import Preprocessing
+from ml.networks.backbones import HALF, GenreNetwork, head, read_backbone, scratch_body
 
 pytestmark = pytest.mark.train
 
@@ -92,7 +93,7 @@ def test_activation_map_of_a_trained_network_is_highest_where_the_genre_is(poole
 def test_last_feature_map_of_a_backbone_gives_activation_maps(name: str, images: Tensor) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        body = backbone(name).body.eval()
+        body = read_backbone(name, "none", Path()).body().eval()
         with torch.no_grad():
             width = body(torch.zeros(1, 3, 64, 64)).shape[1]
         network = _network(body, width)
@@ -131,5 +132,4 @@ class _Float(nn.Module):
 
 
 def _network(body: nn.Module, width: int) -> nn.Module:
-    preprocessing = Preprocessing(64, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), "bilinear", 1)
-    return GenreNetwork(body, head(width, np.array([0.5, 0.2, 0.1]), 8, 0.1), preprocessing, frozen=True).eval()
+    return GenreNetwork(body, head(width, np.array([0.5, 0.2, 0.1]), 8, 0.1), HALF, frozen=True).eval()

@@ -1,17 +1,32 @@
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torchvision
 from torch import nn
 
-from ml.configuration import PreprocessConfig
-from ml.data.dataset import preprocessing
 from ml.errors import SettingError, TrainingError, WeightsError
-from ml.networks.backbones import GenreNetwork, backbone, feature_count, head, load_backbone, scratch_body
+from ml.networks.backbones import (
+    HALF,
+    IMAGENET_NORMALISATION,
+    Backbone,
+    GenreNetwork,
+    feature_count,
+    head,
+    read_backbone,
+    scratch_body,
+)
+from ml.networks.weights import Weights, WeightsFile
 
 pytestmark = pytest.mark.train
 
 FREQUENCIES = np.array([0.5, 0.1, 0.02])
+
+
+def with_weights(name: str, state: dict[str, torch.Tensor]) -> Backbone:
+    return replace(read_backbone(name, "none", Path()), weights=Weights(state, WeightsFile("sha256")))
 
 
 @pytest.mark.parametrize("size", [32, 64, 100, 256])
@@ -41,47 +56,45 @@ def test_scratch_body_takes_posters_of_any_size(size: int) -> None:
     ],
 )
 def test_backbone_can_be_any_torchvision_network(name: str, features: int) -> None:
-    network = backbone(name)
-    assert feature_count(network.body, 64, name) == features
+    assert feature_count(read_backbone(name, "none", Path()).body(), 64, name) == features
 
 
 def test_backbone_with_an_unknown_name_raises_with_similar_names() -> None:
     with pytest.raises(SettingError, match=r"no backbone named 'resnet19'; it has .*resnet18"):
-        backbone("resnet19")
+        read_backbone("resnet19", "none", Path())
 
 
 def test_feature_count_raises_if_the_backbone_does_not_accept_the_size() -> None:
     with pytest.raises(TrainingError, match="vit_b_16 does not accept posters of 64 x 64 pixels"):
-        feature_count(backbone("vit_b_16").body, 64, "vit_b_16")
+        feature_count(read_backbone("vit_b_16", "none", Path()).body(), 64, "vit_b_16")
 
 
-def test_load_backbone_loads_all_weights_but_the_classifier() -> None:
+def test_backbone_loads_all_weights_but_the_classifier() -> None:
     pretrained = torchvision.models.resnet18()
-    network = backbone("resnet18")
-    load_backbone(network, pretrained.state_dict())
-    assert torch.equal(network.body.state_dict()["layer4.1.conv2.weight"], pretrained.layer4[1].conv2.weight)
+    network = with_weights("resnet18", pretrained.state_dict())
+    assert torch.equal(network.body().state_dict()["layer4.1.conv2.weight"], pretrained.layer4[1].conv2.weight)
 
 
-def test_load_backbone_names_the_keys_of_weights_that_do_not_fit() -> None:
+def test_backbone_names_the_keys_of_weights_that_do_not_fit() -> None:
     state = torchvision.models.squeezenet1_1().state_dict()
     features = {key: value for key, value in state.items() if key.startswith("features.")}
-    network = backbone("squeezenet1_1")
-    load_backbone(network, features)
+    with_weights("squeezenet1_1", features).body()
     with pytest.raises(WeightsError, match=r"squeezenet1_1: they lack features\.0\.bias"):
-        load_backbone(network, {key: value for key, value in features.items() if key != "features.0.bias"})
+        with_weights("squeezenet1_1", {key: features[key] for key in features if key != "features.0.bias"}).body()
     with pytest.raises(WeightsError, match=r"hold unexpected head\.weight"):
-        load_backbone(network, {**features, "head.weight": torch.zeros(1)})
+        with_weights("squeezenet1_1", {**features, "head.weight": torch.zeros(1)}).body()
     with pytest.raises(WeightsError, match=r"another shape in features\.0\.weight"):
-        load_backbone(network, {**features, "features.0.weight": torch.zeros(1)})
+        with_weights("squeezenet1_1", {**features, "features.0.weight": torch.zeros(1)}).body()
     with pytest.raises(WeightsError, match="and 97 more"):
-        load_backbone(backbone("resnet18"), {})
+        with_weights("resnet18", {}).body()
 
 
-def test_genre_network_normalises_pixels() -> None:
-    how = preprocessing(PreprocessConfig(image_size=32))
+@pytest.mark.parametrize("bgr", [False, True])
+def test_genre_network_normalises_pixels_and_orders_channels(bgr: bool) -> None:
+    how = replace(IMAGENET_NORMALISATION, bgr=bgr)
     network = GenreNetwork(nn.Identity(), head(1, FREQUENCIES, 0, 0.0), how, frozen=False)
     pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
-    expected = [(0 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (1 - 0.406) / 0.225]
+    expected = [(0 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (1 - 0.406) / 0.225][:: -1 if bgr else 1]
     assert network.features(pixels).flatten().tolist() == pytest.approx(expected, abs=1e-5)
 
 
@@ -93,8 +106,7 @@ def test_head_starts_at_the_genre_frequencies() -> None:
 
 
 def test_genre_network_keeps_a_frozen_body_in_evaluation_mode() -> None:
-    how = preprocessing(PreprocessConfig(image_size=32))
-    network = GenreNetwork(scratch_body(32), head(256, FREQUENCIES, 0, 0.0), how, frozen=True).train()
+    network = GenreNetwork(scratch_body(32), head(256, FREQUENCIES, 0, 0.0), HALF, frozen=True).train()
     assert network.head.training
     assert not any(layer.training for layer in network.body.modules())
     assert not any(parameter.requires_grad for parameter in network.body.parameters())

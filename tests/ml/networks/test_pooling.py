@@ -1,16 +1,15 @@
 import copy
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from ml.configuration import PreprocessConfig
-from ml.data.dataset import preprocessing
 from ml.export.bundle_writer import TOLERANCE
 from ml.export.graph import export_onnx
-from ml.networks.backbones import GenreNetwork, backbone, feature_count
+from ml.networks.backbones import HALF, GenreNetwork, feature_count, read_backbone
 from ml.networks.pooling import PooledBody, pooled
 
 pytestmark = pytest.mark.train
@@ -54,13 +53,12 @@ def test_pooled_features_are_those_of_the_backbone_then_mean_and_deviation_of_ea
 @pytest.mark.parametrize("name", ["squeezenet1_1", "resnet18"])
 def test_pooled_network_exports_to_onnx_with_the_same_probabilities(name: str) -> None:
     torch.manual_seed(0)
-    plain = backbone(name).body.eval()
+    plain = read_backbone(name, "none", Path()).body().eval()
     body = pooled(copy.deepcopy(plain), 64, name)
     assert isinstance(body, PooledBody)
     count = feature_count(body, 64, name)
     assert count > 512
-    how = preprocessing(PreprocessConfig(image_size=64))
-    network = GenreNetwork(body, nn.Linear(count, 3), how, frozen=True).eval()
+    network = GenreNetwork(body, nn.Linear(count, 3), HALF, frozen=True).eval()
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 64, 64), np.uint8)
     with torch.no_grad():
         features = network.features(torch.from_numpy(images))

@@ -12,7 +12,7 @@ import torchvision
 from safetensors.torch import save_file
 
 from ml.errors import SettingError, WeightsError, WeightsUnavailable
-from ml.networks.weights import download, imagenet_url, load_state, read_weights
+from ml.networks.weights import WeightsFile, download, imagenet_url, imagenet_weights, load_state
 
 pytestmark = pytest.mark.train
 
@@ -66,7 +66,7 @@ def test_download_happens_once_and_checks_the_cached_file(
         file.write_bytes(b"damaged")
         assert download(url, cache).read_bytes() == published.read_bytes()
     assert "damaged and is downloaded again" in caplog.text
-    assert load_state(file).sha256 == hashlib.sha256(published.read_bytes()).hexdigest()
+    assert load_state(file).file.sha256 == hashlib.sha256(published.read_bytes()).hexdigest()
 
 
 def test_download_with_another_hash_is_not_kept(published: Path, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_download_times_out_if_the_server_does_not_respond(published: Path, tmp_
         download(f"{address}/{published.name}", tmp_path / "cache", timeout_seconds=0.1)
 
 
-def test_read_weights_raises_a_retryable_error_that_names_the_setting_if_imagenet_weights_are_not_available(
+def test_imagenet_weights_raise_a_retryable_error_that_names_the_setting_if_imagenet_weights_are_not_available(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
@@ -95,7 +95,7 @@ def test_read_weights_raises_a_retryable_error_that_names_the_setting_if_imagene
     with pytest.raises(
         WeightsUnavailable, match=r"cannot be downloaded \(.*\)\. .* set weights to .* 'none'"
     ) as raised:
-        read_weights("imagenet", "resnet18", tmp_path)
+        imagenet_weights("resnet18", tmp_path)
     assert raised.value.retryable
     assert len(str(raised.value)) <= 300
 
@@ -104,17 +104,13 @@ def test_imagenet_url_contains_a_hash() -> None:
     assert imagenet_url("resnet18").endswith("/resnet18-f37072fd.pth")
 
 
-def test_read_weights_names_a_backbone_without_imagenet_weights(
+def test_imagenet_weights_name_a_backbone_without_imagenet_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(torchvision.models._api.BUILTIN_MODELS, "weightless", torch.nn.Identity)
     for name in ("resnet19", "weightless"):
         with pytest.raises(SettingError, match=f"no ImageNet weights for '{name}'"):
-            read_weights("imagenet", name, tmp_path)
-
-
-def test_read_weights_returns_none_for_the_setting_none(tmp_path: Path) -> None:
-    assert read_weights("none", "resnet18", tmp_path) is None
+            imagenet_weights(name, tmp_path)
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pth"])
@@ -128,7 +124,7 @@ def test_load_state_returns_float32_for_files_of_mixed_precision(tmp_path: Path,
         "count": torch.int64,
     }
     assert all(torch.equal(found.state[name], value.to(found.state[name].dtype)) for name, value in state.items())
-    assert found.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert found.file.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def test_load_state_names_a_safetensors_file_that_is_damaged(tmp_path: Path) -> None:
@@ -142,7 +138,7 @@ def test_load_state_names_a_safetensors_file_that_is_damaged(tmp_path: Path) -> 
 
 def test_load_state_names_a_file_that_is_missing_or_no_state_dict(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"absent\.pth cannot be read: No such file"):
-        read_weights(str(tmp_path / "absent.pth"), "resnet18", tmp_path)
+        load_state(tmp_path / "absent.pth")
     text = tmp_path / "text.pth"
     text.write_text("hello")
     with pytest.raises(WeightsError, match=r"text\.pth is not a weights file"):
@@ -156,3 +152,18 @@ def test_load_state_does_not_run_code_of_the_file(tmp_path: Path) -> None:
     torch.save({"weight": Path("a path is an object of a class")}, tmp_path / "evil.pth")
     with pytest.raises(WeightsError, match=r"evil\.pth is not a weights file"):
         load_state(tmp_path / "evil.pth")
+
+
+@pytest.mark.parametrize(
+    ("license", "condition"),
+    [
+        ("cc-by-nc-4.0", "may not be used commercially"),
+        ("GPL-3.0", "may only be distributed under the same licence"),
+        ("cc-by-nc-sa-4.0", "may not be used commercially and a model made from them may only be distributed"),
+        ("apache-2.0", None),
+        ("unknown", None),
+    ],
+)
+def test_weights_file_names_the_condition_of_its_license(license: str, condition: str | None) -> None:
+    found = WeightsFile("sha256", license=license).condition()
+    assert found is None if condition is None else condition in found and license in found

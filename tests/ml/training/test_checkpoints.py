@@ -18,6 +18,7 @@ from ml.compute import choose_compute
 from ml.configuration import TrainConfig
 from ml.data.dataset import Dataset
 from ml.errors import SettingError, TrainingError
+from ml.networks.backbones import HALF, Backbone
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
 from ml.training.candidates import CANDIDATES, SCRATCH
@@ -246,14 +247,14 @@ def small_body() -> nn.Module:
 
 
 def test_search_that_is_killed_repeats_its_settings_and_prunings(
-    dataset: Dataset, quick: TrainConfig, tmp_path: Path
+    dataset: Dataset, quick: TrainConfig, squeezenet: Backbone, tmp_path: Path
 ) -> None:
     config = replace(quick, trials=6, epochs=3)
 
     def trials(checkpoints: Checkpoints | NoCheckpoints, reporter: NullReporter) -> list[Trial]:
         with torch.random.fork_rng(devices=[]):
-            bench = Bench(dataset, config, choose_compute("cpu"), checkpoints)
-            outcome = train_by_gradient(CANDIDATES[SCRATCH], bench, Body(small_body), reporter)
+            bench = Bench(dataset, config, squeezenet, choose_compute("cpu"), checkpoints)
+            outcome = train_by_gradient(CANDIDATES[SCRATCH], bench, Body(small_body, HALF), reporter)
         return [replace(trial, seconds=0) for trial in outcome.trials]
 
     counting = MortalReporter(1000)
@@ -273,12 +274,15 @@ from pathlib import Path
 from ml.training.checkpoints import Checkpoints
 from ml.configuration import TrainConfig
 from ml.data.dataset import Dataset
+from ml.networks.backbones import read_backbone
 from ml.training.learning import train_networks
+from ml.networks.backbones import HALF, Backbone
 from ml.reporting import NullReporter
 
 dataset, config = Dataset.load(Path(sys.argv[1])), TrainConfig(**json.loads(sys.argv[2]))
 checkpoints = Checkpoints(Path(sys.argv[3]), {"epochs": config.epochs}, every_seconds=0)
-outcome = train_networks(dataset, config, None, NullReporter(), checkpoints)
+backbone = read_backbone(config.backbone, "none", Path())
+outcome = train_networks(dataset, config, backbone, NullReporter(), checkpoints)
 digests = {}
 for network in (*outcome.networks, *outcome.recipes):
     digest = hashlib.sha256(network.thresholds.tobytes())
@@ -290,7 +294,7 @@ print(json.dumps(digests))
 
 
 def test_training_process_that_is_killed_resumes_with_the_same_networks(
-    dataset: Dataset, quick: TrainConfig, tmp_path: Path
+    dataset: Dataset, quick: TrainConfig, random_squeezenet: Backbone, tmp_path: Path
 ) -> None:
     config = replace(quick, candidates=("scratch",), trials=1, epochs=3)
     folder = tmp_path / "checkpoints"
@@ -307,7 +311,7 @@ def test_training_process_that_is_killed_resumes_with_the_same_networks(
     assert process.returncode == -signal.SIGKILL
     assert (folder / "scratch-trial-1.pt").exists()
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    outcome = train_networks(dataset, config, None, NullReporter())
+    outcome = train_networks(dataset, config, random_squeezenet, NullReporter())
     undisturbed = {}
     for network in (*outcome.networks, *outcome.recipes):
         digest = hashlib.sha256(network.thresholds.tobytes())

@@ -9,7 +9,8 @@ from ml.compute import Compute, choose_compute
 from ml.configuration import PreprocessConfig, TrainConfig
 from ml.data.dataset import Dataset, build_dataset
 from ml.data.decoding import Poster
-from ml.networks.backbones import scratch_body
+from ml.networks.backbones import HALF, IMAGENET_NORMALISATION, Normalisation, read_backbone, scratch_body
+from ml.networks.weights import Weights, WeightsFile
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
 from ml.training.checkpoints import NoCheckpoints
@@ -38,12 +39,18 @@ def data(posters: list[Poster], small: PreprocessConfig, tmp_path: Path) -> Data
 
 
 def features_of(
-    data: Dataset, body: nn.Module | None = None, weights: str = "sha256", compute: Compute | None = None
+    data: Dataset,
+    body: nn.Module | None = None,
+    weights: str = "sha256",
+    compute: Compute | None = None,
+    normalisation: Normalisation = IMAGENET_NORMALISATION,
 ) -> tuple[Tensor, list[int], float | None]:
     """Features, the batch sizes that the body saw, and posters per second."""
     body = body or Counting()
-    bench = Bench(data, TrainConfig(), compute or choose_compute("cpu"), NoCheckpoints())
-    features, rate = cached_features(body, "counting", weights, bench, NullReporter())
+    backbone = replace(read_backbone("resnet18", "none", Path()), weights=Weights({}, WeightsFile(weights)))
+    backbone = replace(backbone, normalisation=normalisation)
+    bench = Bench(data, TrainConfig(), backbone, compute or choose_compute("cpu"), NoCheckpoints())
+    features, rate = cached_features(body, bench, NullReporter())
     return features.columns(features.shape[1]), getattr(body, "seen", []), rate
 
 
@@ -57,7 +64,8 @@ def test_cached_features_are_in_the_order_of_the_dataset(data: Dataset) -> None:
     values, _, rate = features_of(data, body)
     assert (values.shape, values.dtype) == ((119, 256), torch.float32)
     assert rate is not None and rate > 0
-    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (data.preprocessing.mean, data.preprocessing.std))
+    how = IMAGENET_NORMALISATION
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (how.mean, how.std))
     for row in (0, 57, 118):
         with torch.no_grad():
             expected = body((torch.from_numpy(data.images[row : row + 1]) / 255 - mean) / std)
@@ -80,20 +88,22 @@ def test_cached_features_are_reused_and_a_new_poster_costs_one_pass(
     assert torch.equal(second[known], first)
 
 
-def test_cached_features_have_one_folder_per_weights_precision_and_width(data: Dataset) -> None:
+def test_cached_features_have_one_folder_per_weights_normalisation_precision_and_width(data: Dataset) -> None:
     compute = choose_compute("cpu")
     features_of(data)
     (first,) = folders(data)
     assert sum(features_of(data, weights="another")[1]) == 119
     assert sum(features_of(data, compute=replace(compute, bf16=not compute.bf16))[1]) == 119
-    assert len(folders(data)) == 3
+    for how in (HALF, replace(HALF, bgr=True)):
+        assert sum(features_of(data, normalisation=how)[1]) == 119
+    assert len(folders(data)) == 5
 
     class Wider(Counting):
         def forward(self, images: Tensor) -> Tensor:
             return super().forward(images).repeat(1, 2)
 
     assert sum(features_of(data, Wider())[1]) == 119
-    assert len(folders(data)) == 4
+    assert len(folders(data)) == 6
     assert features_of(data)[1] == []
     assert first in folders(data)
 

@@ -24,8 +24,8 @@ pytestmark = pytest.mark.train
 
 
 @pytest.fixture(scope="module")
-def bench(dataset: Dataset, quick: TrainConfig) -> Bench:
-    return Bench(dataset, quick, choose_compute("cpu"), NoCheckpoints())
+def bench(dataset: Dataset, quick: TrainConfig, squeezenet: Backbone) -> Bench:
+    return Bench(dataset, quick, squeezenet, choose_compute("cpu"), NoCheckpoints())
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_train_frozen_ignores_labels_and_features_of_the_test_part(bench: Bench,
     test = bench.dataset.rows("test")
     labels = bench.dataset.labels.copy()
     labels[test] = 1 - labels[test]
-    other = Bench(replace(bench.dataset, labels=labels), bench.config, bench.compute, bench.checkpoints)
+    other = replace(bench, dataset=replace(bench.dataset, labels=labels))
     one, two = train(bench, pretrained), train(other, changed(pretrained, test, 77.0))
     assert np.array_equal(one.validation_probabilities, two.validation_probabilities)
     assert np.array_equal(one.thresholds, two.thresholds)

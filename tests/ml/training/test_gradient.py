@@ -9,6 +9,7 @@ from ml.compute import choose_compute
 from ml.configuration import TrainConfig
 from ml.data.dataset import Dataset
 from ml.errors import TrainingError
+from ml.networks.backbones import HALF, Backbone
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
 from ml.training.candidates import CANDIDATES, SCRATCH
@@ -24,13 +25,13 @@ def small_body() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def bench(dataset: Dataset, quick: TrainConfig) -> Bench:
-    return Bench(dataset, replace(quick, trials=2, epochs=3), choose_compute("cpu"), NoCheckpoints())
+def bench(dataset: Dataset, quick: TrainConfig, squeezenet: Backbone) -> Bench:
+    return Bench(dataset, replace(quick, trials=2, epochs=3), squeezenet, choose_compute("cpu"), NoCheckpoints())
 
 
 def train(bench: Bench, body: nn.Module | None = None) -> NetworkOutcome:
     with torch.random.fork_rng(devices=[]):
-        return train_by_gradient(CANDIDATES[SCRATCH], bench, Body(lambda: body or small_body()), NullReporter())
+        return train_by_gradient(CANDIDATES[SCRATCH], bench, Body(lambda: body or small_body(), HALF), NullReporter())
 
 
 def test_gradient_training_keeps_the_best_trial_and_predicts_what_was_scored(bench: Bench) -> None:
@@ -49,14 +50,14 @@ def test_gradient_trial_does_not_depend_on_earlier_trials_or_the_random_state(be
     torch.manual_seed(1)
     two = train(bench)
     torch.manual_seed(2)
-    one = train(Bench(bench.dataset, replace(bench.config, trials=1), bench.compute, bench.checkpoints))
+    one = train(replace(bench, config=replace(bench.config, trials=1)))
     assert one.trials[0].validation_weighted_f1 == two.trials[0].validation_weighted_f1
 
 
 def test_gradient_training_unfreezes_the_body_of_a_frozen_network(bench: Bench) -> None:
     body = small_body().requires_grad_(False)
     before = body[0].weight.clone()
-    train(Bench(bench.dataset, replace(bench.config, trials=1, epochs=1), bench.compute, bench.checkpoints), body)
+    train(replace(bench, config=replace(bench.config, trials=1, epochs=1)), body)
     assert not torch.equal(body[0].weight, before)
 
 

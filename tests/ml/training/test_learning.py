@@ -11,9 +11,9 @@ from ml.compute import choose_compute
 from ml.configuration import TrainConfig
 from ml.data.dataset import Dataset
 from ml.errors import DatasetError, SettingError, TrainingError
-from ml.networks.backbones import backbone
+from ml.networks.backbones import Backbone, read_backbone
 from ml.networks.pooling import PooledBody
-from ml.networks.weights import Weights
+from ml.networks.weights import Weights, WeightsFile
 from ml.reporting import NullReporter, Reporter
 from ml.training.bench import Bench
 from ml.training.candidates import CANDIDATES, FINE_TUNED, FROZEN, SCRATCH
@@ -61,67 +61,72 @@ def test_training_chooses_the_network_with_the_highest_validation_score(outcome:
     assert all(network.network.training is False for network in (*outcome.networks, *outcome.recipes))
 
 
-def test_frozen_backbone_keeps_its_weights_byte_for_byte(outcome: TrainingOutcome, weights: Weights) -> None:
+def test_frozen_backbone_keeps_its_weights_byte_for_byte(outcome: TrainingOutcome, squeezenet: Backbone) -> None:
     for network in (outcome.networks[1], *outcome.recipes):
         body = network.network.body
-        trained = (body.extractor if isinstance(body, PooledBody) else body).state_dict()
-        assert trained.keys() == weights.state.keys()
-        assert all(trained[key].numpy().tobytes() == weights.state[key].numpy().tobytes() for key in trained)
+        trained = (body.maps.extractor if isinstance(body, PooledBody) else body).state_dict()
+        assert trained.keys() == squeezenet.weights.state.keys()
+        assert all(trained[key].numpy().tobytes() == squeezenet.weights.state[key].numpy().tobytes() for key in trained)
 
 
 def test_frozen_backbone_keeps_its_batch_norm_statistics(dataset: Dataset, quick: TrainConfig) -> None:
     with torch.random.fork_rng(devices=[]):
-        given = backbone("resnet18").body.state_dict()
+        given = read_backbone("resnet18", "none", Path()).body().state_dict()
     config = replace(quick, backbone="resnet18", candidates=("frozen",), trials=1)
-    (network,) = train_networks(dataset, config, Weights(given, "sha256"), NullReporter()).networks
+    resnet = replace(read_backbone("resnet18", "none", Path()), weights=Weights(given, WeightsFile("sha256")))
+    (network,) = train_networks(dataset, config, resnet, NullReporter()).networks
     trained = network.network.body.state_dict()
     assert sum("running_mean" in key for key in given) == 20
-    assert all(trained[f"extractor.{key}"].numpy().tobytes() == given[key].numpy().tobytes() for key in given)
+    assert all(trained[f"maps.extractor.{key}"].numpy().tobytes() == given[key].numpy().tobytes() for key in given)
 
 
-def test_fine_tuning_trains_all_weights_of_a_copy_of_the_body(fine_tuned: TrainingOutcome, weights: Weights) -> None:
+def test_fine_tuning_trains_all_weights_of_a_copy_of_the_body(
+    fine_tuned: TrainingOutcome, squeezenet: Backbone
+) -> None:
     frozen, tuned = fine_tuned.networks
     assert (tuned.name, tuned.trained, tuned.backbone) == ("lp-ft", "lp-ft", "squeezenet1_1")
-    before, after = (network.network.body.extractor.state_dict() for network in (frozen, tuned))
-    assert all(torch.equal(before[key], weights.state[key]) for key in before)
-    assert not any(torch.equal(after[key], weights.state[key]) for key in after if key.endswith("weight"))
+    before, after = (network.network.body.maps.extractor.state_dict() for network in (frozen, tuned))
+    assert all(torch.equal(before[key], squeezenet.weights.state[key]) for key in before)
+    assert not any(torch.equal(after[key], squeezenet.weights.state[key]) for key in after if key.endswith("weight"))
 
 
-def test_fine_tuning_starts_from_the_fitted_head(dataset: Dataset, quick: TrainConfig, weights: Weights) -> None:
+def test_fine_tuning_starts_from_the_fitted_head(dataset: Dataset, quick: TrainConfig, squeezenet: Backbone) -> None:
     """With a learning rate near zero it predicts what the head of the training part predicts."""
-    bench = Bench(dataset, replace(quick, trials=1, epochs=1), choose_compute("cpu"), NoCheckpoints())
+    bench = Bench(dataset, replace(quick, trials=1, epochs=1), squeezenet, choose_compute("cpu"), NoCheckpoints())
     tuned = CANDIDATES[FINE_TUNED]
     still = replace(tuned, space={"dropout": (0,)}, first={**tuned.first, "learning_rate": 1e-12})
     with torch.random.fork_rng(devices=[]):
-        pretrained = Pretrained.load(bench, weights, NullReporter())
-        head = head_of_training_part(bench, pretrained.features, KERNEL_FIRST)
-        outcome = still.train(still, bench, pretrained, NullReporter())
-    expected = head_probabilities(head, pretrained.features.select(bench.validation))
+        loaded = Pretrained.load(bench, NullReporter())
+        head = head_of_training_part(bench, loaded.features, KERNEL_FIRST)
+        outcome = still.train(still, bench, loaded, NullReporter())
+    expected = head_probabilities(head, loaded.features.select(bench.validation))
     assert np.abs(outcome.validation_probabilities - expected).max() < 0.02
 
 
-def test_training_without_weights_trains_the_whole_backbone(dataset: Dataset, quick: TrainConfig) -> None:
+def test_training_without_weights_trains_the_whole_backbone(
+    dataset: Dataset, quick: TrainConfig, random_squeezenet: Backbone
+) -> None:
     config = replace(quick, candidates=("frozen",), trials=1, epochs=1)
-    outcome = train_networks(dataset, config, None, NullReporter())
+    outcome = train_networks(dataset, config, random_squeezenet, NullReporter())
     (whole,) = outcome.networks
-    assert (whole.name, whole.trained, whole.weights_sha256) == ("whole", "whole", None)
+    assert (whole.name, whole.trained, whole.weights) == ("whole", "whole", None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        fresh = backbone("squeezenet1_1").body.state_dict()
+        fresh = random_squeezenet.body().state_dict()
     trained = whole.network.body.state_dict()
     assert not any(torch.equal(fresh[key], trained[key]) for key in fresh if key.endswith("weight"))
     assert [(recipe.trained, recipe.backbone) for recipe in outcome.recipes] == [("whole", None)] * 2
 
 
 def test_training_ignores_test_labels_and_restores_random_state_and_threads(
-    dataset: Dataset, quick: TrainConfig, weights: Weights, outcome: TrainingOutcome, fine_tuned: TrainingOutcome
+    dataset: Dataset, quick: TrainConfig, squeezenet: Backbone, outcome: TrainingOutcome, fine_tuned: TrainingOutcome
 ) -> None:
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     labels = dataset.labels.copy()
     labels[dataset.rows("test")] = 1 - labels[dataset.rows("test")]
     config = replace(quick, candidates=("scratch", "frozen", "lp-ft"))
     runs = Runs()
-    other = train_networks(replace(dataset, labels=labels), config, weights, runs)
+    other = train_networks(replace(dataset, labels=labels), config, squeezenet, runs)
     for one, two in zip(
         (*outcome.networks, fine_tuned.networks[1], *outcome.recipes), (*other.networks, *other.recipes), strict=True
     ):
@@ -143,40 +148,53 @@ def test_training_ignores_test_labels_and_restores_random_state_and_threads(
 
 
 def test_training_with_weights_that_are_not_finite_raises(
-    dataset: Dataset, quick: TrainConfig, weights: Weights
+    dataset: Dataset, quick: TrainConfig, squeezenet: Backbone
 ) -> None:
-    state = {**weights.state, "features.0.bias": weights.state["features.0.bias"] * float("nan")}
+    state = {**squeezenet.weights.state, "features.0.bias": squeezenet.weights.state["features.0.bias"] * float("nan")}
+    damaged = replace(squeezenet, weights=Weights(state, WeightsFile("damaged")))
     with pytest.raises(TrainingError, match="features are not finite"):
-        train_networks(dataset, replace(quick, candidates=("frozen",)), Weights(state, "damaged"), NullReporter())
+        train_networks(dataset, replace(quick, candidates=("frozen",)), damaged, NullReporter())
 
 
-def test_training_without_a_validation_part_raises(dataset: Dataset, quick: TrainConfig) -> None:
+def test_training_without_a_validation_part_raises(
+    dataset: Dataset, quick: TrainConfig, random_squeezenet: Backbone
+) -> None:
     parts = np.where(dataset.parts == "validation", "train", dataset.parts)
     with pytest.raises(DatasetError, match="The validation part has no posters"):
-        train_networks(replace(dataset, parts=parts), quick, None, NullReporter())
+        train_networks(replace(dataset, parts=parts), quick, random_squeezenet, NullReporter())
 
 
 def test_checkpoints_belong_to_one_training_until_they_are_cleared(
-    dataset: Dataset, quick: TrainConfig, tmp_path: Path
+    dataset: Dataset, quick: TrainConfig, random_squeezenet: Backbone, tmp_path: Path
 ) -> None:
     config = replace(quick, candidates=("scratch",), trials=1, epochs=1)
-    checkpoints = checkpoints_of(tmp_path, "one", dataset, config, None)
-    other = checkpoints_of(tmp_path, "another", dataset, config, None)
+    checkpoints = checkpoints_of(tmp_path, "one", dataset, config, random_squeezenet)
+    other = checkpoints_of(tmp_path, "another", dataset, config, random_squeezenet)
     for each in (checkpoints, other):
         each.slot("left-behind").save({})
-    train_networks(dataset, config, None, NullReporter(), checkpoints)
+    train_networks(dataset, config, random_squeezenet, NullReporter(), checkpoints)
     assert checkpoints.slot("scratch-trial-1").load() is not None
     checkpoints.clear()
     assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["another"]
     assert other.slot("left-behind").load() == {}
     with pytest.raises(SettingError, match=r"dataset is .* in the checkpoint and changed now"):
-        checkpoints_of(tmp_path, "another", replace(dataset, key="changed"), config, None).slot("left-behind").load()
+        checkpoints_of(tmp_path, "another", replace(dataset, key="changed"), config, random_squeezenet).slot(
+            "left-behind"
+        ).load()
 
 
-def test_training_refuses_checkpoints_of_other_settings(dataset: Dataset, quick: TrainConfig, tmp_path: Path) -> None:
+def test_training_refuses_checkpoints_of_other_settings(
+    dataset: Dataset, quick: TrainConfig, random_squeezenet: Backbone, tmp_path: Path
+) -> None:
     config = replace(quick, candidates=("scratch",), trials=2, epochs=2)
-    checkpoints_of(tmp_path, "name", dataset, config, None).slot("scratch-trial-1").save({})
+    checkpoints_of(tmp_path, "name", dataset, config, random_squeezenet).slot("scratch-trial-1").save({})
     other = replace(config, epochs=3)
     with pytest.raises(SettingError, match="epochs is 2 in the checkpoint and 3 now"):
-        train_networks(dataset, other, None, NullReporter(), checkpoints_of(tmp_path, "name", dataset, other, None))
+        train_networks(
+            dataset,
+            other,
+            random_squeezenet,
+            NullReporter(),
+            checkpoints_of(tmp_path, "name", dataset, other, random_squeezenet),
+        )
     assert (tmp_path / "checkpoints" / "name" / "scratch-trial-1.pt").exists()

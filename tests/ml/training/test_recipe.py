@@ -8,7 +8,7 @@ from ml.compute import choose_compute
 from ml.configuration import TrainConfig
 from ml.data.dataset import Dataset
 from ml.data.feature_table import FeatureTable
-from ml.networks.backbones import Backbone, backbone
+from ml.networks.backbones import Backbone
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
 from ml.training.checkpoints import NoCheckpoints
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.train
 
 
 @pytest.fixture(scope="module")
-def bench(dataset: Dataset, quick: TrainConfig) -> Bench:
-    return Bench(dataset, replace(quick, trials=1, epochs=1), choose_compute("cpu"), NoCheckpoints())
+def bench(dataset: Dataset, quick: TrainConfig, squeezenet: Backbone) -> Bench:
+    return Bench(dataset, replace(quick, trials=1, epochs=1), squeezenet, choose_compute("cpu"), NoCheckpoints())
 
 
 def test_recipe_is_a_frozen_backbone_with_one_new_layer_from_the_best_trial(outcome: TrainingOutcome) -> None:
@@ -53,7 +53,7 @@ def test_recipe_network_predicts_from_posters_what_its_head_predicts_from_featur
 
 
 def test_recipe_uses_only_the_features_of_the_plain_backbone(bench: Bench) -> None:
-    body = backbone("squeezenet1_1").body
+    body = bench.backbone.body()
     values = torch.randn(len(bench.dataset.labels), 20, generator=torch.Generator().manual_seed(0))
     other = values.clone()
     other[:, 6:] = 1e6
@@ -61,7 +61,7 @@ def test_recipe_uses_only_the_features_of_the_plain_backbone(bench: Bench) -> No
         one, two = (
             train_recipes(
                 bench,
-                Pretrained(Backbone("net", body, "last"), "sha256", body, 6, FeatureTable(given.numpy()), None),
+                Pretrained(body, body, 6, FeatureTable(given.numpy()), None),
                 NullReporter(),
             )
             for given in (values, other)
@@ -74,7 +74,7 @@ def test_recipe_without_a_backbone_is_a_small_network(bench: Bench) -> None:
     with torch.random.fork_rng(devices=[]):
         recipe, tuned = train_recipes(bench, None, NullReporter())
     for each in (recipe, tuned):
-        assert (each.trained, each.backbone, each.weights_sha256) == ("whole", None, None)
+        assert (each.trained, each.backbone, each.weights) == ("whole", None, None)
         with torch.no_grad():
             probabilities = each.network.eval()(torch.from_numpy(bench.dataset.images[bench.validation])).sigmoid()
         assert np.allclose(probabilities.numpy(), each.validation_probabilities, atol=1e-5)

@@ -135,14 +135,15 @@ def test_explain_gives_a_reason_if_the_network_has_no_maps(
     start_function: StartFunction, client: requests.Session, bucket: Bucket, bundle: Path
 ) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
-    (bundle / "manifest.json").write_text(json.dumps(manifest | {"explains": False}))
+    changed = manifest | {"explains": False, "not_explained": "its features are not means"}
+    (bundle / "manifest.json").write_text(json.dumps(changed))
     with start_function(**upload_bundle(bucket, bundle)) as (url, _):
         body = prediction(client.post(f"{url}?explain=8", **JPEG))
     assert body["model"]["explains"] is False
     assert body["explanation"] == {
         "genre": {"id": 8, "name": "Drama"},
         "image": None,
-        "reason": "This network cannot show where on a poster it sees a genre.",
+        "reason": "This network cannot show where on a poster it sees a genre: its features are not means.",
     }
     assert len(body["genres"]) == 3
 
