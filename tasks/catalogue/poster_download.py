@@ -27,6 +27,7 @@ from typing import TypeVar
 
 import pandas as pd
 
+from infra.disk import check_space
 from infra.files import atomic_write, sha256_of, sha256_of_file, write_bytes
 from ml.data.table_images import in_served_format
 from serving.bundle.errors import PosterError, PosterFormatError, PosterSizeError
@@ -216,9 +217,10 @@ async def for_each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]
 async def _download(
     client: SiteClient, visit: PosterVisit, path: Path, is_placeholder: Callable[[str], bool]
 ) -> PosterVisit:
-    """Download a poster to a file; raises SiteError if there is none."""
+    """Download a poster to a file; raises SiteError if there is none, DiskFull if the disk is nearly full."""
     fetched = await client.fetch(visit.url, _whole_image, tolerates_403=True, is_unwanted=is_placeholder)
     assert fetched is not None  # only a conditional request can be answered by "unchanged"
+    check_space(path.parent)
     write_bytes(path, fetched.content, durable=False)
     target = fetched.url if fetched.url != visit.url else None
     return replace(visit, status="here", sha256=sha256_of(fetched.content), reason=target)

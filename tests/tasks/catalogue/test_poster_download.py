@@ -14,7 +14,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from PIL import Image
 
-from infra.errors import NotFound
+from infra import disk
+from infra.errors import DiskFull, NotFound
 from infra.files import sha256_of
 from tasks.catalogue.catalogue_table import catalogue_of
 from tasks.catalogue.crawl_context import CrawlContext
@@ -153,6 +154,18 @@ async def test_poster_table_has_one_row_per_title_and_files_only_of_posters(host
     assert (run.folder / "1.jpg").read_bytes() == host.pictures["1"]
     assert (run.traffic.done, run.traffic.total) == (3, 3)
     assert run.traffic.outcomes == dict.fromkeys(statuses, 1)
+
+
+async def test_downloads_end_before_the_disk_is_full_and_keep_what_is_complete(
+    host: PosterHost, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await run.statuses(host.title(1)) == ["new"]
+    monkeypatch.setattr(disk, "RESERVED_BYTES", 10**18)
+    with pytest.raises(DiskFull, match=r"The disk of .* is full"):
+        await run(host.title(1), host.title(2))
+    assert {path.name for path in run.folder.iterdir()} == {"1.jpg"}
+    monkeypatch.undo()
+    assert await run.statuses(host.title(1), host.title(2)) == ["present", "new"]
 
 
 async def test_poster_file_of_any_id_is_percent_encoded(host: PosterHost, run: Run) -> None:
