@@ -62,9 +62,14 @@ class CloudRunServer:
         self._operation_tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Restore the services of an earlier process."""
+        """Restore the services of an earlier process. A damaged file is moved aside: its service is gone."""
         for path in sorted((self._folder / "services").glob("*.json")):
-            running = RunningService.read(self._folder, self._images, path)
+            try:
+                running = RunningService.read(self._folder, self._images, path)
+            except (ValueError, KeyError, TypeError, ParseError) as error:
+                aside = path.replace(path.with_suffix(".damaged"))
+                logging.warning("The service in %s is damaged and is gone. Its file is now %s. %s", path, aside, error)
+                continue
             self._services[running.service.name] = running
             await running.open(self._service_ports.get(running.short_name))
         names = {running.short_name for running in self._services.values()}

@@ -13,6 +13,7 @@ import shutil
 import uuid
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,25 +63,25 @@ class Images:
         self._index = folder / "images.json"
 
     def add(self, address: str, target: str, archive: bytes) -> None:
-        """Unpack the source zip of an image with the entry point `target`.
+        """Unpack the source zip of an image with the entry point `target`; an earlier copy is replaced.
 
         Raises:
             ApiError: the archive is not a zip file or has no main.py.
         """
         digest = sha256_of(archive)
         folder = self._folder / digest
-        if not folder.exists():
-            temporary = self._folder / f".{digest}.{uuid.uuid4().hex}"
-            try:
-                with zipfile.ZipFile(io.BytesIO(archive)) as source:
-                    source.extractall(temporary)
-                if not (temporary / "main.py").exists():
-                    raise failed("The source has no main.py.")
-                temporary.rename(folder)
-            except zipfile.BadZipFile as error:
-                raise failed("The source is not a zip archive.") from error
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+        temporary = self._folder / f".{digest}.{uuid.uuid4().hex}"
+        try:
+            with zipfile.ZipFile(io.BytesIO(archive)) as source:
+                source.extractall(temporary)
+            if not (temporary / "main.py").exists():
+                raise failed("The source has no main.py.")
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
+        except zipfile.BadZipFile as error:
+            raise failed("The source is not a zip archive.") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
         index = self._read_index() | {address: {"digest": digest, "target": target}}
         write_bytes(self._index, json.dumps(index, indent=2, sort_keys=True).encode())
 
@@ -97,10 +98,10 @@ class Images:
         return self._folder / image["digest"], image["target"]
 
     def _read_index(self) -> dict[str, dict[str, str]]:
-        if not self._index.exists():
-            return {}
-        index: dict[str, dict[str, str]] = json.loads(self._index.read_text())
-        return index
+        with suppress(FileNotFoundError, ValueError):  # a damaged index is written again by the next build
+            index: dict[str, dict[str, str]] = json.loads(self._index.read_bytes())
+            return index
+        return {}
 
 
 @dataclass

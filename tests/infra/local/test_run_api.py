@@ -27,6 +27,7 @@ from infra.errors import ConfigurationError, DeploymentError
 from infra.local.processes import free_port
 from infra.revisions import Revision
 from infra.settings import Settings
+from tests.damage import DAMAGES, flip_bit
 from tests.infra.conftest import AUTHORIZATION, TOKEN, run_api
 
 pytestmark = pytest.mark.stack
@@ -272,6 +273,27 @@ def test_restart_restores_services_at_the_same_addresses(start: Start, tmp_path:
         assert requests.get(str(live.url), timeout=30).json()["bundle"] == "one"
         assert requests.get(str(candidate.url), timeout=30).json()["bundle"] == "two"
         assert stand_in.client.send_traffic("lasting", candidate.name).url == live.url
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_service_whose_file_is_damaged_is_gone_and_can_be_deployed_again(
+    damage: Callable[[Path], None], start: Start, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    with start(state) as stand_in:
+        stand_in.client.send_traffic("lasting", stand_in.deploy("lasting", BUNDLE="one").name)
+    (main,) = state.glob("images/*/main.py")
+    if damage is flip_bit:  # in the JSON, nobody may miss one bit
+        (state / "services" / "lasting.json").unlink()
+    else:
+        damage(state / "services" / "lasting.json")
+        damage(state / "images.json")
+    damage(main)
+    with start(state) as stand_in:
+        assert stand_in.client.live("lasting") is None
+        live = stand_in.client.send_traffic("lasting", stand_in.deploy("lasting", BUNDLE="two").name)
+        assert requests.get(str(live.url), timeout=30).json()["bundle"] == "two"
+        assert damage is flip_bit or f"{state / 'services' / 'lasting.json'} is damaged" in stand_in.log.read_text()
 
 
 def test_revisions_write_nothing_to_the_home_folder(
