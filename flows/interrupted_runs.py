@@ -3,7 +3,15 @@
 import os
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Cancelled, Crashed
 
@@ -27,6 +35,7 @@ def settle_interrupted_runs() -> int:
     try:
         with exclusive_lock(settings.workspace):
             count = _settle([StateType.PENDING, StateType.RUNNING, StateType.CANCELLING])
+            _settle_task_runs()
             Registry(settings).end_active_runs()
             return count
     except BusyError:
@@ -60,3 +69,12 @@ def _settle(types: list[StateType], own: str | None = None) -> int:
                     client.set_task_run_state(task_run.id, ended, force=True)
             client.set_flow_run_state(run.id, ended, force=True)
     return len(runs)
+
+
+def _settle_task_runs() -> None:
+    """End the task runs that are still active, although no flow run is: their flow run ended without them."""
+    active = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    left = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=active)))
+    with get_client(sync_client=True) as client:
+        for task_run in client.read_task_runs(task_run_filter=left):
+            client.set_task_run_state(task_run.id, Crashed(message=_MESSAGE), force=True)

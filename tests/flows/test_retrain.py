@@ -19,7 +19,7 @@ from prefect import task
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.states import Cancelling, Pending, Running
+from prefect.states import Cancelling, Crashed, Pending, Running
 from rich.console import Console
 
 from flows.deployments import deployment
@@ -515,6 +515,8 @@ def test_interrupted_run_ends_at_the_next_start_and_frees_its_slot(
         for each in (Pending(), state):
             client.set_flow_run_state(run.id, each)
         task_run = client.create_task_run(task(read_settings), run.id, "0", state=Running())
+        killed = client.create_flow_run(retrain, parameters={}, state=Crashed())
+        left = client.create_task_run(task(read_settings), killed.id, "0", state=Running())
         waiting = client.create_flow_run_from_deployment(deployment_id)
         client.set_flow_run_state(waiting.id, Pending())
         assert client.read_flow_run(waiting.id).state.is_cancelled()  # the first run holds the only slot
@@ -524,6 +526,7 @@ def test_interrupted_run_ends_at_the_next_start_and_frees_its_slot(
         ended = client.read_flow_run(run.id).state
         assert ended.is_cancelled() if state.type == StateType.CANCELLING else ended.is_crashed()
         assert client.read_task_run(task_run.id).state.is_final()
+        assert client.read_task_run(left.id).state.is_crashed()
         assert MlflowClient().get_run(mlflow_run_id).info.status == "KILLED"
         following = client.create_flow_run_from_deployment(deployment_id)
         client.set_flow_run_state(following.id, Pending())
