@@ -83,6 +83,20 @@ def test_franchise_column_decides_the_part(folder: Path) -> None:
     assert {(poster.franchise, poster.part) for poster in posters} == {("all", draw_part("all"))}
 
 
+def test_possible_siblings_of_training_titles_are_suspects_unless_the_table_names_franchises(folder: Path) -> None:
+    names = [f"{letter}aka Zephyrus" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    test, train = (next(each for each in names if draw_part(each.casefold()) == part) for part in ("test", "train"))
+    rows = [
+        {"id": str(n), "title": title, "franchise": "", "genres": "Action", "file": f"{n}.jpg"}
+        for n, title in enumerate((test, train, "Trigun"))
+    ]
+    table = read_table(write(folder, rows), folder)
+    assert [poster.part for poster in drawn(table, folder.parent)][:2] == ["suspect", "train"]
+    named = [{**row, "franchise": row["title"].casefold()} for row in rows]
+    posters = drawn(read_table(write(folder, named), folder), folder.parent)
+    assert [poster.part for poster in posters][:2] == ["test", "train"]
+
+
 def test_posters_that_look_alike_are_in_one_part(folder: Path) -> None:
     (folder / "3.jpg").write_bytes((folder / "1.jpg").read_bytes())
     franchises = ["solo", "twin b", "other", "twin a"]

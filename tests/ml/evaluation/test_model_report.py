@@ -138,6 +138,8 @@ def test_model_report_omits_sections_without_content(
 ) -> None:
     nothing = np.zeros(0, np.int64)
     empty = ActivationExamples(nothing, nothing, np.zeros(0, np.float32), np.zeros((0, 1, 1), np.float32))
+    page = model_report(evaluation, predictions, replace(titled, suspects=1234), notices=["7 relations are unknown."])
+    assert "1,234 possible siblings" in page and "<p>7 relations are unknown.</p>" in page
     page = model_report(replace(evaluation, differences={}), replace(predictions, leaks=(), activations=empty), titled)
     expected = [section for section in SECTIONS if section not in ("differences", "leaks", "maps")]
     assert [section["id"] for section in Page(page).all("section")] == expected
