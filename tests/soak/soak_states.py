@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from tests.state_acts import ACTS
@@ -34,12 +35,13 @@ def main() -> int:
         print(f"seed {args.seed}, started in {time.monotonic() - started:.0f} s", flush=True)
         for options in (["--promote", "always"], ["--promote", "always", "--seed", "1"]):
             print(f"first runs: {world.run(options).line()}", flush=True)
-        for number in numbers:
-            if time.monotonic() - started > LONGEST_SECONDS:
-                break
-            print(f"round {number}, {time.monotonic() - started:.0f} s", flush=True)
-            results.append(one_round(world, ACTS, args.seed, number, args.at_once))
-            print(results[-1].lines(), flush=True)
+        with suppress(KeyboardInterrupt):  # the figures are shown
+            for number in numbers:
+                if time.monotonic() - started > LONGEST_SECONDS:
+                    break
+                print(f"round {number}, {time.monotonic() - started:.0f} s", flush=True)
+                results.append(one_round(world, ACTS, args.seed, number, args.at_once))
+                print(results[-1].lines(), flush=True)
     _show_figures(results, time.monotonic() - started)
     return 1 if any(result.faults for result in results) else 0
 
