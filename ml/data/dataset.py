@@ -48,15 +48,15 @@ LAYOUT = 3
 DATASETS = "datasets"
 LABELS, ROWS, MANIFEST = "labels.npy", "rows.csv", "manifest.json"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""For pixels between 0 and 1 (https://docs.pytorch.org/vision/stable/models.html). All networks use them: a network
-that is trained from scratch works with any normalisation."""
+"""Part of the key of every stored dataset. Networks do not read them: each has a normalisation of its own (see
+`ml.networks.backbones`)."""
 _CHECKSUM = "content_sha256"
 _NAMED_BROKEN = 3  # in the log
 _COLUMNS = ["id", "title", "franchise", "part", "sha256"]
 
 
 def preprocessing(config: PreprocessConfig) -> Preprocessing:
-    """How posters become network input: resized to a square and normalised for torchvision's weights."""
+    """How posters become network input: resized to a square."""
     return Preprocessing(config.image_size, IMAGENET_MEAN, IMAGENET_STD, RESIZE, PREPROCESSING_VERSION)
 
 

@@ -14,7 +14,7 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -161,7 +161,7 @@ class Backbone:
 
     def _load(self, body: nn.Module, state: Mapping[str, Tensor]) -> None:
         expected = body.state_dict()
-        ignored = tuple(f"{name}." for name in self.classifiers)
+        ignored = tuple(f"{_without_keys(name, expected)}." for name in self.classifiers)
         given = {key: value for key, value in self.convert(state, body).items() if not key.startswith(ignored)}
         # Files from before PyTorch 0.4.1 lack the number of batches, which is not used here.
         optional = {key for key in expected if key.endswith("num_batches_tracked")}
@@ -188,6 +188,14 @@ class Backbone:
                 f"(--image-size {self.size}).",
                 error.details,
             ) from error
+
+
+def _without_keys(name: str, keys: Iterable[str]) -> str:
+    """The outermost module around a classifier of which nothing is left without it, such as a head of two layers."""
+    parent = name.rpartition(".")[0]
+    if not parent or any(key.startswith(f"{parent}.") for key in keys):
+        return name
+    return _without_keys(parent, keys)
 
 
 def read_backbone(name: str, weights: str, cache: Path) -> Backbone:
@@ -355,7 +363,7 @@ def _timm_backbone(
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise WeightsError(f"The config.json of {name} has no valid mean, std and input_size. Correct it.") from error
     default = timm.get_pretrained_cfg(architecture)
-    classifiers = default.classifier if default and default.classifier else ()
+    classifiers = config.get("classifier") or (default and default.classifier) or ()
     return Backbone(
         name=name,
         key=key,
