@@ -212,7 +212,7 @@ def _services(workspace: Path, collection: str) -> Iterator[None]:
     else:
         with _new_stack(workspace, Ports(), collection):
             yield
-            print(f"To keep the model up, run: anime-genre up --workspace {shlex.quote(str(workspace))}", flush=True)
+        print(f"To keep the model up, run: anime-genre up --workspace {shlex.quote(str(workspace))}", flush=True)
 
 
 @contextmanager

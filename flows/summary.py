@@ -52,8 +52,11 @@ def run_retrain(parameters: RetrainParameters) -> RunSummary:
     Raises:
         AnimeGenreError: the run failed.
     """
-    state: Any = retrain(parameters, return_state=True)
-    APILogHandler().flush()  # the server may stop before the log is sent
+    try:
+        state: Any = retrain(parameters, return_state=True)
+    finally:
+        # The server may stop before the log is sent. After Ctrl-C, Prefect would then try to send it for a minute.
+        APILogHandler().flush()
     record = state.result()  # raises the flow's exception
     return RunSummary(recorded_steps(state.state_details.flow_run_id), state.message or "", record)
 
