@@ -151,7 +151,7 @@ def collect(site: Server, folder: Path, timeout_seconds: float = 5) -> tuple[pd.
             collector.replace_last_good(SEASON, catalogue)
             posters = asyncio.run(collector.download_posters(catalogue))
         except AnimeGenreError as error:
-            assert len(str(error)) < 600 and str(error).isprintable()
+            assert len(str(error)) < 600 and all(map(str.isprintable, str(error).splitlines()))
             raise
     assert posters["reason"].str.len().max() < 300
     return catalogue, posters
