@@ -182,7 +182,7 @@ def test_backbone_of_timm_reads_a_weights_file_and_names_what_does_not_fit(tmp_p
     assert torch.equal(body.state_dict()["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])
     with pytest.raises(WeightsError, match=r"do not fit timm/resnet18: they lack conv1\.weight, .* and \d+ more\."):
         read_backbone("timm/resnet18", str(other / "model.safetensors"), tmp_path)
-    with pytest.raises(WeightsError, match=r"do not fit local-dir:net: they have another shape in bn1\.bias"):
+    with pytest.raises(WeightsError, match=r"do not fit local-dir:net: they lack layer1\.0\.downsample"):
         read_backbone(f"local-dir:{folder}", str(tmp_path / "resnet18.safetensors"), tmp_path)
 
 
