@@ -65,7 +65,7 @@ def first_run(stack: Stack, parameters: RetrainParameters) -> tuple[RunSummary, 
         patch.setenv("ANIME_GENRE_SERVICE_TIMEOUT_SECONDS", "1")
         in_site = [Fault("/anime/season/2016/winter", times=SITE_ATTEMPTS)]
         in_storage = [
-            Fault(name, FAULT_SECONDS) for name in ("poster-visits", "parts-2.csv", "trainings", "answers", "bundles")
+            Fault(name, FAULT_SECONDS) for name in ("poster-visits", "datasets", "trainings", "answers", "bundles")
         ]
         in_mlflow = [Fault("model-versions/create", FAULT_SECONDS)]
         in_cloud_run = [Fault("GET /v2/", FAULT_SECONDS, status=500), Fault("builds:submit", FAULT_SECONDS)]

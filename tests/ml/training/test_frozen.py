@@ -35,7 +35,7 @@ def pretrained(dataset: Dataset) -> Pretrained:
     shown = dataset.labels @ generator.normal(size=(3, 12)) + generator.normal(size=(len(dataset.labels), 12))
     body = scratch_body(32)
     features = FeatureTable(shown.astype(np.float32))
-    return Pretrained(Backbone("resnet18", body, "last"), "sha256", body, 12, features, 10.0)
+    return Pretrained(body, body, 12, features, 10.0)
 
 
 def changed(pretrained: Pretrained, rows: NDArray[np.int64], value: float) -> Pretrained:
