@@ -102,7 +102,7 @@ class PredictionSet:
                 )
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise TrainingError(
-                f"{file} holds no predictions of a training: {error}. Delete it and train again."
+                f"{file} holds no predictions of a training. Delete it and train again.", str(error)
             ) from error
 
 

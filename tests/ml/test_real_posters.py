@@ -42,5 +42,5 @@ def test_train_on_real_posters_beats_the_baselines(
     poster = next((catalogue.parent / "posters").glob("*.jpg"))
     capsys.readouterr()
     assert main(["predict", str(bundle), str(poster), "--json"]) == 0
-    (result,) = json.loads(capsys.readouterr().out)
+    result = json.loads(capsys.readouterr().out)
     assert len(result["genres"]) == len(report["dataset"]["genres"])

@@ -122,7 +122,7 @@ def test_dataset_is_not_left_behind_by_an_interrupted_build(
     tmp_path: Path, make: Make, small: PreprocessConfig
 ) -> None:
     class Killed(NullReporter):
-        def progress(self, done: int, total: int, what: str) -> None:
+        def progress(self, done: int, total: int, what: str, unit: str = "") -> None:
             if done >= 30:
                 raise KeyboardInterrupt
 
@@ -144,7 +144,7 @@ def test_dataset_that_two_processes_build_at_the_same_time_is_right(tmp_path: Pa
         from tests.ml.conftest import make_posters
 
         class Slow(NullReporter):
-            def progress(self, done: int, total: int, what: str) -> None:
+            def progress(self, done: int, total: int, what: str, unit: str = "") -> None:
                 time.sleep(0.1)
 
         posters = make_posters(Path(sys.argv[2]), 60)
@@ -208,7 +208,7 @@ def test_dataset_decodes_only_posters_that_are_new_to_the_workspace(
     totals: list[int] = []
 
     class Counting(NullReporter):
-        def progress(self, done: int, total: int, what: str) -> None:
+        def progress(self, done: int, total: int, what: str, unit: str = "") -> None:
             totals.append(total)
 
     posters = make(tmp_path / "posters", 70)

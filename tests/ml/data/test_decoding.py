@@ -32,7 +32,7 @@ class Decoded(NullReporter):
     def __init__(self) -> None:
         self.total = 0
 
-    def progress(self, done: int, total: int, what: str) -> None:
+    def progress(self, done: int, total: int, what: str, unit: str = "") -> None:
         assert 0 < done <= total and what == "decoding posters"
         self.total = total
 

@@ -20,7 +20,7 @@ def comparison(dataset: Dataset, quick: TrainConfig, squeezenet: Backbone) -> Co
 
 
 def test_comparison_predicts_every_poster_with_every_network(comparison: Comparison, dataset: Dataset) -> None:
-    assert set(comparison.networks) == {CHOSEN, "frozen", "recipe", "recipe-tuned"}
+    assert set(comparison.networks) == {CHOSEN, "frozen", "recipe", "recipe-tuned", "recipe-mean-0.5"}
     for network in comparison.networks.values():
         assert network.predictions.probabilities.shape == dataset.labels.shape
         assert np.all(network.predictions.probabilities > 0)

@@ -344,7 +344,7 @@ def test_summary_has_the_main_figures() -> None:
     titles = [title(1, "Drama", "A*ction"), title(2, "A*ction"), title(3)]
     outcomes = usable(titles[0]) | {"2": ("missing", ""), "3": ("no_address", "")}
     assert dataset_summary(catalogue_of(titles), poster_table(outcomes)) == (
-        "3 titles, 1 usable posters.\n\n"
+        "3 titles, 1 usable poster.\n\n"
         "| genre | titles | posters |\n| --- | ---: | ---: |\n| A\\*ction | 2 | 1 |\n| Drama | 1 | 1 |\n\n"
         "Missing:\n\n- missing: 1\n- no_address: 1"
     )
