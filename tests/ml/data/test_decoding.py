@@ -33,7 +33,7 @@ class Decoded(NullReporter):
         self.total = 0
 
     def progress(self, done: int, total: int, what: str, unit: str = "") -> None:
-        assert 0 < done <= total and what == "decoding posters"
+        assert 0 <= done <= total and what == "decoding posters"
         self.total = total
 
 
