@@ -16,15 +16,12 @@ from infra.settings import read_settings
 from serving.bundle.errors import AnimeGenreError
 from serving.bundle.redaction import redact_logs
 from tasks.champion import check_collection, version_name
-from tasks.evaluate import evaluate
 from tasks.posters import download_posters
-from tasks.preprocess import preprocess
 from tasks.records import RetrainRecord
 from tasks.redeploy import redeploy, redeploy_champion
 from tasks.register import register
 from tasks.scrape import scrape
 from tasks.step import retried
-from tasks.train import train
 from tasks.upload import upload
 
 
@@ -49,6 +46,11 @@ def _remove_traceback(record: logging.LogRecord) -> bool:
 @flow(name="retrain", persist_result=False)
 def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
     """Scrape the site, train, and deploy the new model if it is better than the champion."""
+    # They import torch and scikit-learn, which takes seconds. The process that serves the deployment does without.
+    from tasks.evaluate import evaluate
+    from tasks.preprocess import preprocess
+    from tasks.train import train
+
     redact_logs()
     configure_logging()
     check_parameters(parameters)

@@ -6,14 +6,16 @@ Reporters for a tracker or an orchestrator are written above `ml/` and combined 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ml.errors import needs_package
 from ml.poster_sheet import poster_sheet
-from ml.scores.metrics import Labels, Probabilities
+
+if TYPE_CHECKING:  # scikit-learn takes a second to import
+    from ml.scores.metrics import Labels, Probabilities
 
 _LAYOUT = {
     "All runs together": {
@@ -43,7 +45,7 @@ class Reporter(Protocol):
         """Show posters, uint8 [N, 3, S, S], with one caption each (line breaks are kept) or without captions."""
         ...
 
-    def pr_curves(self, name: str, labels: Labels, probabilities: Probabilities, genres: Sequence[str]) -> None:
+    def pr_curves(self, name: str, labels: "Labels", probabilities: "Probabilities", genres: Sequence[str]) -> None:
         """Show one precision-recall curve per genre, from labels and probabilities [N, G]."""
         ...
 
@@ -70,7 +72,7 @@ class NullReporter:
 
     def images(self, name: str, images: NDArray[np.uint8], captions: Sequence[str] = ()) -> None: ...
 
-    def pr_curves(self, name: str, labels: Labels, probabilities: Probabilities, genres: Sequence[str]) -> None: ...
+    def pr_curves(self, name: str, labels: "Labels", probabilities: "Probabilities", genres: Sequence[str]) -> None: ...
 
     def hparams(self, parameters: Mapping[str, object], metrics: Mapping[str, float]) -> None: ...
 
@@ -96,7 +98,7 @@ class Reporters:
         for reporter in self._reporters:
             reporter.images(name, images, captions)
 
-    def pr_curves(self, name: str, labels: Labels, probabilities: Probabilities, genres: Sequence[str]) -> None:
+    def pr_curves(self, name: str, labels: "Labels", probabilities: "Probabilities", genres: Sequence[str]) -> None:
         for reporter in self._reporters:
             reporter.pr_curves(name, labels, probabilities, genres)
 
@@ -144,7 +146,7 @@ class TensorBoardReporter(NullReporter):
     def images(self, name: str, images: NDArray[np.uint8], captions: Sequence[str] = ()) -> None:
         self._writer.add_image(name, poster_sheet(images, captions), dataformats="HWC")
 
-    def pr_curves(self, name: str, labels: Labels, probabilities: Probabilities, genres: Sequence[str]) -> None:
+    def pr_curves(self, name: str, labels: "Labels", probabilities: "Probabilities", genres: Sequence[str]) -> None:
         for column, genre in enumerate(genres):
             self._writer.add_pr_curve(f"{name}/{genre}", labels[:, column], probabilities[:, column])
 

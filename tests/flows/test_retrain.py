@@ -48,6 +48,7 @@ from tasks.records import BundleRecord
 from tasks.redeploy import redeploy
 from tasks.register import register_champion_again
 from tests.faults import Fault, fault_proxy
+from tests.flows.conftest import TITLES
 from tests.storage import delete
 
 pytestmark = pytest.mark.stack
@@ -148,8 +149,8 @@ def test_function_tells_since_when_its_model_is_live_and_how_it_did(first_run) -
 
 def test_first_run_stores_catalogue_posters_and_dataset_report(first_run) -> None:
     record, settings = first_run[0].record, read_settings()
-    assert record.catalogue.titles == 300
-    assert len(list((settings.workspace / "posters").glob("*.jpg"))) == record.posters.posters > 250
+    assert record.catalogue.titles == TITLES
+    assert len(list((settings.workspace / "posters").glob("*.jpg"))) == record.posters.posters > 0.8 * TITLES
     assert "report.html" in [entry.path for entry in MlflowClient().list_artifacts(record.training.run_id)]
     page = Store(settings).read(record.dataset.report_key).decode()
     assert page.lstrip().startswith("<!doctype html>") and f"{record.catalogue.titles}" in page
@@ -333,7 +334,6 @@ def test_changed_settings_arrive_with_a_new_revision_of_the_same_model(
 ) -> None:
     settings = read_settings()
     before = CloudRun(settings).live(settings.service)
-    assert run_retrain(parameters).record.deployment is None
     monkeypatch.setenv("ANIME_GENRE_CORS_ORIGINS", "https://example.org")
     monkeypatch.setenv("ANIME_GENRE_FUNCTION_MEMORY", "2Gi")
     summary = run_retrain(parameters)
@@ -343,7 +343,6 @@ def test_changed_settings_arrive_with_a_new_revision_of_the_same_model(
     assert after.resources == Resources("1", "2Gi")
     response = requests.get(f"{after.url}/health", headers={"Origin": "https://example.org"}, timeout=30)
     assert response.headers["Access-Control-Allow-Origin"] == "https://example.org"
-    monkeypatch.undo()
 
 
 def test_old_model_keeps_its_revision_if_the_decoder_changed(

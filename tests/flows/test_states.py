@@ -1,10 +1,12 @@
 """The short form of `tests/soak/soak_states.py`: many things go wrong at once, and a run is killed."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 
 import pytest
 
+from tests.flows.conftest import NewWorkspace
 from tests.state_acts import (
     damage_file,
     damage_object,
@@ -25,20 +27,16 @@ DAMAGE = [
 ]
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+@pytest.fixture
+def world(tmp_path: Path, new_workspace: NewWorkspace) -> Iterator[World]:
     """A stack with a live model."""
-    with World(tmp_path_factory.mktemp("states")) as world:
+    new_workspace(tmp_path / "workspace")
+    with World(tmp_path) as world:
         first = world.run(["--promote", "always"])
         assert first.code == 0, first.line()
         yield world
 
 
-def test_everything_agrees_again_after_damage(world: World) -> None:
-    result = act_and_run(world, DAMAGE, Random(0))
-    assert result.faults == [], result.lines()
-
-
-def test_everything_agrees_again_after_a_run_was_killed(world: World) -> None:
-    result = act_and_run(world, [kill_run], Random(0), is_during=True)
+def test_everything_agrees_again_after_damage_and_a_killed_run(world: World) -> None:
+    result = act_and_run(world, [*DAMAGE, kill_run], Random(0), is_during=True)
     assert result.faults == [], result.lines()

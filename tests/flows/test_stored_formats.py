@@ -15,6 +15,7 @@ import pytest
 
 from infra.local.site.server import SmallSite, small_site
 from tests import stored_formats
+from tests.flows.conftest import NewWorkspace
 
 pytestmark = pytest.mark.stack
 
@@ -28,10 +29,11 @@ def before() -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory, new_workspace: NewWorkspace) -> Path:
     """The archive as a workspace that was used an hour ago, so that nothing in it is due."""
     folder = tmp_path_factory.mktemp("stored-formats")
     stored_formats.unpack(folder)
+    new_workspace(folder)  # the archive has no database of Prefect
     with closing(sqlite3.connect(folder / "ledger.sqlite")) as ledger, ledger:
         for table in ("PageVisit", "PosterVisit"):
             visits = ledger.execute(f"UPDATE {table} SET checked = ?", (time.time() - 3600,))

@@ -1,4 +1,4 @@
-"""The command `up`: run the deployment, open the services in a browser, predict genres on the page."""
+"""The command `up`: run the deployment with the parameters of the demo, open the services in a browser, predict genres on the page."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +26,29 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.demo import demo_parameters
 from flows.schedule import machine_timezone
 from infra.local.processes import terminate_trees
 from infra.local.site.drawing import poster_jpeg
 from infra.local.site.invented_titles import SEASONS, invented_titles
 from tests.browser import chromium_browser
+from tests.flows.conftest import NewWorkspace
 
 pytestmark = [pytest.mark.stack, pytest.mark.browser]
 
-SMALL_RUN = {
-    "promote": "always",  # a network that was trained this little does not pass the gate
-    "preprocess": {"image_size": 32},
-    "train": {"trials": 1, "epochs": 4, "backbone": "squeezenet1_1", "weights": "none"},
-}
 ROOT = Path(__file__).parents[2]
-SMALL_OPTIONS = ["--image-size", "32", "--trials", "1", "--epochs", "4"]
-SMALL_OPTIONS += ["--backbone", "squeezenet1_1", "--weights", "none"]
+
+
+def demo_run(site_url: str) -> dict[str, Any]:
+    """The parameters of `make demo`, with one network and one trial."""
+    demo = demo_parameters(site_url)
+    parameters: dict[str, Any] = demo.model_copy(
+        update={"train": replace(demo.train, candidates=("scratch",), trials=1)}
+    ).model_dump(mode="json")
+    return parameters
+
+
+DEMO_OPTIONS = ["--image-size", "64", "--candidates", "scratch", "--trials", "1", "--epochs", "8", "--weights", "none"]
 
 
 class Up:
@@ -85,9 +93,9 @@ class Up:
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+def up(tmp_path_factory: pytest.TempPathFactory, new_workspace: NewWorkspace) -> Iterator[Up]:
     """A running `anime-genre up` with the built-in site. The last test stops it."""
-    running = Up(tmp_path_factory.mktemp("up") / "workspace")
+    running = Up(new_workspace(tmp_path_factory.mktemp("up") / "workspace"))
     yield running
     running.kill()
 
@@ -130,11 +138,11 @@ def test_run_of_the_deployment_is_tracked_and_served_by_the_page(up: Up, tmp_pat
         assert deployment.schedules[0].schedule.cron == "0 4 * * 1"
         assert deployment.schedules[0].schedule.timezone == machine_timezone()
         assert {"site_url", "seasons"} <= set(deployment.parameters["parameters"])
-        parameters = {**deployment.parameters["parameters"], **SMALL_RUN}
-        run = _run(client, parameters, State.is_final)
+        site_url = deployment.parameters["parameters"]["site_url"]
+        run = _run(client, demo_run(site_url), State.is_final)
         logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])))
     assert run.state.is_completed(), run.state.message
-    assert re.search(r"version 1 .*is live", run.state.message)
+    assert re.search(r"version 1 .*is live", run.state.message), "the demo passes the gate"
     lines = [each.message for each in logs]
     assert any("weighted F1" in line for line in lines)
     assert [line for line in lines if re.search("code from storage|Running hook|Still processing", line)] == []
@@ -144,11 +152,11 @@ def test_run_of_the_deployment_is_tracked_and_served_by_the_page(up: Up, tmp_pat
     experiment = mlflow.get_experiment_by_name("anime-genre")
     runs = mlflow.search_runs([experiment.experiment_id])
     (training,) = [each for each in runs if "mlflow.parentRunId" not in each.data.tags]
-    assert re.fullmatch(r"built-in 20\d\d-\d\d-\d\d, \d+ posters, squeezenet1_1", training.info.run_name)
-    assert (training.data.params["image_size"], training.data.params["collection"]) == ("32", "built-in")
+    assert re.fullmatch(r"built-in 20\d\d-\d\d-\d\d, \d+ posters, resnet18", training.info.run_name)
+    assert (training.data.params["image_size"], training.data.params["collection"]) == ("64", "built-in")
     assert f"/runs/flow-run/{run.id}" in training.data.tags["mlflow.note.content"]
     assert {each.info.run_name for each in runs} - {training.info.run_name} == {
-        *("scratch", "whole", "recipe", "recipe-tuned", "trial-1")
+        *("scratch", "recipe", "recipe-tuned", "trial-1")
     }
     assert mlflow.get_model_version_by_alias("anime-genre-built-in", "champion").version == "1"
 
@@ -235,7 +243,7 @@ def test_pages_of_other_origins_reach_no_service(up: Up) -> None:
 def test_retrain_joins_the_stack_and_keeps_the_champion(up: Up) -> None:
     with up.client() as client:
         site_url = client.read_deployment_by_name("retrain/retrain").parameters["parameters"]["site_url"]
-    command = [sys.executable, "-m", "flows.cli", "retrain", "--workspace", str(up.workspace), *SMALL_OPTIONS]
+    command = [sys.executable, "-m", "flows.cli", "retrain", "--workspace", str(up.workspace), *DEMO_OPTIONS]
     command += ["--site-url", site_url, "--collection", "built-in", "--seasons", f"{SEASONS[0]}..{SEASONS[-1]}"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=180, env=_outside_environment())
     assert ended.returncode == 0, ended.stderr
@@ -250,7 +258,7 @@ def test_next_start_keeps_what_a_person_edited_and_ends_the_run_before_the_servi
         edited["train"] = {**edited["train"], "epochs": 5}
         client.update_deployment(deployment.id, DeploymentUpdate(parameters={"parameters": edited}))
         client.pause_deployment(deployment.id)
-        run = _run(client, {**edited, **SMALL_RUN, "preprocess": {"image_size": 48}}, State.is_running)
+        run = _run(client, {**demo_run(edited["site_url"]), "preprocess": {"image_size": 48}}, State.is_running)
     up.stop(signal.SIGHUP, 128 + signal.SIGHUP)  # the terminal is closed
     again = Up(up.workspace, "--cron", "0 3 * * *", "--timezone", "Asia/Tokyo")
     try:
