@@ -27,6 +27,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).parent.parent
 _CACHES = {".pytest_cache", ".mypy_cache", ".ruff_cache", ".import_linter_cache", ".hypothesis", "workspace"}
+_EXPENSIVE = ("running_stack", "outcome")  # a stack, and trained networks
 _MARKS = re.compile(r"^pytestmark = \[?pytest\.mark\.(stack|browser|train)\b", re.MULTILINE)
 
 
@@ -36,6 +37,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         return None
     marks = _MARKS.search(collection_path.read_text(encoding="utf-8"))
     return True if marks and f"not {marks[1]}" in config.option.markexpr else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Choose the tests that run on one worker: those of a file, and of all files that share an expensive fixture."""
+    of_file = {item.path: name for item in items for name in _EXPENSIVE if name in getattr(item, "fixturenames", ())}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(of_file.get(item.path, item.path.stem)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""The command `up`: run the deployment with the parameters of the demo, open the services in a browser, predict genres on the page."""
+"""The command `up`: run the deployment with the demo's parameters, open the services in a browser, predict genres."""
 
 import json
 import os
@@ -83,7 +83,7 @@ class Up:
     def stop(self, number: signal.Signals, code: int) -> None:
         children = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(number)
-        assert self.process.wait(timeout=60) == code, self.output.read_text()
+        assert self.process.wait(timeout=120) == code, self.output.read_text()
         assert [each for each in children if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
 
     def kill(self) -> None:
