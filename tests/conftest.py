@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler.loadfile import LoadFileScheduling
 
 from serving.bundle.errors import AnimeGenreError
 from serving.web.errors import PageError
@@ -27,8 +29,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).parent.parent
 _CACHES = {".pytest_cache", ".mypy_cache", ".ruff_cache", ".import_linter_cache", ".hypothesis", "workspace"}
-_EXPENSIVE = ("running_stack", "outcome")  # a stack, and trained networks
 _MARKS = re.compile(r"^pytestmark = \[?pytest\.mark\.(stack|browser|train)\b", re.MULTILINE)
+_SHARED_STACK = re.compile(r"\b(running_)?stack: Stack\b")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -39,12 +41,17 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if marks and f"not {marks[1]}" in config.option.markexpr else None
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Choose the tests that run on one worker: those of a file, and of all files that share an expensive fixture."""
-    of_file = {item.path: name for item in items for name in _EXPENSIVE if name in getattr(item, "fixturenames", ())}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(of_file.get(item.path, item.path.stem)))
+class OneStack(LoadFileScheduling):
+    """Sends each file to one worker, and all files that share the running stack to the same one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = str(super()._split_scope(nodeid))
+        return "stack" if _SHARED_STACK.search((ROOT / file).read_text(encoding="utf-8")) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneStack:
+    """Choose the worker of each test."""
+    return OneStack(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
