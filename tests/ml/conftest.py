@@ -22,7 +22,7 @@ from serving.bundle.model import Model
 # torch takes seconds to import, so only the fixtures that need it import it.
 if TYPE_CHECKING:
     from ml.networks.backbones import Backbone
-    from ml.training.outcome import TrainingOutcome
+    from ml.training.outcome import NetworkOutcome, TrainingOutcome
 
 GENRES = (Genre(1, "Action"), Genre(4, "Comedy"), Genre(8, "Drama"))
 _COLOURS = ((220, 30, 30), (30, 200, 30), (30, 30, 220))
@@ -121,15 +121,33 @@ def fine_tuned(dataset: Dataset, quick: TrainConfig, squeezenet: "Backbone") -> 
 
 
 @pytest.fixture(scope="session")
-def model(
-    outcome: "TrainingOutcome", dataset: Dataset, quick: TrainConfig, tmp_path_factory: pytest.TempPathFactory
-) -> Model:
-    """The bundle of the chosen network."""
+def exported(outcome: "TrainingOutcome", small: PreprocessConfig) -> "NetworkOutcome":
+    """The chosen network with its graph, so that tests that write it do not export it again, which takes seconds."""
+    from ml.export.graph import export
+
+    return replace(outcome.chosen, exported=export(outcome.chosen.network, small.image_size))
+
+
+@pytest.fixture(scope="session")
+def bundle(
+    outcome: "TrainingOutcome",
+    exported: "NetworkOutcome",
+    dataset: Dataset,
+    quick: TrainConfig,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The folder of the chosen network's bundle. Tests must not change it."""
     from ml.export.bundle_writer import write_bundle
     from ml.export.model_card import model_card
 
     folder = tmp_path_factory.mktemp("bundle")
-    return write_bundle(folder, outcome.chosen, quick, dataset, model_card(outcome, dataset, "2026-11-24"))
+    write_bundle(folder, exported, quick, dataset, model_card(outcome, dataset, "2026-11-24"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(bundle: Path) -> Model:
+    return Model.load(bundle)
 
 
 @pytest.fixture

@@ -41,11 +41,17 @@ for name in ("prefect", "mlflow", "flask", "google.cloud.storage", "google.auth"
         continue
     sys.exit(f"{name} was imported")
 from ml.__main__ import main
+sys.modules["optuna"] = None  # as if it were missing
+if main(sys.argv[1:]) != 1:
+    sys.exit("training began without a package")
+del sys.modules["optuna"]
 sys.exit(main(sys.argv[1:]))
 '''
 
 
-def test_training_needs_only_the_packages_of_ml(posters: list[Poster], tmp_path: Path) -> None:
+def test_training_needs_only_the_packages_of_ml_and_reports_a_missing_one_before_it_begins(
+    posters: list[Poster], tmp_path: Path
+) -> None:
     with (tmp_path / "posters.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["id", "genres", "file"])
@@ -55,16 +61,21 @@ def test_training_needs_only_the_packages_of_ml(posters: list[Poster], tmp_path:
         *("--image-size", "32", "--min-posters", "10", "--min-posters-per-part", "2", "--weights", "none"),
         *("--candidates", "scratch", "--trials", "1", "--epochs", "1", "--device", "cpu"),
     ]
+    home = tmp_path / "home"
+    home.mkdir()
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
         cwd=tmp_path,
-        env={"PATH": "", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={"PATH": "", "HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         input="\n".join(_blocked_modules()),
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stderr
+    assert run.stderr.startswith("Error: ") and "needs the package 'optuna'" in run.stderr.splitlines()[0]
+    assert "Traceback" not in run.stderr
     assert (tmp_path / "bundle" / "report.html").exists()
+    assert not list(home.iterdir())
 
 
 def _blocked_modules() -> set[str]:

@@ -12,11 +12,9 @@ from ml.errors import DatasetError
 from ml.evaluation.gate import decide, shared_genres
 from ml.evaluation.judge import predict
 from ml.export.bundle_writer import write_bundle
-from ml.networks.backbones import Backbone
 from ml.reporting import NullReporter
 from ml.scores.intervals import Interval, Predictions
-from ml.training.learning import train_networks
-from ml.training.outcome import TrainingOutcome
+from ml.training.outcome import NetworkOutcome, TrainingOutcome
 from serving.bundle.model import Model
 
 pytestmark = pytest.mark.train
@@ -24,10 +22,10 @@ pytestmark = pytest.mark.train
 
 @pytest.fixture(scope="module")
 def worse(
-    outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path_factory: pytest.TempPathFactory
+    exported: NetworkOutcome, dataset: Dataset, quick: TrainConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> Model:
     """The same network with thresholds that predict almost nothing."""
-    spoilt = replace(outcome.chosen, thresholds=np.full(len(dataset.genres), 0.9999))
+    spoilt = replace(exported, thresholds=np.full(len(dataset.genres), 0.9999))
     return write_bundle(tmp_path_factory.mktemp("worse"), spoilt, quick, dataset, "")
 
 
@@ -82,9 +80,9 @@ def test_gate_does_not_count_franchises_that_the_champion_was_trained_on(
 
 
 def test_gate_keeps_the_champion_if_a_recipe_is_clearly_better_than_the_challenger(
-    outcome: TrainingOutcome, worse: Model, dataset: Dataset, quick: TrainConfig, tmp_path: Path
+    exported: NetworkOutcome, worse: Model, dataset: Dataset, quick: TrainConfig, tmp_path: Path
 ) -> None:
-    everything = replace(outcome.chosen, thresholds=np.full(len(dataset.genres), 0.0001))
+    everything = replace(exported, thresholds=np.full(len(dataset.genres), 0.0001))
     challenger = write_bundle(tmp_path / "everything", everything, quick, dataset, "")
     labels = dataset.labels[dataset.rows("test")]
     perfect = Predictions(labels.astype(np.float32), labels == 1)
@@ -107,13 +105,11 @@ def test_gate_gives_a_champion_posters_of_its_image_size(
     posters: list[Poster],
     small: PreprocessConfig,
     quick: TrainConfig,
-    squeezenet: Backbone,
+    outcome: TrainingOutcome,
     tmp_path: Path,
 ) -> None:
     larger = build_dataset(posters, tmp_path / "datasets", replace(small, image_size=40), NullReporter())
-    config = replace(quick, trials=1)
-    outcome = train_networks(larger, config, squeezenet, NullReporter())
-    challenger = write_bundle(tmp_path / "bundle", outcome.chosen, config, larger, "")
+    challenger = write_bundle(tmp_path / "bundle", outcome.chosen, quick, larger, "")
     files = {poster.id: poster.file for poster in posters}
     decision = decide(challenger, model, larger, lambda id: files[id].read_bytes())
     assert abs(decision.difference.value) < 0.1

@@ -1,18 +1,12 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from ml.configuration import TrainConfig
 from ml.data.dataset import Dataset
 from ml.errors import TrainingError
 from ml.evaluation.leaks import Leak
 from ml.evaluation.predictions import PredictionSet, collect_predictions
-from ml.export.bundle_writer import write_bundle
-from ml.networks.backbones import HALF, GenreNetwork, scratch_body
 from ml.training.outcome import TrainingOutcome
 from serving.bundle.model import Model
 
@@ -60,15 +54,10 @@ def test_activation_examples_are_correct_predictions_on_validation_posters(
 
 
 def test_activation_examples_are_the_maps_of_the_served_graph(
-    outcome: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
+    predictions: PredictionSet, model: Model, dataset: Dataset
 ) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = GenreNetwork(scratch_body(32), nn.Linear(256, 3), HALF, frozen=True).eval()
-    chosen = replace(outcome.chosen, network=network)
-    model = write_bundle(tmp_path, chosen, quick, dataset, "")
     assert model.manifest.explains
-    examples = collect_predictions(replace(outcome, chosen=chosen), (), model, dataset).activations
+    examples = predictions.activations
     _, maps = model.explained(dataset.images[examples.rows])
     for shown, served in zip(examples.maps, maps[np.arange(len(maps)), examples.genres], strict=True):
         assert shown == pytest.approx(served / served.max() if served.any() else served)

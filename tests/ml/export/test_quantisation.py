@@ -1,6 +1,7 @@
 import json
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +17,13 @@ from ml.data.splits import TEST, VALIDATION
 from ml.evaluation.predictions import collect_predictions
 from ml.export import quantisation
 from ml.export.bundle_writer import write_bundle
-from ml.export.graph import export, load_graph
+from ml.export.graph import load_graph
 from ml.export.model_card import model_card
 from ml.export.quantisation import apply_change, choose_precision, quantise
-from ml.networks.backbones import HALF, GenreNetwork, scratch_body
+from ml.networks.backbones import HALF, GenreNetwork
 from ml.reporting import NullReporter
 from ml.scores.thresholds import fit_thresholds
-from ml.training.outcome import Exported, TrainingOutcome
+from ml.training.outcome import NetworkOutcome, TrainingOutcome
 from serving.bundle.model import MODEL, MODEL_INT8, Served
 
 pytestmark = pytest.mark.train
@@ -31,18 +32,47 @@ SIZE = 32
 
 
 @pytest.fixture(scope="module")
-def explaining(dataset: Dataset) -> Exported:
-    """An exported network with random weights that ends in pooling and a linear layer."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = GenreNetwork(scratch_body(SIZE), nn.Linear(256, 3), HALF, frozen=True)
-    return export(network.eval(), SIZE)
+def scratch(outcome: TrainingOutcome) -> TrainingOutcome:
+    """The outcome with the network from scratch as the chosen one. It was not trained on the validation part."""
+    return replace(outcome, chosen=outcome.networks[0])
 
 
 @pytest.fixture(scope="module")
-def frozen(outcome: TrainingOutcome) -> bytes:
-    """An exported frozen backbone with a kernel head."""
-    return export(outcome.networks[1].network, SIZE).graphs[MODEL]
+def frozen(outcome: TrainingOutcome) -> TrainingOutcome:
+    """The outcome with the frozen backbone with a kernel head as the chosen network."""
+    return replace(outcome, chosen=outcome.networks[1])
+
+
+@contextmanager
+def always_int8() -> Iterator[pytest.MonkeyPatch]:
+    """Serve int8 in any case."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantisation, "MAX_LOSS", 1.0)
+        patch.setattr(quantisation, "MIN_SPEED_UP", 0.0)
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def served(scratch: TrainingOutcome, tmp_path_factory: pytest.TempPathFactory) -> TrainingOutcome:
+    """The network from scratch, served in int8. It has class activation maps."""
+    folder = tmp_path_factory.mktemp("served")
+    with always_int8():
+        outcome = choose_precision(scratch, folder, NullReporter())
+    assert not list(folder.iterdir())
+    return outcome
+
+
+@pytest.fixture(scope="module")
+def served_frozen(frozen: TrainingOutcome, tmp_path_factory: pytest.TempPathFactory) -> TrainingOutcome:
+    """The frozen backbone with a kernel head, served in int8."""
+    with always_int8():
+        return choose_precision(frozen, tmp_path_factory.mktemp("served"), NullReporter())
+
+
+def graphs(outcome: TrainingOutcome) -> tuple[bytes, bytes]:
+    """The fp32 and the int8 graph of the chosen network."""
+    assert outcome.chosen.exported is not None
+    return outcome.chosen.exported.graphs[MODEL], outcome.chosen.exported.graphs[MODEL_INT8]
 
 
 def batches(dataset: Dataset) -> Iterator[np.ndarray]:
@@ -50,14 +80,11 @@ def batches(dataset: Dataset) -> Iterator[np.ndarray]:
 
 
 def test_quantise_keeps_probabilities_and_maps_nearly_unchanged(
-    explaining: Exported, dataset: Dataset, tmp_path: Path
+    served: TrainingOutcome, dataset: Dataset, tmp_path: Path
 ) -> None:
-    graph = quantise(explaining.graphs[MODEL], batches(dataset), tmp_path)
-    assert len(graph) < len(explaining.graphs[MODEL]) / 2
-    fp32, int8 = (
-        load_graph(tmp_path / name, each, True, dataset)
-        for name, each in (("fp32", explaining.graphs[MODEL]), ("int8", graph))
-    )
+    large, small = graphs(served)
+    assert len(small) < len(large) / 2
+    fp32, int8 = (load_graph(tmp_path / name, each, True, dataset) for name, each in (("fp32", large), ("int8", small)))
     images = np.array(dataset.images[32:49])
     (expected, maps), (probabilities, int8_maps) = fp32.explained(images), int8.explained(images)
     assert 0 < np.abs(probabilities - expected).max() < 0.02
@@ -67,9 +94,9 @@ def test_quantise_keeps_probabilities_and_maps_nearly_unchanged(
 
 
 def test_quantise_changes_convolutions_and_no_layer_after_the_last_one(
-    frozen: bytes, dataset: Dataset, tmp_path: Path
+    served_frozen: TrainingOutcome,
 ) -> None:
-    graph = onnx.load_from_string(quantise(frozen, batches(dataset), tmp_path)).graph
+    graph = onnx.load_from_string(graphs(served_frozen)[1]).graph
     made_by = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
         if node.op_type == "Conv":
@@ -83,19 +110,20 @@ def test_quantise_changes_convolutions_and_no_layer_after_the_last_one(
 
 
 def test_quantise_is_reproducible_and_writes_only_to_its_folder(
-    frozen: bytes, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served_frozen: TrainingOutcome, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
     monkeypatch.setattr(tempfile, "tempdir", str(here))
-    graphs = []
+    fp32, _ = graphs(served_frozen)
+    found = []
     for name in ("one", "another"):
         (tmp_path / name).mkdir()
-        graphs.append(quantise(frozen, batches(dataset), tmp_path / name))
+        found.append(quantise(fp32, batches(dataset), tmp_path / name))
         for path in (tmp_path, Path(torch.__file__).parent, Path(__file__).parents[3], Path.home()):
-            assert str(path).encode() not in graphs[-1]
-    assert graphs[0] == graphs[1]
+            assert str(path).encode() not in found[-1]
+    assert found[0] == found[1]
     assert not list(here.iterdir())
 
 
@@ -114,26 +142,15 @@ def test_apply_change_adds_the_change_of_logits_to_out_of_fold_probabilities() -
     assert np.isfinite(apply_change(out_of_fold, np.ones_like(out_of_fold), np.zeros_like(out_of_fold))).all()
 
 
-@pytest.fixture
-def scratch(outcome: TrainingOutcome) -> TrainingOutcome:
-    """The outcome with the network from scratch as the chosen one. It was not trained on the validation part."""
-    return replace(outcome, chosen=outcome.networks[0])
-
-
-@pytest.fixture
-def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Serve int8 in any case."""
-    monkeypatch.setattr(quantisation, "MAX_LOSS", 1.0)
-    monkeypatch.setattr(quantisation, "MIN_SPEED_UP", 0.0)
-
-
-@pytest.mark.usefixtures("always")
 def test_int8_network_is_served_with_its_thresholds_and_scores(
-    scratch: TrainingOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
+    scratch: TrainingOutcome,
+    exported: NetworkOutcome,
+    served: TrainingOutcome,
+    dataset: Dataset,
+    quick: TrainConfig,
+    tmp_path: Path,
 ) -> None:
     folder = tmp_path / "bundle"
-    served = choose_precision(scratch, folder, NullReporter())
-    assert not list(folder.iterdir())
     assert served.networks[0] is served.chosen
     assert served.networks[1] is scratch.networks[1]
     card = model_card(served, dataset)
@@ -153,16 +170,14 @@ def test_int8_network_is_served_with_its_thresholds_and_scores(
     tested = model.probabilities(dataset.images[dataset.rows(TEST)])
     assert np.array_equal(predictions.networks[0].probabilities, tested)
 
-    write_bundle(folder, scratch.chosen, quick, dataset, "")
+    write_bundle(folder, exported, quick, dataset, "")
     assert not (folder / MODEL_INT8).exists()
 
 
-@pytest.mark.usefixtures("always")
 def test_int8_thresholds_of_a_network_trained_on_validation_use_out_of_fold_probabilities(
-    outcome: TrainingOutcome, dataset: Dataset, tmp_path: Path
+    outcome: TrainingOutcome, served_frozen: TrainingOutcome, dataset: Dataset
 ) -> None:
-    frozen = outcome.networks[1]
-    served = choose_precision(replace(outcome, chosen=frozen), tmp_path, NullReporter()).chosen
+    frozen, served = outcome.networks[1], served_frozen.chosen
     places = np.searchsorted(frozen.fitted_rows, dataset.rows(VALIDATION))
     assert len(frozen.fitted_rows) > len(places)
     assert np.array_equal(frozen.fitted_probabilities[places], frozen.validation_probabilities)
@@ -179,19 +194,18 @@ def test_int8_thresholds_of_a_network_trained_on_validation_use_out_of_fold_prob
     ("constant", "value", "why"),
     [("MAX_LOSS", -1.0, "more than the -1.0 that may be lost"), ("MIN_SPEED_UP", 1e9, "not clearly faster")],
 )
-@pytest.mark.usefixtures("always")
 def test_fp32_is_served_if_int8_loses_too_much_or_is_not_clearly_faster(
     scratch: TrainingOutcome,
     dataset: Dataset,
     quick: TrainConfig,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     constant: str,
     value: float,
     why: str,
 ) -> None:
-    monkeypatch.setattr(quantisation, constant, value)
-    served = choose_precision(scratch, tmp_path, NullReporter()).chosen
+    with always_int8() as patch:
+        patch.setattr(quantisation, constant, value)
+        served = choose_precision(scratch, tmp_path, NullReporter()).chosen
     assert served.exported is not None
     assert why in served.exported.served.reason
     assert replace(served, exported=None) == scratch.chosen

@@ -51,7 +51,7 @@ def test_pooled_features_are_those_of_the_backbone_then_mean_and_deviation_of_ea
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "resnet18"])
-def test_pooled_network_exports_to_onnx_with_the_same_probabilities(name: str) -> None:
+def test_pooled_network_begins_with_the_features_of_the_backbone_and_exports_to_onnx(name: str) -> None:
     torch.manual_seed(0)
     plain = read_backbone(name, "none", Path()).body().eval()
     body = pooled(copy.deepcopy(plain), 64, name)
@@ -65,7 +65,8 @@ def test_pooled_network_exports_to_onnx_with_the_same_probabilities(name: str) -
         scaled = torch.from_numpy(images).float() * network.scale - network.shift
         assert torch.allclose(features[:, :512], plain(scaled), atol=1e-4)
         expected = network(torch.from_numpy(images)).sigmoid().numpy()
-    assert np.abs(_run(export_onnx(network, 64), images) - expected).max() < TOLERANCE
+    if name == "resnet18":  # exporting takes seconds; test_bundle_writer exports a pooled SqueezeNet
+        assert np.abs(_run(export_onnx(network, 64), images) - expected).max() < TOLERANCE
 
 
 def test_pooled_body_shares_the_weights_of_the_plain_one_and_adds_none() -> None:
