@@ -69,19 +69,34 @@ def damaged(table: Path, posters: list[Poster], tmp_path: Path) -> Path:
 
 
 @pytest.mark.train
-def test_train_counts_the_rows_that_are_left_out(
+def test_train_writes_a_bundle_that_predict_uses_and_counts_the_rows_that_are_left_out(
     damaged: Path,
     posters: list[Poster],
     weights_file: Path,
     tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     bundle = tmp_path / "bundle"
-    more = ["--min-posters-per-part", "2", "--weights", str(weights_file), "--candidates", "frozen"]
+    more = ["--min-posters-per-part", "2", "--weights", str(weights_file)]
     given = arguments(damaged, posters, bundle, *more)
     del given[given.index("--posters") : given.index("--output")]  # its default is the folder beside the table
     assert main(given) == 0
+    summary = capsys.readouterr().out
+    assert "test/weighted_f1" in summary
+    assert "each row is its own group" in caplog.text
     report = json.loads((bundle / "report.json").read_text())
+    assert [network["name"] for network in report["networks"]] == ["scratch", "frozen", "recipe", "recipe-tuned"]
+    assert {report["chosen"], "recipe", "every genre", "genre frequencies"} <= set(report["test"])
+    for scores in (*report["test"].values(), *(network["validation"] for network in report["networks"])):
+        assert f"{scores['weighted_f1']:.3f}" in summary
+    assert set(report["seconds"]) == {"preprocess", "train", "evaluate"}
+    assert str(tmp_path) not in json.dumps(report)
+    assert not list((tmp_path / "workspace" / "checkpoints").iterdir())
+    (curves,) = (tmp_path / "workspace" / "tensorboard").iterdir()
+    assert re.fullmatch(r"bundle_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", curves.name)
+    assert {"scratch", "frozen", "recipe", "recipe-tuned"} <= {path.name for path in curves.iterdir()}
+
     reasons = {
         "another number of cells than the header": ["row 127"],
         "identical to an earlier row": [posters[-1].id],
@@ -101,33 +116,6 @@ def test_train_counts_the_rows_that_are_left_out(
         assert f'<th scope="row">{reason}</th><td>1</td>' in page
         assert ids[0] in caplog.text
     assert "broken: The image" in page
-
-
-@pytest.mark.train
-def test_train_writes_a_bundle_that_predict_uses(
-    table: Path,
-    posters: list[Poster],
-    weights_file: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    bundle = tmp_path / "bundle"
-    more = ["--min-posters-per-part", "2", "--weights", str(weights_file)]
-    assert main(arguments(table, posters, bundle, *more)) == 0
-    assert "test/weighted_f1" in (summary := capsys.readouterr().out)
-    assert "each row is its own group" in caplog.text
-    report = json.loads((bundle / "report.json").read_text())
-    assert [network["name"] for network in report["networks"]] == ["scratch", "frozen", "recipe", "recipe-tuned"]
-    assert {report["chosen"], "recipe", "every genre", "genre frequencies"} <= set(report["test"])
-    for scores in (*report["test"].values(), *(network["validation"] for network in report["networks"])):
-        assert f"{scores['weighted_f1']:.3f}" in summary
-    assert set(report["seconds"]) == {"preprocess", "train", "evaluate"}
-    assert str(tmp_path) not in json.dumps(report)
-    assert not list((tmp_path / "workspace" / "checkpoints").iterdir())
-    (curves,) = (tmp_path / "workspace" / "tensorboard").iterdir()
-    assert re.fullmatch(r"bundle_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", curves.name)
-    assert {"scratch", "frozen", "recipe", "recipe-tuned"} <= {path.name for path in curves.iterdir()}
 
     assert main(["predict", str(bundle), str(posters[0].file), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)

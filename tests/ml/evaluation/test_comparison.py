@@ -16,7 +16,7 @@ pytestmark = pytest.mark.train
 
 @pytest.fixture(scope="module")
 def comparison(dataset: Dataset, quick: TrainConfig, squeezenet: Backbone) -> Comparison:
-    return compare(dataset, replace(quick, candidates=("frozen",), trials=1), squeezenet, NullReporter())
+    return compare(dataset, replace(quick, candidates=("frozen",), trials=1, epochs=1), squeezenet, NullReporter())
 
 
 def test_comparison_predicts_every_poster_with_every_network(comparison: Comparison, dataset: Dataset) -> None:
@@ -33,7 +33,7 @@ def test_comparison_predicts_a_fold_without_its_labels(
 ) -> None:
     """If a poster's own label were used, random labels would be predicted correctly."""
     noise = np.random.default_rng(0).permutation(dataset.labels)
-    config = replace(quick, candidates=("frozen",), trials=1)
+    config = replace(quick, candidates=("frozen",), trials=1, epochs=1)
     shuffled = compare(replace(dataset, labels=noise), config, squeezenet, NullReporter())
     frequency = float(noise.mean(0).mean())
     assert shuffled.networks["frozen"].scores.mean_average_precision < frequency + 0.15

@@ -17,7 +17,8 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from timm.models import metaformer
+from timm.models import metaformer, mobilenetv3
+from timm.models._efficientnet_builder import decode_arch_def
 from torch import Tensor
 
 from ml.configuration import PreprocessConfig, TrainConfig
@@ -53,9 +54,9 @@ CAFORMER = {
     "pretrained_cfg": {**RESNET["pretrained_cfg"], "first_conv": "stem.conv", "classifier": "head.fc.fc2"},
 }
 MOBILENET = {
-    "architecture": "mobilenetv3_small_050",
+    "architecture": "mobilenet_tiny_test",
     "num_classes": 12,
-    "num_features": 1024,
+    "num_features": 32,
     "global_pool": "avg",
     "tags": ["1girl", "solo"],
     "pretrained_cfg": {
@@ -90,6 +91,15 @@ def caformer_tiny_test(pretrained: bool = False, **kwargs: Any) -> metaformer.Me
     norms = [metaformer.LayerNorm2dNoBias] * 2 + [metaformer.LayerNormNoBias] * 2
     sizes: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (8, 16, 32, 64)}
     return metaformer.MetaFormer(**sizes, token_mixers=mixers, norm_layers=norms, **kwargs)
+
+
+@timm.models.register_model
+def mobilenet_tiny_test(pretrained: bool = False, **kwargs: Any) -> mobilenetv3.MobileNetV3:
+    """MobileNetV3 with one block of each kind."""
+    kwargs = {name: value for name, value in kwargs.items() if not name.startswith(("pretrained", "cache"))}
+    blocks = [["ds_r1_k3_s2_e1_c8_se0.25_nre"], ["ir_r1_k5_s2_e3_c16_se0.25"], ["cn_r1_k1_s1_c24"]]
+    settings = {"stem_size": 8, "num_features": 32, "act_layer": torch.nn.Hardswish}
+    return mobilenetv3.MobileNetV3(decode_arch_def(blocks), **settings, **kwargs)
 
 
 def write_repository(folder: Path, config: dict[str, Any], card: str = "") -> Path:
@@ -149,8 +159,8 @@ def test_backbone_in_a_published_format_is_trained_exported_and_explained_withou
     backbone = read_backbone(f"local-dir:{folder}", "imagenet", tmp_path)
     assert backbone.weights is not None
     assert backbone.weights.file.license == license
-    how = PreprocessConfig(image_size=size, min_posters=5, min_posters_per_part=1)
-    dataset = build_dataset(make(tmp_path / "posters", 60), tmp_path, how, NullReporter())
+    how = PreprocessConfig(image_size=size, min_posters=3, min_posters_per_part=1)
+    dataset = build_dataset(make(tmp_path / "posters", 40), tmp_path, how, NullReporter())
     settings = TrainConfig(backbone=f"local-dir:{folder}", candidates=("frozen",), trials=1, epochs=1, device="cpu")
     outcome = train_networks(dataset, settings, backbone, NullReporter())
     model = write_bundle(tmp_path / "bundle", outcome.chosen, settings, dataset, model_card(outcome, dataset))
