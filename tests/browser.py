@@ -21,7 +21,9 @@ def chromium_browser() -> Iterator[Browser]:
             pytest.fail(message)
         pytest.skip(message)
     with sync_playwright() as playwright:
-        # Root cannot use Chromium's sandbox. The tests open only the project's own pages.
-        running = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        # Root cannot use Chromium's sandbox. The tests open only the project's own pages, and none needs a GPU, which
+        # Chromium would emulate.
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-software-rasterizer"]
+        running = playwright.chromium.launch(executable_path=executable, args=arguments)
         yield running
         running.close()

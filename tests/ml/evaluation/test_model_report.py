@@ -146,8 +146,7 @@ def test_model_report_omits_sections_without_content(
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
 def test_model_report_fits_the_browser_window_without_requests_or_warnings(
     page: str, browser: Browser, tmp_path: Path, width: int, scheme: str
 ) -> None:
