@@ -69,7 +69,7 @@ class TrainConfig(Checked):
     """How networks are trained and compared."""
 
     candidates: tuple[str, ...] = setting(
-        ("scratch", "frozen"), "Candidate networks", "Networks to train; validation chooses the best.", min_length=1
+        ("scratch", "frozen"), "Candidate networks", "Networks to train; the validation part chooses one.", min_length=1
     )
     backbone: str = setting(
         "resnet18",

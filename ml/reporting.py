@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # scikit-learn takes a second to import
 
 _LAYOUT = {
     "All runs together": {
-        "loss": ["Multiline", ["train/loss", "validation/loss"]],
-        "weighted F1": ["Multiline", ["validation/weighted_f1"]],
+        "loss": ["Multiline", ["train/loss", "selection/loss", "validation/loss"]],
+        "weighted F1": ["Multiline", ["selection/weighted_f1", "validation/weighted_f1"]],
         "learning rate": ["Multiline", ["learning_rate"]],
     }
 }

@@ -77,6 +77,7 @@ class TableRun:
             "dataset": self.dataset.summary(),
             "networks": [network.as_dict() for network in (*outcome.networks, *outcome.recipes)],
             "chosen": outcome.chosen.name,
+            "reason": outcome.reason,
             "leaks": [asdict(leak) for leak in self.run.predictions.leaks],
             **self.evaluation.as_dict(),
             "seconds": self.seconds,
@@ -94,6 +95,7 @@ class TableRun:
                 figures = scores.scalars()
                 cells = (f"{figures[metric]:{len(head)}.3f}" for metric, head in zip(_METRICS, names, strict=True))
                 lines.append(f"{name:18} {'  '.join(cells)}")
+        lines.append(outcome.reason)
         for name, each in self.evaluation.differences.items():
             f1 = each.weighted_f1
             lines.append(

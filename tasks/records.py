@@ -82,8 +82,8 @@ class NetworkRecord(Record):
 class TrainingRecord(Record):
     """The trained networks and the bundle of the chosen one, which is kept with its MLflow run.
 
-    `predictions_key` is the object with all networks' predictions on the test part (`ml.evaluation.predictions`). The
-    stored key is `answers_key`.
+    `reason` says why that network was chosen. `predictions_key` is the object with all networks' predictions on the
+    test part (`ml.evaluation.predictions`). The stored key is `answers_key`.
     """
 
     run_id: str
@@ -93,6 +93,7 @@ class TrainingRecord(Record):
     predictions_key: str = Field(alias="answers_key")
     device: str
     precision: str
+    reason: str = ""
 
 
 class ScoreRecord(Record):

@@ -164,6 +164,7 @@ def _store(store: Store, registry: Registry, folder: Path, key: str, run_id: str
         predictions_key=f"answers/{sha256_of(predictions)}.npz",
         device=outcome.chosen.device,
         precision=outcome.chosen.precision,
+        reason=outcome.reason,
     )
     write_bytes(folder / record.predictions_key, predictions)
     registry.log_file(run_id, folder / record.predictions_key)
@@ -194,7 +195,7 @@ def _show_networks(record: TrainingRecord) -> None:
     )
     metrics = f"{VALIDATION}/weighted_f1 | {VALIDATION}/mean_average_precision"
     text = (
-        f"Trained on {record.device} in {record.precision}.\n\n"
+        f"Trained on {record.device} in {record.precision}. {record.reason}\n\n"
         f"| network | backbone | trained | {metrics} | seconds |\n"
         f"| --- | --- | --- | --- | --- | --- |\n{rows}"
     )

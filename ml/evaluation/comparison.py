@@ -4,10 +4,15 @@ Each fold is predicted by networks that were trained without it, the way `train`
 show small gains that a single test part of a thousand posters cannot distinguish from chance.
 """
 
+import hashlib
+import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ml.configuration import TrainConfig
@@ -22,9 +27,12 @@ from ml.reporting import Reporter
 from ml.scores.folds import FOLDS, stratified_folds
 from ml.scores.intervals import Differences, Interval
 from ml.scores.metrics import Scores
-from ml.training.learning import train_networks
+from ml.training.checkpoints import CHECKPOINTS, Checkpoints, NoCheckpoints
+from ml.training.learning import TRAINING_VERSION, choose_candidate, plan_trainings, training_settings
 from ml.training.outcome import NetworkOutcome
 from serving.bundle.wording import counted
+
+logger = logging.getLogger(__name__)
 
 CHOSEN = "chosen"
 
@@ -80,8 +88,17 @@ def _text(interval: Interval, sign: str = "") -> str:
     return f"{interval.value:{sign}.3f} [{interval.low:{sign}.3f}, {interval.high:{sign}.3f}]"
 
 
-def compare(dataset: Dataset, config: TrainConfig, backbone: Backbone, reporter: Reporter) -> Comparison:
+def compare(
+    dataset: Dataset,
+    config: TrainConfig,
+    backbone: Backbone,
+    reporter: Reporter,
+    checkpoints: Checkpoints | NoCheckpoints | None = None,
+) -> Comparison:
     """Train without each of five folds in turn, with the next fold as the validation part, and pool the predictions.
+
+    `checkpoints` let a killed comparison resume (see `comparison_checkpoints`). The caller clears them after it has
+    stored the result.
 
     Raises DatasetError if there are fewer than five franchises.
     """
@@ -94,13 +111,11 @@ def compare(dataset: Dataset, config: TrainConfig, backbone: Backbone, reporter:
         parts[fold_of == (fold + 1) % FOLDS] = VALIDATION
         parts[fold_of == fold] = TEST
         view = replace(dataset, parts=parts)
-        with reporter.run(f"fold-{fold + 1}", {"fold": fold + 1}) as fold_reporter:
-            outcome = train_networks(view, config, backbone, fold_reporter, half_recipe=True)
-        rows = view.rows(TEST)
-        pooled[CHOSEN].add(rows, outcome.chosen)
-        for network in (*outcome.networks, *outcome.recipes):
-            pooled.setdefault(network.name, _Pooled(dataset)).add(rows, network)
-        del outcome  # frees the posters that its networks keep on a GPU
+        rows, name = view.rows(TEST), f"fold-{fold + 1}"
+        with reporter.run(name, {"fold": fold + 1}) as fold_reporter:
+            results = _train_fold(name, view, config, backbone, fold_reporter, checkpoints or NoCheckpoints())
+        for network, result in results.items():
+            pooled.setdefault(network, _Pooled(dataset)).add(rows, result)
     rows = np.arange(len(dataset.ids))
     networks = {name: model_figures(each.predictions(name), dataset, rows) for name, each in pooled.items()}
     every = every_genre(dataset.labels, dataset.genre_names)
@@ -117,6 +132,71 @@ def compare(dataset: Dataset, config: TrainConfig, backbone: Backbone, reporter:
     )
 
 
+def comparison_checkpoints(workspace: Path, dataset: Dataset, config: TrainConfig, backbone: Backbone) -> Checkpoints:
+    """The workspace's checkpoints of the comparison on this data with these settings."""
+    content = {
+        **training_settings(config, backbone),
+        "dataset": dataset.key,
+        "franchises": hashlib.sha256("\n".join(dataset.franchises.tolist()).encode()).hexdigest(),
+        "version": TRAINING_VERSION,
+    }
+    name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return Checkpoints(workspace / CHECKPOINTS / f"compare-{name}", content)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What is kept of a network that was trained for a fold; checkpoints store the fields by name.
+
+    Probabilities of the validation part [V, G] and of the tested fold [T, G], thresholds [G] and the common threshold
+    [1]. `cost` is the number of weights that gradient steps train.
+    """
+
+    cost: int
+    validation: torch.Tensor
+    tested: torch.Tensor
+    thresholds: torch.Tensor
+    common_threshold: torch.Tensor
+
+    @classmethod
+    def of(cls, network: NetworkOutcome, rows: NDArray[np.int64]) -> "_Result":
+        return cls(
+            network.gradient_weights,
+            torch.from_numpy(network.validation_probabilities),
+            torch.from_numpy(network.predict(rows)),
+            torch.from_numpy(network.thresholds),
+            torch.tensor([network.common_threshold], dtype=torch.float64),
+        )
+
+
+def _train_fold(
+    name: str,
+    view: Dataset,
+    config: TrainConfig,
+    backbone: Backbone,
+    reporter: Reporter,
+    checkpoints: Checkpoints | NoCheckpoints,
+) -> dict[str, _Result]:
+    """The results of one fold by network, those of the chosen one first. Networks with a checkpoint are not trained."""
+    trials = checkpoints.within(name)
+    trainings = plan_trainings(view, config, backbone, reporter, trials, half_recipe=True)
+    rows = view.rows(TEST)
+    results = {}
+    for network, train in {**trainings.candidates, **trainings.recipes}.items():
+        slot = checkpoints.slot(f"{name}-{network}")
+        if saved := slot.load():
+            logger.info("The results of '%s' in %s are restored from a checkpoint.", network, name)
+            results[network] = _Result(**saved)
+        else:
+            results[network] = _Result.of(train(), rows)
+            slot.save(vars(results[network]))
+        trials.clear()  # its trials are not needed any more, and take much space
+    choice = choose_candidate(
+        trainings.bench, {each: (results[each].cost, results[each].validation.numpy()) for each in trainings.candidates}
+    )
+    return {CHOSEN: results[choice.name], **results}
+
+
 class _Pooled:
     """Collects one network's predictions for each poster from the fold in which the poster was tested."""
 
@@ -125,9 +205,9 @@ class _Pooled:
         self._probabilities = np.zeros(shape, np.float32)
         self._thresholds, self._common = np.zeros(shape), np.zeros((shape[0], 1))
 
-    def add(self, rows: NDArray[np.int64], network: NetworkOutcome) -> None:
-        self._probabilities[rows] = network.predict(rows)
-        self._thresholds[rows], self._common[rows] = network.thresholds, network.common_threshold
+    def add(self, rows: NDArray[np.int64], result: _Result) -> None:
+        self._probabilities[rows] = result.tested.numpy()
+        self._thresholds[rows], self._common[rows] = result.thresholds.numpy(), result.common_threshold.numpy()
 
     def predictions(self, name: str) -> NetworkPredictions:
         return NetworkPredictions(name, self._probabilities, self._thresholds, self._common)

@@ -46,10 +46,12 @@ def model_card(outcome: TrainingOutcome, dataset: Dataset, date: str | None = No
         "",
         "## Comparison on the validation part",
         "",
-        "Each genre has its own threshold, fitted on other franchises than the scored ones. `recipe` and "
-        "`recipe-tuned` are standard baselines, fitted on the training part. The head of a frozen network is finally "
-        "fitted on the training and validation parts. The report of the training run has the figures of the test "
-        "part.",
+        f"{outcome.reason} All networks of the table were trained on the training part alone, where their epochs and "
+        "trials were chosen, too. The validation part decided which network is chosen. Of networks whose weighted F1 "
+        "differs by less than one standard error, the one that trains fewer weights is chosen. Each genre has its own "
+        "threshold, fitted on other franchises than the scored ones. `recipe` and `recipe-tuned` are standard "
+        "baselines. The head of a frozen network is finally fitted on the training and validation parts. The report of "
+        "the training run has the figures of the test part.",
         "",
         f"| network | {' | '.join(f'{VALIDATION}/{name}' for name in _METRICS)} |",
         "| --- | --- | --- | --- | --- |",

@@ -80,7 +80,8 @@ def _served(chosen: NetworkOutcome, bench: Bench, folder: Path, reporter: Report
         reason = "This network could not be quantised."
         return replace(chosen, exported=replace(fp32, served=Served(MODEL, "fp32", reason)))
     fp32_model = load_graph(folder / "fp32", fp32.graphs[MODEL], fp32.explains, dataset)
-    probabilities = apply_change(chosen.fitted_probabilities, trained_on, _predict(int8_model, dataset, rows))
+    int8 = _predict(int8_model, dataset, rows)
+    probabilities = apply_change(chosen.fitted_probabilities, trained_on, int8)
     before, after = (_scores(each, rows, dataset) for each in (chosen.fitted_probabilities, probabilities))
     changes = [
         after.weighted_f1 - before.weighted_f1,
@@ -108,9 +109,12 @@ def _served(chosen: NetworkOutcome, bench: Bench, folder: Path, reporter: Report
     )
     if not serve_int8:
         return replace(chosen, exported=replace(fp32, served=Served(MODEL, "fp32", reason)))
+    places = np.searchsorted(rows, bench.validation)
     return replace(
         chosen,
-        **bench.assess(rows, probabilities),
+        **bench.assess(
+            apply_change(chosen.validation_probabilities, trained_on[places], int8[places]), rows, probabilities
+        ),
         predict=lambda wanted: _predict(int8_model, dataset, wanted),
         exported=replace(fp32, graphs={**fp32.graphs, MODEL_INT8: graph}, served=Served(MODEL_INT8, "int8", reason)),
     )
@@ -196,8 +200,8 @@ def apply_change(out_of_fold: Probabilities, fp32: Probabilities, int8: Probabil
     """Add the change of logits from `fp32` to `int8` to out-of-fold probabilities. All are float32 [N, G].
 
     A network that was trained on these posters is overconfident about them, in int8 as in fp32, so its int8
-    probabilities cannot replace out-of-fold ones. For a network that was not trained on them, `out_of_fold` equals
-    `fp32`, and the result equals `int8`.
+    probabilities cannot replace those of networks that were not. For a network that was not trained on them,
+    `out_of_fold` equals `fp32`, and the result equals `int8`.
     """
     logits = _logits(out_of_fold) + _logits(int8) - _logits(fp32)
     return (1 / (1 + np.exp(-logits))).astype(np.float32)

@@ -15,15 +15,17 @@ from ml.configuration import TrainConfig
 from ml.data.dataset import Dataset
 from ml.data.shards import Rows
 from ml.data.splits import TRAIN, VALIDATION
+from ml.errors import TrainingError
 from ml.networks.backbones import Backbone
 from ml.scores.folds import stratified_folds
-from ml.scores.metrics import Labels, Probabilities, Scores, score
+from ml.scores.metrics import Decisions, Labels, Probabilities, Scores, score
 from ml.scores.thresholds import common_threshold, cross_fitted_decisions, fit_thresholds
 from ml.training.checkpoints import Checkpoints, NoCheckpoints
-from ml.training.fit import Inputs
+from ml.training.fit import Inputs, TrainingData
 
 logger = logging.getLogger(__name__)
 
+SELECTION = "selection"  # begins the names of figures that choose epochs and trials
 _COPY_ROWS = 512
 _MAX_GPU_MEMORY_SHARE = 0.6
 
@@ -41,7 +43,11 @@ class Assessment(TypedDict):
 
 @dataclass(frozen=True)
 class Bench:
-    """A dataset as networks are trained on it. No row of the test part is used here."""
+    """A dataset as networks are trained on it. No row of the test part is used here.
+
+    The validation part decides only which network is chosen. A network's epoch and trial are chosen on a fifth of the
+    training part, `selection`, by franchise.
+    """
 
     dataset: Dataset
     config: TrainConfig
@@ -60,13 +66,34 @@ class Bench:
         return self.dataset.rows(VALIDATION)
 
     @cached_property
+    def selection(self) -> NDArray[np.int64]:
+        """Rows of the training part on which a network's epoch and trial are chosen, sorted: a fifth, by franchise.
+
+        Raises TrainingError if all training posters are of one franchise.
+        """
+        fold_of = stratified_folds(self.dataset.franchises[self.training], self.dataset.labels[self.training])
+        if not fold_of.max():
+            raise TrainingError(
+                "The train part has posters of only one franchise, but the choice of epoch and trial needs a second "
+                "one. Add posters."
+            )
+        # The largest franchise is in the first fold. It is for training.
+        rows: NDArray[np.int64] = self.training[fold_of == fold_of.max()]
+        return rows
+
+    @cached_property
+    def gradient_rows(self) -> NDArray[np.int64]:
+        """Rows of the training part that gradient steps use, sorted: all but `selection`."""
+        return np.setdiff1d(self.training, self.selection)
+
+    @cached_property
     def labels(self) -> Tensor:
         """Labels of all posters on the device, float [N, G]."""
         return torch.from_numpy(self.dataset.labels).float().to(self.compute.device)
 
     @cached_property
     def frequencies(self) -> NDArray[np.float64]:
-        """Share of training posters per genre, [G]."""
+        """Share of posters of the training part per genre, [G]."""
         frequencies: NDArray[np.float64] = self.dataset.labels[self.training].mean(0)
         return frequencies
 
@@ -86,26 +113,38 @@ class Bench:
         """All posters as inputs of a network."""
         return posters_for(self.compute.device, self.dataset.images)
 
+    def selecting(self, inputs: Inputs) -> TrainingData:
+        """The rows for gradient steps, and those on which the epoch is chosen."""
+        rows = self.selection
+        folds = stratified_folds(self.dataset.franchises[rows], self.dataset.labels[rows])
+        return TrainingData(inputs, self.labels, self.gradient_rows, rows, folds, SELECTION)
+
+    def decisions(self, probabilities: Probabilities) -> Decisions:
+        """Decisions for the validation part's probabilities [V, G], with cross-fitted thresholds."""
+        return cross_fitted_decisions(probabilities, self.truth, self.folds)
+
     def score(self, probabilities: Probabilities) -> Scores:
         """Scores of the validation part's probabilities [V, G], with cross-fitted thresholds."""
-        decisions = cross_fitted_decisions(probabilities, self.truth, self.folds)
-        return score(probabilities, decisions, self.truth, self.dataset.genre_names)
+        return score(probabilities, self.decisions(probabilities), self.truth, self.dataset.genre_names)
 
-    def assess(self, rows: NDArray[np.int64], probabilities: Probabilities) -> Assessment:
-        """Fit thresholds to probabilities [F, G] for sorted `rows` [F], and score those of the validation part.
+    def assess(
+        self, validation: Probabilities, rows: NDArray[np.int64] | None = None, fitted: Probabilities | None = None
+    ) -> Assessment:
+        """Score the validation part's probabilities [V, G], and fit thresholds to probabilities `fitted` [F, G].
 
-        The rows must include the validation part, and the probabilities must come from networks that were not trained
-        on these posters. Scores are of the validation part alone, like those of all networks.
+        `fitted` are for the sorted `rows` [F], which include the validation part; by default they are `validation`. All
+        probabilities must come from networks that were not trained on their posters.
         """
+        if rows is None or fitted is None:
+            rows, fitted = self.validation, validation
         labels = self.dataset.labels[rows]
-        validation = probabilities[np.searchsorted(rows, self.validation)]
         return Assessment(
             validation=self.score(validation),
             validation_probabilities=validation,
             fitted_rows=rows,
-            fitted_probabilities=probabilities,
-            thresholds=fit_thresholds(probabilities, labels),
-            common_threshold=common_threshold(probabilities, labels),
+            fitted_probabilities=fitted,
+            thresholds=fit_thresholds(fitted, labels),
+            common_threshold=common_threshold(fitted, labels),
         )
 
 

@@ -116,6 +116,10 @@ class Checkpoints:
     def __init__(self, folder: Path, about: Mapping[str, object], every_seconds: float = EVERY_SECONDS) -> None:
         self._folder, self._about, self._every_seconds = folder, about, every_seconds
 
+    def within(self, name: str) -> "Checkpoints":
+        """Checkpoints in a subfolder."""
+        return Checkpoints(self._folder / name, self._about, self._every_seconds)
+
     def slot(self, name: str) -> Checkpoint:
         return FileCheckpoint(self._folder / f"{name}.pt", self._about, self._every_seconds)
 
@@ -159,6 +163,9 @@ def remove_old_checkpoints(folder: Path) -> None:
 
 class NoCheckpoints:
     """Slots that save nothing."""
+
+    def within(self, name: str) -> "NoCheckpoints":
+        return self
 
     def slot(self, name: str) -> Checkpoint:
         return NoCheckpoint()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ml.compute import Compute
+from ml.data.splits import VALIDATION
 from ml.errors import TrainingError
 from ml.reporting import Reporter
 from ml.scores.metrics import Probabilities, weighted_f1
@@ -25,8 +26,8 @@ from ml.training.checkpoints import Checkpoint, NoCheckpoint
 EVALUATION_BATCH_SIZE = 128
 _REPORTED = {
     "loss/training": "train/loss",
-    "loss/validation": "validation/loss",
-    "weighted_f1/validation": "validation/weighted_f1",
+    "loss/validation": "{part}/loss",
+    "weighted_f1/validation": "{part}/weighted_f1",
     "learning_rate": "learning_rate",
 }
 """Names of reported curves by the names that checkpoints store."""
@@ -58,7 +59,7 @@ class TrainingData:
     """What a network is trained and scored on.
 
     `labels` are float [N, G] on the device. `training` [T] and `validation` [V] are rows of inputs and labels. `folds`
-    [V] is the fold of each validation row.
+    [V] is the fold of each validation row. `part` begins the names of figures of the validation rows.
     """
 
     inputs: Inputs
@@ -66,6 +67,7 @@ class TrainingData:
     training: NDArray[np.int64]
     validation: NDArray[np.int64]
     folds: NDArray[np.int64]
+    part: str = VALIDATION
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def fit(
     progress = run.progress
 
     def report(epoch: int, point: dict[str, float]) -> None:
-        reporter.scalars({_REPORTED[name]: value for name, value in point.items()}, epoch)
+        reporter.scalars({_REPORTED[name].format(part=data.part): value for name, value in point.items()}, epoch)
         on_epoch(epoch, point["weighted_f1/validation"])
 
     for epoch, point in enumerate(progress.points, 1):

@@ -1,8 +1,9 @@
 """A pretrained backbone with unchanged weights, and a kernel head on its cached features.
 
-Heads are cheap, so each setting is tried out of fold: every poster of the training and validation parts is predicted
-by a head that has not seen its franchise. The search, the logistic curves and the thresholds use all of these
-predictions. The final head is fitted on all of these posters.
+Heads are cheap, so each setting is tried out of fold: every poster of the training part is predicted by a head that has
+not seen its franchise. The head that is compared with other networks on the validation part is fitted on the training
+part alone. The final head is fitted on both parts with the same setting. Its logistic curves and thresholds use
+out-of-fold predictions of both parts.
 """
 
 import time
@@ -29,7 +30,7 @@ from ml.reporting import Reporter
 from ml.scores.folds import stratified_folds
 from ml.scores.metrics import Labels, Probabilities, weighted_f1
 from ml.scores.thresholds import cross_fitted_decisions
-from ml.training.bench import Bench
+from ml.training.bench import SELECTION, Bench
 from ml.training.candidates import CANDIDATES, FROZEN, Candidate
 from ml.training.features import Pretrained
 from ml.training.outcome import NetworkOutcome
@@ -100,11 +101,10 @@ class OutOfFoldHeads:
 
 
 def train_frozen(candidate: Candidate, bench: Bench, pretrained: Pretrained, reporter: Reporter) -> NetworkOutcome:
-    """Search the settings of a kernel head out of fold, and fit the best one on the training and validation parts."""
+    """Search the settings of a kernel head on the training part, and fit the best one on it and the validation part."""
     start = time.perf_counter()
     config, what = bench.config, f"training {candidate.name}"
-    rows = np.sort(np.concatenate([bench.training, bench.validation]))
-    heads = _heads_for(bench, pretrained.features, rows)
+    heads = _heads_for(bench, pretrained.features, bench.training)
     estimates_of: dict[int, NDArray[np.float64]] = {}
 
     def attempt(number: int, parameters: dict[str, float], trial_reporter: Reporter, step: Step) -> float:
@@ -114,7 +114,7 @@ def train_frozen(candidate: Candidate, bench: Bench, pretrained: Pretrained, rep
 
         estimates_of[number] = heads.estimates(KernelSetting(**parameters), on_fold)
         score = heads.score(estimates_of[number])
-        trial_reporter.scalars({"validation/weighted_f1": score}, 1)
+        trial_reporter.scalars({f"{SELECTION}/weighted_f1": score}, 1)
         reporter.progress(number * heads.folds, config.trials * heads.folds, what, "heads")
         return score
 
@@ -122,9 +122,14 @@ def train_frozen(candidate: Candidate, bench: Bench, pretrained: Pretrained, rep
     plan = SearchPlan(candidate.name, candidate.space, candidate.first, config.trials, config.seed)
     trials = search(plan, attempt, reporter)
     best = best_of(trials)
-    estimates = estimates_of[best.number]
+    setting = KernelSetting(**best.parameters)
+    curves = fit_curves(estimates_of[best.number], bench.dataset.labels[bench.training])
+    compared = heads.fit(setting, curves)
+    rows = np.sort(np.concatenate([bench.training, bench.validation]))
+    heads = _heads_for(bench, pretrained.features, rows)
+    estimates = heads.estimates(setting)
     curves = fit_curves(estimates, bench.dataset.labels[rows])
-    head = heads.fit(KernelSetting(**best.parameters), curves)
+    head = heads.fit(setting, curves)
 
     def predict(rows: NDArray[np.int64]) -> Probabilities:
         return head_probabilities(head, pretrained.features.select(rows))
@@ -136,7 +141,11 @@ def train_frozen(candidate: Candidate, bench: Bench, pretrained: Pretrained, rep
         trained=candidate.trained,
         best=best,
         trials=trials,
-        **bench.assess(rows, curves.probabilities(estimates)),
+        **bench.assess(
+            head_probabilities(compared, pretrained.features.select(bench.validation)),
+            rows,
+            curves.probabilities(estimates),
+        ),
         network=GenreNetwork(pretrained.body, head, bench.backbone.normalisation, frozen=True),
         predict=predict,
         device=str(bench.compute.device),
@@ -146,10 +155,11 @@ def train_frozen(candidate: Candidate, bench: Bench, pretrained: Pretrained, rep
     )
 
 
-def head_of_training_part(bench: Bench, features: FeatureTable, setting: KernelSetting) -> KernelHead:
-    """A head fitted on the training part alone, with out-of-fold curves: the start of fine-tuning."""
-    heads = _heads_for(bench, features, bench.training)
-    curves = fit_curves(heads.estimates(setting), bench.dataset.labels[bench.training])
+def head_for_fine_tuning(bench: Bench, features: FeatureTable, setting: KernelSetting) -> KernelHead:
+    """A head fitted on the rows of gradient steps alone, with out-of-fold curves."""
+    rows = bench.gradient_rows
+    heads = _heads_for(bench, features, rows)
+    curves = fit_curves(heads.estimates(setting), bench.dataset.labels[rows])
     return heads.fit(setting, curves)
 
 

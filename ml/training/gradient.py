@@ -15,7 +15,7 @@ from ml.reporting import Reporter
 from ml.scores.metrics import Probabilities
 from ml.training.bench import Bench
 from ml.training.candidates import Candidate
-from ml.training.fit import Fit, FitTask, Hyperparameters, Schedule, TrainingData, fit, predict_probabilities
+from ml.training.fit import Fit, FitTask, Hyperparameters, Schedule, fit, predict_probabilities
 from ml.training.outcome import NetworkOutcome
 from ml.training.search import SearchPlan, Step, TrialProgress, best_of, search
 
@@ -41,21 +41,20 @@ def train_by_gradient(
 ) -> NetworkOutcome:
     """Search a network's hyperparameters on the training part, and keep the best epoch of all trials.
 
-    Each trial starts with a copy of `fitted_head`, or with a new head of the trial's width and dropout.
+    Epochs and trials are compared on the bench's `selection`, which gradient steps do not use. Each trial starts with a
+    copy of `fitted_head`, or with a new head of the trial's width and dropout.
     """
     start = time.perf_counter()
     config, dataset, compute = bench.config, bench.dataset, bench.compute
     name = body.backbone.name if body.backbone else candidate.name
     features = feature_count(body.make(), dataset.preprocessing.size, name)
     task = FitTask(
-        TrainingData(bench.posters, bench.labels, bench.training, bench.validation, bench.folds),
+        bench.selecting(bench.posters),
         Schedule(config.epochs, config.batch_size, config.seed, flip=True),
         compute,
     )
     fits: dict[int, Fit] = {}
-    progress = TrialProgress(
-        candidate.name, config.trials, config.epochs, len(bench.training) + len(bench.validation), reporter
-    )
+    progress = TrialProgress(candidate.name, config.trials, config.epochs, len(bench.training), reporter)
 
     def new_network(parameters: Hyperparameters) -> GenreNetwork:
         torch.manual_seed(config.seed)  # a trial's random weights must not depend on earlier trials
@@ -109,7 +108,7 @@ def train_by_gradient(
         trained=candidate.trained,
         best=best,
         trials=trials,
-        **bench.assess(bench.validation, predict(bench.validation)),
+        **bench.assess(predict(bench.validation)),
         network=network,
         predict=predict,
         device=str(compute.device),

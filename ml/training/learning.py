@@ -1,6 +1,9 @@
 """Trains all candidate networks and the recipe on one dataset, and chooses a candidate on the validation part."""
 
 import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +16,37 @@ from ml.data.splits import TRAIN, VALIDATION
 from ml.errors import DatasetError
 from ml.networks.backbones import HALF, Backbone
 from ml.reporting import Reporter
+from ml.scores.choice import Choice, Contender, choose
+from ml.scores.metrics import Probabilities
 from ml.training.bench import Bench
 from ml.training.candidates import CANDIDATES, chosen_candidates
 from ml.training.checkpoints import CHECKPOINTS, Checkpoints, NoCheckpoints
 from ml.training.features import Pretrained
 from ml.training.outcome import NetworkOutcome, TrainingOutcome
-from ml.training.recipe import train_half_recipe, train_recipes
+from ml.training.recipe import HALF_RECIPE, RECIPE, TUNED, train_half_recipe, train_recipe
 
 logger = logging.getLogger(__name__)
 
-TRAINING_VERSION = 5
+TRAINING_VERSION = 6
 """Raise this whenever the same data and settings would give other networks than before."""
 _SAMPLES = 16
 
 
-def train_networks(
+@dataclass(frozen=True)
+class Trainings:
+    """The networks to train on one bench: by name, a function that trains the network and returns it on the CPU.
+
+    The functions do not change PyTorch's global random state, and their order does not matter. `pretrained` loads the
+    pretrained backbone once, and returns None if there are no weights.
+    """
+
+    bench: Bench
+    pretrained: Callable[[], Pretrained | None]
+    candidates: Mapping[str, Callable[[], NetworkOutcome]]
+    recipes: Mapping[str, Callable[[], NetworkOutcome]]
+
+
+def plan_trainings(
     dataset: Dataset,
     config: TrainConfig,
     backbone: Backbone,
@@ -35,8 +54,8 @@ def train_networks(
     checkpoints: Checkpoints | NoCheckpoints | None = None,
     *,
     half_recipe: bool = False,
-) -> TrainingOutcome:
-    """Train the candidates and the recipe, and choose the candidate with the highest validation weighted F1.
+) -> Trainings:
+    """Prepare the training of the candidates and the recipe.
 
     Args:
         dataset: needs posters in the training and validation parts.
@@ -47,28 +66,76 @@ def train_networks(
             the result.
         half_recipe: also train the recipe with mean and deviation 0.5, if the backbone was trained with other ones.
 
-    Raises SettingError, WeightsError, TrainingError, and DatasetError if a part is empty.
+    Raises SettingError, WeightsError, and DatasetError if a part is empty. Training raises TrainingError.
     """
     names = chosen_candidates(config, backbone.weights)
     for part in (TRAIN, VALIDATION):
         if not len(dataset.rows(part)):
             raise DatasetError(f"The {part} part has no posters. Add posters of more franchises.")
     bench = Bench(dataset, config, backbone, choose_compute(config.device), checkpoints or NoCheckpoints())
-    device = bench.compute.device
     samples = bench.training[:_SAMPLES]
     reporter.images("posters", dataset.images[samples], [dataset.titles[row] for row in samples])
-    # Training sets seeds. The caller's random state must not change.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        pretrained = Pretrained.load(bench, reporter) if backbone.weights else None
-        networks = tuple(_train(name, bench, pretrained, reporter) for name in names)
-        recipes = train_recipes(bench, pretrained, reporter)
-        if half_recipe and pretrained and backbone.normalisation != HALF:
-            recipes += (train_half_recipe(bench, reporter),)
-    chosen = max(networks, key=lambda network: network.validation.weighted_f1)
-    logger.info("The network '%s' has the highest weighted F1 on the validation part.", chosen.name)
-    for network in (*networks, *recipes):
-        network.network.cpu().eval()
-    return TrainingOutcome(networks, chosen, recipes, bench, pretrained.features if pretrained else None)
+
+    @cache
+    def pretrained() -> Pretrained | None:
+        return Pretrained.load(bench, reporter) if backbone.weights else None
+
+    def isolated(train: Callable[[], NetworkOutcome]) -> Callable[[], NetworkOutcome]:
+        def run() -> NetworkOutcome:
+            device = bench.compute.device
+            # Training sets seeds. The caller's random state must not change.
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                network = train()
+            network.network.cpu().eval()
+            return network
+
+        return run
+
+    def candidate(name: str) -> Callable[[], NetworkOutcome]:
+        return isolated(lambda: _train(name, bench, pretrained(), reporter))
+
+    def recipe(name: str) -> Callable[[], NetworkOutcome]:
+        return isolated(lambda: train_recipe(name, bench, pretrained(), reporter))
+
+    recipes = {name: recipe(name) for name in (RECIPE, TUNED)}
+    if half_recipe and backbone.weights and backbone.normalisation != HALF:
+        recipes[HALF_RECIPE] = isolated(lambda: train_half_recipe(bench, reporter))
+    return Trainings(bench, pretrained, {name: candidate(name) for name in names}, recipes)
+
+
+def train_networks(
+    dataset: Dataset,
+    config: TrainConfig,
+    backbone: Backbone,
+    reporter: Reporter,
+    checkpoints: Checkpoints | NoCheckpoints | None = None,
+) -> TrainingOutcome:
+    """Train the candidates and the recipe (see `plan_trainings`), and choose a candidate on the validation part."""
+    trainings = plan_trainings(dataset, config, backbone, reporter, checkpoints)
+    networks = tuple(train() for train in trainings.candidates.values())
+    recipes = tuple(train() for train in trainings.recipes.values())
+    bench, pretrained = trainings.bench, trainings.pretrained()
+    choice = choose_candidate(
+        bench, {each.name: (each.gradient_weights, each.validation_probabilities) for each in networks}
+    )
+    chosen = next(network for network in networks if network.name == choice.name)
+    features = pretrained.features if pretrained else None
+    return TrainingOutcome(networks, chosen, choice.reason, recipes, bench, features)
+
+
+def choose_candidate(bench: Bench, candidates: Mapping[str, tuple[int, Probabilities]]) -> Choice:
+    """Choose the cheapest candidate within one standard error of the highest weighted F1 (`ml.scores.choice`).
+
+    `candidates` has, by name, the cost and the validation part's probabilities [V, G]. A network's cost is the number
+    of weights that gradient steps train: 0 for a head on a frozen backbone, few for the network from scratch, all of
+    the backbone's for the others. The more weights, the longer each new training takes and the more posters it needs.
+    """
+    contenders = [
+        Contender(name, cost, bench.decisions(probabilities)) for name, (cost, probabilities) in candidates.items()
+    ]
+    choice = choose(contenders, bench.truth, bench.dataset.franchises[bench.validation])
+    logger.info("%s", choice.reason)
+    return choice
 
 
 def checkpoints_of(

@@ -19,7 +19,8 @@ from serving.bundle.model import Served
 class Trial:
     """One trial of a search.
 
-    `number` counts from 1. `validation_weighted_f1` is the trial's score; for a pruned trial, the last one it reported.
+    `number` counts from 1. `validation_weighted_f1` is the trial's score on posters of the training part that it was
+    not trained on; for a pruned trial, the last one it reported. The name is a stored format.
     """
 
     number: int
@@ -51,7 +52,7 @@ class NetworkOutcome:
         backbone: the backbone's name, None for a network without one.
         weights: the file of the backbone's pretrained weights, None for random ones.
         validation: scores on the validation part with cross-fitted thresholds, of `validation_probabilities`
-            (float32 [V, G]).
+            (float32 [V, G]), from a network that was trained and tuned on the training part alone.
         fitted_rows: the dataset's rows that thresholds are fitted on, sorted, [F]. They include the validation part.
         fitted_probabilities: float32 [F, G], from networks that were not trained on these posters.
         thresholds: one per genre, float [G]; `common_threshold` is the best single threshold for all genres.
@@ -83,6 +84,13 @@ class NetworkOutcome:
     images_per_second: float | None
     exported: Exported | None = None
 
+    @property
+    def gradient_weights(self) -> int:
+        """How many weights gradient steps train: 0 for a head that is fitted on a frozen backbone."""
+        if self.trained == "frozen":
+            return 0
+        return sum(weight.numel() for weight in self.network.parameters() if weight.requires_grad)
+
     def as_dict(self) -> dict[str, object]:
         """The network's figures as JSON values."""
         return {
@@ -103,13 +111,14 @@ class NetworkOutcome:
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """All compared networks, the chosen one, and the recipe's networks as a baseline.
+    """All compared networks, the chosen one and the reason, and the recipe's networks as a baseline.
 
     `bench` and `features` (of the pretrained backbone, None if there is none) are what the networks were trained on.
     """
 
     networks: tuple[NetworkOutcome, ...]
     chosen: NetworkOutcome
+    reason: str
     recipes: tuple[NetworkOutcome, ...]
     bench: Bench
     features: FeatureTable | None

@@ -1,12 +1,13 @@
 """The standard recipe, trained beside the candidates as a baseline.
 
 A frozen pretrained backbone (without weights: a small CNN) with a new last layer, Adam and MultiLabelSoftMarginLoss.
-`recipe` uses fixed hyperparameters; `recipe-tuned` searches weight decay and the number of epochs. Both are trained on
-the training part, with thresholds from the validation part. Neither is ever chosen.
+`recipe` uses fixed hyperparameters; `recipe-tuned` searches weight decay and the number of epochs on the bench's
+`selection`, and is then trained with them on the whole training part. Both take thresholds from the validation part.
+Neither is ever chosen.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from ml.compute import one_thread
 from ml.networks.backbones import HALF, Backbone, GenreNetwork, feature_count, scratch_body
-from ml.reporting import Reporter
+from ml.reporting import NullReporter, Reporter
 from ml.scores.metrics import Probabilities
 from ml.training.bench import Bench
 from ml.training.candidates import Range, Trained
@@ -50,12 +51,12 @@ class _Recipe:
     backbone: Backbone | None = None
 
 
-def train_recipes(bench: Bench, pretrained: Pretrained | None, reporter: Reporter) -> tuple[NetworkOutcome, ...]:
-    """Train the recipe and the tuned recipe, on a backbone's own features or without one on posters."""
+def train_recipe(name: str, bench: Bench, pretrained: Pretrained | None, reporter: Reporter) -> NetworkOutcome:
+    """Train the recipe or the tuned recipe, on a backbone's own features or without one on posters."""
     recipe = _from_scratch(bench)
     if pretrained:
         recipe = _on_features(bench, pretrained.plain, pretrained.features.columns(pretrained.plain_count))
-    return tuple(_as_run(name, recipe, bench, reporter) for name in (RECIPE, TUNED))
+    return _as_run(name, recipe, bench, reporter)
 
 
 def train_half_recipe(bench: Bench, reporter: Reporter) -> NetworkOutcome:
@@ -114,39 +115,45 @@ def _train(name: str, recipe: _Recipe, bench: Bench, reporter: Reporter) -> Netw
     only_head = recipe.trained == "frozen"
     # A head is so small that neither bfloat16 nor a second thread would save time.
     compute = replace(bench.compute, bf16=False) if only_head else bench.compute
-    task = FitTask(
-        TrainingData(recipe.inputs, bench.labels, bench.training, bench.validation, bench.folds),
-        Schedule(epochs, BATCH_SIZE, seed, flip=False, rate="constant", keep="best" if tuned else "last"),
-        compute,
-    )
-    fits: dict[int, Fit] = {}
-    progress = TrialProgress(name, trial_count, epochs, len(bench.training) + len(bench.validation), reporter)
+    schedule = Schedule(epochs, BATCH_SIZE, seed, flip=False, rate="constant", keep="last")
+    whole = TrainingData(recipe.inputs, bench.labels, bench.training, bench.validation, bench.folds)
+    images = len(bench.training) + (0 if tuned else len(bench.validation))
+    progress = TrialProgress(name, trial_count + tuned, epochs, images, reporter)
 
     def new_model() -> nn.Module:
         torch.manual_seed(seed)
         return recipe.new_model().to(compute.device)
 
-    def attempt(number: int, parameters: dict[str, float], trial_reporter: Reporter, step: Step) -> float:
+    def train(number: int, parameters: Mapping[str, float], task: FitTask, trial_reporter: Reporter) -> Fit:
         progress.begin_trial(number)
         slot = bench.checkpoints.slot(f"{name}-trial-{number}")
         with one_thread() if only_head else nullcontext():
-            hyperparameters = Hyperparameters.of({**FIXED, **parameters})
-            fits[number] = fit(
-                *(new_model(), hyperparameters, task, trial_reporter, slot),
+            return fit(
+                *(new_model(), Hyperparameters.of({**FIXED, **parameters}), task, trial_reporter, slot),
                 on_epoch=lambda epoch, score: progress.end_epoch(epoch),
                 on_batch=progress.add,
             )
-        return fits[number].validation_weighted_f1
 
     if tuned:
+        selecting = FitTask(bench.selecting(recipe.inputs), replace(schedule, keep="best"), compute)
+        epochs_of: dict[int, int] = {}
+
+        def attempt(number: int, parameters: dict[str, float], trial_reporter: Reporter, step: Step) -> float:
+            tried = train(number, parameters, selecting, trial_reporter)
+            epochs_of[number] = tried.kept_epoch
+            return tried.validation_weighted_f1
+
         trials = search(SearchPlan(name, _TUNED_SPACE, _TUNED_FIRST, trial_count, seed), attempt, reporter)
+        best = best_of(trials)
+        task = FitTask(whole, replace(schedule, epochs=epochs_of[best.number]), compute)
+        kept = train(trial_count + 1, best.parameters, task, NullReporter())
     else:
         with reporter.run("trial-1", FIXED) as trial_reporter:
-            score = attempt(1, {}, trial_reporter, lambda epoch, score: None)
-        trials = (Trial(1, {"weight_decay": FIXED["weight_decay"]}, score, time.perf_counter() - start),)
+            kept = train(1, {}, FitTask(whole, schedule, compute), trial_reporter)
+        parameters = {"weight_decay": FIXED["weight_decay"]}
+        best = Trial(1, parameters, kept.validation_weighted_f1, time.perf_counter() - start)
+        trials = (best,)
     progress.end()
-    best = best_of(trials)
-    kept = fits[best.number]
     model = new_model()
     model.load_state_dict(kept.state)
     network = recipe.network(model.eval())
@@ -162,7 +169,7 @@ def _train(name: str, recipe: _Recipe, bench: Bench, reporter: Reporter) -> Netw
         trained=recipe.trained,
         best=replace(best, parameters={**best.parameters, "epochs": kept.kept_epoch}),
         trials=trials,
-        **bench.assess(bench.validation, predict(bench.validation)),
+        **bench.assess(predict(bench.validation)),
         network=network,
         predict=predict,
         device=str(compute.device),

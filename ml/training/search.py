@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ml.errors import TrainingError, needs_package
 from ml.reporting import Reporter
+from ml.training.bench import SELECTION
 from ml.training.candidates import Range, SearchSpace
 from ml.training.outcome import Trial
 
@@ -53,7 +54,7 @@ class TrialProgress:
     """
 
     def __init__(self, name: str, trials: int, epochs: int, images: int, reporter: Reporter) -> None:
-        """`images` is the number of images per epoch, of both parts."""
+        """`images` is the number of images per epoch, those that only score it included."""
         self._what, self._reporter = f"training {name}", reporter
         self._trials, self._epochs, self._images = trials, epochs, images
         self._trial = self._done = 0
@@ -122,7 +123,7 @@ def search(plan: SearchPlan, attempt: Attempt, reporter: Reporter) -> tuple[Tria
                 failures.append(error)
                 raise
             done.append(Trial(number, parameters, score, time.perf_counter() - start, pruned))
-            trial_reporter.hparams(parameters, {"validation/best_weighted_f1": score})
+            trial_reporter.hparams(parameters, {f"{SELECTION}/best_weighted_f1": score})
         # Raised outside of the run, which would otherwise be marked as failed.
         if pruned:
             raise optuna.TrialPruned

@@ -23,7 +23,7 @@ from ml.training.bench import Bench
 from ml.training.candidates import CANDIDATES, FINE_TUNED, FROZEN, WHOLE
 from ml.training.checkpoints import NoCheckpoints
 from ml.training.features import Pretrained
-from ml.training.frozen import KERNEL_FIRST, head_of_training_part, head_probabilities, train_frozen
+from ml.training.frozen import KERNEL_FIRST, head_for_fine_tuning, head_probabilities, train_frozen
 
 BACKBONE = "squeezenet1_1"
 FINE_TUNED_EPOCHS = 3
@@ -127,7 +127,7 @@ def frozen_to(enough: float, real: RealPosters, workspace: Path, size: int, comp
     begun = time.perf_counter()
     score, heads = 0.0, 0
     for setting in SETTINGS:
-        score = max(score, head_score(bench, features, head_of_training_part(bench, features, setting)))
+        score = max(score, head_score(bench, features, head_for_fine_tuning(bench, features, setting)))
         heads += 1
         if score >= enough:
             break
@@ -231,7 +231,7 @@ def plain_curve(bench: Bench) -> Curve:
 def lp_ft_curve(bench: Bench) -> Curve:
     curve = Curve()
     pretrained = Pretrained.load(bench, NullReporter())
-    head = head_of_training_part(bench, pretrained.features, KERNEL_FIRST)
+    head = head_for_fine_tuning(bench, pretrained.features, KERNEL_FIRST)
     curve.add(0, head_score(bench, pretrained.features, head))
     candidate = CANDIDATES[FINE_TUNED]
     candidate.train(candidate, bench, pretrained, curve)

@@ -43,7 +43,7 @@ def _train(trial: Reporter) -> None:
     for epoch in (1, 2, 3):
         trial.scalars({"train/loss": 1 / epoch, "validation/loss": 2 / epoch, "learning_rate": 0.1}, epoch)
     trial.hparams(
-        {"learning_rate": 0.1, "hidden": 0, "weights": None, "folds": (1, 2)}, {"validation/best_weighted_f1": 0.5}
+        {"learning_rate": 0.1, "hidden": 0, "weights": None, "folds": (1, 2)}, {"selection/best_weighted_f1": 0.5}
     )
 
 
@@ -69,7 +69,7 @@ def test_tensorboard_reporter_defines_the_charts_once(board: Path) -> None:
     event = _events(board).Tensors("custom_scalars__config__")[0]
     layout = Layout.FromString(event.tensor_proto.string_val[0])
     charts = {chart.title: list(chart.multiline.tag) for chart in layout.category[0].chart}
-    assert charts["loss"] == ["train/loss", "validation/loss"]
+    assert charts["loss"] == ["train/loss", "selection/loss", "validation/loss"]
 
 
 def test_tensorboard_reporter_shows_posters_with_captions_as_one_picture(board: Path) -> None:
@@ -86,7 +86,7 @@ def test_tensorboard_reporter_records_hyperparameters_in_the_run_of_the_trial(bo
     start = metadata.parse_session_start_info_plugin_data(content)
     assert start.hparams["learning_rate"].number_value == 0.1
     assert start.hparams["folds"].string_value == "(1, 2)"
-    assert events.Scalars("validation/best_weighted_f1")[0].value == 0.5
+    assert events.Scalars("selection/best_weighted_f1")[0].value == 0.5
 
 
 def _runs(folder: Path) -> dict[str, dict[str, list[str]]]:

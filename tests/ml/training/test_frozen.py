@@ -11,13 +11,14 @@ from ml.data.dataset import Dataset
 from ml.data.feature_table import FeatureTable
 from ml.errors import TrainingError
 from ml.networks.backbones import Backbone, scratch_body
-from ml.networks.kernel import KernelRidge, fit_space
+from ml.networks.kernel import KernelRidge, KernelSetting, fit_curves, fit_space
 from ml.reporting import NullReporter
+from ml.scores.thresholds import fit_thresholds
 from ml.training.bench import Bench
 from ml.training.candidates import CANDIDATES, FROZEN, Range
 from ml.training.checkpoints import NoCheckpoints
 from ml.training.features import Pretrained
-from ml.training.frozen import KERNEL_FIRST, OutOfFoldHeads, head_of_training_part, train_frozen
+from ml.training.frozen import KERNEL_FIRST, OutOfFoldHeads, head_for_fine_tuning, train_frozen
 from ml.training.outcome import NetworkOutcome
 
 pytestmark = pytest.mark.train
@@ -65,7 +66,9 @@ def test_out_of_fold_heads_estimates_each_fold_with_a_head_of_the_others(bench: 
         assert np.allclose(estimates[inside], expected, atol=1e-6)
 
 
-def test_train_frozen_fits_on_train_and_validation_and_scores_out_of_fold(bench: Bench, pretrained: Pretrained) -> None:
+def test_train_frozen_scores_a_head_of_train_and_serves_one_of_train_and_validation(
+    bench: Bench, pretrained: Pretrained
+) -> None:
     outcome = train(bench, pretrained)
     assert (outcome.name, outcome.trained, len(outcome.trials)) == ("frozen", "frozen", bench.config.trials)
     assert outcome.trials[0].parameters == vars(KERNEL_FIRST)
@@ -74,7 +77,23 @@ def test_train_frozen_fits_on_train_and_validation_and_scores_out_of_fold(bench:
         assert all(limits.low <= trial.parameters[name] <= limits.high for trial in outcome.trials)
     assert outcome.validation_probabilities.shape == (len(bench.validation), 3)
     assert outcome.validation == bench.score(outcome.validation_probabilities)
-    # The final head was fitted on the validation part; the scored probabilities were not.
+    labels, space = bench.dataset.labels, fit_space(pretrained.features.select(bench.training), 0)
+    heads = OutOfFoldHeads(
+        pretrained.features.select(bench.training),
+        labels[bench.training],
+        bench.dataset.franchises[bench.training],
+        bench.config.seed,
+    )
+    setting = KernelSetting(**outcome.best.parameters)
+    assert outcome.best.validation_weighted_f1 == heads.score(heads.estimates(setting))
+    ridge = KernelRidge(space, torch.from_numpy(labels).float()[bench.training], setting.width, 0)
+    estimates = ridge.estimate(space.project(pretrained.features.select(bench.validation)), setting.ridge)
+    curves = fit_curves(heads.estimates(setting), labels[bench.training])
+    assert np.allclose(outcome.validation_probabilities, curves.probabilities(estimates), atol=1e-5)
+    both = np.sort(np.concatenate([bench.training, bench.validation]))
+    assert np.array_equal(outcome.fitted_rows, both)
+    assert np.array_equal(outcome.thresholds, fit_thresholds(outcome.fitted_probabilities, labels[both]))
+    # The served head was fitted on the validation part; the scored probabilities were not.
     fitted = outcome.predict(bench.validation)
     assert np.abs(fitted - bench.truth).mean() < np.abs(outcome.validation_probabilities - bench.truth).mean()
     assert np.allclose(fitted, outcome.predict(bench.validation[::-1].copy())[::-1], atol=1e-6)
@@ -92,10 +111,13 @@ def test_train_frozen_ignores_labels_and_features_of_the_test_part(bench: Bench,
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_head_of_training_part_ignores_the_validation_part(bench: Bench, pretrained: Pretrained) -> None:
+def test_head_for_fine_tuning_ignores_posters_that_gradient_steps_do_not_use(
+    bench: Bench, pretrained: Pretrained
+) -> None:
+    others = np.concatenate([bench.validation, bench.selection])
     one, two = (
-        head_of_training_part(bench, given.features, KERNEL_FIRST).state_dict()
-        for given in (pretrained, changed(pretrained, bench.validation, 77.0))
+        head_for_fine_tuning(bench, given.features, KERNEL_FIRST).state_dict()
+        for given in (pretrained, changed(pretrained, others, 77.0))
     )
     assert all(torch.equal(one[name], two[name]) for name in one)
 

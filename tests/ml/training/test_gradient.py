@@ -46,6 +46,19 @@ def test_gradient_training_keeps_the_best_trial_and_predicts_what_was_scored(ben
     assert outcome.images_per_second is not None and outcome.images_per_second > 0
 
 
+def test_selection_is_a_fifth_of_the_training_part_by_franchise(bench: Bench) -> None:
+    dataset = bench.dataset
+    franchises = np.array([f"series {row // 3}" for row in range(len(dataset.ids))])
+    grouped = replace(bench, dataset=replace(dataset, franchises=franchises))
+    assert np.array_equal(np.sort([*grouped.selection, *grouped.gradient_rows]), bench.training)
+    assert not set(franchises[grouped.selection]) & set(franchises[grouped.gradient_rows])
+    assert len(grouped.selection) / len(bench.training) == pytest.approx(0.2, abs=0.05)
+    assert np.array_equal(grouped.selection, replace(grouped).selection)
+    single = replace(bench, dataset=replace(dataset, franchises=np.full(len(dataset.ids), "one")))
+    with pytest.raises(TrainingError, match="The train part has posters of only one franchise"):
+        train(single)
+
+
 def test_gradient_trial_does_not_depend_on_earlier_trials_or_the_random_state(bench: Bench) -> None:
     torch.manual_seed(1)
     two = train(bench)

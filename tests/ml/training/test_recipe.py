@@ -14,7 +14,7 @@ from ml.training.bench import Bench
 from ml.training.checkpoints import NoCheckpoints
 from ml.training.features import Pretrained
 from ml.training.outcome import TrainingOutcome
-from ml.training.recipe import EPOCHS, RECIPE, TUNED, train_recipes
+from ml.training.recipe import EPOCHS, RECIPE, TUNED, train_recipe
 
 pytestmark = pytest.mark.train
 
@@ -59,11 +59,10 @@ def test_recipe_uses_only_the_features_of_the_plain_backbone(bench: Bench) -> No
     other[:, 6:] = 1e6
     with torch.random.fork_rng(devices=[]):
         one, two = (
-            train_recipes(
-                bench,
-                Pretrained(body, body, 6, FeatureTable(given.numpy()), None),
-                NullReporter(),
-            )
+            [
+                train_recipe(name, bench, Pretrained(body, body, 6, FeatureTable(given.numpy()), None), NullReporter())
+                for name in (RECIPE, TUNED)
+            ]
             for given in (values, other)
         )
     for before, after in zip(one, two, strict=True):
@@ -72,7 +71,7 @@ def test_recipe_uses_only_the_features_of_the_plain_backbone(bench: Bench) -> No
 
 def test_recipe_without_a_backbone_is_a_small_network(bench: Bench) -> None:
     with torch.random.fork_rng(devices=[]):
-        recipe, tuned = train_recipes(bench, None, NullReporter())
+        recipe, tuned = (train_recipe(name, bench, None, NullReporter()) for name in (RECIPE, TUNED))
     for each in (recipe, tuned):
         assert (each.trained, each.backbone, each.weights) == ("whole", None, None)
         with torch.no_grad():

@@ -89,7 +89,7 @@ def test_search_reports_trials_as_nested_runs_with_settings_and_final_metrics() 
     runs = Runs()
     done = search(replace(PLAN, trials=2), near, runs)
     assert runs.runs == {"trial-1": done[0].parameters, "trial-2": done[1].parameters}
-    assert runs.figures == [{"validation/best_weighted_f1": trial.validation_weighted_f1} for trial in done]
+    assert runs.figures == [{"selection/best_weighted_f1": trial.validation_weighted_f1} for trial in done]
 
 
 def test_search_skips_a_trial_that_diverges(caplog: pytest.LogCaptureFixture) -> None:
