@@ -54,13 +54,23 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneStac
     return OneStack(config, log)
 
 
+def _command_of(process: psutil.Process) -> str:
+    """The command of a running process, or "" if it has ended; a parent may not have waited for it yet."""
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return ""
+        return " ".join(process.cmdline()) or process.name()
+    except psutil.NoSuchProcess:  # includes ZombieProcess
+        return ""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     """Fail if the tests leave a process, a listening port or a file in the repository behind."""
     before = {*ROOT.iterdir()}
     yield
     process = psutil.Process()
-    left = [" ".join(child.cmdline()) or child.name() for child in process.children(recursive=True)]
+    left = [command for child in process.children(recursive=True) if (command := _command_of(child))]
     # Python's own helper for shared memory lives as long as the process that uses it.
     left = [command for command in left if "multiprocessing.resource_tracker" not in command]
     left += [f"port {each.laddr.port}" for each in process.net_connections("inet") if each.status == "LISTEN"]

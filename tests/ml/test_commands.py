@@ -264,6 +264,32 @@ def test_predict_prints_each_batch_at_once_and_loses_none_at_ctrl_c(tmp_path: Pa
         assert process.stderr.read() == "Stopped.\n"
 
 
+INTERRUPTED = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                if name == "onnxruntime":
+                    raise ImportError("initialization failed")  # as extension modules do
+                raise
+
+sys.meta_path.insert(0, Finder())
+from ml.__main__ import main
+sys.exit(main(["predict", sys.argv[2], "a.jpg"]))
+"""
+
+
+@pytest.mark.parametrize("module", ["ml.commands", "onnxruntime"])
+def test_ctrl_c_during_an_import_gives_130_without_a_traceback(module: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, module, str(write_bundle(tmp_path / "bundle"))]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (130, "", "Stopped.\n")
+
+
 def test_help_lists_every_setting_with_its_description(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -240,7 +240,9 @@ def test_id_token_failure_is_explained_and_retried(
     assert private_function.headers == []
     google.status, google.delay = 200, 0.0
     predict(private_function.url, b"bytes", 5)
-    assert sent_tokens(private_function) == google.given[-1:]
+    # A slow first response may be given after the one that was used; the page no longer waited for it.
+    (sent,) = sent_tokens(private_function)
+    assert sent in google.given
 
 
 def test_public_function_needs_no_identity(https_function: Any) -> None:
