@@ -19,7 +19,7 @@ from ml.data.splits import SUSPECT, TEST, VALIDATION
 from ml.data.table_rows import TableOptions
 from ml.data.user_table import POSSIBLE_SIBLING, Table, draw_parts, read_table
 from ml.errors import DatasetError
-from ml.evaluation.comparison import Comparison, compare
+from ml.evaluation.comparison import Comparison, compare, comparison_checkpoints
 from ml.evaluation.judge import Evaluation, judge
 from ml.evaluation.model_report import model_report
 from ml.export.bundle_writer import check_packages
@@ -173,7 +173,8 @@ def compare_on_table(job: TableJob, output: Path | None, reporting: AbstractCont
 
     The ids of the rows that are left out are in a CSV file beside it.
 
-    Folds take the place of the table's parts, so genres need no minimum number of posters per part. Raises MLError.
+    Folds take the place of the table's parts, so genres need no minimum number of posters per part. A comparison that
+    was killed resumes if it is repeated with the same table, settings and workspace. Raises MLError.
     """
     if output is not None and output.is_dir():
         raise DatasetError(f"{output} is a folder. Give the name of a file for the figures.")
@@ -184,10 +185,14 @@ def compare_on_table(job: TableJob, output: Path | None, reporting: AbstractCont
         backbone,
         reporter,
     ):
-        comparison = compare(dataset, job.train, backbone, reporter)
+        remove_old_checkpoints(job.workspace / CHECKPOINTS)
+        checkpoints = comparison_checkpoints(job.workspace, dataset, job.train, backbone)
+        with checkpoints.held():
+            comparison = compare(dataset, job.train, backbone, reporter, checkpoints)
     if output is not None:
         _write_json(output, {"rows": _row_counts(table, dataset), **comparison.as_dict()})
         _write_csv(output.with_name(f"{output.stem}-{LEFT_OUT}"), _left_out(table, dataset))
+    checkpoints.clear()
     return comparison
 
 

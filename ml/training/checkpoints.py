@@ -135,7 +135,7 @@ class Checkpoints:
         except Timeout:
             raise TrainingError(
                 f"Another process trains with the checkpoints in {self._folder}. Wait until it ends, or use another "
-                "output folder."
+                "output folder or workspace."
             ) from None
         with lock:
             yield

@@ -183,13 +183,45 @@ def test_train_refuses_an_output_that_another_process_writes(
 
 
 @pytest.mark.train
-def test_compare_writes_its_figures(
-    table: Path, posters: list[Poster], weights_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_compare_writes_its_figures_and_resumes_after_it_was_killed(
+    table: Path,
+    posters: list[Poster],
+    weights_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     output = tmp_path / "figures" / "comparison.json"
-    more = ["--weights", str(weights_file), "--candidates", "frozen"]
+    more = ["--weights", str(weights_file), "--candidates", "scratch,frozen"]
     _, *options = arguments(table, posters, tmp_path / "bundle", *more)
     assert main(["compare", *options, "--output", str(output)]) == 0
+    capsys.readouterr()
+    uninterrupted = output.read_bytes()
+    checkpoints = tmp_path / "workspace" / "checkpoints"
+    assert not list(checkpoints.iterdir())
+    output.unlink()
+
+    command = [sys.executable, "-m", "ml", "compare", *options, "--output", str(output)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not list(checkpoints.glob("compare-*/fold-2-scratch.pt")) and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    assert not output.exists()
+    finished = {file.stem for file in checkpoints.glob("compare-*/*.pt")}
+    assert {"fold-1-scratch", "fold-1-frozen", "fold-1-recipe-tuned", "fold-2-scratch"} <= finished
+    assert "fold-3-scratch" not in finished
+
+    caplog.clear()
+    assert main(["compare", *options, "--output", str(output)]) == 0
+    restored = re.findall(r"The results of '(\S+)' in (\S+) are restored from a checkpoint", caplog.text)
+    assert {f"{fold}-{network}" for network, fold in restored} == finished
+    trained = re.findall(r"(scratch|frozen): weighted F1 \S+ on validation", caplog.text)
+    assert len(trained) == 10 - len([network for network, _ in restored if network in ("scratch", "frozen")])
+    assert output.read_bytes() == uninterrupted
+    assert not list(checkpoints.iterdir())
+
     figures = json.loads(output.read_text())
     assert (figures["posters"], figures["rows"]["read"], figures["rows"]["left_out"]) == (120, 120, {})
     assert output.with_name("comparison-left_out.csv").read_text() == "id,reason\n"
