@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -119,6 +120,12 @@ def stand_in(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield running
 
 
+@pytest.fixture(scope="module")
+def deployed(stand_in: StandIn) -> Revision:
+    """A revision of the service "whole", whose start takes more than a second."""
+    return stand_in.deploy("whole", BUNDLE="one")
+
+
 def have_exited(processes: list[psutil.Process], timeout_seconds: float) -> bool:
     """Whether all processes exit in time. Zombies have exited; only their parent has not noticed."""
     deadline = time.monotonic() + timeout_seconds
@@ -129,8 +136,8 @@ def have_exited(processes: list[psutil.Process], timeout_seconds: float) -> bool
     return False
 
 
-def test_proxy_forwards_whole_requests_and_responses(stand_in: StandIn) -> None:
-    url = stand_in.deploy("whole", BUNDLE="one").url
+def test_proxy_forwards_whole_requests_and_responses(deployed: Revision) -> None:
+    url = deployed.url
     response = requests.post(f"{url}/a%20b/c?d=1&e=%2F", data="grüße".encode(), headers={"X-Test": "kept"}, timeout=30)
     assert response.json() == {
         "bundle": "one",
@@ -143,21 +150,6 @@ def test_proxy_forwards_whole_requests_and_responses(stand_in: StandIn) -> None:
     chunked = requests.post(str(url), data=iter([b"in ", b"pieces"]), timeout=30)
     assert chunked.json()["body"] == "in pieces"
     assert requests.head(str(url), timeout=30).status_code == 200
-
-
-def test_traffic_is_split_by_percent(stand_in: StandIn) -> None:
-    first = stand_in.deploy("shared", BUNDLE="one")
-    second = stand_in.deploy("shared", BUNDLE="two")
-    service = f"{PARENT}/services/shared"
-    kind = "TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION"
-    traffic = [
-        {"type": kind, "revision": first.name, "percent": 70},
-        {"type": kind, "revision": second.name, "percent": 30},
-    ]
-    assert stand_in.request("PATCH", f"{service}?updateMask=traffic", {"traffic": traffic}).status_code == 200
-    url = stand_in.request("GET", service).json()["uri"]
-    served = Counter(requests.get(url, timeout=30).json()["bundle"] for _ in range(150))
-    assert 15 < served["two"] < 80 < served["one"]
 
 
 @pytest.mark.parametrize(
@@ -198,8 +190,8 @@ def test_request_without_the_token_is_refused_and_does_nothing(
     assert not images.exists() or "foreign" not in images.read_text()
 
 
+@pytest.mark.usefixtures("deployed")
 def test_revision_does_not_get_the_token(stand_in: StandIn) -> None:
-    stand_in.deploy("tokenless", BUNDLE="one")
     environments = [child.environ() for child in stand_in.process.children()]
     assert environments and [each for each in environments if TOKEN in each.values()] == []
 
@@ -211,9 +203,9 @@ def test_client_without_the_token_is_told_which_setting_has_it(stand_in: StandIn
             client.live("any")
 
 
+@pytest.mark.usefixtures("deployed")
 def test_invalid_update_changes_nothing(stand_in: StandIn) -> None:
-    stand_in.deploy("firm", BUNDLE="one")
-    address = f"{PARENT}/services/firm"
+    address = f"{PARENT}/services/whole"
     before = stand_in.request("GET", address).json()
     half = {"traffic": [{"type": "TRAFFIC_TARGET_ALLOCATION_TYPE_LATEST", "percent": 50}]}
     outdated = {"etag": "outdated", "traffic": before["traffic"]}
@@ -226,21 +218,37 @@ def test_invalid_update_changes_nothing(stand_in: StandIn) -> None:
     assert stand_in.request("GET", address).json() == before
 
 
+@pytest.mark.usefixtures("deployed")
 def test_services_are_listed_by_location(stand_in: StandIn) -> None:
-    stand_in.deploy("listed", BUNDLE="one")
     names = [item["name"] for item in stand_in.request("GET", f"{PARENT}/services").json()["services"]]
-    assert "projects/test-project/locations/test-region/services/listed" in names
+    assert "projects/test-project/locations/test-region/services/whole" in names
     elsewhere = stand_in.request("GET", f"{PARENT}-2/services").json()
     assert elsewhere == {"services": []}
 
 
-def test_revision_process_that_died_is_restarted(stand_in: StandIn) -> None:
-    url = stand_in.deploy("phoenix", BUNDLE="one").url
+def test_revision_process_that_died_is_restarted(deployed: Revision) -> None:
+    url = deployed.url
     assert requests.get(f"{url}/die", timeout=30).status_code == 503
     assert requests.get(str(url), timeout=30).json()["bundle"] == "one"
 
 
-def test_revisions_without_traffic_or_tag_are_stopped(start: Start, tmp_path: Path) -> None:
+def test_traffic_is_split_by_percent(stand_in: StandIn, deployed: Revision) -> None:
+    second = stand_in.deploy("whole", BUNDLE="two")
+    service = f"{PARENT}/services/whole"
+    kind = "TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION"
+    traffic = [
+        {"type": kind, "revision": deployed.name, "percent": 70},
+        {"type": kind, "revision": second.name, "percent": 30},
+    ]
+    assert stand_in.request("PATCH", f"{service}?updateMask=traffic", {"traffic": traffic}).status_code == 200
+    url = stand_in.request("GET", service).json()["uri"]
+    served = Counter(requests.get(url, timeout=30).json()["bundle"] for _ in range(150))
+    assert 15 < served["two"] < 80 < served["one"]
+
+
+def test_revisions_without_traffic_or_tag_are_stopped_and_a_restart_restores_the_others_at_their_addresses(
+    start: Start, tmp_path: Path
+) -> None:
     def running() -> set[str]:
         return {
             item.environ()["K_REVISION"]
@@ -249,21 +257,16 @@ def test_revisions_without_traffic_or_tag_are_stopped(start: Start, tmp_path: Pa
         }
 
     with start(tmp_path / "state") as stand_in:
-        first = stand_in.deploy("lean", BUNDLE="one")
-        second = stand_in.deploy("lean", BUNDLE="two")
+        first = stand_in.deploy("lasting", BUNDLE="one")
+        second = stand_in.deploy("lasting", BUNDLE="two")
         assert running() == {first.name, second.name}
         [old] = [item for item in stand_in.process.children() if item.environ()["K_REVISION"] == first.name]
-        stand_in.client.send_traffic("lean", second.name)
+        stand_in.client.send_traffic("lasting", second.name)
         assert have_exited([old], timeout_seconds=15)
         assert running() == {second.name}
-        stand_in.client.send_traffic("lean", first.name)
+        live = stand_in.client.send_traffic("lasting", first.name)
         assert first.name in running()
-
-
-def test_restart_restores_services_at_the_same_addresses(start: Start, tmp_path: Path) -> None:
-    with start(tmp_path / "state") as stand_in:
-        live = stand_in.client.send_traffic("lasting", stand_in.deploy("lasting", BUNDLE="one").name)
-        candidate = stand_in.deploy("lasting", BUNDLE="two")
+        candidate = stand_in.deploy("lasting", BUNDLE="three")
         revisions = stand_in.client.revisions("lasting")
     with pytest.raises(requests.ConnectionError):
         requests.get(str(live.url))
@@ -271,29 +274,31 @@ def test_restart_restores_services_at_the_same_addresses(start: Start, tmp_path:
         assert stand_in.client.live("lasting") == live
         assert stand_in.client.revisions("lasting") == revisions
         assert requests.get(str(live.url), timeout=30).json()["bundle"] == "one"
-        assert requests.get(str(candidate.url), timeout=30).json()["bundle"] == "two"
+        assert requests.get(str(candidate.url), timeout=30).json()["bundle"] == "three"
         assert stand_in.client.send_traffic("lasting", candidate.name).url == live.url
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_service_whose_file_is_damaged_is_gone_and_can_be_deployed_again(
-    damage: Callable[[Path], None], start: Start, tmp_path: Path
-) -> None:
+def test_service_whose_file_is_damaged_is_gone_and_can_be_deployed_again(start: Start, tmp_path: Path) -> None:
     state = tmp_path / "state"
     with start(state) as stand_in:
         stand_in.client.send_traffic("lasting", stand_in.deploy("lasting", BUNDLE="one").name)
-    (main,) = state.glob("images/*/main.py")
-    if damage is flip_bit:  # in the JSON, nobody may miss one bit
-        (state / "services" / "lasting.json").unlink()
-    else:
-        damage(state / "services" / "lasting.json")
-        damage(state / "images.json")
-    damage(main)
-    with start(state) as stand_in:
-        assert stand_in.client.live("lasting") is None
-        live = stand_in.client.send_traffic("lasting", stand_in.deploy("lasting", BUNDLE="two").name)
-        assert requests.get(str(live.url), timeout=30).json()["bundle"] == "two"
-        assert damage is flip_bit or f"{state / 'services' / 'lasting.json'} is damaged" in stand_in.log.read_text()
+    whole = shutil.copytree(state, tmp_path / "whole")
+    for damage in DAMAGES:
+        shutil.rmtree(state)
+        shutil.copytree(whole, state)
+        (main,) = state.glob("images/*/main.py")
+        if damage is flip_bit:  # in the JSON, nobody may miss one bit
+            (state / "services" / "lasting.json").unlink()
+        else:
+            damage(state / "services" / "lasting.json")
+            damage(state / "images.json")
+        damage(main)
+        with start(state) as stand_in:
+            assert stand_in.client.live("lasting") is None
+            live = stand_in.client.send_traffic("lasting", stand_in.deploy("lasting", BUNDLE="two").name)
+            assert requests.get(str(live.url), timeout=30).json()["bundle"] == "two"
+            log = stand_in.log.read_text()
+            assert damage is flip_bit or f"{state / 'services' / 'lasting.json'} is damaged" in log
 
 
 def test_revisions_write_nothing_to_the_home_folder(
@@ -316,11 +321,13 @@ def test_revisions_write_nothing_to_the_home_folder(
     assert not list(home.rglob("*"))
 
 
-def test_interrupt_stops_a_service_with_a_given_port(start: Start, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def test_port_of_a_service_says_how_to_train_then_serves_and_is_free_after_an_interrupt(
+    start: Start, tmp_path: Path
+) -> None:
+    port = free_port()
     with start(tmp_path / "state", "--service-port", f"placed={port}") as stand_in:
+        response = requests.get(f"http://127.0.0.1:{port}/model")
+        assert (response.status_code, "No model has been trained yet" in response.text) == (404, True)
         stand_in.deploy("placed", BUNDLE="one")
         assert requests.get(f"http://127.0.0.1:{port}", timeout=30).json()["bundle"] == "one"
         processes = stand_in.processes()
@@ -328,15 +335,6 @@ def test_interrupt_stops_a_service_with_a_given_port(start: Start, tmp_path: Pat
         stand_in.process.send_signal(signal.SIGINT)
         assert have_exited(processes, timeout_seconds=15)
     assert stand_in.log.read_text() == ""
-
-
-def test_port_of_a_service_says_how_to_train_until_the_service_is_created(start: Start, tmp_path: Path) -> None:
-    port = free_port()
-    with start(tmp_path / "state", "--service-port", f"placed={port}") as stand_in:
-        response = requests.get(f"http://127.0.0.1:{port}/model")
-        assert (response.status_code, "No model has been trained yet" in response.text) == (404, True)
-        stand_in.deploy("placed", BUNDLE="one")
-        assert requests.get(f"http://127.0.0.1:{port}").ok
     with start(tmp_path / "state", "--service-port", f"placed={port}"):
         assert requests.get(f"http://127.0.0.1:{port}").ok
 
