@@ -61,10 +61,10 @@ def write(folder: Path, files: dict[str, bytes]) -> str:
     return sha256_of(data)
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    """MLflow in sqlite."""
-    yield Registry(Settings(workspace=tmp_path))
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """MLflow in sqlite, whose tables take seconds to create."""
+    yield Registry(Settings(workspace=tmp_path_factory.mktemp("registry")))
     mlflow.set_tracking_uri(None)
 
 

@@ -26,8 +26,8 @@ from tests.storage import damage, delete, new_bucket, storage_emulator
 
 pytestmark = pytest.mark.stack
 
-CONFIG = PreprocessConfig(image_size=32, min_posters=10, min_posters_per_part=2)
-TITLES = 60
+CONFIG = PreprocessConfig(image_size=32, min_posters=6, min_posters_per_part=1)
+TITLES = 36
 
 
 def drawn(number: int) -> bytes:
@@ -73,7 +73,7 @@ def storage_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def bucket(storage_url: str, tmp_path: Path) -> Bucket:
-    """A new bucket with the posters of 60 titles, each in its own franchise."""
+    """A new bucket with the posters of 36 titles, each in its own franchise."""
     bucket = Bucket(new_bucket(storage_url, tmp_path))
     for number in range(TITLES):
         bucket.add(number + 1, drawn(number))
@@ -88,7 +88,7 @@ def test_dataset_is_built_once_and_has_the_pixels_of_its_posters(bucket: Bucket,
     dataset, is_new = bucket.dataset(tmp_path)
     assert is_new
     assert len(dataset.ids) == TITLES
-    for row in (0, 20, 59):
+    for row in (0, 20, TITLES - 1):
         poster = bucket.store.read(poster_key(dataset.ids[row]))
         assert np.array_equal(dataset.images[row], decode(poster, 32))
     again, is_new = bucket.dataset(tmp_path)
@@ -98,7 +98,7 @@ def test_dataset_is_built_once_and_has_the_pixels_of_its_posters(bucket: Bucket,
 
 def test_dataset_is_decoded_from_the_posters_on_an_empty_worker(bucket: Bucket, tmp_path: Path) -> None:
     dataset, _ = bucket.dataset(tmp_path / "first")
-    bucket.add(61, drawn(60))
+    bucket.add(TITLES + 1, drawn(TITLES))
     bucket.dataset(tmp_path / "first")
     fetched = fetch_dataset(bucket.store, tmp_path / "second", dataset.key)
     assert np.array_equal(fetched.images[:], dataset.images[:])
@@ -120,11 +120,11 @@ def test_dataset_decodes_only_new_and_changed_posters(bucket: Bucket, tmp_path: 
     bucket.dataset(tmp_path)
     for poster in (tmp_path / "posters").iterdir():
         poster.unlink()
-    bucket.add(61, drawn(60))
+    bucket.add(TITLES + 1, drawn(TITLES))
     bucket.replace("5", drawn(500))
     dataset, is_new = bucket.dataset(tmp_path)
-    assert is_new and len(dataset.ids) == 61
-    assert posters_in(tmp_path) == {"61.jpg", "5.jpg"}
+    assert is_new and len(dataset.ids) == TITLES + 1
+    assert posters_in(tmp_path) == {f"{TITLES + 1}.jpg", "5.jpg"}
     assert np.array_equal(dataset.images[dataset.ids.index("5")], decode(drawn(500), 32))
 
 
@@ -180,10 +180,10 @@ def test_titles_with_posters_that_look_alike_are_in_one_part(bucket: Bucket, tmp
     other = Image.open(io.BytesIO(bucket.store.read(poster_key(old)))).resize((140, 200))
     stream = io.BytesIO()
     other.save(stream, "JPEG", quality=60)
-    for number in range(61, 69):
+    for number in range(TITLES + 1, TITLES + 9):
         bucket.add(number, stream.getvalue() + bytes(number))
     dataset, _ = bucket.dataset(tmp_path / "first")
-    assert {part for id, part in zip(dataset.ids, dataset.parts, strict=True) if int(id) > 60} == {"test"}
+    assert {part for id, part in zip(dataset.ids, dataset.parts, strict=True) if int(id) > TITLES} == {"test"}
     assert dataset.summary()["posters_alike"] == {"groups": 1, "posters": 9}
 
 
@@ -203,7 +203,7 @@ def test_parts_of_an_earlier_version_are_drawn_again_once_and_the_notice_says_so
     assert part["1"] == part["2"]
     assert [part[str(number + 1)] for number in range(2, TITLES)] == drawn_before[2:]
     assert notices[0].startswith("The parts were drawn again, once, because")
-    assert "1 of 60 titles moved" in notices[0]
+    assert f"1 of {TITLES} titles moved" in notices[0]
     assert bucket.store.read("parts.csv") == old
     again, is_new, notices = bucket.dataset_with_notices(tmp_path)
     assert (again.key, is_new) == (dataset.key, False)
