@@ -30,7 +30,8 @@ def test_train_on_real_posters_beats_the_baselines(
         [
             "train",
             *("--catalogue", str(catalogue), "--posters", str(catalogue.parent / "posters"), "--output", str(bundle)),
-            *("--workspace", str(tmp_path / "workspace"), "--trials", "1", "--epochs", "1", "--candidates", "frozen"),
+            *("--workspace", str(tmp_path / "workspace"), "--device", "cpu"),
+            *("--trials", "1", "--epochs", "1", "--candidates", "frozen"),
             *("--backbone", "squeezenet1_1", "--weights", str(weights), *more),
         ]
     )
