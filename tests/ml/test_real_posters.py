@@ -21,9 +21,12 @@ def test_train_on_real_posters_beats_the_baselines(
     name: str, rows: int, more: list[str], real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with zipfile.ZipFile(real_data / "posters" / f"{name}.zip") as archive:
-        archive.extractall(tmp_path)
-    catalogue = next(tmp_path.rglob(f"{name}.csv"))
-    pd.read_csv(catalogue, dtype=str, keep_default_na=False).head(rows).to_csv(catalogue, index=False)
+        catalogue = Path(archive.extract(f"{name}.csv", tmp_path))
+        titles = pd.read_csv(catalogue, dtype=str, keep_default_na=False).head(rows)
+        titles.to_csv(catalogue, index=False)
+        cells = {*titles.to_numpy().ravel()}
+        posters = [each for each in archive.namelist() if not {Path(each).name, Path(each).stem}.isdisjoint(cells)]
+        archive.extractall(tmp_path, posters)
     weights = real_data / "weights" / "squeezenet1_1-imagenet-features.pth"
     bundle = tmp_path / "bundle"
     code = main(
