@@ -63,7 +63,7 @@ class Comparison:
 
     def summary(self) -> str:
         """The main figures as tables for a terminal."""
-        head = f"{'':22} {'weighted F1':>24} {'at 0.5':>7} {'common':>7} {'mAP':>24} {'ECE':>6}"
+        head = f"{'':22} {'weighted F1':>24} {'at 0.5':>7} {'common':>7} {'mAP':>24} {'ECE':>6} {'Brier skill':>11}"
         lines = [
             f"{counted(self.posters, 'poster')}, each predicted by networks that were trained without its franchise",
             head,
@@ -72,7 +72,8 @@ class Comparison:
             f1, precision = network.intervals.weighted_f1, network.intervals.mean_average_precision
             lines.append(
                 f"{name:22} {_text(f1):>24} {network.by_threshold.at_half:7.3f} "
-                f"{network.by_threshold.at_common:7.3f} {_text(precision):>24} {network.calibration_error:6.3f}"
+                f"{network.by_threshold.at_common:7.3f} {_text(precision):>24} {network.calibration_error:6.3f} "
+                f"{network.brier_skill:11.3f}"
             )
         every = self.every_genre
         lines.append(f"{EVERY_GENRE:22} {every.weighted_f1:24.3f} {'':7} {'':7} {every.mean_average_precision:24.3f}")
@@ -106,18 +107,20 @@ def compare(
     if fold_of.max() + 1 < FOLDS:
         raise DatasetError(f"The comparison needs posters of at least {FOLDS} franchises. Add posters of more titles.")
     pooled: dict[str, _Pooled] = {CHOSEN: _Pooled(dataset)}
+    base_rates = np.zeros(dataset.labels.shape)
     for fold in range(FOLDS):
         parts = np.full(len(fold_of), TRAIN, dtype="<U10")
         parts[fold_of == (fold + 1) % FOLDS] = VALIDATION
         parts[fold_of == fold] = TEST
         view = replace(dataset, parts=parts)
         rows, name = view.rows(TEST), f"fold-{fold + 1}"
+        base_rates[rows] = view.labels[view.rows(TRAIN)].mean(0)
         with reporter.run(name, {"fold": fold + 1}) as fold_reporter:
             results = _train_fold(name, view, config, backbone, fold_reporter, checkpoints or NoCheckpoints())
         for network, result in results.items():
             pooled.setdefault(network, _Pooled(dataset)).add(rows, result)
     rows = np.arange(len(dataset.ids))
-    networks = {name: model_figures(each.predictions(name), dataset, rows) for name, each in pooled.items()}
+    networks = {name: model_figures(each.predictions(name), dataset, rows, base_rates) for name, each in pooled.items()}
     every = every_genre(dataset.labels, dataset.genre_names)
     return Comparison(
         networks=networks,

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from ml.data.dataset import Dataset
 from ml.data.genres import Genre
-from ml.data.splits import TEST
+from ml.data.splits import TEST, TRAIN
 from ml.errors import DatasetError
 from ml.evaluation.baselines import baselines
 from ml.evaluation.predictions import NetworkPredictions, PredictionSet
-from ml.scores.calibration import calibrate
+from ml.scores.calibration import GenreCalibration, brier_skill, calibrate, calibrate_genres
 from ml.scores.intervals import Differences, Intervals, Predictions, differences, intervals
 from ml.scores.metrics import Decisions, Probabilities, Scores, WeightedF1, score, weighted_f1_by_threshold
 from ml.training.recipe import RECIPE, TUNED
@@ -28,7 +28,10 @@ ReadPoster = Callable[[str], bytes]
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """All figures of one network on the same posters: `predictions` are [N, G]."""
+    """All figures of one network on the same posters: `predictions` are [N, G].
+
+    The Brier skill is that of all pairs of a poster and a genre (`ml.scores.calibration`).
+    """
 
     name: str
     predictions: Predictions
@@ -36,6 +39,8 @@ class ModelFigures:
     by_threshold: WeightedF1
     intervals: Intervals
     calibration_error: float
+    brier_skill: float
+    genre_calibration: tuple[GenreCalibration, ...]
 
     def as_dict(self) -> dict[str, object]:
         """The figures as JSON values."""
@@ -44,12 +49,25 @@ class ModelFigures:
             "by_threshold": asdict(self.by_threshold),
             "intervals": asdict(self.intervals),
             "calibration_error": self.calibration_error,
+            "brier_skill": self.brier_skill,
+            "genre_calibration": [asdict(genre) for genre in self.genre_calibration],
         }
 
 
-def model_figures(network: NetworkPredictions, dataset: Dataset, rows: NDArray[np.int64]) -> ModelFigures:
-    """All figures of a network's predictions for these rows of the dataset."""
+def model_figures(
+    network: NetworkPredictions,
+    dataset: Dataset,
+    rows: NDArray[np.int64],
+    base_rates: NDArray[np.float64] | None = None,
+) -> ModelFigures:
+    """All figures of a network's predictions for these rows [N] of the dataset.
+
+    `base_rates`, [G] or [N, G], are the genres' shares of the posters that networks were trained on; by default, of
+    the training part.
+    """
     labels, franchises = dataset.labels[rows], dataset.franchises[rows]
+    if base_rates is None:
+        base_rates = dataset.labels[dataset.rows(TRAIN)].mean(0)
     probabilities, decisions = network.probabilities, network.decisions
     predictions = Predictions(probabilities, decisions)
     return ModelFigures(
@@ -59,6 +77,8 @@ def model_figures(network: NetworkPredictions, dataset: Dataset, rows: NDArray[n
         weighted_f1_by_threshold(probabilities, labels, network.common_threshold, network.thresholds),
         intervals(predictions, labels, franchises),
         calibrate(probabilities, labels).expected_error,
+        brier_skill(probabilities, labels, base_rates),
+        calibrate_genres(probabilities, labels, base_rates, dataset.genre_names),
     )
 
 
@@ -102,6 +122,7 @@ class Evaluation:
             "weighted_f1_low": chosen.intervals.weighted_f1.low,
             "weighted_f1_high": chosen.intervals.weighted_f1.high,
             "calibration_error": chosen.calibration_error,
+            "brier_skill": chosen.brier_skill,
         }
         for name, each in self.differences.items():
             metrics[f"weighted_f1_minus/{name}"] = each.weighted_f1.value
@@ -109,6 +130,9 @@ class Evaluation:
         for genre in chosen.scores.genres:
             for figure in ("precision", "recall", "f1", "support"):
                 metrics[f"{figure}/{genre.genre}"] = float(getattr(genre, figure))
+        for calibration in chosen.genre_calibration:
+            metrics[f"calibration_error/{calibration.genre}"] = calibration.calibration_error
+            metrics[f"brier_skill/{calibration.genre}"] = calibration.brier_skill
         return {f"{TEST}/{name}": value for name, value in metrics.items()}
 
 

@@ -42,6 +42,7 @@ class Row(NamedTuple):
     mean_average_precision_interval: Interval | None = None
     by_threshold: WeightedF1 | None = None
     calibration_error: float | None = None
+    brier_skill: float | None = None
 
 
 class GenreBar(NamedTuple):
@@ -135,6 +136,8 @@ def model_report(
         bars=_bars(chosen),
         curves=_curves(dataset.genre_names, served, labels),
         calibration=_reliability(served, labels),
+        genre_calibration=sorted(chosen.genre_calibration, key=lambda genre: -genre.observed_share),
+        brier_skill=chosen.brier_skill,
         errors=_errors(dataset.genre_names, served, labels),
         any_poster=(served.decisions & (labels == 0)).mean(0).tolist(),
         examples=[("Best predictions", best), ("Worst predictions", worst)],
@@ -164,6 +167,7 @@ def _models(evaluation: Evaluation) -> list[Row]:
             network.intervals.mean_average_precision,
             network.by_threshold,
             network.calibration_error,
+            network.brier_skill,
         )
         for network in evaluation.networks
     ]

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.data.dataset import Dataset
-from ml.data.splits import PARTS, VALIDATION
+from ml.data.splits import PARTS, TRAIN, VALIDATION
+from ml.scores.calibration import brier_skill, calibrate_genres
 from ml.scores.folds import stratified_folds
 from ml.scores.intervals import Interval, Predictions, intervals
 from ml.scores.metrics import Decisions, Labels, Probabilities, score
@@ -35,6 +36,8 @@ def figures(probabilities: Probabilities, thresholds: NDArray[np.float64], datas
     # The same folds and decisions as in the comparison of candidate networks.
     decisions = cross_fitted_decisions(probabilities, labels, stratified_folds(franchises, labels))
     scores = score(probabilities, decisions, labels, dataset.genre_names)
+    base_rates = dataset.labels[dataset.rows(TRAIN)].mean(0)
+    calibrations = calibrate_genres(probabilities, labels, base_rates, dataset.genre_names)
     bounds = intervals(Predictions(probabilities, decisions), labels, franchises)
     return {
         "part": VALIDATION,
@@ -42,6 +45,7 @@ def figures(probabilities: Probabilities, thresholds: NDArray[np.float64], datas
         "dataset": {"key": dataset.key, "posters": {part: len(dataset.rows(part)) for part in PARTS}},
         "weighted_f1": _rounded(bounds.weighted_f1),
         "mean_average_precision": _rounded(bounds.mean_average_precision),
+        "brier_skill": round(brier_skill(probabilities, labels, base_rates), _DIGITS),
         "genres": [
             {
                 "id": genre.id,
@@ -50,9 +54,11 @@ def figures(probabilities: Probabilities, thresholds: NDArray[np.float64], datas
                 "f1": _rounded(f1),
                 "average_precision": round(genre_scores.average_precision, _DIGITS),
                 "threshold": round(float(threshold), _DIGITS),
+                "calibration_error": round(calibration.calibration_error, _DIGITS),
+                "brier_skill": round(calibration.brier_skill, _DIGITS),
             }
-            for genre, genre_scores, f1, threshold in zip(
-                dataset.genres, scores.genres, bounds.genre_f1, thresholds, strict=True
+            for genre, genre_scores, f1, threshold, calibration in zip(
+                dataset.genres, scores.genres, bounds.genre_f1, thresholds, calibrations, strict=True
             )
         ],
         "confusions": _confusions(decisions, labels, dataset.genre_names),

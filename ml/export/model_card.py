@@ -5,6 +5,7 @@ It describes the model to people who do not have its training run. It is not par
 
 from ml.data.dataset import Dataset
 from ml.data.splits import PARTS, VALIDATION
+from ml.scores.calibration import calibrate_genres
 from ml.scores.intervals import Predictions, intervals
 from ml.scores.metrics import Scores
 from ml.training.outcome import NetworkOutcome, TrainingOutcome
@@ -23,6 +24,9 @@ def model_card(outcome: TrainingOutcome, dataset: Dataset, date: str | None = No
     rows = dataset.rows(VALIDATION)
     predictions = Predictions(chosen.validation_probabilities, chosen.validation_probabilities >= chosen.thresholds)
     precision = intervals(predictions, dataset.labels[rows], dataset.franchises[rows]).mean_average_precision
+    calibrations = calibrate_genres(
+        chosen.validation_probabilities, dataset.labels[rows], outcome.bench.frequencies, dataset.genre_names
+    )
     size = dataset.preprocessing.size
     served = chosen.exported.served if chosen.exported else None
     lines = [
@@ -62,12 +66,15 @@ def model_card(outcome: TrainingOutcome, dataset: Dataset, date: str | None = No
         "",
         "## Genres",
         "",
-        f"| genre | posters | threshold | {VALIDATION}/f1 |",
-        "| --- | --- | --- | --- |",
+        "The Brier skill tells how much better the probabilities are than always predicting the genre's share of the "
+        "training posters: 1 is perfect, 0 no better.",
+        "",
+        f"| genre | posters | threshold | {VALIDATION}/f1 | {VALIDATION}/brier_skill |",
+        "| --- | --- | --- | --- | --- |",
         *(
-            f"| {genre.genre} | {count} | {threshold:.3f} | {genre.f1:.3f} |"
-            for genre, count, threshold in zip(
-                chosen.validation.genres, dataset.labels.sum(0), chosen.thresholds, strict=True
+            f"| {genre.genre} | {count} | {threshold:.3f} | {genre.f1:.3f} | {calibration.brier_skill:.3f} |"
+            for genre, count, threshold, calibration in zip(
+                chosen.validation.genres, dataset.labels.sum(0), chosen.thresholds, calibrations, strict=True
             )
         ),
         "",

@@ -109,7 +109,7 @@ def test_gate_gives_a_champion_posters_of_its_image_size(
     tmp_path: Path,
 ) -> None:
     larger = build_dataset(posters, tmp_path / "datasets", replace(small, image_size=40), NullReporter())
-    challenger = write_bundle(tmp_path / "bundle", outcome.chosen, quick, larger, "")
+    challenger = write_bundle(tmp_path / "bundle", outcome.networks[0], quick, larger, "")
     files = {poster.id: poster.file for poster in posters}
     decision = decide(challenger, model, larger, lambda id: files[id].read_bytes())
     assert abs(decision.difference.value) < 0.1

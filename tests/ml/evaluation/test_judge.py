@@ -7,6 +7,7 @@ from ml.data.dataset import Dataset
 from ml.data.decoding import Poster
 from ml.evaluation.judge import Evaluation, judge
 from ml.evaluation.predictions import collect_predictions
+from ml.scores.calibration import brier_skill
 from ml.scores.metrics import weighted_f1
 from ml.training.outcome import TrainingOutcome
 from serving.bundle.model import Model
@@ -47,11 +48,13 @@ def test_evaluation_of_a_trained_network_beats_baselines_that_see_no_poster(eval
         assert scores.mean_average_precision > evaluation.baselines[name].mean_average_precision + 0.1
 
 
-def test_model_figures_are_consistent(evaluation: Evaluation) -> None:
+def test_model_figures_are_consistent(evaluation: Evaluation, dataset: Dataset) -> None:
     chosen = evaluation.chosen
     assert chosen.by_threshold.at_own == chosen.scores.weighted_f1
     assert chosen.intervals.weighted_f1.low <= chosen.scores.weighted_f1 <= chosen.intervals.weighted_f1.high
     assert 0 <= chosen.calibration_error < 0.5
+    rows, rates = dataset.rows("test"), dataset.labels[dataset.rows("train")].mean(0)
+    assert chosen.brier_skill == brier_skill(chosen.predictions.probabilities, dataset.labels[rows], rates) > 0.5
     other = evaluation.networks[1]
     gain = evaluation.differences[other.name].weighted_f1
     assert gain.value == pytest.approx(chosen.scores.weighted_f1 - other.scores.weighted_f1)
@@ -61,6 +64,9 @@ def test_evaluation_metrics_have_their_full_names(evaluation: Evaluation) -> Non
     metrics, chosen = evaluation.metrics(), evaluation.chosen
     assert metrics["test/weighted_f1"] == chosen.scores.weighted_f1
     assert metrics["test/f1/Comedy"] == chosen.scores.genres[1].f1
+    assert metrics["test/brier_skill"] == chosen.brier_skill
+    assert metrics["test/brier_skill/Comedy"] == chosen.genre_calibration[1].brier_skill
+    assert metrics["test/calibration_error/Comedy"] == chosen.genre_calibration[1].calibration_error
     assert metrics["test/weighted_f1_minus/recipe"] == evaluation.differences["recipe"].weighted_f1.value
     assert all(name.startswith("test/") and type(value) is float for name, value in metrics.items())
 
@@ -69,5 +75,6 @@ def test_evaluation_as_dict_is_json(evaluation: Evaluation, outcome: TrainingOut
     document = json.loads(json.dumps(evaluation.as_dict()))
     genre = document["test"][outcome.chosen.name]["genres"][1]
     assert set(genre) == {"genre", "precision", "recall", "f1", "average_precision", "support"}
+    assert document["test"][outcome.chosen.name]["genre_calibration"][1]["genre"] == genre["genre"]
     assert set(document["test"]) == set(evaluation.scores)
     assert set(document["differences"]) == set(evaluation.differences)

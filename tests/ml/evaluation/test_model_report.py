@@ -90,8 +90,18 @@ def test_model_report_links_to_each_section(page: str) -> None:
 
 def test_model_report_shows_the_figures_of_the_evaluation(page: str, evaluation: Evaluation) -> None:
     chosen, text = evaluation.chosen, Page(page).text
-    for figure in (*chosen.scores.scalars().values(), chosen.by_threshold.at_common, chosen.calibration_error):
+    for figure in (
+        *chosen.scores.scalars().values(),
+        chosen.by_threshold.at_common,
+        chosen.calibration_error,
+        chosen.brier_skill,
+    ):
         assert f"{figure:.3f}" in text
+    calibration = page[page.index('aria-label="Calibration per genre"') :]
+    for genre in chosen.genre_calibration:
+        figures = (genre.base_rate, genre.mean_probability, genre.observed_share, genre.calibration_error)
+        cells = "".join(f"<td>{figure:.3f}</td>" for figure in (*figures, genre.brier_skill))
+        assert f'<th scope="row">{genre.genre}</th>{cells}' in calibration
     assert f"{chosen.intervals.weighted_f1.low:.3f}–{chosen.intervals.weighted_f1.high:.3f}" in text  # noqa: RUF001
     assert f"{evaluation.differences['recipe'].weighted_f1.value:+.3f}" in text
     assert "+0.140" in text  # the leak

@@ -26,6 +26,8 @@ def test_figures_equal_the_validation_scores_of_the_network(outcome: TrainingOut
             assert (written["id"], written["name"], written["posters"]) == (genre.id, genre.name, expected.support)
             assert written["f1"]["value"] == pytest.approx(expected.f1, abs=5e-5)
             assert written["average_precision"] == pytest.approx(expected.average_precision, abs=5e-5)
+            assert 0 <= written["calibration_error"] < 0.5
+            assert written["brier_skill"] > 0.3
             assert written["threshold"] == pytest.approx(threshold, abs=5e-5)
         for interval in (found["weighted_f1"], found["mean_average_precision"], *(g["f1"] for g in found["genres"])):
             assert 0 <= interval["low"] <= interval["high"] <= 1

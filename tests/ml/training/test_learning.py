@@ -49,24 +49,27 @@ class Runs(NullReporter):
         self.steps.append((done, total))
 
 
-def test_training_chooses_the_cheapest_network_within_one_standard_error(outcome: TrainingOutcome) -> None:
+def test_training_starts_with_the_first_hyperparameters_and_ends_with_good_networks(outcome: TrainingOutcome) -> None:
     scratch, frozen = outcome.networks
     assert (scratch.name, scratch.trained, scratch.backbone) == ("scratch", "whole", None)
     assert (frozen.name, frozen.trained, frozen.backbone) == ("frozen", "frozen", "squeezenet1_1")
-    assert frozen.gradient_weights == 0 < scratch.gradient_weights
-    bench = outcome.bench
-    contenders = [
-        Contender(each.name, each.gradient_weights, bench.decisions(each.validation_probabilities))
-        for each in outcome.networks
-    ]
-    choice = choose(contenders, bench.truth, bench.dataset.franchises[bench.validation])
-    assert (outcome.chosen.name, outcome.reason) == (choice.name, choice.reason)
-    assert outcome.chosen in outcome.networks  # and never a recipe
-    assert outcome.chosen.validation.weighted_f1 > 0.85
+    assert min(network.validation.weighted_f1 for network in outcome.networks) > 0.85
     assert all(len(network.trials) == 2 for network in outcome.networks)
     assert scratch.trials[0].parameters == CANDIDATES[SCRATCH].first
     assert frozen.trials[0].parameters == CANDIDATES[FROZEN].first
     assert all(network.network.training is False for network in (*outcome.networks, *outcome.recipes))
+
+
+def test_training_chooses_the_cheapest_network_within_one_standard_error(fine_tuned: TrainingOutcome) -> None:
+    frozen, tuned = fine_tuned.networks
+    assert frozen.gradient_weights == 0 < tuned.gradient_weights
+    bench = fine_tuned.bench
+    contenders = [
+        Contender(each.name, each.gradient_weights, bench.decisions(each.validation_probabilities))
+        for each in fine_tuned.networks
+    ]
+    choice = choose(contenders, bench.truth, bench.dataset.franchises[bench.validation])
+    assert (fine_tuned.chosen.name, fine_tuned.reason) == (choice.name, choice.reason)
 
 
 def test_frozen_backbone_keeps_its_weights_byte_for_byte(outcome: TrainingOutcome, squeezenet: Backbone) -> None:
