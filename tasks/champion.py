@@ -7,7 +7,7 @@ from pathlib import Path
 import serving
 from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction
-from infra.errors import ConfigurationError, DamagedBundleError, InfraError, NotFound
+from infra.errors import ConfigurationError, DamagedBundleError, InfraError, NotFound, ServiceUnavailable
 from infra.files import sha256_of
 from infra.registry import Registry
 from infra.revisions import RUNTIME_ENVIRONMENT, Resources, Revision
@@ -47,12 +47,13 @@ class ChampionState:
     """What a run finds out about the champion.
 
     `model` is None if its bundle has no intact copy anywhere. `damaged` says that the function cannot load the bundle,
-    `silent` why it does not answer for another reason.
+    `silent` why it does not answer for another reason, and `down` that this is no refusal: nothing runs there.
     """
 
     model: Model | None
     damaged: bool
     silent: str | None
+    down: bool = False
 
 
 def version_name(version: str, bundle_sha256: str) -> str:
@@ -88,7 +89,7 @@ def live_champion(settings: Settings, registry: Registry) -> Champion | None:
 def examine(champion: Champion, poster_name: str, store: Store, registry: Registry, folder: Path) -> ChampionState:
     """Fetch the champion's bundle, put back what the bucket lacks of it, and ask the function for a prediction."""
     sha256 = champion.bundle_sha256
-    damaged, silent = False, None
+    damaged, silent, down = False, None, False
     if not sha256:
         return ChampionState(None, False, f"revision {champion.revision.name} names no bundle.")
     try:
@@ -97,17 +98,17 @@ def examine(champion: Champion, poster_name: str, store: Store, registry: Regist
         damaged = True
         logger.warning("The champion, %s, is damaged: %s", champion.name, error)
     except InfraError as error:
-        silent = error.message
+        silent, down = error.message, isinstance(error, ServiceUnavailable)
         logger.warning("The champion, %s, does not answer: %s", champion.name, error)
     try:
         bundle = fetch_bundle(store, registry, folder, sha256, training_run(sha256, store, registry))
     except NotFound as error:
         logger.warning("The champion, %s, is lost: %s", champion.name, error)
-        return ChampionState(None, damaged, silent)
+        return ChampionState(None, damaged, silent, down)
     uploaded = upload_bundle(store, bundle, sha256, replace=damaged)
     if uploaded:
         logger.warning("%s of the champion's bundle are in the bucket again.", ", ".join(uploaded))
-    return ChampionState(Model.load(bundle), damaged, silent)
+    return ChampionState(Model.load(bundle), damaged, silent, down)
 
 
 def training_run(sha256: str, store: Store, registry: Registry) -> str | None:
@@ -148,14 +149,16 @@ def resources(settings: Settings) -> Resources:
 def reason_to_redeploy(champion: Champion, state: ChampionState, settings: Settings) -> str | None:
     """Why the champion needs a new revision, None if it needs none.
 
-    A revision keeps its traffic if the function does not answer, if another tool chose it, or if the present decoder
+    A revision keeps its traffic if the function refuses the call, if another tool chose it, or if the present decoder
     would give the model other pixels than it was trained on.
     """
-    if state.model is None or state.silent:
+    if state.model is None or (state.silent and not state.down):
         return None
     changed = _changes(champion.revision, settings)
     if state.damaged:
         reason = "its bundle was damaged in the bucket and is restored"
+    elif state.down:
+        reason = "its revision does not run any more"
     elif changed:
         reason = f"{' and '.join(changed)} changed"
     else:
@@ -163,7 +166,7 @@ def reason_to_redeploy(champion: Champion, state: ChampionState, settings: Setti
     version = state.model.manifest.preprocessing.version
     if version != PREPROCESSING_VERSION:
         kept = f"its model was trained on posters of decoder version {version}, and today's is {PREPROCESSING_VERSION}"
-    elif champion.moved and not state.damaged:
+    elif champion.moved and not (state.damaged or state.down):
         kept = "another tool chose it"
     else:
         return reason

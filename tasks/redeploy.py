@@ -108,18 +108,31 @@ def _deploy_candidate(
 ) -> Revision:
     """Deploy a revision and check its predictions. `environment` describes its model.
 
-    `image` is an image with the sha256 of its source, by default that of the present source, built if necessary.
+    `image` is an image with the sha256 of its source, by default that of the present source, built if necessary. If no
+    revision of an image that was built earlier starts, the image is built again: it may be deleted or damaged.
     """
     store, cloud_run = Store(settings), CloudRun(settings)
-    address, source_sha256 = image or _build(settings, store, cloud_run)
-    candidate = cloud_run.deploy_candidate(
-        settings.service,
-        address,
-        source_sha256,
-        {**environment, **settings_environment(settings)},
-        resources(settings),
-        reuse,
-    )
+
+    def deploy(address: str, source_sha256: str) -> Revision:
+        return cloud_run.deploy_candidate(
+            settings.service,
+            address,
+            source_sha256,
+            {**environment, **settings_environment(settings)},
+            resources(settings),
+            reuse,
+        )
+
+    source_sha256 = sha256_of(function_source())
+    built = cloud_run.built_image(settings.service, source_sha256)
+    if image or not built:
+        candidate = deploy(*(image or _build(settings, store, cloud_run)))
+    else:
+        try:
+            candidate = deploy(built, source_sha256)
+        except DeploymentError as error:
+            logger.warning("The image is built again, because no revision of it starts: %s", error)
+            candidate = deploy(*_build(settings, store, cloud_run))
     name = version_name(environment.get("MODEL_VERSION", ""), model.sha256)
     logger.info("Checking the predictions of the new revision, %s.", candidate.name)
     _check(candidate, posters, store, model, name)
@@ -134,17 +147,15 @@ def _send_traffic(settings: Settings, candidate: Revision) -> DeploymentRecord:
 
 
 def _build(settings: Settings, store: Store, cloud_run: CloudRun) -> tuple[str, str]:
-    """The image of the function's present source, and the source's sha256."""
+    """Build an image of the function's present source, and return it with the source's sha256."""
     source = function_source()
     source_sha256 = sha256_of(source)
-    image = cloud_run.built_image(settings.service, source_sha256)
-    if image is None:
-        logger.info("Building the function from its source.")
-        key = f"functions/{source_sha256}.zip"
-        store.write(key, source)
-        image = cloud_run.build(
-            settings.bucket, store.object_name(key), cloud_run.image_for(settings.service, source_sha256)
-        )
+    logger.info("Building the function from its source.")
+    key = f"functions/{source_sha256}.zip"
+    store.write(key, source)
+    image = cloud_run.build(
+        settings.bucket, store.object_name(key), cloud_run.image_for(settings.service, source_sha256)
+    )
     return image, source_sha256
 
 

@@ -193,9 +193,10 @@ class RunningService:
         )
 
     async def reconcile(self, new: str | None) -> None:
-        """Start the new revision and those with traffic, then move the traffic.
+        """Start the new revision and those with traffic that were never ready, then move the traffic.
 
-        The traffic stays as it was if a revision does not become ready.
+        The traffic stays as it was if a revision does not become ready. As with Google's service, a revision that was
+        ready once may have traffic, whatever has become of it since.
 
         Raises:
             ApiError: a revision does not become ready.
@@ -203,7 +204,7 @@ class RunningService:
         targets = list(self.service.traffic) or [run_v2.TrafficTarget(type_=_LATEST, percent=100)]
         latest = last_part(self.service.latest_created_revision)
         serving = [(latest if target.type_ == _LATEST else target.revision, target) for target in targets]
-        names = {name for name, _ in serving} | ({new} if new else set())
+        names = {name for name, _ in serving if not _is_ready(self.revisions[name])} | ({new} if new else set())
         try:
             await asyncio.gather(*(self._start_revision(name) for name in sorted(names)))
         except ApiError as error:
@@ -320,6 +321,10 @@ def _check_traffic(targets: Sequence[run_v2.TrafficTarget], revisions: Collectio
     for target in targets:
         if target.type_ != _LATEST and target.revision not in revisions:
             raise invalid(f"Revision '{target.revision}' of the traffic does not exist.")
+
+
+def _is_ready(revision: run_v2.Revision) -> bool:
+    return any(each.type_ == "Ready" and each.state == _STATE.CONDITION_SUCCEEDED for each in revision.conditions)
 
 
 def _ready(state: int, message: str = "") -> run_v2.Condition:

@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -239,8 +240,9 @@ def test_revision_with_other_predictions_than_its_bundle_does_not_go_live(first_
     manifest["genres"][0]["threshold"] = 0.999
     changed = json.dumps(manifest).encode()
     other = BundleRecord(uri=store.uri(f"bundles/{sha256_of(changed)}"), sha256=sha256_of(changed))
+    for name in manifest["files"]:
+        store.write(f"bundles/{other.sha256}/{name}", store.read(f"bundles/{sha256}/{name}"))
     store.write(f"bundles/{other.sha256}/manifest.json", changed)
-    store.write(f"bundles/{other.sha256}/model.onnx", store.read(f"bundles/{sha256}/model.onnx"))
     with pytest.raises(DeploymentError, match="so it does not go live"):
         redeploy.__wrapped__(record.dataset, record.evaluation, record.model, other)
     assert CloudRun(settings).live(settings.service).environment["BUNDLE_SHA256"] == sha256
@@ -310,6 +312,22 @@ def test_damaged_champion_is_restored_in_a_new_revision(first_run, parameters: R
     assert after.name != before.name and after.environment == before.environment
     assert is_answered_by(sha256, first_run)
     assert json.loads(store.read(f"deployments/{sha256}.json"))["figures"] == json.loads(deployment)["figures"]
+
+
+def test_champion_whose_image_is_damaged_gets_a_new_image_and_revision(
+    first_run, parameters: RetrainParameters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, sha256 = read_settings(), first_run[0].record.training.bundle_sha256
+    before = CloudRun(settings).live(settings.service)
+    for file in (settings.workspace / "cloud-run" / "images").glob("*/main.py"):
+        file.write_bytes(b"")
+    forget_loaded_model(before.name)
+    monkeypatch.setattr("tasks.champion.request_prediction", partial(request_prediction, startup_seconds=1))
+    summary = run_retrain(parameters)
+    assert summary.record.evaluation.redeploy_champion == "its revision does not run any more"
+    after = CloudRun(settings).live(settings.service)
+    assert after.name != before.name and after.environment == before.environment
+    assert is_answered_by(sha256, first_run)
 
 
 def test_champion_that_refuses_the_call_is_neither_redeployed_nor_replaced_without_a_comparison(
