@@ -24,6 +24,7 @@ from infra.files import write_bytes
 _PORTS = (10_000, 32_768)
 _drawn_ports: set[int] = set()
 _POLL_SECONDS = 0.1
+_RUN_SECONDS = 30.0  # a run that is stopped may be loading libraries, and then reports its end
 _SILENCE_SECONDS = 8.0  # a wait that is longer is printed
 _RESTART_SECONDS = (1.0, 60.0)  # the first and the longest pause before a viewer is started again
 _STABLE_SECONDS = 60.0  # a viewer that ran this long starts again after the shortest pause
@@ -169,7 +170,7 @@ class Processes:
             for child in stopped:
                 with suppress(psutil.NoSuchProcess):
                     inner = psutil.Process(child.process.pid).children()
-                    terminate_trees([each.pid for each in inner], self._shutdown_timeout_seconds)
+                    terminate_trees([each.pid for each in inner], max(_RUN_SECONDS, self._shutdown_timeout_seconds))
             self._stop(stopped)
             self._children = [child for child in self._children if child not in stopped]
 

@@ -83,7 +83,12 @@ class Up:
     def stop(self, number: signal.Signals, code: int) -> None:
         children = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(number)
-        assert self.process.wait(timeout=120) == code, self.output.read_text()
+        try:
+            ended = self.process.wait(timeout=120)
+        except subprocess.TimeoutExpired:
+            running = [each.cmdline() for each in children if each.is_running()]
+            pytest.fail(f"it does not end: {self.output.read_text()}\nStill running: {running}")
+        assert ended == code, self.output.read_text()
         assert [each for each in children if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
 
     def kill(self) -> None:
