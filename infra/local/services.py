@@ -193,10 +193,9 @@ class RunningService:
         )
 
     async def reconcile(self, new: str | None) -> None:
-        """Start the new revision and those with traffic that were never ready, then move the traffic.
+        """Start the new revision and those with traffic, then move the traffic.
 
-        The traffic stays as it was if a revision does not become ready. As with Google's service, a revision that was
-        ready once may have traffic, whatever has become of it since.
+        The traffic stays as it was if a revision does not become ready.
 
         Raises:
             ApiError: a revision does not become ready.
@@ -204,7 +203,7 @@ class RunningService:
         targets = list(self.service.traffic) or [run_v2.TrafficTarget(type_=_LATEST, percent=100)]
         latest = last_part(self.service.latest_created_revision)
         serving = [(latest if target.type_ == _LATEST else target.revision, target) for target in targets]
-        names = {name for name, _ in serving if not _is_ready(self.revisions[name])} | ({new} if new else set())
+        names = {name for name, _ in serving} | ({new} if new else set())
         try:
             await asyncio.gather(*(self._start_revision(name) for name in sorted(names)))
         except ApiError as error:
@@ -223,11 +222,16 @@ class RunningService:
             await self._apply_traffic()
 
     async def _start_revision(self, name: str) -> None:
-        """Start a revision's process and set the revision's condition."""
+        """Start a revision's process and set the revision's condition.
+
+        As with Google's service, a revision that was ready once stays so, whatever has become of it since.
+        """
         revision = self.revisions[name]
         try:
             await self._process(name).port()
         except (RevisionFailed, ApiError) as error:
+            if _is_ready(revision):
+                return
             revision.conditions = [_ready(_STATE.CONDITION_FAILED, str(error))]
             raise error if isinstance(error, ApiError) else failed(str(error)) from error
         revision.conditions = [_ready(_STATE.CONDITION_SUCCEEDED)]
