@@ -86,12 +86,12 @@ def _train_frozen(
 def _train_fine_tuned(
     candidate: Candidate, bench: "Bench", pretrained: "Pretrained | None", reporter: "Reporter"
 ) -> "NetworkOutcome":
-    from ml.training.frozen import KERNEL_FIRST, head_for_fine_tuning
+    from ml.training.frozen import KERNEL_FIRST, fit_head
     from ml.training.gradient import Body, train_by_gradient
 
     assert pretrained is not None
     body = Body(lambda: copy.deepcopy(pretrained.body), bench.backbone.normalisation, bench.backbone)
-    head = head_for_fine_tuning(bench, pretrained.features, KERNEL_FIRST)
+    head = fit_head(bench, pretrained.features, bench.gradient_rows, KERNEL_FIRST)
     return train_by_gradient(candidate, bench, body, reporter, head)
 
 

@@ -155,9 +155,8 @@ def train_frozen(candidate: Candidate, bench: Bench, pretrained: Pretrained, rep
     )
 
 
-def head_for_fine_tuning(bench: Bench, features: FeatureTable, setting: KernelSetting) -> KernelHead:
-    """A head fitted on the rows of gradient steps alone, with out-of-fold curves."""
-    rows = bench.gradient_rows
+def fit_head(bench: Bench, features: FeatureTable, rows: NDArray[np.int64], setting: KernelSetting) -> KernelHead:
+    """A head fitted on these rows alone, with out-of-fold curves."""
     heads = _heads_for(bench, features, rows)
     curves = fit_curves(heads.estimates(setting), bench.dataset.labels[rows])
     return heads.fit(setting, curves)

@@ -7,7 +7,8 @@ recipe  A frozen SqueezeNet with cached features and a kernel head, compared wit
         reaches the best F1 of its ten epochs. Both use the same training part, validation part, cross-fitted
         thresholds, precision, threads and memory format (channels last). The frozen backbone is timed twice: with
         empty caches, and with cached pixels and features as in a later training.
-lp-ft   The whole backbone trained after fitting its head (LP-FT), and with a new last layer.
+lp-ft   The whole backbone trained after fitting its head (LP-FT), and with a new last layer. F1 is that of the fifth of
+        the training part on which the epoch is chosen.
 growth  Features and a head at 1,000, 5,000 and 20,000 synthetic posters: cost per poster, anonymous memory; one run.
 rate    Training images per second end to end, as a share of the same network's rate on random tensors on the device.
         On a GPU: ResNet18 at 256 x 256, compiled or not, at 1,000, 5,000 and 20,000 synthetic posters, with peak

@@ -14,16 +14,17 @@ from ml.compute import Compute
 from ml.configuration import PreprocessConfig, TrainConfig
 from ml.data.dataset import Dataset, build_dataset
 from ml.data.decoding import Poster, open_pixels
-from ml.data.feature_table import FeatureTable
 from ml.data.user_table import draw_parts, read_table
 from ml.networks.backbones import read_backbone
-from ml.networks.kernel import KernelHead, KernelSetting
+from ml.networks.kernel import KernelSetting
 from ml.reporting import NullReporter
-from ml.training.bench import Bench
+from ml.scores.metrics import weighted_f1
+from ml.scores.thresholds import cross_fitted_decisions
+from ml.training.bench import SELECTION, Bench
 from ml.training.candidates import CANDIDATES, FINE_TUNED, FROZEN, WHOLE
 from ml.training.checkpoints import NoCheckpoints
 from ml.training.features import Pretrained
-from ml.training.frozen import KERNEL_FIRST, head_for_fine_tuning, head_probabilities, train_frozen
+from ml.training.frozen import KERNEL_FIRST, fit_head, head_probabilities, train_frozen
 
 BACKBONE = "squeezenet1_1"
 FINE_TUNED_EPOCHS = 3
@@ -127,7 +128,8 @@ def frozen_to(enough: float, real: RealPosters, workspace: Path, size: int, comp
     begun = time.perf_counter()
     score, heads = 0.0, 0
     for setting in SETTINGS:
-        score = max(score, head_score(bench, features, head_for_fine_tuning(bench, features, setting)))
+        head = fit_head(bench, features, bench.training, setting)
+        score = max(score, bench.score(head_probabilities(head, features.select(bench.validation))).weighted_f1)
         heads += 1
         if score >= enough:
             break
@@ -141,7 +143,7 @@ def whole_search(real: RealPosters, workspace: Path, dataset: Dataset, compute: 
     pretrained = Pretrained.load(bench, NullReporter())
     outcome = train_frozen(CANDIDATES[FROZEN], bench, pretrained, NullReporter())
     return (
-        f"the default search of the candidate network, {len(outcome.trials)} settings out of fold on both parts: "
+        f"the default search of the candidate network, {len(outcome.trials)} settings out of fold in training: "
         f"{outcome.seconds:.1f} s, F1 {outcome.validation.weighted_f1:.3f}"
     )
 
@@ -194,7 +196,7 @@ class Point:
 
 
 class Curve(NullReporter):
-    """A training's F1 on the validation part over time."""
+    """A training's F1 over time, on the posters of the training part that choose the epoch."""
 
     def __init__(self) -> None:
         self.points: list[Point] = []
@@ -205,7 +207,7 @@ class Curve(NullReporter):
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         if "learning_rate" in values:  # reported per epoch, not per trial
-            self.add(step, values["validation/weighted_f1"])
+            self.add(step, values[f"{SELECTION}/weighted_f1"])
 
     def add(self, epoch: int, score: float) -> None:
         self.points.append(Point(epoch, time.perf_counter() - self._start, score))
@@ -231,8 +233,11 @@ def plain_curve(bench: Bench) -> Curve:
 def lp_ft_curve(bench: Bench) -> Curve:
     curve = Curve()
     pretrained = Pretrained.load(bench, NullReporter())
-    head = head_for_fine_tuning(bench, pretrained.features, KERNEL_FIRST)
-    curve.add(0, head_score(bench, pretrained.features, head))
+    head = fit_head(bench, pretrained.features, bench.gradient_rows, KERNEL_FIRST)
+    chosen_on = bench.selecting(bench.posters)
+    probabilities = head_probabilities(head, pretrained.features.select(chosen_on.validation))
+    labels = bench.dataset.labels[chosen_on.validation]
+    curve.add(0, weighted_f1(cross_fitted_decisions(probabilities, labels, chosen_on.folds), labels))
     candidate = CANDIDATES[FINE_TUNED]
     candidate.train(candidate, bench, pretrained, curve)
     return curve
@@ -241,11 +246,6 @@ def lp_ft_curve(bench: Bench) -> Curve:
 def new_bench(real: RealPosters, dataset: Dataset, compute: Compute, config: TrainConfig) -> Bench:
     backbone = read_backbone(BACKBONE, str(real.weights), dataset.folder)
     return Bench(dataset, replace(config, backbone=BACKBONE), backbone, compute, NoCheckpoints())
-
-
-def head_score(bench: Bench, features: FeatureTable, head: KernelHead) -> float:
-    """Weighted F1 of a head on the validation part."""
-    return bench.score(head_probabilities(head, features.select(bench.validation))).weighted_f1
 
 
 def spread(values: list[float] | list[int], digits: int = 1) -> str:

@@ -86,5 +86,7 @@ def parameters(site_url: str) -> "RetrainParameters":
         site_url=site_url,
         seasons="2015-winter..2019-fall",
         preprocess=PreprocessConfig(image_size=32, min_posters=10, min_posters_per_part=1),
-        train=TrainConfig(candidates=("scratch",), trials=1, epochs=2, backbone="squeezenet1_1", weights="none"),
+        train=TrainConfig(
+            candidates=("scratch",), trials=1, epochs=8, batch_size=16, backbone="squeezenet1_1", weights="none"
+        ),
     )

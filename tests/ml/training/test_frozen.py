@@ -18,7 +18,7 @@ from ml.training.bench import Bench
 from ml.training.candidates import CANDIDATES, FROZEN, Range
 from ml.training.checkpoints import NoCheckpoints
 from ml.training.features import Pretrained
-from ml.training.frozen import KERNEL_FIRST, OutOfFoldHeads, head_for_fine_tuning, train_frozen
+from ml.training.frozen import KERNEL_FIRST, OutOfFoldHeads, fit_head, train_frozen
 from ml.training.outcome import NetworkOutcome
 
 pytestmark = pytest.mark.train
@@ -111,12 +111,10 @@ def test_train_frozen_ignores_labels_and_features_of_the_test_part(bench: Bench,
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_head_for_fine_tuning_ignores_posters_that_gradient_steps_do_not_use(
-    bench: Bench, pretrained: Pretrained
-) -> None:
+def test_fit_head_ignores_other_posters(bench: Bench, pretrained: Pretrained) -> None:
     others = np.concatenate([bench.validation, bench.selection])
     one, two = (
-        head_for_fine_tuning(bench, given.features, KERNEL_FIRST).state_dict()
+        fit_head(bench, given.features, bench.gradient_rows, KERNEL_FIRST).state_dict()
         for given in (pretrained, changed(pretrained, others, 77.0))
     )
     assert all(torch.equal(one[name], two[name]) for name in one)

@@ -20,7 +20,7 @@ from ml.training.bench import Bench
 from ml.training.candidates import CANDIDATES, FINE_TUNED, FROZEN, SCRATCH
 from ml.training.checkpoints import NoCheckpoints
 from ml.training.features import Pretrained
-from ml.training.frozen import KERNEL_FIRST, head_for_fine_tuning, head_probabilities
+from ml.training.frozen import KERNEL_FIRST, fit_head, head_probabilities
 from ml.training.learning import checkpoints_of, train_networks
 from ml.training.outcome import TrainingOutcome
 
@@ -108,7 +108,7 @@ def test_fine_tuning_starts_from_the_fitted_head(dataset: Dataset, quick: TrainC
     still = replace(tuned, space={"dropout": (0,)}, first={**tuned.first, "learning_rate": 1e-12})
     with torch.random.fork_rng(devices=[]):
         loaded = Pretrained.load(bench, NullReporter())
-        head = head_for_fine_tuning(bench, loaded.features, KERNEL_FIRST)
+        head = fit_head(bench, loaded.features, bench.gradient_rows, KERNEL_FIRST)
         outcome = still.train(still, bench, loaded, NullReporter())
     assert not np.isin(bench.selection, bench.gradient_rows).any()
     expected = head_probabilities(head, loaded.features.select(bench.validation))
