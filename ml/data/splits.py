@@ -12,13 +12,15 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from io import StringIO
 from itertools import chain
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import pandas as pd
-from scipy.cluster.hierarchy import DisjointSet
 
 from ml.data.franchise_keys import rare_words, title_franchises
 from ml.errors import DatasetError
+
+if TYPE_CHECKING:
+    from scipy.cluster.hierarchy import DisjointSet
 
 TRAIN, VALIDATION, TEST, LEFT_OUT, SUSPECT = "train", "validation", "test", "left_out", "suspect"
 PARTS = (TRAIN, VALIDATION, TEST)
@@ -186,8 +188,10 @@ def _members(franchise_of: Mapping[str, str]) -> Iterable[tuple[_Member, _Member
     return ((("title", id), ("franchise", key)) for id, key in franchise_of.items())
 
 
-def _group(pairs: Iterable[tuple[_Member, _Member]]) -> DisjointSet:
+def _group(pairs: Iterable[tuple[_Member, _Member]]) -> "DisjointSet":
     """The disjoint sets in which the members of each pair are together."""
+    from scipy.cluster.hierarchy import DisjointSet  # a quarter of the time in which the collector is imported
+
     groups = DisjointSet()
     for one, other in pairs:
         groups.add(one)
