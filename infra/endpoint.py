@@ -13,6 +13,7 @@ from infra.errors import (
     ConfigurationError,
     DamagedBundleError,
     DeploymentError,
+    FunctionDown,
     InfraError,
     NotFound,
     ServiceUnavailable,
@@ -38,7 +39,8 @@ def request_prediction(url: str, poster_name: str, startup_seconds: float = STAR
 
     Raises:
         NotFound: the poster does not exist.
-        ServiceUnavailable: the function is not available within `startup_seconds`.
+        FunctionDown: the function is not available within `startup_seconds`.
+        ServiceUnavailable: Google gives no ID token at the moment.
         ConfigurationError: the credentials do not allow the call.
         DamagedBundleError: the function's bundle is missing or damaged.
         DeploymentError: the function refuses the request, or the response is not a prediction.
@@ -60,7 +62,7 @@ def request_prediction(url: str, poster_name: str, startup_seconds: float = STAR
             if response.status_code not in _RETRYABLE_STATUSES:
                 raise _error(url, response.status_code, reason)
         if time.monotonic() > deadline:
-            raise failure(ServiceUnavailable, f"The function at {url} is not available", reason, "Try again later.")
+            raise failure(FunctionDown, f"The function at {url} is not available", reason, "Try again later.")
         time.sleep(_PAUSE_SECONDS)
 
 

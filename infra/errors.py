@@ -2,6 +2,7 @@
 
 InfraError                  an error outside this process
 ├── ServiceUnavailable          a service is unreachable or overloaded; a retry may help
+│   └── FunctionDown                the deployed function does not answer for longer than it needs to start
 ├── ConfigurationError          a setting or a permission is missing or invalid
 ├── StackError                  a local process does not start, has ended, or its port is taken
 ├── DeploymentError             a build failed, or a revision is not ready or gives a wrong response
@@ -27,6 +28,10 @@ class ServiceUnavailable(InfraError):
     """A service is unreachable or overloaded. A retry may help."""
 
     retryable: ClassVar[bool] = True
+
+
+class FunctionDown(ServiceUnavailable):
+    """The deployed function gives no response, or only server errors, for longer than it needs to start."""
 
 
 class ConfigurationError(InfraError):

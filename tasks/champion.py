@@ -7,7 +7,7 @@ from pathlib import Path
 import serving
 from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction
-from infra.errors import ConfigurationError, DamagedBundleError, InfraError, NotFound, ServiceUnavailable
+from infra.errors import ConfigurationError, DamagedBundleError, FunctionDown, InfraError, NotFound
 from infra.files import sha256_of
 from infra.registry import Registry
 from infra.revisions import RUNTIME_ENVIRONMENT, Resources, Revision
@@ -98,7 +98,7 @@ def examine(champion: Champion, poster_name: str, store: Store, registry: Regist
         damaged = True
         logger.warning("The champion, %s, is damaged: %s", champion.name, error)
     except InfraError as error:
-        silent, down = error.message, isinstance(error, ServiceUnavailable)
+        silent, down = error.message, isinstance(error, FunctionDown)
         logger.warning("The champion, %s, does not answer: %s", champion.name, error)
     try:
         bundle = fetch_bundle(store, registry, folder, sha256, training_run(sha256, store, registry))

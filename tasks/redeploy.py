@@ -124,15 +124,16 @@ def _deploy_candidate(
         )
 
     source_sha256 = sha256_of(function_source())
-    built = cloud_run.built_image(settings.service, source_sha256)
-    if image or not built:
-        candidate = deploy(*(image or _build(settings, store, cloud_run)))
-    else:
+    if image:
+        candidate = deploy(*image)
+    elif built := cloud_run.built_image(settings.service, source_sha256):
         try:
             candidate = deploy(built, source_sha256)
         except DeploymentError as error:
             logger.warning("The image is built again, because no revision of it starts: %s", error)
             candidate = deploy(*_build(settings, store, cloud_run))
+    else:
+        candidate = deploy(*_build(settings, store, cloud_run))
     name = version_name(environment.get("MODEL_VERSION", ""), model.sha256)
     logger.info("Checking the predictions of the new revision, %s.", candidate.name)
     _check(candidate, posters, store, model, name)

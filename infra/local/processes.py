@@ -170,7 +170,7 @@ class Processes:
             for child in stopped:
                 with suppress(psutil.NoSuchProcess):
                     inner = psutil.Process(child.process.pid).children()
-                    terminate_trees([each.pid for each in inner], max(_RUN_SECONDS, self._shutdown_timeout_seconds))
+                    terminate_trees([each.pid for each in inner], _RUN_SECONDS)
             self._stop(stopped)
             self._children = [child for child in self._children if child not in stopped]
 

@@ -6,7 +6,7 @@ import pytest
 
 from infra import endpoint
 from infra.endpoint import request_prediction
-from infra.errors import ConfigurationError, DamagedBundleError, DeploymentError, NotFound, ServiceUnavailable
+from infra.errors import ConfigurationError, DamagedBundleError, DeploymentError, FunctionDown, NotFound
 from tests.infra.conftest import Serve
 
 PREDICTION = {"genres": [{"name": "Action"}], "model": {"sha256": "1"}}
@@ -30,10 +30,10 @@ def test_prediction_is_requested_by_poster_name_until_the_function_has_started(s
 
 def test_function_that_does_not_start_is_unavailable(serve: Serve) -> None:
     url, received = serve(UNAVAILABLE)
-    with pytest.raises(ServiceUnavailable, match="the status is 503"):
+    with pytest.raises(FunctionDown, match="the status is 503"):
         request_prediction(url, "posters/5.jpg", startup_seconds=0.1)
     assert len(received) > 1
-    with pytest.raises(ServiceUnavailable, match=r"there is no response \(ConnectionError\)"):
+    with pytest.raises(FunctionDown, match=r"there is no response \(ConnectionError\)"):
         request_prediction("http://127.0.0.1:1", "posters/5.jpg", startup_seconds=0)
 
 
