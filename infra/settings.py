@@ -18,6 +18,7 @@ from infra.errors import ConfigurationError
 _PREFIX = "ANIME_GENRE_"
 _MEND = "Correct or unset it."
 _HTTP_ADDRESS = r"^(https?://[^\s@]+)?$"
+_ACCOUNT = r"^[^\s@]+@[^\s@]+$"
 
 # The collection of the site. Its keys have no prefix, because they are older than collections.
 MAIN_COLLECTION = "myanimelist"
@@ -56,6 +57,24 @@ class Settings(BaseSettings):
     )
     function_memory: str = Field(
         "1Gi", pattern=r"^[0-9]+(Mi|Gi)$", description="Memory of one instance of the function, as in Cloud Run."
+    )
+    function_service_account: str | None = Field(
+        None,
+        pattern=_ACCOUNT,
+        description="E-mail address of the service account that the function runs as. If not set, Google's default is "
+        "used.",
+    )
+    build_service_account: str | None = Field(
+        None,
+        pattern=_ACCOUNT,
+        description="E-mail address of the service account that builds the function. If not set, Google's default is "
+        "used.",
+    )
+    caller_service_account: str | None = Field(
+        None,
+        pattern=_ACCOUNT,
+        description="E-mail address of the service account that calls the function, if your own credentials are those "
+        "of a person or a workload identity. They must be allowed to act for it.",
     )
     model_name: str = Field("anime-genre", description="Name of the registered model in MLflow.")
     cloud_run_endpoint: str | None = Field(

@@ -1,0 +1,69 @@
+locals {
+  # Google's sample. The first run of the flow replaces it in the function, `gcloud run deploy` in the page.
+  placeholder = "us-docker.pkg.dev/cloudrun/container/hello"
+}
+
+resource "google_cloud_run_v2_service" "function" {
+  name                = var.service
+  location            = var.region
+  description         = "Predicts genres from a poster"
+  deletion_protection = false # it holds no data: a run deploys it again
+
+  template {
+    service_account = google_service_account.account["function"].email
+    scaling {
+      max_instance_count = 4
+    }
+    containers {
+      image = local.placeholder
+    }
+  }
+
+  lifecycle {
+    # The flow owns these (infra/cloud_run.py). gcloud sets `client` and its version.
+    ignore_changes = [
+      annotations,
+      build_config,
+      client,
+      client_version,
+      traffic,
+      template[0].annotations,
+      template[0].containers[0].base_image_uri,
+      template[0].containers[0].env,
+      template[0].containers[0].image,
+      template[0].containers[0].resources,
+      template[0].containers[0].startup_probe,
+      template[0].max_instance_request_concurrency,
+      template[0].revision,
+      template[0].service_account,
+      template[0].timeout,
+    ]
+  }
+
+  depends_on = [google_project_service.api]
+}
+
+resource "google_cloud_run_v2_service" "page" {
+  name                = "${var.service}-page"
+  location            = var.region
+  description         = "The page /anime"
+  deletion_protection = false
+
+  template {
+    service_account = google_service_account.account["page"].email
+    scaling {
+      max_instance_count = 2
+    }
+    containers {
+      image = local.placeholder
+      env {
+        name  = "FUNCTION_URL"
+        value = google_cloud_run_v2_service.function.uri
+      }
+    }
+  }
+
+  lifecycle {
+    ignore_changes = [client, client_version, template[0].containers[0].image, template[0].revision]
+  }
+}

@@ -1,0 +1,164 @@
+"""The Terraform files are right as far as it can be told without Terraform and Google."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from flows.cli import parser
+from infra.cloud_run import REPOSITORY
+from infra.settings import Settings, environment_variable
+from tests.infra.terraform import FOLDER, TABLE, Checker, read_files, used_table
+
+FILES = read_files()
+SCHEMA = json.loads(TABLE.read_text())
+WHOLE_SCHEMA = Path(os.environ.get("ANIME_GENRE_REAL_DATA", "../shared"), "terraform", "google-provider.json")
+
+
+def test_files_have_no_fault():
+    assert Checker(FILES, SCHEMA).check() == []
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "fault"),
+    [
+        pytest.param(
+            "storage.tf",
+            "force_destroy ",
+            "force_destory ",
+            "google_storage_bucket.data.force_destory is not an argument",
+            id="misspelt argument",
+        ),
+        pytest.param(
+            "storage.tf",
+            "with_state  ",
+            "state  ",
+            "lifecycle_rule.condition.state is not an argument",
+            id="misspelt argument of an inner block",
+        ),
+        pytest.param(
+            "storage.tf",
+            'format        = "DOCKER"',
+            "",
+            "google_artifact_registry_repository.images has no format",
+            id="missing required argument",
+        ),
+        pytest.param(
+            "alerts.tf",
+            "amount {",
+            "all_updates_rule {",
+            "google_billing_budget.monthly has no amount",
+            id="missing required block",
+        ),
+        pytest.param(
+            "storage.tf", "action {\n      type =", "action {\n      storage_class =", "action has no type", id="inner"
+        ),
+        pytest.param(
+            "services.tf",
+            "containers {\n      image = local.placeholder\n    }\n  }",
+            "}\n  containers {\n    image = local.placeholder\n  }",
+            "google_cloud_run_v2_service.function.containers is not an argument",
+            id="block at the wrong level",
+        ),
+        pytest.param(
+            "storage.tf",
+            "versioning {\n    enabled = true\n  }",
+            "versioning = { enabled = true }",
+            "versioning must be a block",
+            id="block as an argument",
+        ),
+        pytest.param(
+            "alerts.tf", "labels       = {", "labels {", "labels must not be a block", id="argument as a block"
+        ),
+        pytest.param(
+            "vm.tf",
+            "shielded_instance_config {",
+            "boot_disk {",
+            "boot_disk must not be repeated",
+            id="repeated block",
+        ),
+        pytest.param("vm.tf", "= 50", '= "large"', "size must be of the type number", id="wrong type"),
+        pytest.param(
+            "vm.tf", "google_compute_network.vm.id", "google_compute_network.net.id", "there is no", id="resource"
+        ),
+        pytest.param(
+            "vm.tf", "google_compute_router_nat.vm,", "google_compute_nat.vm,", "there is no", id="depends_on"
+        ),
+        pytest.param("apis.tf", "each.value", "each.name", "each.name has no value here", id="each"),
+        pytest.param("vm.tf", "var.machine_type", "var.machine", "there is no var.machine", id="undeclared variable"),
+        pytest.param("outputs.tf", "in local.settings", "in local.setting", "there is no local.setting", id="local"),
+        pytest.param(
+            "alerts.tf", "data.google_project.this", "data.google_project.it", "there is no", id="data source"
+        ),
+        pytest.param(
+            "vm.tf", "= var.machine_type", '= "e2-small"', "var.machine_type is not used", id="unused variable"
+        ),
+        pytest.param("services.tf", "= local.placeholder", '= "hello"', "local.placeholder is not used", id="local"),
+        pytest.param("outputs.tf", "page.uri", "page.url", "url does not exist", id="attribute that does not exist"),
+        pytest.param("accounts.tf", "account.email", "account.mail", "mail does not exist", id="attribute in a loop"),
+        pytest.param(
+            "services.tf",
+            '.account["page"].email',
+            ".account.email",
+            "google_service_account.account.email must have a key",
+            id="missing key",
+        ),
+        pytest.param(
+            "services.tf",
+            "template[0].timeout",
+            "template[0].request_timeout",
+            "template.[0].request_timeout does not exist",
+            id="path of ignore_changes",
+        ),
+        pytest.param("variables.tf", "floor(", "round(", "there is no function round", id="function"),
+        pytest.param(
+            "variables.tf",
+            "  type        = bool",
+            "",
+            "var.protect_data has no type",
+            id="variable without type",
+        ),
+        pytest.param("vm.sh", "${settings}", "${environment}", "not given the values that it names", id="template"),
+        pytest.param("vm.tf", "/vm.sh", "/start.sh", "there is no file start.sh", id="template file"),
+        pytest.param(
+            "apis.tf",
+            'resource "',
+            'module "m" {}\nresource "',
+            "blocks of the kind module are not checked",
+            id="module",
+        ),
+    ],
+)
+def test_checker_finds_a_planted_fault(file: str, before: str, after: str, fault: str):
+    assert before in FILES[file]
+    faults = Checker({**FILES, file: FILES[file].replace(before, after)}, SCHEMA).check()
+    assert any(fault in each for each in faults), faults
+
+
+def test_table_is_part_of_the_provider_schema():
+    assert f'version = "{SCHEMA["provider"]}"' in FILES["versions.tf"]
+    if not WHOLE_SCHEMA.exists():
+        pytest.skip(f"The provider's whole schema is not at {WHOLE_SCHEMA}.")
+    assert used_table(json.loads(WHOLE_SCHEMA.read_text()), FILES) == SCHEMA
+
+
+def test_names_are_those_of_the_code():
+    assert f'repository_id = "{REPOSITORY}"' in FILES["storage.tf"]
+    settings = set(re.findall(r"^    (ANIME_GENRE_\w+) +=", FILES["outputs.tf"], re.MULTILINE))
+    assert settings <= {environment_variable(name) for name in Settings.model_fields} | {"ANIME_GENRE_CLOUD"}
+
+
+def test_vm_starts_a_command_that_exists():
+    script, unit = FILES["vm.sh"], FILES["anime-genre.service"]
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    for path in re.findall(r"\$app/((?:infra|flows)/\S+)", script):
+        assert Path(path).exists()
+    assert FOLDER / "anime-genre.service" in [Path(path) for path in re.findall(r"cp \$app/(\S+)", script)]
+    start = re.findall(r"^ExecStart=(.*)", unit, re.MULTILINE)[0]
+    command, *options = shlex.split(start)
+    assert command == "/opt/anime-genre/.venv/bin/anime-genre" and "app=/opt/anime-genre\n" in script
+    parser().parse_args(options)
