@@ -1,33 +1,27 @@
-"""The Cloud Run client: builds, revisions and traffic of the function.
+"""The Cloud Run client: revisions and traffic of the function.
 
-Cloud Functions (2nd gen) are Cloud Run services, so this module uses the Cloud Run Admin API v2: over gRPC for Google,
-over plain HTTP for a local stand-in. Services are private: no caller is granted access here.
+Cloud Functions (2nd gen) are Cloud Run services, so this module uses the Cloud Run Admin API v2, over HTTP both for
+Google and for a local stand-in. Services are private: no caller is granted access here.
 """
 
 import hashlib
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from google.api_core import exceptions as google_exceptions
-from google.api_core import grpc_helpers, operations_v1
 from google.api_core.future.polling import DEFAULT_POLLING
-from google.auth.credentials import Credentials
-from google.auth.exceptions import RefreshError
 from google.cloud import run_v2
-from google.cloud.run_v2.services.builds.transports import BuildsRestTransport
 from google.cloud.run_v2.services.revisions.transports import RevisionsRestTransport
 from google.cloud.run_v2.services.services.transports import ServicesRestTransport
-from google.longrunning.operations_pb2 import Operation
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from infra.errors import DeploymentError, NotFound, ServiceUnavailable, failure
-from infra.google import google_errors, reason_of
+from infra.errors import DeploymentError, NotFound, failure
+from infra.google import credentials, deployment_errors, google_errors
 from infra.revisions import (
     CANDIDATE,
     DEFAULT_RESOURCES,
+    Image,
     Resources,
     Revision,
     Traffic,
@@ -38,111 +32,44 @@ from infra.revisions import (
     serving_targets,
     traffic_target,
 )
-from infra.settings import Settings, environment_variable
-from infra.source_zip import FUNCTION_TARGET
+from infra.settings import Settings
 
-REPOSITORY = "cloud-run-source-deploy"  # in Artifact Registry; `gcloud run deploy --source` uses the same one
 CHECKED_REVISION = "checked-revision"  # annotation of a service: the last revision that passed its check
-BUILD_TIMEOUT_SECONDS = 900.0
 DEPLOY_TIMEOUT_SECONDS = 300.0
 _POLL_SECONDS = (0.25, 10.0)  # the first and the longest pause between two polls of an operation
 
 
-class _StandInCredentials(Credentials):
-    """The token of the stand-in, which a client sends as it sends Google's access tokens."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.token = settings.cloud_run_token.get_secret_value() if settings.cloud_run_token else None
-
-    def refresh(self, request: object) -> None:
-        """Called if there is no token or it is refused."""
-        raise RefreshError(f"{environment_variable('cloud_run_token')} is not the token of the running stack")
-
-
 class CloudRun:
-    """Builds, revisions and traffic of the services of one project and region.
+    """Revisions and traffic of the services of one project and region.
 
     Raises:
         ServiceUnavailable: Cloud Run is unreachable, overloaded or too slow; a retry may help.
         ConfigurationError: credentials or a permission are missing.
-        DeploymentError: Cloud Run refuses a request, or a build or a revision fails.
+        DeploymentError: Cloud Run refuses a request, or a revision fails.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._parent = f"projects/{settings.google_project}/locations/{settings.google_region}"
-        self._registry = f"{settings.google_region}-docker.pkg.dev/{settings.google_project}/{REPOSITORY}"
         self._timeout = settings.service_timeout_seconds
+        address = urlsplit(settings.cloud_run_endpoint or "https://run.googleapis.com")
         with google_errors("Opening Cloud Run"):
-            if settings.cloud_run_endpoint:
-                self._connect_to_stand_in(settings.cloud_run_endpoint, _StandInCredentials(settings))
-            else:
-                self._connect_to_google()
+            options: dict[str, Any] = {
+                "host": address.netloc,
+                "url_scheme": address.scheme,
+                "credentials": credentials(settings),
+            }
+            self._services = run_v2.ServicesClient(transport=ServicesRestTransport(**options))
+            self._revisions = run_v2.RevisionsClient(transport=RevisionsRestTransport(**options))
 
-    def _connect_to_google(self) -> None:
-        # Over gRPC, because a build's operation contains messages of Cloud Build: JSON could not be parsed without the
-        # types of Cloud Build, gRPC leaves such messages undecoded.
-        self._services = run_v2.ServicesClient()
-        self._revisions = run_v2.RevisionsClient()
-        self._builds = run_v2.BuildsClient()
-        scopes = ("https://www.googleapis.com/auth/cloud-platform",)
-        channel = grpc_helpers.create_channel("cloudbuild.googleapis.com:443", default_scopes=scopes)
-        self._build_operations: Any = operations_v1.OperationsClient(channel)
-
-    def _connect_to_stand_in(self, endpoint: str, credentials: Credentials) -> None:
-        address = urlsplit(endpoint)
-        options: dict[str, Any] = {"host": address.netloc, "url_scheme": address.scheme, "credentials": credentials}
-        self._services = run_v2.ServicesClient(transport=ServicesRestTransport(**options))
-        self._revisions = run_v2.RevisionsClient(transport=RevisionsRestTransport(**options))
-        self._builds = run_v2.BuildsClient(transport=BuildsRestTransport(**options))
-        # Unlike the others, this transport expects the scheme as a part of the host.
-        operations = operations_v1.OperationsRestTransport(host=endpoint, credentials=credentials)
-        self._build_operations = operations_v1.AbstractOperationsClient(transport=operations)
-
-    def image_for(self, service: str, source_sha256: str) -> str:
-        """The Artifact Registry address of the image of a source."""
-        return f"{self._registry}/{service}:{source_sha256[:16]}"
-
-    def built_image(self, service: str, source_sha256: str) -> str | None:
+    def built_image(self, service: str, source_sha256: str) -> Image | None:
         """The image of a ready revision that was built from this source; None if there is none."""
-        revisions = self.revisions(service)
-        return next((each.image for each in revisions if each.source_sha256 == source_sha256 and each.ready), None)
-
-    def build(self, source_bucket: str, source_object: str, image: str) -> str:
-        """Build an image from a source zip in the bucket, wait for the build and return the image's address."""
-        request = run_v2.SubmitBuildRequest(
-            parent=self._parent,
-            storage_source=run_v2.StorageSource(bucket=source_bucket, object_=source_object),
-            image_uri=image,
-            buildpack_build=run_v2.SubmitBuildRequest.BuildpacksBuild(function_target=FUNCTION_TARGET),
-        )
-        with _deployment_errors(f"Building {image}"):
-            operation = self._builds.submit_build(request, timeout=self._timeout).build_operation
-            operation = self._wait_for_build(operation, image)
-        if operation.HasField("error"):
-            what, reason = f"The build of {image} failed", operation.error.message
-            raise failure(DeploymentError, what, reason, "See the log of Cloud Build.")
-        return image
-
-    def _wait_for_build(self, operation: Operation, image: str) -> Operation:
-        """Poll an operation of Cloud Build until it is done, as `gcloud run deploy --source` does."""
-        deadline = time.monotonic() + BUILD_TIMEOUT_SECONDS
-        wait, longest = _POLL_SECONDS
-        while not operation.done:
-            if time.monotonic() > deadline:
-                raise ServiceUnavailable(
-                    f"The build of {image} took more than {BUILD_TIMEOUT_SECONDS:.0f} s. Start the run again."
-                )
-            time.sleep(wait)
-            wait = min(wait * 1.5, longest)
-            operation = self._build_operations.get_operation(operation.name, timeout=self._timeout)
-        return operation
+        ready = (each.image for each in self.revisions(service) if each.ready)
+        return next((image for image in ready if image.source_sha256 == source_sha256), None)
 
     def deploy_candidate(
         self,
         service: str,
-        image: str,
-        source_sha256: str,
+        image: Image,
         environment: Mapping[str, str],
         resources: Resources = DEFAULT_RESOURCES,
         reuse: bool = True,
@@ -155,7 +82,7 @@ class CloudRun:
         """
         # Read before the revisions: if another deployment follows, the service's etag is outdated and the update fails.
         wanted = self._find_service(service) or run_v2.Service(ingress=run_v2.IngressTraffic.INGRESS_TRAFFIC_ALL)
-        template = revision_template(image, source_sha256, environment, resources)
+        template = revision_template(image, environment, resources)
         # The name starts with a hash of the content. A number follows, because a failed revision keeps its name.
         content = run_v2.RevisionTemplate.pb(template).SerializeToString(deterministic=True)
         prefix = f"{service}-{hashlib.sha256(content).hexdigest()[:10]}"
@@ -173,7 +100,7 @@ class CloudRun:
             *other_tagged_targets(wanted),
             traffic_target(name, tag=CANDIDATE),
         ]
-        with _deployment_errors(f"Deploying {name}"):
+        with deployment_errors(f"Deploying {name}"):
             deployed = self._create_or_update(service, wanted, fields)
         url = next((status.uri for status in deployed.traffic_statuses if status.tag == CANDIDATE), None)
         return self._get_revision(service, name, url)
@@ -191,7 +118,7 @@ class CloudRun:
             raise NotFound(f"There is no service {service} in {self._parent}.")
         wanted.annotations[CHECKED_REVISION] = revision
         wanted.traffic = [traffic_target(revision, percent=100), *other_tagged_targets(wanted)]
-        with _deployment_errors(f"Sending the traffic of {service} to {revision}"):
+        with deployment_errors(f"Sending the traffic of {service} to {revision}"):
             deployed = self._create_or_update(service, wanted, ["traffic", "annotations"])
         return self._get_revision(service, revision, deployed.uri)
 
@@ -262,23 +189,3 @@ class CloudRun:
             what = f"The service {service} is not ready"
             raise failure(DeploymentError, what, condition.message, "See the log of its last revision.")
         return deployed
-
-
-@contextmanager
-def _deployment_errors(doing: str) -> Iterator[None]:
-    """Like `google_errors`; other errors of Cloud Run become DeploymentError.
-
-    A conflict means that another deployment came first. A retry reads its result.
-    """
-    try:
-        with google_errors(doing):
-            yield
-    except TimeoutError as error:
-        raise ServiceUnavailable(
-            f"{doing} took more than {DEPLOY_TIMEOUT_SECONDS:.0f} s. Start the run again."
-        ) from error
-    except google_exceptions.Conflict as error:
-        what = f"{doing} conflicts with another deployment"
-        raise failure(ServiceUnavailable, what, reason_of(error), "Start the run again.") from error
-    except google_exceptions.GoogleAPICallError as error:
-        raise failure(DeploymentError, f"{doing} failed", reason_of(error)) from error

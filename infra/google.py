@@ -1,17 +1,20 @@
-"""Translation of the exceptions of Google's clients into this project's, which say whether a retry may help."""
+"""What the clients of Google share: credentials, and this project's errors, which say whether a retry may help."""
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import google.auth
 import requests
 from google.api_core import exceptions as google_exceptions
 from google.auth import exceptions as auth_exceptions
+from google.auth.credentials import Credentials
 from google.cloud.storage.exceptions import DataCorruption
 
-from infra.errors import ConfigurationError, NotFound, ServiceUnavailable, failure
+from infra.errors import ConfigurationError, DeploymentError, NotFound, ServiceUnavailable, failure
+from infra.settings import Settings, environment_variable
 
-_TEMPORARY = (
+TEMPORARY = (
     google_exceptions.ServerError,
     google_exceptions.TooManyRequests,
     google_exceptions.RetryError,
@@ -27,6 +30,34 @@ _REFUSED = (
     auth_exceptions.DefaultCredentialsError,
     auth_exceptions.RefreshError,
 )
+
+_SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
+
+
+class _StandInCredentials(Credentials):
+    """The token of the stand-in, which a client sends as it sends Google's access tokens."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.token = settings.cloud_run_token.get_secret_value() if settings.cloud_run_token else None
+
+    def refresh(self, request: object) -> None:
+        """Called if there is no token or it is refused."""
+        raise auth_exceptions.RefreshError(
+            f"{environment_variable('cloud_run_token')} is not the token of the running stack"
+        )
+
+
+def credentials(settings: Settings) -> Credentials:
+    """The credentials for Cloud Run and Cloud Build: Google's application default credentials, or the stand-in's token.
+
+    Raises:
+        DefaultCredentialsError: there are none.
+    """
+    if settings.cloud_run_endpoint:
+        return _StandInCredentials(settings)
+    found: Credentials = google.auth.default(scopes=_SCOPES)[0]
+    return found
 
 
 @contextmanager
@@ -55,9 +86,27 @@ def google_errors(doing: str) -> Iterator[None]:
             raise
         reason = "the checksum does not match the content"
         raise failure(ServiceUnavailable, f"{doing} failed temporarily", reason, "Try again later.") from error
-    except _TEMPORARY as error:
+    except TEMPORARY as error:
         what = f"{doing} failed temporarily"
         raise failure(ServiceUnavailable, what, reason_of(error), "Try again later.", str(error)) from error
+
+
+@contextmanager
+def deployment_errors(doing: str) -> Iterator[None]:
+    """Like `google_errors`; other errors of Cloud Run and Cloud Build become DeploymentError.
+
+    A conflict means that another deployment came first. A retry reads its result.
+    """
+    try:
+        with google_errors(doing):
+            yield
+    except TimeoutError as error:
+        raise ServiceUnavailable(f"{doing} took too long. Start the run again.") from error
+    except google_exceptions.Conflict as error:
+        what = f"{doing} conflicts with another deployment"
+        raise failure(ServiceUnavailable, what, reason_of(error), "Start the run again.") from error
+    except google_exceptions.GoogleAPICallError as error:
+        raise failure(DeploymentError, f"{doing} failed", reason_of(error)) from error
 
 
 def reason_of(error: Exception) -> str:

@@ -32,12 +32,19 @@ DEFAULT_RESOURCES = Resources("1", "1Gi")
 
 
 @dataclass(frozen=True)
+class Image:
+    """An image of the function: its address in Artifact Registry, by digest, and the sha256 of its source."""
+
+    address: str
+    source_sha256: str
+
+
+@dataclass(frozen=True)
 class Revision:
     """A revision of a service. `url` is its address, None if it has none."""
 
     name: str
-    image: str
-    source_sha256: str
+    image: Image
     environment: Mapping[str, str]
     ready: bool
     url: str | None
@@ -57,16 +64,14 @@ class Traffic:
     moved: bool
 
 
-def revision_template(
-    image: str, source_sha256: str, environment: Mapping[str, str], resources: Resources
-) -> run_v2.RevisionTemplate:
+def revision_template(image: Image, environment: Mapping[str, str], resources: Resources) -> run_v2.RevisionTemplate:
     """A template with the given resources, and the given environment in addition to `RUNTIME_ENVIRONMENT`."""
     variables = sorted({**RUNTIME_ENVIRONMENT, **environment}.items())
     return run_v2.RevisionTemplate(
-        annotations={_SOURCE_SHA256: source_sha256},
+        annotations={_SOURCE_SHA256: image.source_sha256},
         containers=[
             run_v2.Container(
-                image=image,
+                image=image.address,
                 env=[run_v2.EnvVar(name=name, value=value) for name, value in variables],
                 resources=run_v2.ResourceRequirements(limits=asdict(resources), startup_cpu_boost=True),
             )
@@ -124,8 +129,7 @@ def read_revision(revision: run_v2.Revision, url: str | None) -> Revision:
     limits = container.resources.limits
     return Revision(
         name=revision.name.rpartition("/")[2],
-        image=container.image,
-        source_sha256=revision.annotations.get(_SOURCE_SHA256, ""),
+        image=Image(container.image, revision.annotations.get(_SOURCE_SHA256, "")),
         environment={variable.name: variable.value for variable in container.env},
         ready=any(
             condition.type_ == "Ready" and condition.state == run_v2.Condition.State.CONDITION_SUCCEEDED

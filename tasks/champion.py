@@ -177,7 +177,7 @@ def reason_to_redeploy(champion: Champion, state: ChampionState, settings: Setti
 def _changes(live: Revision, settings: Settings) -> list[str]:
     """What differs between the live revision and a new one, apart from the model."""
     changes = []
-    if live.source_sha256 != sha256_of(function_source()):
+    if live.image.source_sha256 != sha256_of(function_source()):
         changes.append("the function's source")
     wanted = {**RUNTIME_ENVIRONMENT, **settings_environment(settings)}
     changes += [name for name, value in sorted(wanted.items()) if live.environment.get(name, "") != value]

@@ -2,12 +2,13 @@
 
 import logging
 
+from infra.cloud_build import build_image
 from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction
 from infra.errors import DamagedBundleError, DeploymentError, NotFound
 from infra.files import sha256_of
 from infra.registry import Registry
-from infra.revisions import Revision
+from infra.revisions import Image, Revision
 from infra.settings import Settings, read_settings
 from infra.store import Store
 from ml.data.decoding import PREPROCESSING_VERSION
@@ -92,7 +93,7 @@ def redeploy_champion(dataset: DatasetRecord, evaluation: EvaluationRecord) -> D
     }
     image = None
     if model.manifest.preprocessing.version != PREPROCESSING_VERSION:  # today's source would give it other pixels
-        image = (champion.revision.image, champion.revision.source_sha256)
+        image = champion.revision.image
     # A running revision remembers that its bundle was damaged, so a ready one is not used again.
     candidate = _deploy_candidate(settings, environment, model, evaluation.known_posters, image, reuse=False)
     return _send_traffic(settings, candidate)
@@ -103,21 +104,20 @@ def _deploy_candidate(
     environment: dict[str, str],
     model: Model,
     posters: list[KnownPoster],
-    image: tuple[str, str] | None = None,
+    image: Image | None = None,
     reuse: bool = True,
 ) -> Revision:
     """Deploy a revision and check its predictions. `environment` describes its model.
 
-    `image` is an image with the sha256 of its source, by default that of the present source, built if necessary. If no
-    revision of an image that was built earlier starts, the image is built again: it may be deleted or damaged.
+    `image` is by default that of the present source, built if necessary. If no revision of an image that was built
+    earlier starts, or Cloud Run does not find it, the image is built again: it may be deleted or damaged.
     """
     store, cloud_run = Store(settings), CloudRun(settings)
 
-    def deploy(address: str, source_sha256: str) -> Revision:
+    def deploy(image: Image) -> Revision:
         return cloud_run.deploy_candidate(
             settings.service,
-            address,
-            source_sha256,
+            image,
             {**environment, **settings_environment(settings)},
             resources(settings),
             reuse,
@@ -125,15 +125,15 @@ def _deploy_candidate(
 
     source_sha256 = sha256_of(function_source())
     if image:
-        candidate = deploy(*image)
+        candidate = deploy(image)
     elif built := cloud_run.built_image(settings.service, source_sha256):
         try:
-            candidate = deploy(built, source_sha256)
-        except DeploymentError as error:
+            candidate = deploy(built)
+        except (DeploymentError, NotFound) as error:
             logger.warning("The image is built again, because no revision of it starts: %s", error)
-            candidate = deploy(*_build(settings, store, cloud_run))
+            candidate = deploy(_build(settings, store))
     else:
-        candidate = deploy(*_build(settings, store, cloud_run))
+        candidate = deploy(_build(settings, store))
     name = version_name(environment.get("MODEL_VERSION", ""), model.sha256)
     logger.info("Checking the predictions of the new revision, %s.", candidate.name)
     _check(candidate, posters, store, model, name)
@@ -147,17 +147,14 @@ def _send_traffic(settings: Settings, candidate: Revision) -> DeploymentRecord:
     return DeploymentRecord(url=str(live.url), revision=live.name)
 
 
-def _build(settings: Settings, store: Store, cloud_run: CloudRun) -> tuple[str, str]:
-    """Build an image of the function's present source, and return it with the source's sha256."""
+def _build(settings: Settings, store: Store) -> Image:
+    """Build an image of the function's present source."""
     source = function_source()
     source_sha256 = sha256_of(source)
     logger.info("Building the function from its source.")
     key = f"functions/{source_sha256}.zip"
     store.write(key, source)
-    image = cloud_run.build(
-        settings.bucket, store.object_name(key), cloud_run.image_for(settings.service, source_sha256)
-    )
-    return image, source_sha256
+    return build_image(settings, store.object_name(key), source_sha256)
 
 
 def _check(candidate: Revision, posters: list[KnownPoster], store: Store, model: Model, name: str) -> None:

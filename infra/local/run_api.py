@@ -2,8 +2,8 @@
 
     python -m infra.local.run_api --port 8899 --state FOLDER [--service-port NAME=PORT]
 
-It implements services, revisions, builds:submit and operations of the Cloud Run Admin API v2, and the operations of
-Cloud Build v1. A build unpacks the source zip from the bucket of STORAGE_EMULATOR_HOST. A revision is a process of
+It implements services, revisions, builds:submit and operations of the Cloud Run Admin API v2, and the builds of Cloud
+Build v1. A build unpacks the source zip from the bucket of STORAGE_EMULATOR_HOST. A revision is a process of
 functions-framework in this Python environment. The state is kept in FOLDER: after a restart, services have the same
 revisions, traffic and addresses.
 
@@ -59,7 +59,8 @@ class CloudRunServer:
         self._without_service: dict[str, RevisionProxy] = {}  # listens on the port of a service that is not created yet
         self._services: dict[str, RunningService] = {}
         self._operations: dict[str, dict[str, Any]] = {}
-        self._operation_tasks: set[asyncio.Task[None]] = set()
+        self._builds: dict[str, dict[str, Any]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Restore the services of an earlier process. A damaged file is moved aside: its service is gone."""
@@ -81,10 +82,10 @@ class CloudRunServer:
                     self._without_service[name] = proxy
 
     async def close(self) -> None:
-        """Cancel the operations and stop all services."""
-        for task in self._operation_tasks:
+        """Cancel the builds and operations, and stop all services."""
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._operation_tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(proxy.close() for proxy in self._without_service.values()))
         await asyncio.gather(*(running.close() for running in self._services.values()))
 
@@ -104,7 +105,7 @@ class CloudRunServer:
                 web.get(f"{one_service}/revisions/{{revision}}", self._get_revision),
                 web.post(f"/v2/{_LOCATION}/builds:submit", self._submit_build),
                 web.get(f"/v2/{_LOCATION}/operations/{{operation}}", self._get_operation),
-                web.get(f"/v1/{_LOCATION}/operations/{{operation}}", self._get_operation),
+                web.get(f"/v1/{_LOCATION}/builds/{{build}}", self._get_build),
             ]
         )
         return application
@@ -158,7 +159,7 @@ class CloudRunServer:
             await proxy.close()
         await running.open(self._service_ports.get(service_id))
         self._services[name] = running
-        return web.json_response(self._start_operation(request, self._reconcile(running, revision)))
+        return web.json_response(self._start_operation(request, running, revision))
 
     async def _update_service(self, request: web.Request) -> web.Response:
         running = self._find(request)
@@ -176,46 +177,67 @@ class CloudRunServer:
             service.generation += 1
             service.etag, service.update_time, service.reconciling = uuid.uuid4().hex, now(), True
             revision = running.update(service)
-        return web.json_response(self._start_operation(request, self._reconcile(running, revision)))
+        return web.json_response(self._start_operation(request, running, revision))
 
     async def _reconcile(self, running: RunningService, new: str | None) -> dict[str, Any]:
         async with running.lock:
             await running.reconcile(new)
-            document = _to_json(running.service)
-        return {"@type": "type.googleapis.com/google.cloud.run.v2.Service", **document}
+            return _as_any(running.service)
 
     async def _submit_build(self, request: web.Request) -> web.Response:
         wanted = await _parse_body(request, run_v2.SubmitBuildRequest)
         source, target = wanted.storage_source, wanted.buildpack_build.function_target
         if not (source.bucket and source.object_ and wanted.image_uri and target):
             raise invalid("A build requires a storage source, an image URI and a function target.")
-        return web.json_response({"buildOperation": self._start_operation(request, self._build(wanted))})
+        identifier = str(uuid.uuid4())
+        name = f"{_parent(request)}/builds/{identifier}"
+        address = request.url.with_path(f"/v1/{name}").with_query(None)
+        build: dict[str, Any] = {"id": identifier, "name": name, "status": "QUEUED", "logUrl": str(address)}
+        self._builds[name] = build
+        self._start(self._build(wanted, build))
+        metadata = {"@type": "type.googleapis.com/google.devtools.cloudbuild.v1.BuildOperationMetadata", "build": build}
+        operation = {"name": f"{_parent(request)}/operations/{uuid.uuid4().hex}", "metadata": metadata}
+        return web.json_response({"buildOperation": operation})
 
-    async def _build(self, wanted: run_v2.SubmitBuildRequest) -> dict[str, Any]:
-        source = wanted.storage_source
-        archive = await asyncio.to_thread(_read_object, source.bucket, source.object_)
-        target = wanted.buildpack_build.function_target
-        await asyncio.to_thread(self._images.add, wanted.image_uri, target, archive)
-        return {"@type": "type.googleapis.com/google.protobuf.Empty"}
+    async def _build(self, wanted: run_v2.SubmitBuildRequest, build: dict[str, Any]) -> None:
+        """Build an image and write the outcome into the build's resource."""
+        source, target = wanted.storage_source, wanted.buildpack_build.function_target
+        try:
+            archive = await asyncio.to_thread(_read_object, source.bucket, source.object_)
+            digest = await asyncio.to_thread(self._images.add, wanted.image_uri, target, archive)
+        except Exception as error:
+            build.update(status="FAILURE", statusDetail=str(error))
+        else:
+            build.update(status="SUCCESS", results={"images": [{"name": wanted.image_uri, "digest": digest}]})
 
-    def _start_operation(self, request: web.Request, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
-        """Start a long-running operation and return its message. Clients poll it (`_get_operation`)."""
+    async def _get_build(self, request: web.Request) -> web.Response:
+        name = f"{_parent(request)}/builds/{request.match_info['build']}"
+        if name not in self._builds:
+            raise not_found(name)
+        return web.json_response(self._builds[name])
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run work in the background."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _start_operation(self, request: web.Request, running: RunningService, new: str | None) -> dict[str, Any]:
+        """Start the operation that brings a service to its wanted state. Clients poll it (`_get_operation`)."""
         name = f"{_parent(request)}/operations/{uuid.uuid4()}"
-        operation: dict[str, Any] = {"name": name, "done": False}
+        operation: dict[str, Any] = {"name": name, "metadata": _as_any(running.service), "done": False}
         self._operations[name] = operation
 
         async def run() -> None:
             try:
-                result = {"response": await work}
+                result = {"response": await self._reconcile(running, new)}
             except ApiError as error:
                 result = {"error": {"code": error.code, "message": str(error)}}
             except Exception as error:  # INTERNAL
                 result = {"error": {"code": 13, "message": f"{type(error).__name__}: {error}"}}
             operation.update(result, done=True)
 
-        task = asyncio.create_task(run())
-        self._operation_tasks.add(task)
-        task.add_done_callback(self._operation_tasks.discard)
+        self._start(run())
         return operation
 
     async def _get_operation(self, request: web.Request) -> web.Response:
@@ -271,6 +293,11 @@ def _to_json(message: Any) -> dict[str, Any]:
     text = type(message).to_json(message, use_integers_for_enums=False)
     document: dict[str, Any] = json.loads(text)
     return document
+
+
+def _as_any(service: run_v2.Service) -> dict[str, Any]:
+    """A service as the metadata and the response of an operation contain it."""
+    return {"@type": "type.googleapis.com/google.cloud.run.v2.Service", **_to_json(service)}
 
 
 def _check_template(service: run_v2.Service) -> None:

@@ -62,8 +62,10 @@ class Images:
         self._folder = folder / "images"
         self._index = folder / "images.json"
 
-    def add(self, address: str, target: str, archive: bytes) -> None:
-        """Unpack the source zip of an image with the entry point `target`; an earlier copy is replaced.
+    def add(self, address: str, target: str, archive: bytes) -> str:
+        """Unpack the source zip of an image with the entry point `target`, and return the image's digest.
+
+        An earlier copy is replaced.
 
         Raises:
             ApiError: the archive is not a zip file or has no main.py.
@@ -82,20 +84,22 @@ class Images:
             raise failed("The source is not a zip archive.") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        index = self._read_index() | {address: {"digest": digest, "target": target}}
+        image = {"digest": digest, "target": target}
+        index = self._read_index() | {address: image, _by_digest(address, digest): image}
         write_bytes(self._index, json.dumps(index, indent=2, sort_keys=True).encode())
+        return f"sha256:{digest}"
 
-    def find(self, address: str) -> tuple[Path, str]:
-        """The folder and the entry point of an image.
+    def find(self, address: str) -> tuple[str, Path, str]:
+        """The address by digest, the folder and the entry point of an image.
 
         Raises:
             ApiError: there is no such image.
         """
-        try:
-            image = self._read_index()[address]
-        except KeyError as error:
-            raise ApiError(404, 5, "NOT_FOUND", f"Image '{address}' not found.") from error
-        return self._folder / image["digest"], image["target"]
+        images = self._read_index().items()
+        image = next((each for known, each in images if address in (known, _by_digest(known, each["digest"]))), None)
+        if image is None:
+            raise ApiError(404, 5, "NOT_FOUND", f"Image '{address}' not found.")
+        return _by_digest(address, image["digest"]), self._folder / image["digest"], image["target"]
 
     def _read_index(self) -> dict[str, dict[str, str]]:
         with suppress(FileNotFoundError, ValueError):  # a damaged index is written again by the next build
@@ -240,7 +244,7 @@ class RunningService:
         """The process of a revision, which may not have started yet."""
         if name not in self._processes:
             container = self.revisions[name].containers[0]
-            source, target = self.images.find(container.image)
+            container.image, source, target = self.images.find(container.image)
             environment = {variable.name: variable.value for variable in container.env}
             log = self.folder / "logs" / f"{name}.log"
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -301,6 +305,12 @@ class RunningService:
         }
         path = self.folder / "services" / f"{self.short_name}.json"
         write_bytes(path, json.dumps(state, indent=2).encode())
+
+
+def _by_digest(address: str, digest: str) -> str:
+    """The address of an image by its digest. A tag follows the last colon of its name."""
+    repository, slash, name = address.partition("@")[0].rpartition("/")
+    return f"{repository}{slash}{name.partition(':')[0]}@sha256:{digest}"
 
 
 def last_part(name: str) -> str:

@@ -4,6 +4,7 @@ import io
 import time
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ import requests
 from pydantic import SecretStr
 
 import serving
+from infra.cloud_build import build_image
 from infra.cloud_run import CloudRun
 from infra.errors import ConfigurationError, DeploymentError, NotFound, ServiceUnavailable
-from infra.revisions import RUNTIME_ENVIRONMENT, Resources, Traffic
+from infra.revisions import RUNTIME_ENVIRONMENT, Image, Resources, Traffic
 from infra.settings import Settings
 from infra.store import Store
 from tests.infra.conftest import AUTHORIZATION, TOKEN, Serve, run_api
@@ -66,18 +68,18 @@ def client(run_settings: Settings) -> CloudRun:
 
 
 @pytest.fixture
-def image(client: CloudRun, run_settings: Settings) -> str:
+def image(run_settings: Settings) -> Image:
     """An image built from SOURCE."""
     Store(run_settings).write("functions/source.zip", zip_of(SOURCE))
-    return client.build(run_settings.bucket, "functions/source.zip", client.image_for("any", "5" * 64))
+    return build_image(run_settings, "functions/source.zip", "5" * 64)
 
 
-def test_traffic_moves_to_the_next_revision_and_back(client: CloudRun, image: str) -> None:
+def test_traffic_moves_to_the_next_revision_and_back(client: CloudRun, image: Image) -> None:
     assert client.live("round-trip") is None
     assert client.revisions("round-trip") == []
     assert client.built_image("round-trip", "5" * 64) is None
 
-    first = client.deploy_candidate("round-trip", image, "5" * 64, {"BUNDLE_SHA256": "one"})
+    first = client.deploy_candidate("round-trip", image, {"BUNDLE_SHA256": "one"})
     assert bundle_at(first.url) == "one"
     assert client.live("round-trip") is None, "it is not checked yet"
     live = client.send_traffic("round-trip", first.name)
@@ -86,7 +88,7 @@ def test_traffic_moves_to_the_next_revision_and_back(client: CloudRun, image: st
     assert bundle_at(live.url) == "one"
     assert client.built_image("round-trip", "5" * 64) == image
 
-    second = client.deploy_candidate("round-trip", image, "5" * 64, {"BUNDLE_SHA256": "two"})
+    second = client.deploy_candidate("round-trip", image, {"BUNDLE_SHA256": "two"})
     assert second.name != first.name
     assert second.ready
     assert bundle_at(second.url) == "two"
@@ -97,7 +99,7 @@ def test_traffic_moves_to_the_next_revision_and_back(client: CloudRun, image: st
     assert now_live.url == live.url, "the service's address is stable"
     assert bundle_at(live.url) == "two"
     assert now_live.environment == {**RUNTIME_ENVIRONMENT, "BUNDLE_SHA256": "two"}
-    assert now_live.source_sha256 == "5" * 64
+    assert now_live.image == image
 
     assert [revision.name for revision in client.revisions("round-trip")] == [second.name, first.name]
     assert client.send_traffic("round-trip", first.name).name == first.name
@@ -105,22 +107,22 @@ def test_traffic_moves_to_the_next_revision_and_back(client: CloudRun, image: st
     assert client.live("round-trip") == client.send_traffic("round-trip", first.name)
 
 
-def test_first_revision_is_not_live_unless_it_was_checked(client: CloudRun, image: str) -> None:
-    unchecked = client.deploy_candidate("unchecked", image, "5" * 64, {"BUNDLE_SHA256": "one"})
-    second = client.deploy_candidate("unchecked", image, "5" * 64, {"BUNDLE_SHA256": "two"})
+def test_first_revision_is_not_live_unless_it_was_checked(client: CloudRun, image: Image) -> None:
+    unchecked = client.deploy_candidate("unchecked", image, {"BUNDLE_SHA256": "one"})
+    second = client.deploy_candidate("unchecked", image, {"BUNDLE_SHA256": "two"})
     assert client.live("unchecked") is None
     live = client.send_traffic("unchecked", second.name)
     assert (client.live("unchecked"), bundle_at(live.url)) == (live, "two")
-    assert client.deploy_candidate("unchecked", image, "5" * 64, {"BUNDLE_SHA256": "one"}).name == unchecked.name
+    assert client.deploy_candidate("unchecked", image, {"BUNDLE_SHA256": "one"}).name == unchecked.name
     assert client.live("unchecked") == live
 
 
 def test_traffic_moved_by_another_tool_is_live_and_named_as_moved(
-    client: CloudRun, image: str, run_settings: Settings
+    client: CloudRun, image: Image, run_settings: Settings
 ) -> None:
-    first = client.deploy_candidate("moved", image, "5" * 64, {"BUNDLE_SHA256": "one"})
+    first = client.deploy_candidate("moved", image, {"BUNDLE_SHA256": "one"})
     client.send_traffic("moved", first.name)
-    second = client.deploy_candidate("moved", image, "5" * 64, {"BUNDLE_SHA256": "two"})
+    second = client.deploy_candidate("moved", image, {"BUNDLE_SHA256": "two"})
     traffic = client.traffic("moved")
     assert traffic and (traffic.revision.name, traffic.checked, traffic.moved) == (first.name, first.name, False)
     name = f"projects/{run_settings.google_project}/locations/{run_settings.google_region}/services/moved"
@@ -142,49 +144,50 @@ def test_traffic_moved_by_another_tool_is_live_and_named_as_moved(
             time.sleep(0.05)
         traffic = client.traffic("moved")
         assert traffic and (traffic.revision.name, traffic.checked, traffic.moved) == (second.name, first.name, True)
-        third = client.deploy_candidate("moved", image, "5" * 64, {"BUNDLE_SHA256": "three"})
+        third = client.deploy_candidate("moved", image, {"BUNDLE_SHA256": "three"})
         assert bundle_at(third.url) == "three"
         assert client.traffic("moved") == traffic, "a candidate does not move the traffic back"
     sent = client.send_traffic("moved", third.name)
     assert client.traffic("moved") == Traffic(sent, third.name, moved=False)
 
 
-def test_candidate_is_reused_if_nothing_differs_and_reuse_is_allowed(client: CloudRun, image: str) -> None:
+def test_candidate_is_reused_if_nothing_differs_and_reuse_is_allowed(client: CloudRun, image: Image) -> None:
     environment = {"BUNDLE_SHA256": "one", "MODEL_VERSION": "1"}
-    first = client.deploy_candidate("again", image, "5" * 64, environment)
-    again = client.deploy_candidate("again", image, "5" * 64, dict(reversed(environment.items())))
+    first = client.deploy_candidate("again", image, environment)
+    again = client.deploy_candidate("again", image, dict(reversed(environment.items())))
     assert again.name == first.name
     assert bundle_at(again.url) == "one"
     assert len(client.revisions("again")) == 1
-    fresh = client.deploy_candidate("again", image, "5" * 64, environment, reuse=False)
+    fresh = client.deploy_candidate("again", image, environment, reuse=False)
     assert bundle_at(fresh.url) == "one"
-    source = client.deploy_candidate("again", image, "6" * 64, environment)
-    large = client.deploy_candidate("again", image, "6" * 64, environment, Resources("2", "2Gi"))
+    other = replace(image, source_sha256="6" * 64)
+    source = client.deploy_candidate("again", other, environment)
+    large = client.deploy_candidate("again", other, environment, Resources("2", "2Gi"))
     assert large.resources == Resources("2", "2Gi")
     assert len({first.name, fresh.name, source.name, large.name}) == 4
     with pytest.raises(DeploymentError, match="Revision 'unknown' of the traffic does not exist"):
         client.send_traffic("again", "unknown")
 
 
-def test_revision_that_does_not_start_is_named_and_traffic_stays(client: CloudRun, image: str) -> None:
-    good = client.deploy_candidate("stays", image, "5" * 64, {"BUNDLE_SHA256": "good"})
+def test_revision_that_does_not_start_is_named_and_traffic_stays(client: CloudRun, image: Image) -> None:
+    good = client.deploy_candidate("stays", image, {"BUNDLE_SHA256": "good"})
     live = client.send_traffic("stays", good.name)
     broken = {"BUNDLE_SHA256": "bad", "BROKEN": "yes"}
     for attempt in (1, 2):
         with pytest.raises(DeploymentError, match=rf"-{attempt}' is not ready .* this revision is broken"):
-            client.deploy_candidate("stays", image, "5" * 64, broken)
+            client.deploy_candidate("stays", image, broken)
     assert client.live("stays") == live
     assert bundle_at(live.url) == "good"
     assert [revision.ready for revision in client.revisions("stays")] == [False, False, True]
-    better = client.deploy_candidate("stays", image, "5" * 64, {"BUNDLE_SHA256": "better"})
+    better = client.deploy_candidate("stays", image, {"BUNDLE_SHA256": "better"})
     assert bundle_at(better.url) == "better"
 
 
-def test_first_revision_that_does_not_start_is_not_live(client: CloudRun, image: str) -> None:
+def test_first_revision_that_does_not_start_is_not_live(client: CloudRun, image: Image) -> None:
     with pytest.raises(DeploymentError, match="this revision is broken"):
-        client.deploy_candidate("stillborn", image, "5" * 64, {"BROKEN": "yes"})
+        client.deploy_candidate("stillborn", image, {"BROKEN": "yes"})
     assert client.live("stillborn") is None
-    good = client.deploy_candidate("stillborn", image, "5" * 64, {"BUNDLE_SHA256": "good"})
+    good = client.deploy_candidate("stillborn", image, {"BUNDLE_SHA256": "good"})
     live = client.send_traffic("stillborn", good.name)
     assert (client.live("stillborn"), bundle_at(live.url)) == (live, "good")
 
@@ -193,21 +196,22 @@ def test_missing_service_source_or_image_is_named(client: CloudRun, run_settings
     with pytest.raises(NotFound, match="no service missing"):
         client.send_traffic("missing", "missing-1")
     with pytest.raises(DeploymentError, match=r"gs://test-bucket/none\.zip does not exist"):
-        client.build(run_settings.bucket, "none.zip", client.image_for("any", "7" * 64))
+        build_image(run_settings, "none.zip", "7" * 64)
     with pytest.raises(NotFound, match="Image 'never-built' not found"):
-        client.deploy_candidate("missing-image", "never-built", "5" * 64, {})
+        client.deploy_candidate("missing-image", Image("never-built", "5" * 64), {})
 
 
 @pytest.mark.parametrize(
     ("archive", "message"),
     [(b"no zip", "not a zip archive"), (zip_of("").replace(b"main", b"niam"), "no main.py")],
 )
-def test_build_of_an_invalid_source_fails_with_the_reason(
-    client: CloudRun, run_settings: Settings, archive: bytes, message: str
+def test_build_of_an_invalid_source_fails_with_the_reason_and_the_address_of_its_log(
+    run_settings: Settings, archive: bytes, message: str
 ) -> None:
     Store(run_settings).write("functions/bad.zip", archive)
-    with pytest.raises(DeploymentError, match=message):
-        client.build(run_settings.bucket, "functions/bad.zip", client.image_for("any", "8" * 64))
+    log = f"{run_settings.cloud_run_endpoint}/v1/projects/.*/locations/.*/builds/"
+    with pytest.raises(DeploymentError, match=f"{message}. See its log, {log}"):
+        build_image(run_settings, "functions/bad.zip", "8" * 64)
 
 
 @pytest.mark.parametrize(
@@ -223,9 +227,9 @@ def test_build_of_an_invalid_source_fails_with_the_reason(
 )
 def test_cloud_run_errors_are_translated(settings: Settings, serve: Serve, status: int, error: type[Exception]) -> None:
     url, _ = serve((status, {"error": {"code": status, "message": "the reason"}}))
-    client = CloudRun(settings.model_copy(update={"cloud_run_endpoint": url, "cloud_run_token": SecretStr(TOKEN)}))
+    changed = settings.model_copy(update={"cloud_run_endpoint": url, "cloud_run_token": SecretStr(TOKEN)})
     with pytest.raises(error, match="the reason"):
-        client.build("bucket", "object", "image")
+        build_image(changed, "object", "5" * 64)
 
 
 def test_cloud_run_is_unavailable_if_it_is_unreachable(settings: Settings) -> None:

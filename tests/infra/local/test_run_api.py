@@ -23,6 +23,7 @@ import requests
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 
+from infra.cloud_build import build_image
 from infra.cloud_run import CloudRun
 from infra.errors import ConfigurationError, DeploymentError
 from infra.local.processes import free_port
@@ -55,6 +56,7 @@ class StandIn:
     endpoint: str
     process: psutil.Process
     client: CloudRun
+    settings: Settings
     log: Path
 
     def request(self, method: str, path: str, json: object = None) -> requests.Response:
@@ -63,9 +65,8 @@ class StandIn:
 
     def deploy(self, service: str, **environment: str) -> Revision:
         """Build SOURCE and deploy it as the candidate."""
-        image = self.client.image_for(service, "5" * 64)
-        self.client.build("test-bucket", "functions/stand-in.zip", image)
-        return self.client.deploy_candidate(service, image, "5" * 64, environment)
+        image = build_image(self.settings, "functions/stand-in.zip", "5" * 64)
+        return self.client.deploy_candidate(service, image, environment)
 
     def processes(self) -> list[psutil.Process]:
         """The stand-in's process and all its descendants."""
@@ -103,12 +104,13 @@ def start(source: str) -> Start:
     def started(folder: Path, *options: str) -> Iterator[StandIn]:
         with run_api(folder, source, *options) as (endpoint, process):
             settings = Settings(
+                bucket="test-bucket",
                 cloud_run_endpoint=endpoint,
                 cloud_run_token=TOKEN,
                 google_project="test-project",
                 google_region="test-region",
             )
-            yield StandIn(endpoint, psutil.Process(process.pid), CloudRun(settings), folder / "stand-in.log")
+            yield StandIn(endpoint, psutil.Process(process.pid), CloudRun(settings), settings, folder / "stand-in.log")
 
     return started
 

@@ -1,0 +1,97 @@
+"""Builds of the function's image: submitted through Cloud Run, and read as a resource of Cloud Build.
+
+Both are plain JSON over HTTP. The clients of Google's packages are of no use here: the operation that `builds:submit`
+returns contains a message of Cloud Build, which the REST transport of `google-cloud-run` cannot parse without the
+package of Cloud Build, and the operation of a regional build is not found at the global address of the operations. So
+the build itself is read, as `gcloud run deploy --source` does.
+"""
+
+import logging
+import time
+from typing import Any
+
+from google.api_core import exceptions as google_exceptions
+from google.api_core.retry import Retry, if_exception_type
+from google.auth.transport.requests import AuthorizedSession
+
+from infra.errors import DeploymentError, ServiceUnavailable, failure
+from infra.google import TEMPORARY, credentials, deployment_errors, google_errors
+from infra.revisions import Image
+from infra.settings import Settings
+from infra.source_zip import FUNCTION_TARGET
+
+REPOSITORY = "cloud-run-source-deploy"  # in Artifact Registry; `gcloud run deploy --source` uses the same one
+BUILD_TIMEOUT_SECONDS = 900.0
+_POLL_SECONDS = (0.25, 10.0)  # the first and the longest pause between two readings of a build
+_RUNNING = ("PENDING", "QUEUED", "WORKING")
+_DOING = "Building the function"
+
+logger = logging.getLogger("infra")
+
+
+def build_image(settings: Settings, source_object: str, source_sha256: str) -> Image:
+    """Build the function's image from a source zip in the bucket, and wait for the build.
+
+    Args:
+        source_object: the name of the zip in the bucket.
+        source_sha256: its sha256, of which the image's tag is made.
+
+    Returns:
+        The image by the digest that the build gave it.
+
+    Raises:
+        DeploymentError: the build is refused or fails. The message names the address of its log.
+        ServiceUnavailable: Cloud Run or Cloud Build is unreachable, overloaded or too slow; a retry may help.
+        ConfigurationError: credentials or a permission are missing.
+    """
+    parent = f"projects/{settings.google_project}/locations/{settings.google_region}"
+    repository = f"{settings.google_region}-docker.pkg.dev/{settings.google_project}/{REPOSITORY}/{settings.service}"
+    body = {
+        "storageSource": {"bucket": settings.bucket, "object": source_object},
+        "imageUri": f"{repository}:{source_sha256[:16]}",
+        "buildpackBuild": {"functionTarget": FUNCTION_TARGET},
+    }
+    run = settings.cloud_run_endpoint or "https://run.googleapis.com"
+    cloud_build = settings.cloud_run_endpoint or "https://cloudbuild.googleapis.com"
+    with google_errors("Opening Cloud Build"):
+        session = AuthorizedSession(credentials(settings))
+    with session, deployment_errors(_DOING):
+        submitted = _call(session, "POST", f"{run}/v2/{parent}/builds:submit", settings, body)
+        try:
+            name = f"{parent}/builds/{submitted['buildOperation']['metadata']['build']['id']}"
+        except (KeyError, TypeError) as error:
+            raise DeploymentError(f"{_DOING} failed: the response of Cloud Run names no build.") from error
+        build = _wait(session, f"{cloud_build}/v1/{name}", settings)
+    if build["status"] != "SUCCESS":
+        reason = (
+            build.get("statusDetail") or build.get("failureInfo", {}).get("detail") or f"it ended: {build['status']}"
+        )
+        raise failure(DeploymentError, f"{_DOING} failed", reason, f"See its log, {build.get('logUrl', name)}.")
+    (built,) = build["results"]["images"]
+    return Image(f"{repository}@{built['digest']}", source_sha256)
+
+
+def _wait(session: AuthorizedSession, address: str, settings: Settings) -> dict[str, Any]:
+    """Read a build until it has ended."""
+    read = Retry(predicate=if_exception_type(*TEMPORARY), timeout=settings.service_timeout_seconds)(_call)
+    deadline = time.monotonic() + BUILD_TIMEOUT_SECONDS
+    pause, longest = _POLL_SECONDS
+    while (build := read(session, "GET", address, settings))["status"] in _RUNNING:
+        if time.monotonic() > deadline:
+            reason = f"it took more than {BUILD_TIMEOUT_SECONDS:.0f} s"
+            log = f"See its log, {build.get('logUrl', address)}."
+            raise failure(ServiceUnavailable, f"{_DOING} failed", reason, "Start the run again.", log)
+        time.sleep(pause)
+        pause = min(pause * 1.5, longest)
+    return build
+
+
+def _call(
+    session: AuthorizedSession, method: str, address: str, settings: Settings, body: object = None
+) -> dict[str, Any]:
+    """Send a request and return the decoded response. Raises the exceptions of `google.api_core` for an error."""
+    response = session.request(method, address, json=body, timeout=settings.service_timeout_seconds)
+    if not response.ok:
+        raise google_exceptions.from_http_response(response)
+    content: dict[str, Any] = response.json()
+    return content
