@@ -46,7 +46,7 @@ class Bench:
     """A dataset as networks are trained on it. No row of the test part is used here.
 
     The validation part decides only which network is chosen. A network's epoch and trial are chosen on a fifth of the
-    training part, `selection`, by franchise.
+    training part, `selection`, by franchise. With them it is then trained again on the whole training part.
     """
 
     dataset: Dataset
@@ -83,7 +83,7 @@ class Bench:
 
     @cached_property
     def gradient_rows(self) -> NDArray[np.int64]:
-        """Rows of the training part that gradient steps use, sorted: all but `selection`."""
+        """Rows of the training part that gradient steps of trials use, sorted: all but `selection`."""
         return np.setdiff1d(self.training, self.selection)
 
     @cached_property
@@ -114,10 +114,14 @@ class Bench:
         return posters_for(self.compute.device, self.dataset.images)
 
     def selecting(self, inputs: Inputs) -> TrainingData:
-        """The rows for gradient steps, and those on which the epoch is chosen."""
+        """For trials: the rows for gradient steps, and those on which epoch and trial are chosen."""
         rows = self.selection
         folds = stratified_folds(self.dataset.franchises[rows], self.dataset.labels[rows])
         return TrainingData(inputs, self.labels, self.gradient_rows, rows, folds, SELECTION)
+
+    def whole(self, inputs: Inputs) -> TrainingData:
+        """For the training after the trials: the whole training part, and the validation part for curves only."""
+        return TrainingData(inputs, self.labels, self.training, self.validation, self.folds)
 
     def decisions(self, probabilities: Probabilities) -> Decisions:
         """Decisions for the validation part's probabilities [V, G], with cross-fitted thresholds."""

@@ -90,9 +90,11 @@ def _train_fine_tuned(
     from ml.training.gradient import Body, train_by_gradient
 
     assert pretrained is not None
+    features = pretrained.features
     body = Body(lambda: copy.deepcopy(pretrained.body), bench.backbone.normalisation, bench.backbone)
-    head = fit_head(bench, pretrained.features, bench.gradient_rows, KERNEL_FIRST)
-    return train_by_gradient(candidate, bench, body, reporter, head)
+    return train_by_gradient(
+        candidate, bench, body, reporter, lambda rows: fit_head(bench, features, rows, KERNEL_FIRST)
+    )
 
 
 def _train_whole(

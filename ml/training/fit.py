@@ -78,7 +78,8 @@ class Schedule:
         flip: mirror a random half of the posters in each epoch.
         rate: the learning rate rises and falls once (Smith and Topin 2017, https://arxiv.org/abs/1708.07120), or is
             constant.
-        keep: keep the epoch with the best validation score, or the last one.
+        stop: the epoch, counted from 1, after which training ends. The learning rate is that of a training of all
+            `epochs`. None trains all of them.
     """
 
     epochs: int
@@ -86,7 +87,12 @@ class Schedule:
     seed: int
     flip: bool
     rate: Literal["one-cycle", "constant"] = "one-cycle"
-    keep: Literal["best", "last"] = "best"
+    stop: int | None = None
+
+    @property
+    def last(self) -> int:
+        """The epoch, counted from 1, after which training ends."""
+        return self.stop or self.epochs
 
 
 @dataclass(frozen=True)
@@ -100,16 +106,19 @@ class FitTask:
 
 @dataclass(frozen=True)
 class Fit:
-    """A trained network at the epoch that was kept: its `state` on the CPU, and its validation weighted F1.
+    """The figures of a training run.
 
-    `kept_epoch` counts from 1. `images_per_second` is the median over epochs, without the time of evaluation. The first
-    epoch counts only if it is the only one, because it includes warm-up.
+    `scores` has the validation weighted F1 after each epoch. `images_per_second` is the median over epochs, without the
+    time of evaluation. The first epoch counts only if it is the only one, because it includes warm-up.
     """
 
-    state: dict[str, Tensor]
-    kept_epoch: int
-    validation_weighted_f1: float
+    scores: tuple[float, ...]
     images_per_second: float
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch with the highest score, counted from 1; of several, the first."""
+        return self.scores.index(max(self.scores)) + 1
 
 
 @dataclass
@@ -119,7 +128,6 @@ class _Progress:
     Attributes:
         epoch: number of completed epochs.
         step: number of completed steps in the current epoch, which have taken `seconds`.
-        kept: validation score, number (from 0) and weights of the kept epoch.
         points: reported values of each epoch.
         rates: images per second in each epoch.
     """
@@ -127,7 +135,6 @@ class _Progress:
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
-    kept: tuple[float, int, dict[str, Tensor]] | None = None
     points: list[dict[str, float]] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
 
@@ -141,12 +148,13 @@ def fit(
     on_epoch: Callable[[int, float], None] = lambda epoch, score: None,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> Fit:
-    """Train a model that is already on the device, starting from the checkpoint if it has a state.
+    """Train a model in place that is already on the device, starting from the checkpoint if it has a state.
 
-    Validation decisions use cross-fitted thresholds. Random numbers come from PyTorch's global state, which
-    checkpoints restore: a killed and restarted training ends with the same weights. `on_epoch` is called after each
-    epoch, including restored ones, with the number of completed epochs and the validation weighted F1. `on_batch` is
-    called after each batch of both parts with its number of posters.
+    The model ends with the weights of the schedule's last epoch, whatever its score. Validation decisions use
+    cross-fitted thresholds. Random numbers come from PyTorch's global state, which checkpoints restore: a killed and
+    restarted training ends with the same weights. `on_epoch` is called after each epoch, including restored ones, with
+    the number of completed epochs and the validation weighted F1. `on_batch` is called after each batch of both parts
+    with its number of posters.
 
     Raises TrainingError if the loss or a weight is not finite. The last good checkpoint is kept.
     """
@@ -164,13 +172,10 @@ def fit(
 
     for epoch, point in enumerate(progress.points, 1):
         report(epoch, point)
-    while progress.epoch < schedule.epochs:
+    while progress.epoch < schedule.last:
         run.finish_epoch(checkpoint, on_batch)
         logits = predict_logits(model, data.inputs, data.validation, compute, on_batch)
         score = weighted_f1(cross_fitted_decisions(logits.sigmoid().cpu().numpy(), truth, data.folds), truth)
-        if progress.kept is None or schedule.keep == "last" or score > progress.kept[0]:
-            state = {name: value.cpu().clone() for name, value in model.state_dict().items()}
-            progress.kept = score, progress.epoch, state
         progress.points.append(
             {
                 "loss/training": run.total_loss.item() / run.steps,
@@ -181,12 +186,11 @@ def fit(
         )
         progress.epoch, progress.step, progress.seconds = progress.epoch + 1, 0, 0.0
         run.total_loss.zero_()
-        if checkpoint.due() or progress.epoch == schedule.epochs:
+        if checkpoint.due() or progress.epoch == schedule.last:
             run.save(checkpoint)
         report(progress.epoch, progress.points[-1])
-    assert progress.kept is not None
-    score, epoch, state = progress.kept
-    return Fit(state, epoch + 1, score, float(np.median(progress.rates[1:] or progress.rates)))
+    scores = tuple(point["weighted_f1/validation"] for point in progress.points)
+    return Fit(scores, float(np.median(progress.rates[1:] or progress.rates)))
 
 
 class _Run:

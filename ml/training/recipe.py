@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from ml.compute import one_thread
 from ml.networks.backbones import HALF, Backbone, GenreNetwork, feature_count, scratch_body
-from ml.reporting import NullReporter, Reporter
+from ml.reporting import Reporter
 from ml.scores.metrics import Probabilities
 from ml.training.bench import Bench
 from ml.training.candidates import Range, Trained
 from ml.training.features import Pretrained, cached_features
-from ml.training.fit import Fit, FitTask, Hyperparameters, Inputs, Schedule, TrainingData, fit, predict_probabilities
+from ml.training.fit import Fit, FitTask, Hyperparameters, Inputs, Schedule, fit, predict_probabilities
 from ml.training.outcome import NetworkOutcome, Trial
-from ml.training.search import SearchPlan, Step, TrialProgress, best_of, search
+from ml.training.search import REFIT, SearchPlan, Step, TrialProgress, best_of, search
 
 RECIPE, TUNED, HALF_RECIPE = "recipe", "recipe-tuned", "recipe-mean-0.5"
 FIXED = {"learning_rate": 1e-3, "weight_decay": 0.0, "dropout": 0.0, "hidden": 0}
@@ -115,47 +115,45 @@ def _train(name: str, recipe: _Recipe, bench: Bench, reporter: Reporter) -> Netw
     only_head = recipe.trained == "frozen"
     # A head is so small that neither bfloat16 nor a second thread would save time.
     compute = replace(bench.compute, bf16=False) if only_head else bench.compute
-    schedule = Schedule(epochs, BATCH_SIZE, seed, flip=False, rate="constant", keep="last")
-    whole = TrainingData(recipe.inputs, bench.labels, bench.training, bench.validation, bench.folds)
-    images = len(bench.training) + (0 if tuned else len(bench.validation))
-    progress = TrialProgress(name, trial_count + tuned, epochs, images, reporter)
+    schedule = Schedule(epochs, BATCH_SIZE, seed, flip=False, rate="constant")
+    progress = TrialProgress(name, trial_count + 1 if tuned else 1, epochs, len(bench.training), reporter)
 
     def new_model() -> nn.Module:
         torch.manual_seed(seed)
         return recipe.new_model().to(compute.device)
 
-    def train(number: int, parameters: Mapping[str, float], task: FitTask, trial_reporter: Reporter) -> Fit:
-        progress.begin_trial(number)
-        slot = bench.checkpoints.slot(f"{name}-trial-{number}")
+    def train(
+        run: str, parameters: Mapping[str, float], task: FitTask, run_reporter: Reporter
+    ) -> tuple[nn.Module, Fit]:
+        model, slot = new_model(), bench.checkpoints.slot(f"{name}-{run}")
         with one_thread() if only_head else nullcontext():
-            return fit(
-                *(new_model(), Hyperparameters.of({**FIXED, **parameters}), task, trial_reporter, slot),
+            return model, fit(
+                *(model, Hyperparameters.of({**FIXED, **parameters}), task, run_reporter, slot),
                 on_epoch=lambda epoch, score: progress.end_epoch(epoch),
                 on_batch=progress.add,
             )
 
+    run: str = "trial-1"
+    parameters: Mapping[str, float] = {"weight_decay": FIXED["weight_decay"]}
+    trials: tuple[Trial, ...] = ()
     if tuned:
-        selecting = FitTask(bench.selecting(recipe.inputs), replace(schedule, keep="best"), compute)
-        epochs_of: dict[int, int] = {}
+        selecting = FitTask(bench.selecting(recipe.inputs), schedule, compute)
+        fits: dict[int, Fit] = {}
 
-        def attempt(number: int, parameters: dict[str, float], trial_reporter: Reporter, step: Step) -> float:
-            tried = train(number, parameters, selecting, trial_reporter)
-            epochs_of[number] = tried.kept_epoch
-            return tried.validation_weighted_f1
+        def attempt(number: int, tried: dict[str, float], trial_reporter: Reporter, step: Step) -> float:
+            progress.begin_trial(number)
+            _, fits[number] = train(f"trial-{number}", tried, selecting, trial_reporter)
+            return max(fits[number].scores)
 
         trials = search(SearchPlan(name, _TUNED_SPACE, _TUNED_FIRST, trial_count, seed), attempt, reporter)
-        best = best_of(trials)
-        task = FitTask(whole, replace(schedule, epochs=epochs_of[best.number]), compute)
-        kept = train(trial_count + 1, best.parameters, task, NullReporter())
-    else:
-        with reporter.run("trial-1", FIXED) as trial_reporter:
-            kept = train(1, {}, FitTask(whole, schedule, compute), trial_reporter)
-        parameters = {"weight_decay": FIXED["weight_decay"]}
-        best = Trial(1, parameters, kept.validation_weighted_f1, time.perf_counter() - start)
-        trials = (best,)
+        run, parameters = REFIT, best_of(trials).parameters
+        epochs = fits[best_of(trials).number].best_epoch
+    progress.begin_refit(epochs, len(bench.training) + len(bench.validation))
+    whole = FitTask(bench.whole(recipe.inputs), replace(schedule, stop=epochs), compute)
+    with reporter.run(run, {**FIXED, **parameters, "epochs": epochs}) as run_reporter:
+        model, kept = train(run, parameters, whole, run_reporter)
     progress.end()
-    model = new_model()
-    model.load_state_dict(kept.state)
+    trials = trials or (Trial(1, parameters, kept.scores[-1], time.perf_counter() - start),)
     network = recipe.network(model.eval())
     full_precision = replace(compute, bf16=False)
 
@@ -167,7 +165,7 @@ def _train(name: str, recipe: _Recipe, bench: Bench, reporter: Reporter) -> Netw
         backbone=recipe.backbone.name if recipe.backbone else None,
         weights=recipe.backbone.weights.file if recipe.backbone and recipe.backbone.weights else None,
         trained=recipe.trained,
-        best=replace(best, parameters={**best.parameters, "epochs": kept.kept_epoch}),
+        best=replace(best_of(trials), parameters={**parameters, "epochs": epochs}),
         trials=trials,
         **bench.assess(predict(bench.validation)),
         network=network,

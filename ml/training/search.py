@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+REFIT = "refit"
+"""The run and the checkpoint of the training after the search: the best trial's, on the whole training part."""
 _TRIALS_BEFORE_PRUNING = 2
 
 
@@ -54,7 +56,10 @@ class TrialProgress:
     """
 
     def __init__(self, name: str, trials: int, epochs: int, images: int, reporter: Reporter) -> None:
-        """`images` is the number of images per epoch, those that only score it included."""
+        """`images` is the number of images per epoch, those that only score it included.
+
+        `trials` includes the training after the search, if there is one.
+        """
         self._what, self._reporter = f"training {name}", reporter
         self._trials, self._epochs, self._images = trials, epochs, images
         self._trial = self._done = 0
@@ -65,6 +70,11 @@ class TrialProgress:
         """Call this at the start of a trial, counted from 1."""
         self._trial = number
         self.end_epoch(0)
+
+    def begin_refit(self, epochs: int, images: int) -> None:
+        """Call this at the start of the training after the search, with its epochs and its images per epoch."""
+        self._epochs, self._images = epochs, images
+        self.begin_trial(self._trials)
 
     def add(self, images: int) -> None:
         """Call this after each batch."""
@@ -77,7 +87,7 @@ class TrialProgress:
         self._report()
 
     def end(self) -> None:
-        """Call this after the last trial."""
+        """Call this at the end."""
         self._left = 0
         self._report()
 

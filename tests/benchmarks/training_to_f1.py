@@ -206,7 +206,7 @@ class Curve(NullReporter):
         self._start = time.perf_counter()
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        if "learning_rate" in values:  # reported per epoch, not per trial
+        if f"{SELECTION}/weighted_f1" in values:  # reported for each epoch of a trial
             self.add(step, values[f"{SELECTION}/weighted_f1"])
 
     def add(self, epoch: int, score: float) -> None:

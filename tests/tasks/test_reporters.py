@@ -91,6 +91,24 @@ def test_remaining_time_counts_neither_restored_nor_pruned_epochs(
     assert caplog.messages[2:] == ["training scratch: 200 of 200 (10.0 images per second)"]
 
 
+def test_remaining_time_includes_the_training_after_the_search(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "tasks")
+    clock = Clock()
+    progress = TrialProgress("scratch", 2, 4, 100, ProgressLog(tmp_path, every_seconds=5, clock=clock))
+    progress.begin_trial(1)
+    clock.seconds += 10
+    progress.add(100)
+    assert caplog.messages == ["training scratch: 100 of 800 (10.0 images per second, 70 s left)"]
+    for epoch in range(1, 5):
+        progress.end_epoch(epoch)
+    progress.begin_refit(epochs=2, images=120)
+    clock.seconds += 10
+    progress.add(100)
+    assert caplog.messages[-1] == "training scratch: 200 of 340 (10.0 images per second, 14 s left)"
+
+
 def test_work_that_was_done_before_the_first_call_does_not_count(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

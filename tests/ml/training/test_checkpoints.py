@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -84,31 +84,38 @@ def images() -> Tensor:
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (80, 3, 8, 8), np.uint8))
 
 
-def train(inputs: Inputs, checkpoint: Checkpoint, schedule: Schedule = SCHEDULE) -> Fit:
+@dataclass(frozen=True)
+class Trained:
+    state: dict[str, Tensor]
+    fit: Fit
+
+
+def train(inputs: Inputs, checkpoint: Checkpoint, schedule: Schedule = SCHEDULE) -> Trained:
     labels = torch.from_numpy(np.random.default_rng(1).random((80, 3)) < 0.4).float()
     rows = np.arange(80)
     data = TrainingData(inputs, labels, rows[:60], rows[60:], rows[60:] % 5)
     with torch.random.fork_rng(devices=[]):
-        return fit(new_model(), SETTING, FitTask(data, schedule, choose_compute("cpu")), NullReporter(), checkpoint)
+        model, task = new_model(), FitTask(data, schedule, choose_compute("cpu"))
+        return Trained(model.state_dict(), fit(model, SETTING, task, NullReporter(), checkpoint))
 
 
 @pytest.fixture(scope="module")
-def undisturbed(images: Tensor) -> Fit:
+def undisturbed(images: Tensor) -> Trained:
     return train(images, NoCheckpoint())
 
 
-def same(one: Fit, other: Fit) -> bool:
+def same(one: Trained, other: Trained) -> bool:
     """Whether two trainings gave the same result, bit for bit."""
     return (
         one.state.keys() == other.state.keys()
         and all(one.state[name].numpy().tobytes() == other.state[name].numpy().tobytes() for name in one.state)
-        and (one.kept_epoch, one.validation_weighted_f1) == (other.kept_epoch, other.validation_weighted_f1)
+        and one.fit.scores == other.fit.scores
     )
 
 
 @pytest.mark.parametrize("killed_at", range(SCHEDULE.epochs * (STEPS + VALIDATION_BATCHES)))
 def test_training_killed_at_any_step_resumes_bit_for_bit(
-    killed_at: int, images: Tensor, undisturbed: Fit, tmp_path: Path
+    killed_at: int, images: Tensor, undisturbed: Trained, tmp_path: Path
 ) -> None:
     checkpoints = Checkpoints(tmp_path, ABOUT, every_seconds=0)
     with pytest.raises(Killed):
@@ -122,7 +129,7 @@ def test_training_killed_at_any_step_resumes_bit_for_bit(
     assert left >= done - 1, "completed steps are repeated"
 
 
-def test_training_killed_repeatedly_resumes_bit_for_bit(images: Tensor, undisturbed: Fit, tmp_path: Path) -> None:
+def test_training_killed_repeatedly_resumes_bit_for_bit(images: Tensor, undisturbed: Trained, tmp_path: Path) -> None:
     kills = 0
     while True:
         try:
@@ -136,12 +143,11 @@ def test_training_killed_repeatedly_resumes_bit_for_bit(images: Tensor, undistur
     assert same(result, undisturbed)
 
 
-def test_checkpoint_interval_does_not_change_the_result(images: Tensor, undisturbed: Fit, tmp_path: Path) -> None:
+def test_checkpoint_interval_does_not_change_the_result(images: Tensor, undisturbed: Trained, tmp_path: Path) -> None:
     assert same(train(images, Checkpoints(tmp_path / "seldom", ABOUT, every_seconds=1e9).slot("trial")), undisturbed)
     saved = Checkpoints(tmp_path / "seldom", ABOUT, every_seconds=1e9).slot("trial").load()
-    assert (
-        saved is not None and saved["progress"]["kept"] is not None
-    )  # saved at the end, so that a completed training is skipped
+    # Saved at the end, so that a completed training is skipped.
+    assert saved is not None and saved["progress"]["epoch"] == SCHEDULE.epochs
     assert same(train(images, Checkpoints(tmp_path / "often", ABOUT, every_seconds=0).slot("trial")), undisturbed)
     assert [file.name for file in (tmp_path / "often").iterdir()] == ["trial.pt"]
 
@@ -194,7 +200,7 @@ def test_checkpoint_of_another_configuration_names_the_differences(tmp_path: Pat
 
 
 def test_checkpoint_that_is_damaged_is_logged_and_ignored(
-    images: Tensor, undisturbed: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    images: Tensor, undisturbed: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoints = Checkpoints(tmp_path, ABOUT, every_seconds=0)
     with pytest.raises(Killed):
@@ -250,21 +256,23 @@ def test_search_that_is_killed_repeats_its_settings_and_prunings(
 ) -> None:
     config = replace(quick, trials=6, epochs=3)
 
-    def trials(checkpoints: Checkpoints | NoCheckpoints, reporter: NullReporter) -> list[Trial]:
+    def search(checkpoints: Checkpoints | NoCheckpoints, reporter: NullReporter) -> tuple[list[Trial], list[bytes]]:
         with torch.random.fork_rng(devices=[]):
             bench = Bench(dataset, config, squeezenet, choose_compute("cpu"), checkpoints)
             outcome = train_by_gradient(CANDIDATES[SCRATCH], bench, Body(small_body, HALF), reporter)
-        return [replace(trial, seconds=0) for trial in outcome.trials]
+        weights = [value.numpy().tobytes() for value in outcome.network.state_dict().values()]
+        return [replace(trial, seconds=0) for trial in (outcome.best, *outcome.trials)], weights
 
     counting = MortalReporter(1000)
-    undisturbed = trials(NoCheckpoints(), counting)
-    assert any(trial.pruned for trial in undisturbed)
+    undisturbed = search(NoCheckpoints(), counting)
+    assert any(trial.pruned for trial in undisturbed[0])
     epochs = 1000 - counting.left
-    for dies_at in (epochs // 2, epochs - 1):
+    for dies_at, in_refit in ((epochs // 2, False), (epochs - 1, True)):
         checkpoints = Checkpoints(tmp_path / str(dies_at), ABOUT, every_seconds=0)
         with pytest.raises(Killed):
-            trials(checkpoints, MortalReporter(dies_at))
-        assert trials(checkpoints, NullReporter()) == undisturbed
+            search(checkpoints, MortalReporter(dies_at))
+        assert (tmp_path / str(dies_at) / "scratch-refit.pt").exists() == in_refit
+        assert search(checkpoints, NullReporter()) == undisturbed
 
 
 TRAIN = """

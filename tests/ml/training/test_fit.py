@@ -10,6 +10,8 @@ from torch import nn
 from ml.compute import choose_compute
 from ml.networks.backbones import head
 from ml.reporting import NullReporter
+from ml.scores.metrics import weighted_f1
+from ml.scores.thresholds import cross_fitted_decisions
 from ml.training.fit import FitTask, Hyperparameters, Schedule, TrainingData, fit, predict_probabilities
 
 pytestmark = pytest.mark.train
@@ -46,28 +48,35 @@ def task_of(data: TrainingData, schedule: Schedule = SCHEDULE) -> FitTask:
     return FitTask(data, schedule, choose_compute("cpu"))
 
 
-def test_fit_learns_keeps_the_best_epoch_and_reports_each(data: TrainingData) -> None:
+def test_fit_learns_and_reports_each_epoch(data: TrainingData) -> None:
     curves, model, task = Curves(), new_head(), task_of(data)
     epochs: list[tuple[int, float]] = []
     result = fit(model, SETTING, task, curves, on_epoch=lambda *epoch: epochs.append(epoch))
     scores = [point["validation/weighted_f1"] for point in curves.points]
     assert epochs == list(enumerate(scores, 1))
     assert len(scores) == 6
-    assert result.validation_weighted_f1 == max(scores)
-    assert result.kept_epoch == scores.index(max(scores)) + 1
+    assert list(result.scores) == scores
+    assert result.best_epoch == scores.index(max(scores)) + 1
     assert curves.points[-1]["train/loss"] < curves.points[0]["train/loss"]
-    model.load_state_dict(result.state)
     probabilities = predict_probabilities(model, data.inputs, data.validation, task.compute)
     assert average_precision_score(data.labels[150:, :2].numpy(), probabilities[:, :2], average=None).min() > 0.8
 
 
-def test_fit_keeps_the_last_epoch_with_a_constant_rate(data: TrainingData) -> None:
-    curves, model = Curves(), new_head()
-    schedule = replace(SCHEDULE, rate="constant", keep="last")
-    result = fit(model, SETTING, task_of(data, schedule), curves)
-    assert result.kept_epoch == 6
-    assert all(torch.equal(value, result.state[name]) for name, value in model.state_dict().items())
+def test_fit_with_a_constant_rate_keeps_it(data: TrainingData) -> None:
+    curves = Curves()
+    fit(new_head(), SETTING, task_of(data, replace(SCHEDULE, rate="constant")), curves)
     assert {point["learning_rate"] for point in curves.points} == {SETTING.learning_rate}
+
+
+def test_fit_stops_after_an_epoch_of_the_same_schedule(data: TrainingData) -> None:
+    whole, stopped, model = Curves(), Curves(), new_head()
+    fit(new_head(), SETTING, task_of(data), whole)
+    fit(model, SETTING, task_of(data, replace(SCHEDULE, stop=4)), stopped)
+    assert stopped.points == whole.points[:4]
+    probabilities = predict_probabilities(model, data.inputs, data.validation, choose_compute("cpu"))
+    truth = data.labels[150:].numpy().astype(np.uint8)
+    decisions = cross_fitted_decisions(probabilities, truth, data.folds)
+    assert weighted_f1(decisions, truth) == stopped.points[3]["validation/weighted_f1"]
 
 
 def test_fit_with_one_cycle_raises_and_lowers_the_rate(data: TrainingData) -> None:

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ml.compute import choose_compute
@@ -38,6 +39,10 @@ def test_gradient_training_keeps_the_best_trial_and_predicts_what_was_scored(ben
     outcome = train(bench)
     assert len(outcome.trials) == 2
     assert outcome.best.validation_weighted_f1 == max(trial.validation_weighted_f1 for trial in outcome.trials)
+    trial = outcome.trials[outcome.best.number - 1]
+    trained_epochs = outcome.best.parameters["trained_epochs"]
+    assert outcome.best.parameters == {**trial.parameters, "trained_epochs": trained_epochs}
+    assert 1 <= trained_epochs <= bench.config.epochs
     with torch.no_grad():
         probabilities = outcome.network.eval()(torch.from_numpy(bench.dataset.images[bench.validation])).sigmoid()
     assert np.allclose(probabilities.numpy(), outcome.validation_probabilities, atol=1e-5)
@@ -59,6 +64,19 @@ def test_selection_is_a_fifth_of_the_training_part_by_franchise(bench: Bench) ->
         train(single)
 
 
+@pytest.mark.parametrize("part", ["gradient_rows", "selection", "validation"])
+def test_gradient_training_ends_with_the_whole_training_part_and_nothing_else(bench: Bench, part: str) -> None:
+    """Other posters in a part change the weights if the part is trained on. One epoch leaves nothing to choose."""
+    short = replace(bench, config=replace(bench.config, trials=1, epochs=1))
+    images = np.array(bench.dataset.images[np.arange(len(bench.dataset.ids))])
+    images[getattr(bench, part)] = 255 - images[getattr(bench, part)]
+    one, other = (
+        train(each).network.state_dict()
+        for each in (short, replace(short, dataset=replace(short.dataset, images=images)))
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one) == (part == "validation")
+
+
 def test_gradient_trial_does_not_depend_on_earlier_trials_or_the_random_state(bench: Bench) -> None:
     torch.manual_seed(1)
     two = train(bench)
@@ -72,6 +90,21 @@ def test_gradient_training_unfreezes_the_body_of_a_frozen_network(bench: Bench) 
     before = body[0].weight.clone()
     train(replace(bench, config=replace(bench.config, trials=1, epochs=1)), body)
     assert not torch.equal(body[0].weight, before)
+
+
+def test_gradient_training_fits_its_first_head_without_the_posters_that_choose(bench: Bench) -> None:
+    fitted_on = []
+
+    def fit_head(rows: NDArray[np.int64]) -> nn.Module:
+        fitted_on.append(rows)
+        return nn.Linear(32, 3)
+
+    with torch.random.fork_rng(devices=[]):
+        body = Body(small_body, HALF)
+        train_by_gradient(CANDIDATES[SCRATCH], bench, body, NullReporter(), fit_head)
+    trials, refit = fitted_on
+    assert np.array_equal(trials, bench.gradient_rows)
+    assert np.array_equal(refit, bench.training)
 
 
 def test_gradient_training_that_always_diverges_raises_the_reason(bench: Bench) -> None:

@@ -108,9 +108,8 @@ def test_fine_tuning_starts_from_the_fitted_head(dataset: Dataset, quick: TrainC
     still = replace(tuned, space={"dropout": (0,)}, first={**tuned.first, "learning_rate": 1e-12})
     with torch.random.fork_rng(devices=[]):
         loaded = Pretrained.load(bench, NullReporter())
-        head = fit_head(bench, loaded.features, bench.gradient_rows, KERNEL_FIRST)
+        head = fit_head(bench, loaded.features, bench.training, KERNEL_FIRST)
         outcome = still.train(still, bench, loaded, NullReporter())
-    assert not np.isin(bench.selection, bench.gradient_rows).any()
     expected = head_probabilities(head, loaded.features.select(bench.validation))
     assert np.abs(outcome.validation_probabilities - expected).max() < 0.02
 
@@ -170,9 +169,11 @@ def test_training_ignores_test_labels_and_restores_random_state_and_threads(
     trials = {"/scratch/trial-2", "/frozen/trial-1", "/lp-ft/trial-2", "/recipe-tuned/trial-2"}
     assert networks | trials <= set(reported)
     parts = {"scratch": "selection", "lp-ft": "selection", "recipe": "validation", "recipe-tuned": "selection"}
-    for name, part in parts.items():
+    runs_of_parts = [(f"/{name}/trial-1", part) for name, part in parts.items()]
+    refits = [(f"/{name}/refit", "validation") for name in ("scratch", "lp-ft", "recipe-tuned")]
+    for name, part in (*runs_of_parts, *refits):
         curves = {"train/loss", f"{part}/loss", f"{part}/weighted_f1", "learning_rate"}
-        assert curves <= reported[f"/{name}/trial-1"], name
+        assert curves <= reported[name], name
     for run in runs.all:
         assert all(0 <= done <= total for done, total in run.steps), run.name
 
