@@ -5,7 +5,9 @@ Google and for a local stand-in. Services are private: no caller is granted acce
 """
 
 import hashlib
+import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +18,7 @@ from google.cloud.run_v2.services.revisions.transports import RevisionsRestTrans
 from google.cloud.run_v2.services.services.transports import ServicesRestTransport
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from infra.errors import DeploymentError, NotFound, failure
+from infra.errors import DeploymentError, InfraError, NotFound, failure
 from infra.google import credentials, deployment_errors, google_errors
 from infra.revisions import (
     CANDIDATE,
@@ -25,9 +27,12 @@ from infra.revisions import (
     Resources,
     Revision,
     Traffic,
+    has_traffic,
+    latest_target,
+    merged_build_config,
+    merged_template,
     other_tagged_targets,
     read_revision,
-    revision_template,
     served_revision_name,
     serving_targets,
     traffic_target,
@@ -37,6 +42,8 @@ from infra.settings import Settings
 CHECKED_REVISION = "checked-revision"  # annotation of a service: the last revision that passed its check
 DEPLOY_TIMEOUT_SECONDS = 300.0
 _POLL_SECONDS = (0.25, 10.0)  # the first and the longest pause between two polls of an operation
+
+logger = logging.getLogger("infra")
 
 
 class CloudRun:
@@ -50,6 +57,7 @@ class CloudRun:
 
     def __init__(self, settings: Settings) -> None:
         self._parent = f"projects/{settings.google_project}/locations/{settings.google_region}"
+        self._settings = settings
         self._timeout = settings.service_timeout_seconds
         address = urlsplit(settings.cloud_run_endpoint or "https://run.googleapis.com")
         with google_errors("Opening Cloud Run"):
@@ -72,36 +80,50 @@ class CloudRun:
         image: Image,
         environment: Mapping[str, str],
         resources: Resources = DEFAULT_RESOURCES,
+        source: str = "",
         reuse: bool = True,
     ) -> Revision:
         """Deploy a candidate revision and wait until it is ready. It has an address of its own, but no traffic.
 
-        With `reuse`, a ready revision with the same image, environment and resources is reused. A missing service is
-        created. Its first revision receives all traffic, because Cloud Run has no service without traffic, but it
-        counts as live only after `send_traffic`.
+        What others have set in the service is kept (see `merged_template`). With `reuse`, a ready revision that is the
+        same in everything is reused. A missing service is created. Its first revision receives all traffic, because
+        Cloud Run has no service without traffic, but it counts as live only after `send_traffic`.
+
+        Args:
+            source: the gs:// address of the source zip of the image.
         """
         # Read before the revisions: if another deployment follows, the service's etag is outdated and the update fails.
-        wanted = self._find_service(service) or run_v2.Service(ingress=run_v2.IngressTraffic.INGRESS_TRAFFIC_ALL)
-        template = revision_template(image, environment, resources)
+        wanted = self._find_service(service)
+        template = merged_template(
+            wanted.template if wanted else None, image, environment, resources, self._settings.function_service_account
+        )
         # The name starts with a hash of the content. A number follows, because a failed revision keeps its name.
         content = run_v2.RevisionTemplate.pb(template).SerializeToString(deterministic=True)
-        prefix = f"{service}-{hashlib.sha256(content).hexdigest()[:10]}"
+        prefix = f"{service}-{hashlib.sha256(content).hexdigest()[:10]}-"
         same = [revision for revision in self.revisions(service) if revision.name.startswith(prefix)]
         ready = next((revision for revision in same if revision.ready and reuse), None)
-        name = ready.name if ready else f"{prefix}-{len(same) + 1}"
+        numbers = [int(each.name.removeprefix(prefix)) for each in same]
+        name = ready.name if ready else f"{prefix}{max(numbers, default=0) + 1}"
 
-        fields = ["traffic"]
-        if ready is None:
-            template.revision = name
-            wanted.template = template
-            fields.append("template")
-        wanted.traffic = [
-            *(serving_targets(wanted) or [traffic_target(name, percent=100)]),
-            *other_tagged_targets(wanted),
-            traffic_target(name, tag=CANDIDATE),
-        ]
         with deployment_errors(f"Deploying {name}"):
-            deployed = self._create_or_update(service, wanted, fields)
+            fields = ["traffic"]
+            if ready is None:
+                template.revision = name
+                wanted = wanted or run_v2.Service(ingress=run_v2.IngressTraffic.INGRESS_TRAFFIC_ALL)
+                wanted.template = template
+                wanted.build_config = merged_build_config(wanted.build_config, image, source, self._build_account())
+                fields += ["template", "build_config"]
+            assert wanted is not None
+            if not wanted.name:
+                # Traffic by name is refused here: the revision exists only after the service.
+                wanted.traffic = [latest_target()]
+                wanted, fields = self._create(service, wanted), ["traffic"]
+            wanted.traffic = [
+                *(serving_targets(wanted) or [traffic_target(name, percent=100)]),
+                *other_tagged_targets(wanted),
+                traffic_target(name, tag=CANDIDATE),
+            ]
+            deployed = self._update(wanted, fields)
         url = next((status.uri for status in deployed.traffic_statuses if status.tag == CANDIDATE), None)
         return self._get_revision(service, name, url)
 
@@ -119,7 +141,7 @@ class CloudRun:
         wanted.annotations[CHECKED_REVISION] = revision
         wanted.traffic = [traffic_target(revision, percent=100), *other_tagged_targets(wanted)]
         with deployment_errors(f"Sending the traffic of {service} to {revision}"):
-            deployed = self._create_or_update(service, wanted, ["traffic", "annotations"])
+            deployed = self._update(wanted, ["traffic", "annotations"])
         return self._get_revision(service, revision, deployed.uri)
 
     def live(self, service: str) -> Revision | None:
@@ -167,25 +189,48 @@ class CloudRun:
             full_name = f"{self._service_name(service)}/revisions/{name}"
             return read_revision(self._revisions.get_revision(name=full_name, timeout=self._timeout), url)
 
-    def _create_or_update(self, service: str, wanted: run_v2.Service, fields: list[str]) -> run_v2.Service:
-        """Create a service, or update these fields of an existing one, and wait until it is ready.
+    def _build_account(self) -> str | None:
+        """The name of the build's service account, as Cloud Build reads it."""
+        email = self._settings.build_service_account
+        return email and f"projects/{self._settings.google_project}/serviceAccounts/{email}"
 
-        An update contains the etag that was read: if two deployments run at once, one of them fails.
-        """
-        if wanted.name:
-            operation = self._services.update_service(
-                service=wanted, update_mask=FieldMask(paths=fields), timeout=self._timeout
-            )
-        else:
-            operation = self._services.create_service(
+    def _create(self, service: str, wanted: run_v2.Service) -> run_v2.Service:
+        """Create a service and wait until it is ready."""
+        return _deployed(
+            self._services.create_service(
                 parent=self._parent, service=wanted, service_id=service, timeout=self._timeout
             )
-        first, longest = _POLL_SECONDS
-        deployed: run_v2.Service = operation.result(
-            timeout=DEPLOY_TIMEOUT_SECONDS, polling=DEFAULT_POLLING.with_delay(first, longest)
         )
-        condition = deployed.terminal_condition
-        if condition.state == run_v2.Condition.State.CONDITION_FAILED:
-            what = f"The service {service} is not ready"
-            raise failure(DeploymentError, what, condition.message, "See the log of its last revision.")
-        return deployed
+
+    def _update(self, wanted: run_v2.Service, fields: list[str]) -> run_v2.Service:
+        """Update these fields of a service and wait until it is ready.
+
+        An update contains the etag that was read: if two deployments run at once, one of them fails. After an error,
+        the service is read again, because the traffic may have moved all the same: it does after a failed revision.
+        """
+        try:
+            return _deployed(
+                self._services.update_service(
+                    service=wanted, update_mask=FieldMask(paths=fields), timeout=self._timeout
+                )
+            )
+        except Exception as error:
+            with suppress(InfraError):
+                found = self._find_service(wanted.name.rpartition("/")[2])
+                if found and has_traffic(found, wanted.traffic):
+                    logger.warning("The traffic of %s is as wanted, although Cloud Run reported: %s", found.name, error)
+                    return found
+            raise
+
+
+def _deployed(operation: Any) -> run_v2.Service:
+    """The service that an operation leaves. Raises DeploymentError if it is not ready."""
+    first, longest = _POLL_SECONDS
+    service: run_v2.Service = operation.result(
+        timeout=DEPLOY_TIMEOUT_SECONDS, polling=DEFAULT_POLLING.with_delay(first, longest)
+    )
+    condition = service.terminal_condition
+    if condition.state == run_v2.Condition.State.CONDITION_FAILED:
+        what = f"The service {service.name.rpartition('/')[2]} is not ready"
+        raise failure(DeploymentError, what, condition.message, "See the log of its last revision.")
+    return service

@@ -1,11 +1,13 @@
 """Revisions and traffic of a Cloud Run service: the values used here, and their conversion to Cloud Run's messages."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from google.cloud import run_v2
 from google.protobuf.duration_pb2 import Duration
+
+from infra.source_zip import BASE_IMAGE, FUNCTION_TARGET
 
 CANDIDATE = "candidate"
 _SOURCE_SHA256 = "source-sha256"  # annotation of a revision: the SHA-256 of the source of its image
@@ -18,6 +20,13 @@ RUNTIME_ENVIRONMENT = {
     "THREADS": "32",
 }
 """Environment variables of every revision."""
+
+MODEL_VARIABLES = ("BUNDLE_URI", "BUNDLE_SHA256", "MODEL_VERSION", "DATASET_DATE", "COLLECTION")
+"""The environment variables of a revision that describe its model (see serving/function/loading.py)."""
+
+_NEW_TEMPLATE = run_v2.RevisionTemplate(
+    containers=[run_v2.Container()], scaling=run_v2.RevisionScaling(max_instance_count=4)
+)
 
 
 @dataclass(frozen=True)
@@ -33,10 +42,15 @@ DEFAULT_RESOURCES = Resources("1", "1Gi")
 
 @dataclass(frozen=True)
 class Image:
-    """An image of the function: its address in Artifact Registry, by digest, and the sha256 of its source."""
+    """An image of the function in Artifact Registry.
+
+    `address` is that by digest. `source_sha256` is that of its source. `base_image_uri` is the image of Python and the
+    operating system, which Google keeps up to date and adds when an instance starts; empty if the image contains them.
+    """
 
     address: str
     source_sha256: str
+    base_image_uri: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,23 +78,70 @@ class Traffic:
     moved: bool
 
 
-def revision_template(image: Image, environment: Mapping[str, str], resources: Resources) -> run_v2.RevisionTemplate:
-    """A template with the given resources, and the given environment in addition to `RUNTIME_ENVIRONMENT`."""
-    variables = sorted({**RUNTIME_ENVIRONMENT, **environment}.items())
-    return run_v2.RevisionTemplate(
-        annotations={_SOURCE_SHA256: image.source_sha256},
-        containers=[
-            run_v2.Container(
-                image=image.address,
-                env=[run_v2.EnvVar(name=name, value=value) for name, value in variables],
-                resources=run_v2.ResourceRequirements(limits=asdict(resources), startup_cpu_boost=True),
-            )
-        ],
-        scaling=run_v2.RevisionScaling(max_instance_count=4),
-        # One request keeps one CPU busy. More requests at once only overlap with reading posters and slow senders.
-        max_instance_request_concurrency=8,
-        timeout=Duration(seconds=60),
-    )
+def function_container(containers: Sequence[run_v2.Container]) -> run_v2.Container:
+    """The container that receives the requests: beside sidecars, the one with a port."""
+    return next((each for each in containers if each.ports), containers[0])
+
+
+def merged_template(
+    current: run_v2.RevisionTemplate | None,
+    image: Image,
+    environment: Mapping[str, str],
+    resources: Resources,
+    service_account: str | None,
+) -> run_v2.RevisionTemplate:
+    """The template of a new revision, without its name.
+
+    Args:
+        current: the template of the service; None for a new one. What this project does not set is kept as it is there:
+            access to a VPC, secrets and other variables, labels, other probes, numbers of instances, sidecars, volumes.
+        environment: the variables that come from the settings and the model, in addition to `RUNTIME_ENVIRONMENT`.
+        service_account: the runtime's identity; None keeps the present one.
+    """
+    template = run_v2.RevisionTemplate(current or _NEW_TEMPLATE)
+    template.revision = ""
+    if service_account:
+        template.service_account = service_account
+    # One request keeps one CPU busy. More requests at once only overlap with reading posters and slow senders.
+    template.max_instance_request_concurrency = 8
+    template.timeout = Duration(seconds=60)
+    template.annotations[_SOURCE_SHA256] = image.source_sha256
+    for each in template.containers:
+        del each.build_info  # set by Google
+    container = function_container(template.containers)
+    container.image = image.address
+    container.base_image_uri = image.base_image_uri
+    own = {**RUNTIME_ENVIRONMENT, **environment}
+    others = [each for each in container.env if each.name not in own and each.name not in MODEL_VARIABLES]
+    container.env = [*others, *(run_v2.EnvVar(name=name, value=value) for name, value in sorted(own.items()))]
+    container.resources = run_v2.ResourceRequirements(limits=asdict(resources), startup_cpu_boost=True)
+    return template
+
+
+def merged_build_config(
+    current: run_v2.BuildConfig, image: Image, source: str, service_account: str | None
+) -> run_v2.BuildConfig:
+    """The service's `build_config`, by which Google's Console shows it as a function. `source` is a gs:// address."""
+    config = run_v2.BuildConfig(current)
+    config.source_location = source
+    config.function_target = FUNCTION_TARGET
+    config.base_image = BASE_IMAGE if image.base_image_uri else ""
+    config.enable_automatic_updates = bool(image.base_image_uri)
+    if service_account:
+        config.service_account = service_account
+    return config
+
+
+def has_traffic(service: run_v2.Service, targets: Iterable[run_v2.TrafficTarget]) -> bool:
+    """Whether the service's traffic is distributed as the targets say."""
+    served = {(each.revision, each.percent, each.tag) for each in service.traffic_statuses}
+    return served == {(each.revision, each.percent, each.tag) for each in targets}
+
+
+def latest_target() -> run_v2.TrafficTarget:
+    """A traffic target for the latest ready revision, with all the traffic."""
+    kind = run_v2.TrafficTargetAllocationType.TRAFFIC_TARGET_ALLOCATION_TYPE_LATEST
+    return run_v2.TrafficTarget(type_=kind, percent=100)
 
 
 def traffic_target(revision: str, percent: int = 0, tag: str = "") -> run_v2.TrafficTarget:
@@ -125,11 +186,11 @@ def _whole(quantity: str, per_unit: int, small: str, unit: str) -> str:
 
 def read_revision(revision: run_v2.Revision, url: str | None) -> Revision:
     """Convert Cloud Run's message to a `Revision` with the address `url`."""
-    container = revision.containers[0]
+    container = function_container(revision.containers)
     limits = container.resources.limits
     return Revision(
         name=revision.name.rpartition("/")[2],
-        image=Image(container.image, revision.annotations.get(_SOURCE_SHA256, "")),
+        image=Image(container.image, revision.annotations.get(_SOURCE_SHA256, ""), container.base_image_uri),
         environment={variable.name: variable.value for variable in container.env},
         ready=any(
             condition.type_ == "Ready" and condition.state == run_v2.Condition.State.CONDITION_SUCCEEDED

@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 FUNCTION_TARGET = "predict"
+BASE_IMAGE = "python313"  # Google's image with Python and the operating system
 _PACKAGE = "anime_genre_function"
 """The package in the zip. No package of a checkout has this name, so none can shadow the deployed source."""
 _MAIN = f"""\

@@ -120,6 +120,7 @@ def _deploy_candidate(
             image,
             {**environment, **settings_environment(settings)},
             resources(settings),
+            store.uri(_source_key(image.source_sha256)),
             reuse,
         )
 
@@ -147,12 +148,16 @@ def _send_traffic(settings: Settings, candidate: Revision) -> DeploymentRecord:
     return DeploymentRecord(url=str(live.url), revision=live.name)
 
 
+def _source_key(sha256: str) -> str:
+    return f"functions/{sha256}.zip"
+
+
 def _build(settings: Settings, store: Store) -> Image:
     """Build an image of the function's present source."""
     source = function_source()
     source_sha256 = sha256_of(source)
     logger.info("Building the function from its source.")
-    key = f"functions/{source_sha256}.zip"
+    key = _source_key(source_sha256)
     store.write(key, source)
     return build_image(settings, store.object_name(key), source_sha256)
 

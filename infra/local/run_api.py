@@ -45,7 +45,16 @@ _LOCATION = "projects/{project}/locations/{location}"
 _SERVICE_ID = re.compile(r"[a-z]([-a-z0-9]{0,47}[a-z0-9])?")
 _STORAGE_TIMEOUT_SECONDS = 30.0
 _TOKEN = environment_variable("cloud_run_token")
-_UPDATABLE_FIELDS = ("template", "traffic", "labels", "annotations", "ingress", "scaling", "description")
+_UPDATABLE_FIELDS = (
+    "template",
+    "traffic",
+    "labels",
+    "annotations",
+    "ingress",
+    "scaling",
+    "description",
+    "build_config",
+)
 
 
 class CloudRunServer:
@@ -290,7 +299,7 @@ async def _parse_body(request: web.Request, kind: Any) -> Any:
 
 
 def _to_json(message: Any) -> dict[str, Any]:
-    text = type(message).to_json(message, use_integers_for_enums=False)
+    text = type(message).to_json(message, use_integers_for_enums=False, always_print_fields_with_no_presence=False)
     document: dict[str, Any] = json.loads(text)
     return document
 
@@ -301,8 +310,11 @@ def _as_any(service: run_v2.Service) -> dict[str, Any]:
 
 
 def _check_template(service: run_v2.Service) -> None:
-    if len(service.template.containers) != 1 or not service.template.containers[0].image:
-        raise invalid("The template must have one container with an image.")
+    containers = service.template.containers
+    if not containers or not all(each.image for each in containers):
+        raise invalid("Each container of the template must have an image.")
+    if len(containers) > 1 and sum(bool(each.ports) for each in containers) != 1:
+        raise invalid("One container of several must have a port.")
 
 
 def _snake_case(path: str) -> str:

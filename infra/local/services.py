@@ -24,6 +24,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from infra.errors import StackError
 from infra.files import sha256_of, write_bytes
 from infra.local.revision_process import RevisionFailed, RevisionProcess, RevisionProxy
+from infra.revisions import function_container
 
 _STATE = run_v2.Condition.State
 _LATEST = run_v2.TrafficTargetAllocationType.TRAFFIC_TARGET_ALLOCATION_TYPE_LATEST
@@ -181,28 +182,26 @@ class RunningService:
         name = template.revision or f"{self.short_name}-{service.generation:05d}-{uuid.uuid4().hex[:3]}"
         if name in self.revisions:
             raise ApiError(409, 6, "ALREADY_EXISTS", f"Revision '{name}' already exists.")
-        return run_v2.Revision(
+        revision = run_v2.Revision(
             name=f"{service.name}/revisions/{name}",
             uid=str(uuid.uuid4()),
             service=service.name,
             generation=1,
             create_time=now(),
-            labels=template.labels,
-            annotations=template.annotations,
-            containers=template.containers,
-            scaling=template.scaling,
-            timeout=template.timeout,
-            max_instance_request_concurrency=template.max_instance_request_concurrency,
             conditions=[_ready(_STATE.CONDITION_RECONCILING)],
         )
+        for name_of_field in run_v2.RevisionTemplate.meta.fields.keys() & run_v2.Revision.meta.fields.keys():
+            setattr(revision, name_of_field, getattr(template, name_of_field))
+        return revision
 
     async def reconcile(self, new: str | None) -> None:
         """Start the new revision and those with traffic, then move the traffic.
 
-        The traffic stays as it was if a revision does not become ready.
+        The traffic stays as it was if a revision does not become ready. Otherwise it moves, but as with Google's
+        service this ends in an error as long as the latest revision is not ready.
 
         Raises:
-            ApiError: a revision does not become ready.
+            ApiError: a revision is not ready.
         """
         targets = list(self.service.traffic) or [run_v2.TrafficTarget(type_=_LATEST, percent=100)]
         latest = last_part(self.service.latest_created_revision)
@@ -210,14 +209,17 @@ class RunningService:
         names = {name for name, _ in serving} | ({new} if new else set())
         try:
             await asyncio.gather(*(self._start_revision(name) for name in sorted(names)))
-        except ApiError as error:
-            self.service.terminal_condition = _ready(_STATE.CONDITION_FAILED, str(error))
-            raise
-        else:
             self.service.traffic_statuses = [
                 run_v2.TrafficTargetStatus(type_=target.type_, revision=name, percent=target.percent, tag=target.tag)
                 for name, target in serving
             ]
+            (condition,) = self.revisions[latest].conditions
+            if condition.state != _STATE.CONDITION_SUCCEEDED:
+                raise failed(condition.message)
+        except ApiError as error:
+            self.service.terminal_condition = _ready(_STATE.CONDITION_FAILED, str(error))
+            raise
+        else:
             self.service.terminal_condition = _ready(_STATE.CONDITION_SUCCEEDED)
             self.service.latest_ready_revision = self.service.latest_created_revision
             self.service.observed_generation = self.service.generation
@@ -243,7 +245,7 @@ class RunningService:
     def _process(self, name: str) -> RevisionProcess:
         """The process of a revision, which may not have started yet."""
         if name not in self._processes:
-            container = self.revisions[name].containers[0]
+            container = function_container(self.revisions[name].containers)
             container.image, source, target = self.images.find(container.image)
             environment = {variable.name: variable.value for variable in container.env}
             log = self.folder / "logs" / f"{name}.log"

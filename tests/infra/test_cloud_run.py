@@ -1,6 +1,7 @@
 """The Cloud Run client with the stand-in: builds, candidate revisions, traffic and errors."""
 
 import io
+import json
 import time
 import zipfile
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.stack
 SERVING = Path(serving.__file__).parent
 SOURCE = """
 import os
-if "BROKEN" in os.environ:
+if os.environ.get("MODEL_VERSION") == "broken":
     raise SystemExit("this revision is broken")
 def predict(request):
     return {"genres": [], "bundle": os.environ["BUNDLE_SHA256"], "revision": os.environ["K_REVISION"]}
@@ -169,10 +170,115 @@ def test_candidate_is_reused_if_nothing_differs_and_reuse_is_allowed(client: Clo
         client.send_traffic("again", "unknown")
 
 
+def test_redeployment_keeps_what_others_have_set_in_the_service(
+    image: Image, run_settings: Settings, storage_url: str, tmp_path: Path, endpoint: str
+) -> None:
+    """As in a service that Terraform made: account, VPC, secret, labels, instances, probe, volume, sidecar."""
+    parent = f"projects/{run_settings.google_project}/locations/{run_settings.google_region}"
+    name = f"{parent}/services/theirs"
+    template = {
+        "labels": {"team": "posters"},
+        "annotations": {"owner": "them"},
+        "serviceAccount": "function@test-project.iam.gserviceaccount.com",
+        "scaling": {"minInstanceCount": 1, "maxInstanceCount": 3},
+        "vpcAccess": {"connector": f"{parent}/connectors/theirs", "egress": "PRIVATE_RANGES_ONLY"},
+        "executionEnvironment": "EXECUTION_ENVIRONMENT_GEN2",
+        "volumes": [{"name": "cache", "emptyDir": {"medium": "MEMORY"}}],
+        "timeout": "300s",
+        "containers": [
+            {"name": "sidecar", "image": "us-docker.pkg.dev/cloudrun/container/sidecar"},
+            {
+                "name": "function",
+                "image": "us-docker.pkg.dev/cloudrun/container/hello",
+                "ports": [{"name": "http1", "containerPort": 8080}],
+                "env": [
+                    {"name": "KEY", "valueSource": {"secretKeyRef": {"secret": "key", "version": "latest"}}},
+                    {"name": "BUNDLE_SHA256", "value": "old"},
+                    {"name": "DATASET_DATE", "value": "old"},
+                    {"name": "THEIRS", "value": "yes"},
+                ],
+                "livenessProbe": {"httpGet": {"path": "/health"}, "periodSeconds": 60},
+                "volumeMounts": [{"name": "cache", "mountPath": "/cache"}],
+            },
+        ],
+    }
+    service = {
+        "name": name,
+        "labels": {"team": "posters"},
+        "annotations": {"owner": "them"},
+        "description": "Theirs.",
+        "ingress": "INGRESS_TRAFFIC_ALL",
+        "template": template,
+        "traffic": [{"type": "TRAFFIC_TARGET_ALLOCATION_TYPE_LATEST", "percent": 100}],
+        "trafficStatuses": [{"type": "TRAFFIC_TARGET_ALLOCATION_TYPE_LATEST", "revision": "theirs-1", "percent": 100}],
+        "latestReadyRevision": f"{name}/revisions/theirs-1",
+        "latestCreatedRevision": f"{name}/revisions/theirs-1",
+        "etag": "theirs",
+    }
+    ready = [{"type": "Ready", "state": "CONDITION_SUCCEEDED"}]
+    revision = {"name": service["latestReadyRevision"], "createTime": "2026-01-01T00:00:00Z", "conditions": ready}
+    revision["containers"] = template["containers"]
+    state = tmp_path / "state" / "services" / "theirs.json"
+    state.parent.mkdir(parents=True)
+    state.write_text(json.dumps({"service": service, "revisions": [revision], "ports": {}}))
+    with run_api(tmp_path / "state", storage_url) as (address, _):
+        settings = run_settings.model_copy(update={"cloud_run_endpoint": address})
+        build_image(settings, "functions/source.zip", "5" * 64)
+        client = CloudRun(settings)
+        assert client.live("theirs") is None, "a placeholder is no model"
+        candidate = client.deploy_candidate("theirs", image, {"BUNDLE_SHA256": "one"}, source="gs://bucket/source.zip")
+        assert (bundle_at(candidate.url), candidate.environment["THEIRS"]) == ("one", "yes")
+        assert "DATASET_DATE" not in candidate.environment
+        client.send_traffic("theirs", candidate.name)
+        again = client.deploy_candidate("theirs", image, {"BUNDLE_SHA256": "one"}, source="gs://bucket/source.zip")
+        assert again.name == candidate.name
+        account = {"function_service_account": "other@test-project.iam.gserviceaccount.com"}
+        moved = CloudRun(settings.model_copy(update=account)).deploy_candidate(
+            "theirs", image, {"BUNDLE_SHA256": "one"}
+        )
+        assert moved.name != candidate.name
+        after = requests.get(f"{address}/v2/{name}", headers=AUTHORIZATION, timeout=30).json()
+    assert after["buildConfig"]["functionTarget"] == "predict"
+    assert after["template"].pop("serviceAccount") == account["function_service_account"]
+    assert after["template"]["annotations"].pop("source-sha256") == image.source_sha256
+    assert after["annotations"].pop("checked-revision") == candidate.name
+    sidecar, function = after["template"]["containers"]
+    expected_sidecar, expected = template["containers"]
+    del template["serviceAccount"], template["timeout"], template["containers"]
+    names = {"BUNDLE_SHA256", "DATASET_DATE"}
+    assert [each for each in expected.pop("env") if each["name"] not in names] == function["env"][:2]
+    del expected["image"]
+    assert sidecar == expected_sidecar
+    assert function.items() >= expected.items()
+    assert {field: after["template"][field] for field in template} == template
+    assert {field: after[field] for field in ("labels", "annotations", "description", "ingress")} == {
+        "labels": service["labels"],
+        "annotations": service["annotations"],
+        "description": "Theirs.",
+        "ingress": "INGRESS_TRAFFIC_ALL",
+    }
+
+
+def test_traffic_that_moved_although_the_update_ended_in_an_error_is_reported_as_moved(
+    client: CloudRun, image: Image
+) -> None:
+    """A service with a failed revision is not ready after an update of its traffic, but the traffic moves."""
+    first = client.deploy_candidate("uneven", image, {"BUNDLE_SHA256": "one"})
+    client.send_traffic("uneven", first.name)
+    second = client.deploy_candidate("uneven", image, {"BUNDLE_SHA256": "two"})
+    client.send_traffic("uneven", second.name)
+    with pytest.raises(DeploymentError, match="this revision is broken"):
+        client.deploy_candidate("uneven", image, {"MODEL_VERSION": "broken"})
+    live = client.send_traffic("uneven", first.name)
+    assert (live.name, bundle_at(live.url), client.live("uneven")) == (first.name, "one", live)
+    with pytest.raises(DeploymentError, match="does not exist"):
+        client.send_traffic("uneven", "unknown")
+
+
 def test_revision_that_does_not_start_is_named_and_traffic_stays(client: CloudRun, image: Image) -> None:
     good = client.deploy_candidate("stays", image, {"BUNDLE_SHA256": "good"})
     live = client.send_traffic("stays", good.name)
-    broken = {"BUNDLE_SHA256": "bad", "BROKEN": "yes"}
+    broken = {"BUNDLE_SHA256": "bad", "MODEL_VERSION": "broken"}
     for attempt in (1, 2):
         with pytest.raises(DeploymentError, match=rf"-{attempt}' is not ready .* this revision is broken"):
             client.deploy_candidate("stays", image, broken)
@@ -185,7 +291,7 @@ def test_revision_that_does_not_start_is_named_and_traffic_stays(client: CloudRu
 
 def test_first_revision_that_does_not_start_is_not_live(client: CloudRun, image: Image) -> None:
     with pytest.raises(DeploymentError, match="this revision is broken"):
-        client.deploy_candidate("stillborn", image, {"BROKEN": "yes"})
+        client.deploy_candidate("stillborn", image, {"MODEL_VERSION": "broken"})
     assert client.live("stillborn") is None
     good = client.deploy_candidate("stillborn", image, {"BUNDLE_SHA256": "good"})
     live = client.send_traffic("stillborn", good.name)

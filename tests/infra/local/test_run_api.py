@@ -225,7 +225,7 @@ def test_services_are_listed_by_location(stand_in: StandIn) -> None:
     names = [item["name"] for item in stand_in.request("GET", f"{PARENT}/services").json()["services"]]
     assert "projects/test-project/locations/test-region/services/whole" in names
     elsewhere = stand_in.request("GET", f"{PARENT}-2/services").json()
-    assert elsewhere == {"services": []}
+    assert not elsewhere.get("services")
 
 
 def test_revision_process_that_died_is_restarted(deployed: Revision) -> None:
