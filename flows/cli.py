@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from flows.table_upload import LocalTable
     from tasks.table.configuration import TableConfig
 
+# The ports of `up`, by service; 0 takes a free one.
+_PORTS = {"prefect": 4200, "mlflow": 5000, "tensorboard": 6006, "function": 8080, "page": 8000}
 _NO_PERMISSION = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -96,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
     _add_workspace(up)
     up.add_argument("--site-url", help="site that the deployment reads; default: the small built-in one")
     _add_table(up)
-    for name, port in (("prefect", 4200), ("mlflow", 5000), ("tensorboard", 6006), ("function", 8080), ("page", 8000)):
+    for name, port in _PORTS.items():
         up.add_argument(
             f"--{name}-port", type=int, default=port, metavar="PORT", help="default: %(default)s; 0 takes a free port"
         )
@@ -124,6 +126,10 @@ def parser() -> argparse.ArgumentParser:
     _add_workspace(reparse)
     add_settings(reparse, DriftLimits)
     reparse.set_defaults(run=_reparse)
+
+    doctor = commands.add_parser("doctor", help="check what is missing here and on Google Cloud, and how to mend it")
+    _add_workspace(doctor)
+    doctor.set_defaults(run=_doctor)
 
     reset = commands.add_parser("reset", help="delete a workspace with its models, posters and runs, after a question")
     _add_workspace(reset)
@@ -359,6 +365,12 @@ def _reparse(args: argparse.Namespace) -> None:
     from tasks.catalogue.configuration import DriftLimits
 
     run_reparse(args.workspace, read_options(args, DriftLimits))
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from flows.doctor import run_doctor
+
+    return run_doctor(args.workspace, _PORTS, read_settings())
 
 
 def _reset(args: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ services are those of Google Cloud.
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationError, field_validator
@@ -31,6 +32,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=_PREFIX, populate_by_name=True, frozen=True)
 
     workspace: Path = Field(Path("workspace/live"), description="Folder for all files kept on this machine.")
+    cloud: Literal["local", "google"] = Field(
+        "local", description="Where the bucket, the builds and the function are: on this machine or on Google Cloud."
+    )
     contact: str | None = Field(
         None,
         pattern=r"^[^\s@()]+@[^\s@()]+$|^https?://[^\s()@]+$",

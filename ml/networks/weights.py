@@ -25,6 +25,7 @@ IMAGENET, NONE = "imagenet", "none"
 """Settings: the backbone's own pretrained weights, and random ones."""
 UNKNOWN = "unknown"
 DOWNLOAD_TIMEOUT_SECONDS = 10.0
+_SHA256_PREFIX = re.compile(r"-([0-9a-f]{8,64})\.")  # in the names of torchvision's files
 _CHUNK_BYTES = 1 << 20
 _CONDITIONS = (
     (r"\bnc\b|non-?commercial", "a model made from them may not be used commercially"),
@@ -88,6 +89,13 @@ def imagenet_url(backbone: str) -> str:
         ) from error
 
 
+def is_downloaded(url: str, cache: Path) -> bool:
+    """Whether the folder `cache` has a valid copy of the file at this address (see `download`)."""
+    file = cache / Path(urlparse(url).path).name
+    prefix = _SHA256_PREFIX.search(file.name)
+    return prefix is not None and file.exists() and file_sha256(file).startswith(prefix[1])
+
+
 def download(url: str, cache: Path, timeout_seconds: float = DOWNLOAD_TIMEOUT_SECONDS) -> Path:
     """Download a weights file into the folder `cache`, unless a valid copy is there.
 
@@ -96,7 +104,7 @@ def download(url: str, cache: Path, timeout_seconds: float = DOWNLOAD_TIMEOUT_SE
     WeightsUnavailable if the server is not reachable or sends another file.
     """
     name = Path(urlparse(url).path).name
-    prefix = re.search(r"-([0-9a-f]{8,64})\.", name)
+    prefix = _SHA256_PREFIX.search(name)
     if prefix is None:
         raise WeightsUnavailable(f"The file name {name} has no sha256 to check the download.")
     with locked(cache, "downloads weights into"):

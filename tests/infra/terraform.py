@@ -58,7 +58,7 @@ class Checker:
 
     def check(self) -> list[str]:
         """Return one sentence per fault; empty if there is none."""
-        blocks = [block for name, text in self.files.items() if name.endswith(".tf") for block in _blocks(text)]
+        blocks = [block for name, text in self.files.items() if name.endswith(".tf") for block in blocks_of(text)]
         self.declared = {block.address: block for block in blocks}
         if len(self.declared) < len(blocks):
             self.faults.append("Two blocks have the same name.")
@@ -183,7 +183,8 @@ class Checker:
 
 
 @cache
-def _blocks(text: str) -> list[Block]:
+def blocks_of(text: str) -> list[Block]:
+    """The blocks of a file; each value of a `locals` block is one."""
     blocks = []
     options = SerializationOptions(with_comments=False)
     for kind, entries in hcl2.loads(text, serialization_options=options).items():
@@ -280,7 +281,7 @@ def read_files(folder: Path = FOLDER) -> dict[str, str]:
 
 def used_table(whole: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
     """The part of the provider's schema for the types that the files use."""
-    blocks = [block for name, text in files.items() if name.endswith(".tf") for block in _blocks(text)]
+    blocks = [block for name, text in files.items() if name.endswith(".tf") for block in blocks_of(text)]
     table: dict[str, Any] = {"provider": whole["provider"]}
     for kind in ("resource", "data"):
         types = sorted({block.labels[0] for block in blocks if block.kind == kind} & set(whole[kind]))

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from flows.cli import parser
-from infra.cloud_run import REPOSITORY
+from infra.cloud_build import REPOSITORY
+from infra.rights import ACT_AS, APIS, BUCKET_RIGHTS, PROJECT_RIGHTS, REPOSITORY_RIGHTS, SERVICE_RIGHTS
 from infra.settings import Settings, environment_variable
-from tests.infra.terraform import FOLDER, TABLE, Checker, read_files, used_table
+from tests.infra.terraform import FOLDER, TABLE, Checker, blocks_of, read_files, used_table
 
 FILES = read_files()
 SCHEMA = json.loads(TABLE.read_text())
@@ -149,7 +150,31 @@ def test_table_is_part_of_the_provider_schema():
 def test_names_are_those_of_the_code():
     assert f'repository_id = "{REPOSITORY}"' in FILES["storage.tf"]
     settings = set(re.findall(r"^    (ANIME_GENRE_\w+) +=", FILES["outputs.tf"], re.MULTILINE))
-    assert settings <= {environment_variable(name) for name in Settings.model_fields} | {"ANIME_GENRE_CLOUD"}
+    assert settings <= {environment_variable(name) for name in Settings.model_fields}
+
+
+def test_pipeline_has_exactly_the_roles_that_the_doctor_names():
+    granted = {
+        (block.labels[0], role)
+        for block in blocks_of(FILES["accounts.tf"])
+        if block.kind == "resource" and block.labels[1] == "pipeline"
+        for role in re.findall(r"roles/[\w.]+", json.dumps(block.body))
+    }
+    assert granted == {
+        (f"google_{resource}_iam_member", right.role)
+        for resource, rights in {
+            "storage_bucket": BUCKET_RIGHTS,
+            "artifact_registry_repository": REPOSITORY_RIGHTS,
+            "project": PROJECT_RIGHTS,
+            "service_account": [ACT_AS],
+            "cloud_run_v2_service": SERVICE_RIGHTS,
+        }.items()
+        for right in rights
+    }
+
+
+def test_apis_are_those_that_the_doctor_checks():
+    assert {f"{api}.googleapis.com" for api in APIS} <= set(re.findall(r"[a-z]+\.googleapis\.com", FILES["apis.tf"]))
 
 
 def test_vm_starts_a_command_that_exists():
