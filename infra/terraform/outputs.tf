@@ -27,6 +27,11 @@ output "page_url" {
 }
 
 output "ssh" {
-  description = "Command that opens a tunnel to Prefect (4200), MLflow (5000) and TensorBoard (6006) on the VM."
-  value       = "gcloud compute ssh ${google_compute_instance.pipeline.name} --project ${var.project} --zone ${google_compute_instance.pipeline.zone} --tunnel-through-iap -- -L 4200:127.0.0.1:4200 -L 5000:127.0.0.1:5000 -L 6006:127.0.0.1:6006"
+  description = "Command that reaches the VM through an IAP tunnel."
+  value       = "gcloud compute ssh ${google_compute_instance.pipeline.name} --project ${var.project} --zone ${google_compute_instance.pipeline.zone} --tunnel-through-iap"
+}
+
+output "page_image" {
+  description = "Address of the page's image, which infra/page-image.yaml builds."
+  value       = "${var.region}-docker.pkg.dev/${var.project}/${google_artifact_registry_repository.images.repository_id}/${google_cloud_run_v2_service.page.name}"
 }

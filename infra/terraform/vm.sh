@@ -9,8 +9,17 @@ apt-get install -qy git python3-venv
 id anime-genre 2>/dev/null || useradd --system --create-home --home-dir $home anime-genre
 
 cat >/etc/anime-genre.env <<'SETTINGS'
+ANIME_GENRE_WORKSPACE=/var/lib/anime-genre/workspace
 ${settings}
 SETTINGS
+
+# For people: the command as the service's user, with its settings.
+cat >/usr/local/bin/anime-genre <<'COMMAND'
+#!/bin/sh
+cd /var/lib/anime-genre
+exec sudo -u anime-genre env $(cat /etc/anime-genre.env) /opt/anime-genre/.venv/bin/anime-genre "$@"
+COMMAND
+chmod +x /usr/local/bin/anime-genre
 
 [ -d $app ] || git clone --quiet '${repository_url}' $app
 git -C $app fetch --quiet origin '${repository_revision}'

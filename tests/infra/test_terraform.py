@@ -7,7 +7,9 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import hcl2
 import pytest
+import yaml
 
 from flows.cli import parser
 from infra.cloud_build import REPOSITORY
@@ -16,6 +18,7 @@ from infra.settings import Settings, environment_variable
 from tests.infra.terraform import FOLDER, TABLE, Checker, blocks_of, read_files, used_table
 
 FILES = read_files()
+README = Path("infra/README.md").read_text()
 SCHEMA = json.loads(TABLE.read_text())
 WHOLE_SCHEMA = Path(os.environ.get("ANIME_GENRE_REAL_DATA", "../shared"), "terraform", "google-provider.json")
 
@@ -175,6 +178,23 @@ def test_pipeline_has_exactly_the_roles_that_the_doctor_names():
 
 def test_apis_are_those_that_the_doctor_checks():
     assert {f"{api}.googleapis.com" for api in APIS} <= set(re.findall(r"[a-z]+\.googleapis\.com", FILES["apis.tf"]))
+
+
+def test_readme_gives_all_required_variables_and_reads_existing_outputs():
+    blocks = [block for name, text in FILES.items() if name.endswith(".tf") for block in blocks_of(text)]
+    required = {block.labels[0] for block in blocks if block.kind == "variable" and "default" not in block.body}
+    variables = {block.labels[0] for block in blocks if block.kind == "variable"}
+    given = set(hcl2.loads(re.findall(r"<<'END'\n(.*?)^END", README, re.MULTILINE | re.DOTALL)[0]))
+    assert required <= given <= variables
+    outputs = {block.labels[0] for block in blocks if block.kind == "output"}
+    assert set(re.findall(r"output -raw (\w+)", README)) == outputs
+    assert len(re.findall(r"^# (\d+)\. ", README, re.MULTILINE)) <= 10
+
+
+def test_readme_gives_the_substitutions_of_the_page_build():
+    build = yaml.safe_load(Path("infra/page-image.yaml").read_text())
+    used = set(re.findall(r"\$(_\w+)", json.dumps(build)))
+    assert used == set(re.findall(r"(_[A-Z]+)=", README))
 
 
 def test_vm_starts_a_command_that_exists():
