@@ -194,7 +194,7 @@ def test_readme_gives_all_required_variables_and_reads_existing_outputs():
 def test_readme_gives_the_substitutions_of_the_page_build():
     build = yaml.safe_load(Path("infra/page-image.yaml").read_text())
     used = set(re.findall(r"\$(_\w+)", json.dumps(build)))
-    assert used == set(re.findall(r"(_[A-Z]+)=", README))
+    assert used == set(re.findall(r"[\",](_[A-Z]+)=", README))
 
 
 def test_vm_starts_a_command_that_exists():
