@@ -70,7 +70,8 @@ resource "google_compute_instance" "pipeline" {
   }
 
   metadata = {
-    enable-oslogin = "TRUE"
+    block-project-ssh-keys = "TRUE"
+    enable-oslogin         = "TRUE"
     startup-script = templatefile("${path.module}/vm.sh", {
       settings            = join("\n", [for name, value in local.settings : "${name}=${value}"])
       repository_url      = var.repository_url
