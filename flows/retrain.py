@@ -9,6 +9,7 @@ from prefect.states import Completed
 
 from flows.interrupted_runs import settle_earlier_runs
 from flows.parameters import RetrainParameters, check_parameters
+from infra.cors import check_cors
 from infra.disk import check_space
 from infra.files import exclusive_lock
 from infra.local.stack import LOGGED_PACKAGES
@@ -57,6 +58,7 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
     settings = read_settings(parameters.collection_name)
     check_space(settings.workspace, for_run=True)
     retried(lambda: check_collection(settings))
+    retried(lambda: check_cors(settings))
     with exclusive_lock(settings.workspace):
         retried(lambda: settle_earlier_runs(flow_run.id))
         catalogue = scrape(

@@ -164,6 +164,11 @@ class CloudRun:
         is_split = len({target.revision for target in serving_targets(found)}) > 1
         return Traffic(self._get_revision(service, name, found.uri), checked, moved=is_split or name != checked)
 
+    def url(self, service: str) -> str | None:
+        """The address of a service; None if there is no such service."""
+        found = self._find_service(service)
+        return found.uri if found else None
+
     def revisions(self, service: str) -> list[Revision]:
         """All revisions of a service, newest first; empty if there is no such service."""
         with google_errors(f"Listing the revisions of {service}"):

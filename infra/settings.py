@@ -54,7 +54,9 @@ class Settings(BaseSettings):
         description="Comma-separated buckets, besides its own, from which the function accepts posters.",
     )
     cors_origins: str = Field(
-        "", description="Comma-separated origins of other pages that may call the function; * allows all."
+        "",
+        description="Comma-separated origins of other pages that may call the function; * allows all. On Google Cloud "
+        "only for a public function.",
     )
     function_cpu: str = Field(
         "1", pattern=r"^[1-8]$", description="CPUs of one instance of the function, as in Cloud Run."
