@@ -69,8 +69,8 @@ def _scripted_server(responses: tuple[tuple[int, object], ...]) -> Iterator[tupl
     received: list[bytes] = []
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            received.append(self.rfile.read(int(self.headers["Content-Length"])))
+        def _respond(self) -> None:
+            received.append(self.rfile.read(int(self.headers.get("Content-Length", 0))))
             status, content = responses[min(len(received), len(responses)) - 1]
             body = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
@@ -78,6 +78,8 @@ def _scripted_server(responses: tuple[tuple[int, object], ...]) -> Iterator[tupl
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+
+        do_GET = do_POST = _respond
 
         def log_message(self, format: str, *args: object) -> None:
             pass
