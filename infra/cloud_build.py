@@ -18,7 +18,7 @@ from infra.errors import DeploymentError, ServiceUnavailable, failure
 from infra.google import TEMPORARY, credentials, deployment_errors, google_errors
 from infra.revisions import Image
 from infra.settings import Settings
-from infra.source_zip import FUNCTION_TARGET
+from infra.source_zip import BASE_IMAGE, FUNCTION_TARGET
 
 REPOSITORY = "cloud-run-source-deploy"  # in Artifact Registry; `gcloud run deploy --source` uses the same one
 BUILD_TIMEOUT_SECONDS = 900.0
@@ -46,11 +46,17 @@ def build_image(settings: Settings, source_object: str, source_sha256: str) -> I
     """
     parent = f"projects/{settings.google_project}/locations/{settings.google_region}"
     repository = f"{settings.google_region}-docker.pkg.dev/{settings.google_project}/{REPOSITORY}/{settings.service}"
-    body = {
+    body: dict[str, Any] = {
         "storageSource": {"bucket": settings.bucket, "object": source_object},
         "imageUri": f"{repository}:{source_sha256[:16]}",
-        "buildpackBuild": {"functionTarget": FUNCTION_TARGET},
+        "buildpackBuild": {
+            "functionTarget": FUNCTION_TARGET,
+            "baseImage": BASE_IMAGE,
+            "enableAutomaticUpdates": True,
+        },
     }
+    if settings.build_service_account:
+        body["serviceAccount"] = build_account(settings)
     run = settings.cloud_run_endpoint or "https://run.googleapis.com"
     cloud_build = settings.cloud_run_endpoint or "https://cloudbuild.googleapis.com"
     with google_errors("Opening Cloud Build"):
@@ -61,6 +67,8 @@ def build_image(settings: Settings, source_object: str, source_sha256: str) -> I
             name = f"{parent}/builds/{submitted['buildOperation']['metadata']['build']['id']}"
         except (KeyError, TypeError) as error:
             raise DeploymentError(f"{_DOING} failed: the response of Cloud Run names no build.") from error
+        if warning := submitted.get("baseImageWarning"):
+            logger.warning("Cloud Build says about the base image: %s", warning)
         build = _wait(session, f"{cloud_build}/v1/{name}", settings)
     if build["status"] != "SUCCESS":
         reason = (
@@ -68,7 +76,13 @@ def build_image(settings: Settings, source_object: str, source_sha256: str) -> I
         )
         raise failure(DeploymentError, f"{_DOING} failed", reason, f"See its log, {build.get('logUrl', name)}.")
     (built,) = build["results"]["images"]
-    return Image(f"{repository}@{built['digest']}", source_sha256)
+    return Image(f"{repository}@{built['digest']}", source_sha256, submitted.get("baseImageUri", ""))
+
+
+def build_account(settings: Settings) -> str | None:
+    """The resource name of the build's service account; None for the project's default."""
+    email = settings.build_service_account
+    return email and f"projects/{settings.google_project}/serviceAccounts/{email}"
 
 
 def _wait(session: AuthorizedSession, address: str, settings: Settings) -> dict[str, Any]:

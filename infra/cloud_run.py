@@ -18,6 +18,7 @@ from google.cloud.run_v2.services.revisions.transports import RevisionsRestTrans
 from google.cloud.run_v2.services.services.transports import ServicesRestTransport
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from infra.cloud_build import build_account
 from infra.errors import DeploymentError, InfraError, NotFound, failure
 from infra.google import credentials, deployment_errors, google_errors
 from infra.revisions import (
@@ -111,7 +112,9 @@ class CloudRun:
                 template.revision = name
                 wanted = wanted or run_v2.Service(ingress=run_v2.IngressTraffic.INGRESS_TRAFFIC_ALL)
                 wanted.template = template
-                wanted.build_config = merged_build_config(wanted.build_config, image, source, self._build_account())
+                wanted.build_config = merged_build_config(
+                    wanted.build_config, image, source, build_account(self._settings)
+                )
                 fields += ["template", "build_config"]
             assert wanted is not None
             if not wanted.name:
@@ -193,11 +196,6 @@ class CloudRun:
         with google_errors(f"Looking up the revision {name}"):
             full_name = f"{self._service_name(service)}/revisions/{name}"
             return read_revision(self._revisions.get_revision(name=full_name, timeout=self._timeout), url)
-
-    def _build_account(self) -> str | None:
-        """The name of the build's service account, as Cloud Build reads it."""
-        email = self._settings.build_service_account
-        return email and f"projects/{self._settings.google_project}/serviceAccounts/{email}"
 
     def _create(self, service: str, wanted: run_v2.Service) -> run_v2.Service:
         """Create a service and wait until it is ready."""

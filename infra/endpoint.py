@@ -59,8 +59,10 @@ def request_prediction(url: str, poster_name: str, startup_seconds: float = STAR
             # The function cannot recover from an invalid bundle. Other server errors may be temporary.
             if code == "bundle_error":
                 raise failure(DamagedBundleError, f"The function at {url} cannot load its bundle", reason)
+            if code == "storage_forbidden":
+                raise failure(ConfigurationError, f"The function at {url} may not read its bucket", reason)
             if response.status_code not in _RETRYABLE_STATUSES:
-                raise _error(url, response.status_code, reason)
+                raise _error(url, response.status_code, code, reason)
         if time.monotonic() > deadline:
             raise failure(FunctionDown, f"The function at {url} is not available", reason, "Try again later.")
         time.sleep(_PAUSE_SECONDS)
@@ -85,9 +87,11 @@ def _code_and_reason(response: requests.Response) -> tuple[str, str]:
         return "", f"the status is {response.status_code} {response.reason}"
 
 
-def _error(url: str, status: int, reason: str) -> InfraError:
+def _error(url: str, status: int, code: str, reason: str) -> InfraError:
     if status == 404:
         return failure(NotFound, f"The function at {url} found nothing", reason)
+    if status == 403 and code:
+        return failure(ConfigurationError, f"The function at {url} refused the request", reason)
     if status in (401, 403):
         what = f"The credentials do not allow a call of the function at {url}"
         return failure(ConfigurationError, what, reason, "Give their account the role run.invoker.")

@@ -24,6 +24,11 @@ RUNTIME_ENVIRONMENT = {
 MODEL_VARIABLES = ("BUNDLE_URI", "BUNDLE_SHA256", "MODEL_VERSION", "DATASET_DATE", "COLLECTION")
 """The environment variables of a revision that describe its model (see serving/function/loading.py)."""
 
+# /health answers 200 once the model is loaded. A revision with a broken bundle is not ready after this minute.
+_LOADED = run_v2.Probe(
+    http_get=run_v2.HTTPGetAction(path="/health"), period_seconds=1, timeout_seconds=1, failure_threshold=60
+)
+
 _NEW_TEMPLATE = run_v2.RevisionTemplate(
     containers=[run_v2.Container()], scaling=run_v2.RevisionScaling(max_instance_count=4)
 )
@@ -114,7 +119,9 @@ def merged_template(
     own = {**RUNTIME_ENVIRONMENT, **environment}
     others = [each for each in container.env if each.name not in own and each.name not in MODEL_VARIABLES]
     container.env = [*others, *(run_v2.EnvVar(name=name, value=value) for name, value in sorted(own.items()))]
-    container.resources = run_v2.ResourceRequirements(limits=asdict(resources), startup_cpu_boost=True)
+    # Without cpu_idle, the CPUs are paid for the whole life of an instance.
+    container.resources = run_v2.ResourceRequirements(limits=asdict(resources), cpu_idle=True, startup_cpu_boost=True)
+    container.startup_probe = _LOADED
     return template
 
 

@@ -5,7 +5,8 @@ import zipfile
 from pathlib import Path
 
 FUNCTION_TARGET = "predict"
-BASE_IMAGE = "python313"  # Google's image with Python and the operating system
+BASE_IMAGE = "python313"  # Google's image of Python and the operating system
+_PYTHON_VERSION = "3.13\n"  # that of the base image
 _PACKAGE = "anime_genre_function"
 """The package in the zip. No package of a checkout has this name, so none can shadow the deployed source."""
 _MAIN = f"""\
@@ -18,11 +19,16 @@ __all__ = ["{FUNCTION_TARGET}"]
 def source_zip(folder: Path) -> bytes:
     """Return the function's source as Cloud Build expects it. The bytes depend on the files' content alone.
 
-    The zip holds main.py, which imports the entry point; requirements.txt; and the package `anime_genre_function`
+    The zip holds main.py, which imports the entry point; requirements.txt, which pins all dependencies, so that one
+    source gives one image; .python-version; and the package `anime_genre_function`
     with the packages `bundle` and `function` of the `serving` folder, including openapi.json.
     """
     requirements = folder / "function" / "requirements.txt"
-    files = {"main.py": _MAIN.encode(), "requirements.txt": requirements.read_bytes()}
+    files = {
+        ".python-version": _PYTHON_VERSION.encode(),
+        "main.py": _MAIN.encode(),
+        "requirements.txt": requirements.read_bytes(),
+    }
     files[f"{_PACKAGE}/__init__.py"] = b""
     for package in ("bundle", "function"):
         shipped = (path for path in (folder / package).iterdir() if path.suffix in (".py", ".json"))

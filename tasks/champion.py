@@ -105,7 +105,7 @@ def examine(champion: Champion, poster_name: str, store: Store, registry: Regist
     except NotFound as error:
         logger.warning("The champion, %s, is lost: %s", champion.name, error)
         return ChampionState(None, damaged, silent, down)
-    uploaded = upload_bundle(store, bundle, sha256, replace=damaged)
+    uploaded = upload_bundle(store, bundle, sha256, replace=damaged or down)
     if uploaded:
         logger.warning("%s of the champion's bundle are in the bucket again.", ", ".join(uploaded))
     return ChampionState(Model.load(bundle), damaged, silent, down)

@@ -1,11 +1,12 @@
 """Step 8: deploy a revision of the function with the new bundle, check its predictions, and send it the traffic."""
 
 import logging
+from pathlib import Path
 
 from infra.cloud_build import build_image
 from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction
-from infra.errors import DamagedBundleError, DeploymentError, NotFound
+from infra.errors import DeploymentError, FunctionDown, NotFound
 from infra.files import sha256_of
 from infra.registry import Registry
 from infra.revisions import Image, Revision
@@ -60,13 +61,7 @@ def redeploy(
         "COLLECTION": dataset.collection,
     }
     folder = fetch_bundle(store, registry, settings.folder, model.bundle_sha256, model.run_id)
-    served = Model.load(folder)
-    try:
-        candidate = _deploy_candidate(settings, environment, served, evaluation.known_posters)
-    except DamagedBundleError as error:
-        logger.warning("The bundle is uploaded again, and another revision deployed: %s", error)
-        upload_bundle(store, folder, model.bundle_sha256, replace=True)
-        candidate = _deploy_candidate(settings, environment, served, evaluation.known_posters, reuse=False)
+    candidate = _deploy_candidate(settings, environment, folder, evaluation.known_posters)
     write_deployment(store, CloudRun(settings).live(settings.service), dataset, evaluation, model)
     record = _send_traffic(settings, candidate)
     registry.set_champion(model.version)
@@ -86,7 +81,8 @@ def redeploy_champion(dataset: DatasetRecord, evaluation: EvaluationRecord) -> D
     if champion is None:
         raise NotFound(f"The service {settings.service} has no live revision any more. Start the run again.")
     logger.info("The champion, %s, gets a new revision: %s.", champion.name, evaluation.redeploy_champion)
-    model = Model.load(fetch_bundle(store, registry, settings.folder, champion.bundle_sha256))
+    folder = fetch_bundle(store, registry, settings.folder, champion.bundle_sha256)
+    model = Model.load(folder)
     environment = {
         **model_environment(champion.revision),
         "BUNDLE_URI": store.uri(bundle_key(champion.bundle_sha256)),
@@ -95,27 +91,29 @@ def redeploy_champion(dataset: DatasetRecord, evaluation: EvaluationRecord) -> D
     if model.manifest.preprocessing.version != PREPROCESSING_VERSION:  # today's source would give it other pixels
         image = champion.revision.image
     # A running revision remembers that its bundle was damaged, so a ready one is not used again.
-    candidate = _deploy_candidate(settings, environment, model, evaluation.known_posters, image, reuse=False)
+    candidate = _deploy_candidate(settings, environment, folder, evaluation.known_posters, image, reuse=False)
     return _send_traffic(settings, candidate)
 
 
 def _deploy_candidate(
     settings: Settings,
     environment: dict[str, str],
-    model: Model,
+    bundle: Path,
     posters: list[KnownPoster],
     image: Image | None = None,
     reuse: bool = True,
 ) -> Revision:
     """Deploy a revision and check its predictions. `environment` describes its model.
 
-    `image` is by default that of the present source, built if necessary. If no revision of an image that was built
-    earlier starts, or Cloud Run does not find it, the image is built again: it may be deleted or damaged.
+    `image` is by default that of the present source, built if necessary. If no revision starts, Cloud Run does not find
+    the image, or the predictions differ, the bundle is uploaded and an earlier image built again, once: they may be
+    deleted or damaged. A revision with a damaged bundle does not start.
     """
-    store, cloud_run = Store(settings), CloudRun(settings)
+    store, cloud_run, model = Store(settings), CloudRun(settings), Model.load(bundle)
+    name = version_name(environment.get("MODEL_VERSION", ""), model.sha256)
 
-    def deploy(image: Image) -> Revision:
-        return cloud_run.deploy_candidate(
+    def deploy(image: Image, reuse: bool) -> Revision:
+        candidate = cloud_run.deploy_candidate(
             settings.service,
             image,
             {**environment, **settings_environment(settings)},
@@ -123,22 +121,20 @@ def _deploy_candidate(
             store.uri(_source_key(image.source_sha256)),
             reuse,
         )
+        logger.info("Checking the predictions of the new revision, %s.", candidate.name)
+        _check(candidate, posters, store, model, name)
+        return candidate
 
-    source_sha256 = sha256_of(function_source())
-    if image:
-        candidate = deploy(image)
-    elif built := cloud_run.built_image(settings.service, source_sha256):
-        try:
-            candidate = deploy(built)
-        except (DeploymentError, NotFound) as error:
-            logger.warning("The image is built again, because no revision of it starts: %s", error)
-            candidate = deploy(_build(settings, store))
-    else:
-        candidate = deploy(_build(settings, store))
-    name = version_name(environment.get("MODEL_VERSION", ""), model.sha256)
-    logger.info("Checking the predictions of the new revision, %s.", candidate.name)
-    _check(candidate, posters, store, model, name)
-    return candidate
+    earlier = image or cloud_run.built_image(settings.service, sha256_of(function_source()))
+    built = earlier or _build(settings, store)
+    try:
+        return deploy(built, reuse)
+    except (DeploymentError, FunctionDown, NotFound) as error:
+        logger.warning("The bundle is uploaded again, and another revision deployed: %s", error)
+        upload_bundle(store, bundle, model.sha256, replace=True)
+        if earlier and not image:
+            built = _build(settings, store)
+        return deploy(built, reuse=False)
 
 
 def _send_traffic(settings: Settings, candidate: Revision) -> DeploymentRecord:

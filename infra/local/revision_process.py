@@ -7,12 +7,14 @@ import random
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
+from google.cloud import run_v2
 from yarl import URL
 
 from infra.local.processes import free_port
@@ -24,6 +26,7 @@ REQUEST_TIMEOUT_SECONDS = 60.0
 SHUTDOWN_TIMEOUT_SECONDS = 1.0  # for requests in progress
 _POLL_SECONDS = 0.05
 _NO_REVISION = "No model has been trained yet. The command anime-genre retrain trains and deploys one.\n"
+_LISTEN = "failed to start and listen on its port"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Headers that apply to one connection only. Proxies do not forward them (RFC 9110, section 7.6.1).
 _HOP_BY_HOP = {
@@ -42,14 +45,27 @@ class RevisionFailed(Exception):
 
 
 class RevisionProcess:
-    """A revision as a process of functions-framework. It uses this Python environment and a free port."""
+    """A revision as a process of functions-framework. It uses this Python environment and a free port.
 
-    def __init__(self, name: str, source: Path, target: str, environment: Mapping[str, str], log: Path) -> None:
+    Args:
+        probe: the HTTP startup probe; without it, a process that listens on its port is ready.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: Path,
+        target: str,
+        environment: Mapping[str, str],
+        log: Path,
+        probe: run_v2.Probe | None = None,
+    ) -> None:
         self.name = name
         self._source = source
         self._target = target
         self._environment = environment
         self._log = log
+        self._probe = probe
         self._process: asyncio.subprocess.Process | None = None
         self._lock = asyncio.Lock()
         self._port = 0
@@ -59,7 +75,7 @@ class RevisionProcess:
         """Start the process unless it is running, and return its port.
 
         Raises:
-            RevisionFailed: the process exits or does not listen within `START_TIMEOUT_SECONDS`.
+            RevisionFailed: the process exits, does not listen within `START_TIMEOUT_SECONDS`, or fails its probe.
         """
         async with self._lock:
             if self._process is None or self._process.returncode is not None:
@@ -108,7 +124,28 @@ class RevisionProcess:
             async with asyncio.timeout(START_TIMEOUT_SECONDS):
                 await self._wait_until_listening(self._process)
         except TimeoutError:
-            await self._raise_failed(f"within {START_TIMEOUT_SECONDS:.0f} s")
+            await self._raise_failed(f"{_LISTEN} within {START_TIMEOUT_SECONDS:.0f} s")
+        if self._probe:
+            await self._pass_probe(self._process, self._probe)
+
+    async def _pass_probe(self, process: asyncio.subprocess.Process, probe: run_v2.Probe) -> None:
+        """Wait until the startup probe succeeds.
+
+        See https://cloud.google.com/run/docs/configuring/healthchecks.
+        """
+        url = f"http://127.0.0.1:{self._port}{probe.http_get.path}"
+        await asyncio.sleep(probe.initial_delay_seconds)
+        async with ClientSession(timeout=ClientTimeout(probe.timeout_seconds or 1)) as session:
+            for _ in range(probe.failure_threshold or 3):
+                began = time.monotonic()
+                with suppress(ClientError, TimeoutError):
+                    async with session.get(url, headers={"Connection": "close"}) as response:
+                        if 200 <= response.status < 400:
+                            return
+                if process.returncode is not None:
+                    await self._raise_failed(f"{_LISTEN} before it exited")
+                await asyncio.sleep(max(0, began + (probe.period_seconds or 10) - time.monotonic()))
+        await self._raise_failed("failed the configured startup probe checks")
 
     async def _wait_until_listening(self, process: asyncio.subprocess.Process) -> None:
         while process.returncode is None:
@@ -119,16 +156,16 @@ class RevisionProcess:
             else:
                 writer.close()
                 return
-        await self._raise_failed("before it exited")
+        await self._raise_failed(f"{_LISTEN} before it exited")
 
-    async def _raise_failed(self, when: str) -> NoReturn:
+    async def _raise_failed(self, how: str) -> NoReturn:
         assert self._process is not None
         _signal_group(self._process.pid, signal.SIGKILL)
         await self._process.wait()
         lines = self._log.read_text(errors="replace").strip().splitlines()
         raise RevisionFailed(
             f"Revision '{self.name}' is not ready and cannot serve traffic. The user-provided container "
-            f"failed to start and listen on its port {when}. The last line of its log: {lines[-1] if lines else 'none'}"
+            f"{how}. The last line of its log: {lines[-1] if lines else 'none'}"
         )
 
 

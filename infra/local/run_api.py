@@ -206,7 +206,13 @@ class CloudRunServer:
         self._start(self._build(wanted, build))
         metadata = {"@type": "type.googleapis.com/google.devtools.cloudbuild.v1.BuildOperationMetadata", "build": build}
         operation = {"name": f"{_parent(request)}/operations/{uuid.uuid4().hex}", "metadata": metadata}
-        return web.json_response({"buildOperation": operation})
+        response: dict[str, Any] = {"buildOperation": operation}
+        pack = wanted.buildpack_build
+        if pack.enable_automatic_updates:
+            response["baseImageUri"] = (
+                f"{request.match_info['location']}-docker.pkg.dev/serverless-runtimes/google-22/runtimes/{pack.base_image}"
+            )
+        return web.json_response(response)
 
     async def _build(self, wanted: run_v2.SubmitBuildRequest, build: dict[str, Any]) -> None:
         """Build an image and write the outcome into the build's resource."""
@@ -234,7 +240,7 @@ class CloudRunServer:
     def _start_operation(self, request: web.Request, running: RunningService, new: str | None) -> dict[str, Any]:
         """Start the operation that brings a service to its wanted state. Clients poll it (`_get_operation`)."""
         name = f"{_parent(request)}/operations/{uuid.uuid4()}"
-        operation: dict[str, Any] = {"name": name, "metadata": _as_any(running.service), "done": False}
+        operation: dict[str, Any] = {"name": name, "metadata": _as_any(running.service)}
         self._operations[name] = operation
 
         async def run() -> None:

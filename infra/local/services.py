@@ -251,7 +251,8 @@ class RunningService:
             log = self.folder / "logs" / f"{name}.log"
             log.parent.mkdir(parents=True, exist_ok=True)
             environment["K_SERVICE"] = self.short_name
-            self._processes[name] = RevisionProcess(name, source, target, environment, log)
+            probe = container.startup_probe if container.startup_probe.http_get.path else None
+            self._processes[name] = RevisionProcess(name, source, target, environment, log, probe)
         return self._processes[name]
 
     async def _apply_traffic(self) -> None:

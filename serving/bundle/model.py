@@ -6,9 +6,11 @@ the sha256 of every other file except the card, which is prose. So the sha256 of
 """
 
 import json
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256 as hash_sha256
 from pathlib import Path
@@ -34,6 +36,7 @@ INPUT = "images"
 OUTPUT = "probabilities"
 MAPS = "maps"
 _MEND = "Copy or train it again."
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU time per period of microseconds
 BATCH_SIZE = 8  # images per pass through the network; larger batches are no faster and take more memory
 
 Probability = Annotated[float, {"minimum": 0, "maximum": 1}]
@@ -254,7 +257,11 @@ def _session(graph: bytes, name: str) -> "InferenceSession":
 
 def available_cpus() -> int:
     """The number of CPUs this process may use, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no container, or no limit ("max 100000")
+        quota, period = map(int, _CPU_QUOTA.read_text().split())
+        cpus = min(cpus, max(1, math.ceil(quota / period)))
+    return cpus
 
 
 def _check_shapes(session: "InferenceSession", manifest: Manifest) -> None:

@@ -149,8 +149,17 @@ def _deployment(bucket: Bucket, folder: str) -> dict[str, Any] | None:
     except (google_exceptions.NotFound, ValueError):
         return None
     except STORAGE_ERRORS as error:
-        raise RequestError(503, "storage_unavailable", _UNREACHABLE) from error
+        raise _storage_error(error, bucket) from error
     return record if isinstance(record, dict) else None
+
+
+def _storage_error(error: Exception, bucket: Bucket) -> RequestError:
+    """What the function says about an exception of the storage client. Without the right to read, a retry is vain."""
+    if isinstance(error, google_exceptions.Forbidden):
+        role = "give it the role roles/storage.objectViewer"
+        message = f"The function's service account may not read the bucket {bucket.name}; {role}."
+        return RequestError(503, "storage_forbidden", message)
+    return RequestError(503, "storage_unavailable", _UNREACHABLE)
 
 
 def _file(bucket: Bucket, folder: str, name: str) -> bytes:
@@ -159,4 +168,4 @@ def _file(bucket: Bucket, folder: str, name: str) -> bytes:
     except google_exceptions.NotFound as error:
         raise BundleError(f"The bundle has no {name} in the bucket.") from error
     except STORAGE_ERRORS as error:
-        raise RequestError(503, "storage_unavailable", _UNREACHABLE) from error
+        raise _storage_error(error, bucket) from error

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from ..bundle.errors import AnimeGenreError, BundleError
-from .errors import RequestError, status_and_code
+from ..bundle.errors import AnimeGenreError
+from .errors import LASTING_CODES, RequestError, status_and_code
 
 RETRY_SECONDS = 2.0  # after a temporary error, such as an unreachable bucket
-PERMANENT_RETRY_SECONDS = 60.0  # after a BundleError, which lasts until somebody repairs the bundle
+PERMANENT_RETRY_SECONDS = 60.0  # after an error that lasts until somebody repairs the bundle or grants a role
 WAIT_SECONDS = 50.0  # for a running load; Cloud Run ends a request after 60
 
 _Value = TypeVar("_Value")
@@ -93,8 +93,9 @@ class SharedLoad(Generic[_Value]):
         try:
             attempt.outcome, seconds = self._load(), self._kept_seconds
         except AnimeGenreError as error:
-            attempt.outcome = _Failure(*status_and_code(error), error.message, error.details)
-            seconds = PERMANENT_RETRY_SECONDS if isinstance(error, BundleError) else RETRY_SECONDS
+            status, code = status_and_code(error)
+            attempt.outcome = _Failure(status, code, error.message, error.details)
+            seconds = PERMANENT_RETRY_SECONDS if code in LASTING_CODES else RETRY_SECONDS
         except Exception:
             attempt.outcome = _Failure(500, "internal", "", stack_trace=traceback.format_exc())
             seconds = RETRY_SECONDS

@@ -42,6 +42,8 @@ def test_function_that_does_not_start_is_unavailable(serve: Serve) -> None:
     [
         (404, error("no_such_poster"), NotFound, r"found nothing: The reason\.$"),
         (403, b"<html>Forbidden</html>", ConfigurationError, "do not allow .*: the status is 403 Forbidden"),
+        (503, error("storage_forbidden"), ConfigurationError, r"may not read its bucket: The reason\.$"),
+        (403, error("forbidden_bucket"), ConfigurationError, r"refused the request: The reason\.$"),
         (422, error("unusable_image"), DeploymentError, r"refused the request: The reason\.$"),
         (503, error("bundle_error"), DamagedBundleError, r"cannot load its bundle: The reason\.$"),
         (200, b"<html>Hello</html>", DeploymentError, "is not JSON"),

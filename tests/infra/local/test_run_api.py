@@ -38,6 +38,8 @@ PARENT = "/v2/projects/test-project/locations/test-region"
 SOURCE = """
 import os, time
 def predict(request):
+    if request.path == "/health" and time.time() < float(os.environ.get("READY_AT", 0)):
+        return "loading", 503
     if request.path == "/slow":
         time.sleep(60)
     if request.path == "/die":
@@ -232,6 +234,25 @@ def test_revision_process_that_died_is_restarted(deployed: Revision) -> None:
     url = deployed.url
     assert requests.get(f"{url}/die", timeout=30).status_code == 503
     assert requests.get(str(url), timeout=30).json()["bundle"] == "one"
+
+
+def test_revision_is_ready_once_its_startup_probe_succeeds(stand_in: StandIn) -> None:
+    ready_at = time.time() + 5
+    loaded = stand_in.deploy("loading", READY_AT=str(ready_at))
+    assert time.time() > ready_at
+    address = f"{PARENT}/services/loading"
+    template = stand_in.request("GET", address).json()["template"]
+    template["revision"] = "loading-never"
+    template["containers"][0]["env"].append({"name": "READY_AT", "value": "9e9"})
+    template["containers"][0]["startupProbe"]["failureThreshold"] = 2
+    operation = stand_in.request("PATCH", f"{address}?updateMask=template", {"template": template}).json()
+    while not operation.get("done"):
+        time.sleep(0.1)
+        operation = stand_in.request("GET", f"/v2/{operation['name']}").json()
+    assert "failed the configured startup probe checks" in operation["error"]["message"]
+    service = stand_in.request("GET", address).json()
+    assert service["latestCreatedRevision"].endswith("/loading-never")
+    assert service["latestReadyRevision"].endswith(f"/{loaded.name}")
 
 
 def test_traffic_is_split_by_percent(stand_in: StandIn, deployed: Revision) -> None:

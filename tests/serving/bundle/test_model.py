@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from serving.bundle.errors import BundleError, PosterError
-from serving.bundle.model import Manifest, Model
+from serving.bundle.model import Manifest, Model, available_cpus
 from tests.serving.conftest import mean_colour_network, write_int8_network
 
 ROOT = Path(__file__).parents[3]
@@ -215,3 +215,17 @@ def test_manifest_without_served_serves_model_onnx(bundle: Path) -> None:
     change_manifest(bundle, lambda manifest: manifest.pop("served"))
     served = Model.load(bundle).manifest.served
     assert (served.file, served.precision) == ("model.onnx", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", 64), (None, 64)]
+)
+def test_cpus_are_limited_by_the_quota_of_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str | None, expected: int
+) -> None:
+    """The host may have more, and shows them all."""
+    if quota:
+        (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    monkeypatch.setattr("serving.bundle.model._CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64))
+    assert available_cpus() == expected

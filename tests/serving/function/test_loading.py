@@ -15,6 +15,7 @@ import pytest
 import requests
 from google.cloud.storage import Bucket
 
+from serving.function.shared_load import RETRY_SECONDS
 from tests.messages import faults_of_message
 from tests.pictures import image_file
 from tests.serving.conftest import StartFunction
@@ -123,7 +124,7 @@ def test_temporary_failure_is_retried_after_a_pause(
 ) -> None:
     sha256 = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
     with slow_bucket(bundle) as storage:
-        storage.status = 403
+        storage.status = 400
         storage.responds.set()
         environment = {"BUNDLE_URI": "gs://slow/bundles/1", "BUNDLE_SHA256": sha256}
         with start_function(**environment, STORAGE_EMULATOR_HOST=storage.url) as (url, _):
@@ -136,6 +137,20 @@ def test_temporary_failure_is_retried_after_a_pause(
                 time.sleep(0.1)
             assert health.json()["model"]["sha256"] == sha256
             assert predict(url).status_code == 200
+
+
+def test_bucket_that_may_not_be_read_is_named_and_not_read_again(start_function: StartFunction, bundle: Path) -> None:
+    with slow_bucket(bundle) as storage:
+        storage.status = 403
+        storage.responds.set()
+        environment = {"BUNDLE_URI": "gs://slow/bundles/1", "BUNDLE_SHA256": "1" * 64}
+        with start_function(**environment, STORAGE_EMULATOR_HOST=storage.url) as (url, _):
+            responses = [predict(url), predict(url)]
+            time.sleep(RETRY_SECONDS + 0.5)
+            responses.append(predict(url))
+    assert {error_of(response) for response in responses} == {(503, "storage_forbidden")}
+    assert "may not read the bucket slow; give it the role roles/storage.objectViewer" in responses[0].text
+    assert storage.requests == ["manifest.json"]
 
 
 def test_damaged_and_missing_files_are_named(start_function: StartFunction, bucket: Bucket, bundle: Path) -> None:
