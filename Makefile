@@ -2,9 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Three workers, because tests that start services wait for them. tests/conftest.py says which tests share a worker.
+# Four workers, because tests that start services wait for them. tests/conftest.py says which tests share a worker.
 # Files run in order, and so the longest, tests/flows, run first; by default those with the fewest tests run last.
-PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
+PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install demo up test test-fast soak lint bench bench-training bench-serving clean
 

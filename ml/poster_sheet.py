@@ -1,5 +1,6 @@
 """Posters as pictures for people: a single poster in its original shape, and a sheet of posters with captions."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,6 +52,5 @@ def _lines(caption: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, wid
 def _cut(line: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
     if font.getlength(line) <= width:
         return line
-    while line and font.getlength(f"{line}...") > width:
-        line = line[:-1]
-    return f"{line.rstrip()}..."
+    fitting = bisect_left(range(1, len(line)), True, key=lambda length: font.getlength(f"{line[:length]}...") > width)
+    return f"{line[:fitting].rstrip()}..."

@@ -75,22 +75,22 @@ def predict_posters(request: PosterRequest, bundle: Bundle, watch: Stopwatch) ->
     model = bundle.model()
     column = None if request.explain is None else _column(request.explain, model)
     explained = column is not None
-    images: list[_Poster | InstanceError]
+    loaded: list[_Poster | InstanceError]
     if request.batch:
         deadline = time.monotonic() + _BATCH_SECONDS
         with ThreadPoolExecutor(min(_FETCH_THREADS, len(request.instances))) as pool:
-            images = list(
+            loaded = list(
                 pool.map(
-                    lambda instance: _load_instance(instance, bundle, model, watch, explained, deadline),
+                    lambda instance: _read_instance(instance, bundle, model, watch, explained, deadline),
                     request.instances,
                 )
             )
     else:
-        images = [_load(request.instances[0], bundle, model, watch, explained)]
+        loaded = [_read_poster(request.instances[0], bundle, model, watch, explained)]
     with watch.stage("infer"):
-        loaded = [image for image in images if not isinstance(image, InstanceError)]
-        predictions = iter(_predict(loaded, model, request.top, column))
-    results = [image if isinstance(image, InstanceError) else next(predictions) for image in images]
+        posters = [each for each in loaded if isinstance(each, _Poster)]
+        predictions = iter(_predictions(posters, model, request.top, column))
+    results = [each if isinstance(each, InstanceError) else next(predictions) for each in loaded]
     if request.batch:
         return BatchResponse(results, model_identity(model), watch.timing())
     (prediction,) = results
@@ -103,7 +103,7 @@ def predict_posters(request: PosterRequest, bundle: Bundle, watch: Stopwatch) ->
     )
 
 
-def _predict(posters: list[_Poster], model: Model, top: int | None, column: int | None) -> list[PosterPrediction]:
+def _predictions(posters: list[_Poster], model: Model, top: int | None, column: int | None) -> list[PosterPrediction]:
     """The prediction of each poster, with an explanation of the genre in `column` if one is given."""
     if not posters:
         return []
@@ -135,7 +135,7 @@ def _explanation(
     return Explanation(genre, data_url(heatmap(activation, model.manifest.preprocessing.size)), poster=poster)
 
 
-def _load_instance(
+def _read_instance(
     instance: object, bundle: Bundle, model: Model, watch: Stopwatch, explained: bool, deadline: float
 ) -> _Poster | InstanceError:
     """A poster of a batch, or its error. The error is not kept as an exception.
@@ -145,12 +145,13 @@ def _load_instance(
     try:
         if time.monotonic() > deadline:
             raise RequestError(504, "too_slow", "The other posters of the batch took too long; send fewer.")
-        return _load(instance, bundle, model, watch, explained)
+        return _read_poster(instance, bundle, model, watch, explained)
     except AnimeGenreError as error:
         return InstanceError(InstanceErrorDetail(*status_and_code(error), str(error)))
 
 
-def _load(instance: object, bundle: Bundle, model: Model, watch: Stopwatch, explained: bool) -> _Poster:
+def _read_poster(instance: object, bundle: Bundle, model: Model, watch: Stopwatch, explained: bool) -> _Poster:
+    """Fetch a named poster, or take the one that the request holds, and decode it."""
     size = model.manifest.preprocessing.size
     with watch.stage("fetch"):
         poster = parse_instance(instance)
