@@ -124,7 +124,7 @@ def show_predictions(summary: RunSummary, console: Console) -> list[dict[str, An
     table = Table(poster_column, "title", "genres", "predicted genres", title="Predictions for test posters")
     predictions = []
     for poster in summary.record.evaluation.known_posters:
-        response = request_prediction(str(live.url), poster.name)
+        response = request_prediction(str(live.url), poster.name, settings.caller_service_account)
         predicted = (f"{g['name']} {g['probability']:.2f}" for g in response["genres"] if g["predicted"])
         table.add_row(poster.name, poster.title, ", ".join(poster.genres), ", ".join(predicted) or "none")
         predictions.append({**poster.model_dump(), "answer": response})

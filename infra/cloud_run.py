@@ -155,8 +155,8 @@ class CloudRun:
     def traffic(self, service: str) -> Traffic | None:
         """Where the traffic goes. The revision has the service's address.
 
-        None if there is no service, or if no revision has ever passed its check: Cloud Run gives the traffic to the
-        first revision, whatever it serves.
+        None if there is no service, if no revision has ever passed its check, or if the revision serves no bundle, such
+        as a placeholder: Cloud Run gives the traffic to the first revision, whatever it serves.
         """
         found = self._find_service(service)
         if found is None:
@@ -165,7 +165,10 @@ class CloudRun:
         if name is None or not checked:
             return None
         is_split = len({target.revision for target in serving_targets(found)}) > 1
-        return Traffic(self._get_revision(service, name, found.uri), checked, moved=is_split or name != checked)
+        revision = self._get_revision(service, name, found.uri)
+        if not revision.environment.get("BUNDLE_SHA256"):
+            return None
+        return Traffic(revision, checked, moved=is_split or name != checked)
 
     def url(self, service: str) -> str | None:
         """The address of a service; None if there is no such service."""

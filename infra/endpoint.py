@@ -5,8 +5,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+from google.api_core import exceptions as google_exceptions
 from google.auth import exceptions as auth_exceptions
-from google.auth.transport.requests import Request
+from google.auth.transport.requests import AuthorizedSession, Request
 from google.oauth2 import id_token
 
 from infra.errors import (
@@ -19,22 +20,33 @@ from infra.errors import (
     ServiceUnavailable,
     failure,
 )
+from infra.google import google_credentials, google_errors, reason_of
+from infra.settings import environment_variable
 
 STARTUP_SECONDS = 60.0  # a new instance of the function loads its model before it responds
 REQUEST_TIMEOUT_SECONDS = 30.0
 _PAUSE_SECONDS = 0.5
+_IAM_CREDENTIALS = "https://iamcredentials.googleapis.com"
+_GRANT = (
+    "gcloud iam service-accounts add-iam-policy-binding {caller} --member=user:YOUR-ACCOUNT "
+    "--role=roles/iam.serviceAccountOpenIdTokenCreator"
+)
 _ADDRESS = "Is this the address of a function?"
 _RETRYABLE_STATUSES = (429, 500, 502, 503, 504)
 
 
-def request_prediction(url: str, poster_name: str, startup_seconds: float = STARTUP_SECONDS) -> dict[str, Any]:
+def request_prediction(
+    url: str, poster_name: str, caller: str | None = None, startup_seconds: float = STARTUP_SECONDS
+) -> dict[str, Any]:
     """Request the prediction for a poster from the function at `url` and return the decoded JSON response.
 
-    Temporary failures are retried for `startup_seconds`.
+    Temporary failures are retried for `startup_seconds`, and so is the 404 of Google's front end, which knows a new
+    address only after a while.
 
     Args:
         url: the address of the service or of a tagged revision.
         poster_name: the poster's object key in the bucket, or its gs:// address.
+        caller: the service account as which the function is called; by default that of the credentials.
         startup_seconds: how long to retry while the function starts.
 
     Raises:
@@ -45,7 +57,7 @@ def request_prediction(url: str, poster_name: str, startup_seconds: float = STAR
         DamagedBundleError: the function's bundle is missing or damaged.
         DeploymentError: the function refuses the request, or the response is not a prediction.
     """
-    headers = _authorization(url)
+    headers = _authorization(url, caller)
     deadline = time.monotonic() + startup_seconds
     while True:
         try:
@@ -61,7 +73,8 @@ def request_prediction(url: str, poster_name: str, startup_seconds: float = STAR
                 raise failure(DamagedBundleError, f"The function at {url} cannot load its bundle", reason)
             if code == "storage_forbidden":
                 raise failure(ConfigurationError, f"The function at {url} may not read its bucket", reason)
-            if response.status_code not in _RETRYABLE_STATUSES:
+            unknown = response.status_code == 404 and not code
+            if response.status_code not in _RETRYABLE_STATUSES and not (unknown and time.monotonic() < deadline):
                 raise _error(url, response.status_code, code, reason)
         if time.monotonic() > deadline:
             raise failure(FunctionDown, f"The function at {url} is not available", reason, "Try again later.")
@@ -98,7 +111,7 @@ def _error(url: str, status: int, code: str, reason: str) -> InfraError:
     return failure(DeploymentError, f"The function at {url} refused the request", reason)
 
 
-def _authorization(url: str) -> dict[str, str]:
+def _authorization(url: str, caller: str | None) -> dict[str, str]:
     """The header with an ID token. A local stand-in (http) needs none.
 
     The token's audience is the address of the service, also for the address of a tagged revision
@@ -109,13 +122,35 @@ def _authorization(url: str) -> dict[str, str]:
         return {}
     audience = f"https://{address.netloc.rpartition('---')[2]}"
     try:
-        token = id_token.fetch_id_token(Request(), audience)
+        token = _token_of(caller, audience) if caller else id_token.fetch_id_token(Request(), audience)
     except (auth_exceptions.DefaultCredentialsError, auth_exceptions.RefreshError) as error:
         raise ConfigurationError(
-            f"There is no ID token for {audience}. Use a service account with the role run.invoker.", str(error)
+            f"There is no ID token for {audience}. Use the credentials of a service account with the role run.invoker, "
+            f"or name one in {environment_variable('caller_service_account')}.",
+            str(error),
         ) from error
     except auth_exceptions.TransportError as error:
         raise ServiceUnavailable(
             f"Google could not be reached for an ID token for {audience}. Try again later.", str(error)
         ) from error
     return {"Authorization": f"Bearer {token}"}
+
+
+def _token_of(caller: str, audience: str) -> str:
+    """An ID token of another service account. Any credentials may ask for one, also those of a person.
+
+    See https://cloud.google.com/iam/docs/reference/credentials/rest/v1/projects.serviceAccounts/generateIdToken.
+    """
+    address = f"{_IAM_CREDENTIALS}/v1/projects/-/serviceAccounts/{caller}:generateIdToken"
+    with google_errors(f"Getting an ID token of {caller}"), AuthorizedSession(google_credentials()) as session:
+        response = session.post(
+            address, json={"audience": audience, "includeEmail": True}, timeout=REQUEST_TIMEOUT_SECONDS
+        )
+        if response.status_code in (403, 404):
+            role = "Give your account the role iam.serviceAccountOpenIdTokenCreator on it."
+            what = f"Your account may not get an ID token of {caller}"
+            reason = reason_of(google_exceptions.from_http_response(response))
+            raise failure(ConfigurationError, what, reason, role, _GRANT.format(caller=caller))
+        if not response.ok:
+            raise google_exceptions.from_http_response(response)
+        return str(response.json()["token"])

@@ -56,6 +56,11 @@ def credentials(settings: Settings) -> Credentials:
     """
     if settings.cloud_run_endpoint:
         return _StandInCredentials(settings)
+    return google_credentials()
+
+
+def google_credentials() -> Credentials:
+    """Google's application default credentials. Raises DefaultCredentialsError if there are none."""
     found: Credentials = google.auth.default(scopes=_SCOPES)[0]
     return found
 

@@ -24,7 +24,7 @@ logger = logging.getLogger("tasks")
 
 @dataclass(frozen=True)
 class Champion:
-    """The live version. Both are empty if another tool deployed something that is not a bundle of this project.
+    """The live version.
 
     `moved` says that another tool moved the traffic here. `withdrawn_sha256` is then the bundle that it moved it away
     from, None if that is unknown.
@@ -86,14 +86,14 @@ def live_champion(settings: Settings, registry: Registry) -> Champion | None:
     return champion
 
 
-def examine(champion: Champion, poster_name: str, store: Store, registry: Registry, folder: Path) -> ChampionState:
+def examine(
+    champion: Champion, poster_name: str, store: Store, registry: Registry, settings: Settings
+) -> ChampionState:
     """Fetch the champion's bundle, put back what the bucket lacks of it, and ask the function for a prediction."""
     sha256 = champion.bundle_sha256
     damaged, silent, down = False, None, False
-    if not sha256:
-        return ChampionState(None, False, f"revision {champion.revision.name} names no bundle.")
     try:
-        request_prediction(str(champion.revision.url), poster_name)
+        request_prediction(str(champion.revision.url), poster_name, settings.caller_service_account)
     except DamagedBundleError as error:
         damaged = True
         logger.warning("The champion, %s, is damaged: %s", champion.name, error)
@@ -101,7 +101,7 @@ def examine(champion: Champion, poster_name: str, store: Store, registry: Regist
         silent, down = error.message, isinstance(error, FunctionDown)
         logger.warning("The champion, %s, does not answer: %s", champion.name, error)
     try:
-        bundle = fetch_bundle(store, registry, folder, sha256, training_run(sha256, store, registry))
+        bundle = fetch_bundle(store, registry, settings.folder, sha256, training_run(sha256, store, registry))
     except NotFound as error:
         logger.warning("The champion, %s, is lost: %s", champion.name, error)
         return ChampionState(None, damaged, silent, down)

@@ -54,7 +54,7 @@ def write_deployment(
 def restore_deployment(settings: Settings, store: Store, registry: Registry, champion: Champion) -> None:
     """Write the champion's record again if it is missing or damaged, from its revisions, its bundle and MLflow."""
     sha256 = champion.bundle_sha256
-    if not sha256 or _is_intact(store, sha256):
+    if _is_intact(store, sha256):
         return
     revisions = CloudRun(settings).revisions(settings.service)
     created = [each.created for each in revisions if each.environment.get("BUNDLE_SHA256") == sha256 and each.created]

@@ -59,7 +59,7 @@ def evaluate(dataset: DatasetRecord, training: TrainingRecord, promotion: Promot
     known = _known_posters(data, store)
     logger.info("Comparing the model with what is live.")
     champion = live_champion(settings, registry)
-    state = examine(champion, known[0].name, store, registry, workspace) if champion else None
+    state = examine(champion, known[0].name, store, registry, settings) if champion else None
     decide_by_gate = partial(
         decide,
         dataset=data,

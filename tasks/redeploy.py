@@ -122,7 +122,7 @@ def _deploy_candidate(
             reuse,
         )
         logger.info("Checking the predictions of the new revision, %s.", candidate.name)
-        _check(candidate, posters, store, model, name)
+        _check(candidate, posters, store, model, name, settings.caller_service_account)
         return candidate
 
     earlier = image or cloud_run.built_image(settings.service, sha256_of(function_source()))
@@ -158,10 +158,12 @@ def _build(settings: Settings, store: Store) -> Image:
     return build_image(settings, store.object_name(key), source_sha256)
 
 
-def _check(candidate: Revision, posters: list[KnownPoster], store: Store, model: Model, name: str) -> None:
+def _check(
+    candidate: Revision, posters: list[KnownPoster], store: Store, model: Model, name: str, caller: str | None
+) -> None:
     """Compare the candidate's predictions for known posters with the bundle's; DeploymentError if they differ."""
     for poster in posters:
-        response = request_prediction(str(candidate.url), poster.name)
+        response = request_prediction(str(candidate.url), poster.name, caller)
         probabilities = {genre["name"]: float(genre["probability"]) for genre in response["genres"]}
         (expected,) = model.predict([store.whole_bucket().read(poster.name)])
         wrong = [g.name for g in expected if abs(probabilities.get(g.name, -1) - g.probability) > _TOLERANCE]

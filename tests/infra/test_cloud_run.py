@@ -116,6 +116,8 @@ def test_first_revision_is_not_live_unless_it_was_checked(client: CloudRun, imag
     assert (client.live("unchecked"), bundle_at(live.url)) == (live, "two")
     assert client.deploy_candidate("unchecked", image, {"BUNDLE_SHA256": "one"}).name == unchecked.name
     assert client.live("unchecked") == live
+    client.send_traffic("unchecked", client.deploy_candidate("unchecked", image, {}).name)
+    assert client.live("unchecked") is None, "a revision without a bundle is a placeholder"
 
 
 def test_traffic_moved_by_another_tool_is_live_and_named_as_moved(

@@ -1,12 +1,18 @@
 """The client of the function against a server with scripted responses."""
 
 import json
+import ssl
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from infra import endpoint
 from infra.endpoint import request_prediction
 from infra.errors import ConfigurationError, DamagedBundleError, DeploymentError, FunctionDown, NotFound
+from tests.certificates import certificate_for_localhost
 from tests.infra.conftest import Serve
 
 PREDICTION = {"genres": [{"name": "Action"}], "model": {"sha256": "1"}}
@@ -26,6 +32,68 @@ def test_prediction_is_requested_by_poster_name_until_the_function_has_started(s
     url, received = serve(UNAVAILABLE, (503, error("storage_unavailable")), (200, PREDICTION))
     assert request_prediction(url, "posters/5.jpg") == PREDICTION
     assert [json.loads(body) for body in received] == [{"name": "posters/5.jpg"}] * 3
+
+
+def test_address_that_is_unknown_at_first_is_requested_again(serve: Serve) -> None:
+    """As the address of a new tag is, for some seconds."""
+    url, received = serve((404, b"<html>Page not found</html>"), (200, PREDICTION))
+    assert request_prediction(url, "posters/5.jpg") == PREDICTION
+    assert len(received) == 2
+    url, _ = serve((404, b"<html>Page not found</html>"))
+    with pytest.raises(NotFound, match="the status is 404"):
+        request_prediction(url, "posters/5.jpg", startup_seconds=0.1)
+
+
+@pytest.fixture
+def private_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The https:// address of a function that answers callers with the token "identity" only."""
+    certificate, _ = certificate_for_localhost(tmp_path)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            allowed = self.headers["Authorization"] == "Bearer identity"
+            body = json.dumps(PREDICTION).encode() if allowed else b"<html>Unauthorized</html>"
+            self.send_response(200 if allowed else 401)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        try:
+            yield f"https://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_person_calls_a_private_function_as_the_caller_service_account(
+    private_function: str, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = {"type": "authorized_user", "client_id": "1", "client_secret": "2", "refresh_token": "3"}
+    person |= {"token": "access", "expiry": "2999-01-01T00:00:00Z"}
+    (tmp_path / "person.json").write_text(json.dumps(person))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "person.json"))
+    with pytest.raises(ConfigurationError, match="or name one in ANIME_GENRE_CALLER_SERVICE_ACCOUNT"):
+        request_prediction(private_function, "posters/5.jpg")
+    caller = "pipeline@my-project.iam.gserviceaccount.com"
+    address, received = serve((200, {"token": "identity"}))
+    monkeypatch.setattr(endpoint, "_IAM_CREDENTIALS", address)
+    assert request_prediction(private_function, "posters/5.jpg", caller) == PREDICTION
+    assert [json.loads(body) for body in received] == [{"audience": private_function, "includeEmail": True}]
+    refused, _ = serve((403, {"error": {"code": 403, "message": "Permission denied."}}))
+    monkeypatch.setattr(endpoint, "_IAM_CREDENTIALS", refused)
+    with pytest.raises(ConfigurationError, match=r"Give your account the role iam\.serviceAccountOpenIdTokenCreator"):
+        request_prediction(private_function, "posters/5.jpg", caller)
 
 
 def test_function_that_does_not_start_is_unavailable(serve: Serve) -> None:
