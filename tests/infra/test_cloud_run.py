@@ -29,7 +29,7 @@ import os
 if os.environ.get("MODEL_VERSION") == "broken":
     raise SystemExit("this revision is broken")
 def predict(request):
-    return {"genres": [], "bundle": os.environ["BUNDLE_SHA256"], "revision": os.environ["K_REVISION"]}
+    return {"genres": [], "bundle": os.environ.get("BUNDLE_SHA256"), "revision": os.environ["K_REVISION"]}
 """
 
 
