@@ -110,14 +110,14 @@ def parser() -> argparse.ArgumentParser:
 
     retrain = commands.add_parser("retrain", help="run the flow once, from the site's pages to the deployed function")
     _add_site(retrain)
-    _add_parameters(retrain, "promote")
+    _add_parameters(retrain, "promote", "crawl")
     _add_table(retrain)
     add_settings(retrain, TrainConfig)
     add_settings(retrain, PreprocessConfig)
     add_settings(retrain, CollectConfig)
     retrain.set_defaults(run=_retrain)
 
-    collect = commands.add_parser("collect", help="download pages and posters into the workspace, without training")
+    collect = commands.add_parser("collect", help="download pages and posters, without training")
     _add_site(collect)
     add_settings(collect, CollectConfig)
     collect.set_defaults(run=_collect)
@@ -159,6 +159,10 @@ def _add_parameters(parser: argparse.ArgumentParser, *names: str) -> None:
 
     for name in names:
         field = RetrainParameters.model_fields[name]
+        if field.annotation is bool:
+            action = argparse.BooleanOptionalAction
+            parser.add_argument(f"--{name}", action=action, default=field.default, help=field.description)
+            continue
         choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
         default = "" if field.default is None else " Default: %(default)s."
         parser.add_argument(
@@ -297,11 +301,12 @@ def _retrain(args: argparse.Namespace) -> None:
         table=_config(table),
         collection=args.collection,
         promote=args.promote,
+        crawl=args.crawl,
         train=read_options(args, TrainConfig),
         preprocess=read_options(args, PreprocessConfig),
     )
     check_parameters(parameters)
-    if not parameters.source_url.startswith("gs://"):
+    if parameters.crawl and not parameters.source_url.startswith("gs://"):
         check_reachable(parameters.source_url)
     with _services(args.workspace, parameters.collection_name):
         parameters = _uploaded(parameters, table)

@@ -1,4 +1,8 @@
-"""The commands `collect` and `reparse`: pages and posters in a workspace, without Prefect, MLflow or a bucket."""
+"""The commands `collect` and `reparse`: pages and posters in a workspace, without Prefect or MLflow.
+
+With ANIME_GENRE_CLOUD=google, `collect` also reads and writes the crawl's state, the catalogue and the posters in the
+bucket. So a machine at home can collect for runs on Google Cloud, which the site may refuse.
+"""
 
 import asyncio
 import logging
@@ -6,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from flows.parameters import RetrainParameters
 from infra.files import exclusive_lock, write_bytes
 from infra.settings import read_settings
+from infra.store import Store
 from serving.bundle.wording import counted
 from tasks.catalogue.collector import Collector
 from tasks.catalogue.configuration import CollectConfig, DriftLimits
@@ -20,6 +26,7 @@ from tasks.catalogue.last_good import about_last_good
 from tasks.catalogue.poster_download import is_usable
 from tasks.crawl.traffic import Traffic
 from tasks.errors import CatalogueError
+from tasks.records import CatalogueRecord
 from tasks.source_choice import source_for
 
 REPORT = "report.html"
@@ -32,22 +39,53 @@ def run_collect(workspace: Path, parameters: RetrainParameters) -> None:
         AnimeGenreError: see the steps `scrape` and `download_posters`, which run the same code.
     """
     console = _console()
-    source, selection = source_for(parameters.source_url), parameters.seasons
-    contact, show = read_settings().contact, _show_progress(console)
-    with exclusive_lock(workspace), Collector(workspace, source, parameters.collect, contact, show) as collector:
+    source, settings = source_for(parameters.source_url), read_settings()
+    show, store = _show_progress(console), Store(settings) if settings.cloud == "google" else None
+    with (
+        exclusive_lock(workspace),
+        Collector(workspace, source, parameters.collect, settings.contact, show) as collector,
+    ):
         try:
-            catalogue = asyncio.run(collector.read_catalogue(selection))
-            about = collector.replace_last_good(selection, catalogue)
-            posters = asyncio.run(collector.download_posters(catalogue))
+            if store is None:
+                catalogue = asyncio.run(collector.read_catalogue(parameters.seasons))
+                about = collector.replace_last_good(parameters.seasons, catalogue)
+                posters = asyncio.run(collector.download_posters(catalogue))
+            else:
+                catalogue, about, posters = _collect_with_bucket(store, workspace, collector, parameters)
         finally:
             _show_requests(console, collector.traffics)
-    page = dataset_report(catalogue, posters, source, workspace / "posters", about.snapshot_date)
-    write_bytes(workspace / REPORT, page.encode())
+    page = dataset_report(catalogue, posters, source, workspace / "posters", about.snapshot_date).encode()
+    write_bytes(workspace / REPORT, page)
+    if store is not None:
+        from tasks.posters import store_posters
+
+        store_posters(store, about, posters, page)
+    where = f"{workspace} and in gs://{store.name}" if store else str(workspace)
     console.print(
         f"{counted(about.titles, 'title')}, {counted(is_usable(posters).sum(), 'poster')}, "
         f"{counted(about.changes, 'change')} since the last catalogue. "
-        f"The files are in {workspace}; open {workspace / REPORT} to see the report."
+        f"The files are in {where}; open {workspace / REPORT} to see the report."
     )
+
+
+def _collect_with_bucket(
+    store: Store, workspace: Path, collector: Collector, parameters: RetrainParameters
+) -> tuple[pd.DataFrame, CatalogueRecord, pd.DataFrame]:
+    """Collect as the steps of the flow do; returns the catalogue, its record and the poster table."""
+    from tasks.crawl.mirror import CrawlMirror
+    from tasks.preprocess import parts_so_far
+    from tasks.scrape import fetch_last_good, store_catalogue
+
+    mirror = CrawlMirror(store, collector.ledger, collector.kept, collector.posters)
+    with mirror.hosts():
+        with mirror.pages():
+            fetch_last_good(store, workspace, parameters.source_url)
+            catalogue = asyncio.run(collector.read_catalogue(parameters.seasons, parts_so_far(store)))
+            about = collector.replace_last_good(parameters.seasons, catalogue)
+        store_catalogue(store, workspace, about)
+        with mirror.posters():
+            posters = asyncio.run(collector.download_posters(catalogue))
+    return catalogue, about, posters
 
 
 def run_reparse(workspace: Path, limits: DriftLimits) -> None:

@@ -77,6 +77,12 @@ class RetrainParameters(BaseModel):
         title="Promote",
         description="Whether the new model goes live: 'by_gate' (if it beats the champion), 'always' or 'never'.",
     )
+    crawl: bool = Field(
+        True,
+        title="Crawl",
+        description="Read the site. Otherwise the run starts from what was collected last into the bucket, without a "
+        "request to the site.",
+    )
 
     @property
     def collection_name(self) -> str:
@@ -101,8 +107,14 @@ def check_site(parameters: RetrainParameters) -> None:
 
     Raises:
         SeasonError: a season does not exist, or the last season is before the first.
-        ConfigurationError: no contact is set, or no client id for the API.
+        ConfigurationError: no contact is set, or no client id for the API, or a table is given without a crawl.
     """
+    if not parameters.crawl:
+        if parameters.table.catalogue:
+            raise ConfigurationError(
+                "A run without a crawl reads no table. Leave the table out, and name its collection with --collection."
+            )
+        return
     if parameters.table.catalogue.startswith("gs://"):
         return
     parse_seasons(parameters.seasons)

@@ -17,7 +17,7 @@ from infra.settings import read_settings
 from serving.bundle.errors import AnimeGenreError
 from serving.bundle.redaction import redact_logs
 from tasks.champion import check_collection, version_name
-from tasks.posters import download_posters
+from tasks.posters import collected_before, download_posters
 from tasks.records import RetrainRecord
 from tasks.redeploy import redeploy, redeploy_champion
 from tasks.register import register
@@ -61,14 +61,18 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
     retried(lambda: check_cors(settings))
     with exclusive_lock(settings.workspace):
         retried(lambda: settle_earlier_runs(flow_run.id))
-        catalogue = scrape(
-            parameters.source_url,
-            parameters.selection,
-            parameters.collect,
-            parameters.collection_name,
-            parameters.table if parameters.table.catalogue else None,
-        )
-        posters = download_posters(catalogue, parameters.collect)
+        if parameters.crawl:
+            catalogue = scrape(
+                parameters.source_url,
+                parameters.selection,
+                parameters.collect,
+                parameters.collection_name,
+                parameters.table if parameters.table.catalogue else None,
+            )
+            posters = download_posters(catalogue, parameters.collect)
+        else:
+            collected = collected_before(parameters.collection_name)
+            catalogue, posters = collected.catalogue, collected.posters
         dataset = preprocess(catalogue, posters, parameters.preprocess)
         training = train(dataset, parameters.train)
         evaluation = evaluate(dataset, training, parameters.promote)

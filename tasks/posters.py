@@ -21,14 +21,15 @@ from tasks.catalogue.titles import is_number
 from tasks.crawl.ledger import poster_name
 from tasks.crawl.mirror import poster_key
 from tasks.crawling import crawl
-from tasks.errors import StalePosterError
-from tasks.records import CatalogueRecord, PosterSetRecord
+from tasks.errors import CatalogueError, StalePosterError
+from tasks.records import CatalogueRecord, CollectedRecord, PosterSetRecord
 from tasks.source_choice import source_for
 from tasks.step import step
 
 logger = logging.getLogger("tasks")
 
 _ROWS_SHOWN = 1000
+_COLLECTED = "collected.json"
 
 
 @step("download posters")
@@ -44,31 +45,66 @@ def download_posters(catalogue: CatalogueRecord, config: CollectConfig) -> Poste
     titles = read_catalogue(store.fetch(catalogue.key, folder / catalogue.key))
     with crawl(source, config, catalogue.collection) as (collector, mirror), mirror.posters():
         posters = asyncio.run(collector.download_posters(titles))
-    content = poster_set_json(posters)
-    sha256 = sha256_of(content)
-    key = f"poster-sets/{sha256}.json"
-    store.write(key, content)
     logger.info("Writing the report of the dataset.")
     report = dataset_report(titles, posters, source, folder / "posters", catalogue.snapshot_date).encode()
-    report_key = f"reports/{sha256_of(report)}/report.html"
-    store.write(report_key, report)
     write_bytes(folder / "report.html", report)
+    record = store_posters(store, catalogue, posters, report)
     show_text(
         "dataset-report",
         dataset_summary(titles, posters),
-        f"The whole report is report.html in MLflow, and {report_key} in the bucket",
+        f"The whole report is report.html in MLflow, and {record.report_key} in the bucket",
     )
-    counts = {status: int(count) for status, count in posters["status"].value_counts(sort=False).items()}
     without_file = posters.loc[~is_usable(posters), ["id", "status", "reason"]]
     show_table(
         "posters-without-a-file",
         without_file.head(_ROWS_SHOWN).to_dict("records"),
-        "Posters by status: " + ", ".join(f"{count} {status}" for status, count in counts.items()),
+        "Posters by status: " + ", ".join(f"{count} {status}" for status, count in _counts(posters).items()),
     )
+    return record
+
+
+@step("collected before")
+def collected_before(collection: str) -> CollectedRecord:
+    """The catalogue and the posters that were collected last into the bucket. The site is not asked.
+
+    Raises:
+        CatalogueError: nothing has been collected into this bucket.
+        ServiceUnavailable: the bucket is not reachable (retryable).
+    """
+    store = Store(read_settings(collection))
+    collected = store.read_parsed(_COLLECTED, CollectedRecord.model_validate_json)
+    if collected is None:
+        raise CatalogueError(
+            f"{store.uri(_COLLECTED)} does not exist, so nothing was collected yet. Run `anime-genre collect` with the "
+            "settings of this bucket, or a run with the crawl."
+        )
+    logger.info(
+        "Using the catalogue of %s: %s, %s.",
+        collected.catalogue.snapshot_date,
+        counted(collected.catalogue.titles, "title"),
+        counted(collected.posters.posters, "poster"),
+    )
+    return collected
+
+
+def store_posters(store: Store, catalogue: CatalogueRecord, posters: pd.DataFrame, report: bytes) -> PosterSetRecord:
+    """Write a catalogue's poster set and report, and then the record of what was collected last."""
+    content = poster_set_json(posters)
+    sha256 = sha256_of(content)
+    key, report_key = f"poster-sets/{sha256}.json", f"reports/{sha256_of(report)}/report.html"
+    store.write(key, content)
+    store.write(report_key, report)
+    counts = _counts(posters)
     new, present = counts.pop("new", 0), counts.pop("present", 0)
-    return PosterSetRecord(
+    record = PosterSetRecord(
         key=key, sha256=sha256, posters=new + present, new=new, report_key=report_key, without=counts
     )
+    store.write(_COLLECTED, CollectedRecord(catalogue=catalogue, posters=record).model_dump_json(indent=2).encode())
+    return record
+
+
+def _counts(posters: pd.DataFrame) -> dict[str, int]:
+    return {status: int(count) for status, count in posters["status"].value_counts(sort=False).items()}
 
 
 def poster_set_json(posters: pd.DataFrame) -> bytes:

@@ -50,6 +50,13 @@ class PosterSetRecord(Record):
     report_key: str
 
 
+class CollectedRecord(Record):
+    """What was collected last, `collected.json`: a catalogue and its posters."""
+
+    catalogue: CatalogueRecord
+    posters: PosterSetRecord
+
+
 class DatasetRecord(Record):
     """A dataset: the objects below `datasets/{dataset_key}/`. `report_key` is the page about it.
 

@@ -63,15 +63,13 @@ def scrape(
     store, folder = Store(settings), settings.folder
     source = _table(store, table) if table else source_for(site_url)
     with crawl(source, config, collection) as (collector, mirror), mirror.pages():
-        _fetch_last_good(store, folder, site_url)
+        fetch_last_good(store, folder, site_url)
         catalogue = asyncio.run(collector.read_catalogue(seasons, parts_so_far(store)))
         _show_unread(collector.unread)
         if isinstance(source, Table):
             catalogue = with_genre_ids(catalogue, known_genre_ids(_known_catalogues(store)))
         record = collector.replace_last_good(seasons, catalogue, _show_drift)
-    known = known_key(site_url)
-    store.upload({key: folder / key for key in (record.key, HISTORY, known)})
-    store.upload({_LATEST: folder / ABOUT})
+    store_catalogue(store, folder, record)
     show_text(
         "catalogue",
         f"{counted(record.titles, 'title')} of {seasons} from {site_url}; {counted(record.changes, 'change')} since "
@@ -122,7 +120,13 @@ def _show_unread(unread: Sequence[UnreadEntry]) -> None:
         show_table("unread-titles", [entry.row() for entry in unread], f"Titles that were not read: {len(unread)}")
 
 
-def _fetch_last_good(store: Store, folder: Path, site_url: str) -> None:
+def store_catalogue(store: Store, folder: Path, record: CatalogueRecord) -> None:
+    """Upload the workspace's last good catalogue, and then its record."""
+    store.upload({key: folder / key for key in (record.key, HISTORY, known_key(record.site_url))})
+    store.upload({_LATEST: folder / ABOUT})
+
+
+def fetch_last_good(store: Store, folder: Path, site_url: str) -> None:
     """Replace the last good catalogue and its history in the workspace with those of the bucket, if they differ.
 
     Damaged files in the workspace are replaced as well, and damaged objects of the bucket are not used.

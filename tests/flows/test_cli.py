@@ -41,6 +41,7 @@ def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--source", "api", "--site-url", "http://127.0.0.1:9"], "set MAL_CLIENT_ID"),
         (["--catalogue", "https://h.example/t.csv?token=hidden"], "Download the table, and name the file"),
         (["--catalogue", "https://me:hidden@h.example/t.csv"], "Download the table, and name the file"),
+        (["--no-crawl", "--catalogue", "https://h.example/t.csv"], "A run without a crawl reads no table."),
         (["--site-url", "http://127.0.0.1:9"], "The site http://127.0.0.1:9 cannot be reached"),
         (["--epochs", "0"], "epochs must be at least 1, not 0."),
         (["--device", "gpu"], "Invalid value 'gpu' for device."),

@@ -14,19 +14,24 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import Artifact
 from prefect.concurrency.sync import concurrency
 
+from flows.cli import main
+from flows.parameters import RetrainParameters
 from flows.retrain import configure_logging
-from flows.summary import recorded_steps
+from flows.summary import recorded_steps, run_retrain
 from infra.local.site.invented_titles import SEASONS
 from infra.local.stack import Stack
 from infra.settings import MAIN_COLLECTION, read_settings
 from infra.store import Store
+from ml.configuration import PreprocessConfig
 from tasks import crawling
 from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.last_good import ABOUT, HISTORY, known_key
 from tasks.crawl.ledger import FILE
-from tasks.errors import DriftError, SiteBlocked, SiteBusy
+from tasks.errors import CatalogueError, DriftError, SiteBlocked, SiteBusy
 from tasks.myanimelist.page_addresses import api_url
-from tasks.posters import download_posters
+from tasks.posters import collected_before, download_posters
+from tasks.preprocess import preprocess
+from tasks.records import CollectedRecord, DatasetRecord
 from tasks.scrape import scrape
 from tasks.source_choice import source_for
 from tests.damage import cut, empty, flip_bit
@@ -132,6 +137,33 @@ def test_worker_with_an_empty_disk_requests_nothing_that_the_bucket_has(
     requests = len(site.requests)
     assert collect(site.url) == first
     assert site.requests[requests:] == []
+
+
+@flow(name="without a crawl")
+def read_collected(config: PreprocessConfig) -> tuple[CollectedRecord, DatasetRecord]:
+    """The steps of a run without a crawl, up to the dataset."""
+    configure_logging()
+    collected = collected_before(MAIN_COLLECTION)
+    return collected, preprocess(collected.catalogue, collected.posters, config)
+
+
+def test_dataset_without_a_crawl_is_made_in_an_empty_workspace_of_what_was_collected_at_home(
+    site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(CatalogueError, match="nothing was collected yet"):
+        run_retrain(RetrainParameters(crawl=False))
+
+    monkeypatch.setenv("ANIME_GENRE_CLOUD", "google")
+    command = ["collect", "--site-url", site.url, "--seasons", RANGE, "--workspace"]
+    assert main([*command, str(tmp_path / "home")]) == 0
+    assert f"gs://{read_settings().bucket}" in capsys.readouterr().out
+    requests = len(site.requests)
+    collected, dataset = read_collected(PreprocessConfig(image_size=32, min_posters=5, min_posters_per_part=1))
+    assert collected.catalogue.titles == 36 and 20 < dataset.posters <= collected.posters.posters
+    assert len(site.requests) == requests, "the run asked the site"
+
+    assert main([*command, str(tmp_path / "another-home")]) == 0
+    assert len(site.requests) == requests, "a second home asked for what the bucket has"
 
 
 def test_workspace_with_damaged_files_collects_the_same_and_names_each_file(
