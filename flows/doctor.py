@@ -8,12 +8,11 @@ from flows.prefect_access import api_url, is_server_reachable, separate_password
 from infra.doctor import (
     check_address,
     check_disk,
-    check_google_cloud,
     check_packages,
     check_ports,
     check_weights,
 )
-from infra.rights import Check
+from infra.rights import Check, check_google_cloud
 from infra.settings import Settings
 
 

@@ -13,6 +13,7 @@ from infra.cors import check_cors
 from infra.disk import check_space
 from infra.files import exclusive_lock
 from infra.local.stack import LOGGED_PACKAGES
+from infra.rights import require_google_cloud
 from infra.settings import read_settings
 from serving.bundle.errors import AnimeGenreError
 from serving.bundle.redaction import redact_logs
@@ -57,6 +58,8 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
     check_parameters(parameters)
     settings = read_settings(parameters.collection_name)
     check_space(settings.workspace, for_run=True)
+    if settings.cloud == "google" and not settings.cloud_run_endpoint:
+        retried(lambda: require_google_cloud(settings))
     retried(lambda: check_collection(settings))
     retried(lambda: check_cors(settings))
     with exclusive_lock(settings.workspace):

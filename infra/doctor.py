@@ -6,18 +6,14 @@ from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
 
 import requests
-from google.auth import exceptions as auth_exceptions
-from google.auth.transport.requests import AuthorizedSession
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from infra.disk import check_space
 from infra.errors import DiskFull, StackError
-from infra.google import credentials
 from infra.local.processes import claim_port
 from infra.local.stack import running_stack_environment
-from infra.rights import GOOGLE, Check, GoogleCloud, check_google
-from infra.settings import Settings
+from infra.rights import Check
 from serving.bundle.wording import counted
 
 _PACKAGE = "anime-genre"
@@ -102,20 +98,3 @@ def check_address(name: str, variable: str, address: str, start: str, auth: tupl
         return check
     problem = f"{name} at {variable}={address} answers with the status {response.status_code}."
     return Check(check.name, problem, f"curl -i {address}/health")
-
-
-def check_google_cloud(settings: Settings, address: str = GOOGLE) -> Iterator[Check]:
-    """Check credentials, APIs, resources and rights on Google Cloud (see `infra.rights`)."""
-    for field in ("google_project", "bucket"):
-        if field not in settings.model_fields_set:
-            variable = f"ANIME_GENRE_{field.upper()}"
-            yield Check(variable, f"{variable} is not set.", f"export {variable}=...")
-            return
-    try:
-        session = AuthorizedSession(credentials(settings))
-    except auth_exceptions.DefaultCredentialsError:
-        remedy = "gcloud auth application-default login"
-        yield Check("Credentials", "There are no credentials for Google Cloud.", remedy)
-        return
-    with session:
-        yield from check_google(GoogleCloud(settings, session, address))

@@ -15,7 +15,9 @@ from google.auth import exceptions as auth_exceptions
 from google.auth.transport.requests import AuthorizedSession
 
 from infra.cloud_build import REPOSITORY
-from infra.settings import Settings
+from infra.errors import ConfigurationError, ServiceUnavailable
+from infra.google import credentials
+from infra.settings import Settings, environment_variable
 
 GOOGLE = "https://{api}.googleapis.com"
 _TIMEOUT_SECONDS = 10.0  # with the longest chain of calls, the first sentence comes within 15 s
@@ -27,11 +29,15 @@ APIS = ("cloudresourcemanager", "run", "cloudbuild", "artifactregistry", "storag
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that is needed. `problem` is empty if it is there; else one sentence, and `remedy` is a command."""
+    """One thing that is needed. `problem` is empty if it is there; else one sentence, and `remedy` is a command.
+
+    `temporary` says that it may be there if it is checked again later.
+    """
 
     name: str
     problem: str = ""
     remedy: str = ""
+    temporary: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,7 @@ class Refused(Exception):
         self.reason = reasons[0] if reasons else ""
         self.missing = response.status_code == 404
         self.denied = response.status_code == 403
+        self.temporary = response.status_code == 429 or response.status_code >= 500
         self.api_disabled = self.reason in ("SERVICE_DISABLED", "accessNotConfigured")
 
 
@@ -134,24 +141,46 @@ class GoogleCloud:
         return f"serviceAccount:{account}" if account else 'user:"$(gcloud config get account)"'
 
 
-def check_google(cloud: GoogleCloud) -> Iterator[Check]:
+def require_google_cloud(settings: Settings, address: str = GOOGLE) -> None:
+    """Check that a deployment has everything that it needs on Google Cloud, before anything is built.
+
+    Raises:
+        ConfigurationError: something is missing. The error's details are the command that mends it.
+        ServiceUnavailable: Google does not answer.
+    """
+    for check in check_google_cloud(settings, address):
+        if check.problem and check.temporary:
+            raise ServiceUnavailable(f"{check.problem} Try again later.", check.remedy)
+        if check.problem:
+            raise ConfigurationError(f"{check.problem} Run the command below, and anime-genre doctor.", check.remedy)
+
+
+def check_google_cloud(settings: Settings, address: str = GOOGLE) -> Iterator[Check]:
     """Check everything that a deployment needs, in the order in which it is mended.
 
-    Ends early if nothing further can be known: without credentials, without a connection, or without the project.
+    Ends early if nothing further can be known: without settings or credentials, without a connection, or without the
+    project.
     """
-    settings = cloud.settings
+    for field in ("google_project", "bucket"):
+        if field not in settings.model_fields_set:
+            variable = environment_variable(field)
+            yield Check(variable, f"{variable} is not set.", f"export {variable}=...")
+            return
+    login = "gcloud auth application-default login"
     try:
-        yield from _check_in_order(cloud)
+        with AuthorizedSession(credentials(settings)) as session:
+            yield from _check_in_order(GoogleCloud(settings, session, address))
+    except auth_exceptions.DefaultCredentialsError:
+        yield Check("Credentials", "There are no credentials for Google Cloud.", login)
     except auth_exceptions.RefreshError:
-        remedy = "gcloud auth application-default login"
-        yield Check("Credentials", "Google refuses the credentials: they have expired or were revoked.", remedy)
+        yield Check("Credentials", "Google refuses the credentials: they have expired or were revoked.", login)
     except (requests.ConnectionError, requests.Timeout, auth_exceptions.TransportError):
-        yield Check(
-            "Google Cloud", "Google Cloud does not answer.", "curl -I https://cloudresourcemanager.googleapis.com"
-        )
+        host = "https://cloudresourcemanager.googleapis.com"
+        yield Check("Google Cloud", "Google Cloud does not answer.", f"curl -I {host}", temporary=True)
     except Refused as error:
         project = shlex.quote(settings.google_project)
-        yield Check("Google Cloud", f"Google refused to answer: {error}", f"gcloud projects describe {project}")
+        problem = f"Google Cloud cannot be checked: {str(error).strip().rstrip('.'):.120}."
+        yield Check("Google Cloud", problem, f"gcloud projects describe {project}", error.temporary)
 
 
 def _check_in_order(cloud: GoogleCloud) -> Iterator[Check]:

@@ -61,6 +61,7 @@ class GoogleIam:
     denied: set[str] = field(default_factory=set)
     """Permissions, or "PERMISSION on RESOURCE'S LAST PART"."""
     expired: bool = False
+    busy: bool = False
     without_billing: bool = False
     unexpected: list[str] = field(default_factory=list)
 
@@ -75,6 +76,8 @@ class GoogleIam:
             return self._token(parse_qs(body.decode()))
         if token != f"Bearer {TOKEN}":
             return _error(401, "Request had invalid authentication credentials.", "ACCESS_TOKEN_EXPIRED")
+        if self.busy:
+            return _error(429, "Quota exceeded for quota metric 'Read requests'.", "RATE_LIMIT_EXCEEDED")
         api, _, rest = path.removeprefix("/").partition("/")
         if api in self.disabled:
             return _error(403, f"{api} API has not been used in project {NUMBER} before.", "SERVICE_DISABLED")

@@ -16,13 +16,13 @@ from flows.cli import main
 from infra import disk
 from infra.doctor import (
     check_disk,
-    check_google_cloud,
     check_packages,
     check_ports,
     check_weights,
 )
+from infra.errors import ConfigurationError, ServiceUnavailable
 from infra.local.processes import free_port
-from infra.rights import Check
+from infra.rights import Check, check_google_cloud, require_google_cloud
 from infra.settings import Settings
 from ml.networks.weights import is_downloaded
 from tests.certificates import certificate_for_localhost, pem
@@ -227,6 +227,19 @@ def test_right_to_call_the_function_is_needed_without_a_caller_account(google: G
     google.denied.add("run.routes.invoke")
     (found,) = problems(check_google_cloud(google_settings(), google.address))
     assert found.remedy == f"{ON_SERVICE} --role=roles/run.invoker"
+
+
+def test_run_ends_before_anything_is_built_with_the_command_that_mends_it(google: GoogleIam) -> None:
+    require_google_cloud(google_settings(), google.address)
+    google.denied.add("cloudbuild.builds.create")
+    with pytest.raises(ConfigurationError, match=r"^The permission cloudbuild.builds.create on my-project-1") as error:
+        require_google_cloud(google_settings(), google.address)
+    assert f"{ON_PROJECT} --role=roles/cloudbuild.builds.editor" in str(error.value)
+    with pytest.raises(ServiceUnavailable, match="does not answer"):
+        require_google_cloud(google_settings(), f"http://127.0.0.1:{free_port()}/{{api}}")
+    google.busy = True
+    with pytest.raises(ServiceUnavailable, match="Quota exceeded"):
+        require_google_cloud(google_settings(), google.address)
 
 
 def write_metadata(folder: Path, *lines: str) -> None:
