@@ -59,7 +59,7 @@ class Settings(BaseSettings):
         "only for a public function.",
     )
     function_cpu: str = Field(
-        "1", pattern=r"^[1-8]$", description="CPUs of one instance of the function, as in Cloud Run."
+        "1", pattern=r"^[1248]$", description="CPUs of one instance of the function, as in Cloud Run."
     )
     function_memory: str = Field(
         "1Gi", pattern=r"^[0-9]+(Mi|Gi)$", description="Memory of one instance of the function, as in Cloud Run."

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
+from aiohttp import ClientConnectorError, ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
 from google.cloud import run_v2
 from yarl import URL
 
@@ -25,6 +25,7 @@ STOP_TIMEOUT_SECONDS = 3.0
 REQUEST_TIMEOUT_SECONDS = 60.0
 SHUTDOWN_TIMEOUT_SECONDS = 1.0  # for requests in progress
 _POLL_SECONDS = 0.05
+_RESTART_SECONDS = 0.5  # until the end of a process is noticed
 _NO_REVISION = "No model has been trained yet. The command anime-genre retrain trains and deploys one.\n"
 _LISTEN = "failed to start and listen on its port"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -223,8 +224,11 @@ class RevisionProxy:
         revisions, weights = zip(*weighted, strict=True)
         [revision] = random.choices(revisions, weights)
         try:
-            port = await revision.port()
-            return await self._forward(request, port)
+            try:
+                return await self._forward(request, await revision.port())
+            except ClientConnectorError:  # the process has just ended; nothing was sent to it
+                await asyncio.sleep(_RESTART_SECONDS)
+                return await self._forward(request, await revision.port())
         except (RevisionFailed, ClientError, TimeoutError) as error:
             return web.Response(status=503, text=f"Service Unavailable: {error}\n")
 

@@ -37,6 +37,7 @@ from google.protobuf.json_format import ParseError
 
 from infra.errors import StackError
 from infra.local.revision_process import RevisionProxy
+from infra.local.rules import BUILD_FIELDS, MASK, violation
 from infra.local.same_origin import same_origin_middleware
 from infra.local.services import ApiError, Images, RunningService, invalid, not_found, now
 from infra.settings import environment_variable
@@ -45,16 +46,6 @@ _LOCATION = "projects/{project}/locations/{location}"
 _SERVICE_ID = re.compile(r"[a-z]([-a-z0-9]{0,47}[a-z0-9])?")
 _STORAGE_TIMEOUT_SECONDS = 30.0
 _TOKEN = environment_variable("cloud_run_token")
-_UPDATABLE_FIELDS = (
-    "template",
-    "traffic",
-    "labels",
-    "annotations",
-    "ingress",
-    "scaling",
-    "description",
-    "build_config",
-)
 
 
 class CloudRunServer:
@@ -158,7 +149,10 @@ class CloudRunServer:
         if name in self._services:
             raise ApiError(409, 6, "ALREADY_EXISTS", f"Resource '{service_id}' already exists.")
         service = await _parse_body(request, run_v2.Service)
-        _check_template(service)
+        _check(violation(_to_json(service)))
+        _check_template(service, service_id)
+        if any(target.revision for target in service.traffic):
+            raise invalid("The traffic of a new service cannot name a revision, because there is none yet.")
         service.name, service.uid, service.generation = name, str(uuid.uuid4()), 1
         service.create_time = service.update_time = now()
         service.etag = uuid.uuid4().hex
@@ -174,15 +168,18 @@ class CloudRunServer:
         running = self._find(request)
         wanted = await _parse_body(request, run_v2.Service)
         fields = [_snake_case(path) for path in request.query.get("updateMask", "").split(",") if path]
-        if unknown := set(fields) - set(_UPDATABLE_FIELDS):
-            raise invalid(f"This stand-in cannot update {', '.join(sorted(unknown))}.")
+        if not fields or not set(fields) <= set(MASK):
+            raise invalid(f"This project updates only {', '.join(MASK)}, not {', '.join(fields) or 'all'}.")
         async with running.lock:
             if wanted.etag and wanted.etag != running.service.etag:
                 raise ApiError(409, 10, "ABORTED", f"Conflict for resource '{running.short_name}'.")
+            _check(violation(_to_json(wanted), _to_json(running.service)))
+            if wanted.name and wanted.name != running.service.name:
+                raise invalid("The name of a service is immutable.")
             service = run_v2.Service(running.service)
-            for field in fields or _UPDATABLE_FIELDS:
+            for field in fields:
                 setattr(service, field, getattr(wanted, field))
-            _check_template(service)
+            _check_template(service, running.short_name)
             service.generation += 1
             service.etag, service.update_time, service.reconciling = uuid.uuid4().hex, now(), True
             revision = running.update(service)
@@ -198,6 +195,7 @@ class CloudRunServer:
         source, target = wanted.storage_source, wanted.buildpack_build.function_target
         if not (source.bucket and source.object_ and wanted.image_uri and target):
             raise invalid("A build requires a storage source, an image URI and a function target.")
+        _check(violation(_to_json(wanted), fields=BUILD_FIELDS))
         identifier = str(uuid.uuid4())
         name = f"{_parent(request)}/builds/{identifier}"
         address = request.url.with_path(f"/v1/{name}").with_query(None)
@@ -315,7 +313,14 @@ def _as_any(service: run_v2.Service) -> dict[str, Any]:
     return {"@type": "type.googleapis.com/google.cloud.run.v2.Service", **_to_json(service)}
 
 
-def _check_template(service: run_v2.Service) -> None:
+def _check(broken: str | None) -> None:
+    if broken:
+        raise invalid(broken)
+
+
+def _check_template(service: run_v2.Service, service_id: str) -> None:
+    if service.template.revision and not service.template.revision.startswith(f"{service_id}-"):
+        raise invalid(f"The name of a revision must begin with that of its service, {service_id}-.")
     containers = service.template.containers
     if not containers or not all(each.image for each in containers):
         raise invalid("Each container of the template must have an image.")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -45,7 +46,7 @@ def predict(request):
     if request.path == "/die":
         os.kill(os.getppid(), 9)
         os._exit(1)
-    return {"bundle": os.environ.get("BUNDLE"), "service": os.environ["K_SERVICE"],
+    return {"bundle": os.environ.get("BUNDLE_SHA256"), "service": os.environ["K_SERVICE"],
             "path": request.full_path, "body": request.get_data(as_text=True),
             "header": request.headers.get("X-Test")}, 200, {"X-Answer": "yes"}
 """
@@ -127,7 +128,7 @@ def stand_in(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="module")
 def deployed(stand_in: StandIn) -> Revision:
     """A revision of the service "whole", whose start takes more than a second."""
-    return stand_in.deploy("whole", BUNDLE="one")
+    return stand_in.deploy("whole", BUNDLE_SHA256="one")
 
 
 def have_exited(processes: list[psutil.Process], timeout_seconds: float) -> bool:
@@ -180,6 +181,86 @@ def test_invalid_request_gets_the_error_of_google(
     assert error["message"]
 
 
+def service_with(path: str, value: object) -> dict[str, Any]:
+    """A valid service, changed at a path such as template.containers.0.env."""
+    service: dict[str, Any] = {
+        "template": {"containers": [{"image": "image", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}]}
+    }
+    *above, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    place: Any = service
+    for part in above:
+        place = place[part] if isinstance(part, int) else place.setdefault(part, {})
+    place[last] = value
+    return service
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("labels", {"team": "posters"}, "Field 'labels.team' is not one that this project sets"),
+        ("template.vpcAccess", {"connector": "one"}, "Field 'template.vpcAccess.connector' is not one"),
+        ("template.containers.0.command", ["sh"], "Field 'template.containers.0..command.0.' is not one"),
+        ("ingress", "INGRESS_TRAFFIC_INTERNAL_ONLY", "Invalid value"),
+        ("annotations", {"run.googleapis.com/ingress": "all"}, "is not one of Google's"),
+        ("template.annotations", {"a" * 64: "long"}, "up to 63 characters"),
+        ("template.revision", "Upper", "lower-case letters"),
+        ("template.revision", "other-1", "must begin with that of its service, strict-"),
+        ("template.serviceAccount", "somebody@example.org", "service account"),
+        ("template.timeout", "3601s", "at most an hour"),
+        ("template.maxInstanceRequestConcurrency", 1001, "1 to 1000"),
+        ("template.containers.0.env", [{"name": "PORT", "value": "80"}], "is not reserved"),
+        ("template.containers.0.env", [{"name": "X_GOOGLE_A", "value": "80"}], "is not reserved"),
+        ("template.containers.0.env", [{"name": "A", "value": "1" * 32769}], "up to 32 KiB"),
+        ("template.containers.0.resources.limits.cpu", "3", "1, 2, 4 or 8"),
+        ("template.containers.0.resources.limits.cpu", "4", "Memory 1Gi does not go with 4 CPUs"),
+        ("template.containers.0.resources.limits.memory", "8Gi", "Memory 8Gi needs more than 1 CPUs"),
+        ("template.containers.0.startupProbe", {"timeoutSeconds": 11, "periodSeconds": 5}, "at most its period"),
+        ("template.containers.0.baseImageUri", "python313", "an image of a runtime"),
+        (
+            "traffic",
+            [{"type": "TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION", "revision": "strict-1", "percent": 100}],
+            "none",
+        ),
+        (
+            "traffic",
+            [{"type": "TRAFFIC_TARGET_ALLOCATION_TYPE_LATEST", "percent": 100, "tag": "A"}],
+            "lower-case letters",
+        ),
+        ("buildConfig.workerPool", "pool", "Field 'buildConfig.workerPool' is not one"),
+        ("buildConfig.serviceAccount", "builder@my-project.iam.gserviceaccount.com", "service account's name"),
+        ("uid", "1", "Field 'uid' is not one"),
+    ],
+)
+def test_service_with_a_field_that_breaks_a_rule_is_refused(
+    stand_in: StandIn, path: str, value: object, message: str
+) -> None:
+    response = stand_in.request("POST", f"{PARENT}/services?serviceId=strict", service_with(path, value))
+    assert response.status_code == 400
+    assert re.search(message, response.json()["error"]["message"]), response.text
+    assert stand_in.request("GET", f"{PARENT}/services/strict").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"imageUri": "docker.io/library/image"}, "an address in Artifact Registry"),
+        ({"workerPool": "pool"}, "Field 'workerPool' is not one"),
+        ({"serviceAccount": "builder@my-project.iam.gserviceaccount.com"}, "service account's name"),
+        ({"storageSource": {"bucket": "test-bucket", "object": "source.rar"}}, "a zip or tar.gz archive"),
+    ],
+)
+def test_build_with_a_field_that_breaks_a_rule_is_refused(
+    stand_in: StandIn, change: dict[str, object], message: str
+) -> None:
+    build = {
+        "storageSource": {"bucket": "test-bucket", "object": "source.zip"},
+        "imageUri": "test-region-docker.pkg.dev/test-project/repository/image",
+        "buildpackBuild": {"functionTarget": "predict"},
+    }
+    response = stand_in.request("POST", f"{PARENT}/builds:submit", build | change)
+    assert response.status_code == 400 and message in response.json()["error"]["message"], response.text
+
+
 @pytest.mark.parametrize("authorization", [None, "Bearer another", f"Basic {TOKEN}"])
 def test_request_without_the_token_is_refused_and_does_nothing(
     stand_in: StandIn, source: str, authorization: str | None
@@ -214,8 +295,14 @@ def test_invalid_update_changes_nothing(stand_in: StandIn) -> None:
     half = {"traffic": [{"type": "TRAFFIC_TARGET_ALLOCATION_TYPE_LATEST", "percent": 50}]}
     outdated = {"etag": "outdated", "traffic": before["traffic"]}
     assert stand_in.request("PATCH", f"{address}?updateMask=traffic", half).status_code == 400
-    assert stand_in.request("PATCH", f"{address}?updateMask=traffic", outdated).status_code == 409
-    assert stand_in.request("PATCH", f"{address}?updateMask=uid", {}).status_code == 400
+    conflict = stand_in.request("PATCH", f"{address}?updateMask=traffic", outdated)
+    assert (conflict.status_code, conflict.json()["error"]["status"]) == (409, "ABORTED")
+    for mask in ("uid", "labels", "template.containers", "traffic,labels", ""):
+        assert stand_in.request("PATCH", f"{address}?updateMask={mask}", {}).status_code == 400
+    renamed = {**before, "name": f"{before['name']}-2"}
+    assert stand_in.request("PATCH", f"{address}?updateMask=traffic", renamed).status_code == 400
+    labelled = {**before, "labels": {"team": "posters"}}
+    assert stand_in.request("PATCH", f"{address}?updateMask=traffic", labelled).status_code == 400
     both = {"template": {**before["template"], "revision": "new"}, **half}
     assert stand_in.request("PATCH", f"{address}?updateMask=template,traffic", both).status_code == 400
     assert len(stand_in.request("GET", f"{address}/revisions").json()["revisions"]) == 1
@@ -256,7 +343,7 @@ def test_revision_is_ready_once_its_startup_probe_succeeds(stand_in: StandIn) ->
 
 
 def test_traffic_is_split_by_percent(stand_in: StandIn, deployed: Revision) -> None:
-    second = stand_in.deploy("whole", BUNDLE="two")
+    second = stand_in.deploy("whole", BUNDLE_SHA256="two")
     service = f"{PARENT}/services/whole"
     kind = "TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION"
     traffic = [
@@ -280,8 +367,8 @@ def test_revisions_without_traffic_or_tag_are_stopped_and_a_restart_restores_the
         }
 
     with start(tmp_path / "state") as stand_in:
-        first = stand_in.deploy("lasting", BUNDLE="one")
-        second = stand_in.deploy("lasting", BUNDLE="two")
+        first = stand_in.deploy("lasting", BUNDLE_SHA256="one")
+        second = stand_in.deploy("lasting", BUNDLE_SHA256="two")
         assert running() == {first.name, second.name}
         [old] = [item for item in stand_in.process.children() if item.environ()["K_REVISION"] == first.name]
         stand_in.client.send_traffic("lasting", second.name)
@@ -289,7 +376,7 @@ def test_revisions_without_traffic_or_tag_are_stopped_and_a_restart_restores_the
         assert running() == {second.name}
         live = stand_in.client.send_traffic("lasting", first.name)
         assert first.name in running()
-        candidate = stand_in.deploy("lasting", BUNDLE="three")
+        candidate = stand_in.deploy("lasting", BUNDLE_SHA256="three")
         revisions = stand_in.client.revisions("lasting")
     with pytest.raises(requests.ConnectionError):
         requests.get(str(live.url))
@@ -304,7 +391,7 @@ def test_revisions_without_traffic_or_tag_are_stopped_and_a_restart_restores_the
 def test_service_whose_file_is_damaged_is_gone_and_can_be_deployed_again(start: Start, tmp_path: Path) -> None:
     state = tmp_path / "state"
     with start(state) as stand_in:
-        stand_in.client.send_traffic("lasting", stand_in.deploy("lasting", BUNDLE="one").name)
+        stand_in.client.send_traffic("lasting", stand_in.deploy("lasting", BUNDLE_SHA256="one").name)
     whole = shutil.copytree(state, tmp_path / "whole")
     for damage in DAMAGES:
         shutil.rmtree(state)
@@ -318,7 +405,7 @@ def test_service_whose_file_is_damaged_is_gone_and_can_be_deployed_again(start: 
         damage(main)
         with start(state) as stand_in:
             assert stand_in.client.live("lasting") is None
-            live = stand_in.client.send_traffic("lasting", stand_in.deploy("lasting", BUNDLE="two").name)
+            live = stand_in.client.send_traffic("lasting", stand_in.deploy("lasting", BUNDLE_SHA256="two").name)
             assert requests.get(str(live.url), timeout=30).json()["bundle"] == "two"
             log = stand_in.log.read_text()
             assert damage is flip_bit or f"{state / 'services' / 'lasting.json'} is damaged" in log
@@ -332,8 +419,8 @@ def test_revisions_write_nothing_to_the_home_folder(
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     with start(tmp_path / "state") as stand_in:
-        stand_in.deploy("tidy", BUNDLE="one")
-        stand_in.deploy("tidy", BUNDLE="two")
+        stand_in.deploy("tidy", BUNDLE_SHA256="one")
+        stand_in.deploy("tidy", BUNDLE_SHA256="two")
         folders = {Path(child.environ()["XDG_RUNTIME_DIR"]) for child in stand_in.process.children()}
         assert len(folders) == 2
         deadline = time.monotonic() + 15
@@ -351,7 +438,7 @@ def test_port_of_a_service_says_how_to_train_then_serves_and_is_free_after_an_in
     with start(tmp_path / "state", "--service-port", f"placed={port}") as stand_in:
         response = requests.get(f"http://127.0.0.1:{port}/model")
         assert (response.status_code, "No model has been trained yet" in response.text) == (404, True)
-        stand_in.deploy("placed", BUNDLE="one")
+        stand_in.deploy("placed", BUNDLE_SHA256="one")
         assert requests.get(f"http://127.0.0.1:{port}", timeout=30).json()["bundle"] == "one"
         processes = stand_in.processes()
         assert len(processes) > 2
@@ -365,13 +452,13 @@ def test_port_of_a_service_says_how_to_train_then_serves_and_is_free_after_an_in
 def test_service_whose_port_is_taken_is_refused(start: Start, tmp_path: Path, taken_port: int) -> None:
     with start(tmp_path / "state", "--service-port", f"placed={taken_port}") as stand_in:
         with pytest.raises(DeploymentError, match=f"Port {taken_port} of the service placed is taken"):
-            stand_in.deploy("placed", BUNDLE="one")
+            stand_in.deploy("placed", BUNDLE_SHA256="one")
         assert stand_in.client.live("placed") is None
 
 
 def test_shutdown_kills_a_hanging_revision_without_log_noise(start: Start, tmp_path: Path) -> None:
     with start(tmp_path / "state") as stand_in:
-        url = stand_in.deploy("hanging", BUNDLE="one").url
+        url = stand_in.deploy("hanging", BUNDLE_SHA256="one").url
         with pytest.raises(requests.Timeout):
             requests.get(f"{url}/slow", timeout=0.5)
         host, _, port = str(url).removeprefix("http://").partition(":")
@@ -386,7 +473,7 @@ def test_shutdown_kills_a_hanging_revision_without_log_noise(start: Start, tmp_p
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
 def test_revisions_exit_if_the_stand_in_is_killed(start: Start, tmp_path: Path) -> None:
     with start(tmp_path / "state") as stand_in:
-        stand_in.deploy("orphan", BUNDLE="one")
+        stand_in.deploy("orphan", BUNDLE_SHA256="one")
         processes = stand_in.processes()
         stand_in.process.kill()
         assert have_exited(processes, timeout_seconds=15)
