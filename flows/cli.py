@@ -84,8 +84,8 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line. Options for settings are generated from the configurations."""
     from ml.commands import add_compare, add_predict, add_settings, add_train
-    from ml.configuration import PreprocessConfig, TrainConfig
-    from tasks.catalogue.configuration import CollectConfig, DriftLimits
+    from ml.configuration import TrainConfig
+    from tasks.catalogue.configuration import CollectConfig, DatasetConfig, DriftLimits
 
     whole = argparse.ArgumentParser(prog="anime-genre", description="Predict the genres of an anime from its poster.")
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
@@ -113,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
     _add_parameters(retrain, "promote", "crawl")
     _add_table(retrain)
     add_settings(retrain, TrainConfig)
-    add_settings(retrain, PreprocessConfig)
+    add_settings(retrain, DatasetConfig)
     add_settings(retrain, CollectConfig)
     retrain.set_defaults(run=_retrain)
 
@@ -292,7 +292,8 @@ def _up(args: argparse.Namespace) -> None:
 def _retrain(args: argparse.Namespace) -> None:
     from flows.parameters import check_parameters
     from ml.commands import read_options
-    from ml.configuration import PreprocessConfig, TrainConfig
+    from ml.configuration import TrainConfig
+    from tasks.catalogue.configuration import DatasetConfig
     from tasks.crawl.addresses import check_reachable
 
     table = _table(args)
@@ -303,7 +304,7 @@ def _retrain(args: argparse.Namespace) -> None:
         promote=args.promote,
         crawl=args.crawl,
         train=read_options(args, TrainConfig),
-        preprocess=read_options(args, PreprocessConfig),
+        preprocess=read_options(args, DatasetConfig),
     )
     check_parameters(parameters)
     if parameters.crawl and not parameters.source_url.startswith("gs://"):

@@ -8,7 +8,8 @@ from flows.parameters import RetrainParameters
 from flows.summary import run_retrain, show, show_predictions, write_summary
 from infra.local.site.invented_titles import SEASONS
 from infra.settings import BUILT_IN_COLLECTION
-from ml.configuration import PreprocessConfig, TrainConfig
+from ml.configuration import TrainConfig
+from tasks.catalogue.configuration import DatasetConfig
 
 
 def demo_parameters(site_url: str) -> RetrainParameters:
@@ -20,7 +21,7 @@ def demo_parameters(site_url: str) -> RetrainParameters:
         site_url=site_url,
         collection=BUILT_IN_COLLECTION,
         seasons=f"{SEASONS[0]}..{SEASONS[-1]}",
-        preprocess=PreprocessConfig(image_size=64),
+        preprocess=DatasetConfig(image_size=64),
         train=TrainConfig(candidates=("scratch", "whole"), weights="none", trials=2, epochs=14),
     )
 

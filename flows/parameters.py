@@ -7,9 +7,9 @@ from pydantic.json_schema import JsonSchemaValue
 
 from infra.errors import ConfigurationError
 from infra.settings import MAIN_COLLECTION, read_settings
-from ml.configuration import PreprocessConfig, TrainConfig
+from ml.configuration import TrainConfig
 from ml.training.candidates import CANDIDATES, check_settings
-from tasks.catalogue.configuration import CollectConfig
+from tasks.catalogue.configuration import CollectConfig, DatasetConfig
 from tasks.catalogue.seasons import NAMES, parse_seasons
 from tasks.crawl.addresses import check_contact
 from tasks.myanimelist.page_addresses import SITE_URL, api_url
@@ -55,8 +55,8 @@ class RetrainParameters(BaseModel):
     train: Annotated[TrainConfig, _CandidateNames()] = Field(
         TrainConfig(), title="Training", description="How networks are trained and compared."
     )
-    preprocess: PreprocessConfig = Field(
-        PreprocessConfig(), title="Dataset", description="How posters become a dataset."
+    preprocess: DatasetConfig = Field(
+        DatasetConfig(), title="Dataset", description="What is predicted, and how posters become a dataset."
     )
     collect: CollectConfig = Field(
         CollectConfig(),

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ml.configuration import Checked, PreprocessConfig, TrainConfig
 from ml.training.candidates import CANDIDATES
@@ -125,10 +125,11 @@ def add_settings(parser: argparse.ArgumentParser, config: type[Checked]) -> None
         default: Any = entry.default
         if kind is bool:
             options: dict[str, Any] = {"action": "store_true"}
-        elif kind == tuple[str, ...]:
+        elif get_origin(kind) is tuple:
             options = {"type": _split_names, "metavar": "NAME,..."}
             default = ",".join(default)
-            help_text += f" Names, separated by commas: {', '.join(CANDIDATES)}."
+            names = get_args(get_args(kind)[0]) or CANDIDATES
+            help_text += f" Names, separated by commas: {', '.join(names)}."
         else:
             number = next((each for each in get_args(kind) if each is not type(None)), kind)
             options = {"type": number, "metavar": "NAME" if number is str else "N"}

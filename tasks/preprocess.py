@@ -6,7 +6,7 @@ the workspace.
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -43,6 +43,8 @@ from ml.errors import DatasetError
 from serving.bundle.wording import counted
 from tasks.artifacts import show_text
 from tasks.catalogue.catalogue_table import items, read_catalogue, related_in
+from tasks.catalogue.configuration import GENRES, DatasetConfig
+from tasks.catalogue.labels import with_labels
 from tasks.catalogue.poster_download import is_usable
 from tasks.catalogue.source import Source
 from tasks.crawl.ledger import poster_name
@@ -60,11 +62,11 @@ logger = logging.getLogger("tasks")
 
 
 @step("preprocess")
-def preprocess(catalogue: CatalogueRecord, posters: PosterSetRecord, config: PreprocessConfig) -> DatasetRecord:
-    """Decode the posters of all titles with genres and store their labels and parts in the bucket.
+def preprocess(catalogue: CatalogueRecord, posters: PosterSetRecord, config: DatasetConfig) -> DatasetRecord:
+    """Decode the posters of all titles with labels and store their labels and parts in the bucket.
 
     Raises:
-        DatasetError: too few posters for two genres.
+        DatasetError: most titles lack the chosen labels, or there are too few posters for two genres.
         StalePosterError: a poster in the bucket was replaced in the meantime.
         ServiceUnavailable: the bucket is not reachable (retryable).
     """
@@ -72,8 +74,9 @@ def preprocess(catalogue: CatalogueRecord, posters: PosterSetRecord, config: Pre
     store, workspace = Store(settings), settings.folder
     source = source_for(catalogue.site_url)
     titles = read_catalogue(store.fetch(catalogue.key, workspace / catalogue.key))
-    usable = usable_titles(titles, read_poster_set(store, posters.key), source)
+    usable, left_out = usable_titles(titles, read_poster_set(store, posters.key), source, config.labels)
     dataset, is_new, notices = make_dataset(store, workspace, usable, source, config)
+    notices += left_out
     for notice in notices:
         logger.info("%s", notice)
     record = _record(dataset, catalogue, posters, notices)
@@ -117,10 +120,17 @@ def make_dataset(
     return dataset, not present, [*notices, *filter(None, [dataset.suspects_notice()])]
 
 
-def usable_titles(catalogue: pd.DataFrame, posters: pd.DataFrame, source: Source) -> pd.DataFrame:
-    """The titles with genres and a usable poster that are not explicit. The column `sha256` has the poster's hash."""
-    titles = catalogue[(catalogue["genres"] != "") & ~source.is_explicit(catalogue)]
-    return titles.merge(posters.loc[is_usable(posters), ["id", "sha256"]], on="id")
+def usable_titles(
+    catalogue: pd.DataFrame, posters: pd.DataFrame, source: Source, labels: Collection[str] = (GENRES,)
+) -> tuple[pd.DataFrame, list[str]]:
+    """The titles with labels and a usable poster that are not explicit, and sentences about titles without labels.
+
+    The column `sha256` has the poster's hash, the columns `genres` and `genre_ids` have the labels of whatever kind.
+    Raises DatasetError if most titles lack labels of a kind.
+    """
+    titles, notices = with_labels(catalogue[~source.is_explicit(catalogue)], labels, source.label_ids)
+    titles = titles[titles["genres"] != ""]
+    return titles.merge(posters.loc[is_usable(posters), ["id", "sha256"]], on="id"), notices
 
 
 def labelled_posters(titles: pd.DataFrame, parts: Mapping[str, tuple[str, str]], folder: Path) -> list[Poster]:

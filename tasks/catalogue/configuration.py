@@ -1,8 +1,29 @@
 """The settings of collecting, from which the options of the command line and the forms in Prefect are generated."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from ml.configuration import Checked, setting
+from ml.configuration import Checked, PreprocessConfig, setting
+from ml.errors import SettingError
+
+Label = Literal["genres", "themes", "demographics"]
+"""A list of the catalogue that can label titles."""
+LABELS: tuple[str, ...] = get_args(Label)
+GENRES = LABELS[0]
+
+
+@dataclass(frozen=True)
+class DatasetConfig(PreprocessConfig):
+    """Which labels a catalogue's titles have, and how their posters become a dataset."""
+
+    labels: tuple[Label, ...] = setting(
+        ("genres",), "Labels", "What is predicted; a title needs labels of each chosen kind.", min_length=1
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if unknown := [name for name in self.labels if name not in LABELS]:
+            raise SettingError(f"Unknown labels '{unknown[0]}'; choose from {', '.join(LABELS)}.")
 
 
 @dataclass(frozen=True)

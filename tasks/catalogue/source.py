@@ -3,7 +3,7 @@
 `tasks/README.md` says how to add another one; `tasks/source_choice.py` chooses it.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -46,6 +46,10 @@ class Source(Protocol):
     @property
     def genre_ids(self) -> Collection[int]:
         """The ids of the known genres, the explicit ones included; empty if the source has no such ids."""
+
+    @property
+    def label_ids(self) -> Mapping[str, int]:
+        """The ids of themes and demographics by name, for those that the source has ids for."""
 
     @property
     def weak_relations(self) -> Collection[str]:

@@ -16,6 +16,7 @@ from tasks.crawl.api_access import ApiAccess
 from tasks.crawl.http_response import Response
 from tasks.errors import PageCutError, PageLayoutError, SeasonError, SiteError, excerpt
 from tasks.myanimelist.fields import date_in, full_size
+from tasks.myanimelist.label_ids import DEMOGRAPHIC_IDS
 from tasks.myanimelist.page_addresses import season_path
 from tasks.myanimelist.source import EXPLICIT_GENRE_IDS, GENRE_IDS, OLDEST_SEASON, MyAnimeList
 
@@ -29,7 +30,7 @@ _FIELDS = (
 
 # Pages and API have all labels in the order of the alphabet, but the pages list these genres behind the others.
 _LAST_GENRE_IDS = EXPLICIT_GENRE_IDS | {9}
-_DEMOGRAPHIC_IDS = frozenset({15, 25, 27, 42, 43})
+
 _TYPES = {
     "tv": "TV",
     "ova": "OVA",
@@ -222,8 +223,8 @@ def _title(node: object, group: str | None = None) -> Title:
         members=_count(node.get("num_list_users")),
         genres=[name for _, name in genres],
         genre_ids=[id for id, _ in genres],
-        themes=[name for id, name in others if id not in _DEMOGRAPHIC_IDS],
-        demographics=[name for id, name in others if id in _DEMOGRAPHIC_IDS],
+        themes=[name for id, name in others if id not in DEMOGRAPHIC_IDS.values()],
+        demographics=[name for id, name in others if id in DEMOGRAPHIC_IDS.values()],
         studios=[name for _, name in _named(node.get("studios"))],
         poster_url=_poster(node.get("main_picture")),
         season=_season(node.get("start_season")) or _season_of(start_date) or group,

@@ -10,6 +10,7 @@ from tasks.catalogue.source import SourcePage
 from tasks.catalogue.titles import Title, UnreadCard
 from tasks.errors import PageLayoutError
 from tasks.myanimelist.detail_pages import parse_detail_page
+from tasks.myanimelist.label_ids import DEMOGRAPHIC_IDS, THEME_IDS
 from tasks.myanimelist.page_addresses import REQUESTS_PER_SECOND, SITE_URL, season_path, without_csrf_token
 from tasks.myanimelist.season_pages import parse_season_page
 
@@ -32,6 +33,7 @@ class MyAnimeList:
     requests_per_second = REQUESTS_PER_SECOND
     posters_per_second = 4.0  # from a host that only serves images
     genre_ids = GENRE_IDS
+    label_ids = THEME_IDS | DEMOGRAPHIC_IDS
     # One crossover would join dozens of franchises.
     weak_relations = frozenset({"Character"})
 

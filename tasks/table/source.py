@@ -31,6 +31,7 @@ class Table:
     requests_per_second = 1.0
     posters_per_second = 4.0
     genre_ids = frozenset[int]()
+    label_ids: Mapping[str, int] = {}
     weak_relations = frozenset[str]()
 
     def __init__(

@@ -80,12 +80,13 @@ def site_url() -> Iterator[str]:
 def parameters(site_url: str) -> "RetrainParameters":
     """Parameters of a run that takes seconds: small posters, one trial, few epochs."""
     from flows.parameters import RetrainParameters
-    from ml.configuration import PreprocessConfig, TrainConfig
+    from ml.configuration import TrainConfig
+    from tasks.catalogue.configuration import DatasetConfig
 
     return RetrainParameters(
         site_url=site_url,
         seasons="2015-winter..2019-fall",
-        preprocess=PreprocessConfig(image_size=32, min_posters=10, min_posters_per_part=1),
+        preprocess=DatasetConfig(image_size=32, min_posters=10, min_posters_per_part=1),
         train=TrainConfig(
             candidates=("scratch",), trials=1, epochs=8, batch_size=16, backbone="squeezenet1_1", weights="none"
         ),

@@ -46,6 +46,7 @@ def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--epochs", "0"], "epochs must be at least 1, not 0."),
         (["--device", "gpu"], "Invalid value 'gpu' for device."),
         (["--candidates", ","], "candidates must not be empty."),
+        (["--labels", "genres,tags"], "Unknown labels 'tags'; choose from genres, themes, demographics."),
         (["--backbone", "resnet19", "--site-url", "http://127.0.0.1:9"], "resnet19"),
         (["--weights", __file__, "--site-url", "http://127.0.0.1:9"], "test_cli.py"),
         (["--max-emptied", "2"], "max_emptied must be at most 1, not 2.0."),
@@ -65,11 +66,15 @@ def test_retrain_names_an_unknown_candidate_and_the_choices(capsys: pytest.Captu
     assert not (tmp_path / "w").exists()
 
 
-def test_retrain_help_lists_the_candidates(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retrain_help_lists_the_candidates_and_the_labels(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "1000")
     with pytest.raises(SystemExit):
         main(["retrain", "--help"])
-    assert f"separated by commas: {', '.join(CANDIDATES)}. Default: scratch,frozen." in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"separated by commas: {', '.join(CANDIDATES)}. Default: scratch,frozen." in printed
+    assert "separated by commas: genres, themes, demographics. Default: genres." in printed
 
 
 def test_retrain_names_a_prefect_server_that_is_not_reachable(

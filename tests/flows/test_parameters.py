@@ -37,6 +37,7 @@ def deployment_id(stack: Stack, parameters: RetrainParameters) -> UUID:
     [
         ({"train": {"candidates": ["scrach"]}}, "'scrach' is not one of"),
         ({"train": {"candidates": []}}, "should be non-empty"),
+        ({"preprocess": {"labels": ["tags"]}}, "'tags' is not one of"),
         ({"train": {"candidates": "scratch,frozen"}}, "is not of type 'array'"),
         ({"train": {"device": "gpu"}}, "'gpu' does not match"),
         ({"train": {"backbone": "ResNet 18"}}, "'ResNet 18' does not match"),

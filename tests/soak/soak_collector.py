@@ -139,7 +139,7 @@ def titles(folder: Path, url: str) -> str:
 
 def key_of(folder: Path, table: pd.DataFrame) -> str:
     """The key of the dataset that the step preprocess would build."""
-    usable = usable_titles(read_catalogue(folder / "catalogue.csv"), table, MyAnimeList())
+    usable, _ = usable_titles(read_catalogue(folder / "catalogue.csv"), table, MyAnimeList())
     franchise_of = franchises(dict(zip(usable["id"], usable["title"], strict=True)))
     parts = PartTable().assign(franchise_of)
     labelled = labelled_posters(usable, {i: (franchise_of[i], parts[i]) for i in franchise_of}, folder / "posters")

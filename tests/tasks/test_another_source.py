@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from urllib.parse import quote
@@ -35,6 +35,7 @@ class Shelf:
     requests_per_second = 1.0
     posters_per_second = 1.0
     genre_ids = frozenset[int]()
+    label_ids: Mapping[str, int] = {}
     weak_relations = frozenset({"cameo"})
 
     def __init__(self, site_url: str) -> None:
@@ -158,7 +159,7 @@ async def test_another_source_is_collected_and_becomes_a_dataset(site: Site, sto
     store.write("poster-sets/1.json", poster_set_json(posters))
     stored = read_poster_set(store, "poster-sets/1.json")
     pd.testing.assert_frame_equal(stored, posters.replace({"status": {"new": "present"}}))
-    titles = usable_titles(catalogue, stored, source)
+    titles, _ = usable_titles(catalogue, stored, source)
     dataset, is_new, _ = make_dataset(store, tmp_path, titles, source, CONFIG)
     assert is_new and set(dataset.ids) == {*IDS} - {IDS[7], IDS[8], IDS[9]}
     assert {genre.name for genre in dataset.genres} == {"Action", "Comedy", "Space"}

@@ -13,6 +13,7 @@ from tasks.catalogue.titles import Title
 from tasks.errors import PageLayoutError
 from tasks.myanimelist.detail_pages import parse_detail_page
 from tasks.myanimelist.season_pages import parse_season_page
+from tasks.myanimelist.source import MyAnimeList
 
 TYPES = {"0": None, "1": "TV", "2": "OVA", "3": "Movie", "4": "Special", "5": "ONA", "9": "TV Special"}
 MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
@@ -159,6 +160,15 @@ def test_season_pages_are_read_as_by_regular_expressions(real_data: Path) -> Non
             assert not differences(record, card), name
         titles += len(records)
     assert titles > 2000
+
+
+def test_ids_of_themes_and_demographics_are_those_of_the_pages(real_data: Path) -> None:
+    found = set()
+    for _, html in pages(real_data / "myanimelist" / "pages.zip", "season/"):
+        rows = re.findall(r'<span class="caption">(?:Theme|Demographic)s?</span>(.*?)</div>', html, re.DOTALL)
+        found |= {link for row in rows for link in links(r"/anime/genre/(\d+)/", row)}
+    assert len(found) > 40
+    assert {name: int(number) for number, name in found}.items() <= MyAnimeList.label_ids.items()
 
 
 def test_season_pages_of_the_replayed_site_are_read_completely(real_data: Path) -> None:
