@@ -16,22 +16,18 @@ from pathlib import Path
 import pytest
 import requests
 from mlflow.tracking import MlflowClient
-from prefect import task
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.states import Cancelling, Crashed, Pending, Running
 from rich.console import Console
 
-from flows.deployments import deployment
-from flows.interrupted_runs import settle_earlier_runs, settle_interrupted_runs
 from flows.parameters import RetrainParameters
 from flows.retrain import retrain
 from flows.summary import RunSummary, recorded_steps, run_retrain, show_predictions
 from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction
 from infra.errors import DeploymentError
-from infra.files import exclusive_lock, sha256_of
+from infra.files import sha256_of
 from infra.local.processes import Processes
 from infra.local.stack import Stack
 from infra.registry import Registry
@@ -512,53 +508,3 @@ def wait_for_scheduled_run(client: SyncPrefectClient, timeout_seconds: float = 9
             return begun[0]
         time.sleep(1)
     pytest.fail("no scheduled run ended in time")
-
-
-def test_run_killed_while_the_stack_goes_on_ends_at_the_next_run(stack: Stack) -> None:
-    registry, settings = Registry(read_settings()), read_settings()
-    settle_interrupted_runs()  # a run that became due while the deployment of an earlier test was stopped
-    with get_client(sync_client=True) as client, registry.run("interrupted", {}) as mlflow_run_id:
-        own, killed, pending = (client.create_flow_run(retrain) for _ in range(3))
-        for run, state in ((own, Running()), (killed, Running()), (pending, Pending())):
-            client.set_flow_run_state(run.id, state, force=True)
-        with exclusive_lock(settings.workspace):
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")  # a server that other machines share
-                settle_earlier_runs(str(own.id))
-            assert client.read_flow_run(killed.id).state.is_running()
-            settle_earlier_runs(str(own.id))
-        states = [client.read_flow_run(run.id).state for run in (own, killed, pending)]
-        assert [state.type.value for state in states] == ["RUNNING", "CRASHED", "PENDING"]
-        assert MlflowClient().get_run(mlflow_run_id).info.status == "KILLED"
-    assert settle_interrupted_runs() == 2
-
-
-@pytest.mark.parametrize("state", [Pending(), Running(), Cancelling()], ids=lambda state: state.name)
-def test_interrupted_run_ends_at_the_next_start_and_frees_its_slot(
-    stack: Stack, parameters: RetrainParameters, state: State[None]
-) -> None:
-    deployment_id = deployment(parameters).apply()
-    registry = Registry(read_settings())
-    with get_client(sync_client=True) as client, registry.run("interrupted", {}) as mlflow_run_id:
-        run = client.create_flow_run_from_deployment(deployment_id)
-        for each in (Pending(), state):
-            client.set_flow_run_state(run.id, each)
-        task_run = client.create_task_run(task(read_settings), run.id, "0", state=Running())
-        killed = client.create_flow_run(retrain, parameters={}, state=Crashed())
-        left = client.create_task_run(task(read_settings), killed.id, "0", state=Running())
-        waiting = client.create_flow_run_from_deployment(deployment_id)
-        client.set_flow_run_state(waiting.id, Pending())
-        assert client.read_flow_run(waiting.id).state.is_cancelled()  # the first run holds the only slot
-        with exclusive_lock(read_settings().workspace):  # a run of another process
-            assert settle_interrupted_runs() == (state.type == StateType.PENDING)
-        settle_interrupted_runs()
-        ended = client.read_flow_run(run.id).state
-        assert ended.is_cancelled() if state.type == StateType.CANCELLING else ended.is_crashed()
-        assert client.read_task_run(task_run.id).state.is_final()
-        assert client.read_task_run(left.id).state.is_crashed()
-        assert MlflowClient().get_run(mlflow_run_id).info.status == "KILLED"
-        following = client.create_flow_run_from_deployment(deployment_id)
-        client.set_flow_run_state(following.id, Pending())
-        assert client.read_flow_run(following.id).state.is_pending()
-        assert settle_interrupted_runs() == 1
-    assert settle_interrupted_runs() == 0
