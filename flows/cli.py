@@ -129,6 +129,12 @@ def parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="check what is missing here and on Google Cloud, and how to mend it")
     _add_workspace(doctor)
+    doctor.add_argument(
+        "--try",
+        action="store_true",
+        dest="trial",
+        help="also deploy a tiny model to a service that is deleted again; on Google Cloud this costs a few cents",
+    )
     doctor.set_defaults(run=_doctor)
 
     reset = commands.add_parser("reset", help="delete a workspace with its models, posters and runs, after a question")
@@ -376,7 +382,17 @@ def _reparse(args: argparse.Namespace) -> None:
 def _doctor(args: argparse.Namespace) -> int:
     from flows.doctor import run_doctor
 
-    return run_doctor(args.workspace, _PORTS, read_settings())
+    settings = read_settings()
+    if args.trial and settings.cloud == "local" and not settings.cloud_run_endpoint:
+        environment = running_stack_environment(args.workspace)
+        if environment is None:
+            raise ConfigurationError(
+                f"There is nothing to try: no stack is running in {args.workspace}. Start one with `anime-genre up`, "
+                "or set ANIME_GENRE_CLOUD=google."
+            )
+        os.environ.update(environment)
+        settings = read_settings()
+    return run_doctor(args.workspace, _PORTS, settings, args.trial)
 
 
 def _reset(args: argparse.Namespace) -> None:

@@ -1,7 +1,6 @@
 """The command `doctor`: prints what this machine and its settings have and lack, in the order in which it is mended."""
 
-from collections.abc import Iterator, Mapping
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from flows.prefect_access import api_url, is_server_reachable, separate_password
@@ -16,28 +15,42 @@ from infra.rights import Check, check_google_cloud
 from infra.settings import Settings
 
 
-def run_doctor(workspace: Path, ports: Mapping[str, int], settings: Settings) -> int:
-    """Print one line per check, and below each problem the command that mends it. Return the exit code."""
-    problems = 0
-    checks = chain(
-        check_packages(),
-        check_ports(workspace, ports),
-        [check_disk(workspace)],
-        _check_weights(workspace),
-        check_google_cloud(settings) if settings.cloud == "google" else [],
-        _check_addresses(settings),
-    )
-    for check in checks:
-        if check.problem:
-            problems += 1
-            print(f"MISSING  {check.problem}\n         Mend it with: {check.remedy}", flush=True)
-        else:
-            print(f"ok       {check.name}", flush=True)
+def run_doctor(workspace: Path, ports: Mapping[str, int], settings: Settings, trial: bool) -> int:
+    """Print one line per check, and below each problem the command that mends it. Return the exit code.
+
+    With `trial`, and if nothing is missing on Google Cloud, a tiny model is deployed to a service that is then deleted.
+    """
+    is_google = settings.cloud == "google" and not settings.cloud_run_endpoint
+    problems = _show(check_packages())
+    problems += _show(check_ports(workspace, ports))
+    problems += _show([check_disk(workspace)])
+    problems += _show(_check_weights(workspace))
+    on_google = _show(check_google_cloud(settings, trial=trial)) if is_google else 0
+    problems += on_google + _show(_check_addresses(settings))
     if problems:
         print(f"\n{problems} missing. Mend them in this order, and run anime-genre doctor again.")
     else:
         print("\nNothing is missing.")
+    if trial and on_google:
+        print("The trial does not take place before that is mended.")
+    elif trial:
+        from flows.trial import run_trial
+
+        print("Trying a deployment. A build takes some minutes.", flush=True)
+        problems += _show(run_trial(settings), "FAILED ", "To see why")
     return 1 if problems else 0
+
+
+def _show(checks: Iterable[Check], label: str = "MISSING", remedy: str = "Mend it with") -> int:
+    """Print the checks, and return the number of problems."""
+    problems = 0
+    for check in checks:
+        if check.problem:
+            problems += 1
+            print(f"{label}  {check.problem}\n         {remedy}: {check.remedy}", flush=True)
+        else:
+            print(f"ok       {check.name}", flush=True)
+    return problems
 
 
 def _check_weights(workspace: Path) -> Iterator[Check]:

@@ -147,6 +147,15 @@ class CloudRun:
             deployed = self._update(wanted, ["traffic", "annotations"])
         return self._get_revision(service, revision, deployed.uri)
 
+    def delete(self, service: str) -> None:
+        """Delete a service with its revisions, and wait until it is gone. It need not exist."""
+        with deployment_errors(f"Deleting {service}"):
+            try:
+                operation = self._services.delete_service(name=self._service_name(service), timeout=self._timeout)
+            except google_exceptions.NotFound:
+                return
+            operation.result(timeout=DEPLOY_TIMEOUT_SECONDS)
+
     def live(self, service: str) -> Revision | None:
         """The revision of `traffic`; None if there is none."""
         traffic = self.traffic(service)

@@ -29,7 +29,7 @@ def check_packages() -> Iterator[Check]:
         yield Check("Packages", f"The package {_PACKAGE} is not installed for {sys.executable}.", _INSTALL)
         return
     python = ".".join(map(str, sys.version_info[:3]))
-    wanted = project["Requires-Python"] or ""
+    wanted = next(iter(project.get_all("Requires-Python") or []), "")
     name = f"Python {python}"
     if not SpecifierSet(wanted).contains(python):
         remedy = f"make clean && make install PYTHON=python{wanted.lstrip('>=~ ')}"

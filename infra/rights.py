@@ -80,6 +80,17 @@ SERVICE_RIGHTS = (
 )
 
 
+TRIAL_RIGHTS = (
+    Right(
+        "create and delete the service of the trial",
+        "roles/run.developer",
+        ("run.services.create", "run.services.update", "run.services.delete"),
+    ),
+    Right("call the service of the trial", "roles/run.invoker", ("run.routes.invoke",)),
+)
+"""On the project, because the service does not exist yet. They can be revoked after the trial."""
+
+
 class Refused(Exception):
     """Google refused a request. `reason` is Google's code, such as SERVICE_DISABLED; `missing` means status 404."""
 
@@ -155,8 +166,8 @@ def require_google_cloud(settings: Settings, address: str = GOOGLE) -> None:
             raise ConfigurationError(f"{check.problem} Run the command below, and anime-genre doctor.", check.remedy)
 
 
-def check_google_cloud(settings: Settings, address: str = GOOGLE) -> Iterator[Check]:
-    """Check everything that a deployment needs, in the order in which it is mended.
+def check_google_cloud(settings: Settings, address: str = GOOGLE, trial: bool = False) -> Iterator[Check]:
+    """Check everything that a deployment needs, in the order in which it is mended, and what a trial needs.
 
     Ends early if nothing further can be known: without settings or credentials, without a connection, or without the
     project.
@@ -169,7 +180,7 @@ def check_google_cloud(settings: Settings, address: str = GOOGLE) -> Iterator[Ch
     login = "gcloud auth application-default login"
     try:
         with AuthorizedSession(credentials(settings)) as session:
-            yield from _check_in_order(GoogleCloud(settings, session, address))
+            yield from _check_in_order(GoogleCloud(settings, session, address), trial)
     except auth_exceptions.DefaultCredentialsError:
         yield Check("Credentials", "There are no credentials for Google Cloud.", login)
     except auth_exceptions.RefreshError:
@@ -183,7 +194,7 @@ def check_google_cloud(settings: Settings, address: str = GOOGLE) -> Iterator[Ch
         yield Check("Google Cloud", problem, f"gcloud projects describe {project}", error.temporary)
 
 
-def _check_in_order(cloud: GoogleCloud) -> Iterator[Check]:
+def _check_in_order(cloud: GoogleCloud, trial: bool) -> Iterator[Check]:
     settings = cloud.settings
     disabled = set()
     for api in APIS:
@@ -215,6 +226,8 @@ def _check_in_order(cloud: GoogleCloud) -> Iterator[Check]:
             yield from _check_account(cloud, settings.caller_service_account, ID_TOKENS)
     if "run" not in disabled:
         yield from _check_service(cloud)
+    for right in TRIAL_RIGHTS if trial else ():
+        yield _check_right(cloud, "cloudresourcemanager", project, right)
 
 
 def _check_api(cloud: GoogleCloud, api: str) -> Check:

@@ -8,11 +8,13 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from copy import copy
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import google_crc32c
+from google.api_core import exceptions as google_exceptions
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
@@ -134,6 +136,11 @@ class Store:
                 timeout=self._timeout,
                 retry=self._retry,
             )
+
+    def delete(self, key: str) -> None:
+        """Delete an object. It need not exist."""
+        with google_errors(f"Deleting {self.uri(key)}"), suppress(google_exceptions.NotFound):
+            self._blob(key).delete(timeout=self._timeout, retry=self._retry)
 
     def upload(self, files: Mapping[str, Path]) -> None:
         """Upload files, given by key, in parallel."""

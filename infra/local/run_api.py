@@ -101,6 +101,7 @@ class CloudRunServer:
                 web.post(services, self._create_service),
                 web.get(one_service, self._get_service),
                 web.patch(one_service, self._update_service),
+                web.delete(one_service, self._delete_service),
                 web.get(f"{one_service}/revisions", self._list_revisions),
                 web.get(f"{one_service}/revisions/{{revision}}", self._get_revision),
                 web.post(f"/v2/{_LOCATION}/builds:submit", self._submit_build),
@@ -184,6 +185,14 @@ class CloudRunServer:
             service.etag, service.update_time, service.reconciling = uuid.uuid4().hex, now(), True
             revision = running.update(service)
         return web.json_response(self._start_operation(request, running, revision))
+
+    async def _delete_service(self, request: web.Request) -> web.Response:
+        running = self._services.pop(self._find(request).service.name)
+        await running.delete()
+        name = f"{_parent(request)}/operations/{uuid.uuid4()}"
+        service = _as_any(running.service)
+        self._operations[name] = {"name": name, "metadata": service, "response": service, "done": True}
+        return web.json_response(self._operations[name])
 
     async def _reconcile(self, running: RunningService, new: str | None) -> dict[str, Any]:
         async with running.lock:

@@ -162,6 +162,11 @@ class RunningService:
         await asyncio.gather(*(proxy.close() for proxy in self._proxies.values()))
         await asyncio.gather(*self._stopping, *(process.stop() for process in self._processes.values()))
 
+    async def delete(self) -> None:
+        """Stop everything, and forget the service. Its revisions are gone with it."""
+        await self.close()
+        self._path.unlink(missing_ok=True)
+
     def update(self, service: run_v2.Service) -> str | None:
         """Replace the service and return the name of the new revision, or None if the template is the same.
 
@@ -297,6 +302,10 @@ class RunningService:
             weights = {status.revision: 1 for status in statuses if status.tag == key}
         return [(self._process(name), weight) for name, weight in weights.items()]
 
+    @property
+    def _path(self) -> Path:
+        return self.folder / "services" / f"{self.short_name}.json"
+
     def _uri(self, key: str) -> str:
         return f"http://127.0.0.1:{self.ports[key]}"
 
@@ -306,8 +315,7 @@ class RunningService:
             "revisions": [json.loads(run_v2.Revision.to_json(revision)) for revision in self.revisions.values()],
             "ports": self.ports,
         }
-        path = self.folder / "services" / f"{self.short_name}.json"
-        write_bytes(path, json.dumps(state, indent=2).encode())
+        write_bytes(self._path, json.dumps(state, indent=2).encode())
 
 
 def _by_digest(address: str, digest: str) -> str:

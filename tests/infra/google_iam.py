@@ -32,7 +32,8 @@ _SERVICE = {f"run.services.{each}" for each in ("get", "update", "delete")} | {
 }
 _ACCOUNT = {f"iam.serviceAccounts.{each}" for each in ("get", "actAs", "getOpenIdToken")}
 _REPOSITORY = {f"artifactregistry.repositories.{each}" for each in ("get", "downloadArtifacts", "uploadArtifacts")}
-_PROJECT = {"run.services.create", "run.operations.get", "resourcemanager.projects.get"}
+_PROJECT = {f"run.services.{each}" for each in ("create", "update", "delete")} | {"run.routes.invoke"}
+_PROJECT |= {"run.operations.get", "resourcemanager.projects.get"}
 _PROJECT |= {f"cloudbuild.builds.{each}" for each in ("create", "get", "list")}
 # Per API: its resources as patterns, the permissions that exist on them, and the permission for reading them.
 _RESOURCES = {

@@ -223,6 +223,16 @@ def test_service_that_does_not_exist_needs_the_right_to_create_it(google: Google
     assert found.remedy == f"{ON_PROJECT} --role=roles/run.developer"
 
 
+def test_trial_needs_further_rights_on_the_project(google: GoogleIam) -> None:
+    google.denied |= {"run.services.delete", f"run.routes.invoke on {PROJECT}"}
+    assert problems(check_google_cloud(google_settings(), google.address)) == []
+    found = problems(check_google_cloud(google_settings(), google.address, trial=True))
+    assert [each.remedy for each in found] == [
+        f"{ON_PROJECT} --role=roles/run.developer",
+        f"{ON_PROJECT} --role=roles/run.invoker",
+    ]
+
+
 def test_right_to_call_the_function_is_needed_without_a_caller_account(google: GoogleIam) -> None:
     google.denied.add("run.routes.invoke")
     (found,) = problems(check_google_cloud(google_settings(), google.address))

@@ -164,7 +164,7 @@ def test_proxy_forwards_whole_requests_and_responses(deployed: Revision) -> None
         ("GET", f"{PARENT}/services/none/revisions", None, 404, "NOT_FOUND"),
         ("GET", f"{PARENT}/operations/none", None, 404, "NOT_FOUND"),
         ("GET", "/v2/nothing", None, 404, "NOT_FOUND"),
-        ("DELETE", f"{PARENT}/services/none", None, 405, "UNIMPLEMENTED"),
+        ("PUT", f"{PARENT}/services/none", None, 405, "UNIMPLEMENTED"),
         ("POST", f"{PARENT}/services?serviceId=Bad_Name", {}, 400, "INVALID_ARGUMENT"),
         ("POST", f"{PARENT}/services?serviceId=empty", {}, 400, "INVALID_ARGUMENT"),
         ("POST", f"{PARENT}/services?serviceId=odd", {"unheard": 1}, 400, "INVALID_ARGUMENT"),
