@@ -111,6 +111,11 @@ def examine(
     return ChampionState(Model.load(bundle), damaged, silent, down)
 
 
+def has_other_decoder(model: Model) -> bool:
+    """Whether a model was trained on posters that another version of the decoder read."""
+    return model.manifest.preprocessing.version != PREPROCESSING_VERSION
+
+
 def training_run(sha256: str, store: Store, registry: Registry) -> str | None:
     """The MLflow run that trained a bundle; None if it is unknown."""
     registered = registry.version_of(sha256)
@@ -162,8 +167,8 @@ def reason_to_redeploy(champion: Champion, state: ChampionState, settings: Setti
         reason = f"{' and '.join(changed)} changed"
     else:
         return None
-    version = state.model.manifest.preprocessing.version
-    if version != PREPROCESSING_VERSION:
+    if has_other_decoder(state.model):
+        version = state.model.manifest.preprocessing.version
         kept = f"its model was trained on posters of decoder version {version}, and today's is {PREPROCESSING_VERSION}"
     elif champion.moved and not (state.damaged or state.down):
         kept = "another tool chose it"

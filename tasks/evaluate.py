@@ -6,16 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
+from infra.endpoint import request_predictions
 from infra.registry import DATASET_KEY, Registry
-from infra.settings import read_settings
+from infra.settings import Settings, read_settings
 from infra.store import Store
 from ml.data.dataset import Dataset
+from ml.data.decoding import PREPROCESSING_VERSION
 from ml.data.splits import TEST
 from ml.evaluation.gate import Decision, decide
-from ml.evaluation.judge import Evaluation, judge
+from ml.evaluation.judge import Evaluation, judge, predict
 from ml.evaluation.model_report import model_report
 from ml.evaluation.predictions import PredictionSet
 from ml.scores.intervals import Interval
+from ml.scores.metrics import Decisions
 from serving.bundle.model import Model
 from serving.bundle.wording import counted
 from tasks.artifacts import show_text
@@ -24,6 +29,7 @@ from tasks.champion import (
     Champion,
     ChampionState,
     examine,
+    has_other_decoder,
     live_champion,
     reason_to_redeploy,
     training_run,
@@ -63,7 +69,9 @@ def evaluate(dataset: DatasetRecord, training: TrainingRecord, promotion: Promot
     decide_by_gate = partial(
         decide,
         dataset=data,
-        read_poster=lambda id: store.read(poster_key(id)),
+        predict_champion=partial(champion_decisions, champion, dataset=data, store=store, settings=settings)
+        if champion
+        else None,
         opponents=evaluation.opponents,
         seen=_seen(champion, store, registry) if champion else (),
     )
@@ -114,11 +122,46 @@ def verdict(
         return Verdict(False, f"{moved}{champion.name} is this model")
     if champion.withdrawn_sha256 == bundle_sha256:
         return Verdict(False, f"{moved}Only a person moves it back to this model: set promote: always.")
-    if state.model is None and state.silent:
-        return Verdict(False, f"{moved}The champion, {champion.name}, cannot be compared: {state.silent}")
+    only_function = state.model is None or has_other_decoder(state.model)
+    silent = state.silent or ("its bundle was damaged." if state.damaged and state.model else None)
+    if only_function and silent:
+        return Verdict(False, f"{moved}The champion, {champion.name}, cannot be compared: {silent}")
     lost = f"The champion, {champion.name}, has no intact copy. " if state.model is None else ""
     decision = compare(challenger, state.model)
     return Verdict(decision.promote, f"{moved}{lost}{decision.sentence}")
+
+
+def champion_decisions(
+    champion: Champion, model: Model, dataset: Dataset, store: Store, settings: Settings
+) -> Decisions:
+    """The champion's decisions for the test part, [T, G], in the order of its genres.
+
+    Posters are decoded in the size that its model was trained with. If it was trained with another version of the
+    decoder, only its live revision has that version, and is asked. Posters that it refuses have no genre.
+
+    Raises:
+        FunctionDown: the revision is not available.
+        ConfigurationError: the credentials do not allow the call.
+    """
+    keys = [poster_key(dataset.ids[row]) for row in dataset.rows(TEST)]
+    if not has_other_decoder(model):
+        return predict(model, dataset, lambda id: store.read(poster_key(id)))[1]
+    logger.info(
+        "The champion, %s, is asked about %s, because its decoder has version %d, not %d.",
+        champion.name,
+        counted(len(keys), "test poster"),
+        model.manifest.preprocessing.version,
+        PREPROCESSING_VERSION,
+    )
+    names = [store.object_name(key) for key in keys]
+    responses = request_predictions(str(champion.revision.url), names, settings.caller_service_account)
+    if refused := sum(response is None for response in responses):
+        logger.warning("The champion refuses %s, which count as without genres.", counted(refused, "test poster"))
+    predicted = [
+        {genre["name"] for genre in response["genres"] if genre["predicted"]} if response else set()
+        for response in responses
+    ]
+    return np.array([[genre.name in names for genre in model.manifest.genres] for names in predicted])
 
 
 def _seen(champion: Champion, store: Store, registry: Registry) -> set[str]:

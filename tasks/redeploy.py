@@ -12,12 +12,12 @@ from infra.registry import Registry
 from infra.revisions import Image, Revision
 from infra.settings import Settings, read_settings
 from infra.store import Store
-from ml.data.decoding import PREPROCESSING_VERSION
 from serving.bundle.model import Model
 from tasks.artifacts import show_link
 from tasks.bundles import bundle_key, fetch_bundle, upload_bundle
 from tasks.champion import (
     function_source,
+    has_other_decoder,
     live_champion,
     model_environment,
     resources,
@@ -88,7 +88,7 @@ def redeploy_champion(dataset: DatasetRecord, evaluation: EvaluationRecord) -> D
         "BUNDLE_URI": store.uri(bundle_key(champion.bundle_sha256)),
     }
     image = None
-    if model.manifest.preprocessing.version != PREPROCESSING_VERSION:  # today's source would give it other pixels
+    if has_other_decoder(model):  # today's source would give it other pixels
         image = champion.revision.image
     # A running revision remembers that its bundle was damaged, so a ready one is not used again.
     candidate = _deploy_candidate(settings, environment, folder, evaluation.known_posters, image, reuse=False)

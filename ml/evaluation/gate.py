@@ -4,7 +4,7 @@ Both predict the same test posters and are compared over the genres that both kn
 comes from a paired bootstrap over franchises (`ml.scores.intervals`).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from ml.data.dataset import Dataset
 from ml.data.genres import Genre
 from ml.data.splits import TEST
 from ml.evaluation.baselines import EVERY_GENRE
-from ml.evaluation.judge import ReadPoster, genres_of, predict
+from ml.evaluation.judge import genres_of, predict
 from ml.scores.intervals import Bootstrap, Interval, Predictions, interval
 from ml.scores.metrics import Decisions, weighted_f1
 from serving.bundle.model import Model
@@ -36,7 +36,7 @@ def decide(
     challenger: Model,
     champion: Model | None,
     dataset: Dataset,
-    read_poster: ReadPoster | None = None,
+    predict_champion: Callable[[Model], Decisions] | None = None,
     seed: int = 0,
     opponents: Mapping[str, Predictions] | None = None,
     seen: Collection[str] = (),
@@ -49,8 +49,9 @@ def decide(
     is not promoted: the 95 % interval of their difference is below zero.
 
     Without a champion the opponent is the baseline that predicts every genre. A champion that shares no genre with
-    the challenger, or that has seen all franchises, cannot be compared with it and is not replaced. `read_poster`
-    provides posters for a champion with another image size. Raises DatasetError if it is needed and missing.
+    the challenger, or that has seen all franchises, cannot be compared with it and is not replaced. `predict_champion`
+    returns the champion's decisions for the test part [T, G], in the order of its genres; by default, those for the
+    dataset's pixels. Raises DatasetError if these have another size than the champion needs.
     """
     rows = dataset.rows(TEST)
     _, decisions = predict(challenger, dataset)
@@ -62,7 +63,8 @@ def decide(
         opponent = f"the baseline '{EVERY_GENRE}'"
     else:
         kept, in_champion = map(list, zip(*shared, strict=True))
-        opponent_decisions = predict(champion, dataset, read_poster)[1][fair][:, in_champion]
+        by_champion = predict_champion(champion) if predict_champion else predict(champion, dataset)[1]
+        opponent_decisions = by_champion[fair][:, in_champion]
         rows, decisions = rows[fair], decisions[fair][:, kept]
         labels = dataset.labels[rows][:, kept]
         opponent = "the champion"

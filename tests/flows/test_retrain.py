@@ -13,6 +13,7 @@ from functools import partial
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import requests
 from mlflow.tracking import MlflowClient
@@ -39,8 +40,9 @@ from serving.bundle.model import Model
 from tasks.champion import ChampionState, examine, live_champion, reason_to_redeploy
 from tasks.deployments import write_deployment
 from tasks.errors import StalePosterError
-from tasks.evaluate import verdict
+from tasks.evaluate import champion_decisions, verdict
 from tasks.posters import fetch_posters
+from tasks.preprocess import fetch_dataset
 from tasks.records import BundleRecord
 from tasks.redeploy import redeploy
 from tasks.register import register_champion_again
@@ -377,6 +379,26 @@ def test_old_model_keeps_its_revision_if_the_decoder_changed(
     assert reason_to_redeploy(champion, state, changed)
     monkeypatch.setattr("tasks.champion.PREPROCESSING_VERSION", 2)
     assert reason_to_redeploy(champion, state, changed) is None
+
+
+def test_old_model_is_asked_about_the_test_posters_if_the_decoder_changed(
+    first_run, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    settings, record = read_settings(), first_run[0].record
+    store, registry = Store(settings), Registry(settings)
+    champion = live_champion(settings, registry)
+    model = Model.load(settings.workspace / "bundles" / champion.bundle_sha256)
+    data = fetch_dataset(store, settings.workspace, record.dataset.dataset_key)
+    here = champion_decisions(champion, model, data, store, settings)
+    assert here.any() and not here.all()
+    monkeypatch.setattr("tasks.champion.PREPROCESSING_VERSION", 2)
+    caplog.set_level("INFO", "tasks")
+    assert np.array_equal(champion_decisions(champion, model, data, store, settings), here)
+    assert f"is asked about {len(here)} test posters, because its decoder has version 1" in caplog.text
+    silent = ChampionState(model, damaged=False, silent="there is no response.")
+    kept = verdict("0" * 64, model, champion, silent, lambda *models: pytest.fail("it cannot be compared"))
+    assert not kept.promote
+    assert kept.reason.endswith("cannot be compared: there is no response.")
 
 
 def test_registry_edited_by_hand_is_mended(first_run, parameters: RetrainParameters) -> None:

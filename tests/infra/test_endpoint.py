@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from infra import endpoint
-from infra.endpoint import request_prediction
+from infra.endpoint import request_prediction, request_predictions
 from infra.errors import ConfigurationError, DamagedBundleError, DeploymentError, FunctionDown, NotFound
 from tests.certificates import certificate_for_localhost
 from tests.infra.conftest import Serve
@@ -42,6 +42,30 @@ def test_address_that_is_unknown_at_first_is_requested_again(serve: Serve) -> No
     url, _ = serve((404, b"<html>Page not found</html>"))
     with pytest.raises(NotFound, match="the status is 404"):
         request_prediction(url, "posters/5.jpg", startup_seconds=0.1)
+
+
+def test_predictions_of_several_posters_are_in_their_order_without_refused_ones() -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            name = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["name"]
+            status, answer = (422, error("poster_error")) if name == "7" else (200, {"genres": [{"name": name}]})
+            body = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    names = [str(number) for number in range(20)]
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        answers = request_predictions(f"http://127.0.0.1:{server.server_port}", names)
+        server.shutdown()
+        thread.join()
+    assert answers == [{"genres": [{"name": name}]} if name != "7" else None for name in names]
 
 
 @pytest.fixture

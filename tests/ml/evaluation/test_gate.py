@@ -111,7 +111,9 @@ def test_gate_gives_a_champion_posters_of_its_image_size(
     larger = build_dataset(posters, tmp_path / "datasets", replace(small, image_size=40), NullReporter())
     challenger = write_bundle(tmp_path / "bundle", outcome.networks[0], quick, larger, "")
     files = {poster.id: poster.file for poster in posters}
-    decision = decide(challenger, model, larger, lambda id: files[id].read_bytes())
+    decision = decide(
+        challenger, model, larger, lambda champion: predict(champion, larger, lambda id: files[id].read_bytes())[1]
+    )
     assert abs(decision.difference.value) < 0.1
     with pytest.raises(DatasetError, match="32 x 32 pixels, but the dataset holds them in 40 x 40"):
         decide(challenger, model, larger)
