@@ -20,7 +20,14 @@ from infra.errors import ConfigurationError, StackError
 from infra.files import write_bytes
 from infra.local.processes import Processes, claim_port, free_port
 from infra.local.stack import Ports, Stack, local_stack, prepare_workspace, running_stack_environment
-from infra.settings import BUILT_IN_COLLECTION, Settings, environment_variable, read_settings
+from infra.settings import (
+    BUILT_IN_COLLECTION,
+    Settings,
+    check_cloud,
+    check_google,
+    environment_variable,
+    read_settings,
+)
 from serving.bundle.errors import AnimeGenreError
 from serving.bundle.redaction import redact_logs
 from serving.bundle.wording import counted
@@ -213,6 +220,11 @@ def _services(workspace: Path, collection: str) -> Iterator[None]:
     if not os.environ.get("PREFECT_API_URL"):
         os.environ.pop("PREFECT_API_URL", None)  # Prefect takes an empty address for one
         if environment := running_stack_environment(workspace):
+            if read_settings().cloud == "google" != environment.get(environment_variable("cloud")):
+                raise ConfigurationError(
+                    f"The stack that is running in {workspace} does not use Google Cloud. Stop it, or unset "
+                    "ANIME_GENRE_CLOUD."
+                )
             print(f"Using the stack that is running in {workspace}.", flush=True)
             os.environ.update(environment)
             yield
@@ -224,6 +236,9 @@ def _services(workspace: Path, collection: str) -> Iterator[None]:
             raise ConfigurationError(
                 f"No Prefect server is reachable at PREFECT_API_URL={address}. Start it, or unset this address."
             )
+        settings = read_settings()
+        if not (settings.storage_emulator_host and settings.cloud_run_endpoint):
+            check_google(settings)
         yield
     else:
         with _new_stack(workspace, Ports(), collection):
@@ -234,7 +249,12 @@ def _services(workspace: Path, collection: str) -> Iterator[None]:
 @contextmanager
 def _new_stack(workspace: Path, ports: Ports, collection: str) -> Iterator[Stack]:
     """A new stack, which stops at the end of the block. The function's port is that of the collection's function."""
-    print(f"Starting Prefect, MLflow, storage and the Cloud Run stand-in in {workspace} ...", flush=True)
+    settings = read_settings()
+    services = "Prefect, MLflow, storage and the Cloud Run stand-in"
+    if settings.cloud == "google":
+        services = "Prefect and MLflow"
+        print(f"Using gs://{settings.bucket} and Cloud Run of {settings.google_project} on Google Cloud.", flush=True)
+    print(f"Starting {services} in {workspace} ...", flush=True)
     with local_stack(workspace, ports, collection) as stack:
         print("The services are ready. Loading the pipeline ...", flush=True)
         os.environ.update(stack.environment)
@@ -248,7 +268,7 @@ def _new_stack(workspace: Path, ports: Ports, collection: str) -> Iterator[Stack
             yield stack
         finally:
             with suppress(OSError):  # the terminal may be gone
-                print("Stopping Prefect, MLflow, storage and the Cloud Run stand-in ...", flush=True)
+                print(f"Stopping {services} ...", flush=True)
 
 
 def _start_built_in_site(workspace: Path, processes: Processes) -> str:
@@ -266,6 +286,9 @@ def _start_built_in_site(workspace: Path, processes: Processes) -> str:
 
 
 def _demo(args: argparse.Namespace) -> None:
+    if read_settings().cloud == "google":
+        raise ConfigurationError("The demo runs on this machine only. Unset ANIME_GENRE_CLOUD for it.")
+    check_cloud(read_settings())
     with _new_stack(args.workspace, Ports(), BUILT_IN_COLLECTION) as stack:
         site_url = _start_built_in_site(args.workspace, stack.processes)
         from flows.demo import run_demo
@@ -276,6 +299,7 @@ def _demo(args: argparse.Namespace) -> None:
 def _up(args: argparse.Namespace) -> None:
     from flows.parameters import check_site
 
+    check_cloud(read_settings())
     check_schedule(args.cron, args.timezone)
     table, given = _table(args), None
     if args.site_url or args.catalogue:
@@ -302,6 +326,7 @@ def _retrain(args: argparse.Namespace) -> None:
     from tasks.catalogue.configuration import DatasetConfig
     from tasks.crawl.addresses import check_reachable
 
+    check_cloud(read_settings())
     table = _table(args)
     parameters = _site_parameters(
         args,

@@ -102,7 +102,8 @@ def keep_up(
             f"  Prefect      {stack.prefect_url}   (start a run: Deployments, retrain, Run)\n"
             f"  MLflow       {Registry(settings).runs_url}\n"
             f"  TensorBoard  http://{loopback}:{tensorboard_port}\n"
-            f"  Function     {stack.function_url}   (available once a model is live)\n"
+            f"  Function     {stack.function_url or 'not created yet: start again after the first run'}"
+            "   (available once a model is live)\n"
             f"  Page         http://{loopback}:{page_port}/anime\n"
             f"{_live_model(parameters.collection_name)}",
             *_about_deployment(read_edits(note, began) or []),

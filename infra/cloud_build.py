@@ -17,7 +17,7 @@ from google.auth.transport.requests import AuthorizedSession
 from infra.errors import DeploymentError, ServiceUnavailable, failure
 from infra.google import TEMPORARY, credentials, deployment_errors, google_errors
 from infra.revisions import Image
-from infra.settings import Settings
+from infra.settings import Settings, check_google
 from infra.source_zip import BASE_IMAGE, FUNCTION_TARGET
 
 REPOSITORY = "cloud-run-source-deploy"  # in Artifact Registry; `gcloud run deploy --source` uses the same one
@@ -59,6 +59,8 @@ def build_image(settings: Settings, source_object: str, source_sha256: str) -> I
         body["serviceAccount"] = build_account(settings)
     run = settings.cloud_run_endpoint or "https://run.googleapis.com"
     cloud_build = settings.cloud_run_endpoint or "https://cloudbuild.googleapis.com"
+    if not settings.cloud_run_endpoint:
+        check_google(settings)
     with google_errors("Opening Cloud Build"):
         session = AuthorizedSession(credentials(settings))
     with session, deployment_errors(_DOING):

@@ -38,7 +38,7 @@ from infra.revisions import (
     serving_targets,
     traffic_target,
 )
-from infra.settings import Settings
+from infra.settings import Settings, check_google
 
 CHECKED_REVISION = "checked-revision"  # annotation of a service: the last revision that passed its check
 DEPLOY_TIMEOUT_SECONDS = 300.0
@@ -61,6 +61,8 @@ class CloudRun:
         self._settings = settings
         self._timeout = settings.service_timeout_seconds
         address = urlsplit(settings.cloud_run_endpoint or "https://run.googleapis.com")
+        if not settings.cloud_run_endpoint:
+            check_google(settings)
         with google_errors("Opening Cloud Run"):
             options: dict[str, Any] = {
                 "host": address.netloc,

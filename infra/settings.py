@@ -41,8 +41,12 @@ class Settings(BaseSettings):
         description="Your e-mail address or the address of a page of yours. It is sent to the sites that are read. "
         "Required, except for sites on this machine.",
     )
-    bucket: str = Field("anime-genre", description="Bucket for catalogues, posters, datasets and bundles.")
-    google_project: str = Field("anime-genre", description="Google Cloud project of the bucket and the function.")
+    bucket: str = Field(
+        "anime-genre", min_length=1, description="Bucket for catalogues, posters, datasets and bundles."
+    )
+    google_project: str = Field(
+        "anime-genre", min_length=1, description="Google Cloud project of the bucket and the function."
+    )
     google_region: str = Field("europe-west1", description="Region of the function.")
     service: str = Field("anime-genre", description="Name of the Cloud Run function.")
     poster_hosts: str = Field(
@@ -177,6 +181,38 @@ def environment_variable(field: str) -> str:
     """The name of the environment variable that sets a field of `Settings`."""
     alias = Settings.model_fields[field].validation_alias
     return str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"{_PREFIX}{field.upper()}"
+
+
+def check_cloud(settings: Settings) -> None:
+    """Check that Google Cloud is used only if a person chose it, and then with a project and a bucket of theirs.
+
+    Raises:
+        ConfigurationError: the message names the variable to set.
+    """
+    named = {field: field in settings.model_fields_set for field in ("google_project", "bucket")}
+    variables = {given: [environment_variable(field) for field in named if named[field] == given] for given in (1, 0)}
+    cloud = f"{environment_variable('cloud')}=google"
+    if settings.cloud == "google":
+        if variables[0]:
+            raise ConfigurationError(f"Set {' and '.join(variables[0])}: with {cloud} they have no default.")
+    elif variables[1] and not (settings.cloud_run_endpoint or settings.storage_emulator_host):
+        raise ConfigurationError(
+            f"{variables[1][0]} is set, but {cloud} is not. Set this too to use Google Cloud, or unset the former."
+        )
+
+
+def check_google(settings: Settings) -> None:
+    """Check that a client of Google Cloud may be made.
+
+    Raises:
+        ConfigurationError: Google Cloud is not chosen, or see `check_cloud`.
+    """
+    check_cloud(settings)
+    if settings.cloud != "google":
+        raise ConfigurationError(
+            f"No bucket and no function are chosen. Set {environment_variable('cloud')}=google to use Google Cloud, or "
+            "start local ones with `anime-genre up`."
+        )
 
 
 def read_settings(collection: str = MAIN_COLLECTION) -> Settings:

@@ -23,7 +23,7 @@ from infra.disk import is_full
 from infra.errors import NotFound
 from infra.files import atomic_write
 from infra.google import google_errors
-from infra.settings import Settings
+from infra.settings import Settings, check_google
 from serving.bundle.errors import AnimeGenreError
 
 logger = logging.getLogger("infra")
@@ -49,8 +49,10 @@ class Store:
         self._retry = DEFAULT_RETRY.with_timeout(self._timeout).with_predicate(
             lambda error: DEFAULT_RETRY._predicate(error) and not is_full(settings.workspace)
         )
+        emulator = settings.storage_emulator_host
+        if not emulator:
+            check_google(settings)
         with google_errors("Opening the bucket"):
-            emulator = settings.storage_emulator_host
             self._client = storage.Client(
                 project=settings.google_project,
                 credentials=AnonymousCredentials() if emulator else None,

@@ -1,4 +1,4 @@
-"""The local stack: Prefect, MLflow, a storage emulator and a Cloud Run stand-in on 127.0.0.1.
+"""The local stack: Prefect and MLflow on 127.0.0.1, and unless Google Cloud is used, stand-ins for it.
 
     with local_stack(Path("workspace/live"), Ports()) as stack:
         os.environ.update(stack.environment)
@@ -13,15 +13,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
+from infra.cloud_run import CloudRun
 from infra.disk import check_space, disk_full
 from infra.errors import ConfigurationError, StackError
 from infra.files import write_bytes
 from infra.local.processes import Processes, claim_port, free_port, is_reachable
 from infra.local.same_origin import origins
-from infra.settings import MAIN_COLLECTION, Settings, read_settings
+from infra.settings import MAIN_COLLECTION, Settings, check_cloud, read_settings
 
 _NO_TELEMETRY = {
     "DO_NOT_TRACK": "1",
@@ -54,7 +56,10 @@ class Ports:
 
 @dataclass(frozen=True)
 class Stack:
-    """The addresses of a running stack, and the environment variables that its clients need."""
+    """The addresses of a running stack, and the environment variables that its clients need.
+
+    With Google Cloud, the addresses of the stand-ins are empty; that of the function is empty if it does not exist yet.
+    """
 
     prefect_url: str
     mlflow_url: str
@@ -87,8 +92,10 @@ def local_stack(workspace: Path, ports: Ports | None = None, collection: str = M
             "--workspace."
         ) from None
     try:
+        settings = read_settings(collection)
+        check_cloud(settings)
         with Processes(workspace / "logs") as processes:
-            stack = _start_services(workspace, ports, read_settings(collection), processes)
+            stack = _start_services(workspace, ports, settings, processes)
             processes.wait_ready()
             write_bytes(workspace / _ENVIRONMENT_FILE, json.dumps(dict(stack.environment)).encode(), mode=0o600)
             yield stack
@@ -131,21 +138,16 @@ def prepare_workspace(workspace: Path) -> Path:
 def _start_services(workspace: Path, ports: Ports, settings: Settings, processes: Processes) -> Stack:
     prefect_port = claim_port(ports.prefect, "the Prefect UI", "--prefect-port")
     mlflow_port = claim_port(ports.mlflow, "the MLflow UI", "--mlflow-port")
-    function_port = claim_port(ports.function, "the function", "--function-port")
-    storage_port, cloud_run_port = free_port(), free_port()
     prefect_url, mlflow_url = f"{_LOOPBACK}:{prefect_port}", f"{_LOOPBACK}:{mlflow_port}"
-    storage_url, cloud_run_url = f"{_LOOPBACK}:{storage_port}", f"{_LOOPBACK}:{cloud_run_port}"
     environment = {
         **_NO_TELEMETRY,
         **_QUIET_MLFLOW,
         # Other commands that join the stack must use these values, whatever their own settings are.
         "ANIME_GENRE_WORKSPACE": str(workspace),
+        "ANIME_GENRE_CLOUD": settings.cloud,
         "ANIME_GENRE_BUCKET": settings.bucket,
         "ANIME_GENRE_GOOGLE_PROJECT": settings.google_project,
         "ANIME_GENRE_GOOGLE_REGION": settings.google_region,
-        "ANIME_GENRE_CLOUD_RUN_ENDPOINT": cloud_run_url,
-        "ANIME_GENRE_CLOUD_RUN_TOKEN": secrets.token_urlsafe(32),
-        "STORAGE_EMULATOR_HOST": storage_url,
         "MLFLOW_TRACKING_URI": mlflow_url,
         "PREFECT_HOME": str(workspace / "prefect"),
         "PREFECT_API_URL": f"{prefect_url}/api",
@@ -154,16 +156,20 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
         # The engine's own lines, such as "Downloading flow code from storage", say nothing about the run.
         "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "WARNING",
     }
+    if settings.cloud == "google":
+        storage_url = cloud_run_url = ""
+        function_url = CloudRun(settings).url(settings.service) or ""
+    else:
+        function_port = claim_port(ports.function, "the function", "--function-port")
+        storage_url, cloud_run_url = f"{_LOOPBACK}:{free_port()}", f"{_LOOPBACK}:{free_port()}"
+        function_url = f"{_LOOPBACK}:{function_port}"
+        environment |= {
+            "ANIME_GENRE_CLOUD_RUN_ENDPOINT": cloud_run_url,
+            "ANIME_GENRE_CLOUD_RUN_TOKEN": secrets.token_urlsafe(32),
+            "STORAGE_EMULATOR_HOST": storage_url,
+        }
+        _start_stand_ins(workspace, settings, environment, function_port, processes)
     python = sys.executable
-    processes.start(
-        "Storage",
-        [
-            *(python, "-m", "infra.local.storage", "--port", str(storage_port)),
-            *("--folder", str(workspace / "bucket"), "--bucket", settings.bucket),
-        ],
-        environment,
-        ready=f"{storage_url}/storage/v1/b",
-    )
     processes.start(
         "Prefect",
         [python, "-m", "infra.local.prefect_server", "--port", str(prefect_port)],
@@ -184,14 +190,29 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
         ready=f"{mlflow_url}/health",
         folder=workspace,  # MLflow creates files in its working folder
     )
+    return Stack(prefect_url, mlflow_url, storage_url, cloud_run_url, function_url, environment, processes)
+
+
+def _start_stand_ins(
+    workspace: Path, settings: Settings, environment: Mapping[str, str], function_port: int, processes: Processes
+) -> None:
+    """Start the stand-ins for Cloud Storage and Cloud Run at the addresses of the environment."""
+    storage_url, cloud_run_url = environment["STORAGE_EMULATOR_HOST"], environment["ANIME_GENRE_CLOUD_RUN_ENDPOINT"]
+    processes.start(
+        "Storage",
+        [
+            *(sys.executable, "-m", "infra.local.storage", "--port", str(urlsplit(storage_url).port)),
+            *("--folder", str(workspace / "bucket"), "--bucket", settings.bucket),
+        ],
+        environment,
+        ready=f"{storage_url}/storage/v1/b",
+    )
     processes.start(
         "Cloud Run",
         [
-            *(python, "-m", "infra.local.run_api", "--port", str(cloud_run_port)),
+            *(sys.executable, "-m", "infra.local.run_api", "--port", str(urlsplit(cloud_run_url).port)),
             *("--state", str(workspace / "cloud-run"), "--service-port", f"{settings.service}={function_port}"),
         ],
         environment,
         ready=f"{cloud_run_url}/healthz",
     )
-    function_url = f"{_LOOPBACK}:{function_port}"
-    return Stack(prefect_url, mlflow_url, storage_url, cloud_run_url, function_url, environment, processes)

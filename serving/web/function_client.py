@@ -6,6 +6,7 @@ call has no token, which is enough for a public function.
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import requests
 
@@ -68,7 +69,9 @@ def _request(
     **content: Any,
 ) -> requests.Response:
     headers = {**(headers or {}), "Accept": "application/json"}
-    token = id_token(function_url) if function_url.startswith("https:") else None
+    # The audience of a token is the service's own address, also for the address of a tag.
+    host = urlsplit(function_url).netloc.rpartition("---")[2]
+    token = id_token(f"https://{host}") if function_url.startswith("https:") else None
     if token:
         headers["Authorization"] = f"Bearer {token}"
     try:

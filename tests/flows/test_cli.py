@@ -59,6 +59,45 @@ def test_retrain_names_an_invalid_setting_and_starts_nothing(
     assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.parametrize("command", ["up", "retrain", "demo"])
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"BUCKET": "theirs"}, "ANIME_GENRE_BUCKET is set, but ANIME_GENRE_CLOUD=google is not."),
+        ({"GOOGLE_PROJECT": "theirs"}, "ANIME_GENRE_GOOGLE_PROJECT is set, but ANIME_GENRE_CLOUD=google is not."),
+        ({"CLOUD": "google", "BUCKET": "mine"}, "Set ANIME_GENRE_GOOGLE_PROJECT: with ANIME_GENRE_CLOUD=google"),
+        ({"CLOUD": "google"}, "Set ANIME_GENRE_GOOGLE_PROJECT and ANIME_GENRE_BUCKET: with ANIME_GENRE_CLOUD=google"),
+        ({"CLOUD": "amazon"}, "The environment variable ANIME_GENRE_CLOUD is invalid"),
+        ({"BUCKET": ""}, "The environment variable ANIME_GENRE_BUCKET is invalid"),
+    ],
+)
+def test_google_cloud_is_used_only_if_it_is_chosen_and_named(
+    command: str,
+    environment: dict[str, str],
+    sentence: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(f"ANIME_GENRE_{name}", value)
+    if command == "demo" and environment.get("CLOUD") == "google":
+        sentence = "The demo runs on this machine only."
+    assert sentence in error_of([command, "--workspace", str(tmp_path / "w")], capsys)
+    assert not (tmp_path / "w").exists()
+
+
+def test_run_with_another_prefect_server_needs_a_bucket_and_a_function(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with guarded_server("Bearer the-key") as address, small_site(20) as site:
+        monkeypatch.setenv("PREFECT_API_KEY", "the-key")
+        monkeypatch.setenv("PREFECT_API_URL", f"{address}/api")
+        monkeypatch.setenv("ANIME_GENRE_WORKSPACE", "")  # the command sets it
+        arguments = ["retrain", "--workspace", str(tmp_path), "--site-url", site]
+        assert "No bucket and no function are chosen. Set ANIME_GENRE_CLOUD=google" in error_of(arguments, capsys)
+
+
 def test_retrain_names_an_unknown_candidate_and_the_choices(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     options = ["--workspace", str(tmp_path / "w"), "--site-url", "http://127.0.0.1:9", "--candidates", "scratch,scrach"]
     sentence = f"Unknown candidate network 'scrach'; choose from {', '.join(CANDIDATES)}."

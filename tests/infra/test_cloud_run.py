@@ -353,4 +353,13 @@ def test_cloud_run_without_credentials_is_a_configuration_error(
 ) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
     with pytest.raises(ConfigurationError, match="Opening Cloud Run"):
-        CloudRun(settings)
+        CloudRun(settings.model_copy(update={"cloud": "google", "google_project": "test-project"}))
+
+
+def test_google_is_never_reached_by_default(settings: Settings) -> None:
+    without = settings.model_copy(update={"storage_emulator_host": None})
+    for client in (CloudRun, Store, lambda each: build_image(each, "functions/source.zip", "5" * 64)):
+        with pytest.raises(ConfigurationError, match="ANIME_GENRE_BUCKET is set, but ANIME_GENRE_CLOUD=google is not"):
+            client(without)
+        with pytest.raises(ConfigurationError, match="No bucket and no function are chosen"):
+            client(Settings())

@@ -9,6 +9,7 @@ from filelock import FileLock
 from infra import disk
 from infra.errors import ConfigurationError, DiskFull, StackError
 from infra.local.stack import local_stack, prepare_workspace, running_stack_environment
+from tests.infra.conftest import BUCKET, TOKEN, run_api
 
 
 def test_workspace_that_is_not_writable_is_named(tmp_path: Path) -> None:
@@ -32,6 +33,26 @@ def test_workspace_has_one_stack_at_a_time(tmp_path: Path) -> None:
         local_stack(tmp_path),
     ):
         pass
+
+
+@pytest.mark.stack
+def test_stack_with_google_cloud_has_no_stand_ins(
+    storage_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stand-ins that run elsewhere take the place of Google here."""
+    with run_api(tmp_path / "google", storage_url) as (endpoint, _):
+        for name, value in {"": "google", "_RUN_ENDPOINT": endpoint, "_RUN_TOKEN": TOKEN}.items():
+            monkeypatch.setenv(f"ANIME_GENRE_CLOUD{name}", value)
+        monkeypatch.setenv("ANIME_GENRE_BUCKET", BUCKET)
+        monkeypatch.setenv("ANIME_GENRE_GOOGLE_PROJECT", "test-project")
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage_url)
+        with local_stack(tmp_path / "workspace") as stack:
+            logs = {path.name for path in (tmp_path / "workspace" / "logs").glob("*.log")}
+            assert logs == {"prefect.log", "mlflow.log"}
+            assert stack.environment["ANIME_GENRE_CLOUD"] == "google"
+            assert not stack.environment.keys() & {"STORAGE_EMULATOR_HOST", "ANIME_GENRE_CLOUD_RUN_ENDPOINT"}
+            assert stack.function_url == "", "it does not exist yet"
+            assert running_stack_environment(tmp_path / "workspace") == stack.environment
 
 
 def test_stack_that_is_unreachable_is_not_joined(tmp_path: Path) -> None:

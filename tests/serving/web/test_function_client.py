@@ -198,7 +198,7 @@ def sent_tokens(function: Any) -> list[str | None]:
 
 
 def test_id_token_is_sent_to_a_private_function_and_reused(private_function: Any, google: Google) -> None:
-    predict(private_function.url, b"bytes", 5)
+    predict(f"{private_function.url}/?top=3", b"bytes", 5)
     describe_model(private_function.url, 5)
     assert len(google.requests) == 1
     claims = parse_qs(google.requests[0])["assertion"][0].split(".")[1]
