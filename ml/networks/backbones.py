@@ -31,6 +31,7 @@ from ml.networks.hub import WEIGHTS, Repository, check_packages, download_file, 
 from ml.networks.weights import (
     IMAGENET,
     NONE,
+    OTHER_WEIGHTS,
     UNKNOWN,
     Weights,
     WeightsFile,
@@ -293,7 +294,9 @@ def _of_timm(name: str, cache: Path) -> tuple[Backbone, Callable[[], Weights]]:
     full_name = name.removeprefix(_TIMM)
     architecture, _, tag = full_name.partition(".")
     if not timm.is_model(architecture):
-        near = ", ".join(difflib.get_close_matches(architecture, timm.list_models()) or ["resnet18", "convnext_atto"])
+        near = ", ".join(
+            difflib.get_close_matches(architecture.lower(), timm.list_models()) or ["resnet18", "convnext_atto"]
+        )
         raise SettingError(f"timm has no backbone named '{architecture}'; it has {near} and others.")
     tagged = timm.list_pretrained(f"{architecture}.*")
     if tag and full_name not in tagged:
@@ -307,7 +310,7 @@ def _of_timm(name: str, cache: Path) -> tuple[Backbone, Callable[[], Weights]]:
     def own_weights() -> Weights:
         if not repository:
             raise SettingError(f"timm has no pretrained weights of '{name}'. Set weights to a file or to 'none'.")
-        weights = load_state(download_file(repository, WEIGHTS, cache))
+        weights = load_state(download_file(repository, WEIGHTS, cache, instead=OTHER_WEIGHTS))
         stated = WeightsFile(weights.file.sha256, f"{_HUB}{repository}", config.get("license") or UNKNOWN)
         return replace(weights, file=stated)
 

@@ -4,6 +4,7 @@ A folder with these two files is read in the same way, without a connection.
 """
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 from ml.errors import WeightsError, WeightsUnavailable, needs_package
 
+_COPY = "Try again later, or give the folder of a copy: local-dir:DIR."
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 _LICENSE = re.compile(r"^license:\s*['\"]?([^\s'\"]+)", re.MULTILINE)
 """The licence in the block of YAML with which a repository's README begins."""
@@ -89,8 +91,10 @@ def check_packages() -> None:
         import timm  # noqa: F401
 
 
-def download_file(name: str, file: str, cache: Path) -> Path:
+def download_file(name: str, file: str, cache: Path, instead: str = _COPY) -> Path:
     """Download one file of the repository `name`, unless the folder `cache` has it, and return its path.
+
+    If the hub does not answer, `instead` says what the person can do.
 
     Raises WeightsUnavailable (retryable) if the hub cannot be reached, and WeightsError if it refuses the request or
     has no such file.
@@ -98,6 +102,7 @@ def download_file(name: str, file: str, cache: Path) -> Path:
     check_packages()
     from huggingface_hub import errors, hf_hub_download
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns about each of its attempts
     repository, _, revision = name.partition("@")
     try:
         return Path(hf_hub_download(repository, file, revision=revision or None, cache_dir=cache))
@@ -112,6 +117,6 @@ def download_file(name: str, file: str, cache: Path) -> Path:
         raise WeightsError(f"'{name}' is not the name of a repository. Give OWNER/NAME.") from error
     except Exception as error:  # the exceptions of its transports have no common base class
         raise WeightsUnavailable(
-            f"The hub does not send {file} of {name}. Try again later, or give the folder of a copy: local-dir:DIR.",
+            f"The hub does not send {file} of {name}. {instead}",
             str(error).partition("\n")[0],
         ) from error

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 IMAGENET, NONE = "imagenet", "none"
 """Settings: the backbone's own pretrained weights, and random ones."""
 UNKNOWN = "unknown"
+OTHER_WEIGHTS = "Try again later, or set weights to a .safetensors or .pth file, or to 'none' for random weights."
 DOWNLOAD_TIMEOUT_SECONDS = 10.0
 _SHA256_PREFIX = re.compile(r"-([0-9a-f]{8,64})\.")  # in the names of torchvision's files
 _CHUNK_BYTES = 1 << 20
@@ -67,10 +68,7 @@ def imagenet_weights(backbone: str, cache: Path) -> Weights:
         weights = load_state(download(url, cache))
         return replace(weights, file=replace(weights.file, source=url))
     except WeightsUnavailable as error:
-        raise WeightsUnavailable(
-            f"{error.message} Try again later, or set weights to a .safetensors or .pth file, or to 'none' for random "
-            "weights."
-        ) from error
+        raise WeightsUnavailable(f"{error.message} {OTHER_WEIGHTS}") from error
 
 
 def is_file(spec: str) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -209,6 +210,7 @@ def test_backbone_key_changes_with_the_content_of_config_json_and_not_with_its_f
     ("name", "error", "sentence"),
     [
         ("timm/resnet81", SettingError, "timm has no backbone named 'resnet81'; it has .*resnet18.* and others."),
+        ("timm/ConvNext_Tiny", SettingError, "no backbone named 'ConvNext_Tiny'; it has convnext_tiny, .* and others."),
         (
             "timm/resnet18.abc",
             SettingError,
@@ -299,6 +301,8 @@ def test_backbone_of_the_hub_is_downloaded_once_and_errors_are_named(
     write_repository(tmp_path / "hub" / "owner" / "net", RESNET, "license: cc-by-nc-4.0")
     (tmp_path / "hub" / "owner" / "empty").mkdir()
     cache = tmp_path / "cache"
+    # The package waits for half a minute in all between its attempts.
+    monkeypatch.setattr(huggingface_hub.utils._http, "time", SimpleNamespace(sleep=lambda seconds: None))
     with hub(tmp_path / "hub") as (address, requested):
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
         template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
@@ -320,6 +324,8 @@ def test_backbone_of_the_hub_is_downloaded_once_and_errors_are_named(
     ) as raised:
         read_backbone("hf-hub:owner/more", "imagenet", cache)
     assert raised.value.retryable
+    with pytest.raises(WeightsUnavailable, match=r"does not send .* set weights to a \.safetensors or \.pth file"):
+        read_backbone("timm/resnet18", "imagenet", cache)
     assert read_backbone("hf-hub:owner/net", "imagenet", cache).key == backbone.key, "a copy is there"
 
 
