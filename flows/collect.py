@@ -7,6 +7,7 @@ bucket. So a machine at home can collect for runs on Google Cloud, which the sit
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from flows.parameters import RetrainParameters
 from infra.files import exclusive_lock, write_bytes
+from infra.lease import bucket_lease
 from infra.settings import read_settings
 from infra.store import Store
 from serving.bundle.wording import counted
@@ -43,6 +45,7 @@ def run_collect(workspace: Path, parameters: RetrainParameters) -> None:
     show, store = _show_progress(console), Store(settings) if settings.cloud == "google" else None
     with (
         exclusive_lock(workspace),
+        bucket_lease(store, workspace) if store else nullcontext(),
         Collector(workspace, source, parameters.collect, settings.contact, show) as collector,
     ):
         try:

@@ -1,6 +1,7 @@
 """The flow `retrain`: from the site's pages to the deployed function. Each step is retryable."""
 
 import logging
+from contextlib import ExitStack
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -12,9 +13,11 @@ from flows.parameters import RetrainParameters, check_parameters
 from infra.cors import check_cors
 from infra.disk import check_space
 from infra.files import exclusive_lock
+from infra.lease import bucket_lease
 from infra.local.stack import LOGGED_PACKAGES
 from infra.rights import require_google_cloud
 from infra.settings import read_settings
+from infra.store import Store
 from serving.bundle.errors import AnimeGenreError
 from serving.bundle.redaction import redact_logs
 from tasks.champion import check_collection, version_name
@@ -62,7 +65,8 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
         retried(lambda: require_google_cloud(settings))
     retried(lambda: check_collection(settings))
     retried(lambda: check_cors(settings))
-    with exclusive_lock(settings.workspace):
+    with exclusive_lock(settings.workspace), ExitStack() as held:
+        retried(lambda: held.enter_context(bucket_lease(Store(settings), settings.workspace)))
         retried(lambda: settle_earlier_runs(flow_run.id))
         if parameters.crawl:
             catalogue = scrape(

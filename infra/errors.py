@@ -2,13 +2,14 @@
 
 InfraError                  an error outside this process
 ├── ServiceUnavailable          a service is unreachable or overloaded; a retry may help
-│   └── FunctionDown                the deployed function does not answer for longer than it needs to start
+│   ├── FunctionDown                the deployed function does not answer for longer than it needs to start
+│   └── OutdatedError               another run has replaced an object since it was read
 ├── ConfigurationError          a setting or a permission is missing or invalid
 ├── StackError                  a local process does not start, has ended, or its port is taken
 ├── DeploymentError             a build failed, or a revision is not ready or gives a wrong response
 │   └── DamagedBundleError          the function cannot load its bundle from the bucket
 ├── DiskFull                    a disk or a quota is full
-├── BusyError                   another run is using the same workspace
+├── BusyError                   another run is using the same workspace or the same bucket
 └── NotFound                    an object, a service or a revision does not exist
 """
 
@@ -32,6 +33,10 @@ class ServiceUnavailable(InfraError):
 
 class FunctionDown(ServiceUnavailable):
     """The deployed function gives no response, or only server errors, for longer than it needs to start."""
+
+
+class OutdatedError(ServiceUnavailable):
+    """Another run has replaced an object since it was read. A retry reads it again."""
 
 
 class ConfigurationError(InfraError):
@@ -59,7 +64,7 @@ class DiskFull(InfraError):
 
 
 class BusyError(InfraError):
-    """Another run is using the same workspace."""
+    """Another run is using the same workspace or the same bucket."""
 
 
 Error = TypeVar("Error", bound=InfraError)

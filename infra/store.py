@@ -6,7 +6,7 @@ The same code works with Google Cloud Storage and with a local emulator (STORAGE
 import base64
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from copy import copy
@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import google_crc32c
-from google.api_core import exceptions as google_exceptions
+from google.api_core.exceptions import NotFound as NoSuchObject
+from google.api_core.exceptions import PreconditionFailed
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from infra.disk import is_full
-from infra.errors import NotFound
+from infra.errors import NotFound, OutdatedError
 from infra.files import atomic_write
 from infra.google import google_errors
 from infra.settings import Settings, check_google
@@ -36,7 +37,11 @@ _LOG_SECONDS = 5.0
 class Store:
     """The bucket of the settings. Objects are addressed by key, such as `datasets/4f.../manifest.json`.
 
+    Other machines may use the bucket at the same time. So an object that `read_parsed` has read or a listing has found
+    is replaced only if it is still the same one.
+
     Raises:
+        OutdatedError: another run has replaced an object since it was read; a retry reads it again.
         ServiceUnavailable: the bucket is unreachable or overloaded after retries; a later retry may help.
         ConfigurationError: credentials or a permission are missing.
     """
@@ -59,6 +64,7 @@ class Store:
                 client_options={"api_endpoint": emulator} if emulator else None,
             )
         self._bucket = self._client.bucket(self.name)
+        self._generations: dict[str, int] = {}  # of objects that were read or listed, by address; 0: there was none
 
     def uri(self, key: str) -> str:
         """The gs:// address of a key."""
@@ -96,7 +102,11 @@ class Store:
         """The checksums of all objects that begin with `prefix`, by key, in the form of `crc32c_of_file`."""
         with google_errors(f"Listing {self.uri(prefix)}"):
             blobs = self._bucket.list_blobs(prefix=self.object_name(prefix), timeout=self._timeout, retry=self._retry)
-            return {str(blob.name).removeprefix(self._prefix): str(blob.crc32c) for blob in blobs}
+            checksums = {}
+            for blob in blobs:
+                key = str(blob.name).removeprefix(self._prefix)
+                checksums[key], self._generations[self.uri(key)] = str(blob.crc32c), int(blob.generation)
+            return checksums
 
     def read(self, key: str) -> bytes:
         """Return an object's content.
@@ -113,9 +123,8 @@ class Store:
 
         `parse` raises an error of this project, ValueError, KeyError or TypeError if the content is damaged.
         """
-        try:
-            content = self.read(key)
-        except NotFound:
+        content = self._read_generation(key)
+        if content is None:
             return None
         try:
             return parse(content)
@@ -123,26 +132,65 @@ class Store:
             logger.warning("%s is damaged and is not used: %s", self.uri(key), str(error).partition("\n")[0])
             return None
 
+    def _read_generation(self, key: str) -> bytes | None:
+        """An object's content, None if it does not exist. Notes which generation of the object this is."""
+        blob = self._blob(key)
+        with google_errors(f"Reading {self.uri(key)}"):
+            try:
+                blob.reload(timeout=self._timeout, retry=self._retry)
+                generation = int(blob.generation)
+                # Not from `blob`: it now has the address that the emulator had when the object was written.
+                content: bytes = self._blob(key).download_as_bytes(
+                    if_generation_match=generation, timeout=self._timeout, retry=self._retry
+                )
+            except NoSuchObject:
+                self._generations[self.uri(key)] = 0
+                return None
+            except PreconditionFailed as error:
+                raise _outdated(self.uri(key)) from error
+        self._generations[self.uri(key)] = generation
+        return content
+
     def read_address(self, address: str) -> bytes:
         """Return the content of the object at a gs:// address, in any bucket. Raises as `read`."""
         bucket, _, name = address.removeprefix("gs://").partition("/")
         return self.of_bucket(bucket).read(name)
 
     def write(self, key: str, data: bytes) -> None:
-        """Write an object; an existing one is replaced. Retries are safe, because they write the same bytes."""
-        with google_errors(f"Writing {self.uri(key)}"):
-            self._blob(key).upload_from_string(
-                data,
-                content_type="application/octet-stream",
-                checksum="crc32c",
-                timeout=self._timeout,
-                retry=self._retry,
-            )
+        """Write an object. Retries are safe, because they write the same bytes."""
+
+        def send(blob: storage.Blob, **options: Any) -> None:
+            blob.upload_from_string(data, content_type="application/octet-stream", **options)
+
+        self._send(f"Writing {self.uri(key)}", key, send, lambda: crc32c_of(data))
+
+    def _send(self, doing: str, key: str, send: Callable[..., None], checksum: Callable[[], str]) -> None:
+        """Write an object with `send`, under the condition that it is the one that was read."""
+        blob, known = self._blob(key), self._generations.get(self.uri(key))
+        with google_errors(doing):
+            try:
+                send(blob, if_generation_match=known, checksum="crc32c", timeout=self._timeout, retry=self._retry)
+            except PreconditionFailed as error:
+                # After a lost response, the object that does not match may be the one that was just written.
+                with suppress(NoSuchObject):
+                    blob.reload(timeout=self._timeout, retry=self._retry)
+                if blob.crc32c != checksum():
+                    raise _outdated(self.uri(key)) from error
+        if known is not None:
+            self._generations[self.uri(key)] = int(blob.generation)
 
     def delete(self, key: str) -> None:
-        """Delete an object. It need not exist."""
-        with google_errors(f"Deleting {self.uri(key)}"), suppress(google_exceptions.NotFound):
-            self._blob(key).delete(timeout=self._timeout, retry=self._retry)
+        """Delete an object. Nothing happens if it does not exist."""
+        generation = self._generations.get(self.uri(key)) or None
+        with google_errors(f"Deleting {self.uri(key)}"):
+            try:
+                self._blob(key).delete(if_generation_match=generation, timeout=self._timeout, retry=self._retry)
+            except NoSuchObject:
+                pass
+            except PreconditionFailed as error:
+                raise _outdated(self.uri(key)) from error
+        if generation:
+            self._generations[self.uri(key)] = 0
 
     def upload(self, files: Mapping[str, Path]) -> None:
         """Upload files, given by key, in parallel."""
@@ -184,8 +232,10 @@ class Store:
         return missing
 
     def _upload(self, key: str, path: Path) -> None:
-        with google_errors(f"Uploading {self.uri(key)}"):
-            self._blob(key).upload_from_filename(str(path), checksum="crc32c", timeout=self._timeout, retry=self._retry)
+        def send(blob: storage.Blob, **options: Any) -> None:
+            blob.upload_from_filename(str(path), **options)
+
+        self._send(f"Uploading {self.uri(key)}", key, send, lambda: crc32c_of_file(path))
 
     def _download(self, key: str, path: Path) -> None:
         with google_errors(f"Downloading {self.uri(key)}"), atomic_write(path, durable=False) as temporary:
@@ -214,10 +264,23 @@ class Store:
         return path
 
 
+def _outdated(uri: str) -> OutdatedError:
+    return OutdatedError(f"Another run has replaced {uri} since it was read. Try again.")
+
+
+def crc32c_of(data: bytes) -> str:
+    """The checksum of an object's content, in the form of the storage service: base64 of the big-endian CRC-32C."""
+    return _base64_digest([data])
+
+
 def crc32c_of_file(path: Path) -> str:
-    """The checksum of a file, in the form of the storage service: base64 of the big-endian CRC-32C."""
-    checksum: Any = google_crc32c.Checksum()  # type: ignore[no-untyped-call]
+    """The checksum of a file, in the same form."""
     with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            checksum.update(chunk)
+        return _base64_digest(iter(lambda: file.read(1 << 20), b""))
+
+
+def _base64_digest(chunks: Iterable[bytes]) -> str:
+    checksum: Any = google_crc32c.Checksum()  # type: ignore[no-untyped-call]
+    for chunk in chunks:
+        checksum.update(chunk)
     return base64.b64encode(checksum.digest()).decode()

@@ -4,6 +4,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 
 from google.auth.credentials import AnonymousCredentials
@@ -36,7 +37,8 @@ def new_bucket(url: str, workspace: Path) -> Store:
 
 
 def damage(store: Store, key: str, how: Callable[[Path], None]) -> None:
-    """Replace an object of the bucket by a damaged one (see `tests.damage`)."""
+    """Replace an object of the bucket by a damaged one (see `tests.damage`), as another tool may do."""
+    store = _of_another_tool(store)
     with tempfile.NamedTemporaryFile() as file:
         path = Path(file.name)
         path.write_bytes(store.read(key))
@@ -46,4 +48,11 @@ def damage(store: Store, key: str, how: Callable[[Path], None]) -> None:
 
 def delete(store: Store, key: str) -> None:
     """Delete an object of the bucket, as a person or another tool may do."""
-    store._blob(key).delete()
+    _of_another_tool(store)._blob(key).delete()
+
+
+def _of_another_tool(store: Store) -> Store:
+    """The same bucket, without what the store has noted about its objects."""
+    other = copy(store)
+    other._generations = {}
+    return other

@@ -1,6 +1,7 @@
-"""The storage emulator: gcp-storage-emulator on 127.0.0.1, with three changes.
+"""The storage emulator: gcp-storage-emulator on 127.0.0.1, with four changes.
 
-It has the checks of `same_origin`, a longer queue, and a database for what it knows about objects.
+It has the checks of `same_origin`, a longer queue, a database for what it knows about objects, and the precondition
+`ifGenerationMatch` (https://cloud.google.com/storage/docs/request-preconditions), which the emulator ignores.
 
     python -m infra.local.storage --port 8898 --folder FOLDER --bucket anime-genre
 """
@@ -9,9 +10,12 @@ import argparse
 import json
 import socketserver
 import sqlite3
+from collections.abc import Callable
 from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from gcp_storage_emulator import server
 from gcp_storage_emulator.settings import STORAGE_DIR
@@ -38,14 +42,55 @@ class _Objects(dict[str, Any]):
         self.changed.add(name)
 
 
+class _PreconditionFailed(Exception):
+    """The object has another generation than the request requires."""
+
+
 class _Storage(Storage):  # type: ignore[misc]
-    """The emulator's storage, with the descriptions of objects in a database.
+    """The emulator's storage, with preconditions, and with the descriptions of objects in a database.
 
     The emulator writes one JSON file with all descriptions after each change. With 25,000 posters that takes half a
     second per object, and a process that is killed meanwhile loses them all.
     """
 
     objects: dict[str, Any]
+    generation: str | None = None
+    """The generation that the current request requires, "0" for none. The server handles one request at a time."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._upload_generations: dict[str, str | None] = {}  # of resumable uploads, by id
+        super().__init__(*args, **kwargs)
+
+    def create_resumable_upload(self, bucket_name: str, file_name: str, file_obj: Any) -> str:
+        """Start an upload in several requests. Its precondition is checked with the last one."""
+        file_id: str = super().create_resumable_upload(bucket_name, file_name, file_obj)
+        self._upload_generations[file_id] = self.generation
+        return file_id
+
+    def create_file(
+        self, bucket_name: str, file_name: str, content: bytes, file_obj: Any, file_id: str | None = None
+    ) -> None:
+        """Write an object."""
+        self._check(bucket_name, file_name, self._upload_generations.pop(file_id) if file_id else self.generation)
+        super().create_file(bucket_name, file_name, content, file_obj, file_id)
+
+    def delete_file(self, bucket_name: str, file_name: str) -> None:
+        """Delete an object."""
+        self._check(bucket_name, file_name, self.generation)
+        super().delete_file(bucket_name, file_name)
+
+    def get_file(self, bucket_name: str, file_name: str, show_error: bool = True) -> bytes:
+        """Read an object."""
+        self._check(bucket_name, file_name, self.generation)
+        content: bytes = super().get_file(bucket_name, file_name, show_error)
+        return content
+
+    def _check(self, bucket: str, name: str, generation: str | None) -> None:
+        if generation is None or bucket not in self.buckets:  # the emulator keeps unfinished uploads beside the buckets
+            return
+        found = self.objects.get(bucket, {}).get(name)
+        if generation != (found["generation"] if found else "0"):
+            raise _PreconditionFailed
 
     def _read_config_from_file(self) -> None:
         super()._read_config_from_file()  # the file of an earlier version
@@ -94,6 +139,36 @@ class _Storage(Storage):  # type: ignore[misc]
 
 class _Handler(SameOriginHandler, server.RequestHandler):  # type: ignore[misc]
     """The emulator's handler with the checks."""
+
+    def parse_request(self) -> bool:
+        """Read the head of a request, with its precondition."""
+        if not super().parse_request():
+            return False
+        self.storage.generation = parse_qs(urlsplit(self.path).query).get("ifGenerationMatch", [None])[0]
+        return True
+
+    def do_GET(self) -> None:
+        """Handle a request that reads."""
+        self._checked(super().do_GET)
+
+    def do_POST(self) -> None:
+        """Handle a request that writes."""
+        self._checked(super().do_POST)
+
+    def do_PUT(self) -> None:
+        """Handle a part of an upload."""
+        self._checked(super().do_PUT)
+
+    def do_DELETE(self) -> None:
+        """Handle a request that deletes."""
+        self._checked(super().do_DELETE)
+
+    def _checked(self, handle: Callable[[], None]) -> None:
+        try:
+            handle()
+        except _PreconditionFailed:
+            message = "At least one of the pre-conditions you specified did not hold."
+            self.send_error(HTTPStatus.PRECONDITION_FAILED, explain=message)
 
     def log_message(self, format: str, *args: object) -> None:
         """Log a request, unless the disk of the log is full."""

@@ -22,11 +22,10 @@ from infra.local.site.invented_titles import SEASONS
 from infra.local.stack import Stack
 from infra.settings import MAIN_COLLECTION, read_settings
 from infra.store import Store
-from ml.configuration import PreprocessConfig
 from tasks import crawling
-from tasks.catalogue.configuration import CollectConfig
+from tasks.catalogue.configuration import CollectConfig, DatasetConfig
 from tasks.catalogue.last_good import ABOUT, HISTORY, known_key
-from tasks.crawl.ledger import FILE
+from tasks.crawl.ledger import FILE, PageVisit, to_stored
 from tasks.errors import CatalogueError, DriftError, SiteBlocked, SiteBusy
 from tasks.myanimelist.page_addresses import api_url
 from tasks.posters import collected_before, download_posters
@@ -140,7 +139,7 @@ def test_worker_with_an_empty_disk_requests_nothing_that_the_bucket_has(
 
 
 @flow(name="without a crawl")
-def read_collected(config: PreprocessConfig) -> tuple[CollectedRecord, DatasetRecord]:
+def read_collected(config: DatasetConfig) -> tuple[CollectedRecord, DatasetRecord]:
     """The steps of a run without a crawl, up to the dataset."""
     configure_logging()
     collected = collected_before(MAIN_COLLECTION)
@@ -158,7 +157,7 @@ def test_dataset_without_a_crawl_is_made_in_an_empty_workspace_of_what_was_colle
     assert main([*command, str(tmp_path / "home")]) == 0
     assert f"gs://{read_settings().bucket}" in capsys.readouterr().out
     requests = len(site.requests)
-    collected, dataset = read_collected(PreprocessConfig(image_size=32, min_posters=5, min_posters_per_part=1))
+    collected, dataset = read_collected(DatasetConfig(image_size=32, min_posters=5, min_posters_per_part=1))
     assert collected.catalogue.titles == 36 and 20 < dataset.posters <= collected.posters.posters
     assert len(site.requests) == requests, "the run asked the site"
 
@@ -202,6 +201,24 @@ def test_objects_that_are_lost_or_damaged_are_written_again(
     monkeypatch.setenv("ANIME_GENRE_WORKSPACE", str(tmp_path / "another"))
     assert collect(site.url) == first
     assert store.read(HISTORY) == before[HISTORY], "a worker with an empty disk keeps the history"
+
+
+def test_scrape_that_another_worker_overtakes_is_retried_and_loses_nothing(site: FaultySite) -> None:
+    theirs = PageVisit("https://example.org/anime/season/1999/fall", checked=1.0)
+
+    def overtake(page: str) -> str:
+        site.change = str
+        Store(read_settings()).write("page-visits.json", json.dumps([to_stored(theirs)]).encode())
+        return page
+
+    site.change = overtake
+    state = collect(site.url, return_state=True)
+    tries = {step.name: step.tries for step in recorded_steps(state.state_details.flow_run_id)}
+    assert state.is_completed() and tries == {"scrape": 2, "download posters": 1}
+    stored = json.loads(Store(read_settings()).read("page-visits.json"))
+    assert to_stored(theirs) in stored and len(stored) > len(SEASONS)
+    paths = [request.path for request in site.requests if request.path != "/robots.txt"]
+    assert len(paths) == len(set(paths)), "the retry requests no page again"
 
 
 def test_blocked_site_is_not_contacted_again_by_retries_or_other_workers(

@@ -1,4 +1,6 @@
-"""Runs that were killed: the next run or the next start ends them and frees their slots."""
+"""Runs that were killed or that meet another one: slots are freed, and one pipeline at a time uses a bucket."""
+
+from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -11,10 +13,14 @@ from flows.deployments import deployment
 from flows.interrupted_runs import settle_earlier_runs, settle_interrupted_runs
 from flows.parameters import RetrainParameters
 from flows.retrain import retrain
+from flows.summary import recorded_steps
+from infra import lease
 from infra.files import exclusive_lock
+from infra.lease import LEASE, bucket_lease
 from infra.local.stack import Stack
 from infra.registry import Registry
 from infra.settings import read_settings
+from infra.store import Store
 
 pytestmark = pytest.mark.stack
 
@@ -67,3 +73,16 @@ def test_interrupted_run_ends_at_the_next_start_and_frees_its_slot(
         assert client.read_flow_run(following.id).state.is_pending()
         assert settle_interrupted_runs() == 1
     assert settle_interrupted_runs() == 0
+
+
+def test_run_whose_bucket_another_machine_uses_ends_before_its_first_step(
+    stack: Stack, parameters: RetrainParameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.5)
+    store = Store(read_settings(parameters.collection_name))
+    with bucket_lease(store, tmp_path / "elsewhere"):
+        state = retrain(parameters, return_state=True)
+        assert state.is_failed() and "Another pipeline is using the bucket anime-genre" in str(state.message)
+        assert "/elsewhere, since 20" in str(state.message)
+        assert store.whole_bucket().exists(LEASE)
+    assert recorded_steps(state.state_details.flow_run_id) == []

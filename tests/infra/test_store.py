@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import NotFound, ServiceUnavailable
+from infra.errors import NotFound, OutdatedError, ServiceUnavailable
 from infra.settings import Settings
 from infra.store import Store
 from tests.damage import DAMAGES
@@ -25,6 +25,54 @@ def test_store_reads_what_was_written(settings: Settings) -> None:
     assert store.exists("a/b.json")
     assert store.read("a/b.json") == b"content"
     assert store.uri("a/b.json") == "gs://test-bucket/a/b.json"
+
+
+def _read(store: Store, key: str) -> None:
+    store.read_parsed(key, bytes.decode)
+
+
+def _list(store: Store, key: str) -> None:
+    store.keys(key)
+
+
+@pytest.mark.parametrize("look", [_read, _list])
+@pytest.mark.parametrize("size", [7, 9 * 1024 * 1024], ids=["small", "resumable"])
+def test_store_replaces_only_the_object_that_it_has_seen(
+    settings: Settings, look: Callable[[Store, str], None], size: int, tmp_path: Path
+) -> None:
+    key = f"seen/{look.__name__}-{size}"
+    ours, theirs = Store(settings), Store(settings)
+    ours.write(key, b"first")
+    for store in (ours, theirs):
+        look(store, key)
+    theirs.write(key, b"t" * size)
+    with pytest.raises(OutdatedError, match=f"Another run has replaced gs://test-bucket/{key} since it was read"):
+        ours.write(key, b"o" * size)
+    (tmp_path / "file").write_bytes(b"o" * size)
+    for change in (lambda: ours.upload({key: tmp_path / "file"}), lambda: ours.delete(key)):
+        with pytest.raises(OutdatedError):
+            change()
+    assert ours.read(key) == b"t" * size
+    ours.write(key, b"t" * size)  # as after a lost response: it is there already
+    ours.write(key, b"o" * size)
+    theirs.delete("seen/nothing")
+    look(theirs, key)
+    theirs.delete(key)
+    with pytest.raises(OutdatedError):
+        ours.write(key, b"again")
+
+
+def test_store_creates_an_object_only_if_there_is_none_since_it_looked(settings: Settings) -> None:
+    ours, theirs = Store(settings), Store(settings)
+    for store in (ours, theirs):
+        assert store.read_parsed("created.json", json.loads) is None
+    theirs.write("created.json", b"[1]")
+    with pytest.raises(OutdatedError):
+        ours.write("created.json", b"[2]")
+    assert ours.read_parsed("created.json", json.loads) == [1]
+    ours.write("created.json", b"[2]")
+    ours.write("created.json", b"[3]")
+    Store(settings).write("created.json", b"without having looked")
 
 
 def test_store_lists_keys_by_prefix(settings: Settings) -> None:

@@ -1,0 +1,91 @@
+"""The lease of a bucket: one pipeline at a time, and no clock is compared."""
+
+import json
+import logging
+import time
+from pathlib import Path
+
+import pytest
+
+from infra import lease
+from infra.errors import BusyError
+from infra.lease import LEASE, bucket_lease
+from infra.settings import Settings
+from infra.store import Store
+from tests.storage import delete, new_bucket
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture
+def store(storage_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A new bucket, and a lease that is renewed and becomes stale within seconds."""
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.2)
+    monkeypatch.setattr(lease, "STALE_SECONDS", 2.0)
+    monkeypatch.setattr(lease, "_POLL_SECONDS", 0.1)
+    return new_bucket(storage_url, tmp_path)
+
+
+def another(store: Store) -> Store:
+    """The same bucket in another pipeline."""
+    return Store(Settings(bucket=store.name, storage_emulator_host=store._client._connection.API_BASE_URL))
+
+
+def test_lease_refuses_a_second_pipeline_and_ends_with_the_first(store: Store, tmp_path: Path) -> None:
+    with bucket_lease(store, tmp_path / "one"):
+        with (
+            pytest.raises(BusyError, match=rf"using the bucket {store.name}: \S+/one, since 20\S+. Wait until it ends"),
+            bucket_lease(another(store), tmp_path / "two"),
+        ):
+            pass
+        assert json.loads(store.read(LEASE))["place"].endswith("/one")
+    with bucket_lease(another(store), tmp_path / "two"):
+        assert json.loads(store.read(LEASE))["place"].endswith("/two")
+    assert not store.exists(LEASE)
+
+
+def test_lease_of_the_same_workspace_is_taken_at_once(store: Store, tmp_path: Path) -> None:
+    with bucket_lease(store, tmp_path):
+        killed = store.read(LEASE)
+    store.write(LEASE, killed)
+    began = time.monotonic()
+    with bucket_lease(store, tmp_path):
+        assert time.monotonic() - began < 1, "nobody waits for a process that the workspace's lock excludes"
+
+
+def test_lease_that_is_not_renewed_is_taken_over(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with monkeypatch.context() as patch:
+        patch.setattr(lease, "RENEW_SECONDS", 3.0)  # cut off from the bucket for longer than a lease lives
+        cut_off = bucket_lease(another(store), tmp_path / "one")
+        cut_off.__enter__()
+    with bucket_lease(store, tmp_path / "two"):
+        assert "has not written for a minute" in caplog.text
+        deadline = time.monotonic() + 10
+        while "What this run writes may fail" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.1)
+        cut_off.__exit__(None, None, None)
+        assert "Another pipeline has taken over the bucket" in caplog.text
+        assert json.loads(store.read(LEASE))["place"].endswith("/two"), "the first pipeline leaves it alone"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]"])
+def test_lease_that_is_damaged_is_replaced(store: Store, content: bytes, tmp_path: Path) -> None:
+    store.write(LEASE, content)
+    with bucket_lease(store, tmp_path):
+        assert json.loads(store.read(LEASE))["place"].endswith(tmp_path.name)
+        delete(store, LEASE)
+        time.sleep(0.5)
+    assert not store.exists(LEASE)
+
+
+def test_lease_is_one_for_all_collections(settings: Settings, store: Store, tmp_path: Path) -> None:
+    films = Store(settings.model_copy(update={"bucket": store.name, "collection_name": "films"}))
+    with (
+        bucket_lease(store, tmp_path / "one"),
+        pytest.raises(BusyError),
+        bucket_lease(films, tmp_path / "two"),
+    ):
+        pass
