@@ -102,7 +102,9 @@ class Store:
         """The checksums of all objects that begin with `prefix`, by key, in the form of `crc32c_of_file`."""
         with google_errors(f"Listing {self.uri(prefix)}"):
             blobs = self._bucket.list_blobs(prefix=self.object_name(prefix), timeout=self._timeout, retry=self._retry)
-            checksums = {}
+            checksums: dict[str, str] = {}
+            for seen in [uri for uri in self._generations if uri.startswith(self.uri(prefix))]:
+                del self._generations[seen]  # it may have been deleted
             for blob in blobs:
                 key = str(blob.name).removeprefix(self._prefix)
                 checksums[key], self._generations[self.uri(key)] = str(blob.crc32c), int(blob.generation)
