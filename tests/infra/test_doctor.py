@@ -5,6 +5,7 @@ import json
 import shlex
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli import main
-from infra import disk
+from infra import disk, rights
 from infra.doctor import (
     check_disk,
     check_packages,
@@ -201,6 +202,23 @@ def test_project_without_billing_is_named(google: GoogleIam) -> None:
 def test_google_that_does_not_answer_is_named(google: GoogleIam) -> None:
     (found,) = problems(check_google_cloud(google_settings(), f"http://127.0.0.1:{free_port()}/{{api}}"))
     assert found.problem == "Google Cloud does not answer."
+
+
+@pytest.mark.parametrize("silent", ["tokens", "APIs"])
+def test_google_that_stays_silent_is_named_after_one_timeout(
+    silent: str, google: GoogleIam, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rights, "_TIMEOUT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        if silent == "tokens":
+            key_file.write_text(key_file.read_text().replace(f"{google.url}/token", f"{url}/token"))
+        started = time.monotonic()
+        (found,) = problems(
+            check_google_cloud(google_settings(), google.address if silent == "tokens" else f"{url}/{{api}}")
+        )
+    assert found.problem == "Google Cloud does not answer."
+    assert time.monotonic() - started < 1.4
 
 
 def test_settings_that_are_absent_are_named() -> None:
