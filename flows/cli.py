@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 # The ports of `up`, by service; 0 takes a free one.
 _PORTS = {"prefect": 4200, "mlflow": 5000, "tensorboard": 6006, "function": 8080, "page": 8000}
+_OWN_PACKAGES = ("flows", "tasks", "ml", "infra", "serving")
 _NO_PERMISSION = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -65,6 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has ended; without this Python prints an error at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in _OWN_PACKAGES:
+            raise
+        return _fail(f"This command needs {package}, which is not installed. Run `pip install '.[pipeline]'` first.")
     except OSError as error:
         if error.errno not in _NO_PERMISSION:
             raise
@@ -249,6 +256,9 @@ def _services(workspace: Path, collection: str) -> Iterator[None]:
 @contextmanager
 def _new_stack(workspace: Path, ports: Ports, collection: str) -> Iterator[Stack]:
     """A new stack, which stops at the end of the block. The function's port is that of the collection's function."""
+    for name in ("prefect", "mlflow"):
+        if find_spec(name) is None:  # its process would only say that it has ended
+            raise ModuleNotFoundError(name=name)
     settings = read_settings()
     services = "Prefect, MLflow, storage and the Cloud Run stand-in"
     if settings.cloud == "google":

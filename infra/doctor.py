@@ -37,8 +37,8 @@ def check_packages() -> Iterator[Check]:
     else:
         yield Check(name)
     lines = map(Requirement, project.get_all("Requires-Dist") or [])
-    requirements = [each for each in lines if not each.marker or each.marker.evaluate({"extra": ""})]
-    unmet = [str(each) for each in requirements if not _is_met(each)]
+    requirements = [each for each in lines if not each.marker or each.marker.evaluate({"extra": "pipeline"})]
+    unmet = [f"{each.name}{each.specifier}" for each in requirements if not _is_met(each)]
     problem = f"{counted(len(unmet), 'package')} missing or of another version: {', '.join(unmet)}." if unmet else ""
     yield Check(f"{counted(len(requirements), 'requirement')} of packages", problem, _INSTALL if unmet else "")
 

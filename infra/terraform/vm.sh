@@ -25,7 +25,7 @@ chmod +x /usr/local/bin/anime-genre
 git -C $app fetch --quiet origin '${repository_revision}'
 git -C $app checkout --quiet --force --detach FETCH_HEAD
 [ -d $app/.venv ] || python3 -m venv $app/.venv
-$app/.venv/bin/python -m pip install --quiet -c $app/infra/constraints.txt -e $app
+$app/.venv/bin/python -m pip install --quiet -c $app/infra/constraints.txt -e "$app[pipeline]"
 
 cp $app/infra/terraform/anime-genre.service /etc/systemd/system/
 systemctl daemon-reload
