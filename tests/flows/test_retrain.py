@@ -313,13 +313,14 @@ def test_damaged_champion_is_restored_in_a_new_revision(
     assert json.loads(store.read(f"deployments/{sha256}.json"))["figures"] == json.loads(deployment)["figures"]
 
 
-def test_champion_whose_image_is_damaged_gets_a_new_image_and_revision(
+def test_champion_whose_image_is_deleted_gets_a_new_image_and_revision(
     first_run, parameters: RetrainParameters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, sha256 = read_settings(), first_run[0].record.training.bundle_sha256
     before = CloudRun(settings).live(settings.service)
     for file in (settings.workspace / "cloud-run" / "images").glob("*/main.py"):
         file.write_bytes(b"")
+    (settings.workspace / "cloud-run" / "images.json").unlink()
     forget_loaded_model(before.name)
     monkeypatch.setattr("tasks.champion.request_prediction", partial(request_prediction, startup_seconds=1))
     summary = run_retrain(parameters)
