@@ -7,22 +7,18 @@ the build itself is read, as `gcloud run deploy --source` does.
 """
 
 import logging
-import time
 from typing import Any
 
-from google.api_core import exceptions as google_exceptions
-from google.api_core.retry import Retry, if_exception_type
 from google.auth.transport.requests import AuthorizedSession
 
-from infra.errors import DeploymentError, ServiceUnavailable, failure
-from infra.google import TEMPORARY, credentials, deployment_errors, google_errors
+from infra.errors import DeploymentError, failure
+from infra.google import call, credentials, deployment_errors, google_errors, poll
 from infra.revisions import Image
 from infra.settings import Settings, check_google
 from infra.source_zip import BASE_IMAGE, FUNCTION_TARGET
 
 REPOSITORY = "cloud-run-source-deploy"  # in Artifact Registry; `gcloud run deploy --source` uses the same one
-BUILD_TIMEOUT_SECONDS = 900.0
-_POLL_SECONDS = (0.25, 10.0)  # the first and the longest pause between two readings of a build
+TIMEOUT_SECONDS = 900.0
 _RUNNING = ("PENDING", "QUEUED", "WORKING")
 _DOING = "Building the function"
 
@@ -64,14 +60,20 @@ def build_image(settings: Settings, source_object: str, source_sha256: str) -> I
     with google_errors("Opening Cloud Build"):
         session = AuthorizedSession(credentials(settings))
     with session, deployment_errors(_DOING):
-        submitted = _call(session, "POST", f"{run}/v2/{parent}/builds:submit", settings, body)
+        submitted = call(session, "POST", f"{run}/v2/{parent}/builds:submit", settings, body)
         try:
             name = f"{parent}/builds/{submitted['buildOperation']['metadata']['build']['id']}"
         except (KeyError, TypeError) as error:
             raise DeploymentError(f"{_DOING} failed: the response of Cloud Run names no build.") from error
         if warning := submitted.get("baseImageWarning"):
             logger.warning("Cloud Build says about the base image: %s", warning)
-        build = _wait(session, f"{cloud_build}/v1/{name}", settings)
+        build = poll(
+            session,
+            f"{cloud_build}/v1/{name}",
+            settings,
+            lambda build: build["status"] not in _RUNNING,
+            TIMEOUT_SECONDS,
+        )
     if build["status"] != "SUCCESS":
         reason = (
             build.get("statusDetail") or build.get("failureInfo", {}).get("detail") or f"it ended: {build['status']}"
@@ -85,29 +87,3 @@ def build_account(settings: Settings) -> str | None:
     """The resource name of the build's service account; None for the project's default."""
     email = settings.build_service_account
     return email and f"projects/{settings.google_project}/serviceAccounts/{email}"
-
-
-def _wait(session: AuthorizedSession, address: str, settings: Settings) -> dict[str, Any]:
-    """Read a build until it has ended."""
-    read = Retry(predicate=if_exception_type(*TEMPORARY), timeout=settings.service_timeout_seconds)(_call)
-    deadline = time.monotonic() + BUILD_TIMEOUT_SECONDS
-    pause, longest = _POLL_SECONDS
-    while (build := read(session, "GET", address, settings))["status"] in _RUNNING:
-        if time.monotonic() > deadline:
-            reason = f"it took more than {BUILD_TIMEOUT_SECONDS:.0f} s"
-            log = f"See its log, {build.get('logUrl', address)}."
-            raise failure(ServiceUnavailable, f"{_DOING} failed", reason, "Start the run again.", log)
-        time.sleep(pause)
-        pause = min(pause * 1.5, longest)
-    return build
-
-
-def _call(
-    session: AuthorizedSession, method: str, address: str, settings: Settings, body: object = None
-) -> dict[str, Any]:
-    """Send a request and return the decoded response. Raises the exceptions of `google.api_core` for an error."""
-    response = session.request(method, address, json=body, timeout=settings.service_timeout_seconds)
-    if not response.ok:
-        raise google_exceptions.from_http_response(response)
-    content: dict[str, Any] = response.json()
-    return content

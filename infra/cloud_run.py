@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from google.api_core import exceptions as google_exceptions
-from google.api_core.future.polling import DEFAULT_POLLING
+from google.auth.transport.requests import AuthorizedSession
 from google.cloud import run_v2
 from google.cloud.run_v2.services.revisions.transports import RevisionsRestTransport
 from google.cloud.run_v2.services.services.transports import ServicesRestTransport
@@ -20,7 +20,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from infra.cloud_build import build_account
 from infra.errors import DeploymentError, InfraError, NotFound, failure
-from infra.google import credentials, deployment_errors, google_errors
+from infra.google import credentials, deployment_errors, google_errors, poll
 from infra.revisions import (
     CANDIDATE,
     DEFAULT_RESOURCES,
@@ -42,7 +42,6 @@ from infra.settings import Settings, check_google
 
 CHECKED_REVISION = "checked-revision"  # annotation of a service: the last revision that passed its check
 DEPLOY_TIMEOUT_SECONDS = 300.0
-_POLL_SECONDS = (0.25, 10.0)  # the first and the longest pause between two polls of an operation
 
 logger = logging.getLogger("infra")
 
@@ -60,7 +59,8 @@ class CloudRun:
         self._parent = f"projects/{settings.google_project}/locations/{settings.google_region}"
         self._settings = settings
         self._timeout = settings.service_timeout_seconds
-        address = urlsplit(settings.cloud_run_endpoint or "https://run.googleapis.com")
+        self._endpoint = settings.cloud_run_endpoint or "https://run.googleapis.com"
+        address = urlsplit(self._endpoint)
         if not settings.cloud_run_endpoint:
             check_google(settings)
         with google_errors("Opening Cloud Run"):
@@ -69,6 +69,7 @@ class CloudRun:
                 "url_scheme": address.scheme,
                 "credentials": credentials(settings),
             }
+            self._session = AuthorizedSession(options["credentials"])
             self._services = run_v2.ServicesClient(transport=ServicesRestTransport(**options))
             self._revisions = run_v2.RevisionsClient(transport=RevisionsRestTransport(**options))
 
@@ -156,7 +157,7 @@ class CloudRun:
                 operation = self._services.delete_service(name=self._service_name(service), timeout=self._timeout)
             except google_exceptions.NotFound:
                 return
-            operation.result(timeout=DEPLOY_TIMEOUT_SECONDS)
+            self._wait(operation)
 
     def live(self, service: str) -> Revision | None:
         """The revision of `traffic`; None if there is none."""
@@ -213,11 +214,11 @@ class CloudRun:
 
     def _create(self, service: str, wanted: run_v2.Service) -> run_v2.Service:
         """Create a service and wait until it is ready."""
-        return _deployed(
-            self._services.create_service(
-                parent=self._parent, service=wanted, service_id=service, timeout=self._timeout
-            )
+        operation = self._services.create_service(
+            parent=self._parent, service=wanted, service_id=service, timeout=self._timeout
         )
+        self._wait(operation)
+        return self._ready_service(service)
 
     def _update(self, wanted: run_v2.Service, fields: list[str]) -> run_v2.Service:
         """Update these fields of a service and wait until it is ready.
@@ -226,11 +227,11 @@ class CloudRun:
         the service is read again, because the traffic may have moved all the same: it does after a failed revision.
         """
         try:
-            return _deployed(
-                self._services.update_service(
-                    service=wanted, update_mask=FieldMask(paths=fields), timeout=self._timeout
-                )
+            operation = self._services.update_service(
+                service=wanted, update_mask=FieldMask(paths=fields), timeout=self._timeout
             )
+            self._wait(operation)
+            return self._ready_service(wanted.name.rpartition("/")[2])
         except Exception as error:
             with suppress(InfraError):
                 found = self._find_service(wanted.name.rpartition("/")[2])
@@ -239,15 +240,26 @@ class CloudRun:
                     return found
             raise
 
+    def _wait(self, started: Any) -> None:
+        """Wait until an operation is done, and raise its error.
 
-def _deployed(operation: Any) -> run_v2.Service:
-    """The service that an operation leaves. Raises DeploymentError if it is not ready."""
-    first, longest = _POLL_SECONDS
-    service: run_v2.Service = operation.result(
-        timeout=DEPLOY_TIMEOUT_SECONDS, polling=DEFAULT_POLLING.with_delay(first, longest)
-    )
-    condition = service.terminal_condition
-    if condition.state == run_v2.Condition.State.CONDITION_FAILED:
-        what = f"The service {service.name.rpartition('/')[2]} is not ready"
-        raise failure(DeploymentError, what, condition.message, "See the log of its last revision.")
-    return service
+        It is read as plain JSON. Google's client fails if the operation contains a service with a field that is newer
+        than the client.
+        """
+        address = f"{self._endpoint}/v2/{started.operation.name}"
+        operation = poll(self._session, address, self._settings, lambda read: "done" in read, DEPLOY_TIMEOUT_SECONDS)
+        if error := operation.get("error"):
+            raise google_exceptions.from_grpc_status(error["code"], error.get("message", ""))
+
+    def _ready_service(self, service: str) -> run_v2.Service:
+        """A service as an operation left it.
+
+        Raises:
+            DeploymentError: it is not ready, or another tool has deleted it.
+        """
+        found = self._find_service(service)
+        if found is None or found.terminal_condition.state == run_v2.Condition.State.CONDITION_FAILED:
+            reason = found.terminal_condition.message if found else "it does not exist any more"
+            what = f"The service {service} is not ready"
+            raise failure(DeploymentError, what, reason, "See the log of its last revision.")
+        return found

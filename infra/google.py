@@ -1,14 +1,18 @@
 """What the clients of Google share: credentials, and this project's errors, which say whether a retry may help."""
 
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import google.auth
 import requests
 from google.api_core import exceptions as google_exceptions
+from google.api_core.retry import Retry, if_exception_type
 from google.auth import exceptions as auth_exceptions
 from google.auth.credentials import Credentials
+from google.auth.transport.requests import AuthorizedSession
 from google.cloud.storage.exceptions import DataCorruption
 
 from infra.errors import ConfigurationError, DeploymentError, NotFound, ServiceUnavailable, failure
@@ -31,6 +35,8 @@ _REFUSED = (
     auth_exceptions.RefreshError,
 )
 
+Json = dict[str, Any]
+_POLL_SECONDS = (0.25, 10.0)  # the first and the longest pause between two readings of a resource
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 
 
@@ -63,6 +69,34 @@ def google_credentials() -> Credentials:
     """Google's application default credentials. Raises DefaultCredentialsError if there are none."""
     found: Credentials = google.auth.default(scopes=_SCOPES)[0]
     return found
+
+
+def call(session: AuthorizedSession, method: str, address: str, settings: Settings, body: Json | None = None) -> Json:
+    """Send a request and return the decoded response. Raises the exceptions of `google.api_core` for an error."""
+    response = session.request(method, address, json=body, timeout=settings.service_timeout_seconds)
+    if not response.ok:
+        raise google_exceptions.from_http_response(response)
+    content: Json = response.json()
+    return content
+
+
+def poll(
+    session: AuthorizedSession, address: str, settings: Settings, is_done: Callable[[Json], bool], seconds: float
+) -> Json:
+    """Read a resource until it is done. Temporary errors are retried.
+
+    Raises:
+        TimeoutError: it is not done within `seconds`.
+    """
+    read = Retry(predicate=if_exception_type(*TEMPORARY), timeout=settings.service_timeout_seconds)(call)
+    deadline = time.monotonic() + seconds
+    pause, longest = _POLL_SECONDS
+    while not is_done(content := read(session, "GET", address, settings)):
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(pause)
+        pause = min(pause * 1.5, longest)
+    return content
 
 
 @contextmanager

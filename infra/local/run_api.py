@@ -318,8 +318,11 @@ def _to_json(message: Any) -> dict[str, Any]:
 
 
 def _as_any(service: run_v2.Service) -> dict[str, Any]:
-    """A service as the metadata and the response of an operation contain it."""
-    return {"@type": "type.googleapis.com/google.cloud.run.v2.Service", **_to_json(service)}
+    """A service as the metadata and the response of an operation contain it.
+
+    Google adds fields that a client's version does not know. Clients must ignore them.
+    """
+    return {"@type": "type.googleapis.com/google.cloud.run.v2.Service", **_to_json(service), "fieldOfTomorrow": True}
 
 
 def _check(broken: str | None) -> None:
