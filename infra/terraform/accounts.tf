@@ -103,3 +103,25 @@ resource "google_cloud_run_v2_service_iam_member" "visitor" {
   role     = "roles/run.invoker"
   member   = each.value
 }
+
+# People reach the VM through a tunnel, log in, and use the account that is attached to it.
+resource "google_project_iam_member" "tunnel" {
+  for_each = var.administrators
+  project  = var.project
+  role     = "roles/iap.tunnelResourceAccessor"
+  member   = each.value
+}
+
+resource "google_project_iam_member" "login" {
+  for_each = var.administrators
+  project  = var.project
+  role     = "roles/compute.osAdminLogin"
+  member   = each.value
+}
+
+resource "google_service_account_iam_member" "administrator" {
+  for_each           = var.administrators
+  service_account_id = google_service_account.account["pipeline"].name
+  role               = "roles/iam.serviceAccountUser"
+  member             = each.value
+}

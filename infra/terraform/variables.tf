@@ -95,6 +95,15 @@ variable "callers" {
   }
 }
 
+variable "administrators" {
+  description = "Who may log in to the VM and act there as the pipeline, such as user:me@example.org."
+  type        = set(string)
+  validation {
+    condition     = alltrue([for member in var.administrators : can(regex("^(user|group):", member))])
+    error_message = "Each administrator begins with user: or group:."
+  }
+}
+
 variable "page_visitors" {
   description = "Who may open the page. [\"allUsers\"] makes it public."
   type        = set(string)
