@@ -173,7 +173,7 @@ def test_candidate_is_reused_if_nothing_differs_and_reuse_is_allowed(client: Clo
 
 
 def test_redeployment_keeps_what_others_have_set_in_the_service(
-    image: Image, run_settings: Settings, storage_url: str, tmp_path: Path, endpoint: str
+    run_settings: Settings, storage_url: str, tmp_path: Path
 ) -> None:
     """As in a service that Terraform made: account, VPC, secret, labels, instances, probe, volume, sidecar."""
     parent = f"projects/{run_settings.google_project}/locations/{run_settings.google_region}"
@@ -224,8 +224,11 @@ def test_redeployment_keeps_what_others_have_set_in_the_service(
     state.parent.mkdir(parents=True)
     state.write_text(json.dumps({"service": service, "revisions": [revision], "ports": {}}))
     with run_api(tmp_path / "state", storage_url) as (address, _):
-        settings = run_settings.model_copy(update={"cloud_run_endpoint": address})
-        build_image(settings, "functions/source.zip", "5" * 64)
+        builder = "builder@test-project.iam.gserviceaccount.com"
+        changes = {"cloud_run_endpoint": address, "build_service_account": builder}
+        settings = run_settings.model_copy(update=changes)
+        Store(settings).write("functions/theirs.zip", zip_of(SOURCE))
+        image = build_image(settings, "functions/theirs.zip", "5" * 64)
         client = CloudRun(settings)
         assert client.live("theirs") is None, "a placeholder is no model"
         candidate = client.deploy_candidate("theirs", image, {"BUNDLE_SHA256": "one"}, source="gs://bucket/source.zip")
@@ -235,12 +238,18 @@ def test_redeployment_keeps_what_others_have_set_in_the_service(
         again = client.deploy_candidate("theirs", image, {"BUNDLE_SHA256": "one"}, source="gs://bucket/source.zip")
         assert again.name == candidate.name
         account = {"function_service_account": "other@test-project.iam.gserviceaccount.com"}
-        moved = CloudRun(settings.model_copy(update=account)).deploy_candidate(
-            "theirs", image, {"BUNDLE_SHA256": "one"}
-        )
+        client = CloudRun(settings.model_copy(update=account))
+        moved = client.deploy_candidate("theirs", image, {"BUNDLE_SHA256": "one"}, source="gs://bucket/source.zip")
         assert moved.name != candidate.name
         after = requests.get(f"{address}/v2/{name}", headers=AUTHORIZATION, timeout=30).json()
-    assert after["buildConfig"]["functionTarget"] == "predict"
+    runtime = f"{run_settings.google_region}-docker.pkg.dev/serverless-runtimes/google-22/runtimes/python313"
+    assert after["buildConfig"] == {
+        "functionTarget": "predict",
+        "baseImage": "python313",
+        "enableAutomaticUpdates": True,
+        "sourceLocation": "gs://bucket/source.zip",
+        "serviceAccount": f"projects/{run_settings.google_project}/serviceAccounts/{builder}",
+    }
     assert after["template"].pop("serviceAccount") == account["function_service_account"]
     assert after["template"]["annotations"].pop("source-sha256") == image.source_sha256
     assert after["annotations"].pop("checked-revision") == candidate.name
@@ -248,6 +257,8 @@ def test_redeployment_keeps_what_others_have_set_in_the_service(
     expected_sidecar, expected = template["containers"]
     del template["serviceAccount"], template["timeout"], template["containers"]
     names = {"BUNDLE_SHA256", "DATASET_DATE"}
+    assert (function["image"], function["baseImageUri"]) == (image.address, runtime)
+    assert function["resources"]["cpuIdle"] and function["startupProbe"]["httpGet"] == {"path": "/health"}
     assert [each for each in expected.pop("env") if each["name"] not in names] == function["env"][:2]
     del expected["image"]
     assert sidecar == expected_sidecar
