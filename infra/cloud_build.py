@@ -7,6 +7,7 @@ the build itself is read, as `gcloud run deploy --source` does.
 """
 
 import logging
+import re
 from typing import Any
 
 from google.auth.transport.requests import AuthorizedSession
@@ -78,7 +79,15 @@ def build_image(settings: Settings, source_object: str, source_sha256: str) -> I
         reason = (
             build.get("statusDetail") or build.get("failureInfo", {}).get("detail") or f"it ended: {build['status']}"
         )
-        raise failure(DeploymentError, f"{_DOING} failed", reason, f"See its log, {build.get('logUrl', name)}.")
+        details = ""
+        if re.search("permission|access|denied|forbidden", reason, re.IGNORECASE):
+            account = settings.build_service_account or "ACCOUNT"
+            details = (
+                f"{reason}\nIf the build's account lacks rights: gcloud projects add-iam-policy-binding "
+                f"{settings.google_project} --member=serviceAccount:{account} --role=roles/run.builder"
+            )
+        log = f"See its log, {build.get('logUrl', name)}."
+        raise failure(DeploymentError, f"{_DOING} failed", reason, log, details)
     (built,) = build["results"]["images"]
     return Image(f"{repository}@{built['digest']}", source_sha256, submitted.get("baseImageUri", ""))
 

@@ -109,7 +109,13 @@ class CloudRun:
         numbers = [int(each.name.removeprefix(prefix)) for each in same]
         name = ready.name if ready else f"{prefix}{max(numbers, default=0) + 1}"
 
-        with deployment_errors(f"Deploying {name}"):
+        # Google tells only that the startup probe failed. The function's log has the reason.
+        hint = (
+            "If its log says storage_forbidden: gcloud storage buckets add-iam-policy-binding "
+            f"gs://{self._settings.bucket} --member=serviceAccount:{template.service_account or 'ACCOUNT'} "
+            "--role=roles/storage.objectViewer"
+        )
+        with deployment_errors(f"Deploying {name}", hint):
             fields = ["traffic"]
             if ready is None:
                 template.revision = name

@@ -131,10 +131,11 @@ def google_errors(doing: str) -> Iterator[None]:
 
 
 @contextmanager
-def deployment_errors(doing: str) -> Iterator[None]:
+def deployment_errors(doing: str, hint: str = "") -> Iterator[None]:
     """Like `google_errors`; other errors of Cloud Run and Cloud Build become DeploymentError.
 
-    A conflict means that another deployment came first. A retry reads its result.
+    A conflict means that another deployment came first. A retry reads its result. `hint` is a part of the details of a
+    DeploymentError.
     """
     try:
         with google_errors(doing):
@@ -145,7 +146,8 @@ def deployment_errors(doing: str) -> Iterator[None]:
         what = f"{doing} conflicts with another deployment"
         raise failure(ServiceUnavailable, what, reason_of(error), "Start the run again.") from error
     except google_exceptions.GoogleAPICallError as error:
-        raise failure(DeploymentError, f"{doing} failed", reason_of(error)) from error
+        details = "\n".join(filter(None, (reason_of(error), hint)))
+        raise failure(DeploymentError, f"{doing} failed", reason_of(error), details=details) from error
 
 
 def reason_of(error: Exception) -> str:

@@ -293,8 +293,9 @@ def test_revision_that_does_not_start_is_named_and_traffic_stays(client: CloudRu
     live = client.send_traffic("stays", good.name)
     broken = {"BUNDLE_SHA256": "bad", "MODEL_VERSION": "broken"}
     for attempt in (1, 2):
-        with pytest.raises(DeploymentError, match=rf"-{attempt}' is not ready .* this revision is broken"):
+        with pytest.raises(DeploymentError, match=rf"-{attempt}' is not ready .* this revision is broken") as caught:
             client.deploy_candidate("stays", image, broken)
+        assert "add-iam-policy-binding gs://test-bucket" in caught.value.details
     assert client.live("stays") == live
     assert bundle_at(live.url) == "good"
     assert [revision.ready for revision in client.revisions("stays")] == [False, False, True]
@@ -331,6 +332,25 @@ def test_build_of_an_invalid_source_fails_with_the_reason_and_the_address_of_its
     log = f"{run_settings.cloud_run_endpoint}/v1/projects/.*/locations/.*/builds/"
     with pytest.raises(DeploymentError, match=f"{message}. See its log, {log}"):
         build_image(run_settings, "functions/bad.zip", "8" * 64)
+
+
+def test_build_account_without_rights_is_named_with_the_command_that_grants_them(
+    settings: Settings, serve: Serve
+) -> None:
+    reason = "builder@example.iam.gserviceaccount.com does not have storage.objects.get access to the source"
+    build = {"id": "1", "status": "FAILURE", "statusDetail": reason, "logUrl": "https://console.example.org/1"}
+    url, _ = serve((200, {"buildOperation": {"name": "1", "metadata": {"build": {"id": "1"}}}}), (200, build))
+    token = SecretStr(TOKEN)
+    changes = {
+        "cloud_run_endpoint": url,
+        "cloud_run_token": token,
+        "build_service_account": "builder@example.iam.gserviceaccount.com",
+    }
+    with pytest.raises(DeploymentError, match="See its log, https://console") as caught:
+        build_image(settings.model_copy(update=changes), "object", "5" * 64)
+    assert "--member=serviceAccount:builder@example.iam.gserviceaccount.com --role=roles/run.builder" in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize(
