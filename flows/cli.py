@@ -23,6 +23,7 @@ from infra.local.processes import Processes, claim_port, free_port
 from infra.local.stack import Ports, Stack, local_stack, prepare_workspace, running_stack_environment
 from infra.settings import (
     BUILT_IN_COLLECTION,
+    MAIN_COLLECTION,
     Settings,
     check_cloud,
     check_google,
@@ -141,6 +142,20 @@ def parser() -> argparse.ArgumentParser:
     add_settings(reparse, DriftLimits)
     reparse.set_defaults(run=_reparse)
 
+    rollback = commands.add_parser("rollback", help="serve an earlier model again, and hold it")
+    _add_live(rollback)
+    rollback.add_argument("--to", metavar="VERSION", help="version in MLflow; default: the one before the live one")
+    rollback.set_defaults(run=_rollback)
+
+    promote = commands.add_parser("promote", help="serve a version that was live before, and end a hold")
+    _add_live(promote)
+    promote.add_argument("version", metavar="VERSION", help="version in MLflow")
+    promote.set_defaults(run=_promote)
+
+    history = commands.add_parser("history", help="list what went live, when and why")
+    _add_live(history)
+    history.set_defaults(run=_history)
+
     doctor = commands.add_parser("doctor", help="check what is missing here and on Google Cloud, and how to mend it")
     _add_workspace(doctor)
     doctor.add_argument(
@@ -171,6 +186,11 @@ def _positive(text: str) -> float:
 def _add_site(parser: argparse.ArgumentParser) -> None:
     _add_workspace(parser)
     _add_parameters(parser, "seasons", "site_url", "source")
+
+
+def _add_live(parser: argparse.ArgumentParser) -> None:
+    _add_workspace(parser)
+    parser.add_argument("--collection", default=MAIN_COLLECTION, help="whose model it is. Default: %(default)s.")
 
 
 def _add_parameters(parser: argparse.ArgumentParser, *names: str) -> None:
@@ -412,6 +432,27 @@ def _reparse(args: argparse.Namespace) -> None:
     from tasks.catalogue.configuration import DriftLimits
 
     run_reparse(args.workspace, read_options(args, DriftLimits))
+
+
+def _rollback(args: argparse.Namespace) -> None:
+    with _services(args.workspace, args.collection):
+        from flows.rollback import run_rollback
+
+        run_rollback(args.collection, args.to)
+
+
+def _promote(args: argparse.Namespace) -> None:
+    with _services(args.workspace, args.collection):
+        from flows.rollback import run_promote
+
+        run_promote(args.collection, args.version)
+
+
+def _history(args: argparse.Namespace) -> None:
+    with _services(args.workspace, args.collection):
+        from flows.rollback import show_history
+
+        show_history(args.collection)
 
 
 def _doctor(args: argparse.Namespace) -> int:

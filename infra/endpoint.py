@@ -1,7 +1,7 @@
 """The client of the deployed function. It authenticates as a caller with the role `run.invoker`."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
@@ -63,6 +63,18 @@ def request_prediction(
     return _request(url, poster_name, _authorization(url, caller), startup_seconds)
 
 
+def served_bundle(url: str, caller: str | None = None) -> str:
+    """The sha256 of the bundle that the function at `url` serves. Arguments and errors are those above."""
+    headers = _authorization(url, caller)
+    response = _response(
+        url, lambda: requests.get(f"{url}/health", headers=headers, timeout=REQUEST_TIMEOUT_SECONDS), STARTUP_SECONDS
+    )
+    try:
+        return str(response.json()["model"]["sha256"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise DeploymentError(f"The service at {url} does not say which model it serves. {_ADDRESS}") from error
+
+
 def request_predictions(
     url: str, poster_names: Sequence[str], caller: str | None = None
 ) -> list[dict[str, Any] | None]:
@@ -83,15 +95,23 @@ def request_predictions(
 
 
 def _request(url: str, poster_name: str, headers: Mapping[str, str], startup_seconds: float) -> dict[str, Any]:
+    def send() -> requests.Response:
+        return requests.post(url, json={"name": poster_name}, headers=headers, timeout=REQUEST_TIMEOUT_SECONDS)
+
+    return _prediction(url, _response(url, send, startup_seconds))
+
+
+def _response(url: str, send: Callable[[], requests.Response], startup_seconds: float) -> requests.Response:
+    """The successful response to a request, which is repeated while the function starts."""
     deadline = time.monotonic() + startup_seconds
     while True:
         try:
-            response = requests.post(url, json={"name": poster_name}, headers=headers, timeout=REQUEST_TIMEOUT_SECONDS)
+            response = send()
         except (requests.ConnectionError, requests.Timeout) as error:
             reason = f"there is no response ({type(error).__name__})"
         else:
             if response.ok:
-                return _prediction(url, response)
+                return response
             code, reason = _code_and_reason(response)
             # The function cannot recover from an invalid bundle. Other server errors may be temporary.
             if code == "bundle_error":

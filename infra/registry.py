@@ -300,6 +300,12 @@ class Registry:
         )
         return _version(versions[0]) if versions else None
 
+    @_retried("Reading a version of the model")
+    def bundle_of(self, version: str) -> str:
+        """The sha256 of a version's bundle. Raises NotFound if there is no such version."""
+        tags: dict[str, str] = self._client.get_model_version(self._name, version).tags
+        return tags.get("bundle_sha256", "")
+
     def champion(self) -> ModelVersion | None:
         """The version with the alias `champion`, or None."""
         try:

@@ -80,6 +80,11 @@ def restore_deployment(settings: Settings, store: Store, registry: Registry, cha
     logger.warning("The deployment record of %s was missing or damaged, and is written again.", champion.name)
 
 
+def has_deployment(store: Store, bundle_sha256: str) -> bool:
+    """Whether a bundle has ever been live."""
+    return store.exists(_key(bundle_sha256))
+
+
 def _is_intact(store: Store, sha256: str) -> bool:
     try:
         record = json.loads(store.read(_key(sha256)))

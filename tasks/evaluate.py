@@ -37,7 +37,8 @@ from tasks.champion import (
 from tasks.crawl.mirror import poster_key
 from tasks.preprocess import fetch_dataset, read_training_ids
 from tasks.records import DatasetRecord, EvaluationRecord, KnownPoster, Promotion, ScoreRecord, TrainingRecord
-from tasks.step import step
+from tasks.rollouts import lift_hold, read_hold
+from tasks.step import is_scheduled, step
 
 _KNOWN_POSTERS = 3
 
@@ -77,7 +78,13 @@ def evaluate(dataset: DatasetRecord, training: TrainingRecord, promotion: Promot
     )
     gate = verdict(training.bundle_sha256, challenger, champion, state, decide_by_gate)
     promote, reason = gate.promote, gate.reason
-    if promotion != "by_gate" and not (champion and champion.bundle_sha256 == training.bundle_sha256):
+    hold = read_hold(store)
+    if hold and promotion == "always" and not is_scheduled():
+        lift_hold(store)
+        hold = None
+    if hold and promotion != "never":
+        promote, reason = False, f"{reason} {hold.sentence}" if promote else reason
+    elif promotion != "by_gate" and not (champion and champion.bundle_sha256 == training.bundle_sha256):
         promote = promotion == "always"
         reason = f"{reason} For this run the setting is promote: {promotion}."
 

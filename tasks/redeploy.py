@@ -34,7 +34,8 @@ from tasks.records import (
     ModelRecord,
 )
 from tasks.register import BETTER_THAN_CHAMPION
-from tasks.step import step
+from tasks.rollouts import name_of, read_hold, record_rollout
+from tasks.step import run_name, step
 
 logger = logging.getLogger("tasks")
 _TOLERANCE = 1e-3  # of a probability; the function may run on another CPU than this process
@@ -62,8 +63,11 @@ def redeploy(
     }
     folder = fetch_bundle(store, registry, settings.folder, model.bundle_sha256, model.run_id)
     candidate = _deploy_candidate(settings, environment, folder, evaluation.known_posters)
-    write_deployment(store, CloudRun(settings).live(settings.service), dataset, evaluation, model)
-    record = _send_traffic(settings, candidate)
+    if hold := read_hold(store):  # written since the comparison
+        raise DeploymentError(hold.sentence)
+    live = CloudRun(settings).live(settings.service)
+    write_deployment(store, live, dataset, evaluation, model)
+    record = _send_traffic(settings, candidate, live, "redeploy", evaluation.reason)
     registry.set_champion(model.version)
     registry.tag_version(model.version, {BETTER_THAN_CHAMPION: str(evaluation.passed_gate).lower()})
     return record
@@ -92,7 +96,8 @@ def redeploy_champion(dataset: DatasetRecord, evaluation: EvaluationRecord) -> D
         image = champion.revision.image
     # A running revision remembers that its bundle was damaged, so a ready one is not used again.
     candidate = _deploy_candidate(settings, environment, folder, evaluation.known_posters, image, reuse=False)
-    return _send_traffic(settings, candidate)
+    reason = str(evaluation.redeploy_champion)
+    return _send_traffic(settings, candidate, champion.revision, "redeploy champion", reason)
 
 
 def _deploy_candidate(
@@ -137,10 +142,12 @@ def _deploy_candidate(
         return deploy(built, reuse=False)
 
 
-def _send_traffic(settings: Settings, candidate: Revision) -> DeploymentRecord:
+def _send_traffic(
+    settings: Settings, candidate: Revision, before: Revision | None, what: str, reason: str
+) -> DeploymentRecord:
     live = CloudRun(settings).send_traffic(settings.service, candidate.name)
-    name = version_name(live.environment.get("MODEL_VERSION", ""), live.environment.get("BUNDLE_SHA256", ""))
-    show_link("function", str(live.url), f"The function with {name}")
+    record_rollout(Store(settings), what, f"run {run_name()}", name_of(before) if before else None, live, reason)
+    show_link("function", str(live.url), f"The function with {name_of(live)}")
     return DeploymentRecord(url=str(live.url), revision=live.name)
 
 

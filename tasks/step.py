@@ -11,7 +11,9 @@ from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from infra.disk import disk_errors
@@ -122,6 +124,17 @@ def retried(work: Callable[[], Record]) -> Record:
             logger.warning("%s It is retried in %g s.", error, wait_seconds)
             time.sleep(wait_seconds)
     return on_disk()
+
+
+def run_name() -> str:
+    """The name of the flow run."""
+    return str(flow_run.name)
+
+
+def is_scheduled() -> bool:
+    """Whether a schedule started the flow run, not a person."""
+    with get_client(sync_client=True) as client:
+        return bool(client.read_flow_run(flow_run.id).auto_scheduled)
 
 
 def reused(record: Record, what: str) -> Record:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,11 @@ from rich.console import Console
 
 from flows.parameters import RetrainParameters
 from flows.retrain import retrain
+from flows.rollback import run_promote, run_rollback, show_history
 from flows.summary import RunSummary, recorded_steps, run_retrain, show_predictions
 from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction
-from infra.errors import DeploymentError
+from infra.errors import DeploymentError, NotFound
 from infra.files import sha256_of
 from infra.local.processes import Processes
 from infra.local.stack import Stack
@@ -46,6 +48,7 @@ from tasks.preprocess import fetch_dataset
 from tasks.records import BundleRecord
 from tasks.redeploy import redeploy
 from tasks.register import register_champion_again
+from tasks.rollouts import read_hold, read_rollouts
 from tests.faults import Fault, fault_proxy
 from tests.flows.conftest import TITLES
 from tests.storage import delete
@@ -491,6 +494,48 @@ def test_version_numbers_that_begin_again_are_told_apart_by_the_bundle(
         registered = client.get_model_version(name, model.version)
         assert registered.tags["bundle_sha256"] == model.bundle_sha256
         assert f"Bundle: {model.bundle_sha256[:8]}" in registered.description
+
+
+def test_rollback_keeps_the_earlier_model_live_until_a_person_wants_another(
+    first_run, parameters: RetrainParameters, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, registry, first = read_settings(), Registry(read_settings()), first_run[0].record.training.bundle_sha256
+    store, collection = Store(settings), settings.collection
+    other = parameters.model_copy(update={"train": replace(parameters.train, epochs=1), "promote": "always"})
+    second = run_retrain(other).record.training.bundle_sha256
+    versions = {sha256: registry.version_of(sha256).version for sha256 in (first, second)}
+
+    def is_live(sha256: str) -> bool:
+        return is_answered_by(sha256, first_run) and registry.champion().tags["bundle_sha256"] == sha256
+
+    assert is_live(second)
+    run_rollback(collection, None)
+    assert f"version {versions[first]} ({first[:8]}) is live again, instead of version" in capsys.readouterr().out
+    assert is_live(first) and not CloudRun(settings).traffic(settings.service).moved
+    with pytest.raises(NotFound, match="No earlier model than version"):
+        run_rollback(collection, None)
+    with pytest.raises(NotFound):
+        run_rollback(collection, "99")
+    run_rollback(collection, versions[second])
+    assert is_live(second)
+    kept = run_retrain(parameters)
+    assert kept.record.evaluation.passed_gate and kept.record.deployment is None
+    assert "A person chose version" in kept.message and "so nothing replaces it until" in kept.message
+    assert is_live(second)
+
+    run_promote(collection, versions[first])
+    assert is_live(first) and read_hold(store) is None
+    run_rollback(collection, versions[second])
+    run_retrain(parameters.model_copy(update={"promote": "always"}))
+    assert is_live(first) and read_hold(store) is None, "a person's run lifts the hold"
+
+    rollouts = read_rollouts(store)
+    assert [each.what for each in rollouts][-6:] == [
+        *("redeploy", "rollback", "rollback", "promote", "rollback", "redeploy")
+    ]
+    assert all(one.after == other.before for one, other in pairwise(rollouts[-6:]))
+    show_history(collection)
+    assert "What went live, myanimelist" in capsys.readouterr().out
 
 
 def test_poster_with_another_hash_is_fetched_from_the_bucket(first_run, tmp_path) -> None:
