@@ -15,6 +15,8 @@ from PIL import Image
 from tests.faulty_site import FaultySite, faulty_site
 from tests.serving.conftest import write_bundle
 
+pytestmark = pytest.mark.stack
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

@@ -25,7 +25,6 @@ from infra.errors import ConfigurationError, ServiceUnavailable
 from infra.local.processes import free_port
 from infra.rights import Check, check_google_cloud, require_google_cloud
 from infra.settings import Settings
-from ml.networks.weights import is_downloaded
 from tests.certificates import certificate_for_localhost, pem
 from tests.infra.google_iam import BUCKET, NUMBER, PROJECT, REPOSITORY, SERVICE, GoogleIam, google_iam
 
@@ -325,7 +324,10 @@ def file_server(tmp_path: Path) -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.train
 def test_weights_are_in_the_workspace_or_can_be_downloaded(tmp_path: Path, file_server: str) -> None:
+    from ml.networks.weights import is_downloaded  # it imports torch
+
     name = f"net-{hashlib.sha256(b'weights').hexdigest()[:8]}.pth"
     workspace, url = tmp_path / "workspace", f"{file_server}/{name}"
     workspace.mkdir()
@@ -341,6 +343,7 @@ def test_weights_are_in_the_workspace_or_can_be_downloaded(tmp_path: Path, file_
     assert check_weights("net", gone, is_downloaded(gone, workspace)).problem == ""
 
 
+@pytest.mark.train
 def test_servers_that_do_not_answer_are_named(
     tmp_path: Path, file_server: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
