@@ -73,9 +73,7 @@ ID_TOKENS = Right(
 )
 CREATE_SERVICE = Right("create the function", "roles/run.developer", ("run.services.create",))
 SERVICE_RIGHTS = (
-    Right(
-        "deploy the function", "roles/run.developer", ("run.services.get", "run.services.update", "run.revisions.list")
-    ),
+    Right("deploy the function", "roles/run.developer", ("run.services.get", "run.services.update")),
     Right("call the function", "roles/run.invoker", ("run.routes.invoke",)),
 )
 
@@ -106,6 +104,7 @@ class Refused(Exception):
         self.reason = reasons[0] if reasons else ""
         self.missing = response.status_code == 404
         self.denied = response.status_code == 403
+        self.invalid = response.status_code == 400
         self.temporary = response.status_code == 429 or response.status_code >= 500
         self.api_disabled = self.reason in ("SERVICE_DISABLED", "accessNotConfigured")
 
@@ -340,14 +339,16 @@ def _exists(cloud: GoogleCloud, api: str, path: str) -> bool:
 
 
 def _check_right(cloud: GoogleCloud, api: str, resource: str, right: Right, missing_is_denied: bool = False) -> Check:
+    shown = f"gs://{resource}" if api == "storage" else resource.rpartition("/")[2]
+    name = f"Right to {right.purpose}: {shown}"
     try:
         granted = cloud.granted(api, resource, right.permissions)
     except Refused as error:
+        if error.invalid:  # the deployment itself will say whether the right is missing
+            return Check(f"{name}. This could not be checked: {error}")
         if not error.denied and not (error.missing and missing_is_denied):
             raise
         granted = set()
-    shown = f"gs://{resource}" if api == "storage" else resource.rpartition("/")[2]
-    name = f"Right to {right.purpose}: {shown}"
     if lacking := [each for each in right.permissions if each not in granted]:
         problem = f"The permission {', '.join(lacking)} on {shown} is missing."
         return Check(name, problem, _grant(cloud, api, resource, right.role))

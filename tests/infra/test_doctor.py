@@ -240,6 +240,17 @@ def test_service_that_does_not_exist_needs_the_right_to_create_it(google: Google
     assert found.remedy == f"{ON_PROJECT} --role=roles/run.developer"
 
 
+def test_right_that_google_cannot_test_does_not_end_a_run(google: GoogleIam) -> None:
+    google.untestable.add("run.operations.get")
+    checks = list(check_google_cloud(google_settings(), google.address))
+    assert problems(iter(checks)) == []
+    assert [check.name for check in checks if "could not be checked" in check.name] == [
+        "Right to read operations of Cloud Run: my-project-1. This could not be checked: "
+        "Permission is not valid for this resource."
+    ]
+    require_google_cloud(google_settings(), google.address)
+
+
 def test_trial_needs_further_rights_on_the_project(google: GoogleIam) -> None:
     google.denied |= {"run.services.delete", f"run.routes.invoke on {PROJECT}"}
     assert problems(check_google_cloud(google_settings(), google.address)) == []
