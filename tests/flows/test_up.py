@@ -161,7 +161,7 @@ def test_run_of_the_deployment_is_tracked_and_served_by_the_page(up: Up, tmp_pat
     assert (training.data.params["image_size"], training.data.params["collection"]) == ("64", "built-in")
     assert f"/runs/flow-run/{run.id}" in training.data.tags["mlflow.note.content"]
     assert {each.info.run_name for each in runs} - {training.info.run_name} == {
-        *("scratch", "recipe", "recipe-tuned", "trial-1")
+        *("scratch", "recipe", "recipe-tuned", "trial-1", "refit")
     }
     assert mlflow.get_model_version_by_alias("anime-genre-built-in", "champion").version == "1"
 
