@@ -22,7 +22,7 @@ def demo_parameters(site_url: str) -> RetrainParameters:
         collection=BUILT_IN_COLLECTION,
         seasons=f"{SEASONS[0]}..{SEASONS[-1]}",
         preprocess=DatasetConfig(image_size=64),
-        train=TrainConfig(candidates=("scratch", "whole"), weights="none", trials=2, epochs=14),
+        train=TrainConfig(candidates=("scratch", "whole"), weights="none", trials=2, epochs=10),
     )
 
 

@@ -48,7 +48,7 @@ def demo_run(site_url: str) -> dict[str, Any]:
     return parameters
 
 
-DEMO_OPTIONS = ["--image-size", "64", "--candidates", "scratch", "--trials", "1", "--epochs", "14", "--weights", "none"]
+DEMO_OPTIONS = ["--image-size", "64", "--candidates", "scratch", "--trials", "1", "--epochs", "10", "--weights", "none"]
 
 
 class Up:
@@ -276,7 +276,7 @@ def test_next_start_keeps_what_a_person_edited_and_ends_the_run_before_the_servi
         (schedule,) = deployment.schedules
         assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 3 * * *", "Asia/Tokyo")
         assert "Schedule: paused in Prefect." in again.printed
-        assert "train.epochs: 5 (this command would set 14)" in again.printed
+        assert "train.epochs: 5 (this command would set 10)" in again.printed
         assert re.search(r"Model: version 1 .*is live, deployed 20\d\d-", again.printed)
         again.stop(signal.SIGINT, 130)
     finally:
