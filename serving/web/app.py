@@ -93,7 +93,9 @@ def create_app(
         with_capital=with_capital,
     )
     app.extensions["limits"] = RequestLimits()
-    app.extensions["live_model"] = LiveModel(lambda: _ask_for_model(function_url, timeout_seconds))
+    live_model = LiveModel(lambda: _ask_for_model(function_url, timeout_seconds))
+    live_model.ask_early()
+    app.extensions["live_model"] = live_model
     if proxies := _trusted_proxies():
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies)  # type: ignore[method-assign]
     app.before_request(_check_host)

@@ -32,14 +32,22 @@ class LiveModel:
         An identity that is older than a minute is returned while the next request runs.
         """
         with self._lock:
-            if self._asked is None and time.monotonic() >= self._asks_again_at:
-                self._asked = Event()
-                Thread(target=self._run, args=(self._asked,), name="asking for the model", daemon=True).start()
+            self._ask_if_due()
             known, asked = self._known, self._asked
         if asked is None or isinstance(known, ModelIdentity):
             return known
         asked.wait(WAIT_SECONDS)
         return self._known
+
+    def ask_early(self) -> None:
+        """Ask before the first visitor comes, who would not wait for a function that is starting up."""
+        with self._lock:
+            self._ask_if_due()
+
+    def _ask_if_due(self) -> None:
+        if self._asked is None and time.monotonic() >= self._asks_again_at:
+            self._asked = Event()
+            Thread(target=self._run, args=(self._asked,), name="asking for the model", daemon=True).start()
 
     def note(self, model: ModelIdentity) -> None:
         """Remember the model of a response."""

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import threading
+import time
 from html import unescape
 from typing import Any
 
@@ -464,3 +465,11 @@ def test_unknown_address_and_method_show_the_page(client: FlaskClient) -> None:
     wrong = client.put("/anime", headers=JSON)
     assert error_of(wrong)[:2] == (405, "bad_request")
     assert "POST" in wrong.headers["Allow"]
+
+
+def test_page_asks_for_the_model_before_its_first_visitor(function: Any) -> None:
+    create_app(function.url)
+    deadline = time.monotonic() + 10
+    while not function.headers and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert function.headers, "the first visitor would not wait for a function that is starting up"
