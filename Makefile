@@ -38,6 +38,9 @@ lint: install  ## run ruff, mypy and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Long tests and measurements share code with the tests, and that is not installed.
+soak bench bench-training bench-serving: export PYTHONPATH := $(CURDIR)
+
 soak: install  ## run the long tests of tests/soak: at most three hours
 	@for file in tests/soak/soak_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 

@@ -1,7 +1,8 @@
 """Compares the deployed function in fp32 and int8 with the same function in torch and with ONNX Runtime alone.
 
-    python tests/benchmarks/bench_serving.py [--runs 5] [--requests 200] [--data FOLDER] [--torch-python PYTHON]
-    python tests/benchmarks/bench_serving.py --bundle FOLDER
+    PYTHONPATH=. python tests/benchmarks/bench_serving.py [--runs 5] [--requests 200] [--data FOLDER]
+        [--torch-python PYTHON]
+    PYTHONPATH=. python tests/benchmarks/bench_serving.py --bundle FOLDER
 
 The benchmark measures the seconds from process start to the first response (with the bundle in a local bucket), the
 latency with one client, the responses per second with eight clients, and then the memory (PSS of all processes). Each

@@ -1,6 +1,6 @@
 """Runs the function's zip in a clean virtual environment with its requirements.txt and compares it with PyTorch.
 
-    python tests/soak/soak_clean_function.py
+    PYTHONPATH=. python tests/soak/soak_clean_function.py
 
 Neither the project nor torch is installed in that environment. The script prints the largest difference between the
 probabilities of the function and of PyTorch for every kind of picture. The exit code is 1 if one is above 1e-4. It

@@ -1,6 +1,6 @@
 """Soak test of the collector on the replayed site: faults, rate limits, kills and changed pages.
 
-    python tests/soak/soak_collector.py [--data FOLDER] [--only faults kills ...] [--seed 0]
+    PYTHONPATH=. python tests/soak/soak_collector.py [--data FOLDER] [--only faults kills ...] [--seed 0]
 
 The site is `replay/serve.py` in FOLDER (`../shared`, or ANIME_GENRE_REAL_DATA). Each part prints its measurements. The
 exit code is 1 if a check fails. The whole test takes about fifteen minutes.

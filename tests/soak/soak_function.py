@@ -1,6 +1,6 @@
 """Soak test of the deployed function: load, damaged requests, decompression bombs and slow senders.
 
-    python tests/soak/soak_function.py [--requests 50000] [--mutations 20000] [--seed 0] [--only load ...]
+    PYTHONPATH=. python tests/soak/soak_function.py [--requests 50000] [--mutations 20000] [--seed 0] [--only load ...]
 
 The function runs from its deployed zip with functions-framework and a storage emulator. The clients run in a separate
 process at full load. Each part prints its measurements. The exit code is 1 if a check fails.

@@ -1,6 +1,6 @@
 """State fuzzer: a real stack in which something goes wrong before or during each run (see `tests/state_acts.py`).
 
-    python tests/soak/soak_states.py [--seed 0] [--acts 200] [--at-once 1] [--only N]
+    PYTHONPATH=. python tests/soak/soak_states.py [--seed 0] [--acts 200] [--at-once 1] [--only N]
 
 Each round, of one act unless told otherwise, is printed with its two runs and with what is wrong afterwards. Figures
 come last. The exit code is 1 if something is wrong. It stops after two hours.
