@@ -11,6 +11,7 @@ import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -105,8 +106,11 @@ class FileCheckpoint:
         return time.monotonic() - self._saved >= self._every_seconds
 
     def save(self, content: Mapping[str, object]) -> None:
+        # torch.save hides the reason why a file cannot be written.
+        saved = BytesIO()
+        torch.save({**content, _ABOUT: self._about}, saved)
         with atomic_write(self._file) as temporary:
-            torch.save({**content, _ABOUT: self._about}, temporary)
+            temporary.write_bytes(saved.getvalue())
         self._saved = time.monotonic()
 
 

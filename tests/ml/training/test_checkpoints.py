@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -337,3 +338,15 @@ def test_checkpoints_that_nobody_resumes_are_removed_after_two_weeks(
     assert {path.name for path in tmp_path.iterdir()} == {"resumable", "both"}
     assert "older than 14 days are removed: 1, 0 MB." in caplog.text
     remove_old_checkpoints(tmp_path / "absent")
+
+
+def test_checkpoint_that_the_disk_refuses_is_an_os_error(tmp_path: Path) -> None:
+    slot = Checkpoints(tmp_path, {}).slot("trial")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            slot.save({"weights": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
