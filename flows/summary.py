@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import TaskRun
@@ -18,7 +19,7 @@ from flows.parameters import RetrainParameters
 from flows.retrain import retrain
 from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction
-from infra.errors import NotFound
+from infra.errors import NotFound, ServiceUnavailable, failure
 from infra.files import write_bytes
 from infra.settings import read_settings
 from tasks.records import RetrainRecord
@@ -53,12 +54,19 @@ def run_retrain(parameters: RetrainParameters) -> RunSummary:
         AnimeGenreError: the run failed.
     """
     try:
-        state: Any = retrain(parameters, return_state=True)
-    finally:
-        # The server may stop before the log is sent. After Ctrl-C, Prefect would then try to send it for a minute.
-        APILogHandler().flush()
-    record = state.result()  # raises the flow's exception
-    return RunSummary(recorded_steps(state.state_details.flow_run_id), state.message or "", record)
+        try:
+            state: Any = retrain(parameters, return_state=True)
+        finally:
+            # The server may stop before the log is sent. After Ctrl-C, Prefect would then try to send it for a minute.
+            APILogHandler().flush()
+        record = state.result()  # raises the flow's exception
+        return RunSummary(recorded_steps(state.state_details.flow_run_id), state.message or "", record)
+    except (httpx.TransportError, RuntimeError) as error:
+        # At the start of a run, Prefect raises a RuntimeError for it.
+        if not isinstance(error if isinstance(error, httpx.TransportError) else error.__cause__, httpx.TransportError):
+            raise
+        what = "The Prefect server does not answer any more"
+        raise failure(ServiceUnavailable, what, error, "Start the run again: completed steps are skipped.") from error
 
 
 def recorded_steps(flow_run_id: UUID) -> list[Step]:

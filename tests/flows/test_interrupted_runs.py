@@ -7,14 +7,16 @@ from mlflow.tracking import MlflowClient
 from prefect import task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelling, Crashed, Pending, Running
 
 from flows.deployments import deployment
 from flows.interrupted_runs import settle_earlier_runs, settle_interrupted_runs
 from flows.parameters import RetrainParameters
 from flows.retrain import retrain
-from flows.summary import recorded_steps
+from flows.summary import recorded_steps, run_retrain
 from infra import lease
+from infra.errors import ServiceUnavailable
 from infra.files import exclusive_lock
 from infra.lease import LEASE, bucket_lease
 from infra.local.stack import Stack
@@ -86,3 +88,11 @@ def test_run_whose_bucket_another_machine_uses_ends_before_its_first_step(
         assert "/elsewhere, since 20" in str(state.message)
         assert store.whole_bucket().exists(LEASE)
     assert recorded_steps(state.state_details.flow_run_id) == []
+
+
+def test_run_whose_prefect_server_has_stopped_ends_with_a_sentence(stack: Stack, parameters: RetrainParameters) -> None:
+    with (
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api", PREFECT_CLIENT_MAX_RETRIES: 0}),
+        pytest.raises(ServiceUnavailable, match=r"The Prefect server does not answer any more: .* Start the run"),
+    ):
+        run_retrain(parameters)
