@@ -25,13 +25,13 @@ from infra.rights import Check
 from infra.settings import Settings
 from infra.store import Store
 from serving.bundle.errors import AnimeGenreError
-from serving.bundle.model import FORMAT, INPUT, MANIFEST, MODEL, OUTPUT, Model
+from serving.bundle.model import FORMAT, INPUT, MANIFEST, MODEL, OUTPUT, RESIZE, Model
 from tasks.bundles import bundle_key
-from tasks.champion import function_source, resources, settings_environment
+from tasks.champion import function_source, resources, settings_environment, source_key
+from tasks.redeploy import TOLERANCE
 
 _POSTER = "trial/poster.png"
 _SIZE = 16
-_TOLERANCE = 1e-3  # of a probability; the function may run on another CPU than this process
 
 
 def run_trial(settings: Settings) -> Iterator[Check]:
@@ -90,7 +90,7 @@ class _Trial:
         self._source = function_source()
         key = bundle_key(self._model.sha256)
         self._objects = {
-            f"functions/{sha256_of(self._source)}.zip": self._source,
+            source_key(sha256_of(self._source)): self._source,
             _POSTER: self._poster,
             **{f"{key}/{name}": data for name, data in self._bundle.items()},
         }
@@ -114,7 +114,7 @@ class _Trial:
 
     def build(self) -> None:
         sha256 = sha256_of(self._source)
-        self.image = build_image(self.settings, self._store.object_name(f"functions/{sha256}.zip"), sha256)
+        self.image = build_image(self.settings, self._store.object_name(source_key(sha256)), sha256)
 
     def deploy_first(self) -> None:
         self.first = self._deploy("1", self._model.sha256)
@@ -128,7 +128,7 @@ class _Trial:
             "COLLECTION": "trial",
             **settings_environment(self.settings),
         }
-        source = self._store.uri(f"functions/{self.image.source_sha256}.zip")
+        source = self._store.uri(source_key(self.image.source_sha256))
         return self._cloud_run.deploy_candidate(
             self.settings.service, self.image, environment, resources(self.settings), source
         )
@@ -152,7 +152,7 @@ class _Trial:
         if found != version:
             raise DeploymentError(f"{url} serves version {found}, not version {version}.")
         [expected] = self._model.predict([self._poster])
-        if abs(response["genres"][0]["probability"] - expected[0].probability) > _TOLERANCE:
+        if abs(response["genres"][0]["probability"] - expected[0].probability) > TOLERANCE:
             raise DeploymentError(f"The prediction of {url} differs from that of the same model here.")
 
     def send_traffic(self) -> None:
@@ -211,7 +211,7 @@ def _tiny_bundle() -> dict[str, bytes]:
     manifest = {
         "format": FORMAT,
         "genres": [{"id": None, "name": "Red", "threshold": 0.5}],
-        "preprocessing": {"size": _SIZE, "mean": [0] * 3, "std": [1] * 3, "resize": "squash-bilinear", "version": 1},
+        "preprocessing": {"size": _SIZE, "mean": [0] * 3, "std": [1] * 3, "resize": RESIZE, "version": 1},
         "network": {"name": "trial", "backbone": None, "weights_sha256": None, "parameters": {}},
         "dataset_key": "0" * 64,
         "served": {"file": MODEL, "precision": "fp32", "reason": "It is the only one."},

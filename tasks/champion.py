@@ -130,6 +130,11 @@ def function_source() -> bytes:
     return source_zip(Path(serving.__file__).parent)
 
 
+def source_key(sha256: str) -> str:
+    """The object key of a source of the function."""
+    return f"functions/{sha256}.zip"
+
+
 def settings_environment(settings: Settings) -> dict[str, str]:
     """The environment variables of a revision that come from the settings. The others describe its model."""
     return {

@@ -22,6 +22,7 @@ from tasks.champion import (
     model_environment,
     resources,
     settings_environment,
+    source_key,
     version_name,
 )
 from tasks.deployments import write_deployment
@@ -38,7 +39,8 @@ from tasks.rollouts import name_of, read_hold, record_rollout
 from tasks.step import run_name, step
 
 logger = logging.getLogger("tasks")
-_TOLERANCE = 1e-3  # of a probability; the function may run on another CPU than this process
+TOLERANCE = 1e-3
+"""Of a probability: the function may run on another CPU than this process."""
 
 
 @step("redeploy")
@@ -123,7 +125,7 @@ def _deploy_candidate(
             image,
             {**environment, **settings_environment(settings)},
             resources(settings),
-            store.uri(_source_key(image.source_sha256)),
+            store.uri(source_key(image.source_sha256)),
             reuse,
         )
         logger.info("Checking the predictions of the new revision, %s.", candidate.name)
@@ -151,16 +153,12 @@ def _send_traffic(
     return DeploymentRecord(url=str(live.url), revision=live.name)
 
 
-def _source_key(sha256: str) -> str:
-    return f"functions/{sha256}.zip"
-
-
 def _build(settings: Settings, store: Store) -> Image:
     """Build an image of the function's present source."""
     source = function_source()
     source_sha256 = sha256_of(source)
     logger.info("Building the function from its source.")
-    key = _source_key(source_sha256)
+    key = source_key(source_sha256)
     store.write(key, source)
     return build_image(settings, store.object_name(key), source_sha256)
 
@@ -173,7 +171,7 @@ def _check(
         response = request_prediction(str(candidate.url), poster.name, caller)
         probabilities = {genre["name"]: float(genre["probability"]) for genre in response["genres"]}
         (expected,) = model.predict([store.whole_bucket().read(poster.name)])
-        wrong = [g.name for g in expected if abs(probabilities.get(g.name, -1) - g.probability) > _TOLERANCE]
+        wrong = [g.name for g in expected if abs(probabilities.get(g.name, -1) - g.probability) > TOLERANCE]
         if wrong or response["model"]["sha256"] != model.sha256:
             raise DeploymentError(
                 f"The predictions of the new revision for {poster.name} differ from those of {name}, so it does not go "
