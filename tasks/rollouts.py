@@ -150,11 +150,12 @@ def _revision(settings: Settings, version: str, registry: Registry) -> Revision:
 def _earlier(settings: Settings, live: Champion, store: Store) -> Revision:
     """The newest ready revision of the model that went live before the present one."""
     revisions = CloudRun(settings).revisions(settings.service)  # newest first
-    first_seen = {each.environment.get("BUNDLE_SHA256", ""): number for number, each in enumerate(revisions)}
-    limit = first_seen.get(live.bundle_sha256, 0)
-    for sha256, number in sorted(first_seen.items(), key=lambda item: item[1]):
+    # A model is as old as its oldest revision: changed settings give it newer ones.
+    oldest = {each.environment.get("BUNDLE_SHA256", ""): number for number, each in enumerate(revisions)}
+    live_number = oldest.get(live.bundle_sha256, 0)
+    for sha256, number in sorted(oldest.items(), key=lambda item: item[1]):
         ready = [each for each in revisions if each.environment.get("BUNDLE_SHA256") == sha256 and each.ready]
-        if number > limit and ready and sha256 and has_deployment(store, sha256):
+        if number > live_number and ready and sha256 and has_deployment(store, sha256):
             return ready[0]
     raise NotFound(f"No earlier model than {live.name} can be served. Name a version with --to.")
 
