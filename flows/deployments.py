@@ -1,9 +1,9 @@
-"""The deployment `retrain` in the Prefect UI, with its schedule and concurrency limit.
+"""The deployments in the Prefect UI: `retrain`, with its schedule and concurrency limit, and `rollback`.
 
-Serve it until Ctrl-C with: python -m flows.deployments --cron "0 4 * * 1"
+Serve them until Ctrl-C with: python -m flows.deployments --cron "0 4 * * 1"
 
-Values that a person edits in Prefect stay: deployment.json in the workspace has what this command last wrote, and a
-value on the server that differs from it is a person's.
+Values of `retrain` that a person edits in Prefect stay: deployment.json in the workspace has what this command last
+wrote, and a value on the server that differs from it is a person's.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from pydantic import ValidationError
 from flows.parameters import RetrainParameters
 from flows.prefect_access import separate_password
 from flows.retrain import retrain
+from flows.rollback import rollback
 from flows.schedule import WEEKLY, check_schedule, machine_timezone
 from infra.files import write_bytes
 from infra.settings import read_settings
@@ -65,6 +66,13 @@ def deployment(
         description="From the site's pages to the deployed function.",
     )
     assert isinstance(created, RunnerDeployment)  # Prefect returns a coroutine only inside an event loop
+    return created
+
+
+def rollback_deployment(collection: str) -> RunnerDeployment:
+    """Return the deployment `rollback/rollback` for a collection. Its runs wait for no other run."""
+    created = rollback.to_deployment(name=rollback.name, parameters={"version": None, "collection": collection})
+    assert isinstance(created, RunnerDeployment)
     return created
 
 
@@ -165,7 +173,7 @@ def _from_values(values: Mapping[str, Any]) -> RunnerDeployment:
 
 
 def main() -> None:
-    """Serve the deployment until the process ends."""
+    """Serve the deployments until the process ends."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parameters", default="{}", help="default parameters of a run, as JSON")
     parser.add_argument("--cron", default=WEEKLY, help="schedule in cron's format (default: Mondays at 4)")
@@ -181,7 +189,11 @@ def main() -> None:
     else:
         schedule = CronSchedule(cron=args.cron, timezone=args.timezone)
     parameters = RetrainParameters.model_validate_json(args.parameters)
-    serve(write_deployment(parameters, schedule, read_settings().workspace / NOTE), pause_on_shutdown=False)
+    serve(
+        write_deployment(parameters, schedule, read_settings().workspace / NOTE),
+        rollback_deployment(parameters.collection_name),
+        pause_on_shutdown=False,
+    )
 
 
 if __name__ == "__main__":

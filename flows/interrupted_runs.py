@@ -4,6 +4,8 @@ import os
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
     FlowRunFilter,
     FlowRunFilterId,
     FlowRunFilterState,
@@ -21,6 +23,7 @@ from infra.local.stack import running_stack_environment
 from infra.registry import Registry
 from infra.settings import read_settings
 
+_PIPELINE = "retrain"  # the flow whose runs hold the workspace's lock
 _MESSAGE = "The run was interrupted. The next run skips completed steps."
 
 
@@ -45,21 +48,22 @@ def settle_interrupted_runs() -> int:
 def settle_earlier_runs(own: str | None) -> None:
     """End the runs that were killed while the workspace's stack went on, but not the run `own`.
 
-    The caller holds the workspace's lock, so that no other run is active in it. If the services belong to no stack of
-    the workspace, runs of other machines may be active, and nothing is done.
+    The caller holds the workspace's lock, so that no other run of its flow is active in it; a rollback may be. If the
+    services belong to no stack of the workspace, runs of other machines may be active, and nothing is done.
     """
     settings = read_settings()
     stack = running_stack_environment(settings.workspace)
     if stack is None or stack["PREFECT_API_URL"] != os.environ.get("PREFECT_API_URL"):
         return
-    _settle([StateType.RUNNING, StateType.CANCELLING], own)  # one that is pending may be about to begin
+    _settle([StateType.RUNNING, StateType.CANCELLING], own, [_PIPELINE])  # a pending one may be about to begin
     Registry(settings).end_active_runs()
 
 
-def _settle(types: list[StateType], own: str | None = None) -> int:
+def _settle(types: list[StateType], own: str | None = None, flows: list[str] | None = None) -> int:
     active = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)))
     with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(flow_run_filter=active)
+        of_flows = FlowFilter(name=FlowFilterName(any_=flows)) if flows else None
+        runs = client.read_flow_runs(flow_filter=of_flows, flow_run_filter=active)
         for run in [run for run in runs if str(run.id) != own]:
             was_cancelled = run.state_type == StateType.CANCELLING
             ended: State[None] = Cancelled(message=_MESSAGE) if was_cancelled else Crashed(message=_MESSAGE)

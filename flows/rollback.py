@@ -1,23 +1,44 @@
-"""The commands `rollback`, `promote` and `history`: a person chooses the live model, and sees what was live before."""
+"""A person chooses the live model, and sees what was live before: the commands `rollback`, `promote` and `history`.
+
+The flow `rollback` does in Prefect what the command does.
+"""
 
 import getpass
 import socket
 
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 from rich.console import Console
 from rich.table import Table
 
-from infra.settings import read_settings
+from flows.retrain import configure_logging
+from infra.settings import MAIN_COLLECTION, read_settings
 from infra.store import Store
-from tasks.rollouts import promote, read_hold, read_rollouts, roll_back
+from serving.bundle.redaction import redact_logs
+from tasks.rollouts import Rollout, promote, read_hold, read_rollouts, roll_back
+from tasks.step import run_name
+
+
+@flow(name="rollback", persist_result=False)
+def rollback(version: str | None = None, collection: str = MAIN_COLLECTION) -> State[Rollout]:
+    """Serve an earlier model again, within seconds, and hold it. It trains and builds nothing.
+
+    It waits for no other run. A run that is training goes on, and replaces nothing.
+
+    Args:
+        version: a version in MLflow; if it is empty, the one that was live before the present one.
+        collection: whose model it is.
+    """
+    redact_logs()
+    configure_logging()
+    rollout = roll_back(read_settings(collection), version or None, f"run {run_name()}")
+    return Completed(message=_sentence(rollout), data=rollout)
 
 
 def run_rollback(collection: str, version: str | None) -> None:
     """Serve an earlier version again and hold it. Raises as `tasks.rollouts.roll_back`."""
-    rollout = roll_back(read_settings(collection), version, _person())
-    print(
-        f"{rollout.after} is live again, instead of {rollout.before}. Runs go on training, but replace nothing until "
-        "anime-genre promote VERSION, or a run with --promote always."
-    )
+    print(_sentence(roll_back(read_settings(collection), version, _person())))
 
 
 def run_promote(collection: str, version: str) -> None:
@@ -35,6 +56,13 @@ def show_history(collection: str) -> None:
     console.print(table)
     if hold := read_hold(store):
         console.print(hold.sentence)
+
+
+def _sentence(rollout: Rollout) -> str:
+    return (
+        f"{rollout.after} is live again, instead of {rollout.before}. Runs go on training, but replace nothing until "
+        "anime-genre promote VERSION, or a run with promote: always."
+    )
 
 
 def _person() -> str:

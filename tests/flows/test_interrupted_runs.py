@@ -14,6 +14,7 @@ from flows.deployments import deployment
 from flows.interrupted_runs import settle_earlier_runs, settle_interrupted_runs
 from flows.parameters import RetrainParameters
 from flows.retrain import retrain
+from flows.rollback import rollback
 from flows.summary import recorded_steps, run_retrain
 from infra import lease
 from infra.errors import ServiceUnavailable
@@ -32,7 +33,8 @@ def test_run_killed_while_the_stack_goes_on_ends_at_the_next_run(stack: Stack) -
     settle_interrupted_runs()  # a run that became due while the deployment of an earlier test was stopped
     with get_client(sync_client=True) as client, registry.run("interrupted", {}) as mlflow_run_id:
         own, killed, pending = (client.create_flow_run(retrain) for _ in range(3))
-        for run, state in ((own, Running()), (killed, Running()), (pending, Pending())):
+        beside = client.create_flow_run(rollback)
+        for run, state in ((own, Running()), (killed, Running()), (pending, Pending()), (beside, Running())):
             client.set_flow_run_state(run.id, state, force=True)
         with exclusive_lock(settings.workspace):
             with pytest.MonkeyPatch.context() as patch:
@@ -40,10 +42,10 @@ def test_run_killed_while_the_stack_goes_on_ends_at_the_next_run(stack: Stack) -
                 settle_earlier_runs(str(own.id))
             assert client.read_flow_run(killed.id).state.is_running()
             settle_earlier_runs(str(own.id))
-        states = [client.read_flow_run(run.id).state for run in (own, killed, pending)]
-        assert [state.type.value for state in states] == ["RUNNING", "CRASHED", "PENDING"]
+        states = [client.read_flow_run(run.id).state for run in (own, killed, pending, beside)]
+        assert [state.type.value for state in states] == ["RUNNING", "CRASHED", "PENDING", "RUNNING"]
         assert MlflowClient().get_run(mlflow_run_id).info.status == "KILLED"
-    assert settle_interrupted_runs() == 2
+    assert settle_interrupted_runs() == 3
 
 
 @pytest.mark.parametrize("state", [Pending(), Running(), Cancelling()], ids=lambda state: state.name)

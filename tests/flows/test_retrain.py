@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -554,9 +555,12 @@ def test_registry_knows_only_its_runs(first_run) -> None:
     assert not Registry(read_settings()).has_run("0" * 32)
 
 
-def test_deployment_with_an_interval_starts_a_run(
+def test_deployments_start_a_run_at_an_interval_and_a_rollback_beside_it(
     first_run, stack: Stack, parameters: RetrainParameters, tmp_path
 ) -> None:
+    settings = read_settings()
+    store, live = Store(settings), live_champion(settings, Registry(settings))
+    earlier = read_rollouts(store)[-1].before.split()[1]
     command = [sys.executable, "-m", "flows.deployments", "--interval-seconds", "5"]
     command += ["--parameters", parameters.model_dump_json()]
     with Processes(tmp_path) as processes, get_client(sync_client=True) as client:
@@ -564,6 +568,15 @@ def test_deployment_with_an_interval_starts_a_run(
         scheduled = wait_for_scheduled_run(client)
         assert scheduled.state_type.value == "COMPLETED", processes.log("Deployment").read_text()
         assert json.dumps(scheduled.parameters).count(parameters.site_url) == 1
+        deployment = client.read_deployment_by_name("rollback/rollback")
+        run = client.create_flow_run_from_deployment(deployment.id, parameters={"version": earlier})
+        deadline = time.monotonic() + 60
+        while not (state := client.read_flow_run(run.id).state).is_final() and time.monotonic() < deadline:
+            time.sleep(0.5)
+    assert re.match(rf"version {earlier} \(.* is live again, instead of {re.escape(live.name)}\. Runs", state.message)
+    last = read_rollouts(store)[-1]
+    assert (last.by, last.after) == (f"run {run.name}", read_hold(store).version)
+    run_promote(settings.collection, live.version)
 
 
 def wait_for_scheduled_run(client: SyncPrefectClient, timeout_seconds: float = 90) -> FlowRun:
