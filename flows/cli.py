@@ -99,7 +99,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line. Options for settings are generated from the configurations."""
     from ml.commands import add_compare, add_predict, add_settings, add_train
-    from ml.configuration import TrainConfig
+    from ml.configuration import GateConfig, TrainConfig
     from tasks.catalogue.configuration import CollectConfig, DatasetConfig, DriftLimits
 
     whole = argparse.ArgumentParser(prog="anime-genre", description="Predict the genres of an anime from its poster.")
@@ -130,6 +130,7 @@ def parser() -> argparse.ArgumentParser:
     add_settings(retrain, TrainConfig)
     add_settings(retrain, DatasetConfig)
     add_settings(retrain, CollectConfig)
+    add_settings(retrain, GateConfig)
     retrain.set_defaults(run=_retrain)
 
     collect = commands.add_parser("collect", help="download pages and posters, without training")
@@ -352,7 +353,7 @@ def _up(args: argparse.Namespace) -> None:
 def _retrain(args: argparse.Namespace) -> None:
     from flows.parameters import check_parameters
     from ml.commands import read_options
-    from ml.configuration import TrainConfig
+    from ml.configuration import GateConfig, TrainConfig
     from tasks.catalogue.configuration import DatasetConfig
     from tasks.crawl.addresses import check_reachable
 
@@ -366,6 +367,7 @@ def _retrain(args: argparse.Namespace) -> None:
         crawl=args.crawl,
         train=read_options(args, TrainConfig),
         preprocess=read_options(args, DatasetConfig),
+        gate=read_options(args, GateConfig),
     )
     check_parameters(parameters)
     if parameters.crawl and not parameters.source_url.startswith("gs://"):

@@ -7,7 +7,7 @@ from pydantic.json_schema import JsonSchemaValue
 
 from infra.errors import ConfigurationError
 from infra.settings import MAIN_COLLECTION, read_settings
-from ml.configuration import TrainConfig
+from ml.configuration import GateConfig, TrainConfig
 from ml.training.candidates import CANDIDATES, check_settings
 from tasks.catalogue.configuration import CollectConfig, DatasetConfig
 from tasks.catalogue.seasons import NAMES, parse_seasons
@@ -76,6 +76,9 @@ class RetrainParameters(BaseModel):
         "by_gate",
         title="Promote",
         description="Whether the new model goes live: 'by_gate' (if it beats the champion), 'always' or 'never'.",
+    )
+    gate: GateConfig = Field(
+        GateConfig(), title="Gate", description="Limits of the comparison with the champion, for 'by_gate'."
     )
     crawl: bool = Field(
         True,

@@ -82,7 +82,7 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
             catalogue, posters = collected.catalogue, collected.posters
         dataset = preprocess(catalogue, posters, parameters.preprocess)
         training = train(dataset, parameters.train)
-        evaluation = evaluate(dataset, training, parameters.promote)
+        evaluation = evaluate(dataset, training, parameters.promote, parameters.gate)
         model = register(dataset, training, evaluation)
         deployment = None
         if evaluation.better:

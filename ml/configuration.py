@@ -100,6 +100,40 @@ class TrainConfig(Checked):
     )
 
 
+@dataclass(frozen=True)
+class GateConfig(Checked):
+    """When a new model replaces the champion."""
+
+    false_promotions: float = setting(
+        0.1,
+        "False promotions",
+        "Largest chance per year that a model goes live which is no better; each comparison may spend a 52nd part of "
+        "what the last 365 days have left of it.",
+        ge=0.0001,
+        le=0.5,
+    )
+    max_genre_loss: float = setting(
+        0.05,
+        "Genre loss",
+        "F1 that no genre may lose; a genre has lost it if the whole 95 percent interval of its difference is below.",
+        ge=0,
+        le=1,
+    )
+    min_genre_posters: int = setting(
+        30, "Test posters per genre", "Number of test posters from which on the loss of a genre is checked.", ge=1
+    )
+    max_probability_difference: float = setting(
+        0.05,
+        "Probability difference",
+        "Largest difference between a served probability and that of the training.",
+        ge=0,
+        le=1,
+    )
+    max_bundle_megabytes: float = setting(
+        1000, "Bundle size (MB)", "Largest size of all files of a model's bundle, in MB.", ge=1
+    )
+
+
 def stored_settings(config: TrainConfig) -> dict[str, Any]:
     """The settings as training keys, checkpoints and runs store them: the candidates as one string."""
     return {**asdict(config), "candidates": ",".join(config.candidates)}

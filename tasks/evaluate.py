@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -12,10 +13,11 @@ from infra.endpoint import request_predictions
 from infra.registry import DATASET_KEY, Registry
 from infra.settings import Settings, read_settings
 from infra.store import Store
+from ml.configuration import GateConfig
 from ml.data.dataset import Dataset
 from ml.data.decoding import PREPROCESSING_VERSION
 from ml.data.splits import TEST
-from ml.evaluation.gate import Decision, decide
+from ml.evaluation.gate import Decision, check_bundle, decide
 from ml.evaluation.judge import Evaluation, judge, predict
 from ml.evaluation.model_report import model_report
 from ml.evaluation.predictions import PredictionSet
@@ -34,19 +36,23 @@ from tasks.champion import (
     reason_to_redeploy,
     training_run,
 )
+from tasks.comparisons import compare_once
 from tasks.crawl.mirror import poster_key
 from tasks.preprocess import fetch_dataset, read_training_ids
 from tasks.records import DatasetRecord, EvaluationRecord, KnownPoster, Promotion, ScoreRecord, TrainingRecord
 from tasks.rollouts import lift_hold, read_hold
-from tasks.step import is_scheduled, step
+from tasks.step import is_scheduled, run_name, step
 
 _KNOWN_POSTERS = 3
+_LIMITS = GateConfig()
 
 logger = logging.getLogger("tasks")
 
 
 @step("evaluate")
-def evaluate(dataset: DatasetRecord, training: TrainingRecord, promotion: Promotion = "by_gate") -> EvaluationRecord:
+def evaluate(
+    dataset: DatasetRecord, training: TrainingRecord, promotion: Promotion = "by_gate", limits: GateConfig = _LIMITS
+) -> EvaluationRecord:
     """Score the bundle as it will be served, and decide whether it replaces the champion.
 
     Raises:
@@ -56,7 +62,8 @@ def evaluate(dataset: DatasetRecord, training: TrainingRecord, promotion: Promot
     settings = read_settings(dataset.collection)
     store, registry, workspace = Store(settings), Registry(settings), settings.folder
     data = fetch_dataset(store, workspace, dataset.dataset_key)
-    challenger = Model.load(fetch_bundle(store, registry, workspace, training.bundle_sha256, training.run_id))
+    bundle = fetch_bundle(store, registry, workspace, training.bundle_sha256, training.run_id)
+    challenger = Model.load(bundle)
     predictions = PredictionSet.read(
         fetch_predictions(store, registry, workspace, training.run_id, training.predictions_key)
     )
@@ -75,8 +82,22 @@ def evaluate(dataset: DatasetRecord, training: TrainingRecord, promotion: Promot
         else None,
         opponents=evaluation.opponents,
         seen=_seen(champion, store, registry) if champion else (),
+        limits=limits,
+        bundle_rules=check_bundle(_size_bytes(bundle), evaluation.probability_difference, limits),
     )
-    gate = verdict(training.bundle_sha256, challenger, champion, state, decide_by_gate)
+
+    def compare(challenger: Model, champion: Model | None) -> Decision:
+        return compare_once(
+            store,
+            run_name(),
+            challenger.sha256,
+            champion.sha256 if champion else None,
+            dataset.dataset_key,
+            limits,
+            lambda level: decide_by_gate(challenger, champion, level=level),
+        )
+
+    gate = verdict(training.bundle_sha256, challenger, champion, state, compare)
     promote, reason = gate.promote, gate.reason
     hold = read_hold(store)
     if hold and promotion == "always" and not is_scheduled():
@@ -89,12 +110,16 @@ def evaluate(dataset: DatasetRecord, training: TrainingRecord, promotion: Promot
         reason = f"{reason} For this run the setting is promote: {promotion}."
 
     logger.info("Writing the report of the model.")
-    registry.log_metrics(training.run_id, evaluation.metrics())
+    registry.log_metrics(training.run_id, {**evaluation.metrics(), **_gate_metrics(gate.decision)})
     page = workspace / "reports" / training.run_id / "model.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(model_report(evaluation, predictions, data, notices=dataset.notices), encoding="utf-8")
     registry.log_file(training.run_id, page)
-    show_text("evaluation", _artifact(reason, evaluation), "The new model on the test part, and whether it goes live")
+    show_text(
+        "evaluation",
+        _artifact(reason, gate.decision, evaluation),
+        "The new model on the test part, and whether it goes live",
+    )
     return EvaluationRecord(
         scores=[ScoreRecord(name=name, **scores.scalars()) for name, scores in evaluation.scores.items()],
         better=promote,
@@ -107,10 +132,14 @@ def evaluate(dataset: DatasetRecord, training: TrainingRecord, promotion: Promot
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the challenger replaces the champion if no person decides it, and why."""
+    """Whether the challenger replaces the champion if no person decides it, and why.
+
+    `decision` is that of the gate, None if there was nothing to compare.
+    """
 
     promote: bool
     reason: str
+    decision: Decision | None = None
 
 
 def verdict(
@@ -123,7 +152,7 @@ def verdict(
     """The verdict on a challenger. `compare` is the gate: challenger and champion, None if nothing is live or left."""
     if champion is None or state is None:
         decision = compare(challenger, None)
-        return Verdict(decision.promote, decision.sentence)
+        return Verdict(decision.promote, decision.sentence, decision)
     moved = f"Another tool moved the traffic to {champion.revision.name}. " if champion.moved else ""
     if champion.bundle_sha256 == bundle_sha256:
         return Verdict(False, f"{moved}{champion.name} is this model")
@@ -135,7 +164,7 @@ def verdict(
         return Verdict(False, f"{moved}The champion, {champion.name}, cannot be compared: {silent}")
     lost = f"The champion, {champion.name}, has no intact copy. " if state.model is None else ""
     decision = compare(challenger, state.model)
-    return Verdict(decision.promote, f"{moved}{lost}{decision.sentence}")
+    return Verdict(decision.promote, f"{moved}{lost}{decision.sentence}", decision)
 
 
 def champion_decisions(
@@ -197,7 +226,20 @@ def _known_posters(data: Dataset, store: Store) -> list[KnownPoster]:
     ]
 
 
-def _artifact(reason: str, evaluation: Evaluation) -> str:
+def _size_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def _gate_metrics(decision: Decision | None) -> dict[str, float]:
+    """The comparison with the champion, as MLflow shows it: its difference, and 1 for each rule that is passed."""
+    if decision is None:
+        return {}
+    passed = {f"gate/{rule.name}": float(rule.passed) for rule in decision.rules}
+    difference = {f"{TEST}/weighted_f1_minus/champion": decision.difference.value} if decision.level else {}
+    return {**difference, **passed}
+
+
+def _artifact(reason: str, decision: Decision | None, evaluation: Evaluation) -> str:
     chosen = evaluation.chosen
     metrics = tuple(chosen.scores.scalars())
     scores = [[name, *(f"{v:.3f}" for v in each.scalars().values())] for name, each in evaluation.scores.items()]
@@ -208,7 +250,13 @@ def _artifact(reason: str, evaluation: Evaluation) -> str:
     genres = [
         [g.genre, f"{g.precision:.2f}", f"{g.recall:.2f}", f"{g.f1:.2f}", str(g.support)] for g in chosen.scores.genres
     ]
+    rules = (
+        [[rule.name, "passed" if rule.passed else "FAILED", rule.sentence] for rule in decision.rules]
+        if decision
+        else []
+    )
     tables = (
+        *([_table(["rule", "", "figures"], rules)] if rules else []),
         _table([counted(chosen.scores.posters, "test poster"), *(f"{TEST}/{name}" for name in metrics)], scores),
         _table(
             [f"{chosen.name} minus", f"{TEST}/weighted_f1 (95 % interval)", f"{TEST}/mean_average_precision"], gains

@@ -17,21 +17,21 @@ from infra.settings import Settings
 from infra.store import Store
 from tasks.champion import Champion, live_champion, version_name
 from tasks.deployments import has_deployment
+from tasks.events import Event, append_event, now, read_events
 from tasks.records import Record
 
 logger = logging.getLogger("tasks")
 
-_HOLD, _ROLLOUTS = "hold.json", "rollouts/"
+_HOLD, _ROLLOUTS = "hold.json", "rollouts"
 
 
-class Rollout(Record):
+class Rollout(Event):
     """One change of what is live.
 
     `what` is the command or step, `by` the run or the person. `before` and `after` are versions with the beginning of
     their bundles, `before` None if nothing was live.
     """
 
-    when: str
     what: str
     by: str
     before: str | None
@@ -58,7 +58,7 @@ class Hold(Record):
 def record_rollout(store: Store, what: str, by: str, before: str | None, after: Revision, reason: str) -> Rollout:
     """Write that the revision `after` went live."""
     rollout = Rollout(
-        when=datetime.now(UTC).isoformat(timespec="microseconds"),
+        when=now(),
         what=what,
         by=by,
         before=before,
@@ -66,14 +66,13 @@ def record_rollout(store: Store, what: str, by: str, before: str | None, after: 
         revision=after.name,
         reason=reason,
     )
-    store.write(f"{_ROLLOUTS}{rollout.when}.json", rollout.model_dump_json(indent=2).encode())
+    append_event(store, _ROLLOUTS, rollout)
     return rollout
 
 
 def read_rollouts(store: Store) -> list[Rollout]:
     """All changes of what was live, oldest first. Damaged ones are left out, which is logged."""
-    read = (store.read_parsed(key, Rollout.model_validate_json) for key in sorted(store.keys(_ROLLOUTS)))
-    return [rollout for rollout in read if rollout]
+    return read_events(store, _ROLLOUTS, Rollout)
 
 
 def name_of(revision: Revision) -> str:

@@ -87,13 +87,15 @@ class Evaluation:
     """Figures of all networks on the test part, the chosen one first; of the baselines; and paired differences.
 
     `differences` are the chosen network minus each other network, by the other one's name. `opponents` are the
-    predictions, by name, of the recipes and baselines that the chosen network has to beat.
+    predictions, by name, of the recipes and baselines that the chosen network has to beat. `probability_difference` is
+    the largest one between the served network's probabilities and those that its training stored.
     """
 
     networks: tuple[ModelFigures, ...]
     baselines: Mapping[str, Scores]
     differences: Mapping[str, Differences]
     opponents: Mapping[str, Predictions]
+    probability_difference: float
 
     @property
     def chosen(self) -> ModelFigures:
@@ -145,7 +147,11 @@ def judge(model: Model, predictions: PredictionSet, dataset: Dataset) -> Evaluat
     simple = baselines(dataset)
     recipes = {each.name: each.predictions for each in networks[1:] if each.name in (RECIPE, TUNED)}
     return Evaluation(
-        networks, simple.scores, paired_differences(networks, dataset, rows), {**recipes, **simple.predictions}
+        networks,
+        simple.scores,
+        paired_differences(networks, dataset, rows),
+        {**recipes, **simple.predictions},
+        float(np.abs(served.probabilities - stored.probabilities).max(initial=0)),
     )
 
 

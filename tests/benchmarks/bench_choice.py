@@ -11,7 +11,7 @@ The earlier rule chose both on the validation posters, and took the highest scor
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,6 @@ class Posters:
     labels: Labels
     franchises: NDArray[np.str_]
     hard: NDArray[np.float64]
-    folds: NDArray[np.int64]
 
     @classmethod
     def draw(cls, count: int, generator: np.random.Generator) -> "Posters":
@@ -51,7 +50,12 @@ class Posters:
         labels = (np.where(is_shared, of_franchise, own) < _FREQUENCIES).astype(np.uint8)
         franchises = franchise.astype(np.str_)
         hard = generator.normal(size=labels.shape)
-        return cls(labels, franchises, hard, stratified_folds(franchises, labels))
+        return cls(labels, franchises, hard)
+
+    @cached_property
+    def folds(self) -> NDArray[np.int64]:
+        """The fold of each poster, [N]."""
+        return stratified_folds(self.franchises, self.labels)
 
     def predict(self, signal: float, own_error: NDArray[np.float64]) -> Probabilities:
         """Probabilities of a network that separates posters with and without a genre by `signal`."""

@@ -4,12 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml.configuration import PreprocessConfig, TrainConfig
+from ml.configuration import GateConfig, PreprocessConfig, TrainConfig
 from ml.data.dataset import Dataset, build_dataset
 from ml.data.decoding import Poster
 from ml.data.genres import Genre
 from ml.errors import DatasetError
-from ml.evaluation.gate import decide, shared_genres
+from ml.evaluation.gate import Decision, check_bundle, compare, decide, shared_genres
 from ml.evaluation.judge import predict
 from ml.export.bundle_writer import write_bundle
 from ml.reporting import NullReporter
@@ -54,8 +54,67 @@ def test_gate_keeps_the_champion_if_the_models_are_equal(model: Model, dataset: 
 
 
 def test_gate_compares_over_shared_genres(model: Model, dataset: Dataset) -> None:
-    champion = _with_genre_ids(model, ["4", "99", "8"])
-    assert "test posters and 2 genres" in decide(model, champion, dataset).sentence
+    challenger = _with_genre_ids(model, ["4", "99", "8"])
+    assert "test posters and 2 genres" in decide(challenger, model, dataset).sentence
+
+
+def test_gate_keeps_a_champion_whose_genres_the_better_challenger_lacks(
+    model: Model, worse: Model, dataset: Dataset
+) -> None:
+    decision = decide(model, _with_genre_ids(worse, ["4", "99", "8"]), dataset)
+    assert failed(decision) == ["genres"]
+    assert decision.difference.low > 0
+    assert decision.sentence.endswith("The challenger lacks 1 genre: Genre 99. The challenger is not promoted.")
+
+
+def test_gate_promotes_nothing_while_the_chance_of_false_promotions_is_spent(
+    model: Model, worse: Model, dataset: Dataset
+) -> None:
+    decision = decide(model, worse, dataset, level=1e-3)
+    assert decision.promote and decision.level == 1e-3
+    assert "equal models" in decision.rules[0].sentence and "1 of 1,000 comparisons" in decision.rules[0].sentence
+    spent = decide(model, worse, dataset, level=0.0)
+    assert failed(spent) == ["difference"] and "have spent the chance" in spent.sentence
+
+
+def test_gate_keeps_the_champion_if_the_better_challenger_clearly_loses_a_genre_or_is_not_certain_enough() -> None:
+    generator = np.random.default_rng(0)
+    labels = (generator.random((900, 3)) < (0.4, 0.3, 0.1)).astype(np.uint8)
+    franchises = np.arange(900).astype(np.str_)
+
+    def predicted(*errors: float) -> np.ndarray:
+        return (labels == 1) ^ (generator.random(labels.shape) < errors)
+
+    champion, challenger = predicted(0.4, 0.4, 0.02), predicted(0.1, 0.1, 0.06)
+    positives = int(labels[:, 2].sum())
+
+    def rules(level: float = 1e-3, **limits: float) -> dict[str, bool]:
+        names = ["Action", "Comedy", "Drama"]
+        _, found = compare(challenger, champion, labels, franchises, names, GateConfig(**limits), level)
+        assert ("1 genre clearly lost more than 0.05 F1: Drama -0." in found[1].sentence) != found[1].passed
+        return {rule.name: rule.passed for rule in found}
+
+    assert rules() == {"difference": True, "genre_f1": False}
+    assert rules(min_genre_posters=positives) == {"difference": True, "genre_f1": False}
+    assert rules(min_genre_posters=positives + 1) == {"difference": True, "genre_f1": True}
+    assert rules(max_genre_loss=0.5) == {"difference": True, "genre_f1": True}
+    assert rules(1e-200, max_genre_loss=0.5) == {"difference": False, "genre_f1": True}
+
+
+def test_gate_keeps_the_champion_if_the_challengers_bundle_is_too_large_or_predicts_otherwise_than_in_training(
+    model: Model, worse: Model, dataset: Dataset
+) -> None:
+    limits = GateConfig(max_bundle_megabytes=100, max_probability_difference=0.01)
+    for size_bytes, difference, expected in (
+        (100_000_000, 0.01, []),
+        (101_000_000, 0.0, ["size"]),
+        (0, 0.02, ["probabilities"]),
+        (0, float("nan"), ["probabilities"]),
+    ):
+        rules = check_bundle(size_bytes, difference, limits)
+        decision = decide(model, worse, dataset, limits=limits, bundle_rules=rules)
+        assert failed(decision) == expected and decision.promote == (not expected)
+    assert failed(decide(model, None, dataset, bundle_rules=check_bundle(101_000_000, 0.0, limits))) == ["size"]
 
 
 def test_gate_keeps_a_champion_without_shared_genres(model: Model, dataset: Dataset) -> None:
@@ -126,3 +185,8 @@ def _with_genre_ids(model: Model, ids: list[str]) -> Model:
         for genre, id in zip(model.manifest.genres, ids, strict=True)
     )
     return Model(replace(model.manifest, genres=genres), model.sha256, model._session)
+
+
+def failed(decision: Decision) -> list[str]:
+    """The names of the rules that the challenger does not pass."""
+    return [rule.name for rule in decision.rules if not rule.passed]

@@ -68,7 +68,7 @@ def predictions(titled: Dataset) -> PredictionSet:
 def evaluation(predictions: PredictionSet, titled: Dataset) -> Evaluation:
     rows = titled.rows("test")
     networks = tuple(model_figures(network, titled, rows) for network in predictions.networks)
-    return Evaluation(networks, baselines(titled).scores, paired_differences(networks, titled, rows), {})
+    return Evaluation(networks, baselines(titled).scores, paired_differences(networks, titled, rows), {}, 0.0)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,8 @@
+"""How often the gate promotes a simulated challenger that is better in truth, with all rules on."""
+
+from tests.benchmarks.bench_gate import DIFFERENCE, promotions
+
+
+def test_challenger_better_by_five_points_is_promoted_within_four_weeks() -> None:
+    weeks = promotions(DIFFERENCE, posters=2000, draws=100, weeks=4, resamples=200)
+    assert sum(week is not None for week in weeks) >= 90
