@@ -107,10 +107,10 @@ class GateConfig(Checked):
     false_promotions: float = setting(
         0.1,
         "False promotions",
-        "Largest chance per year that a model goes live which is no better; each comparison may spend a 52nd part of "
-        "what the last 365 days have left of it.",
-        ge=0.0001,
-        le=0.5,
+        "Expected number per year of models that go live without being better than the champion: 0.1 is one in ten "
+        "years; with 26, any higher score counts.",
+        ge=0.001,
+        le=26,
     )
     max_genre_loss: float = setting(
         0.05,

@@ -142,7 +142,8 @@ def compare(
         f"A difference counts above {required:+.3f}, which equal models reach by chance in 1 of {1 / level:,.0f} "
         "comparisons."
         if np.isfinite(required)
-        else "No difference counts: there are too few franchises, or the last year's comparisons have spent the chance."
+        else "No difference counts: the test part has one franchise, or the comparisons of the last 365 days have "
+        "spent the chance of false promotions."
     )
     rules = [Rule("difference", difference.value > required, sentence)]
     positives = (labels == 1).sum(0)

@@ -38,6 +38,7 @@ from infra.registry import Registry
 from infra.revisions import Resources
 from infra.settings import read_settings
 from infra.store import Store
+from ml.configuration import GateConfig
 from ml.evaluation.gate import decide
 from serving.bundle.model import Model
 from tasks.champion import ChampionState, examine, live_champion, reason_to_redeploy
@@ -519,7 +520,7 @@ def test_rollback_keeps_the_earlier_model_live_until_a_person_wants_another(
         run_rollback(collection, "99")
     run_rollback(collection, versions[second])
     assert is_live(second)
-    kept = run_retrain(parameters)
+    kept = run_retrain(parameters.model_copy(update={"gate": GateConfig(false_promotions=26)}))
     assert kept.record.evaluation.passed_gate and kept.record.deployment is None
     assert "A person chose version" in kept.message and "so nothing replaces it until" in kept.message
     assert is_live(second)

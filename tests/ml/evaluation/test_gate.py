@@ -74,7 +74,7 @@ def test_gate_promotes_nothing_while_the_chance_of_false_promotions_is_spent(
     assert decision.promote and decision.level == 1e-3
     assert "equal models" in decision.rules[0].sentence and "1 of 1,000 comparisons" in decision.rules[0].sentence
     spent = decide(model, worse, dataset, level=0.0)
-    assert failed(spent) == ["difference"] and "have spent the chance" in spent.sentence
+    assert failed(spent) == ["difference"] and "have spent the chance of false promotions" in spent.sentence
 
 
 def test_gate_keeps_the_champion_if_the_better_challenger_clearly_loses_a_genre_or_is_not_certain_enough() -> None:

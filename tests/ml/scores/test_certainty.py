@@ -42,7 +42,8 @@ def test_equal_challengers_are_promoted_in_few_years(per_year: int, shared: floa
     assert by_a_fixed_level.sum() > 600, "with 90 % certainty of each comparison"
 
 
-def test_required_difference_is_out_of_reach_without_a_level_and_undefined_for_one_franchise() -> None:
+def test_required_difference_grows_with_certainty() -> None:
     assert required_difference(0.01, 100, 0.0) == np.inf
     assert np.isnan(required_difference(0.01, 1, 0.001))
+    assert required_difference(0.01, 100, next_level(26, 0)) == 0, "any positive difference counts"
     assert required_difference(0.01, 20, 0.001) > required_difference(0.01, 1000, 0.001) > 0.03
