@@ -148,7 +148,7 @@ def parser() -> argparse.ArgumentParser:
     rollback.add_argument("--to", metavar="VERSION", help="version in MLflow; default: the one before the live one")
     rollback.set_defaults(run=_rollback)
 
-    promote = commands.add_parser("promote", help="serve a version that was live before, and end a hold")
+    promote = commands.add_parser("promote", help="serve a version of the registered model, and end a hold")
     _add_live(promote)
     promote.add_argument("version", metavar="VERSION", help="version in MLflow")
     promote.set_defaults(run=_promote)

@@ -42,9 +42,10 @@ def run_rollback(collection: str, version: str | None) -> None:
 
 
 def run_promote(collection: str, version: str) -> None:
-    """Serve a version that was live before, and lift the hold. Raises as `tasks.rollouts.promote`."""
+    """Serve a version, and lift the hold. Raises as `tasks.rollouts.promote`."""
     rollout = promote(read_settings(collection), version, _person())
-    print(f"{rollout.after} is live, instead of {rollout.before}. Runs replace it when they train a better model.")
+    instead = f", instead of {rollout.before}" if rollout.before else ""
+    print(f"{rollout.after} is live{instead}. Runs replace it when they train a better model.")
 
 
 def show_history(collection: str) -> None:

@@ -27,8 +27,8 @@ from infra.store import Store
 from serving.bundle.errors import AnimeGenreError
 from serving.bundle.model import FORMAT, INPUT, MANIFEST, MODEL, OUTPUT, RESIZE, Model
 from tasks.bundles import bundle_key
+from tasks.candidate_revisions import TOLERANCE
 from tasks.champion import function_source, resources, settings_environment, source_key
-from tasks.redeploy import TOLERANCE
 
 _POSTER = "trial/poster.png"
 _SIZE = 16

@@ -1,6 +1,6 @@
 """The MLflow client: runs, metrics and artifacts of trainings, and registered model versions.
 
-The alias `champion` names the version that has the function's traffic.
+The alias `champion` names the version that has the function's traffic, `previous` the one that had it before.
 """
 
 import functools
@@ -36,7 +36,7 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 _EXPERIMENT = "anime-genre"
-_CHAMPION = "champion"
+_CHAMPION, _PREVIOUS = "champion", "previous"
 _PAUSE_SECONDS = (0.5, 8.0)  # the first and the longest pause before a retry
 _SLOWEST_RESPONSE_SECONDS = 10.0  # even a short time limit allows a response to take this long
 DATASET_KEY = "dataset_key"
@@ -51,6 +51,11 @@ class ModelVersion:
     version: str
     run_id: str
     tags: Mapping[str, str]
+
+    @property
+    def bundle_sha256(self) -> str:
+        """The sha256 of its bundle; empty if nobody knows it."""
+        return self.tags.get("bundle_sha256", "")
 
 
 def _retried(
@@ -301,26 +306,37 @@ class Registry:
         return _version(versions[0]) if versions else None
 
     @_retried("Reading a version of the model")
-    def bundle_of(self, version: str) -> str:
-        """The sha256 of a version's bundle. Raises NotFound if there is no such version."""
-        tags: dict[str, str] = self._client.get_model_version(self._name, version).tags
-        return tags.get("bundle_sha256", "")
+    def version(self, version: str) -> ModelVersion:
+        """A version of the registered model. Raises NotFound if there is no such version."""
+        return _version(self._client.get_model_version(self._name, version))
 
     def champion(self) -> ModelVersion | None:
         """The version with the alias `champion`, or None."""
+        return self._with_alias(_CHAMPION)
+
+    def previous(self) -> ModelVersion | None:
+        """The version with the alias `previous`, or None."""
+        return self._with_alias(_PREVIOUS)
+
+    def _with_alias(self, alias: str) -> ModelVersion | None:
         try:
-            return self._read_champion()
+            return self._read_alias(alias)
         except NotFound:
             return None
 
-    @_retried("Reading the champion")
-    def _read_champion(self) -> ModelVersion:
-        return _version(self._client.get_model_version_by_alias(self._name, _CHAMPION))
+    @_retried("Reading an alias of the model")
+    def _read_alias(self, alias: str) -> ModelVersion:
+        return _version(self._client.get_model_version_by_alias(self._name, alias))
 
     @_retried("Setting the champion")
     def set_champion(self, version: str) -> None:
         """Point the alias `champion` to a version."""
         self._client.set_registered_model_alias(self._name, _CHAMPION, version)
+
+    @_retried("Setting the previous champion")
+    def set_previous(self, version: str) -> None:
+        """Point the alias `previous` to a version."""
+        self._client.set_registered_model_alias(self._name, _PREVIOUS, version)
 
     @_retried("Removing the champion")
     def remove_champion(self) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from infra.cloud_run import CloudRun
 from infra.errors import NotFound
-from infra.registry import Registry
+from infra.registry import ModelVersion, Registry
 from infra.revisions import Revision
 from infra.settings import Settings
 from infra.store import Store
@@ -51,33 +51,71 @@ def write_deployment(
     _write(store, record)
 
 
+def describe_version(
+    store: Store, registry: Registry, registered: ModelVersion, live: Revision | None, collection: str
+) -> None:
+    """Write the record of a registered version that is about to go live, from its bundle and its run in MLflow.
+
+    Args:
+        live: the revision that has the traffic until now.
+    """
+    record = _from_bundle(store, registry, registered.bundle_sha256, registered)
+    if record is None:
+        return
+    _write(
+        store,
+        {
+            **record,
+            "version": registered.version,
+            "live_since": datetime.now(UTC).isoformat(timespec="seconds"),
+            "previous_version": live.environment.get("MODEL_VERSION") if live else None,
+            "previous_bundle_sha256": live.environment.get("BUNDLE_SHA256") if live else None,
+            "collection": collection,
+            "snapshot_date": registered.tags.get("dataset_date"),
+        },
+    )
+
+
 def restore_deployment(settings: Settings, store: Store, registry: Registry, champion: Champion) -> None:
     """Write the champion's record again if it is missing or damaged, from its revisions, its bundle and MLflow."""
     sha256 = champion.bundle_sha256
     if _is_intact(store, sha256):
         return
+    record = _from_bundle(store, registry, sha256, registry.version_of(sha256))
+    if record is None:
+        return
     revisions = CloudRun(settings).revisions(settings.service)
     created = [each.created for each in revisions if each.environment.get("BUNDLE_SHA256") == sha256 and each.created]
-    registered = registry.version_of(sha256)
+    _write(
+        store,
+        {
+            **record,
+            "version": champion.version,
+            "live_since": min(created, default=datetime.now(UTC)).isoformat(timespec="seconds"),
+            "collection": settings.collection,
+            "snapshot_date": champion.revision.environment.get("DATASET_DATE"),
+        },
+    )
+    logger.warning("The deployment record of %s was missing or damaged, and is written again.", champion.name)
+
+
+def _from_bundle(
+    store: Store, registry: Registry, sha256: str, registered: ModelVersion | None
+) -> dict[str, Any] | None:
+    """What a record has of the bundle in the bucket and of its run in MLflow; None if the bundle is incomplete."""
     try:
         posters = json.loads(store.read(f"{bundle_key(sha256)}/{FIGURES}"))["dataset"]["posters"]
         metrics = registry.metrics(registered.run_id) if registered else {}
     except (NotFound, ValueError, KeyError, TypeError) as error:
-        logger.warning("The deployment record of %s is missing and cannot be written again: %s", champion.name, error)
-        return
-    record = {
-        "version": champion.version,
+        logger.warning("The deployment record of the bundle %s cannot be written: %s", sha256[:8], error)
+        return None
+    return {
         "bundle_sha256": sha256,
-        "live_since": min(created, default=datetime.now(UTC)).isoformat(timespec="seconds"),
         "previous_version": None,
         "previous_bundle_sha256": None,
-        "collection": settings.collection,
-        "snapshot_date": champion.revision.environment.get("DATASET_DATE"),
         "posters": posters,
         "figures": {f"{TEST}/{name}": metrics.get(f"{TEST}/{name}") for name in _SCORES},
     }
-    _write(store, record)
-    logger.warning("The deployment record of %s was missing or damaged, and is written again.", champion.name)
 
 
 def has_deployment(store: Store, bundle_sha256: str) -> bool:

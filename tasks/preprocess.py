@@ -32,6 +32,7 @@ from ml.data.shards import Shards
 from ml.data.splits import (
     PARTS,
     PARTS_VERSION,
+    TEST,
     TRAIN,
     VALIDATION,
     PartTable,
@@ -174,6 +175,12 @@ def read_training_ids(store: Store, key: str) -> set[str]:
     """The ids of the train and validation parts of a dataset in the bucket, empty if it is missing or damaged."""
     rows = store.read_parsed(f"{_folder(key)}/{ROWS}", read_parts) or {}
     return {id for id, (_, part) in rows.items() if part in (TRAIN, VALIDATION)}
+
+
+def read_test_ids(store: Store, key: str) -> list[str]:
+    """The ids of the test part of a dataset in the bucket, empty if it is missing or damaged."""
+    rows = store.read_parsed(f"{_folder(key)}/{ROWS}", read_parts) or {}
+    return [id for id, (_, part) in rows.items() if part == TEST]
 
 
 def _decode(store: Store, workspace: Path, sha256_of: Mapping[str, str], pixels: Shards) -> None:

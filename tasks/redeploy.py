@@ -1,46 +1,24 @@
 """Step 8: deploy a revision of the function with the new bundle, check its predictions, and send it the traffic."""
 
 import logging
-from pathlib import Path
 
-from infra.cloud_build import build_image
 from infra.cloud_run import CloudRun
-from infra.endpoint import request_prediction
-from infra.errors import DeploymentError, FunctionDown, NotFound
-from infra.files import sha256_of
+from infra.errors import DeploymentError, NotFound
 from infra.registry import Registry
-from infra.revisions import Image, Revision
 from infra.settings import Settings, read_settings
 from infra.store import Store
 from serving.bundle.model import Model
 from tasks.artifacts import show_link
-from tasks.bundles import bundle_key, fetch_bundle, upload_bundle
-from tasks.champion import (
-    function_source,
-    has_other_decoder,
-    live_champion,
-    model_environment,
-    resources,
-    settings_environment,
-    source_key,
-    version_name,
-)
+from tasks.bundles import bundle_key, fetch_bundle
+from tasks.candidate_revisions import deploy_candidate
+from tasks.champion import has_other_decoder, live_champion, model_environment
 from tasks.deployments import write_deployment
-from tasks.records import (
-    BundleRecord,
-    DatasetRecord,
-    DeploymentRecord,
-    EvaluationRecord,
-    KnownPoster,
-    ModelRecord,
-)
+from tasks.records import BundleRecord, DatasetRecord, DeploymentRecord, EvaluationRecord, ModelRecord
 from tasks.register import BETTER_THAN_CHAMPION
-from tasks.rollouts import name_of, read_hold, record_rollout
+from tasks.rollouts import Rollout, move_traffic, read_hold
 from tasks.step import run_name, step
 
 logger = logging.getLogger("tasks")
-TOLERANCE = 1e-3
-"""Of a probability: the function may run on another CPU than this process."""
 
 
 @step("redeploy")
@@ -50,8 +28,8 @@ def redeploy(
     """Build if the source changed, deploy a candidate revision, check it, and move traffic and alias to it.
 
     Raises:
-        DeploymentError: the build or the revision failed, or its predictions differ from the bundle's. The revision
-            then gets no traffic.
+        DeploymentError: the build or the revision failed, or its predictions differ from the bundle's, or the service
+            does not serve the bundle. The traffic is then where it was.
         ServiceUnavailable: Cloud Run, the store or MLflow is not reachable (retryable).
     """
     settings = read_settings(dataset.collection)
@@ -64,15 +42,13 @@ def redeploy(
         "COLLECTION": dataset.collection,
     }
     folder = fetch_bundle(store, registry, settings.folder, model.bundle_sha256, model.run_id)
-    candidate = _deploy_candidate(settings, environment, folder, evaluation.known_posters)
+    candidate = deploy_candidate(settings, environment, folder, [each.name for each in evaluation.known_posters])
     if hold := read_hold(store):  # written since the comparison
         raise DeploymentError(hold.sentence)
-    live = CloudRun(settings).live(settings.service)
-    write_deployment(store, live, dataset, evaluation, model)
-    record = _send_traffic(settings, candidate, live, "redeploy", evaluation.reason)
-    registry.set_champion(model.version)
+    write_deployment(store, CloudRun(settings).live(settings.service), dataset, evaluation, model)
+    rollout = move_traffic(settings, registry, candidate, "redeploy", f"run {run_name()}", evaluation.reason)
     registry.tag_version(model.version, {BETTER_THAN_CHAMPION: str(evaluation.passed_gate).lower()})
-    return record
+    return _record(settings, rollout)
 
 
 @step("redeploy champion")
@@ -97,84 +73,14 @@ def redeploy_champion(dataset: DatasetRecord, evaluation: EvaluationRecord) -> D
     if has_other_decoder(model):  # today's source would give it other pixels
         image = champion.revision.image
     # A running revision remembers that its bundle was damaged, so a ready one is not used again.
-    candidate = _deploy_candidate(settings, environment, folder, evaluation.known_posters, image, reuse=False)
+    posters = [each.name for each in evaluation.known_posters]
+    candidate = deploy_candidate(settings, environment, folder, posters, image, reuse=False)
     reason = str(evaluation.redeploy_champion)
-    return _send_traffic(settings, candidate, champion.revision, "redeploy champion", reason)
+    rollout = move_traffic(settings, registry, candidate, "redeploy champion", f"run {run_name()}", reason)
+    return _record(settings, rollout)
 
 
-def _deploy_candidate(
-    settings: Settings,
-    environment: dict[str, str],
-    bundle: Path,
-    posters: list[KnownPoster],
-    image: Image | None = None,
-    reuse: bool = True,
-) -> Revision:
-    """Deploy a revision and check its predictions. `environment` describes its model.
-
-    `image` is by default that of the present source, built if necessary. If no revision starts, Cloud Run does not find
-    the image, or the predictions differ, the bundle is uploaded and an earlier image built again, once: they may be
-    deleted or damaged. A revision with a damaged bundle does not start.
-    """
-    store, cloud_run, model = Store(settings), CloudRun(settings), Model.load(bundle)
-    name = version_name(environment.get("MODEL_VERSION", ""), model.sha256)
-
-    def deploy(image: Image, reuse: bool) -> Revision:
-        candidate = cloud_run.deploy_candidate(
-            settings.service,
-            image,
-            {**environment, **settings_environment(settings)},
-            resources(settings),
-            store.uri(source_key(image.source_sha256)),
-            reuse,
-        )
-        logger.info("Checking the predictions of the new revision, %s.", candidate.name)
-        _check(candidate, posters, store, model, name, settings.caller_service_account)
-        return candidate
-
-    earlier = image or cloud_run.built_image(settings.service, sha256_of(function_source()))
-    built = earlier or _build(settings, store)
-    try:
-        return deploy(built, reuse)
-    except (DeploymentError, FunctionDown, NotFound) as error:
-        logger.warning("The bundle is uploaded again, and another revision deployed: %s", error)
-        upload_bundle(store, bundle, model.sha256, replace=True)
-        if earlier and not image:
-            built = _build(settings, store)
-        return deploy(built, reuse=False)
-
-
-def _send_traffic(
-    settings: Settings, candidate: Revision, before: Revision | None, what: str, reason: str
-) -> DeploymentRecord:
-    live = CloudRun(settings).send_traffic(settings.service, candidate.name)
-    record_rollout(Store(settings), what, f"run {run_name()}", name_of(before) if before else None, live, reason)
-    show_link("function", str(live.url), f"The function with {name_of(live)}")
-    return DeploymentRecord(url=str(live.url), revision=live.name)
-
-
-def _build(settings: Settings, store: Store) -> Image:
-    """Build an image of the function's present source."""
-    source = function_source()
-    source_sha256 = sha256_of(source)
-    logger.info("Building the function from its source.")
-    key = source_key(source_sha256)
-    store.write(key, source)
-    return build_image(settings, store.object_name(key), source_sha256)
-
-
-def _check(
-    candidate: Revision, posters: list[KnownPoster], store: Store, model: Model, name: str, caller: str | None
-) -> None:
-    """Compare the candidate's predictions for known posters with the bundle's; DeploymentError if they differ."""
-    for poster in posters:
-        response = request_prediction(str(candidate.url), poster.name, caller)
-        probabilities = {genre["name"]: float(genre["probability"]) for genre in response["genres"]}
-        (expected,) = model.predict([store.whole_bucket().read(poster.name)])
-        wrong = [g.name for g in expected if abs(probabilities.get(g.name, -1) - g.probability) > TOLERANCE]
-        if wrong or response["model"]["sha256"] != model.sha256:
-            raise DeploymentError(
-                f"The predictions of the new revision for {poster.name} differ from those of {name}, so it does not go "
-                "live. Start the run again to deploy another one.",
-                f"Genres that differ: {', '.join(wrong)}" if wrong else "It serves another bundle.",
-            )
+def _record(settings: Settings, rollout: Rollout) -> DeploymentRecord:
+    url = str(CloudRun(settings).url(settings.service))
+    show_link("function", url, f"The function with {rollout.after}")
+    return DeploymentRecord(url=url, revision=rollout.revision)

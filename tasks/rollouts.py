@@ -6,30 +6,41 @@ person lifts it.
 """
 
 import logging
+import random
+import time
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from infra.cloud_run import CloudRun
 from infra.endpoint import served_bundle
 from infra.errors import DeploymentError, InfraError, NotFound
-from infra.registry import Registry
+from infra.registry import ModelVersion, Registry
 from infra.revisions import Revision
 from infra.settings import Settings
 from infra.store import Store
-from tasks.champion import Champion, live_champion, version_name
-from tasks.deployments import has_deployment
+from ml.data.decoding import PREPROCESSING_VERSION
+from serving.bundle.model import Model
+from tasks.bundles import bundle_key, fetch_bundle, upload_bundle
+from tasks.candidate_revisions import deploy_candidate
+from tasks.champion import Champion, has_other_decoder, live_champion, version_name
+from tasks.crawl.mirror import poster_key
+from tasks.deployments import describe_version, has_deployment
 from tasks.events import Event, append_event, now, read_events
 from tasks.records import Record
 
 logger = logging.getLogger("tasks")
 
 _HOLD, _ROLLOUTS = "hold.json", "rollouts"
+_BY_A_PERSON = "A person chose it."
+_KNOWN_POSTERS = 3
+_MOVING_SECONDS = 30.0
 
 
 class Rollout(Event):
-    """One change of what is live.
+    """One change of what is live, or one that failed and was undone.
 
     `what` is the command or step, `by` the run or the person. `before` and `after` are versions with the beginning of
-    their bundles, `before` None if nothing was live.
+    their bundles, `before` None if nothing was live. They are the same after a failure.
     """
 
     what: str
@@ -108,7 +119,7 @@ def roll_back(settings: Settings, version: str | None, by: str) -> Rollout:
     # Before the traffic moves, so that no run that is working moves it back.
     store.write(_HOLD, hold.model_dump_json(indent=2).encode())
     try:
-        return _serve(settings, registry, store, live, target, "rollback", by)
+        return move_traffic(settings, registry, target, "rollback", by, _BY_A_PERSON)
     except InfraError:
         if before is None:
             lift_hold(store)
@@ -118,11 +129,63 @@ def roll_back(settings: Settings, version: str | None, by: str) -> Rollout:
 
 
 def promote(settings: Settings, version: str, by: str) -> Rollout:
-    """Serve a version that was live before, and lift the hold. Raises as `roll_back`."""
-    store, registry, live = Store(settings), Registry(settings), _live(settings)
-    rollout = _serve(settings, registry, store, live, _revision(settings, version, registry), "promote", by)
+    """Serve a version of the registered model, and lift the hold.
+
+    If it was live before and its revision is still there, only the traffic moves. Otherwise its bundle is taken from
+    MLflow or the bucket, and deployed and checked as in a run.
+
+    Raises:
+        NotFound: there is no such version, or its bundle has no intact copy.
+        DeploymentError: the build or the revision failed, or the service does not serve the version's bundle. The
+            traffic is then where it was.
+    """
+    store, registry = Store(settings), Registry(settings)
+    registered = registry.version(version)
+    target = None
+    if has_deployment(store, registered.bundle_sha256):
+        target = _ready_revision(settings, registered.bundle_sha256)
+    if target is None:
+        target = _deploy(settings, store, registry, registered)
+    rollout = move_traffic(settings, registry, target, "promote", by, _BY_A_PERSON)
     lift_hold(store)
     return rollout
+
+
+def _deploy(settings: Settings, store: Store, registry: Registry, registered: ModelVersion) -> Revision:
+    """Deploy a registered version as a revision without traffic."""
+    sha256 = registered.bundle_sha256
+    folder = fetch_bundle(store, registry, settings.folder, sha256, registered.run_id)
+    model = Model.load(folder)
+    if has_other_decoder(model):
+        raise DeploymentError(
+            f"{version_name(registered.version, sha256)} was trained on posters of decoder version "
+            f"{model.manifest.preprocessing.version}, and the function has {PREPROCESSING_VERSION}. Train another one."
+        )
+    upload_bundle(store, folder, sha256)
+    address = store.uri(bundle_key(sha256))
+    registry.tag_version(registered.version, {"bundle_uri": address})
+    environment = {
+        "BUNDLE_URI": address,
+        "BUNDLE_SHA256": sha256,
+        "MODEL_VERSION": registered.version,
+        "DATASET_DATE": registered.tags.get("dataset_date", ""),
+        "COLLECTION": settings.collection,
+    }
+    posters = _known_posters(store, model.manifest.dataset_key)
+    candidate = deploy_candidate(settings, environment, folder, posters)
+    describe_version(store, registry, registered, CloudRun(settings).live(settings.service), settings.collection)
+    return candidate
+
+
+def _known_posters(store: Store, dataset_key: str) -> list[str]:
+    """The objects of some test posters of a dataset, always the same."""
+    from tasks.preprocess import read_test_ids  # imports torch, which takes seconds
+
+    ids = read_test_ids(store, dataset_key)
+    if not ids:
+        logger.warning("The dataset %s is missing, so no predictions are compared before the rollout.", dataset_key[:8])
+    chosen = random.Random(dataset_key).sample(ids, min(_KNOWN_POSTERS, len(ids)))
+    return [store.object_name(poster_key(id)) for id in chosen]
 
 
 def _live(settings: Settings) -> Champion:
@@ -137,13 +200,17 @@ def _live(settings: Settings) -> Champion:
 
 def _revision(settings: Settings, version: str, registry: Registry) -> Revision:
     """The newest ready revision that serves a version of the registered model."""
-    sha256 = registry.bundle_of(version)
-    for revision in CloudRun(settings).revisions(settings.service):
-        if revision.ready and revision.environment.get("BUNDLE_SHA256") == sha256:
-            return revision
-    raise NotFound(
-        f"No revision serves {version_name(version, sha256)}. A run with promote: always deploys what it trains."
-    )
+    sha256 = registry.version(version).bundle_sha256
+    if revision := _ready_revision(settings, sha256):
+        return revision
+    name = version_name(version, sha256)
+    raise NotFound(f"No revision serves {name}. `anime-genre promote {version}` deploys it again.")
+
+
+def _ready_revision(settings: Settings, sha256: str) -> Revision | None:
+    """The newest ready revision of a bundle."""
+    revisions = CloudRun(settings).revisions(settings.service)
+    return next((each for each in revisions if each.ready and each.environment.get("BUNDLE_SHA256") == sha256), None)
 
 
 def _earlier(settings: Settings, live: Champion, store: Store) -> Revision:
@@ -159,22 +226,58 @@ def _earlier(settings: Settings, live: Champion, store: Store) -> Revision:
     raise NotFound(f"No earlier model than {live.name} can be served. Name a version with --to.")
 
 
-def _serve(
-    settings: Settings, registry: Registry, store: Store, live: Champion, target: Revision, what: str, by: str
-) -> Rollout:
-    """Send the traffic to a revision, check what the public address serves, and set the alias."""
-    cloud_run, sha256 = CloudRun(settings), target.environment["BUNDLE_SHA256"]
-    if live.revision.name != target.name or live.moved:
-        sent = cloud_run.send_traffic(settings.service, target.name)
-        try:
-            served = served_bundle(str(sent.url), settings.caller_service_account)
-            if served != sha256:
-                raise DeploymentError(
-                    f"The function serves the bundle {served[:8]} instead of {sha256[:8]}. Try again in a minute."
+def move_traffic(settings: Settings, registry: Registry, target: Revision, what: str, by: str, reason: str) -> Rollout:
+    """Send the traffic to a revision, check what the public address serves, set the aliases, and record the change.
+
+    After an error, traffic and aliases are put back, and the record says so.
+
+    Args:
+        settings: those of the collection.
+        registry: the registered model, whose alias `champion` follows the traffic. `previous` is then the model that
+            was live before.
+        target: a ready revision.
+        what, by, reason: see `Rollout`.
+
+    Raises:
+        DeploymentError: the service does not serve the revision's bundle.
+        ServiceUnavailable: Cloud Run, the store or MLflow is not reachable (retryable).
+    """
+    store, cloud_run, sha256 = Store(settings), CloudRun(settings), target.environment["BUNDLE_SHA256"]
+    traffic = cloud_run.traffic(settings.service)
+    before = traffic.revision if traffic else None
+    previous = registry.previous()
+    try:
+        if traffic is None or traffic.moved or traffic.revision.name != target.name:
+            sent = cloud_run.send_traffic(settings.service, target.name)
+            _wait_until_served(str(sent.url), sha256, settings.caller_service_account)
+        _set_aliases(registry, before, sha256)
+        return record_rollout(store, what, by, name_of(before) if before else None, target, reason)
+    except InfraError as error:
+        if before is not None:
+            logger.warning("The traffic goes back to %s: %s", name_of(before), error)
+            cloud_run.send_traffic(settings.service, before.name)
+            with suppress(InfraError):  # the first error is the reason; the next run mends the aliases
+                record_rollout(
+                    store, f"{what} failed", by, name_of(before), before, f"{name_of(target)}: {error.message}"
                 )
-        except InfraError:
-            cloud_run.send_traffic(settings.service, live.revision.name)
-            raise
+                live_champion(settings, registry)  # sets the alias `champion`
+                if previous:
+                    registry.set_previous(previous.version)
+        raise
+
+
+def _wait_until_served(url: str, sha256: str, caller: str | None) -> None:
+    """Wait until the address serves a bundle: for some seconds, the earlier revision may still answer."""
+    deadline = time.monotonic() + _MOVING_SECONDS
+    while (served := served_bundle(url, caller)) != sha256:
+        if time.monotonic() > deadline:
+            raise DeploymentError(f"The function serves the bundle {served[:8]} instead of {sha256[:8]}.")
+        time.sleep(0.5)
+
+
+def _set_aliases(registry: Registry, before: Revision | None, sha256: str) -> None:
     if registered := registry.version_of(sha256):
         registry.set_champion(registered.version)
-    return record_rollout(store, what, by, live.name, target, "A person chose it.")
+    replaced = before.environment.get("BUNDLE_SHA256", "") if before else ""
+    if replaced and replaced != sha256 and (registered := registry.version_of(replaced)):
+        registry.set_previous(registered.version)

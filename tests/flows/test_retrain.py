@@ -30,7 +30,7 @@ from flows.rollback import run_promote, run_rollback, show_history
 from flows.summary import RunSummary, recorded_steps, run_retrain, show_predictions
 from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction
-from infra.errors import DeploymentError, NotFound
+from infra.errors import DeploymentError, NotFound, ServiceUnavailable
 from infra.files import sha256_of
 from infra.local.processes import Processes
 from infra.local.stack import Stack
@@ -239,17 +239,23 @@ def test_revision_with_other_predictions_than_its_bundle_does_not_go_live(first_
     settings = read_settings()
     store, record = Store(settings), first_run[0].record
     sha256 = record.training.bundle_sha256
+    other = bundle_with_threshold(store, sha256, 0.999)
+    with pytest.raises(DeploymentError, match="so it does not go live"):
+        redeploy.__wrapped__(record.dataset, record.evaluation, record.model, other)
+    assert CloudRun(settings).live(settings.service).environment["BUNDLE_SHA256"] == sha256
+    assert Registry(settings).champion().version == record.model.version
+
+
+def bundle_with_threshold(store: Store, sha256: str, threshold: float) -> BundleRecord:
+    """Write a bundle into the bucket that differs from another one in the threshold of its first genre."""
     manifest = json.loads(store.read(f"bundles/{sha256}/manifest.json"))
-    manifest["genres"][0]["threshold"] = 0.999
+    manifest["genres"][0]["threshold"] = threshold
     changed = json.dumps(manifest).encode()
     other = BundleRecord(uri=store.uri(f"bundles/{sha256_of(changed)}"), sha256=sha256_of(changed))
     for name in manifest["files"]:
         store.write(f"bundles/{other.sha256}/{name}", store.read(f"bundles/{sha256}/{name}"))
     store.write(f"bundles/{other.sha256}/manifest.json", changed)
-    with pytest.raises(DeploymentError, match="so it does not go live"):
-        redeploy.__wrapped__(record.dataset, record.evaluation, record.model, other)
-    assert CloudRun(settings).live(settings.service).environment["BUNDLE_SHA256"] == sha256
-    assert Registry(settings).champion().version == record.model.version
+    return other
 
 
 def bucket_objects(store: Store) -> set[str]:
@@ -538,6 +544,44 @@ def test_rollback_keeps_the_earlier_model_live_until_a_person_wants_another(
     assert all(one.after == other.before for one, other in pairwise(rollouts[-6:]))
     show_history(collection)
     assert "What went live, myanimelist" in capsys.readouterr().out
+
+
+def test_promoted_version_that_was_never_live_is_deployed_checked_and_undone_after_a_failure(
+    first_run, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, record = read_settings(), first_run[0].record
+    store, registry, sha256 = Store(settings), Registry(settings), record.training.bundle_sha256
+    before, other = registry.champion(), bundle_with_threshold(store, sha256, 0.998)
+    never = registry.register(
+        record.training.run_id,
+        settings.workspace / "bundles" / sha256 / "model.onnx",
+        32,
+        len(record.dataset.genres),
+        {"bundle_sha256": other.sha256, "dataset_date": record.dataset.snapshot_date},
+        "",
+    )
+    with (
+        fault_proxy(stack.mlflow_url, Fault("POST /api/2.0/mlflow/registered-models/alias")) as mlflow,
+        monkeypatch.context() as patch,
+    ):
+        patch.setenv("MLFLOW_TRACKING_URI", mlflow.url)
+        patch.setenv("ANIME_GENRE_SERVICE_TIMEOUT_SECONDS", "1")
+        with pytest.raises(ServiceUnavailable, match="Setting the champion failed"):
+            run_promote(settings.collection, never.version)
+    failed = read_rollouts(store)[-1]
+    assert is_answered_by(before.bundle_sha256, first_run)
+    assert failed.what == "promote failed" and failed.before == failed.after
+    assert failed.reason.startswith(f"version {never.version} ({other.sha256[:8]}): Setting the champion failed")
+
+    run_promote(settings.collection, never.version)
+    assert is_answered_by(other.sha256, first_run)
+    assert (registry.champion().version, registry.previous().version) == (never.version, before.version)
+    told = requests.get(f"{record.deployment.url}/model").json()["deployment"]
+    assert (told["version"], told["previous_version"]) == (never.version, before.version)
+    assert told["posters"] == record.dataset.parts and told["snapshot_date"] == record.dataset.snapshot_date
+    with pytest.raises(NotFound):
+        run_promote(settings.collection, "99")
+    run_promote(settings.collection, before.version)
 
 
 def test_poster_with_another_hash_is_fetched_from_the_bucket(first_run, tmp_path) -> None:
