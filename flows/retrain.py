@@ -22,9 +22,10 @@ from serving.bundle.errors import AnimeGenreError
 from serving.bundle.redaction import redact_logs
 from tasks.champion import check_collection, version_name
 from tasks.posters import collected_before, download_posters
-from tasks.records import RetrainRecord
+from tasks.records import DeploymentRecord, RetrainRecord
 from tasks.redeploy import redeploy, redeploy_champion
 from tasks.register import register
+from tasks.rollouts import Hold
 from tasks.scrape import scrape
 from tasks.step import retried
 from tasks.upload import upload
@@ -84,7 +85,7 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
         training = train(dataset, parameters.train)
         evaluation = evaluate(dataset, training, parameters.promote, parameters.gate)
         model = register(dataset, training, evaluation)
-        deployment = None
+        deployment: DeploymentRecord | Hold | None = None
         if evaluation.better:
             deployment = redeploy(dataset, evaluation, model, upload(model))
         elif evaluation.redeploy_champion:
@@ -96,8 +97,10 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
         training=training,
         evaluation=evaluation,
         model=model,
-        deployment=deployment,
+        deployment=deployment if isinstance(deployment, DeploymentRecord) else None,
     )
+    if isinstance(deployment, Hold):
+        return Completed(message=f"champion kept: {evaluation.reason} {deployment.sentence}", data=record)
     if not evaluation.better:
         return Completed(message=f"champion kept: {evaluation.reason}", data=record)
     return Completed(

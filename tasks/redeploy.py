@@ -3,7 +3,8 @@
 import logging
 
 from infra.cloud_run import CloudRun
-from infra.errors import DeploymentError, NotFound
+from infra.errors import NotFound
+from infra.lease import rollout_lease
 from infra.registry import Registry
 from infra.settings import Settings, read_settings
 from infra.store import Store
@@ -15,7 +16,7 @@ from tasks.champion import has_other_decoder, live_champion, model_environment
 from tasks.deployments import write_deployment
 from tasks.records import BundleRecord, DatasetRecord, DeploymentRecord, EvaluationRecord, ModelRecord
 from tasks.register import BETTER_THAN_CHAMPION
-from tasks.rollouts import Rollout, move_traffic, read_hold
+from tasks.rollouts import Hold, Rollout, move_traffic, read_hold
 from tasks.step import run_name, step
 
 logger = logging.getLogger("tasks")
@@ -24,10 +25,13 @@ logger = logging.getLogger("tasks")
 @step("redeploy")
 def redeploy(
     dataset: DatasetRecord, evaluation: EvaluationRecord, model: ModelRecord, bundle: BundleRecord
-) -> DeploymentRecord:
+) -> DeploymentRecord | Hold:
     """Build if the source changed, deploy a candidate revision, check it, and move traffic and alias to it.
 
+    Returns the hold, and moves nothing, if a person has chosen another model since the comparison.
+
     Raises:
+        BusyError: another rollout does not end.
         DeploymentError: the build or the revision failed, or its predictions differ from the bundle's, or the service
             does not serve the bundle. The traffic is then where it was.
         ServiceUnavailable: Cloud Run, the store or MLflow is not reachable (retryable).
@@ -42,11 +46,13 @@ def redeploy(
         "COLLECTION": dataset.collection,
     }
     folder = fetch_bundle(store, registry, settings.folder, model.bundle_sha256, model.run_id)
-    candidate = deploy_candidate(settings, environment, folder, [each.name for each in evaluation.known_posters])
-    if hold := read_hold(store):  # written since the comparison
-        raise DeploymentError(hold.sentence)
-    write_deployment(store, CloudRun(settings).live(settings.service), dataset, evaluation, model)
-    rollout = move_traffic(settings, registry, candidate, "redeploy", f"run {run_name()}", evaluation.reason)
+    with rollout_lease(store, settings.workspace):
+        candidate = deploy_candidate(settings, environment, folder, [each.name for each in evaluation.known_posters])
+        if hold := read_hold(store):  # written since the comparison
+            logger.warning("The new model does not go live. %s", hold.sentence)
+            return hold
+        write_deployment(store, CloudRun(settings).live(settings.service), dataset, evaluation, model)
+        rollout = move_traffic(settings, registry, candidate, "redeploy", f"run {run_name()}", evaluation.reason)
     registry.tag_version(model.version, {BETTER_THAN_CHAMPION: str(evaluation.passed_gate).lower()})
     return _record(settings, rollout)
 
@@ -59,24 +65,25 @@ def redeploy_champion(dataset: DatasetRecord, evaluation: EvaluationRecord) -> D
     """
     settings = read_settings(dataset.collection)
     store, registry = Store(settings), Registry(settings)
-    champion = live_champion(settings, registry)
-    if champion is None:
-        raise NotFound(f"The service {settings.service} has no live revision any more. Start the run again.")
-    logger.info("The champion, %s, gets a new revision: %s.", champion.name, evaluation.redeploy_champion)
-    folder = fetch_bundle(store, registry, settings.folder, champion.bundle_sha256)
-    model = Model.load(folder)
-    environment = {
-        **model_environment(champion.revision),
-        "BUNDLE_URI": store.uri(bundle_key(champion.bundle_sha256)),
-    }
-    image = None
-    if has_other_decoder(model):  # today's source would give it other pixels
-        image = champion.revision.image
-    # A running revision remembers that its bundle was damaged, so a ready one is not used again.
-    posters = [each.name for each in evaluation.known_posters]
-    candidate = deploy_candidate(settings, environment, folder, posters, image, reuse=False)
-    reason = str(evaluation.redeploy_champion)
-    rollout = move_traffic(settings, registry, candidate, "redeploy champion", f"run {run_name()}", reason)
+    with rollout_lease(store, settings.workspace):
+        champion = live_champion(settings, registry)
+        if champion is None:
+            raise NotFound(f"The service {settings.service} has no live revision any more. Start the run again.")
+        logger.info("The champion, %s, gets a new revision: %s.", champion.name, evaluation.redeploy_champion)
+        folder = fetch_bundle(store, registry, settings.folder, champion.bundle_sha256)
+        model = Model.load(folder)
+        environment = {
+            **model_environment(champion.revision),
+            "BUNDLE_URI": store.uri(bundle_key(champion.bundle_sha256)),
+        }
+        image = None
+        if has_other_decoder(model):  # today's source would give it other pixels
+            image = champion.revision.image
+        # A running revision remembers that its bundle was damaged, so a ready one is not used again.
+        posters = [each.name for each in evaluation.known_posters]
+        candidate = deploy_candidate(settings, environment, folder, posters, image, reuse=False)
+        reason = str(evaluation.redeploy_champion)
+        rollout = move_traffic(settings, registry, candidate, "redeploy champion", f"run {run_name()}", reason)
     return _record(settings, rollout)
 
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from infra.cloud_run import CloudRun
 from infra.endpoint import served_bundle
 from infra.errors import DeploymentError, InfraError, NotFound
+from infra.lease import rollout_lease
 from infra.registry import ModelVersion, Registry
 from infra.revisions import Revision
 from infra.settings import Settings
@@ -104,6 +105,8 @@ def lift_hold(store: Store) -> None:
 def roll_back(settings: Settings, version: str | None, by: str) -> Rollout:
     """Serve an earlier version again, and hold it. No training and no build is needed.
 
+    The hold is written at once, so that a rollout that is working moves no traffic. Then its end is waited for.
+
     Args:
         version: a version of the registered model; by default the one that was first live before the present one.
         by: who does it.
@@ -111,15 +114,16 @@ def roll_back(settings: Settings, version: str | None, by: str) -> Rollout:
     Raises:
         NotFound: nothing is live, there is no such version, or no revision serves it any more.
         DeploymentError: the function does not serve the version's bundle. The traffic is then where it was.
+        BusyError: another rollout does not end.
     """
     store, registry, live = Store(settings), Registry(settings), _live(settings)
     target = _revision(settings, version, registry) if version else _earlier(settings, live, store)
     hold = Hold(version=name_of(target), since=datetime.now(UTC).isoformat(timespec="seconds"))
     before = read_hold(store)
-    # Before the traffic moves, so that no run that is working moves it back.
     store.write(_HOLD, hold.model_dump_json(indent=2).encode())
     try:
-        return move_traffic(settings, registry, target, "rollback", by, _BY_A_PERSON)
+        with rollout_lease(store, settings.workspace):
+            return move_traffic(settings, registry, target, "rollback", by, _BY_A_PERSON)
     except InfraError:
         if before is None:
             lift_hold(store)
@@ -138,16 +142,18 @@ def promote(settings: Settings, version: str, by: str) -> Rollout:
         NotFound: there is no such version, or its bundle has no intact copy.
         DeploymentError: the build or the revision failed, or the service does not serve the version's bundle. The
             traffic is then where it was.
+        BusyError: another rollout does not end.
     """
     store, registry = Store(settings), Registry(settings)
     registered = registry.version(version)
-    target = None
-    if has_deployment(store, registered.bundle_sha256):
-        target = _ready_revision(settings, registered.bundle_sha256)
-    if target is None:
-        target = _deploy(settings, store, registry, registered)
-    rollout = move_traffic(settings, registry, target, "promote", by, _BY_A_PERSON)
-    lift_hold(store)
+    with rollout_lease(store, settings.workspace):
+        target = None
+        if has_deployment(store, registered.bundle_sha256):
+            target = _ready_revision(settings, registered.bundle_sha256)
+        if target is None:
+            target = _deploy(settings, store, registry, registered)
+        rollout = move_traffic(settings, registry, target, "promote", by, _BY_A_PERSON)
+        lift_hold(store)
     return rollout
 
 
@@ -229,7 +235,7 @@ def _earlier(settings: Settings, live: Champion, store: Store) -> Revision:
 def move_traffic(settings: Settings, registry: Registry, target: Revision, what: str, by: str, reason: str) -> Rollout:
     """Send the traffic to a revision, check what the public address serves, set the aliases, and record the change.
 
-    After an error, traffic and aliases are put back, and the record says so.
+    The caller holds the lease of rollouts. After an error, traffic and aliases are put back, and the record says so.
 
     Args:
         settings: those of the collection.

@@ -50,7 +50,7 @@ from tasks.preprocess import fetch_dataset
 from tasks.records import BundleRecord
 from tasks.redeploy import redeploy
 from tasks.register import register_champion_again
-from tasks.rollouts import read_hold, read_rollouts
+from tasks.rollouts import Hold, read_hold, read_rollouts
 from tests.faults import Fault, fault_proxy
 from tests.flows.conftest import TITLES
 from tests.storage import delete
@@ -510,7 +510,8 @@ def test_rollback_keeps_the_earlier_model_live_until_a_person_wants_another(
     settings, registry, first = read_settings(), Registry(read_settings()), first_run[0].record.training.bundle_sha256
     store, collection = Store(settings), settings.collection
     other = parameters.model_copy(update={"train": replace(parameters.train, epochs=1), "promote": "always"})
-    second = run_retrain(other).record.training.bundle_sha256
+    run = run_retrain(other).record
+    second = run.training.bundle_sha256
     versions = {sha256: registry.version_of(sha256).version for sha256 in (first, second)}
 
     def is_live(sha256: str) -> bool:
@@ -526,6 +527,8 @@ def test_rollback_keeps_the_earlier_model_live_until_a_person_wants_another(
         run_rollback(collection, "99")
     run_rollback(collection, versions[second])
     assert is_live(second)
+    held = redeploy.__wrapped__(run.dataset, run.evaluation, run.model, BundleRecord(uri="", sha256=first))
+    assert isinstance(held, Hold) and is_live(second), "written after the comparison of a run"
     kept = run_retrain(parameters.model_copy(update={"gate": GateConfig(false_promotions=26)}))
     assert kept.record.evaluation.passed_gate and kept.record.deployment is None
     assert "A person chose version" in kept.message and "so nothing replaces it until" in kept.message

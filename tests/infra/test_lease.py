@@ -1,15 +1,16 @@
-"""The lease of a bucket: one pipeline at a time, and no clock is compared."""
+"""The leases of a bucket: one pipeline and one rollout at a time, and no clock is compared."""
 
 import json
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from infra import lease
 from infra.errors import BusyError
-from infra.lease import LEASE, bucket_lease
+from infra.lease import LEASE, bucket_lease, rollout_lease
 from infra.settings import Settings
 from infra.store import Store
 from tests.storage import delete, new_bucket
@@ -89,3 +90,27 @@ def test_lease_is_one_for_all_collections(settings: Settings, store: Store, tmp_
         bucket_lease(films, tmp_path / "two"),
     ):
         pass
+
+
+@pytest.mark.parametrize("other", ["one", "two"], ids=["same workspace", "another machine"])
+def test_rollout_waits_for_another_one_beside_a_pipeline(
+    store: Store, tmp_path: Path, other: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    with bucket_lease(store, tmp_path / "one"), ThreadPoolExecutor(1) as pool:
+
+        def roll_out() -> float:
+            with rollout_lease(another(store), tmp_path / other):
+                return time.monotonic()
+
+        with rollout_lease(store, tmp_path / "one"):
+            with monkeypatch.context() as patch:
+                patch.setattr(lease, "ROLLOUT_WAIT_SECONDS", 0.3)
+                with pytest.raises(BusyError, match=r"Another rollout is using .*/one, since 20"):
+                    roll_out()
+            waiting = pool.submit(roll_out)
+            time.sleep(0.6)
+            ended = time.monotonic()
+        assert waiting.result() > ended
+    assert "/one, since 20" in caplog.text and not store.keys("")
