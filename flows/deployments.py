@@ -63,7 +63,9 @@ def deployment(
         schedules=list(schedules),
         paused=paused,
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
-        description="From the site's pages to the deployed function.",
+        tags=[parameters.collection_name],
+        description="Read the site, download posters, train, compare, and deploy the new model if it is better than "
+        "the live one. Completed steps are skipped. Each run has an artifact `summary`.",
     )
     assert isinstance(created, RunnerDeployment)  # Prefect returns a coroutine only inside an event loop
     return created
@@ -71,7 +73,13 @@ def deployment(
 
 def rollback_deployment(collection: str) -> RunnerDeployment:
     """Return the deployment `rollback/rollback` for a collection. Its runs wait for no other run."""
-    created = rollback.to_deployment(name=rollback.name, parameters={"version": None, "collection": collection})
+    created = rollback.to_deployment(
+        name=rollback.name,
+        parameters={"version": None, "collection": collection},
+        tags=[collection],
+        description="Serve an earlier model again, within seconds, and hold it: later runs replace nothing until "
+        "`anime-genre promote VERSION`, or a run that you start with promote: always.",
+    )
     assert isinstance(created, RunnerDeployment)
     return created
 

@@ -49,10 +49,15 @@ def _remove_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-@flow(name="retrain", persist_result=False)
+def _run_name() -> str:
+    return str(flow_run.parameters["parameters"].run_name)
+
+
+@flow(name="retrain", flow_run_name=_run_name, persist_result=False)
 def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
     """Scrape the site, train, and deploy the new model if it is better than the champion."""
     # They import torch and scikit-learn, which takes seconds. The process that serves the deployment does without.
+    from flows.summary import show_summary
     from tasks.evaluate import evaluate
     from tasks.preprocess import preprocess
     from tasks.train import train
@@ -100,9 +105,10 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
         deployment=deployment if isinstance(deployment, DeploymentRecord) else None,
     )
     if isinstance(deployment, Hold):
-        return Completed(message=f"champion kept: {evaluation.reason} {deployment.sentence}", data=record)
-    if not evaluation.better:
-        return Completed(message=f"champion kept: {evaluation.reason}", data=record)
-    return Completed(
-        message=f"{version_name(model.version, model.bundle_sha256)} is live: {evaluation.reason}", data=record
-    )
+        message = f"champion kept: {evaluation.reason} {deployment.sentence}"
+    elif not evaluation.better:
+        message = f"champion kept: {evaluation.reason}"
+    else:
+        message = f"{version_name(model.version, model.bundle_sha256)} is live: {evaluation.reason}"
+    show_summary(record, message)
+    return Completed(message=message, data=record)

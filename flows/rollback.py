@@ -5,9 +5,11 @@ The flow `rollback` does in Prefect what the command does.
 
 import getpass
 import socket
+from datetime import date
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from prefect.states import Completed
 from rich.console import Console
 from rich.table import Table
@@ -16,11 +18,16 @@ from flows.retrain import configure_logging
 from infra.settings import MAIN_COLLECTION, read_settings
 from infra.store import Store
 from serving.bundle.redaction import redact_logs
+from tasks.artifacts import show_text
 from tasks.rollouts import Rollout, promote, read_hold, read_rollouts, roll_back
 from tasks.step import run_name
 
 
-@flow(name="rollback", persist_result=False)
+def _run_name() -> str:
+    return f"rollback {date.today()} to {flow_run.parameters['version'] or 'the model before'}"
+
+
+@flow(name="rollback", flow_run_name=_run_name, persist_result=False)
 def rollback(version: str | None = None, collection: str = MAIN_COLLECTION) -> State[Rollout]:
     """Serve an earlier model again, within seconds, and hold it. It trains and builds nothing.
 
@@ -33,6 +40,7 @@ def rollback(version: str | None = None, collection: str = MAIN_COLLECTION) -> S
     redact_logs()
     configure_logging()
     rollout = roll_back(read_settings(collection), version or None, f"run {run_name()}")
+    show_text("summary", _sentence(rollout), "What is live now, and what keeps it")
     return Completed(message=_sentence(rollout), data=rollout)
 
 

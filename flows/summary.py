@@ -1,4 +1,4 @@
-"""Runs the flow and reports the result: tables of steps, networks and scores, and a JSON file."""
+"""Runs the flow and reports the result: tables of steps, networks and scores, a JSON file, an artifact in Prefect."""
 
 import json
 import time
@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+from prefect import tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import TaskRun
@@ -21,8 +22,13 @@ from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction
 from infra.errors import NotFound, ServiceUnavailable, failure
 from infra.files import write_bytes
+from infra.registry import Registry
 from infra.settings import read_settings
+from serving.bundle.wording import counted
+from tasks.artifacts import show_text
+from tasks.champion import version_name
 from tasks.records import RetrainRecord
+from tasks.rollouts import name_of
 
 _FLUSHING_SECONDS = 1.5  # the server writes task runs once a second
 _RECORDING_SECONDS = 20
@@ -40,8 +46,9 @@ class Step:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The result of one run of the flow."""
+    """The result of one run of the flow. `id` is that of the flow run."""
 
+    id: UUID
     steps: list[Step]
     message: str
     record: RetrainRecord
@@ -55,12 +62,18 @@ def run_retrain(parameters: RetrainParameters) -> RunSummary:
     """
     try:
         try:
-            state: Any = retrain(parameters, return_state=True)
+            with tags(parameters.collection_name):
+                state: Any = retrain(parameters, return_state=True)
         finally:
             # The server may stop before the log is sent. After Ctrl-C, Prefect would then try to send it for a minute.
             APILogHandler().flush()
         record = state.result()  # raises the flow's exception
-        return RunSummary(recorded_steps(state.state_details.flow_run_id), state.message or "", record)
+        return RunSummary(
+            state.state_details.flow_run_id,
+            recorded_steps(state.state_details.flow_run_id),
+            state.message or "",
+            record,
+        )
     except (httpx.TransportError, RuntimeError) as error:
         # At the start of a run, Prefect raises a RuntimeError for it.
         if not isinstance(error if isinstance(error, httpx.TransportError) else error.__cause__, httpx.TransportError):
@@ -84,7 +97,7 @@ def recorded_steps(flow_run_id: UUID) -> list[Step]:
             time.sleep(_FLUSHING_SECONDS)
             runs = client.read_task_runs(flow_run_filter=wanted)
     return [
-        Step(run.name.rsplit("-", 1)[0], run.total_run_time.total_seconds(), run.run_count, run.state_name or "")
+        Step(run.name, run.total_run_time.total_seconds(), run.run_count, run.state_name or "")
         for run in sorted(runs, key=lambda run: str(run.start_time))
     ]
 
@@ -116,6 +129,32 @@ def show(summary: RunSummary, console: Console) -> None:
     for notice in record.dataset.notices:
         console.print(notice)
     console.print(summary.message[:1].upper() + summary.message[1:])
+
+
+def show_summary(record: RetrainRecord, message: str) -> None:
+    """Show in Prefect what changed, what went live and why, with links."""
+    settings, score = read_settings(record.catalogue.collection), record.evaluation.scores[0]
+    catalogue, posters, dataset = record.catalogue, record.posters, record.dataset
+    live = CloudRun(settings).live(settings.service)
+    links = {"function": str(live.url)} if live else {}
+    if settings.tracking_uri.startswith("http"):
+        run = f"{Registry(settings).runs_url}/{record.training.run_id}"
+        links |= {"MLflow run": run, "report": f"{run}/artifacts/model.html"}
+    if settings.page_url:
+        links["page"] = settings.page_url
+    lines = [
+        f"**{message[:1].upper()}{message[1:]}**",
+        f"- What changed: {counted(catalogue.changes, 'change')} in {counted(catalogue.titles, 'title')} of "
+        f"{catalogue.snapshot_date}, {counted(posters.new, 'new poster')} of {posters.posters:,}",
+        f"- Dataset: {counted(dataset.posters, 'poster')} ("
+        + ", ".join(f"{part} {count:,}" for part, count in dataset.parts.items())
+        + f"), {counted(len(dataset.genres), 'genre')}",
+        f"- Model of this run: {version_name(record.model.version, record.model.bundle_sha256)}, "
+        f"{record.training.chosen}, test/weighted_f1 {score.weighted_f1:.3f}",
+        *([f"- Live: {name_of(live)}"] if live else []),
+        "- " + ", ".join(f"[{name}]({url})" for name, url in links.items()),
+    ]
+    show_text("summary", "\n".join([lines[0], "", *lines[1:]]), "What changed, what is live and why")
 
 
 def show_predictions(summary: RunSummary, console: Console) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ from infra.disk import disk_full, is_full
 from infra.local.processes import claim_port
 from infra.local.stack import Stack
 from infra.registry import Registry
-from infra.settings import read_settings
+from infra.settings import environment_variable, read_settings
 from tasks.champion import version_name
 
 _POLL_SECONDS = 1
@@ -61,11 +61,11 @@ def keep_up(
     logs.mkdir(exist_ok=True)
     python, loopback, settings = sys.executable, "127.0.0.1", read_settings()
     start = stack.processes.start
-    began, note = time.time(), workspace / NOTE
+    began, note, page_url = time.time(), workspace / NOTE, f"http://{loopback}:{page_port}/anime"
     start(
         _DEPLOYMENT,
         [python, "-m", "flows.deployments", "--parameters", parameters.model_dump_json(), *schedule],
-        stack.environment,
+        {**stack.environment, environment_variable("page_url"): page_url},
         ready=lambda: read_edits(note, began) is not None,
         folder=workspace,  # Prefect imports from its working folder first
     )
@@ -104,7 +104,7 @@ def keep_up(
             f"  TensorBoard  http://{loopback}:{tensorboard_port}\n"
             f"  Function     {stack.function_url or 'not created yet: start again after the first run'}"
             "   (available once a model is live)\n"
-            f"  Page         http://{loopback}:{page_port}/anime\n"
+            f"  Page         {page_url}\n"
             f"{_live_model(parameters.collection_name)}",
             *_about_deployment(read_edits(note, began) or []),
             "Press Ctrl-C to stop.",

@@ -121,6 +121,9 @@ class Settings(BaseSettings):
         [10, 60, 300],
         description="Seconds before each retry of a failed step, as a JSON list. Its length is the number of retries.",
     )
+    page_url: str | None = Field(
+        None, description="Address of the page, for the link in the summary of a run. `anime-genre up` sets it."
+    )
     title_noun: str = Field("anime", min_length=1, description="The page's word for what a poster shows, such as film.")
     label_noun: str = Field("genre", min_length=1, description="The page's word for what is predicted, such as topic.")
     _collection: str = PrivateAttr(MAIN_COLLECTION)

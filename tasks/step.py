@@ -43,6 +43,7 @@ def step(name: str) -> Callable[[Callable[Parameters, Record]], Callable[Paramet
 
         as_task: Any = task(
             name=name,
+            task_run_name=name,
             retries=len(waits_seconds),
             retry_delay_seconds=waits_seconds,
             retry_condition_fn=is_retryable,
@@ -127,8 +128,8 @@ def retried(work: Callable[[], Record]) -> Record:
 
 
 def run_name() -> str:
-    """The name of the flow run."""
-    return str(flow_run.name)
+    """The name of the flow run, with the beginning of its id: two runs of one day may have the same name."""
+    return f"{flow_run.name} ({str(flow_run.id)[:8]})"
 
 
 def is_scheduled() -> bool:

@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from io import StringIO
 from itertools import pairwise
@@ -158,6 +158,19 @@ def test_first_run_stores_catalogue_posters_and_dataset_report(first_run) -> Non
     assert "report.html" in [entry.path for entry in MlflowClient().list_artifacts(record.training.run_id)]
     page = Store(settings).read(record.dataset.report_key).decode()
     assert page.lstrip().startswith("<!doctype html>") and f"{record.catalogue.titles}" in page
+
+
+def test_run_has_a_name_a_tag_and_a_summary_with_links(first_run) -> None:
+    record, message = first_run[0].record, first_run[0].message
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(first_run[0].id)
+        summaries = [each.data for each in client.read_artifacts() if each.flow_run_id == run.id]
+    assert run.name == f"retrain {run.start_time.astimezone().date()} 2015-winter..2019-fall"
+    assert run.tags == ["myanimelist"]
+    (summary,) = [text for text in summaries if isinstance(text, str) and message in text.replace("Version", "version")]
+    assert f"changes in {record.catalogue.titles} titles of {record.catalogue.snapshot_date}" in summary
+    assert f"/runs/{record.training.run_id}/artifacts/model.html)" in summary
+    assert f"[function]({record.deployment.url})" in summary
 
 
 def test_artifacts_have_descriptions_and_no_address_that_nobody_can_open(first_run) -> None:
@@ -621,9 +634,10 @@ def test_deployments_start_a_run_at_an_interval_and_a_rollback_beside_it(
         deadline = time.monotonic() + 60
         while not (state := client.read_flow_run(run.id).state).is_final() and time.monotonic() < deadline:
             time.sleep(0.5)
+        assert client.read_flow_run(run.id).name == f"rollback {date.today()} to {earlier}"
     assert re.match(rf"version {earlier} \(.* is live again, instead of {re.escape(live.name)}\. Runs", state.message)
     last = read_rollouts(store)[-1]
-    assert (last.by, last.after) == (f"run {run.name}", read_hold(store).version)
+    assert last.by.startswith("run rollback") and last.after == read_hold(store).version
     run_promote(settings.collection, live.version)
 
 
