@@ -157,6 +157,17 @@ def parser() -> argparse.ArgumentParser:
     _add_live(history)
     history.set_defaults(run=_history)
 
+    status = commands.add_parser("status", help="show what is live, what ran and comes next, the data and the disk")
+    _add_workspace(status)
+    status.add_argument("--collection", help="whose model and data; default: those of the deployment")
+    status.set_defaults(run=_status)
+
+    logs = commands.add_parser("logs", help="print the end of a service's log")
+    _add_workspace(logs)
+    logs.add_argument("name", metavar="NAME", help="service, such as prefect, mlflow, deployment, page or function")
+    logs.add_argument("--lines", type=_count, default=50, help="how many lines; default: %(default)s")
+    logs.set_defaults(run=_logs)
+
     doctor = commands.add_parser("doctor", help="check what is missing here and on Google Cloud, and how to mend it")
     _add_workspace(doctor)
     doctor.add_argument(
@@ -182,6 +193,12 @@ def _positive(text: str) -> float:
     if not float(text) > 0:
         raise argparse.ArgumentTypeError(f"{text} is not greater than 0")
     return float(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not a number of lines")
+    return int(text)
 
 
 def _add_site(parser: argparse.ArgumentParser) -> None:
@@ -455,6 +472,20 @@ def _history(args: argparse.Namespace) -> None:
         from flows.rollback import show_history
 
         show_history(args.collection)
+
+
+def _status(args: argparse.Namespace) -> None:
+    os.environ.update(running_stack_environment(args.workspace) or {})
+    separate_password()
+    from flows.status import show_status
+
+    show_status(args.workspace, args.collection)
+
+
+def _logs(args: argparse.Namespace) -> None:
+    from flows.service_logs import show_log
+
+    show_log(args.workspace, args.name, args.lines)
 
 
 def _doctor(args: argparse.Namespace) -> int:

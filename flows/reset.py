@@ -6,6 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from infra.disk import size_bytes
 from infra.errors import BusyError, ConfigurationError
 from infra.files import exclusive_lock
 from infra.local.processes import Processes
@@ -50,7 +51,7 @@ def reset_workspace(workspace: Path, confirmed: bool) -> None:
         for entry in entries:
             if entry.name not in _LOCKS:
                 words = f"   {_WORDS[entry.name]}" if entry.name in _WORDS else ""
-                print(f"  {_size(entry) / 1e6:9.1f} MB  {entry.name}{words}")
+                print(f"  {size_bytes(entry) / 1e6:9.1f} MB  {entry.name}{words}")
         if not confirmed and not _agrees():
             print("Nothing was deleted.")
             return
@@ -64,12 +65,6 @@ def reset_workspace(workspace: Path, confirmed: bool) -> None:
     with suppress(OSError):  # a link or a mounted folder stays
         workspace.rmdir()
     print(f"Deleted {workspace}.")
-
-
-def _size(entry: Path) -> int:
-    """Bytes of a file, or of all files below a folder."""
-    files = entry.rglob("*") if entry.is_dir() and not entry.is_symlink() else [entry]
-    return sum(file.lstat().st_size for file in files if not file.is_dir())
 
 
 def _agrees() -> bool:

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from infra.errors import DeploymentError, DiskFull, StackError
@@ -29,6 +29,16 @@ _SENTENCES = (
 def is_full(folder: Path) -> bool:
     """Whether the folder's disk has less space than a step needs. A folder that does not exist yet has its parent's."""
     return _free_bytes(folder) < RESERVED_BYTES
+
+
+def size_bytes(entry: Path) -> int:
+    """Bytes of a file, or of all files below a folder. Files that are deleted meanwhile are omitted."""
+    files = entry.rglob("*") if entry.is_dir() and not entry.is_symlink() else [entry]
+    total = 0
+    for file in files:
+        with suppress(FileNotFoundError):
+            total += 0 if file.is_dir() else file.lstat().st_size
+    return total
 
 
 def check_space(folder: Path, for_run: bool = False) -> None:

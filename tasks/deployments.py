@@ -118,6 +118,11 @@ def _from_bundle(
     }
 
 
+def read_figures(store: Store, bundle_sha256: str) -> dict[str, float | None]:
+    """The test figures of a bundle's record, such as `test/weighted_f1`; empty if there is no intact record."""
+    return store.read_parsed(_key(bundle_sha256), lambda content: dict(json.loads(content)["figures"])) or {}
+
+
 def has_deployment(store: Store, bundle_sha256: str) -> bool:
     """Whether a bundle has ever been live."""
     return store.exists(_key(bundle_sha256))

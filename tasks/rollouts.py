@@ -8,6 +8,7 @@ person lifts it.
 import logging
 import random
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -85,6 +86,16 @@ def record_rollout(store: Store, what: str, by: str, before: str | None, after: 
 def read_rollouts(store: Store) -> list[Rollout]:
     """All changes of what was live, oldest first. Damaged ones are left out, which is logged."""
     return read_events(store, _ROLLOUTS, Rollout)
+
+
+def live_since(rollouts: Sequence[Rollout], live: Revision) -> datetime | None:
+    """When a live version last replaced another one; the age of its revision if the rollouts do not have it."""
+    since = None
+    for rollout in reversed(rollouts):
+        if rollout.after != name_of(live):
+            break
+        since = datetime.fromisoformat(rollout.when)
+    return since or live.created
 
 
 def name_of(revision: Revision) -> str:

@@ -24,6 +24,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from rich.console import Console
 
+from flows.cli import main
 from flows.parameters import RetrainParameters
 from flows.retrain import retrain
 from flows.rollback import run_promote, run_rollback, show_history
@@ -614,6 +615,32 @@ def test_poster_with_another_hash_is_fetched_from_the_bucket(first_run, tmp_path
 def test_registry_knows_only_its_runs(first_run) -> None:
     assert Registry(read_settings()).has_run(first_run[0].record.training.run_id)
     assert not Registry(read_settings()).has_run("0" * 32)
+
+
+def test_status_says_what_is_live_what_ran_and_how_old_the_data_is(
+    first_run, stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, catalogue = read_settings(), first_run[0].record.catalogue
+    at = ["--workspace", str(settings.workspace)]
+    assert main(["status", *at, "--collection", "myanimelist"]) == 0
+    printed = capsys.readouterr().out
+    live = live_champion(settings, Registry(settings))
+    assert printed.startswith(f"Stack:    running: Prefect {stack.prefect_url}, MLflow {stack.mlflow_url}\n")
+    assert f"Model:    {live.name} of myanimelist is live since {date.today()}" in printed
+    assert re.search(r"test/weighted_f1 0\.\d{3}\nHold:     none\nRun:      \w+ 20\S+ .*, \w+ 20", printed)
+    assert f"Data:     myanimelist, {catalogue.titles} titles of {catalogue.snapshot_date}, " in printed
+    assert re.search(rf"Disk:     \d\.\d GB in {settings.workspace}, \d+ GB free\n$", printed)
+    assert main(["logs", "function", *at, "--lines", "3"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert main(["logs", "redis", *at]) == 1
+    assert "Choose from: cloud-run, function, mlflow, prefect, storage." in capsys.readouterr().err
+    for name in stack.environment:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    assert main(["status", "--workspace", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert f"Stack:    not running in {tmp_path}. Start it with: anime-genre up" in printed
+    assert "Data:     nothing collected yet" in printed and "are known while the stack is running" in printed
 
 
 def test_deployments_start_a_run_at_an_interval_and_a_rollback_beside_it(

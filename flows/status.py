@@ -1,0 +1,147 @@
+"""The command `status`: what is live, what ran and what comes next."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+
+from flows.deployments import FULL_NAME
+from flows.parameters import RetrainParameters
+from flows.prefect_access import api_url, is_server_reachable
+from flows.up import next_run
+from infra.cloud_run import CloudRun
+from infra.disk import size_bytes
+from infra.settings import MAIN_COLLECTION, Settings, read_settings
+from infra.store import Store
+from serving.bundle.errors import AnimeGenreError
+from serving.bundle.wording import counted
+from tasks.catalogue.last_good import ABOUT
+from tasks.deployments import read_figures
+from tasks.posters import collected_before
+from tasks.records import CatalogueRecord
+from tasks.rollouts import live_since, name_of, read_hold, read_rollouts
+
+_RUNS = 3
+
+
+def show_status(workspace: Path, collection: str | None) -> None:
+    """Print one line each about the services, the live model, holds, the last and next runs, the data and the disk.
+
+    A line whose service does not answer says so.
+
+    Args:
+        workspace: the folder whose disk is counted.
+        collection: whose model and data; by default those of the deployment `retrain`.
+    """
+    has_prefect = bool(api_url()) and is_server_reachable()
+    if has_prefect:
+        print(
+            _line("Stack", f"running: Prefect {api_url().removesuffix('/api')}, MLflow {read_settings().tracking_uri}")
+        )
+    else:
+        print(_line("Stack", f"not running in {workspace}. Start it with: anime-genre up --workspace {workspace}"))
+    settings = read_settings(collection or (_deployed_collection() if has_prefect else MAIN_COLLECTION))
+    has_bucket = settings.cloud == "google" or bool(settings.storage_emulator_host and settings.cloud_run_endpoint)
+    if has_bucket:
+        _print("Model", lambda: [_model(settings)])
+        _print("Hold", lambda: [_hold(settings)])
+    if has_prefect:
+        with get_client(sync_client=True) as client:
+            _print("Run", lambda: [_run(each) for each in _last_runs(client)] or ["none yet"])
+            _print("Next run", lambda: [_next_run(client)])
+    _print("Data", lambda: [_data(settings) if has_bucket else _local_data(workspace)])
+    free = shutil.disk_usage(workspace if workspace.exists() else workspace.parent).free
+    print(_line("Disk", f"{size_bytes(workspace) / 1e9:.1f} GB in {workspace}, {free / 1e9:.0f} GB free"))
+    if not has_bucket:
+        print("The model, holds and runs are known while the stack is running.")
+
+
+def _line(name: str, text: str) -> str:
+    return f"{name + ':':10}{text}"
+
+
+def _print(name: str, texts: Callable[[], Iterable[str]]) -> None:
+    """Print one line for each text, or why there is none."""
+    try:
+        for text in texts():
+            print(_line(name, text))
+    except AnimeGenreError as error:
+        print(_line(name, f"unknown. {error.message}"))
+    except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+        print(_line(name, f"unknown. Prefect does not answer: {str(error).partition(chr(10))[0]}"))
+
+
+def _deployed_collection() -> str:
+    try:
+        with get_client(sync_client=True) as client:
+            parameters = client.read_deployment_by_name(FULL_NAME).parameters
+    except ObjectNotFound:
+        return MAIN_COLLECTION
+    return RetrainParameters.model_validate(parameters["parameters"]).collection_name
+
+
+def _model(settings: Settings) -> str:
+    live = CloudRun(settings).live(settings.service)
+    if live is None:
+        return f"none of the collection {settings.collection} is live"
+    store = Store(settings)
+    score = read_figures(store, live.environment["BUNDLE_SHA256"]).get("test/weighted_f1")
+    since = live_since(read_rollouts(store), live)
+    return (
+        f"{name_of(live)} of {settings.collection} is live "
+        f"since {f'{since.astimezone():%Y-%m-%d %H:%M}' if since else 'an unknown time'}, "
+        f"test/weighted_f1 {f'{score:.3f}' if score is not None else 'unknown'}"
+    )
+
+
+def _hold(settings: Settings) -> str:
+    hold = read_hold(Store(settings))
+    return hold.sentence if hold else "none"
+
+
+def _last_runs(client: SyncPrefectClient) -> list[FlowRun]:
+    started = FlowRunFilter(start_time=FlowRunFilterStartTime(is_null_=False))
+    return client.read_flow_runs(flow_run_filter=started, sort=FlowRunSort.START_TIME_DESC, limit=_RUNS)
+
+
+def _run(run: FlowRun) -> str:
+    time = run.end_time or run.start_time
+    message = f": {run.state.message}" if run.state and run.state.message else ""
+    return f"{run.name}, {run.state_name} {time.astimezone() if time else '':%Y-%m-%d %H:%M}{message}"
+
+
+def _next_run(client: SyncPrefectClient) -> str:
+    scheduled = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])))
+    for run in client.read_flow_runs(flow_run_filter=scheduled, sort=FlowRunSort.EXPECTED_START_TIME_ASC):
+        if run.auto_scheduled and run.deployment_id and run.expected_start_time:
+            deployment = client.read_deployment(run.deployment_id)
+            active = [each.schedule for each in deployment.schedules if each.active]
+            return f"{deployment.name}, {next_run(run.expected_start_time, active[0] if active else None)}"
+    return "none is planned"
+
+
+def _data(settings: Settings) -> str:
+    collected = collected_before(settings.collection)
+    return f"{_about(collected.catalogue)}, {counted(collected.posters.posters, 'poster')}"
+
+
+def _local_data(workspace: Path) -> str:
+    """The newest catalogue of the workspace, without its bucket."""
+    found = sorted([*workspace.glob(ABOUT), *workspace.glob(f"collections/*/{ABOUT}")], key=os.path.getmtime)
+    return _about(CatalogueRecord.model_validate_json(found[-1].read_bytes())) if found else "nothing collected yet"
+
+
+def _about(catalogue: CatalogueRecord) -> str:
+    return f"{catalogue.collection}, {counted(catalogue.titles, 'title')} of {catalogue.snapshot_date}"
