@@ -1,4 +1,4 @@
-"""The deployments in the Prefect UI: `retrain`, with its schedule and concurrency limit, and `rollback`.
+"""The deployments in the Prefect UI: `retrain` (weekly), `collect` (daily), `train` and `rollback`.
 
 Serve them until Ctrl-C with: python -m flows.deployments --cron "0 4 * * 1"
 
@@ -28,16 +28,18 @@ from pydantic import ValidationError
 
 from flows.parameters import RetrainParameters
 from flows.prefect_access import separate_password
-from flows.retrain import retrain
+from flows.retrain import collect, retrain
 from flows.rollback import rollback
-from flows.schedule import WEEKLY, check_schedule, machine_timezone
+from flows.schedule import DAILY, WEEKLY, check_schedule, machine_timezone
 from infra.files import write_bytes
 from infra.settings import read_settings
 from serving.bundle.redaction import redact_logs
+from tasks.table.configuration import TableConfig
 
 NAME = "retrain"
 FULL_NAME = f"{retrain.name}/{NAME}"
 NOTE = "deployment.json"
+_ONE_RUN = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 _ANCHOR = datetime(2020, 1, 1, tzinfo=UTC)  # intervals are counted from here, so that a restart does not move them
 
 
@@ -62,12 +64,53 @@ def deployment(
         parameters={"parameters": parameters.model_dump(mode="json")},
         schedules=list(schedules),
         paused=paused,
-        concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
+        concurrency_limit=_ONE_RUN,
         tags=[parameters.collection_name],
         description="Read the site, download posters, train, compare, and deploy the new model if it is better than "
         "the live one. Completed steps are skipped. Each run has an artifact `summary`.",
     )
     assert isinstance(created, RunnerDeployment)  # Prefect returns a coroutine only inside an event loop
+    return created
+
+
+def train_deployment(parameters: RetrainParameters) -> RunnerDeployment:
+    """Return the deployment `retrain/train`: a run from what was collected last."""
+    values = parameters.model_copy(
+        update={"crawl": False, "table": TableConfig(), "collection": parameters.collection_name}
+    )
+    created = retrain.to_deployment(
+        name="train",
+        parameters={"parameters": values.model_dump(mode="json")},
+        concurrency_limit=_ONE_RUN,
+        tags=[parameters.collection_name],
+        description="Train on what was collected last, without a request to the site, and deploy the new model if it "
+        "is better than the live one. It waits for a run that is working.",
+    )
+    assert isinstance(created, RunnerDeployment)
+    return created
+
+
+def collect_deployment(parameters: RetrainParameters, timezone: str) -> RunnerDeployment:
+    """Return the deployment `collect/collect`, daily. A schedule and a pause that are on the server stay.
+
+    A table has no schedule, because it is read as it was uploaded.
+    """
+    daily = DeploymentScheduleCreate(schedule=CronSchedule(cron=DAILY, timezone=timezone))
+    schedules, paused = [] if parameters.table.catalogue else [daily], False
+    if found := _find(f"{collect.name}/{collect.name}"):
+        kept = [each.model_dump(include={"schedule", "active"}) for each in found.schedules]
+        schedules, paused = [DeploymentScheduleCreate.model_validate(each) for each in kept], found.paused
+    created = collect.to_deployment(
+        name=collect.name,
+        parameters={"parameters": parameters.model_dump(mode="json")},
+        schedules=schedules,
+        paused=paused,
+        concurrency_limit=_ONE_RUN,
+        tags=[parameters.collection_name],
+        description="Read the pages of the site that are due, such as that of the running season, and download new "
+        "posters, without training. It is cancelled while another run is working.",
+    )
+    assert isinstance(created, RunnerDeployment)
     return created
 
 
@@ -132,12 +175,16 @@ def _read_written(note: Path) -> dict[str, Any]:
 
 def _read_server() -> dict[str, Any]:
     """The values of the deployment on the server; empty if there is none."""
+    found = _find(FULL_NAME)
+    return _values(found.parameters.get("parameters", {}), found.schedules, found.paused) if found else {}
+
+
+def _find(name: str) -> DeploymentResponse | None:
     with get_client(sync_client=True) as client:
         try:
-            found: DeploymentResponse = client.read_deployment_by_name(FULL_NAME)
+            return client.read_deployment_by_name(name)
         except ObjectNotFound:
-            return {}
-    return _values(found.parameters.get("parameters", {}), found.schedules, found.paused)
+            return None
 
 
 def _edits(wanted: Mapping[str, Any], written: Mapping[str, Any], server: Mapping[str, Any]) -> list[Edit]:
@@ -199,6 +246,8 @@ def main() -> None:
     parameters = RetrainParameters.model_validate_json(args.parameters)
     serve(
         write_deployment(parameters, schedule, read_settings().workspace / NOTE),
+        collect_deployment(parameters, args.timezone),
+        train_deployment(parameters),
         rollback_deployment(parameters.collection_name),
         pause_on_shutdown=False,
     )

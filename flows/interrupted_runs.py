@@ -23,7 +23,9 @@ from infra.local.stack import running_stack_environment
 from infra.registry import Registry
 from infra.settings import read_settings
 
-_PIPELINE = "retrain"  # the flow whose runs hold the workspace's lock
+_PIPELINES = ["retrain", "collect"]  # the flows whose runs hold the workspace's lock
+WAITING = "waiting"
+"""The tag of a run that waits for another one."""
 _MESSAGE = "The run was interrupted. The next run skips completed steps."
 
 
@@ -48,14 +50,15 @@ def settle_interrupted_runs() -> int:
 def settle_earlier_runs(own: str | None) -> None:
     """End the runs that were killed while the workspace's stack went on, but not the run `own`.
 
-    The caller holds the workspace's lock, so that no other run of its flow is active in it; a rollback may be. If the
-    services belong to no stack of the workspace, runs of other machines may be active, and nothing is done.
+    The caller holds the workspace's lock, so that other runs of its flows were killed or wait for it. A rollback needs
+    no lock. If the services belong to no stack of the workspace, runs of other machines may be active, and nothing is
+    done.
     """
     settings = read_settings()
     stack = running_stack_environment(settings.workspace)
     if stack is None or stack["PREFECT_API_URL"] != os.environ.get("PREFECT_API_URL"):
         return
-    _settle([StateType.RUNNING, StateType.CANCELLING], own, [_PIPELINE])  # a pending one may be about to begin
+    _settle([StateType.RUNNING, StateType.CANCELLING], own, _PIPELINES)  # a pending one may be about to begin
     Registry(settings).end_active_runs()
 
 
@@ -64,7 +67,7 @@ def _settle(types: list[StateType], own: str | None = None, flows: list[str] | N
     with get_client(sync_client=True) as client:
         of_flows = FlowFilter(name=FlowFilterName(any_=flows)) if flows else None
         runs = client.read_flow_runs(flow_filter=of_flows, flow_run_filter=active)
-        for run in [run for run in runs if str(run.id) != own]:
+        for run in [run for run in runs if str(run.id) != own and not (flows and WAITING in run.tags)]:
             was_cancelled = run.state_type == StateType.CANCELLING
             ended: State[None] = Cancelled(message=_MESSAGE) if was_cancelled else Crashed(message=_MESSAGE)
             inside = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))

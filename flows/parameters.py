@@ -1,6 +1,5 @@
 """The parameters of a run. The form in Prefect and the options of the command are generated from them."""
 
-from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
@@ -97,11 +96,6 @@ class RetrainParameters(BaseModel):
     def selection(self) -> str:
         """What is read: a range of seasons, or the table by its name."""
         return self.table.name if self.table.catalogue else self.seasons
-
-    @property
-    def run_name(self) -> str:
-        """The name of a run that starts today, such as "retrain 2026-11-28 2015-winter..now"."""
-        return f"retrain {date.today()} {self.selection if self.crawl else 'without a crawl'}"
 
     @property
     def source_url(self) -> str:

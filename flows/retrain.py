@@ -1,28 +1,32 @@
-"""The flow `retrain`: from the site's pages to the deployed function. Each step is retryable."""
+"""The flows `retrain`, from the site's pages to the deployed function, and `collect`, its beginning.
+
+Each step is retryable.
+"""
 
 import logging
-from contextlib import ExitStack
+from datetime import date
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.runtime import deployment as deployment_runtime
 from prefect.runtime import flow_run
-from prefect.states import Completed
+from prefect.states import Cancelled, Completed
 
-from flows.interrupted_runs import settle_earlier_runs
-from flows.parameters import RetrainParameters, check_parameters
+from flows.one_run import one_run
+from flows.parameters import RetrainParameters, check_parameters, check_site
 from infra.cors import check_cors
 from infra.disk import check_space
-from infra.files import exclusive_lock
-from infra.lease import bucket_lease
+from infra.errors import BusyError
 from infra.local.stack import LOGGED_PACKAGES
 from infra.rights import require_google_cloud
 from infra.settings import read_settings
-from infra.store import Store
 from serving.bundle.errors import AnimeGenreError
 from serving.bundle.redaction import redact_logs
+from serving.bundle.wording import counted
+from tasks.artifacts import show_text
 from tasks.champion import check_collection, version_name
 from tasks.posters import collected_before, download_posters
-from tasks.records import DeploymentRecord, RetrainRecord
+from tasks.records import CatalogueRecord, CollectedRecord, DeploymentRecord, PosterSetRecord, RetrainRecord
 from tasks.redeploy import redeploy, redeploy_champion
 from tasks.register import register
 from tasks.rollouts import Hold
@@ -50,7 +54,11 @@ def _remove_traceback(record: logging.LogRecord) -> bool:
 
 
 def _run_name() -> str:
-    return str(flow_run.parameters["parameters"].run_name)
+    """The name of the run, such as "retrain 2026-11-28 2015-winter..now"."""
+    parameters: RetrainParameters = flow_run.parameters["parameters"]
+    if not parameters.crawl:
+        return f"train {date.today()} {parameters.collection_name}"
+    return f"{flow_run.flow_name} {date.today()} {parameters.selection}"
 
 
 @flow(name="retrain", flow_run_name=_run_name, persist_result=False)
@@ -71,18 +79,9 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
         retried(lambda: require_google_cloud(settings))
     retried(lambda: check_collection(settings))
     retried(lambda: check_cors(settings))
-    with exclusive_lock(settings.workspace), ExitStack() as held:
-        retried(lambda: held.enter_context(bucket_lease(Store(settings), settings.workspace)))
-        retried(lambda: settle_earlier_runs(flow_run.id))
+    with one_run(settings, waits=bool(deployment_runtime.id)):  # a person at a terminal is told at once
         if parameters.crawl:
-            catalogue = scrape(
-                parameters.source_url,
-                parameters.selection,
-                parameters.collect,
-                parameters.collection_name,
-                parameters.table if parameters.table.catalogue else None,
-            )
-            posters = download_posters(catalogue, parameters.collect)
+            catalogue, posters = _collect(parameters)
         else:
             collected = collected_before(parameters.collection_name)
             catalogue, posters = collected.catalogue, collected.posters
@@ -112,3 +111,36 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
         message = f"{version_name(model.version, model.bundle_sha256)} is live: {evaluation.reason}"
     show_summary(record, message)
     return Completed(message=message, data=record)
+
+
+@flow(name="collect", flow_run_name=_run_name, persist_result=False)
+def collect(parameters: RetrainParameters) -> "State[CollectedRecord]":
+    """Read the site and download posters, without training. If another run is working, nothing is collected."""
+    redact_logs()
+    configure_logging()
+    check_site(parameters)
+    settings = read_settings(parameters.collection_name)
+    check_space(settings.workspace, for_run=True)
+    retried(lambda: check_collection(settings))
+    try:
+        with one_run(settings, waits=False):
+            catalogue, posters = _collect(parameters)
+    except BusyError as error:
+        return Cancelled(message=f"Nothing is collected. {error.message}")
+    message = (
+        f"{counted(catalogue.titles, 'title')}, {counted(catalogue.changes, 'change')} since the last catalogue, "
+        f"{counted(posters.posters, 'poster')}, {posters.new} new"
+    )
+    show_text("summary", message, "What was collected")
+    return Completed(message=message, data=CollectedRecord(catalogue=catalogue, posters=posters))
+
+
+def _collect(parameters: RetrainParameters) -> tuple[CatalogueRecord, PosterSetRecord]:
+    catalogue = scrape(
+        parameters.source_url,
+        parameters.selection,
+        parameters.collect,
+        parameters.collection_name,
+        parameters.table if parameters.table.catalogue else None,
+    )
+    return catalogue, download_posters(catalogue, parameters.collect)

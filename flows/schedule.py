@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from infra.errors import ConfigurationError
 
-WEEKLY = "0 4 * * 1"
+WEEKLY, DAILY = "0 4 * * 1", "0 2 * * *"
 
 
 def machine_timezone() -> str:

@@ -1,6 +1,7 @@
 """Runs the flow and reports the result: tables of steps, networks and scores, a JSON file, an artifact in Prefect."""
 
 import json
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from flows.parameters import RetrainParameters
 from flows.retrain import retrain
 from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction
-from infra.errors import NotFound, ServiceUnavailable, failure
+from infra.errors import InfraError, NotFound, ServiceUnavailable, failure
 from infra.files import write_bytes
 from infra.registry import Registry
 from infra.settings import read_settings
@@ -29,6 +30,8 @@ from tasks.artifacts import show_text
 from tasks.champion import version_name
 from tasks.records import RetrainRecord
 from tasks.rollouts import name_of
+
+logger = logging.getLogger("flows")
 
 _FLUSHING_SECONDS = 1.5  # the server writes task runs once a second
 _RECORDING_SECONDS = 20
@@ -132,29 +135,31 @@ def show(summary: RunSummary, console: Console) -> None:
 
 
 def show_summary(record: RetrainRecord, message: str) -> None:
-    """Show in Prefect what changed, what went live and why, with links."""
-    settings, score = read_settings(record.catalogue.collection), record.evaluation.scores[0]
-    catalogue, posters, dataset = record.catalogue, record.posters, record.dataset
-    live = CloudRun(settings).live(settings.service)
-    links = {"function": str(live.url)} if live else {}
-    if settings.tracking_uri.startswith("http"):
-        run = f"{Registry(settings).runs_url}/{record.training.run_id}"
-        links |= {"MLflow run": run, "report": f"{run}/artifacts/model.html"}
-    if settings.page_url:
-        links["page"] = settings.page_url
+    """Show in Prefect what changed, what went live and why, with links. A service that is down leaves its link out."""
+    score, catalogue, posters, dataset = record.evaluation.scores[0], record.catalogue, record.posters, record.dataset
+    parts = ", ".join(f"{part} {count:,}" for part, count in dataset.parts.items())
     lines = [
-        f"**{message[:1].upper()}{message[1:]}**",
+        f"**{message[:1].upper()}{message[1:]}**\n",
         f"- What changed: {counted(catalogue.changes, 'change')} in {counted(catalogue.titles, 'title')} of "
-        f"{catalogue.snapshot_date}, {counted(posters.new, 'new poster')} of {posters.posters:,}",
-        f"- Dataset: {counted(dataset.posters, 'poster')} ("
-        + ", ".join(f"{part} {count:,}" for part, count in dataset.parts.items())
-        + f"), {counted(len(dataset.genres), 'genre')}",
+        f"{catalogue.snapshot_date}, {counted(posters.new, 'new poster')} of {posters.posters}",
+        f"- Dataset: {counted(dataset.posters, 'poster')} ({parts}), {counted(len(dataset.genres), 'genre')}",
         f"- Model of this run: {version_name(record.model.version, record.model.bundle_sha256)}, "
         f"{record.training.chosen}, test/weighted_f1 {score.weighted_f1:.3f}",
-        *([f"- Live: {name_of(live)}"] if live else []),
-        "- " + ", ".join(f"[{name}]({url})" for name, url in links.items()),
     ]
-    show_text("summary", "\n".join([lines[0], "", *lines[1:]]), "What changed, what is live and why")
+    settings, links = read_settings(catalogue.collection), dict[str, str]()
+    try:
+        if live := CloudRun(settings).live(settings.service):
+            lines.append(f"- Live: {name_of(live)}")
+            links["function"] = str(live.url)
+        if settings.tracking_uri.startswith("http"):
+            links["MLflow run"] = f"{Registry(settings).runs_url}/{record.training.run_id}"
+            links["report"] = f"{links['MLflow run']}/artifacts/model.html"
+    except InfraError as error:
+        logger.warning("The summary has no links: %s", error)
+    if settings.page_url:
+        links["page"] = settings.page_url
+    lines.append("- Links: " + ", ".join(f"[{name}]({url})" for name, url in links.items()))
+    show_text("summary", "\n".join(lines), "What changed, what is live and why")
 
 
 def show_predictions(summary: RunSummary, console: Console) -> list[dict[str, Any]]:

@@ -128,6 +128,11 @@ def has_deployment(store: Store, bundle_sha256: str) -> bool:
     return store.exists(_key(bundle_sha256))
 
 
+def forget_deployment(store: Store, bundle_sha256: str) -> None:
+    """Delete the record of a bundle that did not go live in the end."""
+    store.delete(_key(bundle_sha256))
+
+
 def _is_intact(store: Store, sha256: str) -> bool:
     try:
         record = json.loads(store.read(_key(sha256)))

@@ -26,7 +26,7 @@ from tasks.bundles import bundle_key, fetch_bundle, upload_bundle
 from tasks.candidate_revisions import deploy_candidate
 from tasks.champion import Champion, has_other_decoder, live_champion, version_name
 from tasks.crawl.mirror import poster_key
-from tasks.deployments import describe_version, has_deployment
+from tasks.deployments import describe_version, forget_deployment, has_deployment
 from tasks.events import Event, append_event, now, read_events
 from tasks.records import Record
 
@@ -277,6 +277,8 @@ def move_traffic(settings: Settings, registry: Registry, target: Revision, what:
                 record_rollout(
                     store, f"{what} failed", by, name_of(before), before, f"{name_of(target)}: {error.message}"
                 )
+                if name_of(target) not in {each.after for each in read_rollouts(store)}:
+                    forget_deployment(store, sha256)  # it was never live, so no rollback may choose it
                 live_champion(settings, registry)  # sets the alias `champion`
                 if previous:
                     registry.set_previous(previous.version)

@@ -1,19 +1,24 @@
 """Runs that were killed or that meet another one: slots are freed, and one pipeline at a time uses a bucket."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from prefect import task
+from prefect import flow, task
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import State, StateType
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelling, Crashed, Pending, Running
 
 from flows.deployments import deployment
-from flows.interrupted_runs import settle_earlier_runs, settle_interrupted_runs
+from flows.interrupted_runs import WAITING, settle_earlier_runs, settle_interrupted_runs
+from flows.one_run import one_run
 from flows.parameters import RetrainParameters
-from flows.retrain import retrain
+from flows.retrain import collect, retrain
 from flows.rollback import rollback
 from flows.summary import recorded_steps, run_retrain
 from infra import lease
@@ -90,6 +95,32 @@ def test_run_whose_bucket_another_machine_uses_ends_before_its_first_step(
         assert "/elsewhere, since 20" in str(state.message)
         assert store.whole_bucket().exists(LEASE)
     assert recorded_steps(state.state_details.flow_run_id) == []
+
+
+def test_collecting_gives_up_beside_a_run_and_a_run_that_waits_is_not_ended(
+    stack: Stack, parameters: RetrainParameters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.one_run._POLL_SECONDS", 0.1)
+    monkeypatch.setattr("flows.interrupted_runs._PIPELINES", ["waits"])
+    settings, waiting = read_settings(), FlowRunFilter(tags=FlowRunFilterTags(all_=[WAITING]))
+
+    @flow
+    def waits() -> str:
+        with one_run(settings, waits=True):
+            return "begun"
+
+    with get_client(sync_client=True) as client, ThreadPoolExecutor(1) as pool:
+        with exclusive_lock(settings.workspace):
+            state = collect(parameters, return_state=True)
+            assert state.is_cancelled() and f"Another run is using {settings.workspace}" in str(state.message)
+            begun = pool.submit(copy_context().run, waits)
+            deadline = time.monotonic() + 30
+            while not (runs := client.read_flow_runs(flow_run_filter=waiting)) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            settle_earlier_runs(None)
+            assert client.read_flow_run(runs[0].id).state.is_running() and not begun.done()
+        assert begun.result(timeout=60) == "begun"
+        assert client.read_flow_runs(flow_run_filter=waiting) == []
 
 
 def test_run_whose_prefect_server_has_stopped_ends_with_a_sentence(stack: Stack, parameters: RetrainParameters) -> None:

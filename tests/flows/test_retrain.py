@@ -26,8 +26,9 @@ from rich.console import Console
 
 from flows.cli import main
 from flows.parameters import RetrainParameters
-from flows.retrain import retrain
+from flows.retrain import collect, retrain
 from flows.rollback import run_promote, run_rollback, show_history
+from flows.schedule import machine_timezone
 from flows.summary import RunSummary, recorded_steps, run_retrain, show_predictions
 from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction
@@ -43,7 +44,7 @@ from ml.configuration import GateConfig
 from ml.evaluation.gate import decide
 from serving.bundle.model import Model
 from tasks.champion import ChampionState, examine, live_champion, reason_to_redeploy
-from tasks.deployments import write_deployment
+from tasks.deployments import has_deployment, write_deployment
 from tasks.errors import StalePosterError
 from tasks.evaluate import champion_decisions, verdict
 from tasks.posters import fetch_posters
@@ -524,8 +525,7 @@ def test_rollback_keeps_the_earlier_model_live_until_a_person_wants_another(
     settings, registry, first = read_settings(), Registry(read_settings()), first_run[0].record.training.bundle_sha256
     store, collection = Store(settings), settings.collection
     other = parameters.model_copy(update={"train": replace(parameters.train, epochs=1), "promote": "always"})
-    run = run_retrain(other).record
-    second = run.training.bundle_sha256
+    second = run_retrain(other).record.training.bundle_sha256
     versions = {sha256: registry.version_of(sha256).version for sha256 in (first, second)}
 
     def is_live(sha256: str) -> bool:
@@ -541,8 +541,10 @@ def test_rollback_keeps_the_earlier_model_live_until_a_person_wants_another(
         run_rollback(collection, "99")
     run_rollback(collection, versions[second])
     assert is_live(second)
-    held = redeploy.__wrapped__(run.dataset, run.evaluation, run.model, BundleRecord(uri="", sha256=first))
-    assert isinstance(held, Hold) and is_live(second), "written after the comparison of a run"
+    record = first_run[0].record
+    bundle = BundleRecord(uri=store.uri(f"bundles/{first}"), sha256=first)
+    held = redeploy.__wrapped__(record.dataset, record.evaluation, record.model, bundle)
+    assert isinstance(held, Hold) and is_live(second), "it was written after the comparison of a run"
     kept = run_retrain(parameters.model_copy(update={"gate": GateConfig(false_promotions=26)}))
     assert kept.record.evaluation.passed_gate and kept.record.deployment is None
     assert "A person chose version" in kept.message and "so nothing replaces it until" in kept.message
@@ -588,6 +590,7 @@ def test_promoted_version_that_was_never_live_is_deployed_checked_and_undone_aft
     failed = read_rollouts(store)[-1]
     assert is_answered_by(before.bundle_sha256, first_run)
     assert failed.what == "promote failed" and failed.before == failed.after
+    assert not has_deployment(store, other.sha256)
     assert failed.reason.startswith(f"version {never.version} ({other.sha256[:8]}): Setting the champion failed")
 
     run_promote(settings.collection, never.version)
@@ -615,6 +618,12 @@ def test_poster_with_another_hash_is_fetched_from_the_bucket(first_run, tmp_path
 def test_registry_knows_only_its_runs(first_run) -> None:
     assert Registry(read_settings()).has_run(first_run[0].record.training.run_id)
     assert not Registry(read_settings()).has_run("0" * 32)
+
+
+def test_collecting_alone_requests_what_is_due(first_run, parameters: RetrainParameters) -> None:
+    state = collect(parameters, return_state=True)
+    assert re.match(rf"{TITLES} titles, \d+ changes since the last catalogue, \d+ posters, 0 new", state.message)
+    assert [step.name for step in recorded_steps(state.state_details.flow_run_id)] == STEPS[:2]
 
 
 def test_status_says_what_is_live_what_ran_and_how_old_the_data_is(
@@ -656,6 +665,9 @@ def test_deployments_start_a_run_at_an_interval_and_a_rollback_beside_it(
         scheduled = wait_for_scheduled_run(client)
         assert scheduled.state_type.value == "COMPLETED", processes.log("Deployment").read_text()
         assert json.dumps(scheduled.parameters).count(parameters.site_url) == 1
+        train, daily = (client.read_deployment_by_name(name) for name in ("retrain/train", "collect/collect"))
+        assert not train.parameters["parameters"]["crawl"] and not train.schedules
+        assert daily.schedules[0].schedule.timezone == machine_timezone()
         deployment = client.read_deployment_by_name("rollback/rollback")
         run = client.create_flow_run_from_deployment(deployment.id, parameters={"version": earlier})
         deadline = time.monotonic() + 60

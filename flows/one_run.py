@@ -1,0 +1,73 @@
+"""One run at a time: a run holds the workspace's lock and the bucket's lease."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
+
+from flows.interrupted_runs import WAITING, settle_earlier_runs
+from infra.errors import BusyError
+from infra.files import exclusive_lock
+from infra.lease import bucket_lease
+from infra.settings import Settings
+from infra.store import Store
+from tasks.step import retried
+
+logger = logging.getLogger("flows")
+_POLL_SECONDS = 5.0
+
+
+@contextmanager
+def one_run(settings: Settings, waits: bool) -> Iterator[None]:
+    """Hold the lock and the lease in the block. Earlier runs that were killed are ended first.
+
+    Args:
+        settings: the workspace and the bucket.
+        waits: wait until another run ends. The run in Prefect has the tag `waiting` meanwhile.
+
+    Raises:
+        BusyError: another run holds them, and `waits` is False.
+    """
+    with ExitStack() as held:
+        try:
+            _hold(held, settings)
+        except BusyError as error:
+            if not waits:
+                raise
+            logger.info("Waiting for another run. %s", error.message)
+            with _tagged():
+                _wait(held, settings)
+        retried(lambda: settle_earlier_runs(flow_run.id))
+        yield
+
+
+def _wait(held: ExitStack, settings: Settings) -> None:
+    while True:
+        time.sleep(_POLL_SECONDS)
+        try:
+            return _hold(held, settings)
+        except BusyError:
+            continue
+
+
+def _hold(held: ExitStack, settings: Settings) -> None:
+    with ExitStack() as entered:
+        entered.enter_context(exclusive_lock(settings.workspace))
+        retried(lambda: entered.enter_context(bucket_lease(Store(settings), settings.workspace)))
+        held.push(entered.pop_all())
+
+
+@contextmanager
+def _tagged() -> Iterator[None]:
+    """Give the flow run the tag `waiting` in the block, so that the run that is working does not end it."""
+    tags = set(flow_run.tags)
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(flow_run.id, tags=sorted({*tags, WAITING}))
+    try:
+        yield
+    finally:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(flow_run.id, tags=sorted(tags))
