@@ -29,7 +29,7 @@ from serving.bundle.errors import AnimeGenreError
 from serving.bundle.wording import counted
 from tasks.catalogue.last_good import ABOUT
 from tasks.deployments import read_figures
-from tasks.posters import collected_before
+from tasks.posters import read_collected
 from tasks.records import CatalogueRecord
 from tasks.rollouts import live_since, name_of, read_hold, read_rollouts
 
@@ -133,7 +133,9 @@ def _next_run(client: SyncPrefectClient) -> str:
 
 
 def _data(settings: Settings) -> str:
-    collected = collected_before(settings.collection)
+    collected = read_collected(Store(settings))
+    if collected is None:
+        return "nothing collected yet"
     return f"{_about(collected.catalogue)}, {counted(collected.posters.posters, 'poster')}"
 
 

@@ -63,6 +63,11 @@ def download_posters(catalogue: CatalogueRecord, config: CollectConfig) -> Poste
     return record
 
 
+def read_collected(store: Store) -> CollectedRecord | None:
+    """What was collected last into the bucket; None if nothing was."""
+    return store.read_parsed(_COLLECTED, CollectedRecord.model_validate_json)
+
+
 @step("collected before")
 def collected_before(collection: str) -> CollectedRecord:
     """The catalogue and the posters that were collected last into the bucket. The site is not asked.
@@ -72,7 +77,7 @@ def collected_before(collection: str) -> CollectedRecord:
         ServiceUnavailable: the bucket is not reachable (retryable).
     """
     store = Store(read_settings(collection))
-    collected = store.read_parsed(_COLLECTED, CollectedRecord.model_validate_json)
+    collected = read_collected(store)
     if collected is None:
         raise CatalogueError(
             f"{store.uri(_COLLECTED)} does not exist, so nothing was collected yet. Run `anime-genre collect` with the "

@@ -152,6 +152,7 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
         "PREFECT_HOME": str(workspace / "prefect"),
         "PREFECT_API_URL": f"{prefect_url}/api",
         "PREFECT_LOGGING_EXTRA_LOGGERS": LOGGED_PACKAGES,
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # commands such as `rollback` log outside a run
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
         # The engine's own lines, such as "Downloading flow code from storage", say nothing about the run.
         "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "WARNING",
