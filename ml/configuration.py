@@ -123,9 +123,9 @@ class GateConfig(Checked):
         30, "Test posters per genre", "Number of test posters from which on the loss of a genre is checked.", ge=1
     )
     max_probability_difference: float = setting(
-        0.05,
+        0.01,
         "Probability difference",
-        "Largest difference between a served probability and that of the training.",
+        "Largest mean difference between served probabilities and those of the training.",
         ge=0,
         le=1,
     )

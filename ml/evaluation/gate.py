@@ -165,8 +165,8 @@ def compare(
 def check_bundle(size_bytes: int, probability_difference: float, limits: GateConfig) -> tuple[Rule, Rule]:
     """The rules about a bundle alone.
 
-    - `probabilities`: the served network's differ little from those of training, by `probability_difference` at most
-      (`ml.evaluation.judge.Evaluation`).
+    - `probabilities`: the served network's are those of training, except for `probability_difference`
+      (`ml.evaluation.judge.Evaluation`). The export has compared its graph with PyTorch's network on a few posters.
     - `size`: all files of the bundle keep to the limit.
     """
     size, limit = size_bytes / 1e6, limits.max_bundle_megabytes
@@ -174,7 +174,7 @@ def check_bundle(size_bytes: int, probability_difference: float, limits: GateCon
         Rule(
             "probabilities",
             probability_difference <= limits.max_probability_difference,
-            f"Served probabilities differ by at most {probability_difference:.2g} from those of training; "
+            f"Served probabilities differ by {probability_difference:.2g} on average from those of training; "
             f"{limits.max_probability_difference:g} is allowed.",
         ),
         Rule("size", size <= limit, f"The bundle has {size:,.0f} MB; {limit:,g} MB are allowed."),

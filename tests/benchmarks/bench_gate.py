@@ -27,7 +27,7 @@ _POPULATION = 10_000
 class Network:
     """A simulated network with this weighted F1. Its thresholds were fitted on other posters.
 
-    `uneven` makes it better at every other genre than at the rest.
+    `uneven` makes it better at every other genre, and worse at the rest.
     """
 
     def __init__(self, true_f1: float, uneven: float = 0.0) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import requests
 from mlflow.tracking import MlflowClient
+from prefect.artifacts import Artifact
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
@@ -44,9 +45,11 @@ from ml.configuration import GateConfig
 from ml.evaluation.gate import decide
 from serving.bundle.model import Model
 from tasks.champion import ChampionState, examine, live_champion, reason_to_redeploy
+from tasks.comparisons import Comparison
 from tasks.deployments import has_deployment, write_deployment
 from tasks.errors import StalePosterError
 from tasks.evaluate import champion_decisions, verdict
+from tasks.events import read_events
 from tasks.posters import fetch_posters
 from tasks.preprocess import fetch_dataset
 from tasks.records import BundleRecord
@@ -547,6 +550,12 @@ def test_rollback_keeps_the_earlier_model_live_until_a_person_wants_another(
     assert isinstance(held, Hold) and is_live(second), "it was written after the comparison of a run"
     kept = run_retrain(parameters.model_copy(update={"gate": GateConfig(false_promotions=26)}))
     assert kept.record.evaluation.passed_gate and kept.record.deployment is None
+    comparison = read_events(store, "comparisons", Comparison)[-1]
+    assert (comparison.promote, comparison.challenger, comparison.champion) == (True, first, second)
+    metrics, artifact = registry.metrics(kept.record.training.run_id), str(Artifact.get("evaluation").data)
+    assert metrics["test/weighted_f1_minus/champion"] == comparison.weighted_f1_difference
+    for rule in comparison.rules:
+        assert metrics[f"gate/{rule.name}"] == 1 and f"| {rule.name} | passed | {rule.sentence} |" in artifact
     assert "A person chose version" in kept.message and "so nothing replaces it until" in kept.message
     assert is_live(second)
 

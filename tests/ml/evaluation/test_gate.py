@@ -104,11 +104,11 @@ def test_gate_keeps_the_champion_if_the_better_challenger_clearly_loses_a_genre_
 def test_gate_keeps_the_champion_if_the_challengers_bundle_is_too_large_or_predicts_otherwise_than_in_training(
     model: Model, worse: Model, dataset: Dataset
 ) -> None:
-    limits = GateConfig(max_bundle_megabytes=100, max_probability_difference=0.01)
+    limits = GateConfig(max_bundle_megabytes=100, max_probability_difference=0.001)
     for size_bytes, difference, expected in (
-        (100_000_000, 0.01, []),
+        (100_000_000, 0.001, []),
         (101_000_000, 0.0, ["size"]),
-        (0, 0.02, ["probabilities"]),
+        (0, 0.002, ["probabilities"]),
         (0, float("nan"), ["probabilities"]),
     ):
         rules = check_bundle(size_bytes, difference, limits)

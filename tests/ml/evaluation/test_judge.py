@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,6 +30,15 @@ def test_judge_scores_what_is_served(
     decisions = np.array([[genre.predicted for genre in poster] for poster in served])
     assert evaluation.chosen.scores.weighted_f1 == weighted_f1(decisions, dataset.labels[rows])
     assert np.array_equal(evaluation.chosen.predictions.decisions, decisions)
+
+
+def test_evaluation_tells_how_far_served_probabilities_are_from_those_of_the_training(
+    evaluation: Evaluation, model: Model, outcome: TrainingOutcome, dataset: Dataset
+) -> None:
+    assert 0 <= evaluation.probability_difference < 0.002
+    predictions = collect_predictions(outcome, (), model, dataset)
+    other = replace(predictions, networks=predictions.networks[::-1])
+    assert judge(model, other, dataset).probability_difference > 0.01, "the predictions of another network"
 
 
 def test_evaluation_lists_the_chosen_network_the_others_and_the_baselines(
