@@ -7,6 +7,7 @@ the same test posters.
 """
 
 import argparse
+from statistics import NormalDist
 
 import numpy as np
 
@@ -106,8 +107,32 @@ def years_with_a_promotion(posters: int, years: int) -> tuple[int, int]:
     return int(certain), int(positive)
 
 
+def chance_findings(posters: int, draws: int, pairs: int = 20) -> dict[str, float]:
+    """How often each kind of interval finds the first of two equal models better, at the level of a first comparison.
+
+    "expected" is how often it should.
+    """
+    network, level = Network(LOW_F1), weekly_levels(1)[0]
+    found = np.zeros(3)
+    for draw in range(draws):
+        generator = np.random.default_rng(draw)
+        test = Posters.draw(posters, generator)
+        bootstrap = Bootstrap(test.labels, test.franchises, seed=draw)
+        for _ in range(pairs):
+            ours, theirs = network.decide(test, generator), network.decide(test, generator)
+            resampled = bootstrap.weighted_f1(ours) - bootstrap.weighted_f1(theirs)
+            difference = weighted_f1(ours, test.labels) - weighted_f1(theirs, test.labels)
+            required = required_difference(resampled.std(), len(np.unique(test.franchises)), level)
+            by_normal = NormalDist().inv_cdf(1 - level) * resampled.std()
+            found += difference > required, difference > by_normal, np.quantile(resampled, level) > 0
+    return {
+        "expected": draws * pairs * level,
+        **dict(zip(("Student's t", "normal", "percentiles"), found.tolist(), strict=True)),
+    }
+
+
 def main() -> None:
-    """Print two tables."""
+    """Print three tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--posters", type=int, nargs="+", default=[107, 300], help="test posters (default: 107 300)")
     parser.add_argument("--years", type=int, default=1000, help="simulated years (default: 1000)")
@@ -120,6 +145,11 @@ def main() -> None:
     for posters in args.posters:
         certain, positive = years_with_a_promotion(posters, args.years)
         print(f"{posters:12}  {certain:6}  {positive:23}", flush=True)
+    pairs = 20 * args.years
+    print(f"\nOf {pairs} comparisons of equal models, so many find the first one better:")
+    for posters in args.posters:
+        found = ", ".join(f"{name} {count:.0f}" for name, count in chance_findings(posters, args.years).items())
+        print(f"{posters:12}  {found}", flush=True)
     print(f"\nOf {args.draws} better challengers, so many are promoted within 1, 2 and 4 weeks, all rules on:")
     print("test posters  better by  genres        1 week  2 weeks  4 weeks")
     for posters, difference, uneven in [

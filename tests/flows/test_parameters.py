@@ -44,6 +44,7 @@ def deployment_id(stack: Stack, parameters: RetrainParameters) -> UUID:
         ({"train": {"epochs": 0}}, "0 is less than the minimum of 1"),
         ({"train": {"epoch": 3}}, "'epoch' was unexpected"),
         ({"collect": {"max_lost_titles": 5}}, "5 is greater than the maximum of 1"),
+        ({"gate": {"false_promotions": 0}}, "0 is less than the minimum of 0.001"),
         ({"seasons": "2015-sumer"}, "'2015-sumer' does not match"),
         ({"site_url": "myanimelist.net"}, "'myanimelist.net' does not match"),
         ({"source": "web"}, "'web' is not one of"),
