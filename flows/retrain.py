@@ -29,9 +29,9 @@ from tasks.posters import collected_before, download_posters
 from tasks.records import CatalogueRecord, CollectedRecord, DeploymentRecord, PosterSetRecord, RetrainRecord
 from tasks.redeploy import redeploy, redeploy_champion
 from tasks.register import register
-from tasks.rollouts import Hold
+from tasks.rollouts import Hold, record_unknown_rollout
 from tasks.scrape import scrape
-from tasks.step import retried
+from tasks.step import retried, run_name
 from tasks.upload import upload
 
 
@@ -80,6 +80,7 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
     retried(lambda: check_collection(settings))
     retried(lambda: check_cors(settings))
     with one_run(settings, waits=bool(deployment_runtime.id)):  # a person at a terminal is told at once
+        retried(lambda: record_unknown_rollout(settings, f"run {run_name()}"))
         if parameters.crawl:
             catalogue, posters = _collect(parameters)
         else:

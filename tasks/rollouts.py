@@ -39,10 +39,10 @@ _MOVING_SECONDS = 30.0
 
 
 class Rollout(Event):
-    """One change of what is live, or one that failed and was undone.
+    """One change of what is live, one that failed and was undone, or one that a run found.
 
-    `what` is the command or step, `by` the run or the person. `before` and `after` are versions with the beginning of
-    their bundles, `before` None if nothing was live. They are the same after a failure.
+    `what` is the command or step, or "found"; `by` the run or the person. `before` and `after` are versions with the
+    beginning of their bundles, `before` None if nothing was live. They are the same after a failure.
     """
 
     what: str
@@ -81,6 +81,21 @@ def record_rollout(store: Store, what: str, by: str, before: str | None, after: 
     )
     append_event(store, _ROLLOUTS, rollout)
     return rollout
+
+
+def record_unknown_rollout(settings: Settings, by: str) -> None:
+    """Record what is live if no rollout says so: a run was killed after it moved the traffic, or another tool did.
+
+    The alias `champion` is then set as well.
+    """
+    store = Store(settings)
+    with rollout_lease(store, settings.workspace):
+        champion, rollouts = live_champion(settings, Registry(settings)), read_rollouts(store)
+        last = rollouts[-1].after if rollouts else None
+        if champion is not None and champion.name != last:
+            reason = "It was live, and no rollout says why. A run was killed, or another tool moved the traffic."
+            logger.warning("%s is live, and the last rollout was that of %s.", champion.name, last)
+            record_rollout(store, "found", by, last, champion.revision, reason)
 
 
 def read_rollouts(store: Store) -> list[Rollout]:

@@ -479,6 +479,8 @@ def test_traffic_moved_by_another_tool_stays_until_a_better_model_or_a_person_mo
     assert tagged.tags == promoted.tags and second.model.bundle_sha256[:8] in tagged.description
     assert kept.message.startswith(f"champion kept: Another tool moved the traffic to {first.name}.")
     assert "Only a person moves it back" in kept.message and kept.record.deployment is None
+    found = read_rollouts(Store(settings))[-1]
+    assert (found.what, found.revision, found.after[-10:]) == ("found", first.name, f"({first_sha256[:8]})")
     assert cloud_run.live(settings.service).name == first.name
     assert Registry(settings).champion().tags["bundle_sha256"] == first_sha256
 
