@@ -1,6 +1,7 @@
 """Runs that a killed process left: they end when the next stack or the next run starts, and free their slots."""
 
 import os
+from collections.abc import Callable
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
@@ -14,7 +15,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilterState,
     TaskRunFilterStateType,
 )
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled, Crashed
 
 from infra.errors import BusyError
@@ -24,8 +25,6 @@ from infra.registry import Registry
 from infra.settings import read_settings
 
 _PIPELINES = ["retrain", "collect"]  # the flows whose runs hold the workspace's lock
-WAITING = "waiting"
-"""The tag of a run that waits for another one."""
 _MESSAGE = "The run was interrupted. The next run skips completed steps."
 
 
@@ -47,27 +46,37 @@ def settle_interrupted_runs() -> int:
         return _settle([StateType.PENDING])
 
 
-def settle_earlier_runs(own: str | None) -> None:
+def settle_earlier_runs(own: str | None, holder: str | None = None) -> None:
     """End the runs that were killed while the workspace's stack went on, but not the run `own`.
 
-    The caller holds the workspace's lock, so that other runs of its flows were killed or wait for it. A rollback needs
-    no lock. If the services belong to no stack of the workspace, runs of other machines may be active, and nothing is
-    done.
+    If the services belong to no stack of the workspace, runs of other machines may be active, and nothing is done.
+
+    Args:
+        own: the run that calls this. It holds the workspace's lock.
+        holder: the run that held the lock before, and did not release it. Other runs of deployments may be about to
+            wait for the lock. Those without a deployment do not wait.
     """
     settings = read_settings()
     stack = running_stack_environment(settings.workspace)
     if stack is None or stack["PREFECT_API_URL"] != os.environ.get("PREFECT_API_URL"):
         return
-    _settle([StateType.RUNNING, StateType.CANCELLING], own, _PIPELINES)  # a pending one may be about to begin
+    # One that is pending may be about to begin.
+    _settle(
+        [StateType.RUNNING, StateType.CANCELLING],
+        _PIPELINES,
+        lambda run: str(run.id) != own and (run.deployment_id is None or str(run.id) == holder),
+    )
     Registry(settings).end_active_runs()
 
 
-def _settle(types: list[StateType], own: str | None = None, flows: list[str] | None = None) -> int:
+def _settle(
+    types: list[StateType], flows: list[str] | None = None, is_left: Callable[[FlowRun], bool] = lambda run: True
+) -> int:
     active = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)))
     with get_client(sync_client=True) as client:
         of_flows = FlowFilter(name=FlowFilterName(any_=flows)) if flows else None
         runs = client.read_flow_runs(flow_filter=of_flows, flow_run_filter=active)
-        for run in [run for run in runs if str(run.id) != own and not (flows and WAITING in run.tags)]:
+        for run in filter(is_left, runs):
             was_cancelled = run.state_type == StateType.CANCELLING
             ended: State[None] = Cancelled(message=_MESSAGE) if was_cancelled else Crashed(message=_MESSAGE)
             inside = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))

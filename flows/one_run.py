@@ -8,16 +8,19 @@ from contextlib import ExitStack, contextmanager
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
-from flows.interrupted_runs import WAITING, settle_earlier_runs
+from flows.interrupted_runs import settle_earlier_runs
 from infra.errors import BusyError
-from infra.files import exclusive_lock
+from infra.files import exclusive_lock, write_bytes
 from infra.lease import bucket_lease
 from infra.settings import Settings
 from infra.store import Store
 from tasks.step import retried
 
 logger = logging.getLogger("flows")
+WAITING = "waiting"
+"""The tag of a run that waits for another one."""
 _POLL_SECONDS = 5.0
+_HOLDER = "run.id"  # the file in the workspace with the run that holds the lock
 
 
 @contextmanager
@@ -40,8 +43,14 @@ def one_run(settings: Settings, waits: bool) -> Iterator[None]:
             logger.info("Waiting for another run. %s", error.message)
             with _tagged():
                 _wait(held, settings)
-        retried(lambda: settle_earlier_runs(flow_run.id))
-        yield
+        holder = settings.workspace / _HOLDER
+        killed = holder.read_text() if holder.exists() else None
+        retried(lambda: settle_earlier_runs(flow_run.id, killed))
+        write_bytes(holder, str(flow_run.id).encode())
+        try:
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
 
 
 def _wait(held: ExitStack, settings: Settings) -> None:
@@ -62,7 +71,7 @@ def _hold(held: ExitStack, settings: Settings) -> None:
 
 @contextmanager
 def _tagged() -> Iterator[None]:
-    """Give the flow run the tag `waiting` in the block, so that the run that is working does not end it."""
+    """Give the flow run the tag `waiting` in the block."""
     tags = set(flow_run.tags)
     with get_client(sync_client=True) as client:
         client.update_flow_run(flow_run.id, tags=sorted({*tags, WAITING}))

@@ -15,8 +15,8 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from prefect.states import Cancelling, Crashed, Pending, Running
 
 from flows.deployments import deployment
-from flows.interrupted_runs import WAITING, settle_earlier_runs, settle_interrupted_runs
-from flows.one_run import one_run
+from flows.interrupted_runs import settle_earlier_runs, settle_interrupted_runs
+from flows.one_run import WAITING, one_run
 from flows.parameters import RetrainParameters
 from flows.retrain import collect, retrain
 from flows.rollback import rollback
@@ -33,12 +33,14 @@ from infra.store import Store
 pytestmark = pytest.mark.stack
 
 
-def test_run_killed_while_the_stack_goes_on_ends_at_the_next_run(stack: Stack) -> None:
+def test_run_killed_while_the_stack_goes_on_ends_at_the_next_run(stack: Stack, parameters: RetrainParameters) -> None:
     registry, settings = Registry(read_settings()), read_settings()
     settle_interrupted_runs()  # a run that became due while the deployment of an earlier test was stopped
     with get_client(sync_client=True) as client, registry.run("interrupted", {}) as mlflow_run_id:
         own, killed, pending = (client.create_flow_run(retrain) for _ in range(3))
         beside = client.create_flow_run(rollback)
+        deployed = client.create_flow_run_from_deployment(deployment(parameters).apply())
+        client.set_flow_run_state(deployed.id, Running(), force=True)
         for run, state in ((own, Running()), (killed, Running()), (pending, Pending()), (beside, Running())):
             client.set_flow_run_state(run.id, state, force=True)
         with exclusive_lock(settings.workspace):
@@ -47,6 +49,9 @@ def test_run_killed_while_the_stack_goes_on_ends_at_the_next_run(stack: Stack) -
                 settle_earlier_runs(str(own.id))
             assert client.read_flow_run(killed.id).state.is_running()
             settle_earlier_runs(str(own.id))
+            assert client.read_flow_run(deployed.id).state.is_running(), "it may be about to wait for the lock"
+            settle_earlier_runs(str(own.id), str(deployed.id))
+            assert client.read_flow_run(deployed.id).state.is_crashed(), "it held the lock"
         states = [client.read_flow_run(run.id).state for run in (own, killed, pending, beside)]
         assert [state.type.value for state in states] == ["RUNNING", "CRASHED", "PENDING", "RUNNING"]
         assert MlflowClient().get_run(mlflow_run_id).info.status == "KILLED"
@@ -97,11 +102,10 @@ def test_run_whose_bucket_another_machine_uses_ends_before_its_first_step(
     assert recorded_steps(state.state_details.flow_run_id) == []
 
 
-def test_collecting_gives_up_beside_a_run_and_a_run_that_waits_is_not_ended(
+def test_collecting_gives_up_beside_a_run_and_a_run_that_waits_begins_after_it(
     stack: Stack, parameters: RetrainParameters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flows.one_run._POLL_SECONDS", 0.1)
-    monkeypatch.setattr("flows.interrupted_runs._PIPELINES", ["waits"])
     settings, waiting = read_settings(), FlowRunFilter(tags=FlowRunFilterTags(all_=[WAITING]))
 
     @flow
@@ -115,10 +119,9 @@ def test_collecting_gives_up_beside_a_run_and_a_run_that_waits_is_not_ended(
             assert state.is_cancelled() and f"Another run is using {settings.workspace}" in str(state.message)
             begun = pool.submit(copy_context().run, waits)
             deadline = time.monotonic() + 30
-            while not (runs := client.read_flow_runs(flow_run_filter=waiting)) and time.monotonic() < deadline:
+            while not client.read_flow_runs(flow_run_filter=waiting) and time.monotonic() < deadline:
                 time.sleep(0.1)
-            settle_earlier_runs(None)
-            assert client.read_flow_run(runs[0].id).state.is_running() and not begun.done()
+            assert not begun.done()
         assert begun.result(timeout=60) == "begun"
         assert client.read_flow_runs(flow_run_filter=waiting) == []
 
