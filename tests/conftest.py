@@ -3,12 +3,14 @@
 import gc
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 from xdist.remote import Producer
 from xdist.scheduler.loadfile import LoadFileScheduling
 
@@ -28,6 +30,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 # Tests train on tiny tensors, for which a second thread costs more than it saves; their child processes inherit this.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+NewWorkspace = Callable[[Path], Path]
 ROOT = Path(__file__).parent.parent
 _CACHES = {".pytest_cache", ".mypy_cache", ".ruff_cache", ".import_linter_cache", ".hypothesis", "workspace"}
 _MARKS = re.compile(r"^pytestmark = \[?pytest\.mark\.(stack|browser|train)\b", re.MULTILINE)
@@ -43,16 +46,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 class TwoStacks(LoadFileScheduling):
-    """Sends each file to one worker. Two workers start the running stack: one for the longest file, one for all others.
+    """Sends each file to one worker. Two workers start the running stack, and each takes half of its tests.
 
-    A stack takes seconds to start, and the two parts take equally long.
+    A stack takes seconds to start. test_retrain_figures reads the training of test_retrain.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = str(super()._split_scope(nodeid))
-        if file == "tests/flows/test_retrain.py" or not _SHARED_STACK.search((ROOT / file).read_text(encoding="utf-8")):
-            return file
-        return "stack"
+        if file in ("tests/flows/test_retrain.py", "tests/flows/test_retrain_figures.py"):
+            return "retrain"
+        return "stack" if _SHARED_STACK.search((ROOT / file).read_text(encoding="utf-8")) else file
 
 
 # Imports and tests create a million objects, and the collector goes through all of them time and again: a third of the
@@ -111,6 +114,35 @@ def error_messages_short(error_messages: list[tuple[str, str]]) -> Iterator[None
     ]
     error_messages.clear()
     assert unsuitable == [], "error messages have at most two sentences and 300 characters; use error.details"
+
+
+@pytest.fixture(scope="session")
+def new_workspace(tmp_path_factory: pytest.TempPathFactory) -> NewWorkspace:
+    """A function that makes a folder a workspace in which Prefect and MLflow have their tables.
+
+    Creating them takes most of the time of a first start. So one stack does it for all workers, and the others copy.
+    """
+    of_all_workers = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        of_all_workers = of_all_workers.parent
+    first = of_all_workers / "first-workspace"
+
+    from infra.local.stack import local_stack  # the fast tests do not need the clients of Google
+
+    def create(folder: Path) -> Path:
+        with FileLock(f"{first}.lock"):
+            if not first.exists():
+                with local_stack(of_all_workers / "starting"):
+                    pass
+                (of_all_workers / "starting").rename(first)
+        for database in [*first.glob("mlflow.db*"), *first.glob("prefect/prefect.db*")]:
+            copy = folder / database.relative_to(first)
+            if not copy.exists():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(database, copy)
+        return folder
+
+    return create
 
 
 @pytest.fixture(scope="session")

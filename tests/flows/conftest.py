@@ -1,50 +1,18 @@
 """A running stack for all tests of flows, and the built-in site with fewer titles."""
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from filelock import FileLock
 
 from infra.local.site.server import small_site
 from infra.local.stack import Stack, local_stack
+from tests.conftest import NewWorkspace
 
 if TYPE_CHECKING:  # Prefect takes a second to import, and the fast tests do not need it
     from flows.parameters import RetrainParameters
 
 TITLES = 150
-
-NewWorkspace = Callable[[Path], Path]
-
-
-@pytest.fixture(scope="session")
-def new_workspace(tmp_path_factory: pytest.TempPathFactory) -> NewWorkspace:
-    """A function that makes a folder a workspace in which Prefect and MLflow have their tables.
-
-    Creating them takes most of the time of a first start. So one stack does it for all workers, and the others copy.
-    """
-    of_all_workers = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        of_all_workers = of_all_workers.parent
-    first = of_all_workers / "first-workspace"
-
-    def create(folder: Path) -> Path:
-        with FileLock(f"{first}.lock"):
-            if not first.exists():
-                with local_stack(of_all_workers / "starting"):
-                    pass
-                (of_all_workers / "starting").rename(first)
-        for database in [*first.glob("mlflow.db*"), *first.glob("prefect/prefect.db*")]:
-            copy = folder / database.relative_to(first)
-            if not copy.exists():
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(database, copy)
-        return folder
-
-    return create
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from tests.flows.conftest import NewWorkspace
+from tests.conftest import NewWorkspace
 from tests.state_acts import (
     damage_file,
     damage_object,

@@ -15,7 +15,7 @@ import pytest
 
 from infra.local.site.server import SmallSite, small_site
 from tests import stored_formats
-from tests.flows.conftest import NewWorkspace
+from tests.conftest import NewWorkspace
 
 pytestmark = pytest.mark.stack
 

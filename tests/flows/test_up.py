@@ -32,7 +32,7 @@ from infra.local.processes import terminate_trees
 from infra.local.site.drawing import poster_jpeg
 from infra.local.site.invented_titles import SEASONS, invented_titles
 from tests.browser import chromium_browser
-from tests.flows.conftest import NewWorkspace
+from tests.conftest import NewWorkspace
 
 pytestmark = [pytest.mark.stack, pytest.mark.browser]
 

@@ -9,6 +9,7 @@ from filelock import FileLock
 from infra import disk
 from infra.errors import ConfigurationError, DiskFull, StackError
 from infra.local.stack import local_stack, prepare_workspace, running_stack_environment
+from tests.conftest import NewWorkspace
 from tests.infra.conftest import BUCKET, TOKEN, run_api
 
 
@@ -37,7 +38,7 @@ def test_workspace_has_one_stack_at_a_time(tmp_path: Path) -> None:
 
 @pytest.mark.stack
 def test_stack_with_google_cloud_has_no_stand_ins(
-    storage_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    storage_url: str, new_workspace: NewWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stand-ins that run elsewhere take the place of Google here."""
     with run_api(tmp_path / "google", storage_url) as (endpoint, _):
@@ -46,7 +47,7 @@ def test_stack_with_google_cloud_has_no_stand_ins(
         monkeypatch.setenv("ANIME_GENRE_BUCKET", BUCKET)
         monkeypatch.setenv("ANIME_GENRE_GOOGLE_PROJECT", "test-project")
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage_url)
-        with local_stack(tmp_path / "workspace") as stack:
+        with local_stack(new_workspace(tmp_path / "workspace")) as stack:
             logs = {path.name for path in (tmp_path / "workspace" / "logs").glob("*.log")}
             assert logs == {"prefect.log", "mlflow.log"}
             assert stack.environment["ANIME_GENRE_CLOUD"] == "google"
