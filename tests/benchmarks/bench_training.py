@@ -1,6 +1,6 @@
 """Training: time to an F1 compared with the standard recipe, images per second, cost and memory by dataset size.
 
-    python tests/benchmarks/bench_training.py [--parts recipe,lp-ft,growth,rate] [--device auto] [--data FOLDER]
+    python tests/benchmarks/bench_training.py [--parts PART,...] [--device auto] [--data FOLDER]
 
 recipe  A frozen SqueezeNet with cached features and a kernel head, compared with the standard recipe
         (plain_recipe.py), which decodes the posters and runs the backbone in each epoch. The recipe stops when it
@@ -13,6 +13,8 @@ growth  Features and a head at 1,000, 5,000 and 20,000 synthetic posters: cost p
 rate    Training images per second end to end, as a share of the same network's rate on random tensors on the device.
         On a GPU: ResNet18 at 256 x 256, compiled or not, at 1,000, 5,000 and 20,000 synthetic posters, with peak
         memory. On a CPU: a smaller setting. See --network, --size, --posters and --compile.
+features  Images per second of the features of a frozen backbone, as a share of its rate on random tensors, at the same
+        network and, unless --size is given, at 256 x 256.
 
 The first two parts need `posters/anime.zip` and `weights/squeezenet1_1-imagenet-features.pth` in FOLDER (`../shared`,
 or ANIME_GENRE_REAL_DATA). Figures are medians (minimum to maximum) of the runs; the two sides take turns. If the
@@ -25,12 +27,12 @@ import os
 import tempfile
 from pathlib import Path
 
-from training_rates import RateSetting, growing, training_rates
+from training_rates import RateSetting, feature_rates, growing, training_rates
 from training_to_f1 import RealPosters, against_the_recipe, fine_tuned
 
 from ml.compute import choose_compute
 
-PARTS = ("recipe", "lp-ft", "growth", "rate")
+PARTS = ("recipe", "lp-ft", "growth", "rate", "features")
 COUNTS = "1000,5000,20000"
 CPU_COUNTS, CPU_SIZE, CUDA_SIZE = "640", 64, 256
 EPOCHS = {False: 2, True: 4}  # of 'rate', by whether there is a GPU; the first one warms up
@@ -84,6 +86,9 @@ def main() -> None:
         )
         counts = numbers(arguments.posters or (COUNTS if on_gpu else CPU_COUNTS))
         training_rates(setting, counts, COMPILED[arguments.compile or ("both" if on_gpu else "off")])
+    if "features" in parts:
+        count = 4096 if on_gpu else 256
+        feature_rates(arguments.network, count, arguments.size or CUDA_SIZE, arguments.runs, arguments.device)
 
 
 def numbers(listed: str) -> list[int]:

@@ -1,5 +1,6 @@
 """Training images per second compared with random tensors; cost and memory of features and heads by dataset size."""
 
+import shutil
 import statistics
 import tempfile
 import time
@@ -29,6 +30,7 @@ from ml.training.frozen import train_frozen
 
 SETTING = Hyperparameters(learning_rate=1e-3, weight_decay=0.05, dropout=0.2, hidden=0)
 FEATURES_SIZE, FEATURES_BACKBONE = 64, "squeezenet1_1"
+FEATURES_BATCH = 64
 WARM_POSTERS = 160
 _RANDOM_STEPS = 100  # per round at most: more steps do not change the rate
 
@@ -161,6 +163,45 @@ def random_tensor_rate(model: nn.Module, posters: int, genres: int, setting: Rat
     return steps * setting.batch_size / seconds
 
 
+def feature_rates(backbone: str, count: int, size: int, runs: int, device: str) -> None:
+    """Measure the features of a backbone in images per second, and their share of its rate on random tensors."""
+    compute = choose_compute(device)
+    print(f"features of {backbone} at {size} x {size} on {compute.reason.partition(';')[0]} in {compute.precision}")
+    with new_process() as process, tempfile.TemporaryDirectory() as workspace:
+        rate = process.submit(feature_rate, backbone, count, size, runs, compute, Path(workspace)).result()
+    print(f"  {count:6} posters, {rate}", flush=True)
+
+
+def feature_rate(backbone: str, count: int, size: int, runs: int, compute: Compute, workspace: Path) -> Rate:
+    """Rates of `Pretrained.load` with an empty cache, and of its body on one ready batch, in turns."""
+    dataset = synthetic_dataset(workspace, count, size)
+    bench = Bench(dataset, TrainConfig(), with_random_weights(backbone), compute, NoCheckpoints())
+    Pretrained.load(bench, NullReporter())  # warms up
+    end_to_end, random = [], []
+    for _ in range(runs):
+        shutil.rmtree(dataset.folder.parents[1] / "features")
+        pretrained = Pretrained.load(bench, NullReporter())
+        end_to_end.append(pretrained.images_per_second or 0.0)
+        random.append(body_rate(pretrained.body, count, size, compute))
+    return Rate(False, end_to_end, random, 0)
+
+
+@torch.no_grad()
+def body_rate(body: nn.Module, count: int, size: int, compute: Compute) -> float:
+    """Images per second of a body on one batch of normalised random floats that is already on the device."""
+    body = body.to(compute.device, memory_format=torch.channels_last).eval()
+    images = torch.randn(FEATURES_BATCH, 3, size, size, device=compute.device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    start = time.perf_counter()
+    for _ in range(count // FEATURES_BATCH):
+        with compute.autocast():
+            features = body(images)
+        features.float().cpu()  # waits for the device
+    rate = count // FEATURES_BATCH * FEATURES_BATCH / (time.perf_counter() - start)
+    body.cpu()
+    return rate
+
+
 def growing(counts: list[int], device: str) -> None:
     """Measure time per poster and memory of features and a head's fit, each number of posters in a new process."""
     print(f"features of {FEATURES_BACKBONE} at {FEATURES_SIZE} x {FEATURES_SIZE} and the fit of a kernel head")
@@ -182,11 +223,8 @@ def grown(count: int, workspace: Path, device: str) -> str:
 def features_and_head(count: int, workspace: Path, compute: Compute) -> tuple[float, float, str]:
     """Seconds for features and for a head on them (out of fold, then on all posters), and the memory use."""
     dataset = synthetic_dataset(workspace, count, FEATURES_SIZE)
-    torch.manual_seed(0)
-    backbone = random_backbone(FEATURES_BACKBONE)
-    backbone = replace(backbone, weights=Weights(backbone.body().state_dict(), WeightsFile("random")))
     config = TrainConfig(backbone=FEATURES_BACKBONE, trials=1)
-    bench = Bench(dataset, config, backbone, compute, NoCheckpoints())
+    bench = Bench(dataset, config, with_random_weights(FEATURES_BACKBONE), compute, NoCheckpoints())
     start = time.perf_counter()
     with MemoryWatch() as first:
         pretrained = Pretrained.load(bench, NullReporter())
@@ -203,3 +241,10 @@ def features_and_head(count: int, workspace: Path, compute: Compute) -> tuple[fl
 
 def random_backbone(name: str) -> Backbone:
     return read_backbone(name, "none", Path())
+
+
+def with_random_weights(name: str) -> Backbone:
+    """A backbone whose weights are random, but count as pretrained."""
+    torch.manual_seed(0)
+    backbone = random_backbone(name)
+    return replace(backbone, weights=Weights(backbone.body().state_dict(), WeightsFile("random")))
