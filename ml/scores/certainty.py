@@ -29,9 +29,9 @@ def required_difference(error: Numbers, franchises: int, level: float) -> Number
     """The difference that two equal models exceed by chance with probability `level`, from its standard error.
 
     Student's t with one degree of freedom less than franchises, times the bootstrap's standard error. At such small
-    levels it is better than the bootstrap's own percentiles: of equal models with 107 test posters, it finds 43 of
-    24,000 better at a level at which 46 are expected, the percentiles of 2,000 resamples find 84, and the normal
-    distribution 57 (of 10,000 with 300 test posters 19, 28 and 22; expected are 19).
+    levels it is better than the bootstrap's own percentiles: with 107 test posters, it finds one of two equal models
+    better 33 times where 38 are expected, the percentiles of 2,000 resamples 52 times, and the normal distribution 48
+    times; with 300 test posters 19, 33 and 22 times where 19 are expected (`tests/benchmarks/bench_gate.py`).
 
     Infinity if `level` is 0, NaN for one franchise.
     """

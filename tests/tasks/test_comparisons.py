@@ -43,7 +43,7 @@ def compared(store: Store, challenger: str, champion: str | None = "champion", l
     return given[0]
 
 
-def test_each_comparison_is_one_object_and_spends_a_part_of_the_years_chance(store: Store) -> None:
+def test_comparison_is_one_object_and_spends_a_part_of_the_years_chance(store: Store) -> None:
     first = compared(store, "challenger")
     assert first == next_level(BUDGET, 0)
     assert compared(store, "challenger") == first, "a repeated comparison is no second look"

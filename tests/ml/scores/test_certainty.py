@@ -17,7 +17,7 @@ def levels(per_year: int, years: int = 3) -> list[float]:
 
 
 @pytest.mark.parametrize("per_year", [12, 52, 365])
-def test_no_year_spends_more_than_the_budget(per_year: int) -> None:
+def test_comparisons_of_a_year_spend_at_most_the_budget(per_year: int) -> None:
     spent = np.array(levels(per_year))
     of_years = np.convolve(spent, np.ones(per_year), "valid")
     assert spent.min() > 0
