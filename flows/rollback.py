@@ -5,14 +5,13 @@ The flow `rollback` does in Prefect what the command does.
 
 import getpass
 import socket
-from datetime import date
+import textwrap
+from datetime import date, datetime
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
-from rich.console import Console
-from rich.table import Table
 
 from flows.retrain import configure_logging
 from infra.settings import MAIN_COLLECTION, read_settings
@@ -34,8 +33,8 @@ def rollback(version: str | None = None, collection: str = MAIN_COLLECTION) -> S
     It waits for no other run. A run that is training goes on, and replaces nothing.
 
     Args:
-        version: a version in MLflow; if it is empty, the one that was live before the present one.
-        collection: whose model it is.
+        version: The version in MLflow. If it is empty, the one that was live before the present one.
+        collection: Whose model it is.
     """
     redact_logs()
     configure_logging()
@@ -58,13 +57,15 @@ def run_promote(collection: str, version: str) -> None:
 
 def show_history(collection: str) -> None:
     """Print what went live, oldest first, and whether a hold keeps it."""
-    store, console = Store(read_settings(collection)), Console()
-    table = Table("when", "what", "by", "before", "after", "reason", title=f"What went live, {collection}")
+    store = Store(read_settings(collection))
+    print(f"What went live, {collection}")
     for each in read_rollouts(store):
-        table.add_row(each.when[:16].replace("T", " "), each.what, each.by, each.before or "", each.after, each.reason)
-    console.print(table)
+        instead = f" instead of {each.before}" if each.before else ""
+        when = datetime.fromisoformat(each.when).astimezone()
+        print(f"\n{when:%Y-%m-%d %H:%M}  {each.what}: {each.after}{instead}, by {each.by}")
+        print(textwrap.fill(each.reason, 100, initial_indent="    ", subsequent_indent="    "))
     if hold := read_hold(store):
-        console.print(hold.sentence)
+        print(f"\n{hold.sentence}")
 
 
 def _sentence(rollout: Rollout) -> str:

@@ -118,8 +118,10 @@ def _last_runs(client: SyncPrefectClient) -> list[FlowRun]:
 
 def _run(run: FlowRun) -> str:
     time = run.end_time or run.start_time
-    message = f": {run.state.message}" if run.state and run.state.message else ""
-    return f"{run.name}, {run.state_name} {time.astimezone() if time else '':%Y-%m-%d %H:%M}{message}"
+    message = (run.state.message if run.state else "") or ""
+    sentence = message.partition(". ")[0].rstrip(".")
+    when = f" {time.astimezone():%Y-%m-%d %H:%M}" if time else ""
+    return f"{run.name}, {run.state_name}{when}{f': {sentence}' if sentence else ''}"
 
 
 def _next_run(client: SyncPrefectClient) -> str:

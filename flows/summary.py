@@ -137,9 +137,10 @@ def show(summary: RunSummary, console: Console) -> None:
 def show_summary(record: RetrainRecord, message: str) -> None:
     """Show in Prefect what changed, what went live and why, with links. A service that is down leaves its link out."""
     score, catalogue, posters, dataset = record.evaluation.scores[0], record.catalogue, record.posters, record.dataset
+    what, _, reason = f"{message[:1].upper()}{message[1:]}".partition(": ")
     parts = ", ".join(f"{part} {count:,}" for part, count in dataset.parts.items())
     lines = [
-        f"**{message[:1].upper()}{message[1:]}**\n",
+        f"**{what}**\n\n{reason}\n",
         f"- What changed: {counted(catalogue.changes, 'change')} in {counted(catalogue.titles, 'title')} of "
         f"{catalogue.snapshot_date}, {counted(posters.new, 'new poster')} of {posters.posters}",
         f"- Dataset: {counted(dataset.posters, 'poster')} ({parts}), {counted(len(dataset.genres), 'genre')}",

@@ -172,7 +172,9 @@ def test_run_has_a_name_a_tag_and_a_summary_with_links(first_run) -> None:
         summaries = [each.data for each in client.read_artifacts() if each.flow_run_id == run.id]
     assert run.name == f"retrain {run.start_time.astimezone().date()} 2015-winter..2019-fall"
     assert run.tags == ["myanimelist"]
-    (summary,) = [text for text in summaries if isinstance(text, str) and message in text.replace("Version", "version")]
+    what, _, reason = message.partition(": ")
+    (summary,) = [text for text in summaries if isinstance(text, str) and text.startswith(f"**V{what[1:]}**")]
+    assert reason in summary
     assert f"changes in {record.catalogue.titles} titles of {record.catalogue.snapshot_date}" in summary
     assert f"/runs/{record.training.run_id}/artifacts/model.html)" in summary
     assert f"[function]({record.deployment.url})" in summary
