@@ -44,7 +44,7 @@ def one_run(settings: Settings, waits: bool) -> Iterator[None]:
             with _tagged():
                 _wait(held, settings)
         holder = settings.workspace / _HOLDER
-        killed = holder.read_text() if holder.exists() else None
+        killed = holder.read_text(errors="replace") if holder.exists() else None
         retried(lambda: settle_earlier_runs(flow_run.id, killed))
         write_bytes(holder, str(flow_run.id).encode())
         try:

@@ -13,7 +13,7 @@ from infra.local.processes import Processes
 
 # Each workspace has one of these. Other folders are never deleted.
 _MARKS = ("stack.lock", "run.lock", "ledger.sqlite", "bucket", "pages")
-_LOCKS = {"stack.lock", "run.lock"}
+_LOCKS = {"stack.lock", "run.lock", "rollout.lock", "run.id"}
 _WORDS = {
     "pages": "kept pages of sites",
     "posters": "posters",

@@ -33,7 +33,7 @@ _SERVICES = {
 _VIEWERS = {"TensorBoard": "infra.local.tensorboard_server", "page": "serving.web.app:create_app()"}
 # Folders of services, for which there are acts of their own, and logs.
 _OF_SERVICES = {"bucket", "prefect", "mlflow-artifacts", "cloud-run", "logs", "mlflow.db", "mlruns"}
-_LOCKS = {"stack.lock", "run.lock", "stack.json"}
+_LOCKS = {"stack.lock", "run.lock", "rollout.lock", "stack.json"}
 
 
 def act(moment: Literal["any", "before", "during"] = "any") -> Callable[[Callable[[World, Random], Did | None]], Act]:
