@@ -42,6 +42,7 @@ from infra.settings import Settings, check_google
 
 CHECKED_REVISION = "checked-revision"  # annotation of a service: the last revision that passed its check
 DEPLOY_TIMEOUT_SECONDS = 300.0
+KEPT_REVISIONS = 5  # without traffic, so that a rollback need not deploy
 
 logger = logging.getLogger("infra")
 
@@ -161,6 +162,32 @@ class CloudRun:
         with deployment_errors(f"Deleting {service}"):
             try:
                 operation = self._services.delete_service(name=self._service_name(service), timeout=self._timeout)
+            except google_exceptions.NotFound:
+                return
+            self._wait(operation)
+
+    def unused_revisions(self, service: str) -> list[Revision]:
+        """The revisions that can be deleted, newest first; empty if there is no such service.
+
+        These are revisions without traffic and tag, other than the latest one and the newest `KEPT_REVISIONS`.
+        """
+        found = self._find_service(service)
+        if found is None:
+            return []
+        used = {name.rpartition("/")[2] for name in (found.latest_created_revision, found.latest_ready_revision)}
+        used |= {target.revision for target in found.traffic} | {status.revision for status in found.traffic_statuses}
+        return [each for each in self.revisions(service) if each.name not in used][KEPT_REVISIONS:]
+
+    def delete_revision(self, service: str, revision: str) -> None:
+        """Delete a revision and wait until it is gone. It need not exist.
+
+        Raises:
+            DeploymentError: it can receive traffic, or is the latest one.
+        """
+        with deployment_errors(f"Deleting the revision {revision}"):
+            try:
+                name = f"{self._service_name(service)}/revisions/{revision}"
+                operation = self._revisions.delete_revision(name=name, timeout=self._timeout)
             except google_exceptions.NotFound:
                 return
             self._wait(operation)

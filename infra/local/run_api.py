@@ -104,6 +104,7 @@ class CloudRunServer:
                 web.delete(one_service, self._delete_service),
                 web.get(f"{one_service}/revisions", self._list_revisions),
                 web.get(f"{one_service}/revisions/{{revision}}", self._get_revision),
+                web.delete(f"{one_service}/revisions/{{revision}}", self._delete_revision),
                 web.post(f"/v2/{_LOCATION}/builds:submit", self._submit_build),
                 web.get(f"/v2/{_LOCATION}/operations/{{operation}}", self._get_operation),
                 web.get(f"/v1/{_LOCATION}/builds/{{build}}", self._get_build),
@@ -141,6 +142,18 @@ class CloudRunServer:
         if name not in revisions:
             raise not_found(request.path.removeprefix("/v2/"))
         return web.json_response(_to_json(revisions[name]))
+
+    async def _delete_revision(self, request: web.Request) -> web.Response:
+        running, name = self._find(request), request.match_info["revision"]
+        if sent := sorted({"etag", "validateOnly"} & request.query.keys()):
+            raise invalid(f"This project deletes revisions without {', '.join(sent)}.")
+        if name not in running.revisions:
+            raise not_found(request.path.removeprefix("/v2/"))
+        async with running.lock:
+            deleted = _as_any(running.delete_revision(name))
+        name = f"{_parent(request)}/operations/{uuid.uuid4()}"
+        self._operations[name] = {"name": name, "metadata": deleted, "response": deleted, "done": True}
+        return web.json_response({"name": name, "metadata": deleted})
 
     async def _create_service(self, request: web.Request) -> web.Response:
         service_id = request.query.get("serviceId", "")
@@ -317,12 +330,13 @@ def _to_json(message: Any) -> dict[str, Any]:
     return document
 
 
-def _as_any(service: run_v2.Service) -> dict[str, Any]:
-    """A service as the metadata and the response of an operation contain it.
+def _as_any(resource: run_v2.Service | run_v2.Revision) -> dict[str, Any]:
+    """A service or revision as the metadata and the response of an operation contain it.
 
     Google adds fields that a client's version does not know. Clients must ignore them.
     """
-    return {"@type": "type.googleapis.com/google.cloud.run.v2.Service", **_to_json(service), "fieldOfTomorrow": True}
+    kind = f"type.googleapis.com/google.cloud.run.v2.{type(resource).__name__}"
+    return {"@type": kind, **_to_json(resource), "fieldOfTomorrow": True}
 
 
 def _check(broken: str | None) -> None:

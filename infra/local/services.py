@@ -167,6 +167,25 @@ class RunningService:
         await self.close()
         self._path.unlink(missing_ok=True)
 
+    def delete_revision(self, name: str) -> run_v2.Revision:
+        """Forget a revision that users cannot reach, and return it.
+
+        See https://cloud.google.com/run/docs/managing/revisions.
+
+        Raises:
+            ApiError: the revision has traffic or a tag, or is the latest one; nothing has changed then.
+        """
+        latest = (self.service.latest_created_revision, self.service.latest_ready_revision)
+        if name in {last_part(each) for each in latest}:
+            raise failed(f"Revision '{name}' is the latest revision of its service and cannot be deleted.")
+        targets = {target.revision for target in self.service.traffic}
+        if name in targets | {status.revision for status in self.service.traffic_statuses}:
+            raise failed(f"Revision '{name}' can receive traffic and cannot be deleted.")
+        revision = self.revisions.pop(name)
+        (self.folder / "logs" / f"{name}.log").unlink(missing_ok=True)
+        self._save()
+        return revision
+
     def update(self, service: run_v2.Service) -> str | None:
         """Replace the service and return the name of the new revision, or None if the template is the same.
 

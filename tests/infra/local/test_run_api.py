@@ -309,6 +309,39 @@ def test_invalid_update_changes_nothing(stand_in: StandIn) -> None:
     assert stand_in.request("GET", address).json() == before
 
 
+def test_revision_is_deleted_unless_it_can_receive_traffic_or_is_the_latest(start: Start, tmp_path: Path) -> None:
+    address, kind = f"{PARENT}/services/kept", "TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION"
+    with start(tmp_path / "state") as stand_in:
+        stand_in.deploy("kept", BUNDLE_SHA256="0")
+        template = stand_in.request("GET", address).json()["template"]
+        names = [f"kept-{number}" for number in range(1, 9)]
+        served = [{"type": kind, "revision": names[0], "percent": 100}]
+        tagged = [{"type": kind, "revision": names[1], "tag": "red"}]
+        for name in names:
+            template["revision"], template["annotations"] = name, {"number": name}
+            body = {"template": template, "traffic": served + (tagged if name > names[1] else [])}
+            operation = stand_in.request("PATCH", f"{address}?updateMask=template,traffic", body).json()
+            while not operation.get("done"):
+                time.sleep(0.05)
+                operation = stand_in.request("GET", f"/v2/{operation['name']}").json()
+            assert "error" not in operation
+        for name, reason in ((names[0], "traffic"), (names[1], "traffic"), (names[-1], "the latest revision")):
+            refused = stand_in.request("DELETE", f"{address}/revisions/{name}")
+            assert (refused.status_code, refused.json()["error"]["status"]) == (400, "FAILED_PRECONDITION")
+            with pytest.raises(DeploymentError, match=reason):
+                stand_in.client.delete_revision("kept", name)
+        assert stand_in.request("DELETE", f"{address}/revisions/{names[3]}?validateOnly=true").status_code == 400
+        assert stand_in.request("DELETE", f"{address}/revisions/kept-none").status_code == 404
+        assert len(stand_in.client.revisions("kept")) == 9
+        (unused,) = stand_in.client.unused_revisions("kept")  # of names[2:-1] and the first one, five are kept
+        assert unused.name not in names
+        for _ in range(2):
+            stand_in.client.delete_revision("kept", unused.name)
+        assert stand_in.client.unused_revisions("kept") == stand_in.client.unused_revisions("none") == []
+    with start(tmp_path / "state") as stand_in:
+        assert {each.name for each in stand_in.client.revisions("kept")} == set(names)
+
+
 @pytest.mark.usefixtures("deployed")
 def test_services_are_listed_by_location(stand_in: StandIn) -> None:
     names = [item["name"] for item in stand_in.request("GET", f"{PARENT}/services").json()["services"]]
