@@ -3,30 +3,26 @@
 import argparse
 import errno
 import os
-import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from flows.prefect_access import api_url, is_server_reachable, separate_password
+from flows.connection import connected, new_stack, start_built_in_site
+from flows.prefect_access import separate_password
 from flows.schedule import WEEKLY, check_schedule, machine_timezone
 from infra.disk import disk_errors
-from infra.errors import ConfigurationError, StackError
-from infra.files import write_bytes
-from infra.local.processes import Processes, claim_port, free_port
-from infra.local.stack import Ports, Stack, local_stack, prepare_workspace, running_stack_environment
+from infra.errors import ConfigurationError
+from infra.local.stack import Ports, prepare_workspace, running_stack_environment
 from infra.settings import (
     BUILT_IN_COLLECTION,
     MAIN_COLLECTION,
     Settings,
     check_cloud,
-    check_google,
     environment_variable,
     read_settings,
 )
@@ -255,90 +251,12 @@ def _add_workspace(parser: argparse.ArgumentParser) -> None:
     )
 
 
-@contextmanager
-def _services(workspace: Path, collection: str) -> Iterator[None]:
-    """Connect this process to services.
-
-    These are those of PREFECT_API_URL, else the workspace's running stack, else those of Prefect's active profile, else
-    a new stack. Enter this before importing Prefect, which reads its settings on import.
-    """
-    if not os.environ.get("PREFECT_API_URL"):
-        os.environ.pop("PREFECT_API_URL", None)  # Prefect takes an empty address for one
-        if environment := running_stack_environment(workspace):
-            if read_settings().cloud == "google" != environment.get(environment_variable("cloud")):
-                raise ConfigurationError(
-                    f"The stack that is running in {workspace} does not use Google Cloud. Stop it, or unset "
-                    "ANIME_GENRE_CLOUD."
-                )
-            print(f"Using the stack that is running in {workspace}.", flush=True)
-            os.environ.update(environment)
-            yield
-            return
-    separate_password()
-    if address := api_url():
-        os.environ["ANIME_GENRE_WORKSPACE"] = str(prepare_workspace(workspace))
-        if not is_server_reachable():
-            raise ConfigurationError(
-                f"No Prefect server is reachable at PREFECT_API_URL={address}. Start it, or unset this address."
-            )
-        settings = read_settings()
-        if not (settings.storage_emulator_host and settings.cloud_run_endpoint):
-            check_google(settings)
-        yield
-    else:
-        with _new_stack(workspace, Ports(), collection):
-            yield
-        print(f"To keep the model up, run: anime-genre up --workspace {shlex.quote(str(workspace))}", flush=True)
-
-
-@contextmanager
-def _new_stack(workspace: Path, ports: Ports, collection: str) -> Iterator[Stack]:
-    """A new stack, which stops at the end of the block. The function's port is that of the collection's function."""
-    for name in ("prefect", "mlflow"):
-        if find_spec(name) is None:  # its process would only say that it has ended
-            raise ModuleNotFoundError(name=name)
-    settings = read_settings()
-    services = "Prefect, MLflow, storage and the Cloud Run stand-in"
-    if settings.cloud == "google":
-        services = "Prefect and MLflow"
-        print(f"Using gs://{settings.bucket} and Cloud Run of {settings.google_project} on Google Cloud.", flush=True)
-    print(f"Starting {services} in {workspace} ...", flush=True)
-    with local_stack(workspace, ports, collection) as stack:
-        print("The services are ready. Loading the pipeline ...", flush=True)
-        os.environ.update(stack.environment)
-        from prefect.context import refresh_global_settings_context
-
-        from flows.interrupted_runs import settle_interrupted_runs
-
-        refresh_global_settings_context()  # the check of --cron imports Prefect before its address is known
-        settle_interrupted_runs()
-        try:
-            yield stack
-        finally:
-            with suppress(OSError):  # the terminal may be gone
-                print(f"Stopping {services} ...", flush=True)
-
-
-def _start_built_in_site(workspace: Path, processes: Processes) -> str:
-    """Start the site on the port of the last start, if it is free: what was downloaded is known by the address."""
-    last = workspace / "site-port"
-    try:
-        port = claim_port(int(last.read_text()), "the built-in site", "--site-url")
-    except (OSError, ValueError, StackError):
-        port = free_port()
-    write_bytes(last, str(port).encode())
-    url = f"http://127.0.0.1:{port}"
-    processes.start("Site", [sys.executable, "-m", "infra.local.site", "--port", str(port)], {}, f"{url}/robots.txt")
-    processes.wait_ready()
-    return url
-
-
 def _demo(args: argparse.Namespace) -> None:
     if read_settings().cloud == "google":
         raise ConfigurationError("The demo runs on this machine only. Unset ANIME_GENRE_CLOUD for it.")
     check_cloud(read_settings())
-    with _new_stack(args.workspace, Ports(), BUILT_IN_COLLECTION) as stack:
-        site_url = _start_built_in_site(args.workspace, stack.processes)
+    with new_stack(args.workspace, Ports(), BUILT_IN_COLLECTION) as stack:
+        site_url = start_built_in_site(args.workspace, stack.processes)
         from flows.demo import run_demo
 
         run_demo(args.workspace, site_url)
@@ -355,12 +273,12 @@ def _up(args: argparse.Namespace) -> None:
         given = _parameters(table=_config(table), collection=args.collection, **site)
         check_site(given)
     ports = Ports(prefect=args.prefect_port, mlflow=args.mlflow_port, function=args.function_port)
-    with _new_stack(args.workspace, ports, given.collection_name if given else BUILT_IN_COLLECTION) as stack:
+    with new_stack(args.workspace, ports, given.collection_name if given else BUILT_IN_COLLECTION) as stack:
         from flows.demo import demo_parameters
         from flows.up import keep_up
 
         parameters = (
-            _uploaded(given, table) if given else demo_parameters(_start_built_in_site(args.workspace, stack.processes))
+            _uploaded(given, table) if given else demo_parameters(start_built_in_site(args.workspace, stack.processes))
         )
         schedule = ["--cron", args.cron, "--timezone", args.timezone]
         schedule += ["--interval-seconds", str(args.interval_seconds)] if args.interval_seconds else []
@@ -389,7 +307,7 @@ def _retrain(args: argparse.Namespace) -> None:
     check_parameters(parameters)
     if parameters.crawl and not parameters.source_url.startswith("gs://"):
         check_reachable(parameters.source_url)
-    with _services(args.workspace, parameters.collection_name):
+    with connected(args.workspace, parameters.collection_name):
         parameters = _uploaded(parameters, table)
         from rich.console import Console
 
@@ -454,21 +372,21 @@ def _reparse(args: argparse.Namespace) -> None:
 
 
 def _rollback(args: argparse.Namespace) -> None:
-    with _services(args.workspace, args.collection):
+    with connected(args.workspace, args.collection):
         from flows.rollback import run_rollback
 
         run_rollback(args.collection, args.to)
 
 
 def _promote(args: argparse.Namespace) -> None:
-    with _services(args.workspace, args.collection):
+    with connected(args.workspace, args.collection):
         from flows.rollback import run_promote
 
         run_promote(args.collection, args.version)
 
 
 def _history(args: argparse.Namespace) -> None:
-    with _services(args.workspace, args.collection):
+    with connected(args.workspace, args.collection):
         from flows.rollback import show_history
 
         show_history(args.collection)
