@@ -164,6 +164,12 @@ def parser() -> argparse.ArgumentParser:
     logs.add_argument("--lines", type=_count, default=50, help="how many lines; default: %(default)s")
     logs.set_defaults(run=_logs)
 
+    prune = commands.add_parser("prune", help="delete what no kept model and no recent run needs")
+    _add_workspace(prune)
+    prune.add_argument("--weeks", type=_positive, default=12, help="what is newer is kept; default: %(default)s")
+    prune.add_argument("--dry-run", action="store_true", help="only say what would go")
+    prune.set_defaults(run=_prune)
+
     doctor = commands.add_parser("doctor", help="check what is missing here and on Google Cloud, and how to mend it")
     _add_workspace(doctor)
     doctor.add_argument(
@@ -390,6 +396,13 @@ def _history(args: argparse.Namespace) -> None:
         from flows.rollback import show_history
 
         show_history(args.collection)
+
+
+def _prune(args: argparse.Namespace) -> None:
+    with connected(args.workspace, MAIN_COLLECTION):
+        from flows.prune import run_prune
+
+        run_prune(args.weeks, args.dry_run)
 
 
 def _status(args: argparse.Namespace) -> None:

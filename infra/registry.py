@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -20,7 +22,7 @@ import mlflow
 import numpy as np
 import onnx
 import requests
-from mlflow.entities import Metric, Param, Run
+from mlflow.entities import Metric, Param, Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
@@ -37,6 +39,7 @@ Result = TypeVar("Result")
 
 _EXPERIMENT = "anime-genre"
 _CHAMPION, _PREVIOUS = "champion", "previous"
+_PRUNED = "pruned"  # tag of a run that was deleted because nothing needs it, not by a person
 _PAUSE_SECONDS = (0.5, 8.0)  # the first and the longest pause before a retry
 _SLOWEST_RESPONSE_SECONDS = 10.0  # even a short time limit allows a response to take this long
 DATASET_KEY = "dataset_key"
@@ -56,6 +59,25 @@ class ModelVersion:
     def bundle_sha256(self) -> str:
         """The sha256 of its bundle; empty if nobody knows it."""
         return self.tags.get("bundle_sha256", "")
+
+
+@dataclass(frozen=True)
+class StoredVersion(ModelVersion):
+    """A version of any registered model, with the model's name and whether it has an alias."""
+
+    name: str
+    created: datetime
+    has_alias: bool
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run of the experiment. `root` is the run of the training that it belongs to."""
+
+    run_id: str
+    root: str
+    started: datetime
+    is_running: bool
 
 
 def _retried(
@@ -351,6 +373,79 @@ class Registry:
         """Set tags of a version."""
         for key, value in tags.items():
             self._client.set_model_version_tag(self._name, version, key, value)
+
+    @_retried("Listing the versions in MLflow")
+    def all_versions(self) -> list[StoredVersion]:
+        """The versions of all registered models, also of other collections, oldest first."""
+        found = []
+        for model in _pages(self._client.search_registered_models):
+            aliased = {str(version) for version in model.aliases.values()}
+            for each in _pages(partial(self._client.search_model_versions, f"name = '{model.name}'")):
+                version, created = str(each.version), _time(each.creation_timestamp)
+                tags, has_alias = dict(each.tags), version in aliased
+                found.append(StoredVersion(version, str(each.run_id), tags, str(model.name), created, has_alias))
+        return sorted(found, key=lambda each: (each.name, each.created))
+
+    @_retried("Listing the MLflow runs")
+    def runs(self, deleted: bool = False) -> list[StoredRun]:
+        """The runs of the experiment, or those that `delete_run` deleted and `free_run` has not freed."""
+        kind, only = (ViewType.DELETED_ONLY, f"tags.{_PRUNED} = 'true'") if deleted else (ViewType.ACTIVE_ONLY, "")
+        found = {
+            str(run.info.run_id): run
+            for run in _pages(partial(self._client.search_runs, [self._experiment_id], only, kind))
+        }
+
+        def root(run_id: str) -> str:
+            parent = found[run_id].data.tags.get("mlflow.parentRunId") if run_id in found else None
+            return root(parent) if parent else run_id
+
+        return [
+            StoredRun(run_id, root(run_id), _time(run.info.start_time), run.info.status == "RUNNING")
+            for run_id, run in found.items()
+        ]
+
+    @_retried("Deleting a version of the model")
+    def delete_version(self, version: StoredVersion) -> None:
+        """Delete a version. It need not exist."""
+        with _missing_allowed():
+            self._client.delete_model_version(version.name, version.version)
+
+    @_retried("Deleting an MLflow run")
+    def delete_run(self, run_id: str) -> None:
+        """Delete a run and the models that it logged. MLflow keeps all of it, hidden, until it is freed."""
+        for model in self._logged_models(run_id):
+            self._client.delete_logged_model(model.model_id)
+        with _missing_allowed():
+            self._client.set_tag(run_id, _PRUNED, "true")
+            self._client.delete_run(run_id)
+
+    def _logged_models(self, run_id: str) -> Iterator[Any]:
+        search = partial(self._client.search_logged_models, [self._experiment_id], f"source_run_id = '{run_id}'")
+        return _pages(search)
+
+
+@contextmanager
+def _missing_allowed() -> Iterator[None]:
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+
+
+def _pages(search: Callable[..., Any]) -> Iterator[Any]:
+    """All results of a search, page by page."""
+    token = None
+    while True:
+        page = search(page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _time(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def _version(entity: Any) -> ModelVersion:

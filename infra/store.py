@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from copy import copy
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -32,6 +34,15 @@ Content = TypeVar("Content")
 
 _WORKERS = 8
 _LOG_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An object in a listing: its checksum as of `crc32c_of_file`, its size, and when it was written."""
+
+    crc32c: str
+    size_bytes: int
+    written: datetime
 
 
 class Store:
@@ -100,15 +111,20 @@ class Store:
 
     def checksums(self, prefix: str) -> dict[str, str]:
         """The checksums of all objects that begin with `prefix`, by key, in the form of `crc32c_of_file`."""
+        return {key: listed.crc32c for key, listed in self.listing(prefix).items()}
+
+    def listing(self, prefix: str) -> dict[str, Listed]:
+        """What a listing says about all objects that begin with `prefix`, by key."""
         with google_errors(f"Listing {self.uri(prefix)}"):
             blobs = self._bucket.list_blobs(prefix=self.object_name(prefix), timeout=self._timeout, retry=self._retry)
-            checksums: dict[str, str] = {}
+            found: dict[str, Listed] = {}
             for seen in [uri for uri in self._generations if uri.startswith(self.uri(prefix))]:
                 del self._generations[seen]  # it may have been deleted
             for blob in blobs:
                 key = str(blob.name).removeprefix(self._prefix)
-                checksums[key], self._generations[self.uri(key)] = str(blob.crc32c), int(blob.generation)
-            return checksums
+                found[key] = Listed(str(blob.crc32c), int(blob.size), blob.updated)
+                self._generations[self.uri(key)] = int(blob.generation)
+            return found
 
     def read(self, key: str) -> bytes:
         """Return an object's content.

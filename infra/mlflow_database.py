@@ -1,0 +1,53 @@
+"""MLflow's sqlite database in the workspace, if this workspace's MLflow is used: copied into the bucket, and freed.
+
+Another database, or an MLflow server elsewhere, is its owner's.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import LifecycleStage
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+from infra.local.stack import running_stack_environment
+from infra.settings import Settings
+
+_SQLITE = "sqlite:///"
+
+
+def database_file(settings: Settings) -> Path | None:
+    """The file of MLflow's database; None if MLflow does not use a sqlite file that this machine has."""
+    uri = settings.tracking_uri
+    if uri.startswith(_SQLITE):
+        file = Path(uri.removeprefix(_SQLITE))
+    elif (running_stack_environment(settings.workspace) or {}).get("MLFLOW_TRACKING_URI") == uri:
+        file = settings.workspace / "mlflow.db"
+    else:
+        return None
+    return file if file.is_file() else None
+
+
+def free_run(settings: Settings, database: Path, run_id: str) -> None:
+    """Free the files and rows of a deleted run and of the deleted models that it logged, as `mlflow gc` does.
+
+    The command itself also frees what a person has deleted and may want back. The files go first: without its row,
+    nothing would find them. The run need not exist.
+    """
+    store: Any = SqlAlchemyStore(f"{_SQLITE}{database}", str(settings.workspace / "mlflow-artifacts"))
+    try:
+        run = store.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return
+    if run.info.lifecycle_stage != LifecycleStage.DELETED:
+        return
+    for model_id in store._get_deleted_logged_models():
+        model = store.get_logged_model(model_id, allow_deleted=True)
+        if model.source_run_id == run_id:
+            get_artifact_repository(model.artifact_location).delete_artifacts()
+            store._hard_delete_logged_model(model_id)
+    get_artifact_repository(run.info.artifact_uri).delete_artifacts()
+    store._hard_delete_run(run_id)
