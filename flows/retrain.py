@@ -18,6 +18,7 @@ from infra.cors import check_cors
 from infra.disk import check_space
 from infra.errors import BusyError
 from infra.local.stack import LOGGED_PACKAGES
+from infra.mlflow_database import back_up
 from infra.rights import require_google_cloud
 from infra.settings import read_settings
 from serving.bundle.errors import AnimeGenreError
@@ -95,6 +96,7 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
             deployment = redeploy(dataset, evaluation, model, upload(model))
         elif evaluation.redeploy_champion:
             deployment = redeploy_champion(dataset, evaluation)
+        back_up(settings)
     record = RetrainRecord(
         catalogue=catalogue,
         posters=posters,

@@ -3,17 +3,27 @@
 Another database, or an MLflow server elsewhere, is its owner's.
 """
 
+import gzip
+import logging
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+from infra.errors import InfraError
 from infra.local.stack import running_stack_environment
 from infra.settings import Settings
+from infra.store import Store
 
+logger = logging.getLogger("infra")
+
+BACKUP = "backups/mlflow.db.gz"
+"""The object in the bucket with the copy of the database; all collections share it."""
 _SQLITE = "sqlite:///"
 
 
@@ -29,12 +39,40 @@ def database_file(settings: Settings) -> Path | None:
     return file if file.is_file() else None
 
 
+def back_up(settings: Settings) -> None:
+    """Copy the database into the bucket, where it replaces the last copy. If that fails, the log says so.
+
+    If MLflow uses another database, the log says that its backup is its owner's.
+    """
+    database = database_file(settings)
+    if database is None:
+        logger.info(
+            "The database of MLflow at %s is not in this workspace, so its backup is its owner's.",
+            settings.tracking_uri,
+        )
+        return
+    try:
+        with TemporaryDirectory(dir=settings.workspace) as folder:
+            copy, packed = Path(folder, "mlflow.db"), Path(folder, "mlflow.db.gz")
+            with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(copy)) as target:
+                source.backup(target)  # a whole state of the database, also while MLflow writes to it
+            with copy.open("rb") as content, gzip.open(packed, "wb") as stream:
+                shutil.copyfileobj(content, stream)
+            Store(settings).whole_bucket().upload({BACKUP: packed})
+    except (InfraError, OSError, sqlite3.Error) as error:
+        logger.warning("The database of MLflow was not copied into the bucket: %s", error)
+
+
 def free_run(settings: Settings, database: Path, run_id: str) -> None:
     """Free the files and rows of a deleted run and of the deleted models that it logged, as `mlflow gc` does.
 
     The command itself also frees what a person has deleted and may want back. The files go first: without its row,
     nothing would find them. The run need not exist.
     """
+    # Runs import this module and never free anything.
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
     store: Any = SqlAlchemyStore(f"{_SQLITE}{database}", str(settings.workspace / "mlflow-artifacts"))
     try:
         run = store.get_run(run_id)
