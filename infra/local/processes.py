@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ _POLL_SECONDS = 0.1
 _RUN_SECONDS = 30.0  # a run that is stopped may be loading libraries, and then reports its end
 _SILENCE_SECONDS = 8.0  # a wait that is longer is printed
 _RESTART_SECONDS = (1.0, 60.0)  # the first and the longest pause before a viewer is started again
+_MAX_LOG_BYTES = 10_000_000  # of a log; the log before it is kept as well
 _STABLE_SECONDS = 60.0  # a viewer that ran this long starts again after the shortest pause
 
 
@@ -96,7 +98,7 @@ class _Child:
 
 
 class Processes:
-    """Processes that run until the end of the `with` block. Each has a log file in `log_folder`.
+    """Processes that run until the end of the `with` block. Each has a log file in `log_folder`, which is rotated.
 
     `start` does not wait, so that all processes start at the same time; `wait_ready` waits for all. At the end of the
     block, the processes and their children are terminated, and killed if they do not exit within
@@ -150,6 +152,7 @@ class Processes:
         self._write_pid_file()
 
     def _launch(self, child: _Child) -> None:
+        self._rotate_log(child.name)
         with self.log(child.name).open("ab") as log:
             child.process = subprocess.Popen(
                 child.command,
@@ -203,9 +206,10 @@ class Processes:
     def check(self) -> None:
         """Raise StackError if a process has exited; the message names its log.
 
-        A viewer that has exited is started again, after a pause that doubles with each exit.
+        A viewer that has exited is started again, after a pause that doubles with each exit. Long logs are rotated.
         """
         for child in self._children:
+            self._rotate_log(child.name)
             if child.process.poll() is None:
                 continue
             if not child.is_viewer:
@@ -226,6 +230,17 @@ class Processes:
     def log(self, name: str) -> Path:
         """The log file of a process."""
         return self._log_folder / f"{name.lower().replace(' ', '-')}.log"
+
+    def _rotate_log(self, name: str) -> None:
+        """Move a long log to NAME.1.log. A running process appends to the file, which is therefore copied and emptied.
+
+        A line that it writes between the two is lost.
+        """
+        log = self.log(name)
+        if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
+            with suppress(OSError):  # a full disk; the log stays until there is space
+                shutil.copyfile(log, log.with_suffix(".1.log"))
+                os.truncate(log, 0)
 
     def _exit_message(self, child: _Child) -> str:
         return f"{child.name} exited with code {child.process.returncode}; see {self.log(child.name)}."

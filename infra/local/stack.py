@@ -39,6 +39,9 @@ _PREFECT_ON_SQLITE = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    # Runs, with their logs and artifacts, are deleted after a year. By default Prefect keeps them for ever.
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(365 * 86_400),
 }
 _ENVIRONMENT_FILE = "stack.json"  # the environment of the running stack; other commands use it to join the stack
 _LOOPBACK = "http://127.0.0.1"

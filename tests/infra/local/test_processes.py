@@ -82,6 +82,25 @@ def test_wait_ready_prints_a_long_wait(
     assert 2 <= len(lines) <= 5 and lines[0] == "Waiting for Slow (0 s) ..."
 
 
+def test_long_log_is_moved_at_the_start_and_while_the_process_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(infra.local.processes, "_MAX_LOG_BYTES", 10)
+    (tmp_path / "child.log").write_text("of the last start\n")
+    program = "import time\nfor line in range(100): print('line', line, flush=True); time.sleep(0.05)"
+    with Processes(tmp_path) as processes:
+        processes.start("Child", [sys.executable, "-c", program], {})
+        log, earlier = tmp_path / "child.log", tmp_path / "child.1.log"
+        assert earlier.read_text() == "of the last start\n"
+        while log.stat().st_size <= 10:
+            time.sleep(0.01)
+        processes.check()
+        assert earlier.read_text().startswith("line 0\n")
+        while not log.read_text():
+            time.sleep(0.01)
+    assert re.match(r"line [1-9]", log.read_text())
+
+
 def test_claim_port_names_the_option_for_another_port() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
