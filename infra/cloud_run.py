@@ -169,14 +169,19 @@ class CloudRun:
     def unused_revisions(self, service: str) -> list[Revision]:
         """The revisions that can be deleted, newest first; empty if there is no such service.
 
-        These are revisions without traffic and tag, other than the latest one and the newest `KEPT_REVISIONS`.
+        These are revisions without traffic and tag, other than the latest one, the newest `KEPT_REVISIONS`, and the
+        newest ready one of each of as many earlier models.
         """
         found = self._find_service(service)
         if found is None:
             return []
         used = {name.rpartition("/")[2] for name in (found.latest_created_revision, found.latest_ready_revision)}
         used |= {target.revision for target in found.traffic} | {status.revision for status in found.traffic_statuses}
-        return [each for each in self.revisions(service) if each.name not in used][KEPT_REVISIONS:]
+        revisions = self.revisions(service)
+        # Oldest first, so that the newest one of a model stays; the models are then in the order of their first ones.
+        of_models = {each.environment.get("BUNDLE_SHA256"): each.name for each in reversed(revisions) if each.ready}
+        used |= set(list(of_models.values())[-KEPT_REVISIONS - 1 :])  # those of the live model are one more
+        return [each for each in revisions if each.name not in used][KEPT_REVISIONS:]
 
     def delete_revision(self, service: str, revision: str) -> None:
         """Delete a revision and wait until it is gone. It need not exist.

@@ -413,11 +413,16 @@ class Registry:
     @_retried("Deleting an MLflow run")
     def delete_run(self, run_id: str) -> None:
         """Delete a run and the models that it logged. MLflow keeps all of it, hidden, until it is freed."""
-        for model in self._logged_models(run_id):
+        for model in list(self._logged_models(run_id)):
             self._client.delete_logged_model(model.model_id)
         with _missing_allowed():
             self._client.set_tag(run_id, _PRUNED, "true")
             self._client.delete_run(run_id)
+
+    @_retried("Listing the models of an MLflow run")
+    def logged_models(self, run_id: str) -> list[str]:
+        """The ids of the models that a run logged."""
+        return [str(model.model_id) for model in self._logged_models(run_id)]
 
     def _logged_models(self, run_id: str) -> Iterator[Any]:
         search = partial(self._client.search_logged_models, [self._experiment_id], f"source_run_id = '{run_id}'")

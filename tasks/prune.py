@@ -9,6 +9,7 @@ comparisons are never deleted.
 import json
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -248,8 +249,11 @@ def _entries(folder: Path) -> list[Path]:
 
 def _changed(path: Path) -> datetime:
     """When a file or anything in a folder was last written."""
-    times = [each.lstat().st_mtime for each in (path, *path.rglob("*"))]
-    return datetime.fromtimestamp(max(times), UTC)
+    times = []
+    for each in (path, *path.rglob("*")):
+        with suppress(FileNotFoundError):  # a training beside this process has deleted it
+            times.append(each.lstat().st_mtime)
+    return datetime.fromtimestamp(max(times, default=time.time()), UTC)
 
 
 def _image_size(dataset: Path) -> set[int]:
@@ -283,17 +287,20 @@ def _plan_mlflow(
     database = database_file(settings)
     kind = "runs in MLflow" if database else "runs in MLflow, whose files its owner frees with `mlflow gc`"
 
-    def delete(run_id: str) -> None:
-        registry.delete_run(run_id)
+    def free(run_id: str) -> None:
         if database:
             free_run(settings, database, run_id)
 
+    def delete(run_id: str) -> None:
+        registry.delete_run(run_id)
+        free(run_id)
+
     runs = registry.runs()
     busy = {run.root for run in runs if run.is_running or run.started >= since or run.run_id in kept.runs}
-    # Runs that an earlier process deleted, and did not free before it was killed, are freed now.
-    for run in [*registry.runs(deleted=True)] if database else []:
-        yield Removal(kind, run.root, 0, partial(delete, run.run_id))
-    for run in sorted(runs, key=lambda run: (run.root, run.run_id == run.root)):
+    for run in registry.runs(deleted=True) if database else []:  # an earlier process was killed before it freed them
+        yield Removal(kind, run.root, 0, partial(free, run.run_id))
+    for run in sorted(runs, key=lambda run: (run.root, run.run_id == run.root)):  # the root last: it names the others
         if run.root not in busy:
-            files = sum(size_bytes(each) for each in settings.workspace.glob(f"mlflow-artifacts/*/{run.run_id}"))
-            yield Removal(kind, run.root, files, partial(delete, run.run_id))
+            folders = (run.run_id, *(f"models/{model}" for model in registry.logged_models(run.run_id)))
+            files = (each for name in folders for each in settings.workspace.glob(f"mlflow-artifacts/*/{name}"))
+            yield Removal(kind, run.root, sum(map(size_bytes, files)), partial(delete, run.run_id))
