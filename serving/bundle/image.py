@@ -59,11 +59,25 @@ def decode(data: bytes, size: int, out: NDArray[np.uint8] | None = None) -> NDAr
         PosterSizeError: decoding would take more than DECODING_BYTES.
         PosterError: the image is empty, truncated or damaged.
     """
-    square = _resized(data, lambda width, height: (size, size))
+    return decode_with_size(data, size, out)[0]
+
+
+def decode_with_size(
+    data: bytes, size: int, out: NDArray[np.uint8] | None = None
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """Like `decode`, and the width and height of the picture in the file, before it is turned."""
+    file_size = (0, 0)
+
+    def shape(width: int, height: int) -> tuple[int, int]:
+        nonlocal file_size
+        file_size = width, height
+        return size, size
+
+    square = _resized(data, shape)
     pixels = np.empty((3, size, size), np.uint8) if out is None else out
     for channel, name in enumerate("RGB"):  # faster than a transpose in numpy
         pixels[channel] = np.frombuffer(square.tobytes("raw", name), np.uint8).reshape(size, size)
-    return pixels
+    return pixels, file_size
 
 
 def preview(data: bytes, side: int) -> bytes:

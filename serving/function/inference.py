@@ -1,10 +1,7 @@
 """From a request's posters to predictions: fetch, decode, run the network."""
 
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +9,14 @@ from numpy.typing import NDArray
 
 from ..bundle.errors import AnimeGenreError
 from ..bundle.heatmap import data_url, heatmap
-from ..bundle.image import decode, preview
+from ..bundle.image import decode_with_size, preview
 from ..bundle.model import GenrePrediction, GenreThreshold, Model
 from .body_limits import reserve_named_poster
 from .errors import RequestError, first_names, status_and_code
 from .loading import Bundle, model_identity
 from .named_posters import MAX_BYTES, fetch_poster
 from .request_body import NamedPoster, PosterRequest, parse_instance
+from .request_log import Measurements
 from .response_types import (
     BatchResponse,
     Explanation,
@@ -27,7 +25,6 @@ from .response_types import (
     InstanceErrorDetail,
     PosterPrediction,
     PosterResponse,
-    Timing,
 )
 
 _FETCH_THREADS = 4  # posters of a batch that are fetched and decoded concurrently
@@ -37,41 +34,22 @@ _BATCH_SECONDS = 30.0  # the last poster of a batch must start by then; Cloud Ru
 
 @dataclass(frozen=True)
 class _Poster:
-    """A decoded poster: its pixels, uint8 [3, size, size], and a small JPEG if it was named and `explain` is given."""
+    """A decoded poster: its pixels, uint8 [3, size, size], and a small JPEG if it was named and `explain` is given.
+
+    `size` is the width and height of its file's picture.
+    """
 
     pixels: NDArray[np.uint8]
+    size: tuple[int, int]
     preview: bytes | None = None
 
 
-class Stopwatch:
-    """Measures the stages fetch, decode and infer; in a batch, the sum over all posters."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._lock = threading.Lock()
-        self._seconds = {"fetch": 0.0, "decode": 0.0, "infer": 0.0}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time of the block to a stage."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._seconds[name] += time.perf_counter() - start
-
-    def timing(self) -> Timing:
-        """Milliseconds per stage, and in total until now."""
-        seconds = {**self._seconds, "total": time.perf_counter() - self._start}
-        return Timing(**{name: round(value * 1000, 1) for name, value in seconds.items()})
-
-
-def predict_posters(request: PosterRequest, bundle: Bundle, watch: Stopwatch) -> PosterResponse | BatchResponse:
+def predict_posters(request: PosterRequest, bundle: Bundle, measured: Measurements) -> PosterResponse | BatchResponse:
     """Predict the genres of a request's posters.
 
     In a batch each poster has a prediction or an error of its own. Otherwise the error is raised as AnimeGenreError.
     """
+    measured.posters = len(request.instances)
     model = bundle.model()
     column = None if request.explain is None else _column(request.explain, model)
     explained = column is not None
@@ -81,29 +59,32 @@ def predict_posters(request: PosterRequest, bundle: Bundle, watch: Stopwatch) ->
         with ThreadPoolExecutor(min(_FETCH_THREADS, len(request.instances))) as pool:
             loaded = list(
                 pool.map(
-                    lambda instance: _read_instance(instance, bundle, model, watch, explained, deadline),
+                    lambda instance: _read_instance(instance, bundle, model, measured, explained, deadline),
                     request.instances,
                 )
             )
     else:
-        loaded = [_read_poster(request.instances[0], bundle, model, watch, explained)]
-    with watch.stage("infer"):
+        loaded = [_read_poster(request.instances[0], bundle, model, measured, explained)]
+    with measured.stage("infer"):
         posters = [each for each in loaded if isinstance(each, _Poster)]
-        predictions = iter(_predictions(posters, model, request.top, column))
+        predictions = iter(_predictions(posters, model, measured, request.top, column))
+    measured.refusals.update(each.error.code for each in loaded if isinstance(each, InstanceError))
     results = [each if isinstance(each, InstanceError) else next(predictions) for each in loaded]
     if request.batch:
-        return BatchResponse(results, model_identity(model), watch.timing())
+        return BatchResponse(results, model_identity(model), measured.timing())
     (prediction,) = results
     assert isinstance(prediction, PosterPrediction)
     return PosterResponse(
         genres=prediction.genres,
         explanation=prediction.explanation,
         model=model_identity(model),
-        timing_ms=watch.timing(),
+        timing_ms=measured.timing(),
     )
 
 
-def _predictions(posters: list[_Poster], model: Model, top: int | None, column: int | None) -> list[PosterPrediction]:
+def _predictions(
+    posters: list[_Poster], model: Model, measured: Measurements, top: int | None, column: int | None
+) -> list[PosterPrediction]:
     """The prediction of each poster, with an explanation of the genre in `column` if one is given."""
     if not posters:
         return []
@@ -113,6 +94,9 @@ def _predictions(posters: list[_Poster], model: Model, top: int | None, column: 
         probabilities, maps = model.explained(images)
     else:
         probabilities = model.probabilities(images)
+    names = [genre.name for genre in model.manifest.genres]
+    for poster, row in zip(posters, probabilities.tolist(), strict=True):
+        measured.add_prediction(poster.size, poster.pixels, names, row)
     return [
         PosterPrediction(
             genres=_genres(model, row, top),
@@ -136,7 +120,7 @@ def _explanation(
 
 
 def _read_instance(
-    instance: object, bundle: Bundle, model: Model, watch: Stopwatch, explained: bool, deadline: float
+    instance: object, bundle: Bundle, model: Model, measured: Measurements, explained: bool, deadline: float
 ) -> _Poster | InstanceError:
     """A poster of a batch, or its error. The error is not kept as an exception.
 
@@ -145,31 +129,31 @@ def _read_instance(
     try:
         if time.monotonic() > deadline:
             raise RequestError(504, "too_slow", "The other posters of the batch took too long; send fewer.")
-        return _read_poster(instance, bundle, model, watch, explained)
+        return _read_poster(instance, bundle, model, measured, explained)
     except AnimeGenreError as error:
         return InstanceError(InstanceErrorDetail(*status_and_code(error), str(error)))
 
 
-def _read_poster(instance: object, bundle: Bundle, model: Model, watch: Stopwatch, explained: bool) -> _Poster:
+def _read_poster(instance: object, bundle: Bundle, model: Model, measured: Measurements, explained: bool) -> _Poster:
     """Fetch a named poster, or take the one that the request holds, and decode it."""
     size = model.manifest.preprocessing.size
-    with watch.stage("fetch"):
+    with measured.stage("fetch"):
         poster = parse_instance(instance)
     if not isinstance(poster, NamedPoster):
-        return _Poster(_decode(poster, size, watch))
+        return _Poster(*_decode(poster, size, measured))
     with reserve_named_poster():
-        with watch.stage("fetch"):
+        with measured.stage("fetch"):
             data = fetch_poster(poster.name, bundle.bucket())
-        pixels = _decode(data, size, watch)
-        with watch.stage("decode"):
-            return _Poster(pixels, preview(data, _PREVIEW_SIDE) if explained else None)
+        pixels, file_size = _decode(data, size, measured)
+        with measured.stage("decode"):
+            return _Poster(pixels, file_size, preview(data, _PREVIEW_SIDE) if explained else None)
 
 
-def _decode(poster: bytes, size: int, watch: Stopwatch) -> NDArray[np.uint8]:
+def _decode(poster: bytes, size: int, measured: Measurements) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     if len(poster) > MAX_BYTES:
         raise RequestError(413, "too_large", f"The poster is larger than {MAX_BYTES // 2**20} MiB.")
-    with watch.stage("decode"):
-        return decode(poster, size)
+    with measured.stage("decode"):
+        return decode_with_size(poster, size)
 
 
 def _column(explain: str, model: Model) -> int:

@@ -11,8 +11,6 @@ loaded: 200, or 503 with the reason. GET /healthz is the same, but Google's fron
 
 import json
 import os
-import sys
-import traceback
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -25,11 +23,12 @@ import functions_framework
 from ..bundle.errors import AnimeGenreError
 from ..bundle.image import FORMATS
 from .body_limits import drain
-from .errors import RequestError, shown, status_and_code
-from .inference import Stopwatch, predict_posters
+from .errors import LASTING_CODES, RequestError, shown, status_and_code
+from .inference import predict_posters
 from .loading import Bundle, model_identity
 from .named_posters import MAX_BYTES
 from .request_body import MAX_INSTANCES, read_request
+from .request_log import Measurements, stack_trace, write_line
 from .response_types import (
     BatchResponse,
     DescriptionResponse,
@@ -42,7 +41,7 @@ from .response_types import (
     to_json,
 )
 
-Action = Callable[[flask.Request, Stopwatch], Any]
+Action = Callable[[flask.Request, Measurements], Any]
 _bundle = Bundle()
 # The framework imports this file and then forks the worker process.
 os.register_at_fork(after_in_child=_bundle.load_in_background)
@@ -51,30 +50,34 @@ os.register_at_fork(after_in_child=_bundle.load_in_background)
 @functions_framework.http
 def predict(request: flask.Request) -> flask.Response:
     """Respond to one request and write one line about it to the log."""
-    watch, request_id = Stopwatch(), _request_id(request)
+    measured, request_id = Measurements(), _request_id(request)
     headers = {"X-Request-Id": request_id, **_cors_headers(request)}
-    stack_trace = None
+    for_operator: dict[str, str] = {}
     try:
-        response, status = _route(request, watch, headers), 200
+        response, status = _route(request, measured, headers), 200
     except AnimeGenreError as error:
         status, code = status_and_code(error)
         response = ErrorResponse(ErrorDetail(code, str(error)))
-    except Exception:
-        status, stack_trace = 500, traceback.format_exc()
+        if code in LASTING_CODES:
+            for_operator = {"reason": str(error)}
+    except Exception as error:
+        status, for_operator = 500, {"stack_trace": stack_trace(error)}
         response = ErrorResponse(ErrorDetail("internal", "The function failed with an unexpected error."))
     if status not in (200, 408, 413) or request.method != "POST":
         drain(request)
-    body = to_json(response)
-    _log(request, request_id, body, status, watch, stack_trace)
+    if isinstance(response, ErrorResponse):
+        measured.refusals[response.error.code] += 1
+    path = request.path if request.path in _ADDRESSES else "(unknown address)"
+    write_line(request, path, request_id, status, measured, for_operator)
     if request.method == "OPTIONS" and status == 200:
         return flask.Response(status=204, headers=headers)
-    content = (json.dumps(body, ensure_ascii=False) + "\n").encode()
+    content = (json.dumps(to_json(response), ensure_ascii=False) + "\n").encode()
     headers["Content-Length"] = str(len(content))
     # As a stream: otherwise the framework would first read the whole request, whatever its size and duration.
     return flask.Response(iter([content]), status, headers, mimetype="application/json")
 
 
-def _route(request: flask.Request, watch: Stopwatch, headers: dict[str, str]) -> Any:
+def _route(request: flask.Request, measured: Measurements, headers: dict[str, str]) -> Any:
     """The response of the requested address. Adds to the response's `headers`."""
     actions = _ADDRESSES.get(request.path)
     if actions is None:
@@ -91,10 +94,10 @@ def _route(request: flask.Request, watch: Stopwatch, headers: dict[str, str]) ->
         raise RequestError(
             405, "method_not_allowed", f"This address supports {' or '.join(actions)}, not {shown(request.method)}."
         )
-    return action(request, watch)
+    return action(request, measured)
 
 
-def _describe(request: flask.Request, watch: Stopwatch) -> DescriptionResponse:
+def _describe(request: flask.Request, measured: Measurements) -> DescriptionResponse:
     return DescriptionResponse(
         name="anime-genre",
         what="Predicts the genres of an anime from its poster.",
@@ -113,23 +116,23 @@ def _describe(request: flask.Request, watch: Stopwatch) -> DescriptionResponse:
     )
 
 
-def _health(request: flask.Request, watch: Stopwatch) -> HealthResponse:
+def _health(request: flask.Request, measured: Measurements) -> HealthResponse:
     return HealthResponse("ok", model_identity(_bundle.model_if_loaded()))
 
 
-def _model(request: flask.Request, watch: Stopwatch) -> ModelResponse:
+def _model(request: flask.Request, measured: Measurements) -> ModelResponse:
     return _bundle.description()
 
 
-def _openapi(request: flask.Request, watch: Stopwatch) -> Any:
+def _openapi(request: flask.Request, measured: Measurements) -> Any:
     return json.loads((Path(__file__).parent / "openapi.json").read_bytes())
 
 
-def _predict(request: flask.Request, watch: Stopwatch) -> PosterResponse | BatchResponse:
+def _predict(request: flask.Request, measured: Measurements) -> PosterResponse | BatchResponse:
     with ExitStack() as reading:
-        with watch.stage("fetch"):
+        with measured.stage("fetch"):
             poster_request = reading.enter_context(read_request(request))
-        return predict_posters(poster_request, _bundle, watch)
+        return predict_posters(poster_request, _bundle, measured)
 
 
 _ADDRESSES: dict[str, dict[str, Action]] = {
@@ -172,45 +175,3 @@ def _request_id(request: flask.Request) -> str:
     """The trace id of Google's logs if the request has one, else a random id."""
     trace = request.headers.get("X-Cloud-Trace-Context", "").partition("/")[0]
     return trace if trace.isalnum() and len(trace) <= 64 else uuid.uuid4().hex
-
-
-def _log(
-    request: flask.Request,
-    request_id: str,
-    body: dict[str, Any],
-    status: int,
-    watch: Stopwatch,
-    stack_trace: str | None,
-) -> None:
-    """Write one JSON line as Cloud Logging reads it (https://cloud.google.com/logging/docs/structured-logging).
-
-    Nothing of the image is logged.
-    """
-    milliseconds = to_json(watch.timing())
-    line: dict[str, Any] = {
-        "severity": "ERROR" if status >= 500 else "WARNING" if status >= 400 else "INFO",
-        "message": f"{request.method} {request.path} {status}",
-        "httpRequest": {
-            "requestMethod": request.method,
-            "requestUrl": request.path,
-            "status": status,
-            "latency": f"{milliseconds['total'] / 1000:.4f}s",
-        },
-        "request_id": request_id,
-        "milliseconds": milliseconds,
-    }
-    project = os.environ.get("GOOGLE_CLOUD_PROJECT")
-    if project and "X-Cloud-Trace-Context" in request.headers:
-        line["logging.googleapis.com/trace"] = f"projects/{project}/traces/{request_id}"
-    if "error" in body:
-        line |= {"code": body["error"]["code"], "reason": body["error"]["message"]}
-    if "model" in body and isinstance(body["model"], dict):
-        line["model_sha256"] = body["model"]["sha256"]
-    if "genres" in body:
-        line["top_genre"] = body["genres"][0]["name"]
-    if "predictions" in body:
-        line["instances"] = len(body["predictions"])
-    if stack_trace:
-        line["stack_trace"] = stack_trace  # for the operator only; clients never see it
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()

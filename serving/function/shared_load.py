@@ -17,6 +17,14 @@ WAIT_SECONDS = 50.0  # for a running load; Cloud Run ends a request after 60
 _Value = TypeVar("_Value")
 
 
+class LoadError(Exception):
+    """A load that failed with an unexpected error, and the stack trace of that error."""
+
+    def __init__(self, stack_trace: str) -> None:
+        super().__init__(stack_trace)
+        self.stack_trace = stack_trace
+
+
 @dataclass(frozen=True)
 class _Failure:
     """A failed load. It holds no exception, because a remembered exception keeps the requests that raised it."""
@@ -29,7 +37,7 @@ class _Failure:
 
     def error(self) -> Exception:
         if self.stack_trace:
-            return RuntimeError(self.stack_trace)
+            return LoadError(self.stack_trace)
         return RequestError(self.status, self.code, self.message, self.details)
 
 

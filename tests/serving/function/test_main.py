@@ -1,13 +1,17 @@
 """The function's other addresses, its CORS headers and its log."""
 
+import io
 import json
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
 import requests
+from PIL import Image
 
 from serving.function.named_posters import MAX_BYTES
-from tests.pictures import image_file
+from serving.function.request_log import stack_trace
+from serving.function.shared_load import LoadError
 from tests.serving.conftest import StartFunction
 
 pytestmark = pytest.mark.stack
@@ -44,17 +48,57 @@ def test_pages_of_allowed_origins_only_may_call_the_function(
         assert (other.status_code, other.json()["error"]["code"]) == (403, "forbidden_origin")
 
 
-def test_log_has_one_json_line_per_request(function: tuple[str, Path], uploaded_bundle: str) -> None:
+def png(width: int, height: int, colour: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_log_has_one_line_per_request_without_picture_name_or_address(
+    function: tuple[str, Path], uploaded_bundle: str
+) -> None:
     url, log = function
     before = len(log.read_text().splitlines())
     headers = {"Content-Type": "image/jpeg", "X-Cloud-Trace-Context": "105445aa7843bc8bf206b12000100000/1;o=1"}
-    traced = requests.post(url, data=image_file(seed=3), headers=headers)
-    untraced = requests.post(url, json={"name": "posters/none\n.jpg"})
-    good, bad = (json.loads(line) for line in log.read_text().splitlines()[before:])
-    assert (good["severity"], good["httpRequest"]["status"], good["model_sha256"]) == ("INFO", 200, uploaded_bundle)
-    assert good["milliseconds"].keys() == {"fetch", "decode", "infer", "total"}
-    assert good["milliseconds"]["total"] > 0
-    assert good["top_genre"] in {"Action", "Sea & Sky", "Drama"}
-    assert good["request_id"] == traced.headers["X-Request-Id"] == "105445aa7843bc8bf206b12000100000"
-    assert (bad["severity"], bad["httpRequest"]["status"], bad["code"]) == ("WARNING", 404, "no_such_poster")
-    assert bad["request_id"] == untraced.headers["X-Request-Id"] != good["request_id"]
+    dark, bright = png(30, 50, "black"), png(60, 40, "white")
+    traced = requests.post(f"{url}?top=1", data=dark, headers=headers)
+    encoded = {"image": b64encode(bright).decode()}
+    requests.post(url, json={"instances": [encoded, {"name": "posters/private.jpg"}, {"image": "AAAA"}]})
+    untraced = requests.post(url, json={"name": "https://private.example/private.jpg"})
+    requests.post(url, files={"poster": ("private.jpg", b"no picture", "image/jpeg")})
+    requests.get(f"{url}/private.jpg?explain=private")
+    text = log.read_text().splitlines()[before:]
+    assert not any(secret in line for line in text for secret in ("private", "127.0.0.1", encoded["image"][:20]))
+    one, batch, foreign, damaged, elsewhere = lines = [json.loads(line) for line in text]
+    keys = (
+        "severity message request_id method path status milliseconds model_version bundle posters predictions refusals"
+    )
+    assert [set(line) for line in lines] == [set(keys.split())] * 5
+
+    assert (one["severity"], one["message"]) == ("INFO", "POST / 200")
+    assert (one["model_version"], one["bundle"], one["posters"]) == ("3", uploaded_bundle[:8], 1)
+    assert one["request_id"] == traced.headers["X-Request-Id"] == "105445aa7843bc8bf206b12000100000"
+    assert one["milliseconds"].keys() == {"fetch", "decode", "infer", "total"} and one["milliseconds"]["total"] > 0
+    unlikely = {"Action": 0.02, "Sea & Sky": 0.02, "Drama": 0.02}
+    assert one["predictions"] == [{"width": 30, "height": 50, "brightness": 0.0, "probabilities": unlikely}]
+    assert one["refusals"] == {}
+    likely = dict.fromkeys(unlikely, 0.98)
+    assert batch["predictions"] == [{"width": 60, "height": 40, "brightness": 1.0, "probabilities": likely}]
+    assert (batch["posters"], batch["refusals"]) == (3, {"no_such_poster": 1, "unsupported_format": 1})
+    assert (foreign["severity"], foreign["status"], foreign["refusals"]) == ("WARNING", 403, {"forbidden_host": 1})
+    assert foreign["request_id"] == untraced.headers["X-Request-Id"] != one["request_id"]
+    assert (damaged["posters"], damaged["refusals"]) == (1, {"unsupported_format": 1})
+    assert (elsewhere["method"], elsewhere["path"], elsewhere["posters"]) == ("GET", "(unknown address)", 0)
+
+
+def test_stack_trace_has_no_message_of_an_error_but_the_trace_of_a_failed_load() -> None:
+    name = "posters/private.jpg"
+    with pytest.raises(ValueError) as caught:
+        try:
+            raise OSError(name)
+        except OSError as error:
+            raise ValueError(name) from error
+    trace = stack_trace(caught.value)
+    assert "private" not in trace
+    assert trace.index("OSError\n") < trace.index("ValueError\n")
+    assert stack_trace(LoadError("the bundle's trace")) == "the bundle's trace"

@@ -46,10 +46,11 @@ def error_of(response: Any) -> tuple[int, str, str]:
 # --- the page
 
 
-def test_root_redirects_to_the_page_with_the_form(client: FlaskClient) -> None:
+def test_root_redirects_to_the_page_with_the_form_and_what_is_logged(client: FlaskClient) -> None:
     response = client.get("/", follow_redirects=True)
     assert response.request.path == "/anime"
     assert 'method="post" enctype="multipart/form-data"' in response.text
+    assert "logs the size and brightness of each poster" in response.text
 
 
 @pytest.mark.parametrize("address", ["/health", "/healthz"])
