@@ -25,9 +25,12 @@ def test_database_is_restored_from_the_bucket_at_another_path(settings: Settings
             client.create_model_version(settings.model_name, f"runs:/{run_id}/bundle", run_id, tags=tags)
         registry.set_champion(number)
         back_up(settings)
+    backup = Store(settings).read(BACKUP)
+    mlflow.set_tracking_uri(None)  # which is an environment variable, that is, a setting
+    (settings.workspace / "mlflow.db").unlink()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (elsewhere / "mlflow.db").write_bytes(gzip.decompress(Store(settings).read(BACKUP)))
+    (elsewhere / "mlflow.db").write_bytes(gzip.decompress(backup))
     restored = Registry(Settings(workspace=elsewhere))
     champion = restored.champion()
     assert champion is not None and (champion.version, champion.bundle_sha256) == ("2", "2" * 64)
