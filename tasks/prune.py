@@ -100,9 +100,9 @@ def plan(since: datetime) -> tuple[list[Removal], str]:
     removals += _plan_mlflow(settings, registry, versions, kept, since)
     names = ", ".join(f"{each.name} {each.version}" for each in kept.versions) or "none"
     keeps = (
-        f"the versions {names} (live now or before, held, served by a revision, with an alias, or registered since "
-        f"{since:%Y-%m-%d}) with their bundles, datasets and runs, the last training, what is newer than that, and all "
-        "posters, pages, tables, ledgers, rollouts and comparisons."
+        "versions that are or were live, are held, are served by a revision, have an alias, or are younger than "
+        f"{since:%Y-%m-%d} ({names}), with their bundles, datasets and runs; the last training; what is younger than "
+        "that; all posters, pages, tables, ledgers, rollouts and comparisons."
     )
     return removals, keeps
 
