@@ -13,6 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from flows.prune import prune
 from infra.cloud_run import CloudRun
+from infra.errors import OutdatedError
 from infra.files import sha256_of
 from infra.registry import DATASET_KEY, Registry
 from infra.revisions import latest_target
@@ -162,6 +163,9 @@ def test_prune_deletes_what_nothing_needs_and_continues_wherever_it_was_killed(
     for name in ("pixels/32-v0", "pixels/64-v1", "features/resnet18-a", "checkpoints/a", "posters"):
         (workspace / name).mkdir(parents=True)
         (workspace / name / "a.npy").write_bytes(b"0" * 1_000_000)
+    films = Store(read_settings("films"))
+    for key in (f"answers/{named('films')}.npz", "posters/1.jpg"):
+        films.write(key, b"data")
     time.sleep(0.1)
     (workspace / "features" / "resnet18-b").mkdir()
     (workspace / f"pixels/32-v{PREPROCESSING_VERSION}").mkdir(exist_ok=True)
@@ -169,6 +173,8 @@ def test_prune_deletes_what_nothing_needs_and_continues_wherever_it_was_killed(
     time.sleep(0.1)
     runs["recent"] = add_model(settings, "recent")
     add_collected(store, "new")
+    uploading = f"bundles/{named('uploading')}/model.onnx"
+    store.write(uploading, b"data")
 
     before = state(settings)
     prune(since, dry_run=True)
@@ -216,7 +222,8 @@ def test_prune_deletes_what_nothing_needs_and_continues_wherever_it_was_killed(
     assert caches == {
         f"file {each}/a.npy" for each in ("pixels/32-v0", "pixels/64-v1", "features/resnet18-a", "checkpoints/a")
     }
-    assert {f"bucket {key}" for key in (*NEVER, "rollouts/2026-01-01.json", "collected.json")} < after
+    assert {each for each in gone if "films" in each} == {f"bucket collections/films/answers/{named('films')}.npz"}
+    assert {f"bucket {key}" for key in (*NEVER, uploading, "rollouts/2026-01-01.json", "collected.json")} < after
     assert len({each for each in gone if each.startswith("version")}) == 2
     assert registry.runs(deleted=True) == []
     assert len(planned) > 20
@@ -224,3 +231,8 @@ def test_prune_deletes_what_nothing_needs_and_continues_wherever_it_was_killed(
     prune(since)
     assert "MB" not in capsys.readouterr().out
     assert state(settings) == after
+
+    removals = {each.entry: each for each in plan(datetime.now(UTC))[0]}
+    Store(settings).write(uploading, b"of another run, which took over the lease")
+    with pytest.raises(OutdatedError):
+        removals[uploading.rpartition("/")[0]].delete()
