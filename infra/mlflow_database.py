@@ -9,13 +9,13 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 
 from infra.errors import InfraError
+from infra.files import remove_temporary_files, temporary_path
 from infra.local.stack import running_stack_environment
 from infra.settings import Settings
 from infra.store import Store
@@ -51,16 +51,20 @@ def back_up(settings: Settings) -> None:
             settings.tracking_uri,
         )
         return
+    remove_temporary_files(settings.workspace)
+    folder = temporary_path(settings.workspace / "backup")
     try:
-        with TemporaryDirectory(dir=settings.workspace) as folder:
-            copy, packed = Path(folder, "mlflow.db"), Path(folder, "mlflow.db.gz")
-            with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(copy)) as target:
-                source.backup(target)  # a whole state of the database, also while MLflow writes to it
-            with copy.open("rb") as content, gzip.open(packed, "wb") as stream:
-                shutil.copyfileobj(content, stream)
-            Store(settings).whole_bucket().upload({BACKUP: packed})
+        folder.mkdir(exist_ok=True)
+        copy, packed = folder / "mlflow.db", folder / "mlflow.db.gz"
+        with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(copy)) as target:
+            source.backup(target)  # a whole state of the database, also while MLflow writes to it
+        with copy.open("rb") as content, gzip.open(packed, "wb") as stream:
+            shutil.copyfileobj(content, stream)
+        Store(settings).whole_bucket().upload({BACKUP: packed})
     except (InfraError, OSError, sqlite3.Error) as error:
         logger.warning("The database of MLflow was not copied into the bucket: %s", error)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def free_run(settings: Settings, database: Path, run_id: str) -> None:
