@@ -26,6 +26,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
 
+from flows import automations
 from flows.parameters import RetrainParameters
 from flows.prefect_access import separate_password
 from flows.retrain import collect, retrain
@@ -243,14 +244,16 @@ def main() -> None:
         schedule = interval_schedule(args.interval_seconds)
     else:
         schedule = CronSchedule(cron=args.cron, timezone=args.timezone)
-    parameters = RetrainParameters.model_validate_json(args.parameters)
-    serve(
-        write_deployment(parameters, schedule, read_settings().workspace / NOTE),
+    parameters, settings = RetrainParameters.model_validate_json(args.parameters), read_settings()
+    others = [
         collect_deployment(parameters, args.timezone),
         train_deployment(parameters),
         rollback_deployment(parameters.collection_name),
-        pause_on_shutdown=False,
-    )
+    ]
+    names = [NAME, *(each.name for each in others)]
+    automations.write_automations(settings.notify_url, names, settings.workspace / automations.NOTE)
+    # Its note comes last: `up` waits for it.
+    serve(write_deployment(parameters, schedule, settings.workspace / NOTE), *others, pause_on_shutdown=False)
 
 
 if __name__ == "__main__":

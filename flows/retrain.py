@@ -19,6 +19,7 @@ from infra.disk import check_space
 from infra.errors import BusyError
 from infra.local.stack import LOGGED_PACKAGES
 from infra.mlflow_database import back_up
+from infra.ping import ping
 from infra.rights import require_google_cloud
 from infra.settings import read_settings
 from serving.bundle.errors import AnimeGenreError
@@ -113,6 +114,7 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
     else:
         message = f"{version_name(model.version, model.bundle_sha256)} is live: {evaluation.reason}"
     show_summary(record, message)
+    ping(settings.ping_url)
     return Completed(message=message, data=record)
 
 
@@ -135,6 +137,7 @@ def collect(parameters: RetrainParameters) -> "State[CollectedRecord]":
         f"{counted(posters.posters, 'poster')}, {posters.new} new"
     )
     show_text("summary", message, "What was collected")
+    ping(settings.ping_url)
     return Completed(message=message, data=CollectedRecord(catalogue=catalogue, posters=posters))
 
 

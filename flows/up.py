@@ -23,6 +23,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.client.schemas.sorting import FlowRunSort
 
+from flows import automations
 from flows.deployments import FULL_NAME, NOTE, Edit, read_edits
 from flows.parameters import RetrainParameters
 from flows.schedule import machine_timezone
@@ -31,7 +32,7 @@ from infra.disk import disk_full, is_full
 from infra.local.processes import claim_port
 from infra.local.stack import Stack
 from infra.registry import Registry
-from infra.settings import environment_variable, read_settings
+from infra.settings import Settings, environment_variable, read_settings
 from tasks.champion import version_name
 
 _POLL_SECONDS = 1
@@ -107,6 +108,7 @@ def keep_up(
             f"  Page         {page_url}\n"
             f"{_live_model(parameters.collection_name)}",
             *_about_deployment(read_edits(note, began) or []),
+            *_about_notifications(settings, automations.edited_automations(workspace / automations.NOTE)),
             "Press Ctrl-C to stop.",
             sep="\n",
             flush=True,
@@ -145,6 +147,19 @@ def _about_deployment(edits: Sequence[Edit]) -> list[str]:
     for edit in edits:
         value, replaced = _show(edit.name, edit.value), _show(edit.name, edit.replaced)
         lines += [f"  {edit.name}: {value} (this command would set {replaced})"]
+    return lines
+
+
+def _about_notifications(settings: Settings, edited: Sequence[str]) -> list[str]:
+    """Lines about who is told of what, without the addresses."""
+    unset = {name: f"none, because {environment_variable(name)} is not set" for name in ("notify_url", "ping_url")}
+    sent = "failed runs, promotions and rollbacks" if settings.notify_url else unset["notify_url"]
+    lines = [
+        f"Messages to the webhook: {sent}.",
+        f"Ping: {'after each successful run' if settings.ping_url else unset['ping_url']}.",
+    ]
+    if edited:
+        lines.append(f"Automations edited in Prefect, and kept: {', '.join(edited)}.")
     return lines
 
 

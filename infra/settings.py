@@ -124,6 +124,16 @@ class Settings(BaseSettings):
     page_url: str | None = Field(
         None, description="Address of the page, for the link in the summary of a run. `anime-genre up` sets it."
     )
+    notify_url: SecretStr | None = Field(
+        None,
+        description="Webhook, such as one of Slack, that gets a message about each failed run, promotion and rollback. "
+        "It is neither shown nor logged.",
+    )
+    ping_url: SecretStr | None = Field(
+        None,
+        description="Address that is called after each successful run, for a service that notices when the calls stop. "
+        "It is neither shown nor logged.",
+    )
     title_noun: str = Field("anime", min_length=1, description="The page's word for what a poster shows, such as film.")
     label_noun: str = Field("genre", min_length=1, description="The page's word for what is predicted, such as topic.")
     _collection: str = PrivateAttr(MAIN_COLLECTION)
@@ -151,6 +161,15 @@ class Settings(BaseSettings):
         if not re.fullmatch(r"[!-~]*", value):
             raise ValueError("a client id has only ASCII letters, digits and punctuation")
         return SecretStr(value) if value else None
+
+    @field_validator("notify_url", "ping_url")
+    @classmethod
+    def _is_address(cls, secret: SecretStr | None) -> SecretStr | None:
+        """None if the address is empty."""
+        value = secret.get_secret_value() if secret else ""
+        if value and not re.fullmatch(r"https?://[^\s/]\S*", value):
+            raise ValueError("an address starts with http:// or https://")
+        return secret if value else None
 
     @property
     def tracking_uri(self) -> str:

@@ -1,4 +1,4 @@
-"""Artifacts in Prefect: tables, texts, links and progress of a step. They have no credentials of addresses.
+"""Artifacts in Prefect: tables, texts, links and progress of a step; and events. They have no credentials of addresses.
 
 They only show what a step has done. If one cannot be written, a warning is logged and the step goes on.
 """
@@ -16,6 +16,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.events import emit_event
 from prefect.settings import PREFECT_API_URL
 
 from serving.bundle.redaction import redacted
@@ -40,6 +41,12 @@ def show_table(key: str, rows: Sequence[Mapping[str, Any]], description: str) ->
 def show_link(key: str, url: str, description: str) -> None:
     """Show a link."""
     _try(key, lambda: create_link_artifact(redacted(url), key=key, description=description))
+
+
+def send_event(name: str, about: str, payload: Mapping[str, str | None]) -> None:
+    """Send an event, for Prefect's automations. `about` is the id of what it is about."""
+    content = {key: redacted(value) if value else value for key, value in payload.items()}
+    _try(name, lambda: emit_event(name, {"prefect.resource.id": about}, payload=content))
 
 
 class ProgressBars:

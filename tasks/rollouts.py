@@ -22,6 +22,7 @@ from infra.settings import Settings
 from infra.store import Store
 from ml.data.decoding import PREPROCESSING_VERSION
 from serving.bundle.model import Model
+from tasks.artifacts import send_event
 from tasks.bundles import bundle_key, fetch_bundle, upload_bundle
 from tasks.candidate_revisions import deploy_candidate
 from tasks.champion import Champion, has_other_decoder, live_champion, version_name
@@ -32,6 +33,8 @@ from tasks.records import Record
 
 logger = logging.getLogger("tasks")
 
+ROLLOUT_EVENT = "anime-genre.rollout"
+"""The event in Prefect when another model is live. Its payload is the `Rollout`."""
 _HOLD, _ROLLOUTS = "hold.json", "rollouts"
 _BY_A_PERSON = "A person chose it."
 _KNOWN_POSTERS = 3
@@ -68,8 +71,8 @@ class Hold(Record):
         )
 
 
-def record_rollout(store: Store, what: str, by: str, before: str | None, after: Revision, reason: str) -> Rollout:
-    """Write that the revision `after` went live."""
+def record_rollout(settings: Settings, what: str, by: str, before: str | None, after: Revision, reason: str) -> Rollout:
+    """Write that the revision `after` went live. If it serves another model than before, Prefect gets an event."""
     rollout = Rollout(
         when=now(),
         what=what,
@@ -79,7 +82,9 @@ def record_rollout(store: Store, what: str, by: str, before: str | None, after: 
         revision=after.name,
         reason=reason,
     )
-    append_event(store, _ROLLOUTS, rollout)
+    append_event(Store(settings), _ROLLOUTS, rollout)
+    if rollout.before != rollout.after:
+        send_event(ROLLOUT_EVENT, f"anime-genre.collection.{settings.collection}", rollout.model_dump())
     return rollout
 
 
@@ -95,7 +100,7 @@ def record_unknown_rollout(settings: Settings, by: str) -> None:
         if champion is not None and champion.name != last:
             reason = "It was live, and no rollout says why. A run was killed, or another tool moved the traffic."
             logger.warning("%s is live, and the last rollout was that of %s.", champion.name, last)
-            record_rollout(store, "found", by, last, champion.revision, reason)
+            record_rollout(settings, "found", by, last, champion.revision, reason)
 
 
 def read_rollouts(store: Store) -> list[Rollout]:
@@ -283,14 +288,14 @@ def move_traffic(settings: Settings, registry: Registry, target: Revision, what:
             sent = cloud_run.send_traffic(settings.service, target.name)
             _wait_until_served(str(sent.url), sha256, settings.caller_service_account)
         _set_aliases(registry, before, sha256)
-        return record_rollout(store, what, by, name_of(before) if before else None, target, reason)
+        return record_rollout(settings, what, by, name_of(before) if before else None, target, reason)
     except InfraError as error:
         if before is not None:
             logger.warning("The traffic goes back to %s: %s", name_of(before), error)
             cloud_run.send_traffic(settings.service, before.name)
             with suppress(InfraError):  # the first error is the reason; the next run mends the aliases
                 record_rollout(
-                    store, f"{what} failed", by, name_of(before), before, f"{name_of(target)}: {error.message}"
+                    settings, f"{what} failed", by, name_of(before), before, f"{name_of(target)}: {error.message}"
                 )
                 if name_of(target) not in {each.after for each in read_rollouts(store)}:
                     forget_deployment(store, sha256)  # it was never live, so no rollback may choose it

@@ -58,6 +58,7 @@ from tasks.register import register_champion_again
 from tasks.rollouts import Hold, read_hold, read_rollouts
 from tests.faults import Fault, fault_proxy
 from tests.flows.conftest import TITLES
+from tests.sink import running_sink
 from tests.storage import delete
 
 pytestmark = pytest.mark.stack
@@ -633,8 +634,13 @@ def test_registry_knows_only_its_runs(first_run) -> None:
     assert not Registry(read_settings()).has_run("0" * 32)
 
 
-def test_collecting_alone_requests_what_is_due(first_run, parameters: RetrainParameters) -> None:
-    state = collect(parameters, return_state=True)
+def test_collecting_alone_requests_what_is_due_and_pings(
+    first_run, parameters: RetrainParameters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_sink() as sink:
+        monkeypatch.setenv("ANIME_GENRE_PING_URL", f"{sink.url}/collected")
+        state = collect(parameters, return_state=True)
+    assert [each.path for each in sink.received] == ["/collected"]
     assert re.match(rf"{TITLES} titles, \d+ changes since the last catalogue, \d+ posters, 0 new", state.message)
     assert [step.name for step in recorded_steps(state.state_details.flow_run_id)] == STEPS[:2]
 

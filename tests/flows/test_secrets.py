@@ -32,6 +32,8 @@ def test_run_writes_no_credentials(running_stack: Stack, site_url: str, tmp_path
             "PREFECT_API_URL": stack["PREFECT_API_URL"].replace("://", f"://owner:{secrets[1]}@"),
             "MAL_CLIENT_ID": secrets[2],
             "HTTPS_PROXY": f"http://owner:{secrets[2]}@127.0.0.1:9",
+            "ANIME_GENRE_NOTIFY_URL": f"http://127.0.0.1:9/{secrets[2]}",
+            "ANIME_GENRE_PING_URL": f"http://127.0.0.1:9/{secrets[2]}",
             "ANIME_GENRE_SERVICE_TIMEOUT_SECONDS": "1",
         }
         command = [sys.executable, "-m", "flows.cli", "retrain", "--site-url", site_url, *OPTIONS]
@@ -40,6 +42,7 @@ def test_run_writes_no_credentials(running_stack: Stack, site_url: str, tmp_path
     output = ended.stdout + ended.stderr
     assert ended.returncode == 0, output
     assert "is live" in output and "failed temporarily" in output
+    assert "The run succeeded, but the ping to ANIME_GENRE_PING_URL failed (ConnectionError)." in output
     files = [path for path in Path(stack["ANIME_GENRE_WORKSPACE"]).rglob("*") if path.is_file()]
     assert {"mlflow.db", "prefect.db", "model.onnx", "summary.json"} <= {path.name for path in files}
     for secret in (*secrets, stack["ANIME_GENRE_CLOUD_RUN_TOKEN"]):

@@ -33,6 +33,7 @@ from infra.local.site.drawing import poster_jpeg
 from infra.local.site.invented_titles import SEASONS, invented_titles
 from tests.browser import chromium_browser
 from tests.conftest import NewWorkspace
+from tests.sink import Sink, running_sink
 
 pytestmark = [pytest.mark.stack, pytest.mark.browser]
 
@@ -54,18 +55,19 @@ DEMO_OPTIONS = ["--image-size", "64", "--candidates", "scratch", "--trials", "1"
 class Up:
     """The command `anime-genre up` in a workspace, from the sentence that it is up until it is stopped."""
 
-    def __init__(self, workspace: Path, *options: str) -> None:
+    def __init__(self, workspace: Path, *options: str, webhook: Sink | None = None) -> None:
         names = ("prefect", "mlflow", "tensorboard", "function", "page")
         ports = [part for name in names for part in (f"--{name}-port", "0")]
         # As the installed command: it imports nothing from the current folder, and neither must its processes.
         command = [sys.executable, "-P", "-m", "flows.cli", "up", "--workspace", str(workspace), *ports, *options]
         for package in ("flows", "tasks", "ml", "infra", "serving"):
             (workspace.parent / f"{package}.py").write_text("raise SystemExit('not the package')")
-        self.workspace = workspace
+        self.workspace, self.webhook = workspace, webhook
         self.output = workspace.parent / "out.txt"
+        environment = {**_outside_environment(), "ANIME_GENRE_NOTIFY_URL": webhook.url if webhook else ""}
         with self.output.open("wb") as out:
             self.process = subprocess.Popen(
-                command, stdout=out, stderr=subprocess.STDOUT, env=_outside_environment(), cwd=workspace.parent
+                command, stdout=out, stderr=subprocess.STDOUT, env=environment, cwd=workspace.parent
             )
         try:
             self.printed = _wait_for(self.output, "Press Ctrl-C to stop", self.process)
@@ -100,9 +102,10 @@ class Up:
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory, new_workspace: NewWorkspace) -> Iterator[Up]:
     """A running `anime-genre up` with the built-in site. The last test stops it."""
-    running = Up(new_workspace(tmp_path_factory.mktemp("up") / "workspace"))
-    yield running
-    running.kill()
+    with running_sink() as webhook:
+        running = Up(new_workspace(tmp_path_factory.mktemp("up") / "workspace"), webhook=webhook)
+        yield running
+        running.kill()
 
 
 def _outside_environment() -> dict[str, str]:
@@ -134,6 +137,7 @@ def _run(client: SyncPrefectClient, parameters: dict[str, Any], until: Callable[
 def test_run_of_the_deployment_is_tracked_and_served_by_the_page(up: Up, tmp_path: Path) -> None:
     assert f"Their data is in {up.workspace}, their logs are in {up.workspace / 'logs'}." in up.printed
     assert "Model: none is live yet." in up.printed
+    assert "Messages to the webhook: failed runs, promotions and rollbacks.\nPing: none, because" in up.printed
     assert re.search(r"Schedule: '0 4 \* \* 1' in time zone \S+; next run Monday, 20\d\d-\d\d-\d\d 04:00\.", up.printed)
     for address in (up.addresses["Function"], f"{up.addresses['Page']}/model"):
         assert "No model has been trained yet" in requests.get(address).text
@@ -148,6 +152,8 @@ def test_run_of_the_deployment_is_tracked_and_served_by_the_page(up: Up, tmp_pat
         logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])))
     assert run.state.is_completed(), run.state.message
     assert re.search(r"version 1 .*is live", run.state.message), "the demo passes the gate"
+    (message,) = [json.loads(each.body)["text"] for each in up.webhook.received]
+    assert re.match(r"version 1 \(\w+\) is live \(redeploy, by run retrain 20.*\)\. ", message)
     lines = [each.message for each in logs]
     assert any("weighted F1" in line for line in lines)
     assert [line for line in lines if re.search("code from storage|Running hook|Still processing", line)] == []
@@ -270,6 +276,7 @@ def test_next_start_keeps_what_a_person_edited_and_ends_the_run_before_the_servi
         with again.client() as client:
             state = client.read_flow_run(run.id).state
             assert state.is_final() and "was interrupted" not in (state.message or "")
+            assert client.read_automations() == []  # the webhook is unset
             deployment = client.read_deployment_by_name("retrain/retrain")
         assert deployment.paused
         assert deployment.parameters["parameters"] == edited  # with the site's address of the first start

@@ -32,6 +32,8 @@ def test_tracking_uri_defaults_to_sqlite_in_the_workspace(monkeypatch: pytest.Mo
         ("STORAGE_EMULATOR_HOST", "127.0.0.1:8898"),
         ("STORAGE_EMULATOR_HOST", "http://me:hidden@127.0.0.1:8898"),
         ("MAL_CLIENT_ID", "two words"),
+        ("ANIME_GENRE_NOTIFY_URL", "hooks.example/hidden"),
+        ("ANIME_GENRE_PING_URL", "https:///hidden"),
     ],
 )
 def test_settings_errors_name_the_variable(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
