@@ -48,13 +48,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 class TwoStacks(LoadFileScheduling):
     """Sends each file to one worker. Two workers start the running stack, and each takes half of its tests.
 
-    A stack takes seconds to start. test_retrain_figures reads the training of test_retrain.
+    A stack takes seconds to start. Some files use the training of test_retrain.
     """
+
+    _ONE_TRAINING = tuple(f"tests/flows/test_{name}.py" for name in ("retrain", "retrain_figures", "rollback"))
 
     def _split_scope(self, nodeid: str) -> str:
         file = str(super()._split_scope(nodeid))
-        if file in ("tests/flows/test_retrain.py", "tests/flows/test_retrain_figures.py"):
-            return "retrain"
+        if file in TwoStacks._ONE_TRAINING:
+            return "training"
         return "stack" if _SHARED_STACK.search((ROOT / file).read_text(encoding="utf-8")) else file
 
 
