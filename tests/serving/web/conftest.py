@@ -151,7 +151,9 @@ def fetched_poster() -> str:
 
 @dataclass
 class StandInFunction:
-    """Responds to every POST with `status` and `body` after `seconds`, and explains the requested genre.
+    """Responds to every POST with `status` and `body`, and explains the requested genre.
+
+    It waits `seconds`, and as long as `answers` is cleared.
 
     With the heat map of a named poster comes its picture, unless `is_old`. GET /model gets `model_status` and `model`.
     The other fields record the requests.
@@ -164,6 +166,7 @@ class StandInFunction:
     model: Any = field(default_factory=lambda: dict(MODEL))
     content_type: str = "application/json"
     seconds: float = 0.0
+    answers: threading.Event = field(default_factory=threading.Event)
     no_map_because: str | None = None
     is_old: bool = False
     posters: list[bytes] = field(default_factory=list)
@@ -185,6 +188,7 @@ class StandInFunction:
 @contextmanager
 def stand_in(context: ssl.SSLContext | None = None) -> Iterator[StandInFunction]:
     function = StandInFunction()
+    function.answers.set()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -201,6 +205,7 @@ def stand_in(context: ssl.SSLContext | None = None) -> Iterator[StandInFunction]
 
         def reply(self, status: int, content: Any) -> None:
             time.sleep(function.seconds)
+            function.answers.wait(60)
             body = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Type", function.content_type)

@@ -123,11 +123,12 @@ def test_heat_map_failure_is_explained_and_keeps_the_genres(predicted: Page, fun
 
 def test_heat_map_wait_is_explained(predicted: Page, function: Any) -> None:
     predicted.clock.install()
-    function.seconds = 0.6
+    function.answers.clear()
     switch(predicted, "Action").click()
     expect(predicted.get_by_role("status")).to_have_text("Loading the heat map for Action …")
     predicted.clock.fast_forward(5000)
     expect(predicted.locator("#caption")).to_contain_text("starting up")
+    function.answers.set()
     expect(predicted.locator("#heat")).to_be_visible()
 
 

@@ -106,10 +106,11 @@ def test_sample_needs_one_click(page: Page, function: Any) -> None:
 
 
 def test_later_of_two_quick_requests_is_shown(page: Page, function: Any) -> None:
-    function.seconds = 0.3
+    function.answers.clear()
     page.get_by_role("button", name="Nakusa").click()
     expect(page.get_by_role("status")).to_have_text("Predicting genres …")
     page.get_by_role("button", name="Niwahane's Mirror").click()
+    function.answers.set()
     expect(page.get_by_text("Prediction for Niwahane's Mirror")).to_be_visible()
     expect(page.locator("#recent-list button")).to_have_count(1)
 
@@ -163,12 +164,13 @@ def test_large_poster_is_refused_before_it_is_sent(page: Page, tmp_path: Path, f
 
 def test_wait_for_a_starting_function_is_explained(page: Page, poster: Path, function: Any) -> None:
     page.clock.install()
-    function.seconds = 1
+    function.answers.clear()
     page.set_input_files("#poster", poster)
     expect(page.get_by_role("status")).to_have_text("Predicting genres …")
     expect(page.get_by_role("button", name="Predict genres")).to_be_disabled()
     page.clock.fast_forward(5000)
     expect(page.get_by_role("status")).to_contain_text("starting up")
+    function.answers.set()
     expect(page.get_by_role("heading", name="Action, Sci-Fi")).to_be_visible()
     expect(page.get_by_role("button", name="Predict genres")).to_be_enabled()
 
