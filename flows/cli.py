@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code: int | None = args.run(args)
         return code or 0
     except AnimeGenreError as error:
-        return _fail(str(error))
+        return _fail(str(error), getattr(args, "error_code", 1))
     except KeyboardInterrupt:
         print("Stopped. The next run skips completed steps.", file=sys.stderr)
         return 130
@@ -76,9 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"Cannot write: {error.strerror}{where}.")
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, code: int = 1) -> int:
     print(f"anime-genre: {message}", file=sys.stderr)
-    return 1
+    return code
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -163,6 +163,17 @@ def parser() -> argparse.ArgumentParser:
     logs.add_argument("name", metavar="NAME", help="service, such as prefect, mlflow, deployment, page or function")
     logs.add_argument("--lines", type=_count, default=50, help="how many lines; default: %(default)s")
     logs.set_defaults(run=_logs)
+
+    monitor = commands.add_parser("monitor", help="show what the function was asked, and whether predictions shifted")
+    _add_live(monitor)
+    monitor.add_argument("log", type=Path, metavar="LOG", help="the function's log, or its export from Cloud Logging")
+    monitor.add_argument(
+        "--reference",
+        type=Path,
+        metavar="FILE",
+        help="earlier log, or output of `predict --json`; default: the model's predictions for its test posters",
+    )
+    monitor.set_defaults(run=_monitor, error_code=2)
 
     prune = commands.add_parser("prune", help="delete what no kept model and no recent run needs")
     _add_workspace(prune)
@@ -417,6 +428,13 @@ def _logs(args: argparse.Namespace) -> None:
     from flows.service_logs import show_log
 
     show_log(args.workspace, args.name, args.lines)
+
+
+def _monitor(args: argparse.Namespace) -> int:
+    from flows.monitor import run_monitor
+
+    os.environ.update(running_stack_environment(args.workspace) or {})
+    return run_monitor(args.log, args.reference, read_settings(args.collection))
 
 
 def _doctor(args: argparse.Namespace) -> int:

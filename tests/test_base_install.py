@@ -1,5 +1,6 @@
 """Without the extra `pipeline`: predictions, the page and the collector work, other commands name what is missing."""
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -60,6 +61,17 @@ def test_predictions_work_without_the_extra(tmp_path: Path) -> None:
     Image.new("RGB", (40, 60), (200, 30, 30)).save(poster)
     result = run_command("predict", bundle, poster)
     assert (result.returncode, result.stderr) == (0, "") and "Action" in result.stdout
+
+
+def test_monitor_works_without_the_extra(tmp_path: Path) -> None:
+    genres = [{"name": "Action", "probability": 0.5}]
+    (tmp_path / "predictions").write_text(json.dumps({"file": "p.jpg", "genres": genres}))
+    poster = {"width": 2, "height": 3, "brightness": 0.5, "probabilities": {"Action": 0.5}}
+    request = {"method": "POST", "path": "/", "status": 200, "milliseconds": {"total": 9}, "posters": 1}
+    line = request | {"model_version": "3", "bundle": "9f86d081", "predictions": [poster], "refusals": {}}
+    (tmp_path / "log").write_text(json.dumps(line))
+    result = run_command("monitor", tmp_path / "log", "--reference", tmp_path / "predictions")
+    assert (result.returncode, result.stderr) == (0, "") and "No genre shifted" in result.stdout
 
 
 def test_collector_works_without_the_extra(site: FaultySite, tmp_path: Path) -> None:

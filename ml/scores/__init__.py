@@ -1,1 +1,1 @@
-"""Metrics, thresholds, folds, intervals and calibration."""
+"""Metrics, thresholds, folds, intervals, calibration and shift."""

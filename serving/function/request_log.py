@@ -68,8 +68,7 @@ class Measurements:
             genres: the names of the model's genres, and the probability of each.
         """
         rounded = {name: round(value, _DIGITS) for name, value in zip(genres, probabilities, strict=True)}
-        # A sum of integers is several times as fast as `mean`, which converts each of them.
-        brightness = int(pixels.sum(dtype=np.uint32)) / pixels.size / 255
+        brightness = int(pixels.sum()) / pixels.size / 255  # twice as fast as `mean`
         self.predictions.append(
             {
                 "width": size[0],

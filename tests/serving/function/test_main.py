@@ -9,6 +9,7 @@ import pytest
 import requests
 from PIL import Image
 
+from flows.cli import main
 from serving.function.named_posters import MAX_BYTES
 from serving.function.request_log import stack_trace
 from serving.function.shared_load import LoadError
@@ -55,7 +56,7 @@ def png(width: int, height: int, colour: str) -> bytes:
 
 
 def test_log_has_one_line_per_request_without_picture_name_or_address(
-    function: tuple[str, Path], uploaded_bundle: str
+    function: tuple[str, Path], uploaded_bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url, log = function
     before = len(log.read_text().splitlines())
@@ -89,6 +90,12 @@ def test_log_has_one_line_per_request_without_picture_name_or_address(
     assert foreign["request_id"] == untraced.headers["X-Request-Id"] != one["request_id"]
     assert (damaged["posters"], damaged["refusals"]) == (1, {"unsupported_format": 1})
     assert (elsewhere["method"], elsewhere["path"], elsewhere["posters"]) == ("GET", "(unknown address)", 0)
+
+    (tmp_path / "log").write_text("\n".join(text))
+    assert main(["monitor", str(tmp_path / "log"), "--reference", str(tmp_path / "log")]) == 0
+    printed = capsys.readouterr().out
+    assert "4 requests with 6 posters; also 1 other request" in printed
+    assert "Predicted: 2 posters by version 3" in printed
 
 
 def test_stack_trace_has_no_message_of_an_error_but_the_trace_of_a_failed_load() -> None:
