@@ -107,7 +107,7 @@ def evaluate(
         promote, reason = False, f"{reason} {hold.sentence}" if promote else reason
     elif promotion != "by_gate" and not (champion and champion.bundle_sha256 == training.bundle_sha256):
         promote = promotion == "always"
-        reason = f"{reason} For this run the setting is promote: {promotion}."
+        reason = f"{reason} This run has the setting promote: {promotion}."
 
     logger.info("Writing the report of the model.")
     registry.log_metrics(training.run_id, {**evaluation.metrics(), **_gate_metrics(gate.decision)})

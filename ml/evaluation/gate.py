@@ -115,7 +115,7 @@ def decide(
         f"{weighted_f1(decisions, labels):.3f} for the challenger and {weighted_f1(theirs, labels):.3f} for {opponent} "
         f"(difference {_text(difference)}).",
         *(rule.sentence for rule in rules if not rule.passed and rule.sentence != note),
-        "The challenger is promoted." if promote else "The challenger is not promoted.",
+        "The challenger passes the gate." if promote else "The challenger does not pass the gate.",
     ]
     return Decision(promote, difference, tuple(rules), level, " ".join(filter(None, sentences)))
 

@@ -43,9 +43,9 @@ def test_gate_promotes_the_better_model_and_gives_the_figures(model: Model, wors
     assert decision.difference.low > 0
     assert f"(difference {decision.difference.value:+.3f}, 95 % interval" in decision.sentence
     assert "for the champion" in decision.sentence
-    assert decision.sentence.endswith("The challenger is promoted.")
+    assert decision.sentence.endswith("The challenger passes the gate.")
     reverse = decide(worse, model, dataset)
-    assert not reverse.promote and reverse.sentence.endswith("The challenger is not promoted.")
+    assert not reverse.promote and reverse.sentence.endswith("The challenger does not pass the gate.")
 
 
 def test_gate_keeps_the_champion_if_the_models_are_equal(model: Model, dataset: Dataset) -> None:
@@ -64,7 +64,7 @@ def test_gate_keeps_a_champion_whose_genres_the_better_challenger_lacks(
     decision = decide(model, _with_genre_ids(worse, ["4", "99", "8"]), dataset)
     assert failed(decision) == ["genres"]
     assert decision.difference.low > 0
-    assert decision.sentence.endswith("The challenger lacks 1 genre: Genre 99. The challenger is not promoted.")
+    assert decision.sentence.endswith("The challenger lacks 1 genre: Genre 99. The challenger does not pass the gate.")
 
 
 def test_gate_promotes_nothing_while_the_chance_of_false_promotions_is_spent(
@@ -121,7 +121,7 @@ def test_gate_keeps_a_champion_without_shared_genres(model: Model, dataset: Data
     decision = decide(model, _with_genre_ids(model, ["97", "98", "99"]), dataset)
     assert not decision.promote
     assert decision.sentence.startswith("The champion shares no genre with the challenger, so only a person may")
-    assert decision.sentence.endswith("The challenger is not promoted.")
+    assert decision.sentence.endswith("The challenger does not pass the gate.")
 
 
 def test_gate_does_not_count_franchises_that_the_champion_was_trained_on(
