@@ -104,7 +104,15 @@ def _automations(block_id: UUID, deployments: list[str]) -> dict[str, Automation
 def _content(automation: AutomationCore | None) -> dict[str, Any] | None:
     if automation is None:
         return None
-    return automation.model_dump(mode="json", include={"description", "enabled", "trigger", "actions"})
+    content = automation.model_dump(mode="json", include={"description", "enabled", "trigger", "actions"})
+    return cast(dict[str, Any], _ordered(content))
+
+
+def _ordered(value: Any) -> Any:
+    """A JSON value with sorted lists. A trigger's events are a set, whose order differs between processes."""
+    if isinstance(value, dict):
+        return {name: _ordered(inner) for name, inner in value.items()}
+    return sorted(map(_ordered, value), key=str) if isinstance(value, list) else value
 
 
 def _save_block(url: SecretStr) -> UUID:
