@@ -21,7 +21,7 @@ from infra.revisions import Revision
 from infra.settings import Settings
 from infra.store import Store
 from ml.data.decoding import PREPROCESSING_VERSION
-from serving.bundle.model import Model
+from serving.bundle.model import MANIFEST, Model
 from tasks.artifacts import send_event
 from tasks.bundles import bundle_key, fetch_bundle, upload_bundle
 from tasks.candidate_revisions import deploy_candidate
@@ -139,7 +139,7 @@ def roll_back(settings: Settings, version: str | None, by: str) -> Rollout:
     The hold is written at once, so that a rollout that is working moves no traffic. Then its end is waited for.
 
     Args:
-        version: a version of the registered model; by default the one that was first live before the present one.
+        version: a version of the registered model; by default the one that was live before the present one.
         by: who does it.
 
     Raises:
@@ -251,16 +251,34 @@ def _ready_revision(settings: Settings, sha256: str) -> Revision | None:
 
 
 def _earlier(settings: Settings, live: Champion, store: Store) -> Revision:
-    """The newest ready revision of the model that went live before the present one."""
+    """The newest ready revision of the model that was live before the present one, and whose bundle is there."""
     revisions = CloudRun(settings).revisions(settings.service)  # newest first
-    # A model is as old as its oldest revision: changed settings give it newer ones.
-    oldest = {each.environment.get("BUNDLE_SHA256", ""): number for number, each in enumerate(revisions)}
-    live_number = oldest.get(live.bundle_sha256, 0)
-    for sha256, number in sorted(oldest.items(), key=lambda item: item[1]):
+    by_age = dict.fromkeys(each.environment.get("BUNDLE_SHA256", "") for each in reversed(revisions))
+    models = went_live(read_rollouts(store), list(by_age))
+    before = models[: models.index(live.bundle_sha256)] if live.bundle_sha256 in models else models
+    for sha256 in reversed(before):
         ready = [each for each in revisions if each.environment.get("BUNDLE_SHA256") == sha256 and each.ready]
-        if number > live_number and ready and sha256 and has_deployment(store, sha256):
+        is_complete = sha256 and store.exists(f"{bundle_key(sha256)}/{MANIFEST}")
+        if ready and is_complete and has_deployment(store, sha256):
             return ready[0]
     raise NotFound(f"No earlier model than {live.name} can be served. Name a version with --to.")
+
+
+def went_live(rollouts: Sequence[Rollout], models: Sequence[str]) -> list[str]:
+    """Bundles in the order in which they last went live, without those that a rollback left behind.
+
+    Args:
+        rollouts: all changes of what was live, oldest first.
+        models: sha256 of the bundles, by the age of their oldest revision. Those that no rollout names keep this order.
+    """
+    order = list(models)
+    for rollout in rollouts:
+        found = [each for each in models if rollout.after.endswith(f"({each[:8]})")]
+        if rollout.what == "rollback" and found and found[0] in order:
+            order = order[: order.index(found[0]) + 1]
+        else:
+            order = [each for each in order if each not in found] + found
+    return order
 
 
 def move_traffic(settings: Settings, registry: Registry, target: Revision, what: str, by: str, reason: str) -> Rollout:
