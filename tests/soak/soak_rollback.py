@@ -71,11 +71,13 @@ def main() -> int:
         ended = threading.Event()
         thread = threading.Thread(target=client.run, args=(ended,))
         thread.start()
-        time.sleep(_SECONDS_BETWEEN)
-        for number in range(args.rollbacks):
-            _roll_back(world, client, str(2 - (number + 1) % 2))
-        ended.set()
-        thread.join()
+        try:
+            time.sleep(_SECONDS_BETWEEN)
+            for number in range(args.rollbacks):
+                _roll_back(world, client, str(2 - (number + 1) % 2))
+        finally:
+            ended.set()
+            thread.join()
     print(f"{len(client.answers)} responses, {len(client.failed)} failed requests {client.failed[:3]}")
     return 1 if client.failed else 0
 
@@ -83,6 +85,7 @@ def main() -> int:
 def _roll_back(world: World, client: Client, version: str) -> None:
     before, started = client.answers[-1][1], time.monotonic()
     output = world.output / "rollback.txt"
+    output.write_text("")
     command = ["rollback", "--to", version, "--workspace", str(world.workspace)]
     process = world.runs.start(command, dict(os.environ), output)
     code = world.runs.wait(process)
