@@ -4,6 +4,7 @@ The flow `rollback` does in Prefect what the command does.
 """
 
 import getpass
+import logging
 import socket
 import textwrap
 from datetime import date, datetime
@@ -45,11 +46,13 @@ def rollback(version: str | None = None, collection: str = MAIN_COLLECTION) -> S
 
 def run_rollback(collection: str, version: str | None) -> None:
     """Serve an earlier version again and hold it. Raises as `tasks.rollouts.roll_back`."""
+    _be_quiet_at_exit()
     print(_sentence(roll_back(read_settings(collection), version, _person())))
 
 
 def run_promote(collection: str, version: str) -> None:
     """Serve a version, and lift the hold. Raises as `tasks.rollouts.promote`."""
+    _be_quiet_at_exit()
     rollout = promote(read_settings(collection), version, _person())
     instead = f", instead of {rollout.before}" if rollout.before else ""
     print(f"{rollout.after} is live{instead}. Runs replace it when they train a better model.")
@@ -77,3 +80,8 @@ def _sentence(rollout: Rollout) -> str:
 
 def _person() -> str:
     return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
+def _be_quiet_at_exit() -> None:
+    """Let Prefect send the event of the change at the end of the process without a warning that it is doing so."""
+    logging.getLogger("EventsWorker").setLevel(logging.ERROR)
