@@ -4,7 +4,7 @@
 
 Two models go live on a real stack. Then `anime-genre rollback` goes to and fro between them. Printed are the requests
 that failed, and for each rollback the seconds until the command has ended and until the last response of the model
-that was live before, from the call of the command. The exit code is 1 if a request failed.
+that was live before, from the call of the command. The exit code is 1 if a request or a rollback failed.
 """
 
 import argparse
@@ -68,21 +68,25 @@ def main() -> int:
         live = CloudRun(settings).live(settings.service)
         assert live
         client = Client(str(live.url), next(iter(world.store.keys("posters/"))), args.rate)
-        ended = threading.Event()
+        ended, failed = threading.Event(), 0
         thread = threading.Thread(target=client.run, args=(ended,))
         thread.start()
         try:
             time.sleep(_SECONDS_BETWEEN)
             for number in range(args.rollbacks):
-                _roll_back(world, client, str(2 - (number + 1) % 2))
+                failed += not _roll_back(world, client, str(2 - (number + 1) % 2))
         finally:
             ended.set()
             thread.join()
-    print(f"{len(client.answers)} responses, {len(client.failed)} failed requests {client.failed[:3]}")
-    return 1 if client.failed else 0
+    print(
+        f"{len(client.answers)} responses, {len(client.failed)} failed requests {client.failed[:3]}, "
+        f"{failed} failed rollbacks"
+    )
+    return 1 if client.failed or failed else 0
 
 
-def _roll_back(world: World, client: Client, version: str) -> None:
+def _roll_back(world: World, client: Client, version: str) -> bool:
+    """Run the command, and return whether it succeeded and another model answers."""
     before, started = client.answers[-1][1], time.monotonic()
     output = world.output / "rollback.txt"
     output.write_text("")
@@ -97,6 +101,7 @@ def _roll_back(world: World, client: Client, version: str) -> None:
         f"model after {last:.1f} s. {output.read_text().splitlines()[-1]}",
         flush=True,
     )
+    return code == 0 and client.answers[-1][1] != before
 
 
 if __name__ == "__main__":

@@ -4,5 +4,5 @@ from tests.benchmarks.bench_gate import DIFFERENCE, promotions
 
 
 def test_challenger_better_by_five_points_is_promoted_within_four_weeks() -> None:
-    weeks = promotions(DIFFERENCE, posters=2000, draws=50, weeks=4, resamples=100)
-    assert sum(week is not None for week in weeks) >= 45
+    weeks = promotions(DIFFERENCE, posters=2000, draws=100, weeks=4, resamples=100)
+    assert sum(week is not None for week in weeks) >= 90
