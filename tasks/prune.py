@@ -31,7 +31,7 @@ from tasks.champion import function_source
 from tasks.errors import CatalogueError
 from tasks.posters import read_collected
 from tasks.records import CatalogueRecord, TrainingRecord
-from tasks.rollouts import read_hold, read_rollouts
+from tasks.rollouts import models_of, read_hold, read_rollouts
 
 _COLLECTIONS = "collections/"
 _LATEST = "catalogues/latest.json"
@@ -117,8 +117,10 @@ def _collections(settings: Settings) -> list[Settings]:
 def _plan_revisions(settings: Settings, kept: _Kept) -> Iterator[Removal]:
     """The revisions to delete. The bundles and sources of the others are kept."""
     cloud_run = CloudRun(settings)
-    unused = {each.name for each in cloud_run.unused_revisions(settings.service)}
-    for revision in cloud_run.revisions(settings.service):
+    revisions = cloud_run.revisions(settings.service)
+    models = models_of(revisions, Store(settings))
+    unused = {each.name for each in cloud_run.unused_revisions(settings.service, models)}
+    for revision in revisions:
         if revision.name in unused:
             delete = partial(cloud_run.delete_revision, settings.service, revision.name)
             yield Removal("revisions of the function", revision.name, 0, delete)

@@ -253,8 +253,7 @@ def _ready_revision(settings: Settings, sha256: str) -> Revision | None:
 def _earlier(settings: Settings, live: Champion, store: Store) -> Revision:
     """The newest ready revision of the model that was live before the present one, and whose bundle is there."""
     revisions = CloudRun(settings).revisions(settings.service)  # newest first
-    by_age = dict.fromkeys(each.environment.get("BUNDLE_SHA256", "") for each in reversed(revisions))
-    models = went_live(read_rollouts(store), list(by_age))
+    models = models_of(revisions, store)
     before = models[: models.index(live.bundle_sha256)] if live.bundle_sha256 in models else models
     for sha256 in reversed(before):
         ready = [each for each in revisions if each.environment.get("BUNDLE_SHA256") == sha256 and each.ready]
@@ -262,6 +261,12 @@ def _earlier(settings: Settings, live: Champion, store: Store) -> Revision:
         if ready and is_complete and has_deployment(store, sha256):
             return ready[0]
     raise NotFound(f"No earlier model than {live.name} can be served. Name a version with --to.")
+
+
+def models_of(revisions: Sequence[Revision], store: Store) -> list[str]:
+    """The bundles of revisions, given newest first, in the order in which they last went live."""
+    by_age = dict.fromkeys(each.environment.get("BUNDLE_SHA256", "") for each in reversed(revisions))
+    return went_live(read_rollouts(store), list(by_age))
 
 
 def went_live(rollouts: Sequence[Rollout], models: Sequence[str]) -> list[str]:
