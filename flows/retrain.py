@@ -90,7 +90,7 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
             catalogue, posters = collected.catalogue, collected.posters
         dataset = preprocess(catalogue, posters, parameters.preprocess)
         training = train(dataset, parameters.train)
-        evaluation = evaluate(dataset, training, parameters.promote, parameters.gate)
+        evaluation = evaluate(catalogue, dataset, training, parameters.promote, parameters.gate)
         model = register(dataset, training, evaluation)
         deployment: DeploymentRecord | Hold | None = None
         if evaluation.better:

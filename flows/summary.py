@@ -129,7 +129,7 @@ def show(summary: RunSummary, console: Console) -> None:
     for score in record.evaluation.scores:
         scores.add_row(score.name, *(f"{getattr(score, m):.3f}" for m in metrics))
     console.print(scores)
-    for notice in record.dataset.notices:
+    for notice in (*record.dataset.notices, *record.evaluation.later):
         console.print(notice)
     console.print(summary.message[:1].upper() + summary.message[1:])
 
@@ -147,6 +147,7 @@ def show_summary(record: RetrainRecord, message: str) -> None:
         f"- Model of this run: {version_name(record.model.version, record.model.bundle_sha256)}, "
         f"{record.training.chosen}, test/weighted_f1 {score.weighted_f1:.3f}",
     ]
+    lines += [f"- Later titles: {sentence}" for sentence in record.evaluation.later]
     settings, links = read_settings(catalogue.collection), dict[str, str]()
     try:
         if live := CloudRun(settings).live(settings.service):

@@ -3,6 +3,7 @@
 import json
 import logging
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from infra.cloud_run import CloudRun
@@ -20,6 +21,7 @@ from tasks.records import DatasetRecord, EvaluationRecord, ModelRecord, ScoreRec
 logger = logging.getLogger("tasks")
 
 _SCORES = [name for name in ScoreRecord.model_fields if name != "name"]
+_LATER = "later"
 _READ_BY_THE_PAGE = {"bundle_sha256", "live_since", "previous_version", "collection", "posters", "figures"}
 
 
@@ -123,6 +125,31 @@ def read_figures(store: Store, bundle_sha256: str) -> dict[str, float | None]:
     return store.read_parsed(_key(bundle_sha256), lambda content: dict(json.loads(content)["figures"])) or {}
 
 
+def deployed_bundles(store: Store) -> list[str]:
+    """The bundles that have ever been live."""
+    return [Path(key).stem for key in store.keys("deployments/")]
+
+
+def deployed_version(store: Store, bundle_sha256: str) -> str:
+    """The version of a bundle by its record; empty if there is no intact record."""
+    return store.read_parsed(_key(bundle_sha256), lambda content: str(json.loads(content)["version"])) or ""
+
+
+def read_later(store: Store, bundle_sha256: str) -> dict[str, Any]:
+    """What a bundle's record says about later titles (see `tasks.scoreboard`); empty if it says nothing."""
+    return store.read_parsed(_key(bundle_sha256), lambda content: dict(json.loads(content).get(_LATER, {}))) or {}
+
+
+def write_later(store: Store, bundle_sha256: str, later: dict[str, Any]) -> None:
+    """Add what is known about later titles to a bundle's record, if it has one that is intact.
+
+    Raises OutdatedError if another process replaces the record meanwhile.
+    """
+    record = store.read_parsed(_key(bundle_sha256), json.loads)
+    if isinstance(record, dict):
+        store.write(_key(bundle_sha256), json.dumps({**record, _LATER: later}, indent=2).encode())
+
+
 def has_deployment(store: Store, bundle_sha256: str) -> bool:
     """Whether a bundle has ever been live."""
     return store.exists(_key(bundle_sha256))
@@ -142,6 +169,8 @@ def _is_intact(store: Store, sha256: str) -> bool:
 
 
 def _write(store: Store, record: dict[str, Any]) -> None:
+    if later := read_later(store, record["bundle_sha256"]):  # of an earlier time as the live model
+        record = {**record, _LATER: later}
     store.write(_key(record["bundle_sha256"]), json.dumps(record, indent=2).encode())
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,8 +39,17 @@ from tasks.champion import (
 from tasks.comparisons import compare_once
 from tasks.crawl.mirror import poster_key
 from tasks.preprocess import fetch_dataset, read_training_ids
-from tasks.records import DatasetRecord, EvaluationRecord, KnownPoster, Promotion, ScoreRecord, TrainingRecord
+from tasks.records import (
+    CatalogueRecord,
+    DatasetRecord,
+    EvaluationRecord,
+    KnownPoster,
+    Promotion,
+    ScoreRecord,
+    TrainingRecord,
+)
 from tasks.rollouts import lift_hold, read_hold
+from tasks.scoreboard import LiveScore, score_live_models
 from tasks.step import is_scheduled, run_name, step
 
 _KNOWN_POSTERS = 3
@@ -51,9 +60,15 @@ logger = logging.getLogger("tasks")
 
 @step("evaluate")
 def evaluate(
-    dataset: DatasetRecord, training: TrainingRecord, promotion: Promotion = "by_gate", limits: GateConfig = _LIMITS
+    catalogue: CatalogueRecord,
+    dataset: DatasetRecord,
+    training: TrainingRecord,
+    promotion: Promotion = "by_gate",
+    limits: GateConfig = _LIMITS,
 ) -> EvaluationRecord:
     """Score the bundle as it will be served, and decide whether it replaces the champion.
+
+    The champion and its predecessors are scored on the titles that came after their training (`tasks.scoreboard`).
 
     Raises:
         ServiceUnavailable: the store, MLflow or Cloud Run is not reachable (retryable).
@@ -109,15 +124,19 @@ def evaluate(
         promote = promotion == "always"
         reason = f"{reason} This run has the setting promote: {promotion}."
 
+    later = score_live_models(data, catalogue, champion, store, registry, settings)
     logger.info("Writing the report of the model.")
-    registry.log_metrics(training.run_id, {**evaluation.metrics(), **_gate_metrics(gate.decision)})
+    metrics = {**evaluation.metrics(), **_gate_metrics(gate.decision), **_later_metrics(later)}
+    registry.log_metrics(training.run_id, metrics)
     page = workspace / "reports" / training.run_id / "model.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(model_report(evaluation, predictions, data, notices=dataset.notices), encoding="utf-8")
+    boards = {each.name: each.scoreboard for each in later if each.scoreboard}
+    report = model_report(evaluation, predictions, data, notices=dataset.notices, later=boards)
+    page.write_text(report, encoding="utf-8")
     registry.log_file(training.run_id, page)
     show_text(
         "evaluation",
-        _artifact(reason, gate.decision, evaluation),
+        _artifact(reason, gate.decision, evaluation, later),
         "The new model on the test part, and whether it goes live",
     )
     return EvaluationRecord(
@@ -127,6 +146,7 @@ def evaluate(
         reason=reason,
         known_posters=known,
         redeploy_champion=reason_to_redeploy(champion, state, settings) if champion and state and not promote else None,
+        later=[score.sentence for score in later],
     )
 
 
@@ -239,7 +259,20 @@ def _gate_metrics(decision: Decision | None) -> dict[str, float]:
     return {**difference, **passed}
 
 
-def _artifact(reason: str, decision: Decision | None, evaluation: Evaluation) -> str:
+def _later_metrics(scores: Sequence[LiveScore]) -> dict[str, float]:
+    """The champion's figures on later titles, and those of its predecessors, named by the beginnings of their bundles.
+
+    Without enough titles there is only their number.
+    """
+    return {
+        f"later/{metric}" + ("" if place == 0 else f"/{score.bundle_sha256[:8]}"): value
+        for place, score in enumerate(scores)
+        if score.scoreboard
+        for metric, value in score.scoreboard.metrics().items()
+    }
+
+
+def _artifact(reason: str, decision: Decision | None, evaluation: Evaluation, later: Sequence[LiveScore]) -> str:
     chosen = evaluation.chosen
     metrics = tuple(chosen.scores.scalars())
     scores = [[name, *(f"{v:.3f}" for v in each.scalars().values())] for name, each in evaluation.scores.items()]
@@ -263,7 +296,8 @@ def _artifact(reason: str, decision: Decision | None, evaluation: Evaluation) ->
         ),
         _table(["genre", *(f"{TEST}/{name}" for name in ("precision", "recall", "f1", "support"))], genres),
     )
-    return "\n\n".join([reason, *tables])
+    live = "\n".join(f"- {score.sentence}" for score in later)
+    return "\n\n".join([reason, *([live] if live else []), *tables])
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -171,16 +171,19 @@ def fetch_dataset(store: Store, workspace: Path, key: str) -> Dataset:
     return Dataset.load(folder, pixels)
 
 
+def read_dataset_parts(store: Store, key: str) -> dict[str, tuple[str, str]]:
+    """Franchise and part by id of a dataset in the bucket, empty if it is missing or damaged."""
+    return store.read_parsed(f"{_folder(key)}/{ROWS}", read_parts) or {}
+
+
 def read_training_ids(store: Store, key: str) -> set[str]:
     """The ids of the train and validation parts of a dataset in the bucket, empty if it is missing or damaged."""
-    rows = store.read_parsed(f"{_folder(key)}/{ROWS}", read_parts) or {}
-    return {id for id, (_, part) in rows.items() if part in (TRAIN, VALIDATION)}
+    return {id for id, (_, part) in read_dataset_parts(store, key).items() if part in (TRAIN, VALIDATION)}
 
 
 def read_test_ids(store: Store, key: str) -> list[str]:
     """The ids of the test part of a dataset in the bucket, empty if it is missing or damaged."""
-    rows = store.read_parsed(f"{_folder(key)}/{ROWS}", read_parts) or {}
-    return [id for id, (_, part) in rows.items() if part == TEST]
+    return [id for id, (_, part) in read_dataset_parts(store, key).items() if part == TEST]
 
 
 def _decode(store: Store, workspace: Path, sha256_of: Mapping[str, str], pixels: Shards) -> None:
@@ -205,10 +208,7 @@ def _draw_parts(
     both are put into one part.
     """
     title_of = dict(zip(titles["id"], titles["title"], strict=True))
-    related = {
-        title.id: [other.id for other in related_in(title.related) if other.relation not in source.weak_relations]
-        for title in titles.itertuples()
-    }
+    related = strong_relations(titles, source)
     franchise_of = franchises(title_of, related, alike)
     table = _read_table(store, _PARTS_KEY)
     before, notices = dict(table.rows) if table else {}, []
@@ -225,6 +225,14 @@ def _draw_parts(
     parts = without_suspects(parts, title_of, franchise_of, known)
     notices.append(relations_notice(title_of, related, parts, known))
     return {id: (franchise_of[id], parts[id]) for id in franchise_of}, notices
+
+
+def strong_relations(titles: pd.DataFrame, source: Source) -> dict[str, list[str]]:
+    """The ids of the titles of the same franchise by id, as the titles' pages name them."""
+    return {
+        title.id: [other.id for other in related_in(title.related) if other.relation not in source.weak_relations]
+        for title in titles.itertuples()
+    }
 
 
 def parts_so_far(store: Store) -> dict[str, str]:

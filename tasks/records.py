@@ -125,7 +125,8 @@ class EvaluationRecord(Record):
     """Scores on the test part, the chosen network's first; whether it replaces the champion, and the reason.
 
     `passed_gate` is whether it would, if no person had decided it. `redeploy_champion` says why a champion that stays
-    needs a new revision, None if it needs none.
+    needs a new revision, None if it needs none. `later` says how the champion and its predecessors do on titles that
+    came after their training, one sentence each (`tasks.scoreboard`).
     """
 
     scores: list[ScoreRecord]
@@ -134,6 +135,7 @@ class EvaluationRecord(Record):
     reason: str
     known_posters: list[KnownPoster]
     redeploy_champion: str | None
+    later: list[str] = []
 
 
 class ModelRecord(Record):

@@ -165,12 +165,14 @@ def paired_differences(
     return {each.name: differences(first.predictions, each.predictions, labels, franchises) for each in others}
 
 
-def predict(model: Model, dataset: Dataset, read_poster: ReadPoster | None = None) -> tuple[Probabilities, Decisions]:
-    """Probabilities and decisions [N, G] for the test part, in the order of the model's genres.
+def predict(
+    model: Model, dataset: Dataset, read_poster: ReadPoster | None = None, rows: NDArray[np.int64] | None = None
+) -> tuple[Probabilities, Decisions]:
+    """Probabilities and decisions [N, G] for rows [N], by default the test part, in the order of the model's genres.
 
     A model with another image size than the dataset's needs `read_poster`. Raises DatasetError if it is missing.
     """
-    rows = dataset.rows(TEST)
+    rows = dataset.rows(TEST) if rows is None else rows
     size = model.manifest.preprocessing.size
     if size == dataset.preprocessing.size:
         probabilities = model.probabilities(dataset.images[rows])

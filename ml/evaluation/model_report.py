@@ -18,6 +18,7 @@ from ml.errors import needs_package
 from ml.evaluation.curves import poster_address, precision_recall_points, svg_path
 from ml.evaluation.judge import Evaluation, ModelFigures
 from ml.evaluation.predictions import ActivationExamples, PredictionSet
+from ml.evaluation.scoreboard import ENOUGH_TITLES, Scoreboard
 from ml.poster_sheet import POSTER_SHAPE
 from ml.scores.calibration import calibrate
 from ml.scores.intervals import Interval, Predictions
@@ -65,6 +66,16 @@ class Curve(NamedTuple):
     path: str
 
 
+class LaterTitles(NamedTuple):
+    """A live model on later titles: its scoreboard, and the realised and the promised micro F1 as SVG paths by time."""
+
+    name: str
+    board: Scoreboard
+    path: str
+    promised: str
+    points: list[tuple[float, float, int]]
+
+
 class Reliability(NamedTuple):
     """The calibration error, the reliability curve as an SVG path, and its points: probability, share and pairs."""
 
@@ -110,11 +121,12 @@ def model_report(
     dataset: Dataset,
     left_out: Mapping[str, int] | None = None,
     notices: Sequence[str] = (),
+    later: Mapping[str, Scoreboard] | None = None,
 ) -> str:
     """The report as HTML. Of the posters, only those that are shown are read.
 
     `left_out` gives the number of titles that are not in the dataset, by reason. `notices` are sentences about the
-    dataset's parts.
+    dataset's parts. `later` are the scoreboards of the live model and its predecessors, by name.
 
     Raises MissingPackageError if jinja2 is not installed.
     """
@@ -138,6 +150,8 @@ def model_report(
         calibration=_reliability(served, labels),
         genre_calibration=sorted(chosen.genre_calibration, key=lambda genre: -genre.observed_share),
         brier_skill=chosen.brier_skill,
+        later=[_later_titles(name, board) for name, board in (later or {}).items()],
+        enough_titles=ENOUGH_TITLES,
         errors=_errors(dataset.genre_names, served, labels),
         any_poster=(served.decisions & (labels == 0)).mean(0).tolist(),
         examples=[("Best predictions", best), ("Worst predictions", worst)],
@@ -200,6 +214,16 @@ def _reliability(predictions: Predictions, labels: Labels) -> Reliability:
     curve = np.stack([result.mean_probability, result.observed_share], axis=1)
     points = [(x, y, n) for (x, y), n in zip(curve.tolist(), result.count.tolist(), strict=True)]
     return Reliability(result.expected_error, svg_path(curve), points)
+
+
+def _later_titles(name: str, board: Scoreboard) -> LaterTitles:
+    places = np.linspace(0, 1, len(board.periods)) if len(board.periods) > 1 else np.full(len(board.periods), 0.5)
+    realised, promised = (
+        np.stack([places, [getattr(period, figure) for period in board.periods]], axis=1)
+        for figure in ("micro_f1", "promised_micro_f1")
+    )
+    points = [(x, y, period.titles) for (x, y), period in zip(realised.tolist(), board.periods, strict=True)]
+    return LaterTitles(name, board, svg_path(realised), svg_path(promised), points)
 
 
 def _errors(genres: Sequence[str], predictions: Predictions, labels: Labels) -> list[ErrorRow]:

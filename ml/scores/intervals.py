@@ -56,22 +56,35 @@ class Differences:
 
 
 class Bootstrap:
-    """Resamples of the franchises [N] of posters with labels [N, G]."""
+    """Resamples of the franchises [N] of posters with labels [N, G].
 
-    def __init__(self, labels: Labels, franchises: NDArray[np.str_], resamples: int = RESAMPLES, seed: int = 0) -> None:
+    With probabilities [N, G] in place of labels, F1 is that of the expected counts.
+    """
+
+    def __init__(
+        self,
+        labels: Labels | Probabilities,
+        franchises: NDArray[np.str_],
+        resamples: int = RESAMPLES,
+        seed: int = 0,
+    ) -> None:
         names, self._franchise = np.unique(franchises, return_inverse=True)
         generator = np.random.default_rng(seed)
         # The number of times that each resample contains each franchise, [R, K].
         self._draws = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
         self._labels = labels
-        self._truth = labels == 1
-        self._support = self._counted(self._truth)
+        self._support = self._counted(labels)
 
     def weighted_f1(self, decisions: Decisions) -> NDArray[np.float64]:
         """Weighted F1 of each resample, [R], from decisions [N, G]."""
         weights = self._support / np.maximum(self._support.sum(1, keepdims=True), 1)
         weighted: NDArray[np.float64] = (self._f1(decisions) * weights).sum(1)
         return weighted
+
+    def micro_f1(self, decisions: Decisions) -> NDArray[np.float64]:
+        """F1 over all pairs of a poster and a genre of each resample, [R], from decisions [N, G]."""
+        counts = (self._counted(decisions * self._labels), self._counted(decisions), self._support)
+        return f1_of_counts(*(each.sum(1) for each in counts))
 
     def genre_f1(self, decisions: Decisions) -> NDArray[np.float64]:
         """F1 per genre of each resample, [R, G], from decisions [N, G]; NaN if the resample lacks the genre."""
@@ -83,8 +96,9 @@ class Bootstrap:
         The mean is over the genres that the resample contains. Posters with equal probabilities are one step of the
         precision-recall curve, as in scikit-learn's `average_precision_score`.
         """
-        columns = range(self._labels.shape[1])
-        steps = [_Steps.of(probabilities[:, g], self._truth[:, g]) for g in columns if self._truth[:, g].any()]
+        truth = self._labels == 1
+        columns = range(truth.shape[1])
+        steps = [_Steps.of(probabilities[:, g], truth[:, g]) for g in columns if truth[:, g].any()]
         means = np.zeros(len(self._draws))
         for start in range(0, len(means), _CHUNK):
             inside = slice(start, start + _CHUNK)
@@ -96,10 +110,10 @@ class Bootstrap:
         return means
 
     def _f1(self, decisions: Decisions) -> NDArray[np.float64]:
-        return f1_of_counts(self._counted(decisions & self._truth), self._counted(decisions), self._support)
+        return f1_of_counts(self._counted(decisions * self._labels), self._counted(decisions), self._support)
 
-    def _counted(self, flags: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """The number of posters of each resample with a flag, [R, G], from flags [N, G].
+    def _counted(self, flags: NDArray[np.generic]) -> NDArray[np.float64]:
+        """The number of posters of each resample with a flag, [R, G], from flags or probabilities [N, G].
 
         Whole numbers as floats, because products of float matrices are faster.
         """

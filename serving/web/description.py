@@ -57,10 +57,26 @@ class Figures:
 
 
 @dataclass(frozen=True)
+class LaterTitles:
+    """How a model does on titles that came after its training: figures from 0 to 1, beside what it promised.
+
+    `difference` is the realised F1 minus the promised one.
+    """
+
+    titles: int
+    precision: float
+    promised_precision: float
+    recall: float
+    promised_recall: float
+    difference: Interval
+
+
+@dataclass(frozen=True)
 class Deployment:
     """Since when the model is live (ISO 8601), which version and bundle it replaced, and its figures on the test part.
 
-    `collection` is the catalogue of its posters, `posters` the number of posters in the test part.
+    `collection` is the catalogue of its posters, `posters` the number of posters in the test part. `later` is None
+    while too few titles have come.
     """
 
     live_since: str
@@ -69,6 +85,7 @@ class Deployment:
     collection: str
     posters: int
     weighted_f1: float | None
+    later: LaterTitles | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +117,23 @@ def _deployment(record: Any) -> Deployment:
         collection=str(record["collection"]),
         posters=int(record["posters"]["test"]),
         weighted_f1=_number(record["figures"]["test/weighted_f1"]),
+        later=_later(record.get("later")),
+    )
+
+
+def _later(record: Any) -> LaterTitles | None:
+    """Read how the model does on later titles; None if nothing is said yet."""
+    outcome = record["scoreboard"]["overall"] if record else None
+    difference = _interval(outcome["difference"]) if outcome else None
+    if outcome is None or difference is None:
+        return None
+    return LaterTitles(
+        titles=int(outcome["titles"]),
+        precision=float(outcome["precision"]),
+        promised_precision=float(outcome["promised_precision"]),
+        recall=float(outcome["recall"]),
+        promised_recall=float(outcome["promised_recall"]),
+        difference=difference,
     )
 
 

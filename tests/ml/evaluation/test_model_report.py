@@ -14,11 +14,13 @@ from ml.evaluation.judge import Evaluation, model_figures, paired_differences
 from ml.evaluation.leaks import Leak
 from ml.evaluation.model_report import model_report
 from ml.evaluation.predictions import ActivationExamples, NetworkPredictions, PredictionSet
+from ml.evaluation.scoreboard import Scoreboard, score_later_titles
+from ml.scores.intervals import Predictions
 from tests.browser import chromium_browser
 
 pytestmark = pytest.mark.train
 
-SECTIONS = ["models", "differences", "leaks", "genres", "curves", "calibration", "errors", "posters", "maps"]
+SECTIONS = ["models", "differences", "leaks", "genres", "curves", "calibration", "later", "errors", "posters", "maps"]
 
 
 class Page(HTMLParser):
@@ -72,8 +74,33 @@ def evaluation(predictions: PredictionSet, titled: Dataset) -> Evaluation:
 
 
 @pytest.fixture(scope="module")
-def page(evaluation: Evaluation, predictions: PredictionSet, titled: Dataset) -> str:
-    return model_report(evaluation, predictions, titled)
+def later() -> dict[str, Scoreboard]:
+    """A live model with three quarters of later titles, and its predecessor, which has too few."""
+    generator = np.random.default_rng(0)
+    probabilities = generator.random((120, 3)).astype(np.float32)
+    labels = (generator.random((120, 3)) < probabilities).astype(np.uint8)
+    aired = np.repeat(["2026-01-05", "2026-04-12", "2026-07-01"], 40)
+    predictions = Predictions(probabilities, probabilities > 0.4)
+    board = score_later_titles(predictions, labels, np.arange(120).astype(np.str_), aired)
+    return {"version 4 (5f1a2623)": board, "version 3 (0b7c11aa)": Scoreboard(12, None)}
+
+
+@pytest.fixture(scope="module")
+def page(evaluation: Evaluation, predictions: PredictionSet, titled: Dataset, later: dict[str, Scoreboard]) -> str:
+    return model_report(evaluation, predictions, titled, later=later)
+
+
+def test_model_report_shows_how_live_models_do_on_later_titles(page: str, later: dict[str, Scoreboard]) -> None:
+    section = page[page.index('<section id="later">') : page.index('<section id="errors">')]
+    text = " ".join(Page(section).text.split())
+    assert "12 such titles so far; 30 are needed." in text
+    board = later["version 4 (5f1a2623)"]
+    for period, name in zip((*board.periods, board.overall), ("2026-01", "2026-04", "2026-07", "all"), strict=True):
+        head = name if name == "all" else f"{name} to {name}"
+        assert f"{head} {period.titles} {period.micro_f1:.3f} {period.promised_micro_f1:.3f} ".replace(" ", "") in (
+            text.replace(" ", "")
+        )
+    assert section.count("<circle") == 3 and 'class="base" d="M0.000' in section
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +137,7 @@ def test_model_report_shows_the_figures_of_the_evaluation(page: str, evaluation:
 
 
 def test_model_report_loads_nothing_and_is_reproducible(
-    page: str, evaluation: Evaluation, predictions: PredictionSet, titled: Dataset
+    page: str, evaluation: Evaluation, predictions: PredictionSet, titled: Dataset, later: dict[str, Scoreboard]
 ) -> None:
     parsed = Page(page)
     addresses = [image["src"] for image in parsed.all("img")] + [link["href"] for link in parsed.all("link")]
@@ -118,7 +145,7 @@ def test_model_report_loads_nothing_and_is_reproducible(
     assert not parsed.all("script")
     assert "http://" not in page
     assert "https://" not in page
-    assert page == model_report(evaluation, predictions, titled)
+    assert page == model_report(evaluation, predictions, titled, later=later)
 
 
 def test_model_report_describes_pictures_and_curves(page: str, titled: Dataset) -> None:
@@ -126,7 +153,7 @@ def test_model_report_describes_pictures_and_curves(page: str, titled: Dataset) 
     shown = 2 * min(12, len(titled.rows("test")) // 2)
     assert len(parsed.all("img")) == shown + 3
     assert [image["alt"] for image in parsed.all("img")].count("") == 1  # the grey copy below an activation map
-    assert len(parsed.all("svg")) == len(titled.genres) + 1
+    assert len(parsed.all("svg")) == len(titled.genres) + 2
     assert all(curve["aria-label"].strip() and curve["role"] == "img" for curve in parsed.all("svg"))
     assert all(region["aria-label"] for _, region in parsed.elements if region.get("role") == "region")
 
@@ -151,7 +178,7 @@ def test_model_report_omits_sections_without_content(
     page = model_report(evaluation, predictions, replace(titled, suspects=1234), notices=["7 relations are unknown."])
     assert "1,234 possible siblings" in page and "<p>7 relations are unknown.</p>" in page
     page = model_report(replace(evaluation, differences={}), replace(predictions, leaks=(), activations=empty), titled)
-    expected = [section for section in SECTIONS if section not in ("differences", "leaks", "maps")]
+    expected = [section for section in SECTIONS if section not in ("differences", "leaks", "later", "maps")]
     assert [section["id"] for section in Page(page).all("section")] == expected
 
 
@@ -179,7 +206,10 @@ def test_model_report_counts_titles_that_are_left_out_and_names_broken_posters(
 ) -> None:
     broken = {f"id {number}": "The image is <b>damaged</b>." for number in range(25)}
     page = Page(model_report(evaluation, predictions, replace(titled, broken=broken), {"no file named": 1234}))
-    assert [section["id"] for section in page.all("section")] == [*SECTIONS, "left-out"]
+    assert [section["id"] for section in page.all("section")] == [
+        *(section for section in SECTIONS if section != "later"),
+        "left-out",
+    ]
     assert "no file named1,234" in page.text
     assert "25 posters could not be decoded; the first 20:" in page.text
     assert "id 19: The image is <b>damaged</b>." in page.text

@@ -1,9 +1,11 @@
 """The bundle that the environment names: downloaded when it is available, checked, and described."""
 
 import hashlib
+import io
 import json
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +17,8 @@ import pytest
 import requests
 from google.cloud.storage import Bucket
 
+import serving
+from infra.source_zip import source_zip
 from serving.function.shared_load import RETRY_SECONDS
 from tests.messages import faults_of_message
 from tests.pictures import image_file
@@ -98,6 +102,33 @@ def test_model_address_returns_the_record_of_its_deployment(
         _,
     ):
         assert requests.get(f"{url}/model", headers={"Connection": "close"}).json()["deployment"] == record
+
+
+def test_record_of_the_deployment_is_read_again_while_the_function_runs(
+    start_function: StartFunction, client: requests.Session, bucket: Bucket, uploaded_bundle: str
+) -> None:
+    """From a source in which a record is kept for a second instead of half a minute."""
+    source = io.BytesIO()
+    kept, briefly = b"DEPLOYMENT_KEPT_SECONDS = 30.0", b"DEPLOYMENT_KEPT_SECONDS = 1.0"
+    deployed = zipfile.ZipFile(io.BytesIO(source_zip(Path(serving.__file__).parent)))
+    with deployed, zipfile.ZipFile(source, "w") as changed:
+        for name in deployed.namelist():
+            changed.writestr(name, deployed.read(name).replace(kept, briefly))
+    record = bucket.blob(f"deployments/{uploaded_bundle}.json")
+    environment = {
+        "BUNDLE_URI": f"gs://posters-bucket/bundles/{uploaded_bundle}",
+        "BUNDLE_SHA256": uploaded_bundle,
+    }
+    try:
+        with start_function(source.getvalue(), **environment) as (url, _):
+            for expected in ({"version": "3"}, {"version": "3", "later": {"scoreboard": {"titles": 31}}}):
+                record.upload_from_string(json.dumps(expected))
+                deadline = time.monotonic() + 10
+                while (found := client.get(f"{url}/model").json()["deployment"]) != expected:
+                    assert time.monotonic() < deadline, found
+                    time.sleep(0.2)
+    finally:
+        record.delete()
 
 
 def test_concurrent_requests_share_one_failed_load_and_health_does_not_wait(

@@ -361,6 +361,30 @@ def test_model_page_tells_about_the_deployment_in_words(client: FlaskClient, fun
     assert words() == ""
 
 
+def test_model_page_tells_whether_the_model_still_works(client: FlaskClient, function: Any) -> None:
+    deployment = function.model["deployment"]
+
+    def words(**record: Any) -> str:
+        function.model["deployment"] = {**deployment, **record}
+        found = re.search(r'<p class="later">(.*?)</p>', client.get("/anime/model").text, re.DOTALL)
+        return " ".join(found[1].split()) if found else ""
+
+    assert words() == "", "an earlier version of the pipeline wrote the record"
+    assert words(later={"key": "0", "scoreboard": {"titles": 29, "overall": None, "periods": []}}) == "", "too few"
+    outcome = {"titles": 1234, "precision": 0.519, "promised_precision": 0.552, "recall": 0.48, "promised_recall": 0.5}
+    for low, high, verdict in (
+        (-0.06, 0.01, "So it does as well as it expected, as far as so many titles can tell."),
+        (-0.06, -0.01, "That is worse than it expected, by more than chance explains."),
+        (0.01, 0.06, "That is better than it expected, by more than chance explains."),
+    ):
+        overall = {**outcome, "difference": {"value": (low + high) / 2, "low": low, "high": high}}
+        assert words(later={"key": "0", "scoreboard": {"titles": 1234, "overall": overall, "periods": [overall]}}) == (
+            "Does it still work? Since its training, 1,234 new titles have come from series that it had never seen. "
+            "Of the genres that it predicts for them, 52 % are right; it expected 55 %. It finds 48 % of the genres "
+            f"that they have; it expected 50 %. {verdict}"
+        )
+
+
 def test_model_page_works_without_card_and_figures(client: FlaskClient, function: Any) -> None:
     function.model = {**function.model, "card": None, "figures": None}
     response = client.get("/anime/model")
