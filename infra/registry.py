@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,16 +21,15 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import mlflow
 import numpy as np
-import onnx
 import requests
-from mlflow.entities import Metric, Param, Run, ViewType
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric, Param, Run, ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
-from mlflow.types import Schema, TensorSpec
 
+import serving
 from infra.disk import is_full
 from infra.errors import ConfigurationError, InfraError, NotFound, ServiceUnavailable, failure
+from infra.files import temporary_path
 from infra.settings import Settings
 from serving.bundle.redaction import redacted
 
@@ -44,7 +44,11 @@ _PAUSE_SECONDS = (0.5, 8.0)  # the first and the longest pause before a retry
 _SLOWEST_RESPONSE_SECONDS = 10.0  # even a short time limit allows a response to take this long
 DATASET_KEY = "dataset_key"
 """The parameter of a training's run that names its dataset."""
-_REQUIREMENTS = ["onnxruntime", "numpy"]  # given explicitly, because MLflow takes seconds to infer them
+_BUNDLE = "bundle"
+_BUNDLE_SHA256 = "bundle_sha256"  # tag of a version, and of the model that a run logged
+_SERVING = Path(serving.__file__).parent
+_BUNDLE_PACKAGE = "anime_genre_bundle"  # see infra/registered_model.py
+_BUNDLE_REQUIRES = ("numpy", "onnxruntime", "pillow")
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class ModelVersion:
     @property
     def bundle_sha256(self) -> str:
         """The sha256 of its bundle; empty if nobody knows it."""
-        return self.tags.get("bundle_sha256", "")
+        return self.tags.get(_BUNDLE_SHA256, "")
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,7 @@ class Registry:
         self.timeout_seconds = settings.service_timeout_seconds
         # MLflow's own retries would take minutes, and hide the server's first failure (see `_retried`).
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+        os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
         os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(math.ceil(max(self.timeout_seconds, _SLOWEST_RESPONSE_SECONDS)))
         self._experiment_id = self._open()
         self.runs_url = f"{self._uri}/#/experiments/{self._experiment_id}/runs"
@@ -264,11 +269,6 @@ class Registry:
         """Log an image, uint8 [H, W, 3], as the artifact `images/{name}.png`."""
         self._client.log_image(run_id, image, artifact_file=f"images/{name}.png")
 
-    @_retried("Logging artifacts to MLflow")
-    def log_folder(self, run_id: str, folder: Path, name: str) -> None:
-        """Log the files of a folder as artifacts below `name`."""
-        self._client.log_artifacts(run_id, str(folder), artifact_path=name)
-
     @_retried("Logging a file to MLflow")
     def log_file(self, run_id: str, file: Path) -> None:
         """Log a file as an artifact of the same name."""
@@ -284,33 +284,57 @@ class Registry:
         into.mkdir(parents=True, exist_ok=True)
         return Path(self._client.download_artifacts(run_id, name, str(into)))
 
+    @_retried("Storing the bundle in MLflow")
+    def log_bundle(self, run_id: str, folder: Path, sha256: str) -> str:
+        """Log a bundle as a model of the run that trained it, and return the model's id.
+
+        A model that is complete is not logged again. The run keeps its status.
+        """
+        model = self._bundle_model(run_id, sha256)
+        if model is None:
+            tags = {_BUNDLE_SHA256: sha256}
+            model = self._client.create_logged_model(self._experiment_id, "model", source_run_id=run_id, tags=tags)
+        model_id = str(model.model_id)
+        if model.status != LoggedModelStatus.READY:
+            temporary = temporary_path(self.workspace / "model")
+            try:
+                self._client.log_model_artifacts(model_id, str(_save_model(temporary, folder, run_id, model_id)))
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+            self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+            self._client.finalize_logged_model(model_id, LoggedModelStatus.READY)
+        return model_id
+
+    @_retried("Downloading a bundle from MLflow")
+    def fetch_bundle(self, run_id: str, sha256: str, into: Path) -> Path:
+        """Download the bundle of a run's model and return its folder, `into/bundle`.
+
+        Raises:
+            NotFound: the run has no complete model with this bundle.
+        """
+        model = self._bundle_model(run_id, sha256)
+        if model is None or model.status != LoggedModelStatus.READY:
+            raise NotFound(f"The MLflow run {run_id} has no complete model with the bundle {sha256[:8]}.")
+        into.mkdir(parents=True, exist_ok=True)
+        address = f"models:/{model.model_id}/artifacts/{_BUNDLE}"
+        return Path(mlflow.artifacts.download_artifacts(address, dst_path=str(into), tracking_uri=self._uri))
+
+    def _bundle_model(self, run_id: str, sha256: str) -> Any:
+        """The model that a run logged with a bundle, None if there is none."""
+        return next((each for each in self._logged_models(run_id) if each.tags.get(_BUNDLE_SHA256) == sha256), None)
+
     @_retried("Registering the model")
-    def register(
-        self, run_id: str, model: Path, image_size: int, genres: int, tags: Mapping[str, str], description: str
-    ) -> ModelVersion:
-        """Register an ONNX file as a new version. Callers check with `version_of` whether its bundle has one.
+    def register(self, run_id: str, bundle: Path, tags: Mapping[str, str], description: str) -> ModelVersion:
+        """Register a bundle as a new version. Callers check with `version_of` whether it has one.
 
         Args:
-            run_id: the run that trained the model.
-            model: ONNX file; input uint8 [N, 3, size, size], output float32 [N, genres].
-            image_size: height and width of the input, in pixels.
-            genres: the number of genres.
+            run_id: the run that trained the model. If it has logged no model with this bundle, it does now.
+            bundle: the folder of the bundle.
             tags: the tags of the version; `bundle_sha256` identifies its bundle.
             description: what MLflow shows on the page of the version.
         """
-        signature = ModelSignature(
-            inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, 3, image_size, image_size), "images")]),
-            outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, genres), "probabilities")]),
-        )
-        with mlflow.start_run(run_id=run_id):
-            logged = mlflow.onnx.log_model(
-                onnx.load(model),
-                name="model",
-                signature=signature,
-                pip_requirements=_REQUIREMENTS,
-                save_as_external_data=False,
-            )
-        registered = mlflow.register_model(logged.model_uri, self._name, tags=dict(tags))
+        model_id = self.log_bundle(run_id, bundle, tags[_BUNDLE_SHA256])
+        registered = mlflow.register_model(f"models:/{model_id}", self._name, tags=dict(tags))
         self._client.update_model_version(self._name, registered.version, description)
         return ModelVersion(str(registered.version), run_id, dict(tags))
 
@@ -427,6 +451,28 @@ class Registry:
     def _logged_models(self, run_id: str) -> Iterator[Any]:
         search = partial(self._client.search_logged_models, [self._experiment_id], f"source_run_id = '{run_id}'")
         return _pages(search)
+
+
+def _save_model(temporary: Path, bundle: Path, run_id: str, model_id: str) -> Path:
+    """Write a bundle as MLflow's model, with the code that loads it, and return its folder."""
+    code, folder = temporary / _BUNDLE_PACKAGE, temporary / "model"
+    shutil.copytree(_SERVING / "bundle", code, ignore=shutil.ignore_patterns("__pycache__"))
+    pinned = (_SERVING / "function" / "requirements.txt").read_text().split()
+    model = mlflow.models.Model(run_id=run_id, model_id=model_id, model_uuid=model_id)
+    mlflow.pyfunc.save_model(
+        folder,
+        python_model=Path(__file__).with_name("registered_model.py"),
+        code_paths=[str(code)],
+        artifacts={_BUNDLE: str(bundle)},
+        # MLflow adds itself. It would take seconds to infer the others.
+        pip_requirements=[each for each in pinned if each.partition("==")[0] in _BUNDLE_REQUIRES],
+        mlflow_model=model,
+    )
+    flavor = model.flavors["python_function"]  # without the paths of this machine, which only inform
+    flavor["model_code_path"] = Path(flavor["model_code_path"]).name
+    flavor["artifacts"][_BUNDLE]["uri"] = _BUNDLE
+    model.save(folder / "MLmodel")
+    return folder
 
 
 @contextmanager

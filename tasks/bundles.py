@@ -1,4 +1,4 @@
-"""Bundles and predictions: kept with the MLflow run of their training, and in the bucket.
+"""Bundles and predictions: kept with the MLflow run of their training, a bundle as its model, and in the bucket.
 
 Bundles are in the bucket after their upload.
 """
@@ -15,7 +15,7 @@ from infra.store import Store, crc32c_of_file
 from serving.bundle.errors import BundleError
 from serving.bundle.model import CARD, MANIFEST, Manifest, check_sha256
 
-_ARTIFACTS = "bundle"
+_EARLIER_ARTIFACTS = "bundle"  # of runs before December 2026, which logged no model with their bundle
 
 logger = logging.getLogger("tasks")
 
@@ -25,16 +25,11 @@ def bundle_key(sha256: str) -> str:
     return f"bundles/{sha256}"
 
 
-def log_bundle(registry: Registry, run_id: str, folder: Path) -> None:
-    """Log a bundle's files as artifacts of the run that trained it."""
-    registry.log_folder(run_id, folder, _ARTIFACTS)
-
-
 def fetch_bundle(store: Store, registry: Registry, workspace: Path, sha256: str, run_id: str | None = None) -> Path:
     """The local folder of a bundle, complete and checked.
 
-    It is taken from the workspace, from the run that trained it (if given), or from the bucket. Damaged copies are
-    logged and skipped.
+    It is taken from the workspace, from the model or the artifacts of the run that trained it (if given), or from the
+    bucket. Damaged copies are logged and skipped.
 
     Raises:
         NotFound: none of them has an intact copy.
@@ -43,11 +38,12 @@ def fetch_bundle(store: Store, registry: Registry, workspace: Path, sha256: str,
     temporary = temporary_path(folder)
     places: dict[str, Callable[[], Path]] = {
         "workspace": lambda: folder,
-        "MLflow run": lambda: registry.fetch_folder(run_id or "", _ARTIFACTS, temporary),
+        "MLflow model": lambda: registry.fetch_bundle(run_id or "", sha256, temporary),
+        "MLflow run": lambda: registry.fetch_folder(run_id or "", _EARLIER_ARTIFACTS, temporary),
         "bucket": lambda: _download_bundle(store, sha256, temporary),
     }
     if run_id is None:
-        del places["MLflow run"]
+        del places["MLflow model"], places["MLflow run"]
     for place, fetch in places.items():
         try:
             found = fetch()

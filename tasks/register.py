@@ -10,9 +10,9 @@ from infra.registry import ModelVersion, Registry
 from infra.settings import Settings, read_settings
 from infra.store import Store
 from ml.data.splits import TEST
-from serving.bundle.model import MODEL, Manifest
+from serving.bundle.model import Manifest
 from tasks.artifacts import show_link
-from tasks.bundles import check_bundle, fetch_bundle, log_bundle
+from tasks.bundles import check_bundle, fetch_bundle
 from tasks.champion import Champion, live_champion, training_run, version_name
 from tasks.deployments import restore_deployment
 from tasks.records import DatasetRecord, EvaluationRecord, ModelRecord, TrainingRecord
@@ -68,9 +68,8 @@ def register(dataset: DatasetRecord, training: TrainingRecord, evaluation: Evalu
 
 def _register(registry: Registry, run_id: str, folder: Path, sha256: str, tags: dict[str, str]) -> ModelVersion:
     manifest = check_bundle(folder, sha256)
-    size, genres = manifest.preprocessing.size, len(manifest.genres)
     tags = {"bundle_sha256": sha256, **tags}
-    return registry.register(run_id, folder / MODEL, size, genres, tags, _description(manifest, tags))
+    return registry.register(run_id, folder, tags, _description(manifest, tags))
 
 
 def _description(manifest: Manifest, tags: Mapping[str, str]) -> str:
@@ -99,7 +98,7 @@ def register_champion_again(champion: Champion, store: Store, registry: Registry
         return
     if run_id is None or not registry.has_run(run_id):
         with registry.run(f"{champion.name}, registered again", {}) as run_id:
-            log_bundle(registry, run_id, folder)
+            registry.log_bundle(run_id, folder, champion.bundle_sha256)
     tags = {"dataset_key": check_bundle(folder, champion.bundle_sha256).dataset_key, "collection": settings.collection}
     version = _register(registry, run_id, folder, champion.bundle_sha256, tags)
     registry.set_champion(version.version)

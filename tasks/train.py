@@ -27,7 +27,7 @@ from ml.training.outcome import NetworkOutcome, weights_record
 from ml.training_run import TrainingRun, run_training
 from serving.bundle.wording import counted
 from tasks.artifacts import show_text
-from tasks.bundles import bundle_key, fetch_bundle, fetch_predictions, log_bundle
+from tasks.bundles import bundle_key, fetch_bundle, fetch_predictions
 from tasks.preprocess import fetch_dataset
 from tasks.records import DatasetRecord, NetworkRecord, TrainingRecord
 from tasks.reporters import MlflowReporter, ProgressLog
@@ -82,7 +82,7 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
                 date=dataset.snapshot_date,
             )
             logger.info("Storing the bundle in MLflow.")
-            log_bundle(registry, run_id, bundle_folder)
+            registry.log_bundle(run_id, bundle_folder, run.bundle.sha256)
             registry.log_file(run_id, store.fetch(dataset.report_key, folder / dataset.report_key))
     move_folder(bundle_folder, folder / bundle_key(run.bundle.sha256))
     record = _store(store, registry, folder, key, run_id, run)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from mlflow.tracking import MlflowClient
 from pydantic import SecretStr
 
 from flows.trial import _tiny_bundle
@@ -16,7 +15,7 @@ from infra.registry import Registry
 from infra.settings import Settings
 from infra.store import Store
 from serving.bundle.model import MANIFEST, Model
-from tasks.bundles import log_bundle, upload_bundle
+from tasks.bundles import upload_bundle
 from tasks.rollouts import promote, roll_back
 from tests.infra.conftest import TOKEN, run_api
 from tests.storage import storage_emulator
@@ -52,15 +51,12 @@ def test_bucket_alone_serves_each_version_and_rolls_back_at_another_path(tmp_pat
     bundles = []
     with storage_emulator(first, "data") as storage_url:
         settings = settings_of(first / "workspace", storage_url)
-        registry, client = Registry(settings), MlflowClient(settings.tracking_uri)
-        client.create_registered_model(settings.model_name)
+        registry = Registry(settings)
         for version in ("1", "2"):
             folder = first / version
             bundles.append(write_bundle(folder, 0.1 * int(version)))
             with registry.run(version, {}) as run_id:
-                log_bundle(registry, run_id, folder)
-            tags = {"bundle_sha256": bundles[-1]}
-            client.create_model_version(settings.model_name, f"runs:/{run_id}/bundle", run_id, tags=tags)
+                registry.register(run_id, folder, {"bundle_sha256": bundles[-1]}, "")
             upload_bundle(Store(settings), folder, bundles[-1])
         back_up(settings)
     mlflow.set_tracking_uri(None)  # which is an environment variable, that is, a setting

@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -113,6 +115,30 @@ def test_deployed_function_predicts_and_champion_alias_follows_the_traffic(first
     assert champion.version == response["model"]["version"]
     assert champion.tags["bundle_sha256"] == record.training.bundle_sha256
     assert champion.tags["bundle_uri"].endswith(record.training.bundle_sha256)
+
+
+def test_champion_loads_from_mlflow_without_a_checkout_and_predicts_as_the_function(first_run, tmp_path: Path) -> None:
+    record, settings = first_run[0].record, read_settings()
+    name = record.evaluation.known_posters[0].name
+    (tmp_path / "poster").write_bytes(Store(settings).whole_bucket().read(name))
+    script = f"""
+import json, mlflow, sys
+model = mlflow.pyfunc.load_model("models:/{settings.model_name}@champion")
+print(json.dumps(model.predict([open("poster", "rb").read()])))
+assert not {{"flows", "infra", "serving"}} & {{name.partition(".")[0] for name in sys.modules}}
+"""
+    loaded = subprocess.run(
+        [sys.executable, "-I", "-c", script], cwd=tmp_path, check=True, stdout=subprocess.PIPE, text=True
+    )
+    (prediction,) = json.loads(loaded.stdout)
+    expected = request_prediction(record.deployment.url, name)["genres"]
+    assert len(prediction["genres"]) == len(record.dataset.genres)
+    for genre, by_function in zip(prediction["genres"], expected, strict=True):
+        assert genre == by_function | {"probability": pytest.approx(by_function["probability"], abs=1e-6)}
+    run = MlflowClient().get_run(record.training.run_id)
+    assert run.info.status == "FINISHED"
+    version = MlflowClient().get_model_version_by_alias(settings.model_name, "champion")
+    assert [each.model_id for each in run.outputs.model_outputs] == [version.source.rpartition("/")[2]]
 
 
 def test_function_tells_since_when_its_model_is_live_and_how_it_did(first_run) -> None:
@@ -468,8 +494,9 @@ def test_traffic_moved_by_another_tool_stays_until_a_better_model_or_a_person_mo
         delete(store, key)
     shutil.rmtree(settings.workspace / "bundles" / second.training.bundle_sha256)
     client.delete_model_version(settings.model_name, second.model.version)
-    for folder in (settings.workspace / "mlflow-artifacts").rglob(f"{second.training.run_id}/artifacts/bundle"):
-        shutil.rmtree(folder)
+    (model,) = Registry(settings).logged_models(second.training.run_id)
+    (stored,) = (settings.workspace / "mlflow-artifacts").rglob(model)
+    shutil.rmtree(stored)
     replaced = run_retrain(parameters)
     assert "has no intact copy" in replaced.message and "for the baseline 'every genre'" in replaced.message
     assert is_answered_by(first_sha256, first_run[0])

@@ -28,6 +28,7 @@ from infra.registry import Registry
 from infra.settings import read_settings
 from infra.store import Store
 from ml.configuration import GateConfig
+from tasks.bundles import fetch_bundle
 from tasks.champion import live_champion
 from tasks.comparisons import Comparison
 from tasks.deployments import has_deployment
@@ -107,9 +108,7 @@ def test_promoted_version_that_was_never_live_is_deployed_checked_and_undone_aft
     before, other = registry.champion(), bundle_with_threshold(store, sha256, 0.998)
     never = registry.register(
         record.training.run_id,
-        settings.workspace / "bundles" / sha256 / "model.onnx",
-        32,
-        len(record.dataset.genres),
+        fetch_bundle(store, registry, settings.folder, other.sha256),
         {"bundle_sha256": other.sha256, "dataset_date": record.dataset.snapshot_date},
         "",
     )

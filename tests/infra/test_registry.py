@@ -2,22 +2,24 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 
 import mlflow
 import numpy as np
-import onnx
+import pandas as pd
 import pytest
-from onnx import TensorProto, helper
+from PIL import Image
 
-from infra.errors import ServiceUnavailable
+from flows.trial import _tiny_bundle
+from infra.errors import NotFound, ServiceUnavailable
 from infra.registry import Registry
 from infra.settings import Settings
+from serving.bundle.model import Model
 from tests.faults import Fault, fault_proxy
 
 pytestmark = pytest.mark.stack
-
-GENRES, SIZE = 3, 8
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +34,20 @@ def registry(workspace: Path) -> Iterator[Registry]:
 
 
 @pytest.fixture(scope="module")
-def model(workspace: Path) -> Path:
-    """An ONNX file that maps uint8 [N, 3, 8, 8] to the mean of each channel, float32 [N, 3]."""
-    nodes = [
-        helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["pixels"], ["probabilities"], axes=[2, 3], keepdims=0),
-    ]
-    inputs = [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 3, SIZE, SIZE])]
-    outputs = [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", GENRES])]
-    graph = helper.make_graph(nodes, "means", inputs, outputs)
-    path = workspace / "model.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
-    return path
+def bundle(workspace: Path) -> Path:
+    """The folder of a small bundle, with a name that is no valid part of an address."""
+    folder = workspace / "a bundle#1"
+    folder.mkdir()
+    for name, data in _tiny_bundle().items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def poster(colour: str) -> bytes:
+    """A PNG file of one colour."""
+    stream = BytesIO()
+    Image.new("RGB", (40, 60), colour).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def test_runs_are_nested_and_log_parameters_metrics_and_images(registry: Registry) -> None:
@@ -77,37 +81,66 @@ def test_deleted_experiment_is_restored_with_its_runs(registry: Registry, worksp
     assert Registry(Settings(workspace=workspace)).has_run(run_id)
 
 
-def test_registered_version_is_found_by_bundle_and_predicts_in_mlflow(registry: Registry, model: Path) -> None:
+def test_registered_version_is_found_by_its_bundle_and_leaves_the_finished_run_alone(
+    registry: Registry, bundle: Path
+) -> None:
     with registry.run("training", {}) as run_id:
         pass
-    tags = {"bundle_sha256": "abc", "dataset_key": "key"}
-    version = registry.register(run_id, model, SIZE, GENRES, tags, "Network scratch.")
+    ended = mlflow.get_run(run_id).info
+    tags = {"bundle_sha256": Model.load(bundle).sha256, "dataset_key": "key"}
+    version = registry.register(run_id, bundle, tags, "Network scratch.")
+    info = mlflow.get_run(run_id).info
+    assert (info.status, info.end_time) == ("FINISHED", ended.end_time)
     assert mlflow.MlflowClient().get_model_version("anime-genre", version.version).description == "Network scratch."
     with registry.run("other", {}) as other_id:
         registry.log_metrics(other_id, {"test/weighted_f1": 0.25})
     assert registry.metrics(other_id) == {"test/weighted_f1": 0.25}
-    assert registry.version_of("abc") == version
+    assert registry.version_of(tags["bundle_sha256"]) == version
     assert registry.version_of("another") is None
     assert registry.champion() is None
     registry.set_champion(version.version)
     champion = registry.champion()
     assert champion is not None
-    assert (champion.version, champion.tags["dataset_key"]) == (version.version, "key")
-    loaded = mlflow.pyfunc.load_model("models:/anime-genre@champion")
-    prediction = loaded.predict(np.full((2, 3, SIZE, SIZE), 7, np.uint8))
-    assert np.array_equal(prediction["probabilities"], np.full((2, GENRES), 7, np.float32))
-    signature = loaded.metadata.signature
-    assert [list(field.shape) for field in signature.inputs] == [[-1, 3, SIZE, SIZE]]
-    assert [list(field.shape) for field in signature.outputs] == [[-1, GENRES]]
+    assert (champion.version, champion.run_id, champion.tags["dataset_key"]) == (version.version, run_id, "key")
 
 
-def test_artifacts_are_stored_in_the_workspace(registry: Registry, workspace: Path, tmp_path: Path) -> None:
-    (tmp_path / "bundle").mkdir()
-    (tmp_path / "bundle" / "card.md").write_text("a card")
-    with registry.run("artifacts", {}) as run_id:
-        registry.log_folder(run_id, tmp_path / "bundle", "bundle")
-    assert list(workspace.rglob("card.md"))
-    assert (registry.fetch_folder(run_id, "bundle", tmp_path / "fetched") / "card.md").read_text() == "a card"
+def test_registered_version_predicts_from_the_bytes_of_posters(registry: Registry, bundle: Path) -> None:
+    with registry.run("training", {}) as run_id:
+        pass
+    model = Model.load(bundle)
+    version = registry.register(run_id, bundle, {"bundle_sha256": model.sha256}, "")
+    loaded = mlflow.pyfunc.load_model(f"models:/anime-genre/{version.version}")
+    posters = [poster("red"), poster("green")]
+    expected = [{"genres": [asdict(genre) for genre in genres]} for genres in model.predict(posters)]
+    assert expected[0] != expected[1]
+    assert loaded.predict(posters) == expected
+    assert loaded.predict(pd.DataFrame({"poster": posters})) == expected
+    with pytest.raises(Exception, match=r"^This is not a JPEG, PNG, WebP, AVIF or GIF image\.$"):
+        loaded.predict([b"no image"])
+    assert loaded.metadata.signature.inputs.to_dict() == [{"type": "binary", "required": True}]
+    (genres,) = loaded.metadata.signature.outputs.to_dict()[0]["properties"].values()
+    assert genres["items"]["properties"].keys() == expected[0]["genres"][0].keys()
+
+
+def test_bundle_is_logged_once_and_completed_after_a_kill(registry: Registry, bundle: Path, tmp_path: Path) -> None:
+    sha256, client = Model.load(bundle).sha256, mlflow.MlflowClient()
+    with registry.run("training", {}) as run_id:
+        experiment = client.get_run(run_id).info.experiment_id
+        begun = client.create_logged_model(
+            experiment, "model", source_run_id=run_id, tags={"bundle_sha256": sha256}
+        ).model_id
+        with pytest.raises(NotFound, match="has no complete model with the bundle"):
+            registry.fetch_bundle(run_id, sha256, tmp_path)
+        assert registry.log_bundle(run_id, bundle, sha256) == registry.log_bundle(run_id, bundle, sha256) == begun
+        assert registry.logged_models(run_id) == [begun]
+    fetched = registry.fetch_bundle(run_id, sha256, tmp_path)
+    files = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    assert {path.name: path.read_bytes() for path in fetched.iterdir()} == files
+    stored = Path(mlflow.artifacts.download_artifacts(f"models:/{begun}", dst_path=str(tmp_path / "model")))
+    assert [path.name for path in stored.rglob("*") if path.suffix in (".pkl", ".pyc")] == []
+    written = "".join(path.read_text() for path in (stored / "MLmodel", stored / "requirements.txt"))
+    assert str(Path.cwd()) not in written and str(bundle) not in written
+    assert all(f"{package}==" in written for package in ("mlflow", "numpy", "onnxruntime", "pillow"))
 
 
 def test_registry_is_unavailable_if_the_server_is_unreachable(tmp_path: Path) -> None:

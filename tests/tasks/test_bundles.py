@@ -18,7 +18,6 @@ from tasks.bundles import (
     check_bundle,
     fetch_bundle,
     fetch_predictions,
-    log_bundle,
     upload_bundle,
 )
 from tests.damage import DAMAGES
@@ -114,21 +113,25 @@ def test_upload_bundle_puts_back_what_is_missing_or_damaged(
     assert len(list(fetch_bundle(store, registry, tmp_path / "workspace", sha256).iterdir())) == 6
 
 
+@pytest.mark.parametrize("as_model", [True, False], ids=["model", "earlier artifacts"])
 def test_bundle_is_fetched_from_where_it_is_still_intact(
-    store: Store, registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    as_model: bool, store: Store, registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sha256 = write(tmp_path / "bundle", {**NEW, "figures.json": b'{"posters": 1}'})
+    sha256 = write(tmp_path / "bundle", {**NEW, "figures.json": b'{"model": %d}' % as_model})
     workspace = tmp_path / "workspace"
     with registry.run("training", {}) as run_id:
         pass
-    with pytest.raises(NotFound, match="no intact copy in the workspace, MLflow run, bucket"):
+    with pytest.raises(NotFound, match="no intact copy in the workspace, MLflow model, MLflow run, bucket"):
         fetch_bundle(store, registry, workspace, sha256, run_id)
     upload_bundle(store, tmp_path / "bundle", sha256)
     folder = fetch_bundle(store, registry, workspace, sha256, run_id)
     (folder / "figures.json").write_bytes(b"{}")
     assert check_bundle(fetch_bundle(store, registry, workspace, sha256, run_id), sha256)
     assert "figures.json has sha256" in caplog.text
-    log_bundle(registry, run_id, tmp_path / "bundle")
+    if as_model:
+        registry.log_bundle(run_id, tmp_path / "bundle", sha256)
+    else:
+        mlflow.MlflowClient().log_artifacts(run_id, str(tmp_path / "bundle"), "bundle")
     store.write(f"{bundle_key(sha256)}/figures.json", b"{}")
     (folder / "manifest.json").unlink()
     assert check_bundle(fetch_bundle(store, registry, workspace, sha256, run_id), sha256)
