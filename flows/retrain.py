@@ -94,9 +94,9 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
         model = register(dataset, training, evaluation)
         deployment: DeploymentRecord | Hold | None = None
         if evaluation.better:
-            deployment = redeploy(dataset, evaluation, model, upload(model))
+            deployment = redeploy(dataset, evaluation, model, upload(model), parameters.gate)
         elif evaluation.redeploy_champion:
-            deployment = redeploy_champion(dataset, evaluation)
+            deployment = redeploy_champion(dataset, evaluation, parameters.gate)
         back_up(settings)
     record = RetrainRecord(
         catalogue=catalogue,

@@ -132,6 +132,13 @@ class GateConfig(Checked):
     max_bundle_megabytes: float = setting(
         1000, "Bundle size (MB)", "Largest size of all files of a model's bundle, in MB.", ge=1
     )
+    max_response_milliseconds: float = setting(
+        2000,
+        "Response time (ms)",
+        "Longest median time in which a new revision of the function responds to one poster, measured over 20 requests "
+        "before it gets traffic, in milliseconds.",
+        ge=1,
+    )
 
 
 def stored_settings(config: TrainConfig) -> dict[str, Any]:

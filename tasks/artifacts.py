@@ -1,6 +1,8 @@
 """Artifacts in Prefect: tables, texts, links and progress of a step; and events. They have no credentials of addresses.
 
-They only show what a step has done. If one cannot be written, a warning is logged and the step goes on.
+They only show what a step has done. If one cannot be written, a warning is logged and the step goes on. The key of a
+step's artifact begins with the number of the step, because Prefect lists the artifacts of a run with the newest first.
+The flow's own artifact, `summary`, has no number: Prefect lists it above those of the steps.
 """
 
 import logging
@@ -23,10 +25,12 @@ from serving.bundle.redaction import redacted
 
 logger = logging.getLogger("tasks")
 
+_STEPS = ("scrape", "download posters", "preprocess", "train", "evaluate", "register", "upload", "redeploy")
+
 
 def show_text(key: str, text: str, description: str) -> None:
     """Show a text in Markdown."""
-    _try(key, lambda: create_markdown_artifact(redacted(text), key=key, description=description))
+    _try(key, lambda: create_markdown_artifact(redacted(text), key=_numbered(key), description=description))
 
 
 def show_table(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
@@ -35,12 +39,12 @@ def show_table(key: str, rows: Sequence[Mapping[str, Any]], description: str) ->
         table = [
             {column: redacted(cell) if isinstance(cell, str) else cell for column, cell in row.items()} for row in rows
         ]
-        _try(key, lambda: create_table_artifact(table, key=key, description=description))
+        _try(key, lambda: create_table_artifact(table, key=_numbered(key), description=description))
 
 
 def show_link(key: str, url: str, description: str) -> None:
     """Show a link."""
-    _try(key, lambda: create_link_artifact(redacted(url), key=key, description=description))
+    _try(key, lambda: create_link_artifact(redacted(url), key=_numbered(key), description=description))
 
 
 def send_event(name: str, about: str, payload: Mapping[str, str | None]) -> None:
@@ -62,9 +66,17 @@ class ProgressBars:
             _try(what, lambda: update_progress_artifact(self._ids[what], percent, sentence))
             return
         key = "".join(letter if letter.isalnum() else "-" for letter in what.lower())
-        created = _try(what, lambda: create_progress_artifact(percent, key, sentence))
+        created = _try(what, lambda: create_progress_artifact(percent, _numbered(key), sentence))
         if isinstance(created, UUID):
             self._ids[what] = created
+
+
+def _numbered(key: str) -> str:
+    """The key with the number of the running step, such as `5-evaluation`."""
+    run = TaskRunContext.get()
+    name = run.task.name if run else ""
+    # "redeploy champion" is the last step in a run that keeps the champion.
+    return next((f"{number}-{key}" for number, step in enumerate(_STEPS, 1) if name.startswith(step)), key)
 
 
 def _try(name: str, write: Callable[[], object]) -> object:

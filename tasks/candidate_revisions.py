@@ -1,12 +1,14 @@
-"""A candidate revision of the function: deployed without traffic, and compared with its bundle on known posters."""
+"""A candidate revision of the function: deployed without traffic, compared with its bundle, and timed."""
 
 import logging
+import statistics
 from collections.abc import Sequence
+from itertools import cycle, islice
 from pathlib import Path
 
 from infra.cloud_build import build_image
 from infra.cloud_run import CloudRun
-from infra.endpoint import request_prediction
+from infra.endpoint import request_prediction, response_times
 from infra.errors import DeploymentError, FunctionDown, NotFound
 from infra.files import sha256_of
 from infra.revisions import Image, Revision
@@ -19,6 +21,7 @@ from tasks.champion import function_source, resources, settings_environment, sou
 logger = logging.getLogger("tasks")
 TOLERANCE = 1e-3
 """Of a probability: the function may run on another CPU than this process."""
+_TIMED_REQUESTS = 20
 
 
 def deploy_candidate(
@@ -28,8 +31,9 @@ def deploy_candidate(
     posters: Sequence[str],
     image: Image | None = None,
     reuse: bool = True,
+    max_milliseconds: float | None = None,
 ) -> Revision:
-    """Deploy a revision and check its predictions.
+    """Deploy a revision, and check its predictions and how fast it responds.
 
     If no revision starts, Cloud Run does not find the image, or the predictions differ, the bundle is uploaded and an
     earlier image built again, once: they may be deleted or damaged. A revision with a damaged bundle does not start.
@@ -41,9 +45,11 @@ def deploy_candidate(
         posters: the objects in the bucket with which the predictions are checked.
         image: by default that of the present source, built if necessary.
         reuse: whether a ready revision that is the same in everything is used again.
+        max_milliseconds: the longest median time of a response to one poster, once the revision is warm; by default it
+            is not measured.
 
     Raises:
-        DeploymentError: the build or the revision failed, or its predictions differ from the bundle's.
+        DeploymentError: the build or the revision failed, its predictions differ from the bundle's, or it is too slow.
         ServiceUnavailable: Cloud Run or the store is not reachable (retryable).
     """
     store, cloud_run, model = Store(settings), CloudRun(settings), Model.load(bundle)
@@ -65,13 +71,16 @@ def deploy_candidate(
     earlier = image or cloud_run.built_image(settings.service, sha256_of(function_source()))
     built = earlier or _build(settings, store)
     try:
-        return deploy(built, reuse)
+        candidate = deploy(built, reuse)
     except (DeploymentError, FunctionDown, NotFound) as error:
         logger.warning("The bundle is uploaded again, and another revision deployed: %s", error)
         upload_bundle(store, bundle, model.sha256, replace=True)
         if earlier and not image:
             built = _build(settings, store)
-        return deploy(built, reuse=False)
+        candidate = deploy(built, reuse=False)
+    if posters and max_milliseconds is not None:
+        _check_speed(candidate, posters, name, max_milliseconds, settings.caller_service_account)
+    return candidate
 
 
 def _build(settings: Settings, store: Store) -> Image:
@@ -99,3 +108,19 @@ def _check(
                 "live. Start the run again to deploy another one.",
                 f"Genres that differ: {', '.join(wrong)}" if wrong else "It serves another bundle.",
             )
+
+
+def _check_speed(candidate: Revision, posters: Sequence[str], name: str, limit: float, caller: str | None) -> None:
+    """Measure the candidate's responses, which has answered before; DeploymentError if their median is over the limit.
+
+    The limit is for the median, because a busy machine or network delays single responses.
+    """
+    times = response_times(str(candidate.url), list(islice(cycle(posters), _TIMED_REQUESTS)), caller)
+    median, slow = statistics.median(times), statistics.quantiles(times, n=20)[-1]
+    took = f"{median:,.0f} ms per poster (median of {_TIMED_REQUESTS} requests, 95 % within {slow:,.0f} ms)"
+    if median > limit:
+        raise DeploymentError(
+            f"The new revision with {name} takes {took}, and {limit:,g} ms are allowed, so it does not go live. Raise "
+            "--max-response-milliseconds, or ANIME_GENRE_FUNCTION_CPU."
+        )
+    logger.info("The new revision takes %s.", took)

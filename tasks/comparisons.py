@@ -21,6 +21,8 @@ from tasks.records import Record
 _FOLDER = "comparisons"
 _YEAR = timedelta(days=365)
 
+_NOT_COMPARED = ("max_response_milliseconds",)  # the rollout checks it, so another limit is no second look
+
 
 class ComparisonRule(Record):
     """A rule of the gate, as `ml.evaluation.gate.Rule`."""
@@ -68,7 +70,8 @@ def compare_once(
         limits: the limits of the gate.
         decide: compares with a level (`ml.evaluation.gate.decide`).
     """
-    compared = json.dumps([challenger, champion, dataset_key, asdict(limits)], sort_keys=True)
+    stored = {name: value for name, value in asdict(limits).items() if name not in _NOT_COMPARED}
+    compared = json.dumps([challenger, champion, dataset_key, stored], sort_keys=True)
     suffix = f"-{sha256_of(compared.encode())[:16]}"
     earlier = {each.level for each in read_events(store, _FOLDER, Comparison, suffix=suffix)}
     level = max(earlier, default=0.0)
@@ -83,7 +86,7 @@ def compare_once(
             challenger=challenger,
             champion=champion,
             dataset_key=dataset_key,
-            limits=asdict(limits),
+            limits=stored,
             level=decision.level,
             weighted_f1_difference=decision.difference.value,
             low=decision.difference.low,

@@ -8,23 +8,29 @@ from infra.lease import rollout_lease
 from infra.registry import Registry
 from infra.settings import Settings, read_settings
 from infra.store import Store
+from ml.configuration import GateConfig
 from serving.bundle.model import Model
 from tasks.artifacts import show_link
 from tasks.bundles import bundle_key, fetch_bundle
 from tasks.candidate_revisions import deploy_candidate
-from tasks.champion import has_other_decoder, live_champion, model_environment
+from tasks.champion import has_other_decoder, live_champion, model_environment, version_name
 from tasks.deployments import write_deployment
 from tasks.records import BundleRecord, DatasetRecord, DeploymentRecord, EvaluationRecord, ModelRecord
 from tasks.register import BETTER_THAN_CHAMPION
-from tasks.rollouts import Hold, Rollout, move_traffic, read_hold
+from tasks.rollouts import Hold, Rollout, failure_recorded, move_traffic, read_hold
 from tasks.step import run_name, step
 
 logger = logging.getLogger("tasks")
+_DEFAULTS = GateConfig()
 
 
 @step("redeploy")
 def redeploy(
-    dataset: DatasetRecord, evaluation: EvaluationRecord, model: ModelRecord, bundle: BundleRecord
+    dataset: DatasetRecord,
+    evaluation: EvaluationRecord,
+    model: ModelRecord,
+    bundle: BundleRecord,
+    gate: GateConfig = _DEFAULTS,
 ) -> DeploymentRecord | Hold:
     """Build if the source changed, deploy a candidate revision, check it, and move traffic and alias to it.
 
@@ -32,8 +38,8 @@ def redeploy(
 
     Raises:
         BusyError: another rollout does not end.
-        DeploymentError: the build or the revision failed, or its predictions differ from the bundle's, or the service
-            does not serve the bundle. The traffic is then where it was.
+        DeploymentError: the build or the revision failed, its predictions differ from the bundle's, it is too slow, or
+            the service does not serve the bundle. The traffic is then where it was.
         ServiceUnavailable: Cloud Run, the store or MLflow is not reachable (retryable).
     """
     settings = read_settings(dataset.collection)
@@ -46,19 +52,24 @@ def redeploy(
         "COLLECTION": dataset.collection,
     }
     folder = fetch_bundle(store, registry, settings.folder, model.bundle_sha256, model.run_id)
+    posters, limit = [each.name for each in evaluation.known_posters], gate.max_response_milliseconds
+    what, by, name = "redeploy", f"run {run_name()}", version_name(model.version, model.bundle_sha256)
     with rollout_lease(store, settings.workspace):
-        candidate = deploy_candidate(settings, environment, folder, [each.name for each in evaluation.known_posters])
+        with failure_recorded(settings, what, by, name):
+            candidate = deploy_candidate(settings, environment, folder, posters, max_milliseconds=limit)
         if hold := read_hold(store):  # written since the comparison
             logger.warning("The new model does not go live. %s", hold.sentence)
             return hold
         write_deployment(store, CloudRun(settings).live(settings.service), dataset, evaluation, model)
-        rollout = move_traffic(settings, registry, candidate, "redeploy", f"run {run_name()}", evaluation.reason)
+        rollout = move_traffic(settings, registry, candidate, what, by, evaluation.reason)
     registry.tag_version(model.version, {BETTER_THAN_CHAMPION: str(evaluation.passed_gate).lower()})
     return _record(settings, rollout)
 
 
 @step("redeploy champion")
-def redeploy_champion(dataset: DatasetRecord, evaluation: EvaluationRecord) -> DeploymentRecord:
+def redeploy_champion(
+    dataset: DatasetRecord, evaluation: EvaluationRecord, gate: GateConfig = _DEFAULTS
+) -> DeploymentRecord:
     """Deploy a new revision with the live model, the present settings and the present source of the function.
 
     Raises as `redeploy`.
@@ -80,10 +91,11 @@ def redeploy_champion(dataset: DatasetRecord, evaluation: EvaluationRecord) -> D
         if has_other_decoder(model):  # today's source would give it other pixels
             image = champion.revision.image
         # A running revision remembers that its bundle was damaged, so a ready one is not used again.
-        posters = [each.name for each in evaluation.known_posters]
-        candidate = deploy_candidate(settings, environment, folder, posters, image, reuse=False)
-        reason = str(evaluation.redeploy_champion)
-        rollout = move_traffic(settings, registry, candidate, "redeploy champion", f"run {run_name()}", reason)
+        posters, limit = [each.name for each in evaluation.known_posters], gate.max_response_milliseconds
+        what, by = "redeploy champion", f"run {run_name()}"
+        with failure_recorded(settings, what, by, champion.name):
+            candidate = deploy_candidate(settings, environment, folder, posters, image, False, limit)
+        rollout = move_traffic(settings, registry, candidate, what, by, str(evaluation.redeploy_champion))
     return _record(settings, rollout)
 
 

@@ -8,8 +8,8 @@ person lifts it.
 import logging
 import random
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 from infra.cloud_run import CloudRun
@@ -86,6 +86,18 @@ def record_rollout(settings: Settings, what: str, by: str, before: str | None, a
     if rollout.before != rollout.after:
         send_event(ROLLOUT_EVENT, f"anime-genre.collection.{settings.collection}", rollout.model_dump())
     return rollout
+
+
+@contextmanager
+def failure_recorded(settings: Settings, what: str, by: str, name: str) -> Iterator[None]:
+    """Add it to the history if a revision with the version `name` fails its checks in the block. The live one stays."""
+    try:
+        yield
+    except DeploymentError as error:
+        with suppress(InfraError):  # the first error is the reason
+            if live := CloudRun(settings).live(settings.service):
+                record_rollout(settings, f"{what} failed", by, name_of(live), live, f"{name}: {error.message}")
+        raise
 
 
 def record_unknown_rollout(settings: Settings, by: str) -> None:
@@ -182,7 +194,8 @@ def promote(settings: Settings, version: str, by: str) -> Rollout:
         if has_deployment(store, registered.bundle_sha256):
             target = _ready_revision(settings, registered.bundle_sha256)
         if target is None:
-            target = _deploy(settings, store, registry, registered)
+            with failure_recorded(settings, "promote", by, version_name(version, registered.bundle_sha256)):
+                target = _deploy(settings, store, registry, registered)
         rollout = move_traffic(settings, registry, target, "promote", by, _BY_A_PERSON)
         lift_hold(store)
     return rollout

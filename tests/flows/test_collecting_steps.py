@@ -84,7 +84,7 @@ def test_scrape_fails_the_flow_on_drift_with_a_table(site: FaultySite) -> None:
         state.result()
     steps = recorded_steps(state.state_details.flow_run_id)
     assert [(step.name, step.tries, step.state) for step in steps] == [("scrape", 1, "Failed")]
-    assert '"verdict": "STOP"' in str(artifacts(state)["drift"].data)
+    assert '"verdict": "STOP"' in str(artifacts(state)["1-drift"].data)
     assert store.read("catalogues/latest.json") == latest
     site.change = str
     assert collect(site.url) == first
@@ -99,10 +99,10 @@ def test_steps_by_api_use_the_collection_of_the_pages_and_store_the_client_id_no
         state = collect(api_url(api.url), return_state=True)
         assert any(headers.get("X-MAL-CLIENT-ID") == CLIENT_ID for _, headers in api.requests)
     found = artifacts(state)
-    assert "36 titles" in str(found["catalogue"].data) and "; 0 changes since" in str(found["catalogue"].data)
-    assert '"outcome": "new"' not in str(found["crawl"].data).replace('"what": "Pages", "outcome": "new"', "").replace(
-        '"what": "Detail pages", "outcome": "new"', ""
-    )
+    assert "36 titles" in str(found["1-catalogue"].data) and "; 0 changes since" in str(found["1-catalogue"].data)
+    assert '"outcome": "new"' not in str(found["1-crawl"].data).replace(
+        '"what": "Pages", "outcome": "new"', ""
+    ).replace('"what": "Detail pages", "outcome": "new"', "")
     store = Store(read_settings())
     for folder in (
         tmp_path,
@@ -119,13 +119,13 @@ def test_artifacts_show_progress_requests_unread_titles_and_report(site: FaultyS
     site.change = lambda page: re.sub(rf'class="genres [^"]*" id="{odd.mal_id}"', f'id="{odd.mal_id}"', page)
     state = collect(site.url, return_state=True)
     found = artifacts(state)
-    assert f'"page": "{odd.season}"' in str(found["unread-titles"].data)
-    assert "has no element for genres" in str(found["unread-titles"].data)
-    assert {"crawl", "drift", "catalogue", "dataset-report", "pages", "posters"} <= set(found)
-    assert (found["posters"].type, found["posters"].data) == ("progress", 100.0)
-    assert "Posters: " in (found["posters"].description or "")
-    assert '"outcome": "requested"' in str(found["crawl"].data)
-    assert "report.html in MLflow, and reports/" in (found["dataset-report"].description or "")
+    assert f'"page": "{odd.season}"' in str(found["1-unread-titles"].data)
+    assert "has no element for genres" in str(found["1-unread-titles"].data)
+    assert {"1-pages", "1-crawl", "1-drift", "1-catalogue", "2-posters", "2-crawl", "2-dataset-report"} <= set(found)
+    assert (found["2-posters"].type, found["2-posters"].data) == ("progress", 100.0)
+    assert "Posters: " in (found["2-posters"].description or "")
+    assert '"outcome": "requested"' in str(found["2-crawl"].data)
+    assert "report.html in MLflow, and reports/" in (found["2-dataset-report"].description or "")
 
 
 def test_worker_with_an_empty_disk_requests_nothing_that_the_bucket_has(

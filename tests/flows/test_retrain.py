@@ -20,7 +20,8 @@ import pytest
 import requests
 from mlflow.tracking import MlflowClient
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.sorting import FlowRunSort
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from rich.console import Console
 
 from flows.parameters import RetrainParameters
@@ -196,11 +197,20 @@ def test_run_has_a_name_a_tag_and_a_summary_with_links(first_run) -> None:
     assert f"[function]({record.deployment.url})" in summary
 
 
-def test_artifacts_have_descriptions_and_no_address_that_nobody_can_open(first_run) -> None:
+def test_artifacts_are_numbered_by_step_and_have_descriptions_without_addresses_that_nobody_can_open(first_run) -> None:
     with get_client(sync_client=True) as client:
-        found = client.read_artifacts()
-    assert {each.key for each in found} >= {"pages", "crawl", "dataset-report", "training", "training-scratch"}
+        of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[first_run[0].id]))
+        found = client.read_artifacts(artifact_filter=of_run, sort=ArtifactSort.ID_DESC)  # as the UI lists them
     named = [each for each in found if each.key]  # the UI does not list those without a key, Prefect's own results
+    (summary,) = [each for each in named if each.task_run_id is None]
+    assert summary.key == "summary", "the UI lists it above those of tasks"
+    of_steps = [each.key for each in reversed(named) if each.task_run_id]
+    assert {*of_steps} >= {
+        *("1-pages", "1-crawl", "1-drift", "1-catalogue", "2-posters", "2-crawl", "2-dataset-report", "3-dataset"),
+        *("4-training", "4-training-scratch", "5-evaluation", "6-model-version", "8-function"),
+    }
+    numbers = [int(key.split("-")[0]) for key in of_steps]
+    assert numbers == sorted(numbers)
     assert [each.key for each in named if not each.description or "gs://" in each.description] == []
 
 
@@ -276,8 +286,11 @@ def test_revision_with_other_predictions_than_its_bundle_does_not_go_live(first_
     store, record = Store(settings), first_run[0].record
     sha256 = record.training.bundle_sha256
     other = bundle_with_threshold(store, sha256, 0.999)
-    with pytest.raises(DeploymentError, match="so it does not go live"):
+    with pytest.raises(DeploymentError, match="so it does not go live") as raised:
         redeploy.__wrapped__(record.dataset, record.evaluation, record.model, other)
+    failed = read_rollouts(store)[-1]
+    assert (failed.what, failed.after) == ("redeploy failed", failed.before)
+    assert failed.reason == f"version {record.model.version} ({sha256[:8]}): {raised.value.message}"
     assert CloudRun(settings).live(settings.service).environment["BUNDLE_SHA256"] == sha256
     assert Registry(settings).champion().version == record.model.version
 

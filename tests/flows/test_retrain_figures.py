@@ -38,14 +38,14 @@ def test_figures_are_equal_everywhere(summary: RunSummary) -> None:
     show(summary, console)
     text = console.file.getvalue()
     card = Store(settings).read(f"bundles/{training.bundle_sha256}/card.md").decode()
-    artifacts = {key: str(Artifact.get(key).data) for key in ("training", "evaluation")}
+    shown = {key: str(Artifact.get(key).data) for key in ("4-training", "5-evaluation")}
 
     for network in training.networks:
         for metric in ("weighted_f1", "mean_average_precision"):
             name, value = f"validation/{metric}", getattr(network, metric)
             assert nested[network.name][name] == value
             assert last_scalar(tensorboard / network.name, name) == pytest.approx(value, abs=1e-6)
-            for place in (card, text, artifacts["training"]):
+            for place in (card, text, shown["4-training"]):
                 assert column(place, name)[network.name] == f"{value:.3f}"
             if network.name == training.chosen:
                 assert run.data.metrics[name] == value
@@ -53,7 +53,7 @@ def test_figures_are_equal_everywhere(summary: RunSummary) -> None:
     for score in record.evaluation.scores:
         for metric in ("weighted_f1", "macro_f1", "micro_f1", "mean_average_precision"):
             name, value = f"test/{metric}", getattr(score, metric)
-            assert column(text, name)[score.name] == column(artifacts["evaluation"], name)[score.name] == f"{value:.3f}"
+            assert column(text, name)[score.name] == column(shown["5-evaluation"], name)[score.name] == f"{value:.3f}"
             assert column(report_table(report), name)[score.name] == f"{value:.3f}"
             if score.name == training.chosen:
                 assert run.data.metrics[name] == value

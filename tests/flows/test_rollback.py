@@ -78,7 +78,7 @@ def test_rollback_keeps_the_earlier_model_live_until_a_person_wants_another(
     assert kept.record.evaluation.passed_gate and kept.record.deployment is None
     comparison = read_events(store, "comparisons", Comparison)[-1]
     assert (comparison.promote, comparison.challenger, comparison.champion) == (True, first, second)
-    metrics, artifact = registry.metrics(kept.record.training.run_id), str(Artifact.get("evaluation").data)
+    metrics, artifact = registry.metrics(kept.record.training.run_id), str(Artifact.get("5-evaluation").data)
     assert metrics["test/weighted_f1_minus/champion"] == comparison.weighted_f1_difference
     for rule in comparison.rules:
         assert metrics[f"gate/{rule.name}"] == 1 and f"| {rule.name} | passed | {rule.sentence} |" in artifact
