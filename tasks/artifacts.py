@@ -1,8 +1,8 @@
 """Artifacts in Prefect: tables, texts, links and progress of a step; and events. They have no credentials of addresses.
 
 They only show what a step has done. If one cannot be written, a warning is logged and the step goes on. The key of a
-step's artifact begins with the number of the step, because Prefect lists the artifacts of a run with the newest first.
-The flow's own artifact, `summary`, has no number: Prefect lists it above those of the steps.
+step's artifact begins with the number of the step, because Prefect lists the artifacts of a run in no useful order, and
+the local one by key. The flow's own artifact, `summary`, has no number: Prefect lists it above those of the steps.
 """
 
 import logging

@@ -200,11 +200,11 @@ def test_run_has_a_name_a_tag_and_a_summary_with_links(first_run) -> None:
 def test_artifacts_are_numbered_by_step_and_have_descriptions_without_addresses_that_nobody_can_open(first_run) -> None:
     with get_client(sync_client=True) as client:
         of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[first_run[0].id]))
-        found = client.read_artifacts(artifact_filter=of_run, sort=ArtifactSort.ID_DESC)  # as the UI lists them
+        found = client.read_artifacts(artifact_filter=of_run, sort=ArtifactSort.ID_DESC)  # the default, as in the UI
     named = [each for each in found if each.key]  # the UI does not list those without a key, Prefect's own results
     (summary,) = [each for each in named if each.task_run_id is None]
     assert summary.key == "summary", "the UI lists it above those of tasks"
-    of_steps = [each.key for each in reversed(named) if each.task_run_id]
+    of_steps = [each.key for each in named if each.task_run_id]
     assert {*of_steps} >= {
         *("1-pages", "1-crawl", "1-drift", "1-catalogue", "2-posters", "2-crawl", "2-dataset-report", "3-dataset"),
         *("4-training", "4-training-scratch", "5-evaluation", "6-model-version", "8-function"),
@@ -496,6 +496,7 @@ def test_traffic_moved_by_another_tool_stays_until_a_better_model_or_a_person_mo
     assert (found.what, found.revision, found.after[-10:]) == ("found", first.name, f"({first_sha256[:8]})")
     assert cloud_run.live(settings.service).name == first.name
     assert Registry(settings).champion().tags["bundle_sha256"] == first_sha256
+    assert Registry(settings).previous().version == second.model.version
 
     run_retrain(other.model_copy(update={"promote": "always"}))
     traffic = cloud_run.traffic(settings.service)
