@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable
+from uuid import UUID
 
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowFilter,
     FlowFilterName,
@@ -16,6 +17,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 
 from infra.errors import BusyError
@@ -49,7 +51,8 @@ def settle_interrupted_runs() -> int:
 def settle_earlier_runs(own: str | None, holder: str | None = None) -> None:
     """End the runs that were killed while the workspace's stack went on, but not the run `own`.
 
-    If the services belong to no stack of the workspace, runs of other machines may be active, and nothing is done.
+    If the services belong to no stack of the workspace, runs of other machines may be active. Prefect itself ends those
+    that are silent then (see infra/README.md), and only MLflow runs of ended flow runs are ended here.
 
     Args:
         own: the run that calls this. It holds the workspace's lock.
@@ -59,6 +62,8 @@ def settle_earlier_runs(own: str | None, holder: str | None = None) -> None:
     settings = read_settings()
     stack = running_stack_environment(settings.workspace)
     if stack is None or stack["PREFECT_API_URL"] != os.environ.get("PREFECT_API_URL"):
+        with get_client(sync_client=True) as client:
+            Registry(settings).end_active_runs(lambda flow_run: _has_ended(client, flow_run))
         return
     # One that is pending may be about to begin.
     _settle(
@@ -67,6 +72,15 @@ def settle_earlier_runs(own: str | None, holder: str | None = None) -> None:
         lambda run: str(run.id) != own and (run.deployment_id is None or str(run.id) == holder),
     )
     Registry(settings).end_active_runs()
+
+
+def _has_ended(client: SyncPrefectClient, flow_run: str) -> bool:
+    """Whether a flow run has ended. One that this server does not know may belong to another server."""
+    try:
+        state = client.read_flow_run(UUID(flow_run)).state
+    except ObjectNotFound:
+        return False
+    return state is not None and state.is_final()
 
 
 def _settle(

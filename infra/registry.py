@@ -24,6 +24,7 @@ import numpy as np
 import requests
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric, Param, Run, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
 import serving
@@ -39,12 +40,13 @@ Result = TypeVar("Result")
 
 _EXPERIMENT = "anime-genre"
 _CHAMPION, _PREVIOUS = "champion", "previous"
+_FLOW_RUN = "prefect_flow_run"  # tag of a training's run
 _PRUNED = "pruned"  # tag of a run that was deleted because nothing needs it, not by a person
 _PAUSE_SECONDS = (0.5, 8.0)  # the first and the longest pause before a retry
 _SLOWEST_RESPONSE_SECONDS = 10.0  # even a short time limit allows a response to take this long
 DATASET_KEY = "dataset_key"
 """The parameter of a training's run that names its dataset."""
-_BUNDLE = "bundle"
+_BUNDLE, _BUNDLE_PATH = "bundle", "artifacts/bundle"  # in MLflow's model
 _BUNDLE_SHA256 = "bundle_sha256"  # tag of a version, and of the model that a run logged
 _SERVING = Path(serving.__file__).parent
 _BUNDLE_PACKAGE = "anime_genre_bundle"  # see infra/registered_model.py
@@ -198,10 +200,15 @@ class Registry:
 
     @contextmanager
     def run(
-        self, name: str, parameters: Mapping[str, object], parent: str | None = None, description: str = ""
+        self,
+        name: str,
+        parameters: Mapping[str, object],
+        parent: str | None = None,
+        description: str = "",
+        flow_run: str | None = None,
     ) -> Iterator[str]:
         """Start a run (see `start_run`), yield its id, and end it after the block: FAILED if the block raises."""
-        run_id = self.start_run(name, parameters, parent, description)
+        run_id = self.start_run(name, parameters, parent, description, flow_run)
         try:
             yield run_id
         except BaseException:
@@ -214,15 +221,23 @@ class Registry:
 
     @_retried("Starting an MLflow run")
     def start_run(
-        self, name: str, parameters: Mapping[str, object], parent: str | None = None, description: str = ""
+        self,
+        name: str,
+        parameters: Mapping[str, object],
+        parent: str | None = None,
+        description: str = "",
+        flow_run: str | None = None,
     ) -> str:
         """Start a run below the run `parent` and return its id.
 
-        MLflow shows `description`, a Markdown text, at the top of the run's page.
+        MLflow shows `description`, a Markdown text, at the top of the run's page. `flow_run` is the id of the flow run
+        in Prefect that it belongs to.
         """
         tags = {"mlflow.parentRunId": parent} if parent else {}
         if description:
             tags["mlflow.note.content"] = redacted(description)
+        if flow_run:
+            tags[_FLOW_RUN] = flow_run
         run_id = str(self._client.create_run(self._experiment_id, tags=tags, run_name=name).info.run_id)
         self._client.log_batch(run_id, params=[Param(key, redacted(str(value))) for key, value in parameters.items()])
         return run_id
@@ -233,10 +248,24 @@ class Registry:
         self._client.set_terminated(run_id, status)
 
     @_retried("Ending interrupted MLflow runs")
-    def end_active_runs(self) -> None:
-        """End the runs that are still RUNNING with status KILLED. Call it when no process can be logging to them."""
-        for run in self._client.search_runs([self._experiment_id], "attributes.status = 'RUNNING'"):
-            self._client.set_terminated(run.info.run_id, "KILLED")
+    def end_active_runs(self, has_ended: Callable[[str], bool] | None = None) -> None:
+        """End the runs that are still RUNNING with status KILLED.
+
+        Args:
+            has_ended: whether a flow run of Prefect has ended; only its runs are ended then. Without it, all are: call
+                it so when no process can be logging to them.
+        """
+        search = partial(self._client.search_runs, [self._experiment_id], "attributes.status = 'RUNNING'")
+        for run in list(_pages(search)):
+            if has_ended is None or ((flow_run := self._flow_run(run)) and has_ended(flow_run)):
+                self._client.set_terminated(run.info.run_id, "KILLED")
+
+    def _flow_run(self, run: Run) -> str | None:
+        """The flow run that a training's run, or one below it, belongs to; None if nobody knows it."""
+        while parent := run.data.tags.get("mlflow.parentRunId"):
+            run = self._client.get_run(parent)
+        flow_run = run.data.tags.get(_FLOW_RUN)
+        return str(flow_run) if flow_run else None
 
     @_retried("Looking for an MLflow run")
     def _find_run(self, run_id: str) -> Run:
@@ -307,7 +336,7 @@ class Registry:
 
     @_retried("Downloading a bundle from MLflow")
     def fetch_bundle(self, run_id: str, sha256: str, into: Path) -> Path:
-        """Download the bundle of a run's model and return its folder, `into/bundle`.
+        """Download the bundle of a run's model into a folder below `into`, and return it.
 
         Raises:
             NotFound: the run has no complete model with this bundle.
@@ -316,8 +345,8 @@ class Registry:
         if model is None or model.status != LoggedModelStatus.READY:
             raise NotFound(f"The MLflow run {run_id} has no complete model with the bundle {sha256[:8]}.")
         into.mkdir(parents=True, exist_ok=True)
-        address = f"models:/{model.model_id}/artifacts/{_BUNDLE}"
-        return Path(mlflow.artifacts.download_artifacts(address, dst_path=str(into), tracking_uri=self._uri))
+        stored = get_artifact_repository(f"models:/{model.model_id}", tracking_uri=self._uri)
+        return Path(stored.download_artifacts(_BUNDLE_PATH, str(into)))
 
     def _bundle_model(self, run_id: str, sha256: str) -> Any:
         """The model that a run logged with a bundle, None if there is none."""
@@ -463,14 +492,16 @@ def _save_model(temporary: Path, bundle: Path, run_id: str, model_id: str) -> Pa
         folder,
         python_model=Path(__file__).with_name("registered_model.py"),
         code_paths=[str(code)],
-        artifacts={_BUNDLE: str(bundle)},
         # MLflow adds itself. It would take seconds to infer the others.
         pip_requirements=[each for each in pinned if each.partition("==")[0] in _BUNDLE_REQUIRES],
         mlflow_model=model,
     )
-    flavor = model.flavors["python_function"]  # without the paths of this machine, which only inform
+    # MLflow would write the paths of this machine, and refuses to copy from some of them, such as one with a "#".
+    shutil.copytree(bundle, folder / _BUNDLE_PATH)
+    flavor = model.flavors["python_function"]
+    flavor["artifacts"] = {_BUNDLE: {"path": _BUNDLE_PATH, "uri": _BUNDLE}}
     flavor["model_code_path"] = Path(flavor["model_code_path"]).name
-    flavor["artifacts"][_BUNDLE]["uri"] = _BUNDLE
+    model.model_size_bytes = sum(path.stat().st_size for path in folder.rglob("*"))
     model.save(folder / "MLmodel")
     return folder
 

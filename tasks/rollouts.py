@@ -103,15 +103,18 @@ def failure_recorded(settings: Settings, what: str, by: str, name: str) -> Itera
 def record_unknown_rollout(settings: Settings, by: str) -> None:
     """Record what is live if no rollout says so: a run was killed after it moved the traffic, or another tool did.
 
-    The alias `champion` is then set as well.
+    The aliases `champion` and `previous` are then set as well.
     """
-    store = Store(settings)
+    store, registry = Store(settings), Registry(settings)
     with rollout_lease(store, settings.workspace):
-        champion, rollouts = live_champion(settings, Registry(settings)), read_rollouts(store)
+        champion, rollouts = live_champion(settings, registry), read_rollouts(store)
         last = rollouts[-1].after if rollouts else None
         if champion is not None and champion.name != last:
             reason = "It was live, and no rollout says why. A run was killed, or another tool moved the traffic."
             logger.warning("%s is live, and the last rollout was that of %s.", champion.name, last)
+            revisions = CloudRun(settings).revisions(settings.service)
+            before = next((each for each in revisions if name_of(each) == last), None)
+            _set_aliases(registry, before, champion.bundle_sha256)
             record_rollout(settings, "found", by, last, champion.revision, reason)
 
 

@@ -68,7 +68,8 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
         **weights_record(backbone.weights.file if backbone.weights else None),
     }
     name = f"{dataset.collection} {dataset.snapshot_date}, {counted(dataset.posters, 'poster')}, {backbone.name}"
-    with registry.run(name, parameters, description=_description(dataset)) as run_id:
+    flow_run_id = str(flow_run.id) if flow_run.id else None
+    with registry.run(name, parameters, description=_description(dataset), flow_run=flow_run_id) as run_id:
         bundle_folder = temporary_path(folder / "bundles" / run_id)
         with _reporter(registry, run_id, settings.workspace) as reporter:
             run = run_training(

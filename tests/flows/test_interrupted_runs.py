@@ -1,9 +1,11 @@
 """Runs that were killed or that meet another one: slots are freed, and one pipeline at a time uses a bucket."""
 
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -45,7 +47,7 @@ def test_run_killed_while_the_stack_goes_on_ends_at_the_next_run(stack: Stack, p
             client.set_flow_run_state(run.id, state, force=True)
         with exclusive_lock(settings.workspace):
             with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")  # a server that other machines share
+                patch.setenv("PREFECT_API_URL", f"{os.environ['PREFECT_API_URL']}/")  # one that other machines share
                 settle_earlier_runs(str(own.id))
             assert client.read_flow_run(killed.id).state.is_running()
             settle_earlier_runs(str(own.id))
@@ -56,6 +58,26 @@ def test_run_killed_while_the_stack_goes_on_ends_at_the_next_run(stack: Stack, p
         assert [state.type.value for state in states] == ["RUNNING", "CRASHED", "PENDING", "RUNNING"]
         assert MlflowClient().get_run(mlflow_run_id).info.status == "KILLED"
     assert settle_interrupted_runs() == 3
+
+
+def test_mlflow_run_ends_at_the_next_run_after_its_flow_run_has_ended_on_shared_services(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, mlflow = Registry(read_settings()), MlflowClient()
+    monkeypatch.setenv("PREFECT_API_URL", f"{os.environ['PREFECT_API_URL']}/")  # not the stack of this workspace
+    with get_client(sync_client=True) as client:
+        crashed, active = (client.create_flow_run(retrain, state=Running()) for _ in range(2))
+        client.set_flow_run_state(crashed.id, Crashed(), force=True)  # as Prefect does after two silent minutes
+        roots = {
+            registry.start_run(str(flow_run), {}, flow_run=flow_run and str(flow_run)): flow_run == crashed.id
+            for flow_run in (crashed.id, active.id, uuid4(), None)
+        }
+        nested = {registry.start_run("network", {}, parent=root): is_ended for root, is_ended in roots.items()}
+        settle_earlier_runs(None)
+        for run_id, is_ended in (roots | nested).items():
+            assert mlflow.get_run(run_id).info.status == ("KILLED" if is_ended else "RUNNING")
+            registry.end_run(run_id, "FINISHED")
+        client.set_flow_run_state(active.id, Crashed(), force=True)
 
 
 @pytest.mark.parametrize("state", [Pending(), Running(), Cancelling()], ids=lambda state: state.name)

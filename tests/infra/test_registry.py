@@ -24,7 +24,7 @@ pytestmark = pytest.mark.stack
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("mlflow")
+    return tmp_path_factory.mktemp("mlflow") / "a 100% #1?"
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def registry(workspace: Path) -> Iterator[Registry]:
 
 @pytest.fixture(scope="module")
 def bundle(workspace: Path) -> Path:
-    """The folder of a small bundle, with a name that is no valid part of an address."""
+    """The folder of a small bundle, with a name that has a meaning in addresses."""
     folder = workspace / "a bundle#1"
     folder.mkdir()
     for name, data in _tiny_bundle().items():
