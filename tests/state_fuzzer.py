@@ -5,16 +5,17 @@
             print(one_round(world, ACTS, seed, number).lines())
 
 After each act, or several, there is a run. It has to end right, or with one sentence. What only a person can undo is
-undone, and the following run has to end right. After it nothing may be left behind, and traffic, registry and function
-have to agree.
+undone, and the following run has to end right. After it nothing may be left behind, and traffic, registry, history and
+function have to agree. Unless the acts say otherwise, a client that asks the function 20 times per second gets only
+predictions meanwhile, and what a run has trained is not trained again.
 """
 
 import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -38,7 +39,9 @@ from infra.registry import Registry
 from infra.settings import read_settings
 from infra.store import Store
 from serving.bundle.errors import AnimeGenreError
-from tests.state_runs import Runs
+from tasks.rollouts import name_of, read_rollouts
+from tests.state_runs import Conditions, Runs
+from tests.steady_client import SteadyClient
 
 TITLES = 60
 _SMALL = "--image-size 32 --min-posters 5 --min-posters-per-part 1 --candidates scratch --trials 1 --epochs 1"
@@ -67,31 +70,34 @@ class Did:
     Attributes:
         what: one line for the log.
         undo: what a person does before the following run; None if the runs have to mend it.
-        environment, options, file_limit: what is different in the first run: variables, options of the command, and
-            the size in bytes that no file may exceed.
+        conditions, options: what is different in the first run, and further options of its command.
+        at_stop: what happens when the first run has stopped itself (see `Fault`). If it does not end, it continues.
+        repeats: whether the following run has the options and the folder of the function as well.
     """
 
     what: str
     undo: Callable[[], None] | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
+    conditions: Conditions = field(default_factory=Conditions)
     options: Sequence[str] = ()
-    file_limit: int | None = None
+    at_stop: Callable[[], str | None] | None = None
+    repeats: bool = False
 
 
 @dataclass(frozen=True)
 class Act:
-    """Something that goes wrong. Its function does it, and returns None if there is nothing to do it to.
+    """Something that goes wrong. `do` does it, and returns None if there is nothing to do it to.
 
-    `moment` is "before" a run, "during" one, or "any".
+    Attributes:
+        moment: "before" a run, "during" one, or "any".
+        stops_function: whether the function may be unreachable meanwhile.
+        loses_results: whether something may be trained again that was trained before.
     """
 
+    name: str
     do: Callable[["World", Random], Did | None]
     moment: Literal["any", "before", "during"] = "any"
-
-    @property
-    def name(self) -> str:
-        """The name of its function."""
-        return self.do.__name__
+    stops_function: bool = False
+    loses_results: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,7 +164,7 @@ class World:
         output = self.output / "up.txt"
         output.write_text("")
         command = ["up", "--workspace", str(self.workspace), "--site-url", self.site_url, *_ANY_PORTS]
-        self._up = self.runs.start(command, {}, output)
+        self._up = self.runs.start(command, output, Conditions())
         deadline = time.monotonic() + _UP_SECONDS
         while "Press Ctrl-C" not in output.read_text():
             if not self.runs.is_running(self._up) or time.monotonic() > deadline:
@@ -217,11 +223,21 @@ class World:
         ]
         # Without a stack, which an act may have ended, the run starts its own.
         stack = self.workspace / "stack.json"
-        environment: dict[str, str] = json.loads(stack.read_text()) if stack.exists() else {}
+        conditions = Conditions(json.loads(stack.read_text()) if stack.exists() else {})
         for did in done:
-            environment |= did.environment
-        limit = min((did.file_limit for did in done if did.file_limit), default=None)
-        return self.runs.start(command, environment, self.output / "run.txt", limit)
+            conditions |= did.conditions
+        return self.runs.start(command, self.output / "run.txt", conditions)
+
+    def has_stopped(self, process: int) -> bool:
+        """Wait until a run has ended or stopped itself, and return whether it has stopped."""
+        while True:
+            try:
+                status = psutil.Process(process).status()
+            except psutil.NoSuchProcess:
+                return False
+            if status in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
+                return bool(status == psutil.STATUS_STOPPED)
+            time.sleep(0.05)
 
     def end_run(self, process: int, started: float, is_killed: bool = False) -> Outcome:
         """Wait for a run and look at what it printed."""
@@ -231,19 +247,32 @@ class World:
         faults = ["a traceback is shown"] if "Traceback (most recent call last)" in output else []
         if code == 0:
             said = [json.loads((self.workspace / "summary.json").read_text())["message"]]
-        elif not is_killed and len(said) != 1:
+        elif not is_killed and code != -signal.SIGKILL and len(said) != 1:
             faults.append(f"there are {len(said)} sentences instead of one: {output[-500:]}")
         faults += [
             f"the sentence is long: {len(each)} characters" for each in said if code and len(each) > _LONGEST_SENTENCE
         ]
         return Outcome(code, " / ".join(said), time.monotonic() - started, faults)
 
-    def run(self, options: Sequence[str] = ()) -> Outcome:
+    def run(self, options: Sequence[str] = (), *done: Did) -> Outcome:
         """Run `anime-genre retrain`."""
         started = time.monotonic()
-        return self.end_run(self.start_run(options), started)
+        return self.end_run(self.start_run(options, *done), started)
 
     # --- what has to hold
+
+    @contextmanager
+    def client(self) -> Iterator[SteadyClient | None]:
+        """A client of the live function during the block; None if nothing is live."""
+        settings = read_settings()
+        live = CloudRun(settings).live(settings.service)
+        with SteadyClient(str(live.url)).asking() if live else nullcontext() as client:
+            yield client
+
+    def trainings(self) -> dict[str, str]:
+        """The run in MLflow of each training that is complete, by the key of its record."""
+        store = self.store
+        return {key: json.loads(store.read(key))["run_id"] for key in store.keys("trainings/")}
 
     def disagreements(self) -> list[str]:
         """What does not hold after a run. What takes a moment, such as the end of a process, is waited for."""
@@ -263,6 +292,18 @@ class World:
         sha256, alias = live.environment.get("BUNDLE_SHA256"), champion.tags.get("bundle_sha256")
         if alias != sha256:
             yield f"the traffic goes to bundle {sha256}, the alias to {alias}"
+        rollouts = read_rollouts(self.store)
+        if not rollouts or rollouts[-1].after != name_of(live):
+            yield f"{name_of(live)} is live, the history ends with {rollouts[-1:]}"
+        befores = (each.before for each in reversed(rollouts) if each.after == name_of(live))
+        before = next((each for each in befores if each not in (None, name_of(live))), None)
+        previous = Registry(settings).previous()
+        named = previous.tags.get("bundle_sha256", "")[:8] if previous else None
+        bundles = self._registered_bundles()
+        several = {each for each in bundles if bundles.count(each) > 1}
+        yield from (f"several versions have the bundle {each}" for each in several)
+        if before and any(f"({each})" in before for each in bundles) and f"({named})" not in before:
+            yield f"{before} was live before, the alias previous names the bundle {named}"
         poster = next(iter(self.store.keys("posters/")))
         try:
             model = request_prediction(str(live.url), poster)["model"]
@@ -273,6 +314,11 @@ class World:
         others = [each.environment.get("BUNDLE_SHA256") for each in cloud_run.revisions(settings.service)]
         if model["sha256"] not in (others if traffic.moved else [sha256]):
             yield f"the traffic goes to bundle {sha256}, the function answers with {model['sha256']}"
+
+    def _registered_bundles(self) -> list[str]:
+        """The beginning of the bundle's sha256 of each version that has one."""
+        versions = self.mlflow.search_model_versions(f"name = '{read_settings().model_name}'")
+        return [each.tags["bundle_sha256"][:8] for each in versions if "bundle_sha256" in each.tags]
 
     def _left_behind(self) -> Iterator[str]:
         client = self.mlflow
@@ -330,26 +376,55 @@ def act_and_run(
     is_during: bool = False,
 ) -> Result:
     """Do acts, before a run or during one, run again, and check what has to hold."""
+    asks = not any(act.stops_function for act in acts)
+    with world.client() if asks else nullcontext() as client:
+        result = _act_and_run(world, acts, random, options, number, is_during)
+    if client and client.failed:
+        asked = len(client.answers) + len(client.failed)
+        result.faults.append(f"{len(client.failed)} of {asked} requests of the client failed: {client.failed[:3]}")
+    return result
+
+
+def _act_and_run(
+    world: World, acts: Sequence[Act], random: Random, options: Sequence[str], number: int, is_during: bool
+) -> Result:
     started, process = time.monotonic(), None
     if is_during:
-        world.run_process = process = world.start_run(options)
+        process = world.run_process = world.start_run(options)
         time.sleep(random.uniform(0, _LONGEST_DELAY_SECONDS))
     done = [_do(act, world, random) for act in acts if is_during or act.moment != "during"]
     if process is None:
-        process = world.start_run(options, *done)
+        process = world.run_process = world.start_run(options, *done)
+    what = ["during a run"] * is_during + [did.what for did in done]
+    for at_stop in [did.at_stop for did in done if did.at_stop]:
+        if world.has_stopped(process):
+            what.append(at_stop() or "")
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
+        else:
+            what.append("it did not stop")
     is_killed = is_during and any(act.moment == "during" for act in acts)
     first = world.end_run(process, started, is_killed)
     for did in done:
         if did.undo:
             did.undo()
-    second = world.run(options)
+    trained = world.trainings() if not any(act.loses_results for act in acts) else {}
+    second = world.run(
+        options,
+        *(
+            Did(did.what, conditions=Conditions(serving=did.conditions.serving), options=did.options)
+            for did in done
+            if did.repeats
+        ),
+    )
     faults = [*first.faults, *second.faults]
     if second.code:
         faults.append("the following run does not end right")
+    trained_then = world.trainings() if trained else {}
+    if again := [key for key, run_id in trained.items() if trained_then.get(key) != run_id]:
+        faults.append(f"trained again: {', '.join(again)}")
     faults += world.disagreements()
-    moment = "during a run, " if is_during else ""
-    what = moment + "; ".join(did.what for did in done)
-    return Result(number, [act.name for act in acts], what, [first, second], faults)
+    return Result(number, [act.name for act in acts], "; ".join(filter(None, what)), [first, second], faults)
 
 
 def _do(act: Act, world: World, random: Random) -> Did:

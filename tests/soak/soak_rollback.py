@@ -11,48 +11,16 @@ import argparse
 import os
 import sys
 import tempfile
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-
-import requests
 
 from infra.cloud_run import CloudRun
 from infra.settings import read_settings
 from tests.state_fuzzer import World
+from tests.state_runs import Conditions
+from tests.steady_client import SteadyClient
 
 _SECONDS_BETWEEN = 5.0
-
-
-@dataclass
-class Client:
-    """Asks the function about one poster at a steady rate, each time in a thread of its own."""
-
-    url: str
-    poster: str
-    rate: float
-    answers: list[tuple[float, str]] = field(default_factory=list)  # when each response came, and its bundle
-    failed: list[str] = field(default_factory=list)
-
-    def ask(self) -> None:
-        """Send one request and note what came back."""
-        try:
-            response = requests.post(self.url, json={"name": self.poster}, timeout=30)
-            response.raise_for_status()
-            self.answers.append((time.monotonic(), response.json()["model"]["sha256"]))
-        except (OSError, ValueError, KeyError) as error:
-            self.failed.append(str(error))
-
-    def run(self, ended: threading.Event) -> None:
-        """Ask until `ended` is set."""
-        with ThreadPoolExecutor(64) as pool:
-            due = time.monotonic()
-            while not ended.is_set():
-                pool.submit(self.ask)
-                due += 1 / self.rate
-                time.sleep(max(0.0, due - time.monotonic()))
 
 
 def main() -> int:
@@ -67,17 +35,11 @@ def main() -> int:
         settings = read_settings()
         live = CloudRun(settings).live(settings.service)
         assert live
-        client = Client(str(live.url), next(iter(world.store.keys("posters/"))), args.rate)
-        ended, failed = threading.Event(), 0
-        thread = threading.Thread(target=client.run, args=(ended,))
-        thread.start()
-        try:
+        failed = 0
+        with SteadyClient(str(live.url), args.rate).asking() as client:
             time.sleep(_SECONDS_BETWEEN)
             for number in range(args.rollbacks):
                 failed += not _roll_back(world, client, str(2 - (number + 1) % 2))
-        finally:
-            ended.set()
-            thread.join()
     print(
         f"{len(client.answers)} responses, {len(client.failed)} failed requests {client.failed[:3]}, "
         f"{failed} failed rollbacks"
@@ -85,13 +47,13 @@ def main() -> int:
     return 1 if client.failed or failed else 0
 
 
-def _roll_back(world: World, client: Client, version: str) -> bool:
+def _roll_back(world: World, client: SteadyClient, version: str) -> bool:
     """Run the command, and return whether it succeeded and another model answers."""
     before, started = client.answers[-1][1], time.monotonic()
     output = world.output / "rollback.txt"
     output.write_text("")
     command = ["rollback", "--to", version, "--workspace", str(world.workspace)]
-    process = world.runs.start(command, dict(os.environ), output)
+    process = world.runs.start(command, output, Conditions(dict(os.environ)))
     code = world.runs.wait(process)
     seconds = time.monotonic() - started
     time.sleep(_SECONDS_BETWEEN)

@@ -1,6 +1,7 @@
 """State fuzzer: a real stack in which something goes wrong before or during each run (see `tests/state_acts.py`).
 
     PYTHONPATH=. python tests/soak/soak_states.py [--seed 0] [--acts 200] [--at-once 1] [--only N]
+        [--each kill_after]
 
 Each round, of one act unless told otherwise, is printed with its two runs and with what is wrong afterwards. Figures
 come last. The exit code is 1 if something is wrong. It stops after two hours.
@@ -27,9 +28,11 @@ def main() -> int:
     parser.add_argument("--acts", type=int, default=200, help="number of acts; default: %(default)s")
     parser.add_argument("--at-once", type=int, default=1, help="acts per round of runs; default: %(default)s")
     parser.add_argument("--only", type=int, help="do only the round with this number, in a new workspace")
+    parser.add_argument("--each", help="do one round with each act whose name begins like this, in their order")
     args = parser.parse_args()
+    each = [act for act in ACTS if args.each and act.name.startswith(args.each)]
     started = time.monotonic()
-    numbers = range(args.acts // args.at_once) if args.only is None else [args.only]
+    numbers = range(len(each) or args.acts // args.at_once) if args.only is None else [args.only]
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="states-") as folder, World(Path(folder)) as world:
         print(f"seed {args.seed}, started in {time.monotonic() - started:.0f} s", flush=True)
@@ -40,7 +43,8 @@ def main() -> int:
                 if time.monotonic() - started > LONGEST_SECONDS:
                     break
                 print(f"round {number}, {time.monotonic() - started:.0f} s", flush=True)
-                results.append(one_round(world, ACTS, args.seed, number, args.at_once))
+                acts = [each[number]] if each else ACTS
+                results.append(one_round(world, acts, args.seed, number, args.at_once))
                 print(results[-1].lines(), flush=True)
     _show_figures(results, time.monotonic() - started)
     return 1 if any(result.faults for result in results) else 0
