@@ -8,6 +8,7 @@ come last. The exit code is 1 if something is wrong. It stops after two hours.
 """
 
 import argparse
+import re
 import sys
 import tempfile
 import time
@@ -28,9 +29,9 @@ def main() -> int:
     parser.add_argument("--acts", type=int, default=200, help="number of acts; default: %(default)s")
     parser.add_argument("--at-once", type=int, default=1, help="acts per round of runs; default: %(default)s")
     parser.add_argument("--only", type=int, help="do only the round with this number, in a new workspace")
-    parser.add_argument("--each", help="do one round with each act whose name begins like this, in their order")
+    parser.add_argument("--each", help="do one round with each act whose name begins with this regular expression")
     args = parser.parse_args()
-    each = [act for act in ACTS if args.each and act.name.startswith(args.each)]
+    each = [act for act in ACTS if args.each and re.match(args.each, act.name)]
     started = time.monotonic()
     numbers = range(len(each) or args.acts // args.at_once) if args.only is None else [args.only]
     results: list[Result] = []
