@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from infra.cloud_run import CloudRun
 from infra.endpoint import served_bundle
@@ -73,8 +73,9 @@ class Hold(Record):
 
 def record_rollout(settings: Settings, what: str, by: str, before: str | None, after: Revision, reason: str) -> Rollout:
     """Write that the revision `after` went live. If it serves another model than before, Prefect gets an event."""
+    store = Store(settings)
     rollout = Rollout(
-        when=now(),
+        when=time_of_next(read_rollouts(store)),
         what=what,
         by=by,
         before=before,
@@ -82,10 +83,18 @@ def record_rollout(settings: Settings, what: str, by: str, before: str | None, a
         revision=after.name,
         reason=reason,
     )
-    append_event(Store(settings), _ROLLOUTS, rollout)
+    append_event(store, _ROLLOUTS, rollout)
     if rollout.before != rollout.after:
         send_event(ROLLOUT_EVENT, f"anime-genre.collection.{settings.collection}", rollout.model_dump())
     return rollout
+
+
+def time_of_next(rollouts: Sequence[Rollout]) -> str:
+    """The present time, or a microsecond after the last rollout. They are read by time, and a clock may be late."""
+    if not rollouts:
+        return now()
+    after = datetime.fromisoformat(rollouts[-1].when) + timedelta(microseconds=1)
+    return max(now(), after.isoformat(timespec="microseconds"))
 
 
 @contextmanager

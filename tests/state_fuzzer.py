@@ -405,6 +405,9 @@ def _act_and_run(
             what.append("it did not stop")
     is_killed = is_during and any(act.moment == "during" for act in acts)
     first = world.end_run(process, started, is_killed)
+    faults = [*first.faults]
+    if first.code == 0 and not is_during and not any(did.at_stop or did.undo for did in done):
+        faults += world.disagreements()
     for did in done:
         if did.undo:
             did.undo()
@@ -417,7 +420,7 @@ def _act_and_run(
             if did.repeats
         ),
     )
-    faults = [*first.faults, *second.faults]
+    faults += second.faults
     if second.code:
         faults.append("the following run does not end right")
     trained_then = world.trainings() if trained else {}

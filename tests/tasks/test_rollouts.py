@@ -1,8 +1,10 @@
 """The order in which models went live, from which a rollback takes the earlier one."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
-from tasks.rollouts import Rollout, went_live
+from tasks.rollouts import Rollout, time_of_next, went_live
 
 MODELS = [letter * 64 for letter in "abcd"]
 
@@ -38,3 +40,11 @@ def rollout(event: str) -> Rollout:
 )
 def test_models_are_in_the_order_in_which_they_went_live(events: list[str], order: str) -> None:
     assert went_live([rollout(event) for event in events], MODELS) == [letter * 64 for letter in order]
+
+
+@pytest.mark.parametrize("hours", [-1, 1], ids=["on_time", "an_hour_late"])
+def test_next_rollout_follows_the_last_one_whatever_the_clock_says(hours: int) -> None:
+    last = rollout("a").model_copy(update={"when": (datetime.now(UTC) + timedelta(hours=hours)).isoformat()})
+    following = time_of_next([last])
+    assert following > last.when
+    assert datetime.fromisoformat(following) - datetime.now(UTC) < timedelta(hours=max(hours, 0), seconds=1)
