@@ -363,7 +363,13 @@ class Registry:
             description: what MLflow shows on the page of the version.
         """
         model_id = self.log_bundle(run_id, bundle, tags[_BUNDLE_SHA256])
-        registered = mlflow.register_model(f"models:/{model_id}", self._name, tags=dict(tags))
+        # An earlier try may have created the version, if its response was lost.
+        created = self._client.search_model_versions(
+            f"name = '{self._name}' AND run_id = '{run_id}' AND tags.{_BUNDLE_SHA256} = '{tags[_BUNDLE_SHA256]}'"
+        )
+        registered = (
+            created[0] if created else mlflow.register_model(f"models:/{model_id}", self._name, tags=dict(tags))
+        )
         self._client.update_model_version(self._name, registered.version, description)
         return ModelVersion(str(registered.version), run_id, dict(tags))
 

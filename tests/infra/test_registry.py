@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from flows.trial import _tiny_bundle
@@ -37,7 +39,7 @@ def registry(workspace: Path) -> Iterator[Registry]:
 def bundle(workspace: Path) -> Path:
     """The folder of a small bundle, with a name that has a meaning in addresses."""
     folder = workspace / "a bundle#1"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for name, data in _tiny_bundle().items():
         (folder / name).write_bytes(data)
     return folder
@@ -102,6 +104,25 @@ def test_registered_version_is_found_by_its_bundle_and_leaves_the_finished_run_a
     champion = registry.champion()
     assert champion is not None
     assert (champion.version, champion.run_id, champion.tags["dataset_key"]) == (version.version, run_id, "key")
+
+
+def test_register_creates_one_version_although_a_response_is_lost(
+    registry: Registry, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register, lost = mlflow.register_model, [MlflowException("The response is lost.")]
+
+    def register_and_lose(*args: Any, **options: Any) -> Any:
+        version = register(*args, **options)
+        if lost:
+            raise lost.pop()
+        return version
+
+    monkeypatch.setattr(mlflow, "register_model", register_and_lose)
+    with registry.run("training", {}) as run_id:
+        pass
+    version = registry.register(run_id, bundle, {"bundle_sha256": Model.load(bundle).sha256}, "Network scratch.")
+    (only,) = mlflow.MlflowClient().search_model_versions(f"run_id = '{run_id}'")
+    assert (str(only.version), only.description) == (version.version, "Network scratch.")
 
 
 def test_registered_version_predicts_from_the_bytes_of_posters(registry: Registry, bundle: Path) -> None:
