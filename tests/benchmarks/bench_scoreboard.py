@@ -1,11 +1,12 @@
 """Does the scoreboard of live models hold on real years? Models of earlier titles are scored on those of later years.
 
-    python tests/benchmarks/bench_scoreboard.py [--data FOLDER] [--years 2014,2016,2018,2020,2022]
+    python tests/benchmarks/bench_scoreboard.py [--data FOLDER] [--years 2014,...] [--any-year]
 
 For each year, a frozen SqueezeNet with a kernel head is trained on the titles that first aired until its end. It is
 scored on the later ones as a run of the pipeline scores a live model: only titles of franchises that it has not seen
 count (`tasks.scoreboard`), and its realised micro F1 is compared with the one that its probabilities promised
-(`ml.evaluation.scoreboard`).
+(`ml.evaluation.scoreboard`). `--any-year` takes as many posters of franchises of any year instead, and scores the model
+on all others. Such a model keeps its promise if it is only the years that make a difference.
 
 The posters are real ones (`posters/anime.zip` and `weights/squeezenet1_1-imagenet-features.pth` in FOLDER: `../shared`,
 or ANIME_GENRE_REAL_DATA). Their genres are those of one day, so labels that were edited over the years are not seen. If
@@ -21,6 +22,7 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from training_to_f1 import BACKBONE, RealPosters
 
 from ml.configuration import PreprocessConfig, TrainConfig
@@ -28,7 +30,7 @@ from ml.data.dataset import Dataset, build_dataset
 from ml.data.decoding import open_pixels
 from ml.data.splits import TEST, TRAIN, VALIDATION, draw_part
 from ml.data.user_table import draw_parts, read_table
-from ml.evaluation.scoreboard import Outcome, Scoreboard, score_later_titles
+from ml.evaluation.scoreboard import Scoreboard, score_later_titles
 from ml.networks.backbones import read_backbone
 from ml.reporting import NullReporter
 from ml.scores.intervals import Predictions
@@ -40,7 +42,7 @@ from tasks.scoreboard import last_day, later_titles
 
 SIZE = 256
 TODAY = date(2026, 11, 30)
-_ROW = "{:>6} {:>8} {:>6} {:>9} {:>8} {:>10}  {:19} {}"
+_ROW = "{:>9} {:>8} {:>6} {:>9} {:>8} {:>10}  {:19} {}"
 
 
 def read_titles(catalogue: Path) -> dict[str, Title]:
@@ -64,10 +66,11 @@ def all_in_one_part(real: RealPosters, workspace: Path) -> Dataset:
     return build_dataset([replace(poster, part=TRAIN) for poster in posters], workspace, config, NullReporter(), pixels)
 
 
-def score_year(year: int, dataset: Dataset, titles: dict[str, Title], real: RealPosters, folder: Path) -> Scoreboard:
-    """The scoreboard of a model that was trained on the titles until the end of a year, on all later ones."""
+def scoreboard(
+    is_old: NDArray[np.bool_], dataset: Dataset, titles: dict[str, Title], real: RealPosters, folder: Path
+) -> Scoreboard:
+    """The scoreboard of a model that was trained on these posters, [N], on the others."""
     aired = [last_day(titles[id].start_date or "") for id in dataset.ids]
-    is_old = np.array([day is not None and day.year <= year for day in aired])
     is_validation = np.array([draw_part(franchise) == VALIDATION for franchise in dataset.franchises.tolist()])
     parts = np.where(is_old, np.where(is_validation, VALIDATION, TRAIN), TEST)
     backbone = read_backbone(BACKBONE, str(real.weights), folder)
@@ -86,12 +89,24 @@ def score_year(year: int, dataset: Dataset, titles: dict[str, Title], real: Real
     )
 
 
-def row(year: int, trained: int, outcome: Outcome) -> str:
+def shuffled(is_old: NDArray[np.bool_], dataset: Dataset, seed: int) -> NDArray[np.bool_]:
+    """As many posters as are old, [N], of franchises of any year."""
+    names, franchise, sizes = np.unique(dataset.franchises, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    chosen = order[sizes[order].cumsum() <= is_old.sum()]
+    drawn: NDArray[np.bool_] = np.isin(franchise, chosen)
+    return drawn
+
+
+def row(name: str, is_old: NDArray[np.bool_], board: Scoreboard) -> str:
     """A row of the table."""
+    outcome = board.overall
+    if outcome is None:
+        return f"{name:>9} {is_old.sum():>8} {board.titles:>6}  too few titles"
     difference = outcome.difference
     return _ROW.format(
-        year,
-        trained,
+        name,
+        is_old.sum(),
         outcome.titles,
         f"{outcome.micro_f1:.3f}",
         f"{outcome.promised_micro_f1:.3f}",
@@ -105,6 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("ANIME_GENRE_REAL_DATA", "../shared"))
     parser.add_argument("--years", default="2014,2016,2018,2020,2022", help="last years of the training titles")
+    parser.add_argument("--any-year", action="store_true", help="train on franchises of any year instead")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -116,14 +132,13 @@ def main() -> None:
         dataset = all_in_one_part(real, folder / "workspace")
         print(f"{len(dataset.ids)} posters, {len(dataset.genres)} genres")
         print(_ROW.format("until", "trained", "titles", "micro F1", "promised", "difference", "95 % interval", ""))
+        days = [last_day(titles[id].start_date or "") for id in dataset.ids]
         for year in map(int, arguments.years.split(",")):
-            board = score_year(year, dataset, titles, real, folder)
-            days = (last_day(titles[id].start_date or "") for id in dataset.ids)
-            trained = sum(day is not None and day.year <= year for day in days)
-            if board.overall is None:
-                print(f"{year:>6} {trained:>8} {board.titles:>6}  too few titles", flush=True)
-            else:
-                print(row(year, trained, board.overall), flush=True)
+            is_old = np.array([day is not None and day.year <= year for day in days])
+            if arguments.any_year:
+                is_old = shuffled(is_old, dataset, year)
+            name = "any year" if arguments.any_year else str(year)
+            print(row(name, is_old, scoreboard(is_old, dataset, titles, real, folder)), flush=True)
 
 
 if __name__ == "__main__":
