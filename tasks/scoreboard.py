@@ -149,12 +149,13 @@ def later_titles(
 
 
 def last_day(partial: str) -> date | None:
-    """The last day of an ISO date that may be a month or a year; None if it is no date."""
-    year, month, day = [*map(int, partial.split("-")), 0, 0][:3] if partial else (0, 0, 0)
-    if not year:
+    """The last day of an ISO date that may be a month or a year; None if it is no such date."""
+    try:
+        year, month, day = [*map(int, partial.split("-")), 0, 0][:3]
+        month = month or 12
+        return date(year, month, day or calendar.monthrange(year, month)[1])
+    except ValueError:
         return None
-    month = month or 12
-    return date(year, month, day or calendar.monthrange(year, month)[1])
 
 
 def _is_settled(aired: date | None, today: date) -> bool:

@@ -71,9 +71,9 @@ def test_title_counts_if_the_model_has_seen_neither_it_nor_its_franchise() -> No
 
 
 def test_last_day_of_a_partial_date() -> None:
-    assert [last_day(each) for each in ("2024", "2024-02", "2024-02-03", "")] == [
+    assert [last_day(each) for each in ("2024", "2024-02", "2024-02-03", "", "spring 2024", "2024-13", "0")] == [
         date(2024, 12, 31),
         date(2024, 2, 29),
         date(2024, 2, 3),
-        None,
+        *[None] * 4,
     ]
