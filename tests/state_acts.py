@@ -456,7 +456,7 @@ def disturb_service(world: World, random: Random) -> Did:
     }
     name = random.choice(sorted(addresses))
     does: Literal["unavailable", "no response"] = random.choice(("unavailable", "no response"))
-    fault = Fault(re.escape(str(addresses[name])), does, random.randint(1, 60), random.choice((1, 3, 10**6)))
+    fault = Fault(re.escape(str(addresses[name])), does, random.choice((1, 3, 10, 30)), random.choice((1, 3, 10**6)))
     what = f"{name}: {does} from request {fault.number} on, {fault.times} times"
     return Did(what, conditions=Conditions(faults=[fault]), options=_new_model(random))
 
