@@ -77,7 +77,7 @@ def names(title: InventedTitle) -> list[str]:
 
 
 def with_image_url(title: InventedTitle) -> dict[str, object]:
-    """A row in the style of public MyAnimeList tables: a list literal, `UNKNOWN` as filler, addresses without a host."""
+    """A row in the style of public MyAnimeList tables: a list literal, `UNKNOWN` as filler, no host in addresses."""
     return {
         "anime_id": title.mal_id,
         "Name": title.title,
@@ -148,7 +148,7 @@ def test_table_of_films_becomes_an_answering_function_and_no_password_is_written
 
 
 def retrain_with_passwords(stack: Stack, options: list[str], folder: Path) -> str:
-    """What the command prints with passwords in the addresses of its services, after a check that they stand nowhere."""
+    """What the command prints with passwords in its services' addresses, after a check that none is written."""
     workspace, passwords = stack.environment["ANIME_GENRE_WORKSPACE"], ("in-mlflow-1x", "in-prefect-2x", "elsewhere-3x")
     with fault_proxy(stack.mlflow_url, Fault("model-versions/create", 1.5)) as mlflow:
         environment = {

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.train
     ("name", "rows", "more"),
     [
         ("anime", 700, ["--image-size", "64"]),
-        ("movies", 1500, ["--image-size", "32"]),
+        ("movies", 700, ["--image-size", "32"]),
     ],
 )
 def test_train_on_real_posters_beats_the_baselines(
