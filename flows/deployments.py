@@ -119,7 +119,7 @@ def rollback_deployment(collection: str) -> RunnerDeployment:
     """Return the deployment `rollback/rollback` for a collection. Its runs wait for no other run."""
     created = rollback.to_deployment(
         name=rollback.name,
-        parameters={"version": None, "collection": collection},
+        parameters={"version": "", "collection": collection},
         tags=[collection],
         description="Serve an earlier model again, within seconds, and hold it: later runs replace nothing until "
         "`anime-genre promote VERSION`, or a run that you start with promote: always.",

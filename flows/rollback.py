@@ -28,13 +28,13 @@ def _run_name() -> str:
 
 
 @flow(name="rollback", flow_run_name=_run_name, persist_result=False)
-def rollback(version: str | None = None, collection: str = MAIN_COLLECTION) -> State[Rollout]:
+def rollback(version: str = "", collection: str = MAIN_COLLECTION) -> State[Rollout]:
     """Serve an earlier model again, within seconds, and hold it. It trains and builds nothing.
 
     It waits for no other run. A run that is training goes on, and replaces nothing.
 
     Args:
-        version: The version in MLflow. If it is empty, the one that was live before the present one.
+        version: The version in MLflow. Empty: the one that was live before the present one.
         collection: Whose model it is.
     """
     redact_logs()

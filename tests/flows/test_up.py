@@ -1,14 +1,12 @@
 """The command `up`: run the deployment with the demo's parameters, open the services in a browser, predict genres."""
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,20 +18,19 @@ import websockets.exceptions
 import websockets.sync.client
 from mlflow.tracking import MlflowClient
 from playwright.sync_api import expect
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.demo import demo_parameters
 from flows.schedule import machine_timezone
-from infra.local.processes import terminate_trees
 from infra.local.site.drawing import poster_jpeg
 from infra.local.site.invented_titles import SEASONS, invented_titles
 from tests.browser import chromium_browser
 from tests.conftest import NewWorkspace
-from tests.sink import Sink, running_sink
+from tests.sink import running_sink
+from tests.up import Up, outside_environment
 
 pytestmark = [pytest.mark.stack, pytest.mark.browser]
 
@@ -52,53 +49,6 @@ def demo_run(site_url: str) -> dict[str, Any]:
 DEMO_OPTIONS = ["--image-size", "64", "--candidates", "scratch", "--trials", "1", "--epochs", "10", "--weights", "none"]
 
 
-class Up:
-    """The command `anime-genre up` in a workspace, from the sentence that it is up until it is stopped."""
-
-    def __init__(self, workspace: Path, *options: str, webhook: Sink | None = None) -> None:
-        names = ("prefect", "mlflow", "tensorboard", "function", "page")
-        ports = [part for name in names for part in (f"--{name}-port", "0")]
-        # As the installed command: it imports nothing from the current folder, and neither must its processes.
-        command = [sys.executable, "-P", "-m", "flows.cli", "up", "--workspace", str(workspace), *ports, *options]
-        for package in ("flows", "tasks", "ml", "infra", "serving"):
-            (workspace.parent / f"{package}.py").write_text("raise SystemExit('not the package')")
-        self.workspace, self.webhook = workspace, webhook
-        self.output = workspace.parent / "out.txt"
-        environment = {**_outside_environment(), "ANIME_GENRE_NOTIFY_URL": webhook.url if webhook else ""}
-        with self.output.open("wb") as out:
-            self.process = subprocess.Popen(
-                command, stdout=out, stderr=subprocess.STDOUT, env=environment, cwd=workspace.parent
-            )
-        try:
-            self.printed = _wait_for(self.output, "Press Ctrl-C to stop", self.process)
-        except BaseException:
-            self.kill()
-            raise
-        self.addresses = dict(re.findall(r"^  (\w+) +(http://\S+)", self.printed, re.MULTILINE))
-
-    @contextmanager
-    def client(self) -> Iterator[SyncPrefectClient]:
-        settings = {PREFECT_API_URL: f"{self.addresses['Prefect']}/api"}
-        with temporary_settings(settings), get_client(sync_client=True) as client:
-            yield client
-
-    def stop(self, number: signal.Signals, code: int) -> None:
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        self.process.send_signal(number)
-        try:
-            ended = self.process.wait(timeout=120)
-        except subprocess.TimeoutExpired:
-            running = [each.cmdline() for each in children if each.is_running()]
-            pytest.fail(f"it does not end: {self.output.read_text()}\nStill running: {running}")
-        assert ended == code, self.output.read_text()
-        assert [each for each in children if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
-
-    def kill(self) -> None:
-        """Stop the command and its services, also after a failed test."""
-        terminate_trees([self.process.pid], 30)
-        self.process.wait()
-
-
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory, new_workspace: NewWorkspace) -> Iterator[Up]:
     """A running `anime-genre up` with the built-in site. The last test stops it."""
@@ -106,22 +56,6 @@ def up(tmp_path_factory: pytest.TempPathFactory, new_workspace: NewWorkspace) ->
         running = Up(new_workspace(tmp_path_factory.mktemp("up") / "workspace"), webhook=webhook)
         yield running
         running.kill()
-
-
-def _outside_environment() -> dict[str, str]:
-    """The environment without the variables that connect to another stack."""
-    prefixes = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "STORAGE_EMULATOR_HOST", "ANIME_GENRE_")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
-    return {**environment, "PYTHONPATH": str(ROOT)}
-
-
-def _wait_for(file: Path, sentence: str, process: "subprocess.Popen[bytes]", timeout_seconds: float = 240) -> str:
-    deadline = time.monotonic() + timeout_seconds
-    while sentence not in (text := file.read_text()):
-        assert process.poll() is None, text
-        assert time.monotonic() < deadline, text
-        time.sleep(0.2)
-    return text
 
 
 def _run(client: SyncPrefectClient, parameters: dict[str, Any], until: Callable[[State[Any]], bool]) -> FlowRun:
@@ -256,7 +190,7 @@ def test_retrain_joins_the_stack_and_keeps_the_champion(up: Up) -> None:
         site_url = client.read_deployment_by_name("retrain/retrain").parameters["parameters"]["site_url"]
     command = [sys.executable, "-m", "flows.cli", "retrain", "--workspace", str(up.workspace), *DEMO_OPTIONS]
     command += ["--site-url", site_url, "--collection", "built-in", "--seasons", f"{SEASONS[0]}..{SEASONS[-1]}"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=180, env=_outside_environment())
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=180, env=outside_environment())
     assert ended.returncode == 0, ended.stderr
     assert f"Using the stack that is running in {up.workspace}." in ended.stdout
     assert "Champion kept" in ended.stdout

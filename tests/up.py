@@ -1,0 +1,84 @@
+"""The command `anime-genre up` as a running process."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from infra.local.processes import terminate_trees
+from tests.sink import Sink
+
+ROOT = Path(__file__).parents[1]
+
+
+class Up:
+    """The command `anime-genre up` in a workspace, from the sentence that it is up until it is stopped."""
+
+    def __init__(self, workspace: Path, *options: str, webhook: Sink | None = None) -> None:
+        names = ("prefect", "mlflow", "tensorboard", "function", "page")
+        ports = [part for name in names for part in (f"--{name}-port", "0")]
+        # As the installed command: it imports nothing from the current folder, and neither must its processes.
+        command = [sys.executable, "-P", "-m", "flows.cli", "up", "--workspace", str(workspace), *ports, *options]
+        for package in ("flows", "tasks", "ml", "infra", "serving"):
+            (workspace.parent / f"{package}.py").write_text("raise SystemExit('not the package')")
+        self.workspace, self.webhook = workspace, webhook
+        self.output = workspace.parent / "out.txt"
+        environment = {**outside_environment(), "ANIME_GENRE_NOTIFY_URL": webhook.url if webhook else ""}
+        with self.output.open("wb") as out:
+            self.process = subprocess.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, env=environment, cwd=workspace.parent
+            )
+        try:
+            self.printed = _wait_for(self.output, "Press Ctrl-C to stop", self.process)
+        except BaseException:
+            self.kill()
+            raise
+        self.addresses = dict(re.findall(r"^  (\w+) +(http://\S+)", self.printed, re.MULTILINE))
+
+    @contextmanager
+    def client(self) -> Iterator[SyncPrefectClient]:
+        settings = {PREFECT_API_URL: f"{self.addresses['Prefect']}/api"}
+        with temporary_settings(settings), get_client(sync_client=True) as client:
+            yield client
+
+    def stop(self, number: signal.Signals, code: int) -> None:
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.send_signal(number)
+        try:
+            ended = self.process.wait(timeout=120)
+        except subprocess.TimeoutExpired:
+            running = [each.cmdline() for each in children if each.is_running()]
+            pytest.fail(f"it does not end: {self.output.read_text()}\nStill running: {running}")
+        assert ended == code, self.output.read_text()
+        assert [each for each in children if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
+
+    def kill(self) -> None:
+        """Stop the command and its services, also after a failed test."""
+        terminate_trees([self.process.pid], 30)
+        self.process.wait()
+
+
+def outside_environment() -> dict[str, str]:
+    """The environment without the variables that connect to another stack."""
+    prefixes = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "STORAGE_EMULATOR_HOST", "ANIME_GENRE_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+    return {**environment, "PYTHONPATH": str(ROOT)}
+
+
+def _wait_for(file: Path, sentence: str, process: "subprocess.Popen[bytes]", timeout_seconds: float = 240) -> str:
+    deadline = time.monotonic() + timeout_seconds
+    while sentence not in (text := file.read_text()):
+        assert process.poll() is None, text
+        assert time.monotonic() < deadline, text
+        time.sleep(0.2)
+    return text
