@@ -309,6 +309,7 @@ def test_objects_missing_in_the_bucket_are_put_back(first_run, parameters: Retra
     dataset = f"datasets/{record.dataset.dataset_key}"
     lost += [f"{dataset}/labels.npy", f"{dataset}/manifest.json", f"deployments/{sha256}.json"]
     deployment = json.loads(store.read(lost[-1]))
+    del deployment["later"]  # the following run scores the champion on later titles again
     for key in lost:
         delete(store, key)
     for key in (page, nowhere, record.training.predictions_key, f"{dataset}/labels.npy"):

@@ -181,7 +181,7 @@ def test_deployments_start_a_run_at_an_interval_and_a_rollback_beside_it(
         assert daily.schedules[0].schedule.timezone == machine_timezone()
         deployment = client.read_deployment_by_name("rollback/rollback")
         run = client.create_flow_run_from_deployment(deployment.id, parameters={"version": earlier})
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not (state := client.read_flow_run(run.id).state).is_final() and time.monotonic() < deadline:
             time.sleep(0.5)
         assert client.read_flow_run(run.id).name == f"rollback {date.today()} to {earlier}"
