@@ -75,7 +75,7 @@ class Visitor:
             if page.get_by_text(re.compile("^(Completed|Failed|Crashed|Cancelled)$")).count():
                 break
             assert time.monotonic() < deadline, f"the run of {name} does not end"
-            page.wait_for_timeout(3000)
+            page.wait_for_timeout(5000)
         assert page.get_by_text("Completed", exact=True).count(), f"the run of {name} failed"
         self.see("summary")
         self.keep(f"artifacts of {name}")
@@ -118,7 +118,7 @@ def visit(visitor: Visitor, poster: Path) -> None:
     visitor.see("anime-genre-built-in")
     visitor.keep("models in MLflow")
     page.goto(f"{addresses['TensorBoard']}/#timeseries")
-    visitor.see("weighted_f1")
+    visitor.see("learning_rate")
     visitor.keep("TensorBoard")
     visitor.predict(poster, "1")
 
