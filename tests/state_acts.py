@@ -377,6 +377,13 @@ def move_workspace(world: World, random: Random) -> Did:
     return Did(f"moved the workspace to {other.name}")
 
 
+@act()
+def start_another_pipeline(world: World, random: Random) -> Did:
+    """A pipeline of another workspace starts on the same bucket. It waits, or ends and says who uses the bucket."""
+    workspace = world.output / f"another-{random.randrange(10**6)}"
+    return Did("started another pipeline", another_run=world.start_another_run(workspace, _new_model(random)))
+
+
 # --- the rollout
 
 

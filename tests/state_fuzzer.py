@@ -16,7 +16,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -73,6 +73,7 @@ class Did:
         conditions, options: what is different in the first run, and further options of its command.
         at_stop: what happens when the first run has stopped itself (see `Fault`). If it does not end, it continues.
         repeats: whether the following run has the options and the folder of the function as well.
+        another_run: the process of a run in another workspace. It ends before the following run starts.
     """
 
     what: str
@@ -81,6 +82,7 @@ class Did:
     options: Sequence[str] = ()
     at_stop: Callable[[], str | None] | None = None
     repeats: bool = False
+    another_run: int | None = None
 
 
 @dataclass(frozen=True)
@@ -213,20 +215,23 @@ class World:
 
     def start_run(self, options: Sequence[str], *done: Did) -> int:
         """Start `anime-genre retrain`, as acts have changed it, and return its process id."""
-        (self.output / "run.txt").write_text("")
-        command = ["retrain", "--workspace", str(self.workspace), "--site-url", self.site_url, *_SMALL.split()]
-        command += [
-            "--seasons",
-            f"{SEASONS[0]}..{SEASONS[-1]}",
-            *options,
-            *(each for did in done for each in did.options),
-        ]
         # Without a stack, which an act may have ended, the run starts its own.
         stack = self.workspace / "stack.json"
         conditions = Conditions(json.loads(stack.read_text()) if stack.exists() else {})
         for did in done:
             conditions |= did.conditions
-        return self.runs.start(command, self.output / "run.txt", conditions)
+        options = [*options, *(each for did in done for each in did.options)]
+        return self._start(self.workspace, options, "run.txt", conditions)
+
+    def start_another_run(self, workspace: Path, options: Sequence[str]) -> int:
+        """Start `anime-genre retrain` in another workspace on the same services, and return its process id."""
+        return self._start(workspace, options, "another-run.txt", Conditions(dict(os.environ)))
+
+    def _start(self, workspace: Path, options: Sequence[str], output: str, conditions: Conditions) -> int:
+        (self.output / output).write_text("")
+        command = ["retrain", "--workspace", str(workspace), "--site-url", self.site_url, *_SMALL.split()]
+        command += ["--seasons", f"{SEASONS[0]}..{SEASONS[-1]}", *options]
+        return self.runs.start(command, self.output / output, conditions)
 
     def has_stopped(self, process: int) -> bool:
         """Wait until a run has ended or stopped itself, and return whether it has stopped."""
@@ -241,14 +246,23 @@ class World:
 
     def end_run(self, process: int, started: float, is_killed: bool = False) -> Outcome:
         """Wait for a run and look at what it printed."""
+        outcome = self._end(process, started, "run.txt", is_killed)
+        if outcome.code == 0:
+            said = json.loads((self.workspace / "summary.json").read_text())["message"]
+            return replace(outcome, words=said)
+        return outcome
+
+    def end_another_run(self, process: int) -> Outcome:
+        """Wait for the run in another workspace and look at what it printed."""
+        return self._end(process, time.monotonic(), "another-run.txt")
+
+    def _end(self, process: int, started: float, output: str, is_killed: bool = False) -> Outcome:
         code = self.runs.wait(process)
-        output = (self.output / "run.txt").read_text()
-        said = [line.removeprefix("anime-genre: ") for line in output.splitlines() if line.startswith("anime-genre: ")]
-        faults = ["a traceback is shown"] if "Traceback (most recent call last)" in output else []
-        if code == 0:
-            said = [json.loads((self.workspace / "summary.json").read_text())["message"]]
-        elif not is_killed and code != -signal.SIGKILL and len(said) != 1:
-            faults.append(f"there are {len(said)} sentences instead of one: {output[-500:]}")
+        printed = (self.output / output).read_text()
+        said = [line.removeprefix("anime-genre: ") for line in printed.splitlines() if line.startswith("anime-genre: ")]
+        faults = ["a traceback is shown"] if "Traceback (most recent call last)" in printed else []
+        if code and not is_killed and code != -signal.SIGKILL and len(said) != 1:
+            faults.append(f"there are {len(said)} sentences instead of one: {printed[-500:]}")
         faults += [
             f"the sentence is long: {len(each)} characters" for each in said if code and len(each) > _LONGEST_SENTENCE
         ]
@@ -406,6 +420,10 @@ def _act_and_run(
     is_killed = is_during and any(act.moment == "during" for act in acts)
     first = world.end_run(process, started, is_killed)
     faults = [*first.faults]
+    for another in [did.another_run for did in done if did.another_run]:
+        outcome = world.end_another_run(another)
+        what.append(f"the other run {outcome.line()}")
+        faults += outcome.faults
     if first.code == 0 and not is_during and not any(did.at_stop or did.undo for did in done):
         faults += world.disagreements()
     for did in done:
