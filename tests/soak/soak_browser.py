@@ -52,33 +52,36 @@ class Visitor:
 
     def run_deployment(self, name: str, values: Mapping[str, str] | None = None, promote: str = "") -> None:
         """Start a run with the form of a deployment, wait for its end and look at its artifacts."""
-        page, prefect = self.page, self.addresses["Prefect"]
-        page.goto(f"{prefect}/deployments")
+        page, runs_before = self.page, self._runs(name).count()
+        page.goto(f"{self.addresses['Prefect']}/deployments")
         page.locator("a[href*='/deployments/deployment/']", has_text=re.compile(f"^{name}$")).first.click()
         page.get_by_role("button", name="Run", exact=True).click()
         page.get_by_text("Custom run").click()
         for label, value in (values or {}).items():
             self._field(label).locator("input, textarea").first.fill(value)
         if promote:
-            self._field("Promote").locator(".p-select, [role=combobox], button").last.click()
+            self._field("Promote").locator("button").last.click()
             page.get_by_text(promote, exact=True).last.click()
         self.keep(f"form of {name}")
         page.get_by_role("button", name="Submit").click()
         page.get_by_text("Next Run").wait_for()
-        deadline = time.monotonic() + _RUN_SECONDS
-        while True:
-            page.goto(f"{prefect}/runs")  # newest first
-            run = page.locator("a[href*='/runs/flow-run/']", has_text=re.compile(rf"^{name} 20")).first
-            run.wait_for(timeout=_PAGE_SECONDS * 1000)
-            run.click()
-            page.get_by_text("Artifacts", exact=True).click()
-            if page.get_by_text(re.compile("^(Completed|Failed|Crashed|Cancelled)$")).count():
-                break
-            assert time.monotonic() < deadline, f"the run of {name} does not end"
-            page.wait_for_timeout(5000)
-        assert page.get_by_text("Completed", exact=True).count(), f"the run of {name} failed"
-        self.see("summary")
+        deadline = time.monotonic() + _PAGE_SECONDS
+        while self._runs(name).count() == runs_before:  # it gets its name when it begins
+            assert time.monotonic() < deadline, f"no run of {name} begins"
+        self._runs(name).first.click()
+        ended = page.get_by_text(re.compile("^(Completed|Failed|Crashed|Cancelled)$")).first
+        expect(ended).to_be_visible(timeout=_RUN_SECONDS * 1000)
+        assert ended.inner_text() == "Completed", f"the run of {name}: {ended.inner_text()}"
+        page.get_by_text("Artifacts", exact=True).click()
+        self.see("^summary$")
         self.keep(f"artifacts of {name}")
+
+    def _runs(self, name: str) -> Locator:
+        """The runs of a deployment that have begun, newest first."""
+        self.page.goto(f"{self.addresses['Prefect']}/runs")
+        self.page.get_by_text("Items per page").first.wait_for()
+        self.page.wait_for_timeout(2000)
+        return self.page.locator("a[href*='/runs/flow-run/']", has_text=re.compile(rf"^{name} 20"))
 
     def _field(self, label: str) -> Locator:
         title = self.page.locator("label", has_text=re.compile(rf"^\s*{label}( \(Optional\))?\s*$")).first
@@ -92,7 +95,7 @@ class Visitor:
         page.get_by_role("button", name="Predict genres").click()
         self.see(f"Predicted by model version {version}")
         self.keep(f"genres by version {version}")
-        page.get_by_role("link", name="Model").click()
+        page.get_by_role("link", name="Model", exact=True).click()
         self.see("It learned from posters")
         self.keep(f"model version {version}")
 
