@@ -60,8 +60,8 @@ class Visitor:
         for label, value in (values or {}).items():
             self._field(label).locator("input, textarea").first.fill(value)
         if promote:
-            self._field("Promote").locator("button").last.click()
-            page.get_by_text(promote, exact=True).last.click()
+            self._field("Promote").locator(".p-select-button__icon").click()
+            page.locator(".p-select-option", has_text=promote).first.click()
         self.keep(f"form of {name}")
         page.get_by_role("button", name="Submit").click()
         page.get_by_text("Next Run").wait_for()
@@ -69,6 +69,7 @@ class Visitor:
         while self._runs(name).count() == runs_before:  # it gets its name when it begins
             assert time.monotonic() < deadline, f"no run of {name} begins"
         self._runs(name).first.click()
+        page.get_by_text("Job Variables").wait_for()  # the list of runs is left
         ended = page.get_by_text(re.compile("^(Completed|Failed|Crashed|Cancelled)$")).first
         expect(ended).to_be_visible(timeout=_RUN_SECONDS * 1000)
         assert ended.inner_text() == "Completed", f"the run of {name}: {ended.inner_text()}"
@@ -125,7 +126,7 @@ def visit(visitor: Visitor, poster: Path) -> None:
     visitor.keep("TensorBoard")
     visitor.predict(poster, "1")
 
-    visitor.run_deployment("retrain", {"Epochs": "6", "Trials": "1", "Seed": "1"}, promote="always")
+    visitor.run_deployment("retrain", {"Epochs": "2", "Trials": "1", "Seed": "1"}, promote="always")
     visitor.predict(poster, "2")
     visitor.run_deployment("rollback")
     visitor.predict(poster, "1")
