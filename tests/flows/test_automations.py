@@ -72,13 +72,12 @@ def test_failed_runs_and_rollouts_reach_the_webhook_until_it_is_unset(
 
     with get_client(sync_client=True) as client:
         assert write(None) == {}
-        call = f"write_automations(SecretStr('{sink.url}/{SECRET}'), ['{NAME}'], Path('{note}'))"
-        code = f"from flows.automations import *\nfrom pathlib import Path\n{call}"
-        # The order of sets differs between processes.
-        subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=60
-        )
-        assert edited_automations(note) == []
+        for seed in ("0", "1"):  # the order of sets differs between these processes
+            call = f"write_automations(SecretStr('{sink.url}/{SECRET}'), ['{NAME}'], Path('{note}'))"
+            code = f"from flows.automations import *\nfrom pathlib import Path\n{call}"
+            environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed}
+            subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+            assert edited_automations(note) == []
         first = write(f"{sink.url}/{SECRET}")
         assert len(first) == 2 and write(f"{sink.url}/{SECRET}") == first
         assert edited_automations(note) == [] and len(client.read_automations_by_name(FAILED_RUNS)) == 1
