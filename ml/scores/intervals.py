@@ -115,7 +115,7 @@ class Bootstrap:
     def _counted(self, flags: NDArray[np.generic]) -> NDArray[np.float64]:
         """The number of posters of each resample with a flag, [R, G], from flags or probabilities [N, G].
 
-        Whole numbers as floats, because products of float matrices are faster.
+        Numbers are floats, because products of float matrices are faster.
         """
         by_franchise = np.zeros((self._draws.shape[1], flags.shape[1]))
         np.add.at(by_franchise, self._franchise, flags)

@@ -27,6 +27,7 @@ from infra.endpoint import response_times
 from infra.local.stack import local_stack
 from infra.settings import read_settings
 from ml.configuration import TrainConfig
+from tasks.catalogue.configuration import CollectConfig
 from tests.replayed_site import replayed
 
 SEASONS = "1974-winter..2024-fall"
@@ -56,6 +57,7 @@ def main() -> None:
         parameters = RetrainParameters(
             site_url=site.url,
             seasons=SEASONS,
+            collect=CollectConfig(details=0),  # each run would read further ones, so the second would have work
             train=TrainConfig(
                 candidates=tuple(args.candidates.split(",")),
                 backbone=args.backbone,
