@@ -51,7 +51,9 @@ class TwoStacks(LoadFileScheduling):
     A stack takes seconds to start. Some files use the training of test_retrain.
     """
 
-    _ONE_TRAINING = tuple(f"tests/flows/test_{name}.py" for name in ("retrain", "retrain_figures", "rollback"))
+    _ONE_TRAINING = tuple(
+        f"tests/flows/test_{name}.py" for name in ("retrain", "retrain_figures", "rollback", "scoreboard")
+    )
 
     def _split_scope(self, nodeid: str) -> str:
         file = str(super()._split_scope(nodeid))
