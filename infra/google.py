@@ -18,6 +18,11 @@ from google.cloud.storage.exceptions import DataCorruption
 from infra.errors import ConfigurationError, DeploymentError, NotFound, ServiceUnavailable, failure
 from infra.settings import Settings, environment_variable
 
+# For traces, the client of Cloud Storage reads the metadata of each bucket in a thread of its own, even if there are
+# no traces. The roles for objects do not allow that.
+STORAGE_ENVIRONMENT = {"DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "true"}
+"""Environment variables of every process that uses the client of Cloud Storage."""
+
 TEMPORARY = (
     google_exceptions.ServerError,
     google_exceptions.TooManyRequests,

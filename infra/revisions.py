@@ -7,6 +7,7 @@ from datetime import datetime
 from google.cloud import run_v2
 from google.protobuf.duration_pb2 import Duration
 
+from infra.google import STORAGE_ENVIRONMENT
 from infra.source_zip import BASE_IMAGE, FUNCTION_TARGET
 
 CANDIDATE = "candidate"
@@ -18,6 +19,7 @@ RUNTIME_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(4 * 1024 * 1024),
     # Threads of functions-framework. Most of them only wait for slow senders if no front end buffers requests.
     "THREADS": "32",
+    **STORAGE_ENVIRONMENT,
 }
 """Environment variables of every revision."""
 

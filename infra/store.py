@@ -5,6 +5,7 @@ The same code works with Google Cloud Storage and with a local emulator (STORAGE
 
 import base64
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -25,12 +26,14 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from infra.disk import is_full
 from infra.errors import NotFound, OutdatedError
 from infra.files import atomic_write
-from infra.google import google_errors
+from infra.google import STORAGE_ENVIRONMENT, google_errors
 from infra.settings import Settings, check_google
 from serving.bundle.errors import AnimeGenreError
 
 logger = logging.getLogger("infra")
 Content = TypeVar("Content")
+
+os.environ.update(STORAGE_ENVIRONMENT)
 
 _WORKERS = 8
 _LOG_SECONDS = 5.0

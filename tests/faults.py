@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+from tests.google_roles import Caller
+
 _NOT_FORWARDED = {"connection", "transfer-encoding", "host"}  # services answer only to their own address
 
 
@@ -27,10 +29,11 @@ class Fault:
 
 @dataclass
 class FaultProxy:
-    """A reverse proxy in front of a local server. Faults may be added to `faults`."""
+    """A reverse proxy in front of a local server. Faults may be added to `faults`. No `caller` may do everything."""
 
     url: str
     faults: list[Fault] = field(default_factory=list)
+    caller: Caller | None = None
 
     def fault_of(self, request_line: str) -> Fault | None:
         """The fault of a request; None if there is none."""
@@ -44,10 +47,10 @@ class FaultProxy:
 
 
 @contextmanager
-def fault_proxy(target: str, *faults: Fault) -> Iterator[FaultProxy]:
+def fault_proxy(target: str, *faults: Fault, caller: Caller | None = None) -> Iterator[FaultProxy]:
     """Run a proxy with these faults in front of the server at `target`, inside the block."""
     server = _Server(("127.0.0.1", 0), _handler(target))
-    server.proxy = FaultProxy(f"http://127.0.0.1:{server.server_port}", list(faults))
+    server.proxy = FaultProxy(f"http://127.0.0.1:{server.server_port}", list(faults), caller)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
@@ -74,8 +77,12 @@ def _handler(target: str) -> type[BaseHTTPRequestHandler]:
         def _forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             assert isinstance(self.server, _Server)
-            if fault := self.server.proxy.fault_of(f"{self.command} {self.path}"):
+            proxy, line = self.server.proxy, f"{self.command} {self.path}"
+            if fault := proxy.fault_of(line):
                 self._respond(fault.status, [("Content-Type", "text/plain")], b"fault")
+                return
+            if proxy.caller and (refusal := proxy.caller.refusal(line)):
+                self._respond(403, [("Content-Type", "application/json")], refusal)
                 return
             connection = http.client.HTTPConnection(urlsplit(target).netloc, timeout=60)
             kept = {k: v for k, v in self.headers.items() if k.lower() not in _NOT_FORWARDED}

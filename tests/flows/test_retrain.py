@@ -34,6 +34,7 @@ from infra.files import sha256_of
 from infra.local.stack import Stack
 from infra.registry import Registry
 from infra.revisions import Resources
+from infra.rights import BUCKET_RIGHTS, CREATE_SERVICE, PROJECT_RIGHTS, SERVICE_RIGHTS
 from infra.settings import read_settings
 from infra.store import Store
 from ml.evaluation.gate import decide
@@ -50,6 +51,7 @@ from tasks.rollouts import read_rollouts
 from tests.faults import Fault, fault_proxy
 from tests.flows.conftest import TITLES
 from tests.flows.live_model import bundle_with_threshold, is_answered_by
+from tests.google_roles import Caller
 from tests.sink import running_sink
 from tests.storage import delete
 
@@ -61,9 +63,15 @@ FAULT_SECONDS = 1.5
 SITE_ATTEMPTS = 4  # attempts of the site's client per page
 
 
+def pipeline() -> Caller:
+    """A caller with exactly the rights that `anime-genre doctor` checks, before the service exists."""
+    rights = {"bucket": BUCKET_RIGHTS, "project": (*PROJECT_RIGHTS, CREATE_SERVICE), "service": SERVICE_RIGHTS}
+    return Caller({(resource, right.role) for resource, rights in rights.items() for right in rights})
+
+
 @pytest.fixture(scope="module")
 def first_run(stack: Stack, parameters: RetrainParameters) -> tuple[RunSummary, list[Fault]]:
-    """A run in which each step meets a temporary fault of a service."""
+    """A run with the rights of a pipeline on Google Cloud, in which each step meets a temporary fault of a service."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ANIME_GENRE_SERVICE_TIMEOUT_SECONDS", "1")
         in_site = [Fault("/anime/season/2016/winter", times=SITE_ATTEMPTS)]
@@ -72,16 +80,18 @@ def first_run(stack: Stack, parameters: RetrainParameters) -> tuple[RunSummary, 
         ]
         in_mlflow = [Fault("model-versions/create", FAULT_SECONDS)]
         in_cloud_run = [Fault("GET /v2/", FAULT_SECONDS, status=500), Fault("builds:submit", FAULT_SECONDS)]
+        caller = pipeline()
         with (
             fault_proxy(parameters.site_url, *in_site) as site,
-            fault_proxy(stack.storage_url, *in_storage) as storage,
+            fault_proxy(stack.storage_url, *in_storage, caller=caller) as storage,
             fault_proxy(stack.mlflow_url, *in_mlflow) as mlflow,
-            fault_proxy(stack.cloud_run_url, *in_cloud_run) as cloud_run,
+            fault_proxy(stack.cloud_run_url, *in_cloud_run, caller=caller) as cloud_run,
         ):
             patch.setenv("STORAGE_EMULATOR_HOST", storage.url)
             patch.setenv("MLFLOW_TRACKING_URI", mlflow.url)
             patch.setenv("ANIME_GENRE_CLOUD_RUN_ENDPOINT", cloud_run.url)
             summary = run_retrain(parameters.model_copy(update={"site_url": site.url}))
+    assert caller.refused == []
     return summary, [*in_site, *in_storage, *in_mlflow, *in_cloud_run]
 
 
@@ -90,6 +100,29 @@ def test_steps_are_retried_after_a_temporary_fault(first_run) -> None:
     assert [fault.matching for fault in faults if fault.hits == 0] == []
     assert [(step.name, step.tries, step.state) for step in summary.steps] == [(n, 2, "Completed") for n in STEPS]
     assert "is live" in summary.message
+
+
+@pytest.mark.parametrize(
+    ("roles", "missing"),
+    [
+        ({"roles/storage.objectUser"}, "storage.objects.get"),
+        ({"roles/run.developer", "roles/run.viewer"}, "run.services.get"),
+    ],
+)
+def test_run_whose_caller_lost_a_role_names_the_permission_and_is_not_retried(
+    first_run, stack: Stack, parameters: RetrainParameters, monkeypatch: pytest.MonkeyPatch, roles: set, missing: str
+) -> None:
+    caller = pipeline()
+    caller.roles = {(resource, role) for resource, role in caller.roles if role not in roles}
+    with (
+        fault_proxy(stack.storage_url, caller=caller) as storage,
+        fault_proxy(stack.cloud_run_url, caller=caller) as cloud_run,
+    ):
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage.url)
+        monkeypatch.setenv("ANIME_GENRE_CLOUD_RUN_ENDPOINT", cloud_run.url)
+        state = retrain(parameters, return_state=True)
+    assert state.is_failed() and f"is not permitted: Permission '{missing}' denied" in str(state.message)
+    assert len(caller.refused) == 1
 
 
 def test_service_of_another_collection_is_refused_before_the_first_step(
