@@ -36,7 +36,6 @@ TEMPORARY = (
 _REFUSED = (
     google_exceptions.Forbidden,
     google_exceptions.Unauthorized,
-    auth_exceptions.DefaultCredentialsError,
     auth_exceptions.RefreshError,
 )
 
@@ -121,6 +120,9 @@ def google_errors(doing: str) -> Iterator[None]:
         yield
     except google_exceptions.NotFound as error:
         raise failure(NotFound, f"{doing} failed", reason_of(error), details=str(error)) from error
+    except auth_exceptions.DefaultCredentialsError as error:
+        advice = "Run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a key file."
+        raise ConfigurationError(f"There are no credentials for Google Cloud. {advice}", str(error)) from error
     except _REFUSED as error:
         advice = "Check the credentials and their roles."
         raise failure(ConfigurationError, f"{doing} is not permitted", reason_of(error), advice) from error
@@ -158,6 +160,8 @@ def deployment_errors(doing: str, hint: str = "") -> Iterator[None]:
 def reason_of(error: Exception) -> str:
     """What the service said, or why there is no response. Google's clients begin with the address of the request."""
     cause = getattr(error, "cause", None) or error
+    if isinstance(error, auth_exceptions.TransportError):
+        cause = error.__cause__ or error
     if isinstance(cause, requests.Timeout):
         return "the server did not respond in time"
     if isinstance(cause, requests.ConnectionError):

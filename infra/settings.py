@@ -20,6 +20,8 @@ _PREFIX = "ANIME_GENRE_"
 _MEND = "Correct or unset it."
 _HTTP_ADDRESS = r"^(https?://[^\s@]+)?$"
 _ACCOUNT = r"^[^\s@]+@[^\s@]+$"
+_PROJECT = r"^([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]$"  # some begin with the organisation's domain
+_REGION = r"^[a-z]+-[a-z]+[0-9]+$"
 
 # The collection of the site. Its keys have no prefix, because they are older than collections.
 MAIN_COLLECTION = "myanimelist"
@@ -45,9 +47,9 @@ class Settings(BaseSettings):
         "anime-genre", min_length=1, description="Bucket for catalogues, posters, datasets and bundles."
     )
     google_project: str = Field(
-        "anime-genre", min_length=1, description="Google Cloud project of the bucket and the function."
+        "anime-genre", pattern=_PROJECT, description="Google Cloud project of the bucket and the function."
     )
-    google_region: str = Field("europe-west1", description="Region of the function.")
+    google_region: str = Field("europe-west1", pattern=_REGION, description="Region of the function.")
     service: str = Field("anime-genre", description="Name of the Cloud Run function.")
     poster_hosts: str = Field(
         "cdn.myanimelist.net",

@@ -13,12 +13,19 @@ from pathlib import Path
 import pytest
 
 from infra.settings import Settings
+from tests.certificates import certificate_for_localhost, pem
 from tests.storage import storage_emulator
 
 BUCKET = "test-bucket"
 TOKEN = "the-token"
 AUTHORIZATION = {"Authorization": f"Bearer {TOKEN}"}
 Serve = Callable[..., tuple[str, list[bytes]]]
+
+
+@pytest.fixture(scope="session")
+def private_key(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A private key as the key file of a service account contains it."""
+    return pem(certificate_for_localhost(tmp_path_factory.mktemp("key"))[1]).decode()
 
 
 @pytest.fixture(scope="session")

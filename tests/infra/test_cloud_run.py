@@ -383,8 +383,21 @@ def test_cloud_run_without_credentials_is_a_configuration_error(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
-    with pytest.raises(ConfigurationError, match="Opening Cloud Run"):
+    with pytest.raises(ConfigurationError, match="no credentials for Google Cloud") as caught:
         CloudRun(settings.model_copy(update={"cloud": "google", "google_project": "test-project"}))
+    assert str(tmp_path / "none.json") in caught.value.details
+
+
+def test_cloud_run_is_unavailable_if_no_token_can_be_had(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, private_key: str
+) -> None:
+    account = {"client_email": "p@test-project.iam.gserviceaccount.com", "token_uri": "http://127.0.0.1:9/token"}
+    file = tmp_path / "key.json"
+    file.write_text(json.dumps({"type": "service_account", "private_key": private_key, **account}))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+    changes = {"cloud": "google", "google_project": "test-project", "cloud_run_endpoint": None}
+    with pytest.raises(ServiceUnavailable, match=r"failed temporarily: the server is not reachable\."):
+        CloudRun(settings.model_copy(update=changes)).live("any")
 
 
 def test_google_is_never_reached_by_default(settings: Settings) -> None:

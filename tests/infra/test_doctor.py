@@ -25,7 +25,6 @@ from infra.errors import ConfigurationError, ServiceUnavailable
 from infra.local.processes import free_port
 from infra.rights import Check, check_google_cloud, require_google_cloud
 from infra.settings import Settings
-from tests.certificates import certificate_for_localhost, pem
 from tests.infra.google_iam import BUCKET, NUMBER, PROJECT, REPOSITORY, SERVICE, GoogleIam, google_iam
 
 PIPELINE, FUNCTION, BUILD, CALLER = (
@@ -39,11 +38,6 @@ ON_PROJECT = f"gcloud projects add-iam-policy-binding {PROJECT} {MEMBER}"
 ON_ACCOUNT = "gcloud iam service-accounts add-iam-policy-binding"
 ON_REPOSITORY = f"gcloud artifacts repositories add-iam-policy-binding {REPOSITORY} {LOCATION} {MEMBER}"
 ON_SERVICE = f"gcloud run services add-iam-policy-binding {SERVICE} {REGION} {MEMBER}"
-
-
-@pytest.fixture(scope="module")
-def private_key(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return pem(certificate_for_localhost(tmp_path_factory.mktemp("key"))[1]).decode()
 
 
 @pytest.fixture
