@@ -14,7 +14,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -133,10 +133,12 @@ class Result:
 
 
 class World:
-    """The stack `anime-genre up` in a workspace, on the built-in site, and the runs in it."""
+    """The stack `anime-genre up` in a workspace, on the built-in site or another one, and the runs in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, site_url: str = "", environment: Mapping[str, str] | None = None) -> None:
         self.workspace = folder / "workspace"
+        self.site_url = site_url
+        self._environment = {**_ENVIRONMENT, **(environment or {})}
         self.output = folder / "output"
         self.run_process = 0
         self._up = 0
@@ -145,9 +147,9 @@ class World:
     def __enter__(self) -> "World":
         self.output.mkdir(parents=True)
         try:
-            self.site_url = self._stack.enter_context(small_site(titles=TITLES))
-            self._stack.enter_context(patch.dict(os.environ, _ENVIRONMENT))
-            self.runs = Runs(_ENVIRONMENT)
+            self.site_url = self.site_url or self._stack.enter_context(small_site(titles=TITLES))
+            self._stack.enter_context(patch.dict(os.environ, self._environment))
+            self.runs = Runs(self._environment)
             self._stack.callback(self.runs.close)
             self._stack.callback(self.stop)
             self.start()

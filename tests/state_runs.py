@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import Any, Literal
 import requests
 
 _PACKAGES = ("flows", "tasks", "infra", "ml", "serving")
+_WRITER_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -121,13 +123,30 @@ def _serve() -> None:
     ):  # what the runs import
         importlib.import_module(name)
 
+    writers: dict[int, subprocess.Popen[bytes]] = {}
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
             answer = _exit_code(request["wait"], request["block"])
-        elif (answer := os.fork()) == 0:
-            sys.exit(_run(**request))
+            if answer is not None and (writer := writers.pop(request["wait"], None)):
+                with suppress(subprocess.TimeoutExpired):  # a process that the run has left may hold the pipe
+                    writer.wait(_WRITER_SECONDS)
+        else:
+            writer, pipe = _start_writer(request["output"])
+            if (answer := os.fork()) == 0:
+                sys.exit(_run(request["arguments"], pipe, request["conditions"]))
+            os.close(pipe)
+            writers[answer] = writer
         print(json.dumps(answer), flush=True)
+
+
+def _start_writer(output: str) -> tuple["subprocess.Popen[bytes]", int]:
+    """A process that writes into a file, and its pipe. The limit for files would hold for an output without it."""
+    end, pipe = os.pipe()
+    with Path(output).open("ab") as file:
+        writer = subprocess.Popen(["cat"], stdin=end, stdout=file)
+    os.close(end)
+    return writer, pipe
 
 
 def _exit_code(process: int, block: bool) -> int | None:
@@ -138,7 +157,7 @@ def _exit_code(process: int, block: bool) -> int | None:
     return os.waitstatus_to_exitcode(status) if ended else None
 
 
-def _run(arguments: Sequence[str], output: str, conditions: Mapping[str, Any]) -> int:
+def _run(arguments: Sequence[str], output: int, conditions: Mapping[str, Any]) -> int:
     from prefect.context import refresh_global_settings_context
 
     import serving
@@ -146,7 +165,7 @@ def _run(arguments: Sequence[str], output: str, conditions: Mapping[str, Any]) -
 
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the requests are for the parent
     for descriptor in (1, 2):
-        os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND), descriptor)
+        os.dup2(output, descriptor)
     os.environ.update(conditions["environment"])
     refresh_global_settings_context()  # Prefect read its settings before they were known
     if folder := conditions["serving"]:
