@@ -165,7 +165,7 @@ def parser() -> argparse.ArgumentParser:
     logs.set_defaults(run=_logs)
 
     monitor = commands.add_parser("monitor", help="show what the function was asked, and whether predictions shifted")
-    _add_live(monitor)
+    _add_workspace(monitor)
     monitor.add_argument("log", type=Path, metavar="LOG", help="the function's log, or its export from Cloud Logging")
     monitor.add_argument(
         "--reference",
@@ -434,7 +434,7 @@ def _monitor(args: argparse.Namespace) -> int:
     from flows.monitor import run_monitor
 
     os.environ.update(running_stack_environment(args.workspace) or {})
-    return run_monitor(args.log, args.reference, read_settings(args.collection))
+    return run_monitor(args.log, args.reference, read_settings())
 
 
 def _doctor(args: argparse.Namespace) -> int:

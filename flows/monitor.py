@@ -106,7 +106,7 @@ def run_monitor(log: Path, reference: Path | None, settings: Settings) -> int:
         log: a file of the function's lines, or an export of them from Cloud Logging; also as .gz.
         reference: a file with the predictions to compare with: an earlier log, or the output of `predict --json`. By
             default, each model's own predictions for the test part of its dataset, which are in the bucket.
-        settings: those of the collection whose model it is.
+        settings: those of the bucket.
 
     Raises:
         ConfigurationError: a file cannot be read or has no requests, or there is no reference.
@@ -247,27 +247,30 @@ def _stored_predictions(settings: Settings, version: str, bundle: str) -> _Predi
             "There is nothing to compare with: no stack is running. Start it, or name earlier predictions with "
             "--reference."
         )
-    store = Store(settings)
     try:
-        training = _training(store, bundle)
+        store, training = _training(Store(settings).collections(), bundle)
         manifest = Manifest.parse(store.read(f"bundles/{training.bundle_sha256}/{MANIFEST}"))
         with np.load(io.BytesIO(store.read(training.predictions_key)), allow_pickle=False) as arrays:
             # The first network is the chosen one (`ml.evaluation.predictions`, which needs PyTorch).
             probabilities = arrays["probabilities"][0].astype(np.float32).round(2)
     except NotFound as error:
         raise ConfigurationError(
-            f"The bucket has no predictions of version {version} ({bundle}). Name --collection, or earlier predictions "
-            "with --reference."
+            f"The bucket {settings.bucket} has no predictions of version {version} ({bundle}). Name earlier ones with "
+            "--reference."
         ) from error
     return _Predictions(tuple(genre.name for genre in manifest.genres), probabilities)
 
 
-def _training(store: Store, bundle: str) -> TrainingRecord:
-    """The training that made a bundle, by the beginning of its sha256. Raises NotFound if there is none."""
-    for key in store.keys("trainings/"):
-        training = store.read_parsed(key, TrainingRecord.model_validate_json)
-        if training and bundle and training.bundle_sha256.startswith(bundle):
-            return training
+def _training(collections: Sequence[Settings], bundle: str) -> tuple[Store, TrainingRecord]:
+    """The training that made a bundle, by the beginning of its sha256, and the store that has it.
+
+    Raises NotFound if there is none.
+    """
+    for store in map(Store, collections):
+        for key in store.keys("trainings/"):
+            training = store.read_parsed(key, TrainingRecord.model_validate_json)
+            if training and bundle and training.bundle_sha256.startswith(bundle):
+                return store, training
     raise NotFound(f"There is no training of the bundle {bundle}.")
 
 

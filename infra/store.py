@@ -27,7 +27,7 @@ from infra.disk import is_full
 from infra.errors import NotFound, OutdatedError
 from infra.files import atomic_write
 from infra.google import STORAGE_ENVIRONMENT, google_errors
-from infra.settings import Settings, check_google
+from infra.settings import MAIN_COLLECTION, Settings, check_google, read_settings
 from serving.bundle.errors import AnimeGenreError
 
 logger = logging.getLogger("infra")
@@ -99,6 +99,11 @@ class Store:
         store = self.whole_bucket()
         store.name, store._bucket = name, self._client.bucket(name)
         return store
+
+    def collections(self) -> list[Settings]:
+        """The settings of all collections of the bucket."""
+        names = sorted({key.split("/")[1] for key in self.whole_bucket().keys("collections/")})
+        return [read_settings(name) for name in (MAIN_COLLECTION, *names)]
 
     def _blob(self, key: str) -> storage.Blob:
         return self._bucket.blob(self.object_name(key))

@@ -22,7 +22,7 @@ from infra.disk import size_bytes
 from infra.files import sha256_of, temporary_path
 from infra.mlflow_database import database_file, free_run
 from infra.registry import DATASET_KEY, Registry, StoredVersion
-from infra.settings import MAIN_COLLECTION, Settings, read_settings
+from infra.settings import Settings, read_settings
 from infra.store import Listed, Store
 from ml.data.decoding import PREPROCESSING_VERSION
 from serving.bundle.model import MANIFEST, Manifest
@@ -33,7 +33,6 @@ from tasks.posters import read_collected
 from tasks.records import CatalogueRecord, TrainingRecord
 from tasks.rollouts import models_of, read_hold, read_rollouts
 
-_COLLECTIONS = "collections/"
 _LATEST = "catalogues/latest.json"
 _NEEDS_POINTERS = ("catalogues", "poster-sets", "reports")
 
@@ -75,7 +74,7 @@ def plan(since: datetime) -> tuple[list[Removal], str]:
     settings = read_settings()
     registry = Registry(settings)
     versions = registry.all_versions()
-    collections = _collections(settings)
+    collections = Store(settings).collections()
     stores = {each.collection: Store(each) for each in collections}
     kept, removals = _Kept(), list[Removal]()
     for each in collections:
@@ -105,13 +104,6 @@ def plan(since: datetime) -> tuple[list[Removal], str]:
         "that; all posters, pages, tables, ledgers, rollouts and comparisons."
     )
     return removals, keeps
-
-
-def _collections(settings: Settings) -> list[Settings]:
-    """The settings of all collections of the bucket."""
-    keys = Store(settings).whole_bucket().keys(_COLLECTIONS)
-    names = sorted({key.split("/")[1] for key in keys})
-    return [read_settings(name) for name in (MAIN_COLLECTION, *names)]
 
 
 def _plan_revisions(settings: Settings, kept: _Kept) -> Iterator[Removal]:

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from flows.cli import main
-from infra.settings import environment_variable
+from infra.settings import environment_variable, read_settings
+from infra.store import Store
 from ml.evaluation.predictions import ActivationExamples, NetworkPredictions, PredictionSet
 from tasks.records import TrainingRecord
 from tests.storage import new_bucket, storage_emulator
@@ -72,7 +73,7 @@ def monitor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...,
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The settings of a bucket that has a training with its predictions for 400 test posters."""
+    """The settings of a bucket in which another collection has a training with its predictions for 400 test posters."""
     folder = tmp_path_factory.mktemp("monitor-bucket")
     chosen = NetworkPredictions("chosen", predictions(400, 1).astype(np.float32), np.full(3, 0.5), 0.5)
     other = NetworkPredictions("other", np.zeros((400, 3), np.float32), np.full(3, 0.5), 0.5)
@@ -96,7 +97,9 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         "files": {"model.onnx": "0" * 64},
     }
     with storage_emulator(folder / "storage", "unused") as url:
-        store = new_bucket(url, folder)
+        name = new_bucket(url, folder).name
+        settings = read_settings("films").model_copy(update={"bucket": name, "storage_emulator_host": url})
+        store = Store(settings)
         store.write("answers/1.npz", PredictionSet((chosen, other), activations, ()).to_bytes())
         store.write(f"bundles/{BUNDLE}/manifest.json", json.dumps(manifest).encode())
         store.write("trainings/0.json", b"damaged")
@@ -126,7 +129,7 @@ def test_shift_is_found_against_the_models_test_posters_in_the_bucket(
     unknown = tmp_path / "unknown.log"
     unknown.write_text(json.dumps(line(predictions(5, 2), bundle="00000000", model_version="9")))
     code, _, error = monitor(unknown)
-    assert code == 2 and "The bucket has no predictions of version 9 (00000000)." in error
+    assert code == 2 and "has no predictions of version 9 (00000000)." in error
 
 
 def test_table_has_counts_latency_refusals_and_what_else_the_log_has(
