@@ -25,6 +25,7 @@ logger = logging.getLogger("infra")
 BACKUP = "backups/mlflow.db.gz"
 """The object in the bucket with the copy of the database; all collections share it."""
 _SQLITE = "sqlite:///"
+_LOCKED_SECONDS = 60.0  # how long the server is waited for
 
 
 def database_file(settings: Settings) -> Path | None:
@@ -93,3 +94,18 @@ def free_run(settings: Settings, database: Path, run_id: str) -> None:
             store._hard_delete_logged_model(model_id)
     get_artifact_repository(run.info.artifact_uri).delete_artifacts()
     store._hard_delete_run(run_id)
+
+
+def free_rows(database: Path) -> None:
+    """Delete the rows that MLflow leaves of freed runs and of deleted versions.
+
+    The row of a version itself stays: without it, MLflow would give its number to another version.
+    """
+    with closing(sqlite3.connect(database, timeout=_LOCKED_SECONDS)) as connection, connection:
+        connection.execute(
+            "DELETE FROM inputs WHERE source_type = 'RUN_OUTPUT' AND source_id NOT IN (SELECT run_uuid FROM runs)"
+        )
+        connection.execute(
+            "DELETE FROM model_version_tags WHERE (workspace, name, version) IN "
+            "(SELECT workspace, name, version FROM model_versions WHERE current_stage = 'Deleted_Internal')"
+        )

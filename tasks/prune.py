@@ -20,7 +20,7 @@ from pathlib import Path
 from infra.cloud_run import CloudRun
 from infra.disk import size_bytes
 from infra.files import sha256_of, temporary_path
-from infra.mlflow_database import database_file, free_run
+from infra.mlflow_database import database_file, free_rows, free_run
 from infra.registry import DATASET_KEY, Registry, StoredVersion
 from infra.settings import Settings, read_settings
 from infra.store import Listed, Store
@@ -274,16 +274,24 @@ def _plan_mlflow(
     settings: Settings, registry: Registry, versions: list[StoredVersion], kept: _Kept, since: datetime
 ) -> Iterator[Removal]:
     """Versions that are not kept, and runs without a kept version. A training's run and those below it go together."""
+    database = database_file(settings)
+
+    def delete_version(version: StoredVersion) -> None:
+        registry.delete_version(version)
+        if database:
+            free_rows(database)
+
     for version in versions:
         if version not in kept.versions:
-            name = f"{version.name} {version.version}"
-            yield Removal("versions in MLflow", name, 0, partial(registry.delete_version, version))
-    database = database_file(settings)
+            yield Removal(
+                "versions in MLflow", f"{version.name} {version.version}", 0, partial(delete_version, version)
+            )
     kind = "runs in MLflow" if database else "runs in MLflow, whose files its owner frees with `mlflow gc`"
 
     def free(run_id: str) -> None:
         if database:
             free_run(settings, database, run_id)
+            free_rows(database)
 
     def delete(run_id: str) -> None:
         registry.delete_run(run_id)

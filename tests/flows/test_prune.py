@@ -1,14 +1,17 @@
 """`prune` on a bucket, a workspace, MLflow and revisions that are made by hand: what goes, and what never does."""
 
 import json
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 import mlflow
 import pytest
 from google.cloud import run_v2
+from mlflow.entities import LoggedModelOutput
 from mlflow.tracking import MlflowClient
 
 from flows.prune import prune
@@ -95,7 +98,8 @@ def add_model(settings: Settings, model: str) -> str:
         registry.log_metrics(nested, {"loss": 1.0})
     (workspace / "note.txt").write_text(model)
     registry.log_file(run_id, workspace / "note.txt")
-    client.create_logged_model(registry.runs_url.split("/")[-2], name="model", source_run_id=run_id)
+    logged = client.create_logged_model(registry.runs_url.split("/")[-2], name="model", source_run_id=run_id)
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     tags = {"bundle_sha256": sha256, "dataset_key": dataset}
     client.create_model_version("anime-genre", f"runs:/{run_id}/bundle", run_id, tags=tags)
     training = {"run_id": run_id, "bundle_sha256": sha256, "chosen": "linear", "networks": [], "device": "cpu"}
@@ -130,6 +134,19 @@ def add_collected(store: Store, name: str) -> None:
         store.write(str(key), b"data")
     store.write("catalogues/latest.json", json.dumps(catalogue).encode())
     store.write("collected.json", json.dumps({"catalogue": catalogue, "posters": posters}).encode())
+
+
+def rows_without_owner(settings: Settings) -> set[str]:
+    """The rows in MLflow's database that belong to a version or run that is gone."""
+    with closing(sqlite3.connect(settings.workspace / "mlflow.db")) as database:
+        (versions,) = database.execute(
+            "SELECT group_concat(DISTINCT version) FROM model_version_tags JOIN model_versions USING (name, version) "
+            "WHERE current_stage = 'Deleted_Internal'"
+        ).fetchone()
+        (runs,) = database.execute(
+            "SELECT group_concat(source_id) FROM inputs WHERE source_id NOT IN (SELECT run_uuid FROM runs)"
+        ).fetchone()
+    return {each for each in (versions, runs) if each}
 
 
 NEVER = ("posters/1.jpg", "pages/a.html.gz", "tables/a/films.csv", "history.csv", "parts-2.csv", "comparisons/a.json")
@@ -226,6 +243,7 @@ def test_prune_deletes_what_nothing_needs_and_continues_wherever_it_was_killed(
     assert {f"bucket {key}" for key in (*NEVER, uploading, "rollouts/2026-01-01.json", "collected.json")} < after
     assert len({each for each in gone if each.startswith("version")}) == 2
     assert registry.runs(deleted=True) == []
+    assert not rows_without_owner(settings)
     assert len(planned) > 20
 
     prune(since)
