@@ -187,6 +187,11 @@ class World:
         self.stop()
         self.start()
 
+    def check_up(self) -> None:
+        """Raise AssertionError, with the last words of the stack, if it has ended."""
+        if not self.runs.is_running(self._up):
+            raise AssertionError(f"the stack has ended: {(self.output / 'up.txt').read_text()[-2000:]}")
+
     def processes(self, *words: str) -> list[psutil.Process]:
         """The processes of the stack whose commands have these words, without `up` itself."""
         found = []
