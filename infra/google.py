@@ -171,4 +171,6 @@ def reason_of(error: Exception) -> str:
         text = "" if refused[1] == "404" else f"the response has status {refused[1]}"
     if isinstance(error, google_exceptions.NotFound) and text in ("", "unknown error"):
         return "not found"
+    if isinstance(cause, google_exceptions.GoogleAPICallError) and text == "unknown error":  # the body is empty
+        return f"the response has status {cause.code}"
     return text or type(cause).__name__

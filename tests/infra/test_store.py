@@ -8,8 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from google.api_core import exceptions as google_exceptions
 
 from infra.errors import NotFound, OutdatedError, ServiceUnavailable
+from infra.google import reason_of
 from infra.settings import Settings
 from infra.store import Store
 from tests.damage import DAMAGES
@@ -171,6 +173,12 @@ def test_store_is_unavailable_if_it_stays_503_or_unreachable(settings: Settings,
     store = Store(settings.model_copy(update={"storage_emulator_host": "http://127.0.0.1:9"}))
     with pytest.raises(ServiceUnavailable):
         store.write("key", b"data")
+
+
+def test_reason_is_the_status_if_the_response_is_empty() -> None:
+    error = google_exceptions.ServiceUnavailable("GET https://storage.googleapis.com/storage/v1/b: unknown error")
+    assert reason_of(error) == "the response has status 503"
+    assert reason_of(google_exceptions.RetryError("Timeout of 5.0s exceeded", error)) == "the response has status 503"
 
 
 @pytest.fixture
