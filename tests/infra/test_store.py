@@ -16,6 +16,7 @@ from infra.settings import Settings
 from infra.store import Store
 from tests.damage import DAMAGES
 from tests.faults import Fault, fault_proxy
+from tests.infra.conftest import Serve
 
 pytestmark = pytest.mark.stack
 
@@ -83,6 +84,15 @@ def test_store_lists_keys_by_prefix(settings: Settings) -> None:
         store.write(key, b"content")
     assert sorted(store.keys("listed/")) == ["listed/one.json", "listed/two.npy"]
     assert store.keys("nothing/") == []
+
+
+def test_store_lists_all_pages_of_a_listing(settings: Settings, serve: Serve) -> None:
+    described = {"crc32c": "AAAAAA==", "size": "1", "generation": "1", "updated": "2026-11-30T00:00:00Z"}
+    first = {"items": [{"name": "listed/1", **described}], "nextPageToken": "more"}
+    url, requests = serve((200, first), (200, {"items": [{"name": "listed/2", **described}]}))
+    store = Store(settings.model_copy(update={"storage_emulator_host": url}))
+    assert store.keys("listed/") == ["listed/1", "listed/2"]
+    assert len(requests) == 2
 
 
 def test_store_uploads_and_downloads_many_files(settings: Settings, tmp_path: Path) -> None:
