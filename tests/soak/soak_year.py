@@ -55,16 +55,18 @@ NEVER_DELETED = ("posters", "pages", "tables")
 APPENDED = (
     *NEVER_DELETED,
     *("parts-2.csv", "history.csv", "page-visits.json", "poster-visits.json", "ledger.sqlite", "posters.csv"),
-    *("rollouts", "comparisons", "deployments", "model_versions", "logs"),
+    *("rollouts", "comparisons", "deployments", "model_versions", "pixels", "logs"),
 )
-"""What grows by design: with titles and pages, and by a small object or row per event. Logs rotate at 10 MB each."""
+"""What grows by design: with titles and pages, by a small file of pixels per run with new posters, and by a small
+object or row per event. Logs rotate at 10 MB each."""
 OF_VERSIONS = (
-    *("versions", "bundles", "datasets", "answers", "trainings", "reports", "tensorboard", "backups"),
+    *("versions", "bundles", "datasets", "answers", "trainings", "workspace reports", "tensorboard", "backups"),
     *("mlflow.db", "mlflow-artifacts", "MLflow"),
 )
 """What belongs to versions. Those that were ever live are kept."""
-OF_RUNS = ("prefect", "Prefect")
-"""What belongs to runs. Prefect's server deletes those of more than a year."""
+OF_RUNS = ("prefect", "Prefect", "metrics")
+"""What belongs to runs. Prefect's server deletes those of more than a year. MLflow has the figures that a model gets in
+each weekly run."""
 
 
 class Year:
@@ -243,16 +245,17 @@ def unbounded(sizes: Sequence[Mapping[str, int]]) -> list[str]:
     before, after = sizes[-2 * _HALF_WEEKS : -_HALF_WEEKS], sizes[-_HALF_WEEKS:]
     print(f"{'what':45} {'26 weeks ago':>14} {'now':>14}")
     for name in sorted(set().union(*sizes)):
-        _, what, unit = name.split(" ")
+        where, what, unit = name.split(" ")
+        names = {where, what, f"{where} {what}"}
         then, now = before[0].get(name, 0), sizes[-1].get(name, 0)
         is_few = now <= 1.1 * then + _FEW.get(unit, 3)
-        if what in APPENDED:
+        if names & {*APPENDED}:
             allowed = float("inf")
-        elif {what, name.split(" ")[0]} & {*OF_VERSIONS}:
+        elif names & {*OF_RUNS}:
+            allowed = max(each.get(name, 0) / week for week, each in enumerate(sizes[:_KEPT_WEEKS], 1)) * weeks
+        elif names & {*OF_VERSIONS}:
             number = "MLflow versions number"
             allowed = max(each.get(name, 0) / each[number] for each in sizes[:_KEPT_WEEKS]) * sizes[-1][number]
-        elif {what, name.split(" ")[0]} & {*OF_RUNS}:
-            allowed = max(each.get(name, 0) / week for week, each in enumerate(sizes[:_KEPT_WEEKS], 1)) * weeks
         else:
             allowed = sum(each.get(name, 0) for each in before) / _HALF_WEEKS
             now = round(sum(each.get(name, 0) for each in after) / _HALF_WEEKS)
