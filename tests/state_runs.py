@@ -2,9 +2,9 @@
 
     python -m tests.state_runs
 
-Each line of stdin is a request as JSON, answered by one line. {"arguments", "output", "conditions"} starts a run with a
-file for its output, under `Conditions`. The answer is its process id. {"wait": id, "block": true} is answered by its
-exit code; null if it is still running and `block` is false.
+Each line of stdin is a request as JSON with a "number", answered by one line: [number, answer]. {"arguments", "output",
+"conditions"} starts a run with a file for its output, under `Conditions`. The answer is its process id. {"wait": id,
+"block": true} is answered by its exit code; null if it is still running and `block` is false.
 """
 
 import importlib
@@ -89,6 +89,7 @@ class Runs:
             env={**os.environ, **environment},
             start_new_session=True,
         )
+        self._requests = 0
 
     def start(self, arguments: Sequence[str], output: Path, conditions: Conditions) -> int:
         """Start a run and return its process id."""
@@ -108,9 +109,13 @@ class Runs:
 
     def _request(self, request: Mapping[str, object]) -> Any:
         assert self._server.stdin and self._server.stdout
-        self._server.stdin.write(json.dumps(request) + "\n")
+        self._requests += 1
+        self._server.stdin.write(json.dumps({"number": self._requests, **request}) + "\n")
         self._server.stdin.flush()
-        return json.loads(self._server.stdout.readline())
+        while True:
+            number, answer = json.loads(self._server.stdout.readline())
+            if number == self._requests:  # the answer to an earlier request was not read if Ctrl-C interrupted it
+                return answer
 
 
 def _serve() -> None:
@@ -137,7 +142,7 @@ def _serve() -> None:
                 sys.exit(_run(request["arguments"], pipe, request["conditions"]))
             os.close(pipe)
             writers[answer] = writer
-        print(json.dumps(answer), flush=True)
+        print(json.dumps([request["number"], answer]), flush=True)
 
 
 def _start_writer(output: str) -> tuple["subprocess.Popen[bytes]", int]:
