@@ -35,7 +35,7 @@ from tests.infra.conftest import AUTHORIZATION, TOKEN, run_api
 
 pytestmark = pytest.mark.stack
 
-PARENT = "/v2/projects/test-project/locations/test-region"
+PARENT = "/v2/projects/test-project/locations/test-region1"
 SOURCE = """
 import os, time
 def predict(request):
@@ -111,7 +111,7 @@ def start(source: str) -> Start:
                 cloud_run_endpoint=endpoint,
                 cloud_run_token=TOKEN,
                 google_project="test-project",
-                google_region="test-region",
+                google_region="test-region1",
             )
             yield StandIn(endpoint, psutil.Process(process.pid), CloudRun(settings), settings, folder / "stand-in.log")
 
@@ -254,7 +254,7 @@ def test_build_with_a_field_that_breaks_a_rule_is_refused(
 ) -> None:
     build = {
         "storageSource": {"bucket": "test-bucket", "object": "source.zip"},
-        "imageUri": "test-region-docker.pkg.dev/test-project/repository/image",
+        "imageUri": "test-region1-docker.pkg.dev/test-project/repository/image",
         "buildpackBuild": {"functionTarget": "predict"},
     }
     response = stand_in.request("POST", f"{PARENT}/builds:submit", build | change)
@@ -345,7 +345,7 @@ def test_revision_is_deleted_unless_it_can_receive_traffic_or_is_the_latest(star
 @pytest.mark.usefixtures("deployed")
 def test_services_are_listed_by_location(stand_in: StandIn) -> None:
     names = [item["name"] for item in stand_in.request("GET", f"{PARENT}/services").json()["services"]]
-    assert "projects/test-project/locations/test-region/services/whole" in names
+    assert "projects/test-project/locations/test-region1/services/whole" in names
     elsewhere = stand_in.request("GET", f"{PARENT}-2/services").json()
     assert not elsewhere.get("services")
 

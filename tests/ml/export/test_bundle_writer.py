@@ -104,26 +104,21 @@ def test_bundle_is_not_written_if_its_maps_are_not_finite(
 
 
 def test_bundle_is_reproducible_and_has_no_local_path(
-    bundle: Path,
-    frozen_bundle: Path,
-    posters: list[Poster],
-    small: PreprocessConfig,
-    quick: TrainConfig,
-    squeezenet: Backbone,
-    tmp_path: Path,
+    posters: list[Poster], small: PreprocessConfig, quick: TrainConfig, squeezenet: Backbone, tmp_path: Path
 ) -> None:
-    dataset = build_dataset(posters, tmp_path / "datasets", small, NullReporter())
-    trained = train_networks(dataset, quick, squeezenet, NullReporter())
-    outcome = replace(trained, chosen=trained.networks[0])
-    card = model_card(outcome, dataset, "2026-11-24")
-    write_bundle(tmp_path / "scratch", outcome.chosen, quick, dataset, card)
-    write_bundle(tmp_path / "frozen", outcome.networks[1], quick, dataset, "")
-    for one, another in ((bundle, tmp_path / "scratch"), (frozen_bundle, tmp_path / "frozen")):
-        for file in one.iterdir():
-            data = file.read_bytes()
-            assert data == (another / file.name).read_bytes(), file.name
-            for path in (tmp_path.parent, Path(torch.__file__).parent, Path(__file__).parents[3], Path.home()):
-                assert str(path).encode() not in data, file.name
+    one, another = tmp_path / "one", tmp_path / "another"
+    for folder in (one, another):
+        dataset = build_dataset(posters, folder / "datasets", small, NullReporter())
+        trained = train_networks(dataset, quick, squeezenet, NullReporter())
+        outcome = replace(trained, chosen=trained.networks[0])
+        card = model_card(outcome, dataset, "2026-11-24")
+        write_bundle(folder / "bundle", outcome.chosen, quick, dataset, card)
+        write_bundle(folder / "frozen", outcome.networks[1], quick, dataset, "")
+    for file in (*one.glob("bundle/*"), *one.glob("frozen/*")):
+        data = file.read_bytes()
+        assert data == (another / file.relative_to(one)).read_bytes(), file.name
+        for path in (tmp_path, Path(torch.__file__).parent, Path(__file__).parents[3], Path.home()):
+            assert str(path).encode() not in data, file.name
 
 
 def test_bundle_is_not_written_if_its_probabilities_differ(
