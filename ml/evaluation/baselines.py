@@ -12,8 +12,8 @@ from ml.data.dataset import Dataset
 from ml.data.feature_table import FeatureTable
 from ml.data.shards import Rows
 from ml.data.splits import TEST, TRAIN, VALIDATION
+from ml.networks.kernel import fit_curves
 from ml.scores.intervals import Predictions
-from ml.scores.logistic import fit_curves
 from ml.scores.metrics import Labels, Probabilities, Scores, score
 from ml.scores.thresholds import fit_thresholds
 from ml.training.frozen import KERNEL_FIRST, OutOfFoldHeads, head_probabilities

@@ -23,8 +23,8 @@ from ml.data.feature_table import FeatureTable
 from ml.data.franchise_keys import franchise_key
 from ml.data.shards import Rows
 from ml.evaluation.baselines import colour_histograms, sibling_copy
+from ml.networks.kernel import fit_curves
 from ml.scores.folds import stratified_folds
-from ml.scores.logistic import fit_curves
 from ml.scores.metrics import Labels, Probabilities, score
 from ml.scores.thresholds import cross_fitted_decisions
 from ml.training.bench import Bench

@@ -20,13 +20,14 @@ from ml.networks.kernel import (
     KernelHead,
     KernelRidge,
     KernelSetting,
+    LogisticCurves,
     Space,
+    fit_curves,
     fit_kernel_head,
     fit_space,
 )
 from ml.reporting import Reporter
 from ml.scores.folds import stratified_folds
-from ml.scores.logistic import LogisticCurves, fit_curves
 from ml.scores.metrics import Labels, Probabilities, weighted_f1
 from ml.scores.thresholds import cross_fitted_decisions
 from ml.training.bench import SELECTION, Bench

@@ -11,9 +11,8 @@ from ml.data.dataset import Dataset
 from ml.data.feature_table import FeatureTable
 from ml.errors import TrainingError
 from ml.networks.backbones import Backbone, scratch_body
-from ml.networks.kernel import KernelRidge, KernelSetting, fit_space
+from ml.networks.kernel import KernelRidge, KernelSetting, fit_curves, fit_space
 from ml.reporting import NullReporter
-from ml.scores.logistic import fit_curves
 from ml.scores.thresholds import fit_thresholds
 from ml.training.bench import Bench
 from ml.training.candidates import CANDIDATES, FROZEN, Range
