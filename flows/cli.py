@@ -13,7 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from flows.connection import connected, new_stack, start_built_in_site
-from flows.prefect_access import separate_password
+from flows.prefect_access import api_url, is_server_reachable, separate_password
 from flows.schedule import WEEKLY, check_schedule, machine_timezone
 from infra.disk import disk_errors
 from infra.errors import ConfigurationError
@@ -121,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
 
     retrain = commands.add_parser("retrain", help="run the flow once, from the site's pages to the deployed function")
     _add_site(retrain)
-    _add_parameters(retrain, "promote", "crawl")
+    _add_parameters(retrain, "promote", "crawl", "train_on")
     _add_table(retrain)
     add_settings(retrain, TrainConfig)
     add_settings(retrain, DatasetConfig)
@@ -133,6 +133,16 @@ def parser() -> argparse.ArgumentParser:
     _add_site(collect)
     add_settings(collect, CollectConfig)
     collect.set_defaults(run=_collect)
+
+    worker = commands.add_parser("train-worker", help="train here for runs of other machines, until Ctrl-C")
+    _add_workspace(worker)
+    worker.add_argument(
+        "--pool",
+        default="gpu",
+        help="work pool in Prefect, created if necessary; runs name it as --train-on train-step/POOL. "
+        "Default: %(default)s.",
+    )
+    worker.set_defaults(run=_train_worker)
 
     reparse = commands.add_parser("reparse", help="rebuild the catalogue from the downloaded pages, without requests")
     _add_workspace(reparse)
@@ -317,6 +327,7 @@ def _retrain(args: argparse.Namespace) -> None:
         collection=args.collection,
         promote=args.promote,
         crawl=args.crawl,
+        train_on=args.train_on,
         train=read_options(args, TrainConfig),
         preprocess=read_options(args, DatasetConfig),
         gate=read_options(args, GateConfig),
@@ -386,6 +397,17 @@ def _reparse(args: argparse.Namespace) -> None:
     from tasks.catalogue.configuration import DriftLimits
 
     run_reparse(args.workspace, read_options(args, DriftLimits))
+
+
+def _train_worker(args: argparse.Namespace) -> None:
+    separate_password()
+    if not api_url():
+        raise ConfigurationError("A worker needs the Prefect server of the runs. Set PREFECT_API_URL to its address.")
+    if not is_server_reachable():
+        raise ConfigurationError(f"No Prefect server is reachable at PREFECT_API_URL={api_url()}. Start it first.")
+    from flows.train_step import serve_trainings
+
+    serve_trainings(args.pool, prepare_workspace(args.workspace))
 
 
 def _rollback(args: argparse.Namespace) -> None:

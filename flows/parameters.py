@@ -7,7 +7,8 @@ from pydantic.json_schema import JsonSchemaValue
 
 from infra.errors import ConfigurationError
 from infra.settings import MAIN_COLLECTION, read_settings
-from ml.configuration import GateConfig, TrainConfig
+from ml.configuration import LOCAL_FOLDER, GateConfig, TrainConfig
+from ml.errors import SettingError
 from ml.training.candidates import CANDIDATES, check_settings
 from tasks.catalogue.configuration import CollectConfig, DatasetConfig
 from tasks.catalogue.seasons import NAMES, parse_seasons
@@ -80,6 +81,13 @@ class RetrainParameters(BaseModel):
     gate: GateConfig = Field(
         GateConfig(), title="Gate", description="Limits of the comparison with the champion, for 'by_gate'."
     )
+    train_on: str | None = Field(
+        None,
+        title="Train on",
+        pattern=r"^train-step/[^/\s]+$",
+        description="Deployment that trains on another machine, such as 'train-step/gpu', which `anime-genre "
+        "train-worker` registers there. By default, the run itself trains.",
+    )
     crawl: bool = Field(
         True,
         title="Crawl",
@@ -135,9 +143,15 @@ def check_parameters(parameters: RetrainParameters) -> None:
 
     Raises:
         SeasonError, ConfigurationError: see `check_site`.
-        SettingError: the backbone, a candidate network or the device is unknown.
+        SettingError: the backbone, a candidate network or the device is unknown, or the backbone is a local folder and
+            another machine trains.
         WeightsError: the weights file cannot be read or does not fit the backbone.
         TrainingError: the backbone does not accept posters of the image size.
     """
     check_site(parameters)
-    check_settings(parameters.train, parameters.preprocess.image_size)
+    if parameters.train_on and parameters.train.backbone.startswith(LOCAL_FOLDER):
+        raise SettingError(
+            f"{parameters.train_on} has no folder of this machine. Name the backbone as hf-hub:OWNER/NAME or "
+            "timm/NAME, and a weights file with --weights."
+        )
+    check_settings(parameters.train, parameters.preprocess.image_size, trains_here=not parameters.train_on)

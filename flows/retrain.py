@@ -71,10 +71,14 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
     from tasks.evaluate import evaluate
     from tasks.preprocess import preprocess
     from tasks.train import train
+    from tasks.train_elsewhere import check_deployment, train_elsewhere
 
     redact_logs()
     configure_logging()
     check_parameters(parameters)
+    elsewhere = parameters.train_on
+    if elsewhere:
+        retried(lambda: check_deployment(elsewhere))
     settings = read_settings(parameters.collection_name)
     check_space(settings.workspace, for_run=True)
     if settings.cloud == "google" and not settings.cloud_run_endpoint:
@@ -89,7 +93,10 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
             collected = collected_before(parameters.collection_name)
             catalogue, posters = collected.catalogue, collected.posters
         dataset = preprocess(catalogue, posters, parameters.preprocess)
-        training = train(dataset, parameters.train)
+        if elsewhere:
+            training = train_elsewhere(dataset, parameters.train, elsewhere)
+        else:
+            training = train(dataset, parameters.train)
         evaluation = evaluate(catalogue, dataset, training, parameters.promote, parameters.gate)
         model = register(dataset, training, evaluation)
         deployment: DeploymentRecord | Hold | None = None

@@ -3,7 +3,9 @@
 InfraError                  an error outside this process
 ├── ServiceUnavailable          a service is unreachable or overloaded; a retry may help
 │   ├── FunctionDown                the deployed function does not answer for longer than it needs to start
+│   ├── WorkerLost                  a run on another machine has crashed or fallen silent; a retry starts it again
 │   └── OutdatedError               another run has replaced an object since it was read
+├── RunFailed                   a run on another machine has failed, was cancelled, or no worker takes it
 ├── ConfigurationError          a setting or a permission is missing or invalid
 ├── StackError                  a local process does not start, has ended, or its port is taken
 ├── DeploymentError             a build failed, or a revision is not ready or gives a wrong response
@@ -35,8 +37,16 @@ class FunctionDown(ServiceUnavailable):
     """The deployed function gives no response, or only server errors, for longer than it needs to start."""
 
 
+class WorkerLost(ServiceUnavailable):
+    """A run on another machine has crashed, or its worker is gone. A retry starts it again."""
+
+
 class OutdatedError(ServiceUnavailable):
     """Another run has replaced an object since it was read. A retry reads it again."""
+
+
+class RunFailed(InfraError):
+    """A run on another machine has failed, was cancelled, or no worker takes it. Its own steps were retried."""
 
 
 class ConfigurationError(InfraError):

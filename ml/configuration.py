@@ -7,6 +7,9 @@ from typing import Any, ClassVar
 
 from ml.errors import SettingError
 
+LOCAL_FOLDER = "local-dir:"
+"""The beginning of a backbone's name that is a folder on this machine."""
+
 
 def setting(default: Any, title: str, description: str, **metadata: Any) -> Any:
     """A field of a `Checked` dataclass.

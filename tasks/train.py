@@ -4,9 +4,10 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 from urllib.parse import urlsplit
 
 from prefect.runtime import flow_run
@@ -28,6 +29,7 @@ from ml.training_run import TrainingRun, run_training
 from serving.bundle.wording import counted
 from tasks.artifacts import show_text
 from tasks.bundles import bundle_key, fetch_bundle, fetch_predictions
+from tasks.checkpoint_copies import CheckpointCopies
 from tasks.preprocess import fetch_dataset
 from tasks.records import DatasetRecord, NetworkRecord, TrainingRecord
 from tasks.reporters import MlflowReporter, ProgressLog
@@ -36,29 +38,61 @@ from tasks.step import reused, step
 logger = logging.getLogger("tasks")
 
 
+@dataclass(frozen=True)
+class Training:
+    """A training by everything that determines it. `key` is the hash of that; `config` has weights on this machine."""
+
+    settings: Settings
+    store: Store
+    registry: Registry
+    config: TrainConfig
+    backbone: Backbone
+    key: str
+
+    @classmethod
+    def of(cls, dataset: DatasetRecord, config: TrainConfig) -> Self:
+        """Read the weights, and find the key. Raises as `train`."""
+        settings = read_settings(dataset.collection)
+        config = replace(config, weights=_local_weights(config.weights, settings))
+        backbone = read_backbone(config.backbone, config.weights, settings.workspace / "weights")
+        key = _training_key(dataset, config, backbone)
+        return cls(settings, Store(settings), Registry(settings), config, backbone, key)
+
+    @property
+    def folder(self) -> Path:
+        """The collection's folder in the workspace."""
+        return self.settings.folder
+
+    def stored(self) -> TrainingRecord | None:
+        """The record of this training; None if it is not complete, or its bundle or predictions are gone."""
+        stored = self.store.read_parsed(_manifest_key(self.key), TrainingRecord.model_validate_json)
+        return stored if stored and _is_intact(stored, self.store, self.registry, self.folder) else None
+
+
 @step("train")
-def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
+def train(dataset: DatasetRecord, config: TrainConfig, copies_checkpoints: bool = False) -> TrainingRecord:
     """Search the networks' hyperparameters on the dataset and keep the best network as a bundle.
+
+    With `copies_checkpoints`, checkpoints are copied into the bucket, so that another machine can resume the training.
 
     Raises:
         WeightsError: the given weights cannot be read or do not fit the backbone.
         TrainingError: every trial failed.
         ServiceUnavailable: the store or MLflow is not reachable (retryable).
     """
-    settings = read_settings(dataset.collection)
-    store, registry, folder = Store(settings), Registry(settings), settings.folder
+    training = Training.of(dataset, config)
+    settings, store, registry, folder = training.settings, training.store, training.registry, training.folder
+    config, backbone, key = training.config, training.backbone, training.key
     remove_old_checkpoints(folder / CHECKPOINTS)
-    config = replace(config, weights=_local_weights(config.weights, settings))
-    backbone = read_backbone(config.backbone, config.weights, settings.workspace / "weights")
-    key = _training_key(dataset, config, backbone)
-    stored = _stored(store, key)
-    if stored is not None and _is_intact(stored, store, registry, folder):
-        _show_networks(stored)
-        return reused(stored, f"bundle {stored.bundle_sha256[:12]} was trained on this dataset with these settings")
+    if stored := training.stored():
+        return reused_training(stored)
 
     data = fetch_dataset(store, folder, dataset.dataset_key)
     backbone.check_size(data.preprocessing.size)
-    checkpoints = checkpoints_of(folder, key, data, config, backbone)
+    copies = CheckpointCopies(store, folder, key)
+    copies.fetch()
+    saved = copies.save if copies_checkpoints else lambda file: None
+    checkpoints = checkpoints_of(folder, key, data, config, backbone, saved)
     parameters = {
         DATASET_KEY: dataset.dataset_key,
         "posters": dataset.posters,
@@ -88,8 +122,15 @@ def train(dataset: DatasetRecord, config: TrainConfig) -> TrainingRecord:
     move_folder(bundle_folder, folder / bundle_key(run.bundle.sha256))
     record = _store(store, registry, folder, key, run_id, run)
     checkpoints.clear()
-    _show_networks(record)
+    copies.clear()
+    show_networks(record)
     return record
+
+
+def reused_training(stored: TrainingRecord) -> TrainingRecord:
+    """The state "Reused" of the step, with its artifact."""
+    show_networks(stored)
+    return reused(stored, f"bundle {stored.bundle_sha256[:12]} was trained on this dataset with these settings")
 
 
 def _description(dataset: DatasetRecord) -> str:
@@ -134,11 +175,6 @@ def _training_key(dataset: DatasetRecord, config: TrainConfig, backbone: Backbon
 
 def _manifest_key(key: str) -> str:
     return f"trainings/{key}.json"
-
-
-def _stored(store: Store, key: str) -> TrainingRecord | None:
-    """The record of an earlier training with the same data and settings, None if there is none that is intact."""
-    return store.read_parsed(_manifest_key(key), TrainingRecord.model_validate_json)
 
 
 def _is_intact(stored: TrainingRecord, store: Store, registry: Registry, folder: Path) -> bool:
@@ -187,7 +223,7 @@ def _network_record(network: NetworkOutcome) -> NetworkRecord:
     )
 
 
-def _show_networks(record: TrainingRecord) -> None:
+def show_networks(record: TrainingRecord) -> None:
     """The artifact with the networks, in every run, also where the training is reused."""
     rows = "\n".join(
         f"| {n.name}{' (chosen)' if n.name == record.chosen else ''} | {n.backbone or ''} | {n.trained} | "

@@ -26,6 +26,7 @@ import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ml.configuration import LOCAL_FOLDER
 from ml.errors import SettingError, TrainingError, WeightsError, needs_package
 from ml.networks.hub import WEIGHTS, Repository, check_packages, download_file, download_repository, read_repository
 from ml.networks.weights import (
@@ -42,7 +43,7 @@ from ml.networks.weights import (
 
 logger = logging.getLogger(__name__)
 
-_TIMM, _FOLDER, _HUB = "timm/", "local-dir:", "hf-hub:"
+_TIMM, _FOLDER, _HUB = "timm/", LOCAL_FOLDER, "hf-hub:"
 _BGR = re.compile(r"wd-[\w-]*tagger", re.IGNORECASE)
 """Names of repositories whose networks take blue first. Their config.json does not say so; others may, with the entry
 `"channel_order": "bgr"` in `pretrained_cfg`."""

@@ -188,8 +188,8 @@ def _check_names(config: TrainConfig) -> None:
             raise SettingError(f"Unknown candidate network '{name}'; choose from {', '.join(CANDIDATES)}.")
 
 
-def check_settings(config: TrainConfig, image_size: int) -> None:
-    """Check settings before training starts.
+def check_settings(config: TrainConfig, image_size: int, trains_here: bool = True) -> None:
+    """Check settings before training starts. The device is not checked if another machine trains.
 
     What would have to be downloaded is not checked. Raises SettingError for an unknown backbone, candidate or device,
     TrainingError if the backbone does not accept posters of this size, MissingPackageError if it needs a package that
@@ -198,6 +198,7 @@ def check_settings(config: TrainConfig, image_size: int) -> None:
     from ml.compute import choose_compute
     from ml.networks.backbones import check_backbone
 
-    choose_compute(config.device)
+    if trains_here:
+        choose_compute(config.device)
     _check_names(config)
     check_backbone(config.backbone, config.weights, image_size)

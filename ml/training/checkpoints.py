@@ -1,7 +1,8 @@
 """Checkpoints let a killed training resume: files of tensors and numbers, replaced atomically.
 
 A checkpoint belongs to one configuration and one dataset. Reading it runs no code from the file. The files are in the
-workspace and are removed after the training; those of a training that nobody resumed, after two weeks.
+workspace and are removed after the training; those of a training that nobody resumed, after two weeks. Whoever keeps
+copies of them elsewhere is told of each file that is saved.
 """
 
 import logging
@@ -9,7 +10,7 @@ import pickle
 import shutil
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -70,10 +71,12 @@ class NoCheckpoint:
 
 
 class FileCheckpoint:
-    """A slot in a file."""
+    """A slot in a file. `saved` is called with the file after each `save`."""
 
-    def __init__(self, file: Path, about: Mapping[str, object], every_seconds: float) -> None:
-        self._file, self._about, self._every_seconds = file, dict(about), every_seconds
+    def __init__(
+        self, file: Path, about: Mapping[str, object], every_seconds: float, saved: Callable[[Path], None]
+    ) -> None:
+        self._file, self._about, self._every_seconds, self._tell_saved = file, dict(about), every_seconds, saved
         self._saved = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
@@ -100,6 +103,7 @@ class FileCheckpoint:
                     f"{name} is {about.get(name)} in the checkpoint and {self._about.get(name)} now" for name in names
                 ),
             )
+        logger.info("Resuming from the checkpoint '%s'.", self._file.stem)
         return content
 
     def due(self) -> bool:
@@ -111,21 +115,31 @@ class FileCheckpoint:
         torch.save({**content, _ABOUT: self._about}, saved)
         with atomic_write(self._file) as temporary:
             temporary.write_bytes(saved.getvalue())
+        self._tell_saved(self._file)
         self._saved = time.monotonic()
 
 
 class Checkpoints:
-    """A folder of slots for one configuration; `about` has a string or number per setting."""
+    """A folder of slots for one configuration.
 
-    def __init__(self, folder: Path, about: Mapping[str, object], every_seconds: float = EVERY_SECONDS) -> None:
-        self._folder, self._about, self._every_seconds = folder, about, every_seconds
+    `about` has a string or number per setting. `saved` is called with each file after it is written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        about: Mapping[str, object],
+        every_seconds: float = EVERY_SECONDS,
+        saved: Callable[[Path], None] = lambda file: None,
+    ) -> None:
+        self._folder, self._about, self._every_seconds, self._saved = folder, about, every_seconds, saved
 
     def within(self, name: str) -> "Checkpoints":
         """Checkpoints in a subfolder."""
-        return Checkpoints(self._folder / name, self._about, self._every_seconds)
+        return Checkpoints(self._folder / name, self._about, self._every_seconds, self._saved)
 
     def slot(self, name: str) -> Checkpoint:
-        return FileCheckpoint(self._folder / f"{name}.pt", self._about, self._every_seconds)
+        return FileCheckpoint(self._folder / f"{name}.pt", self._about, self._every_seconds, self._saved)
 
     @contextmanager
     def held(self) -> Iterator[None]:

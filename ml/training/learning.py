@@ -139,15 +139,20 @@ def choose_candidate(bench: Bench, candidates: Mapping[str, tuple[int, Probabili
 
 
 def checkpoints_of(
-    workspace: Path, name: str, dataset: Dataset, config: TrainConfig, backbone: Backbone
+    workspace: Path,
+    name: str,
+    dataset: Dataset,
+    config: TrainConfig,
+    backbone: Backbone,
+    saved: Callable[[Path], None] = lambda file: None,
 ) -> Checkpoints:
-    """The workspace's checkpoints of the training with this name."""
+    """The workspace's checkpoints of the training with this name. `saved` is called with each file that is written."""
     about = {
         **training_settings(config, backbone),
         "dataset": dataset.key,
         "version": TRAINING_VERSION,
     }
-    return Checkpoints(workspace / CHECKPOINTS / name, about)
+    return Checkpoints(workspace / CHECKPOINTS / name, about, saved=saved)
 
 
 def training_settings(config: TrainConfig, backbone: Backbone) -> dict[str, Any]:

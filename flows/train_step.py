@@ -1,0 +1,113 @@
+"""The flow `train-step`: the training of a run on another machine, and the command `train-worker` that offers one.
+
+The machine needs this package, and the addresses of Prefect, MLflow and the bucket in its environment. The flow holds
+neither the lock of a workspace nor the lease of the bucket: it works under those of the run that starts it.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import State
+from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Completed, Failed
+from prefect.types.entrypoint import EntrypointType
+from prefect.workers.process import ProcessWorker
+
+from flows.retrain import configure_logging
+from infra.disk import check_space
+from infra.errors import ConfigurationError
+from infra.local.stack import LOGGED_PACKAGES
+from infra.settings import Settings, check_google, environment_variable, read_settings
+from ml.configuration import TrainConfig
+from serving.bundle.errors import AnimeGenreError
+from serving.bundle.redaction import redact_logs
+from tasks.records import DatasetRecord, TrainingRecord
+from tasks.step import no_silence
+from tasks.versions import check_versions
+
+_SIGN_OF_LIFE_SECONDS = 30.0  # the run that waits takes a worker for lost after four times this
+_PROCESS = "process"
+
+
+@flow(name="train-step", persist_result=False)
+def train_step(
+    dataset: DatasetRecord, config: TrainConfig, bucket: str, versions: dict[str, str]
+) -> State[TrainingRecord]:
+    """Train for a run on another machine. `retrain` starts this, with `train_on`; it is of no use alone.
+
+    Args:
+        dataset: What is trained on. It is in the bucket.
+        config: How networks are trained.
+        bucket: The bucket of the run that waits.
+        versions: The versions of that run's code and packages.
+    """
+    redact_logs()
+    configure_logging()
+    try:
+        # A line at least every 30 seconds, also between two tries of the step, shows that this machine is there.
+        with no_silence("train", _SIGN_OF_LIFE_SECONDS):
+            check_versions(versions)
+            settings = read_settings(dataset.collection)
+            _check_services(settings)
+            if settings.bucket != bucket:
+                name = environment_variable("bucket")
+                raise ConfigurationError(f"Its machine uses the bucket {settings.bucket}. Set {name}={bucket} there.")
+            check_space(settings.workspace, for_run=True)
+            from tasks.train import train
+
+            record = train(dataset, config, copies_checkpoints=True)
+    except AnimeGenreError as error:
+        return Failed(message=str(error))  # the run that waits shows this
+    return Completed(message=f"Bundle {record.bundle_sha256[:12]}. {record.reason}", data=record)
+
+
+def _check_services(settings: Settings) -> None:
+    """Check that this machine has a folder of its own, and shares the bucket and MLflow with others."""
+    if not settings.storage_emulator_host:
+        check_google(settings)
+    if not settings.mlflow_tracking_uri:
+        raise ConfigurationError("MLflow is not shared. Set MLFLOW_TRACKING_URI where the worker runs.")
+    if not settings.workspace.is_absolute():
+        name = environment_variable("workspace")
+        raise ConfigurationError(f"The workspace is a relative path. Set {name} to an absolute one for the worker.")
+
+
+def serve_trainings(pool: str, workspace: Path) -> None:
+    """Register the deployment `train-step/POOL`, and become the worker of its pool, which is created if necessary.
+
+    A pool of another type than `process` keeps its own kind of worker: then only the deployment is registered.
+    """
+    os.environ[environment_variable("workspace")] = str(workspace)
+    _check_services(read_settings())
+    with get_client(sync_client=True) as client:
+        try:
+            pool_type = client.read_work_pool(pool).type
+        except ObjectNotFound:
+            template = ProcessWorker.get_default_base_job_template()
+            client.create_work_pool(WorkPoolCreate(name=pool, type=_PROCESS, base_job_template=template))
+            pool_type = _PROCESS
+    created = train_step.to_deployment(
+        name=pool,
+        description="Train for a run of `retrain` that names this deployment in `train_on`. Do not start it yourself.",
+        work_pool_name=pool,
+        # Its code is the installed package, whatever the folder and the machine.
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        job_variables={
+            "env": {"PREFECT_LOGGING_EXTRA_LOGGERS": LOGGED_PACKAGES, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
+        },
+    )
+    assert isinstance(created, RunnerDeployment)  # Prefect returns a coroutine only inside an event loop
+    created.apply()
+    name = f"{train_step.name}/{pool}"
+    print(f"{name} is registered. To train on it: anime-genre retrain --train-on {name}", flush=True)
+    if pool_type != _PROCESS:
+        print(f"Its pool has the type {pool_type}, so its worker is yours: prefect worker start --pool {pool}")
+        return
+    # One training at a time: it takes the whole machine.
+    worker = ["-m", "prefect", "worker", "start", "--pool", pool, "--type", _PROCESS, "--limit", "1"]
+    os.execv(sys.executable, [sys.executable, *worker])

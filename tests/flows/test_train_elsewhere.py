@@ -1,0 +1,179 @@
+"""Training on another machine: a worker with its own workspace, folder and Prefect home trains for a run."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
+
+from flows.parameters import RetrainParameters
+from flows.retrain import retrain
+from flows.summary import recorded_steps, run_retrain
+from flows.train_step import train_step
+from infra.errors import RunFailed
+from infra.local.processes import terminate_trees
+from infra.local.stack import Stack
+from infra.settings import read_settings
+from infra.store import Store
+from tasks import train_elsewhere
+from tests.up import outside_environment
+
+pytestmark = [pytest.mark.stack, pytest.mark.train]
+
+POOL, EMPTY_POOL = "other", "empty"
+COLLECTION = "elsewhere"
+
+
+class Worker:
+    """The command `anime-genre train-worker` on a machine of its own: it shares only the addresses of services."""
+
+    def __init__(self, stack: Stack, machine: Path) -> None:
+        shared = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "STORAGE_EMULATOR_HOST")
+        self.output = machine / "out.txt"
+        machine.mkdir()
+        environment = outside_environment() | {name: stack.environment[name] for name in shared}
+        environment |= {"PREFECT_HOME": str(machine / "prefect"), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+        command = [sys.executable, "-P", "-m", "flows.cli", "train-worker", "--pool", POOL, "--workspace"]
+        with self.output.open("wb") as out:
+            self.process = subprocess.Popen(
+                [*command, str(machine / "workspace")], stdout=out, stderr=out, env=environment, cwd=machine
+            )
+
+    def kill(self) -> None:
+        """End the worker and what it trains at once, as a machine that loses its power."""
+        trees = psutil.Process(self.process.pid)
+        for each in [trees, *trees.children(recursive=True)]:
+            each.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        terminate_trees([self.process.pid], 30)
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def small(parameters: RetrainParameters) -> RetrainParameters:
+    """Parameters of a run that deploys nothing, and trains for some seconds."""
+    longer = replace(parameters.train, trials=4, epochs=40)
+    return parameters.model_copy(update={"collection": COLLECTION, "promote": "never", "train": longer})
+
+
+def wait_for(found: Callable[[], object], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def trainings() -> list[FlowRun]:
+    """The runs of the flow `train-step`, the newest first."""
+    of_flow = FlowFilter(name=FlowFilterName(any_=[train_step.name]))
+    with get_client(sync_client=True) as client:
+        return client.read_flow_runs(flow_filter=of_flow, sort=FlowRunSort.EXPECTED_START_TIME_DESC)
+
+
+def test_unknown_deployment_is_refused_before_the_first_step(stack: Stack, small: RetrainParameters) -> None:
+    state = retrain(small.model_copy(update={"train_on": "train-step/nowhere"}), return_state=True)
+    assert state.is_failed() and "Prefect has no deployment train-step/nowhere to train on." in str(state.message)
+    assert recorded_steps(state.state_details.flow_run_id) == []
+
+
+def test_pool_without_workers_is_told_with_the_command_that_starts_one(
+    stack: Stack, small: RetrainParameters, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(train_elsewhere, "WORKER_SECONDS", 1.0)
+    monkeypatch.setattr(train_elsewhere, "WAIT_SECONDS", 5.0)
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name=EMPTY_POOL, type="process"))
+    train_step.to_deployment(EMPTY_POOL, work_pool_name=EMPTY_POOL).apply()
+    with pytest.raises(RunFailed, match=r"No worker has taken .* `prefect worker start --pool empty`"):
+        run_retrain(small.model_copy(update={"train_on": f"train-step/{EMPTY_POOL}"}))
+    (said,) = [each.message for each in caplog.records if "waits for a worker" in each.message]
+    assert "The pool 'empty' has no worker: start one with `prefect worker start --pool empty`." in said
+    (run,) = trainings()
+    assert run.state.is_cancelled(), "a worker that starts later trains for nobody"
+
+
+def test_run_that_is_stopped_cancels_its_training(stack: Stack, small: RetrainParameters, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "flows.cli", "retrain", "--workspace", stack.environment["ANIME_GENRE_WORKSPACE"]]
+    command += ["--no-crawl", "--collection", COLLECTION, "--train-on", f"train-step/{EMPTY_POOL}"]
+    command += ["--image-size", "32", "--min-posters", "10", "--min-posters-per-part", "1", "--weights", "none"]
+    before = len(trainings())
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
+    try:
+        wait_for(lambda: len(trainings()) > before)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    finally:
+        terminate_trees([process.pid], 10)
+    assert trainings()[0].state.is_cancelled()
+
+
+@pytest.fixture(scope="module")
+def worker(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    """A worker on another machine. A test kills it."""
+    started = Worker(stack, tmp_path_factory.mktemp("machines") / "first")
+    wait_for(lambda: "is registered" in started.output.read_text())
+    yield started
+    if started.process.poll() is None:
+        started.stop()
+
+
+def test_machine_with_other_versions_is_refused_by_their_names(
+    worker: Worker, small: RetrainParameters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = train_elsewhere.training_versions()["torch"]
+    monkeypatch.setattr(train_elsewhere, "training_versions", lambda: {"torch": "0.1"})
+    with pytest.raises(RunFailed, match=f"train-step/other failed: Its machine has torch {torch} instead of 0.1"):
+        run_retrain(small.model_copy(update={"crawl": False, "train_on": f"train-step/{POOL}"}))
+
+
+def test_training_whose_machine_dies_is_resumed_by_another_and_gives_the_bundle_of_one_machine(
+    worker: Worker,
+    stack: Stack,
+    small: RetrainParameters,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(train_elsewhere, "SILENT_SECONDS", 20.0)
+    store, here = Store(read_settings(COLLECTION)), small.model_copy(update={"crawl": False})
+
+    def kill_and_start() -> Worker:
+        """Kill the first worker as soon as a checkpoint is in the bucket; start another one with an empty disk."""
+        wait_for(lambda: store.keys("checkpoints/"))
+        worker.kill()
+        return Worker(stack, tmp_path / "second")
+
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(kill_and_start)
+        try:
+            elsewhere = run_retrain(here.model_copy(update={"train_on": f"train-step/{POOL}"})).record.training
+        finally:
+            second.result().stop()
+    said = [each.message for each in caplog.records]
+    assert "Resuming from the checkpoint 'scratch-trial-1'." in said
+    assert any("is lost: it has logged nothing for 2" in each for each in said)
+    killed, resumed = reversed(trainings()[:2])
+    assert killed.state.is_crashed() and resumed.state.is_completed()
+    assert store.keys("checkpoints/") == []
+
+    caplog.clear()
+    for key in store.keys("trainings/"):
+        store.delete(key)
+    one_machine = run_retrain(here).record.training
+    assert one_machine.run_id != elsewhere.run_id
+    assert one_machine.bundle_sha256 == elsewhere.bundle_sha256
+    assert not any(each.message.startswith("Resuming") for each in caplog.records)
