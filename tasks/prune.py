@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from infra.registry import DATASET_KEY, Registry, StoredVersion
 from infra.settings import Settings, read_settings
 from infra.store import Listed, Store
 from ml.data.decoding import PREPROCESSING_VERSION
+from ml.training.checkpoints import CHECKPOINTS, KEPT_DAYS
 from serving.bundle.model import MANIFEST, Manifest
 from tasks.catalogue.last_good import about_last_good
 from tasks.champion import function_source
@@ -141,7 +142,7 @@ _Listing = Mapping[str, Listed]
 
 def _listed(store: Store) -> dict[str, _Listing]:
     """The objects that may be deleted, by the folder in which they are."""
-    folders = ("trainings", "answers", "datasets", "bundles", "functions", *_NEEDS_POINTERS)
+    folders = ("trainings", "answers", "datasets", "bundles", "functions", CHECKPOINTS, "weights", *_NEEDS_POINTERS)
     return {folder: store.listing(f"{folder}/") for folder in folders}
 
 
@@ -181,13 +182,16 @@ def _plan_bucket(store: Store, lists: Mapping[str, _Listing], kept: _Kept, since
         kept.files |= {"latest", latest.sha256, collected.catalogue.sha256, collected.posters.sha256}
         kept.files.add(collected.posters.report_key.split("/")[1])
     kept.files.add(sha256_of(function_source()))
+    resumable = datetime.now(UTC) - timedelta(days=KEPT_DAYS)
     for folder, listing in lists.items():
         if folder in _NEEDS_POINTERS and not (latest and collected):
             continue
+        # No training resumes from older checkpoints, also of a run that was cancelled.
+        oldest = max(since, resumable) if folder == CHECKPOINTS else since
         # The manifest of an entry first: without it, what is left counts as incomplete and is written again.
         for key in sorted(listing, key=lambda key: (key.split("/")[1], not key.endswith(f"/{MANIFEST}"), key)):
             entry = re.sub(r"(-left-out)?\.\w+$", "", key.split("/")[1])
-            if listing[key].written < since and not _is_needed(folder, entry, kept):
+            if listing[key].written < oldest and not _is_needed(folder, entry, kept):
                 # The store deletes the generation that was listed, and no other one.
                 yield Removal(
                     f"{folder} in the bucket", f"{folder}/{entry}", listing[key].size_bytes, partial(store.delete, key)
@@ -197,6 +201,8 @@ def _plan_bucket(store: Store, lists: Mapping[str, _Listing], kept: _Kept, since
 def _is_needed(folder: str, entry: str, kept: _Kept) -> bool:
     if folder == "bundles":
         return kept.has_bundle(entry)
+    if folder == "weights":  # those named by their hash were uploaded for a training on another machine
+        return not re.fullmatch("[0-9a-f]{64}", entry)
     return entry in (kept.datasets if folder == "datasets" else kept.files)
 
 
@@ -215,7 +221,7 @@ def _plan_folder(folder: Path, kept: _Kept, since: datetime) -> Iterator[Removal
     needed: dict[str, Callable[[Path], bool]] = {
         "pixels": lambda path: path.name in pixels if pixels else path.name.endswith(f"-v{PREPROCESSING_VERSION}"),
         "features": lambda path: path.name == newest,
-        "checkpoints": lambda path: False,
+        CHECKPOINTS: lambda path: False,
         "datasets": lambda path: path.name in kept.datasets,
         "bundles": lambda path: kept.has_bundle(path.name),
         "answers": lambda path: path.stem in kept.files,

@@ -181,6 +181,7 @@ class _Following:
                     return state
                 if state.type != state_type:
                     state_type = state.type
+                    logger.info("The run on %s is %s.", self._deployment, state_type.value.lower())
                 silent = time.monotonic() - heard
                 if state.type in (StateType.SCHEDULED, StateType.PENDING):
                     self._check_worker(client, run, time.monotonic() - began, silent)

@@ -149,7 +149,16 @@ def rows_without_owner(settings: Settings) -> set[str]:
     return {each for each in (versions, runs) if each}
 
 
-NEVER = ("posters/1.jpg", "pages/a.html.gz", "tables/a/films.csv", "history.csv", "parts-2.csv", "comparisons/a.json")
+CANCELLED, RESUMABLE = (f"checkpoints/{named(name)}/scratch-trial-1.pt" for name in ("cancelled", "resumable"))
+NEVER = (
+    "posters/1.jpg",
+    "pages/a.html.gz",
+    "tables/a/films.csv",
+    "history.csv",
+    "parts-2.csv",
+    "comparisons/a.json",
+    "weights/mine.pth",
+)
 
 
 def state(settings: Settings) -> set[str]:
@@ -180,6 +189,9 @@ def test_prune_deletes_what_nothing_needs_and_continues_wherever_it_was_killed(
     for name in ("pixels/32-v0", "pixels/64-v1", "features/resnet18-a", "checkpoints/a", "posters"):
         (workspace / name).mkdir(parents=True)
         (workspace / name / "a.npy").write_bytes(b"0" * 1_000_000)
+    uploaded = f"weights/{named('weights')}.safetensors"
+    for key in (CANCELLED, uploaded):
+        store.write(key, b"data")
     films = Store(read_settings("films"))
     for key in (f"answers/{named('films')}.npz", "posters/1.jpg"):
         films.write(key, b"data")
@@ -192,6 +204,7 @@ def test_prune_deletes_what_nothing_needs_and_continues_wherever_it_was_killed(
     add_collected(store, "new")
     uploading = f"bundles/{named('uploading')}/model.onnx"
     store.write(uploading, b"data")
+    store.write(RESUMABLE, b"data")
 
     before = state(settings)
     prune(since, dry_run=True)
@@ -240,7 +253,10 @@ def test_prune_deletes_what_nothing_needs_and_continues_wherever_it_was_killed(
         f"file {each}/a.npy" for each in ("pixels/32-v0", "pixels/64-v1", "features/resnet18-a", "checkpoints/a")
     }
     assert {each for each in gone if "films" in each} == {f"bucket collections/films/answers/{named('films')}.npz"}
-    assert {f"bucket {key}" for key in (*NEVER, uploading, "rollouts/2026-01-01.json", "collected.json")} < after
+    assert {f"bucket {CANCELLED}", f"bucket {uploaded}"} < gone
+    assert {
+        f"bucket {key}" for key in (*NEVER, RESUMABLE, uploading, "rollouts/2026-01-01.json", "collected.json")
+    } < after
     assert len({each for each in gone if each.startswith("version")}) == 2
     assert registry.runs(deleted=True) == []
     assert not rows_without_owner(settings)

@@ -1,7 +1,5 @@
 """Training on another machine: a worker with its own workspace, folder and Prefect home trains for a run."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,13 +15,15 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.states import Cancelling
 
+from flows.deployments import deployment
 from flows.parameters import RetrainParameters
 from flows.retrain import retrain
 from flows.summary import recorded_steps, run_retrain
 from flows.train_step import train_step
 from infra.errors import RunFailed
-from infra.local.processes import terminate_trees
+from infra.local.processes import Processes, terminate_trees
 from infra.local.stack import Stack
 from infra.settings import read_settings
 from infra.store import Store
@@ -66,7 +66,7 @@ class Worker:
 @pytest.fixture(scope="module")
 def small(parameters: RetrainParameters) -> RetrainParameters:
     """Parameters of a run that deploys nothing, and trains for some seconds."""
-    longer = replace(parameters.train, trials=4, epochs=40)
+    longer = replace(parameters.train, trials=2, epochs=8)
     return parameters.model_copy(update={"collection": COLLECTION, "promote": "never", "train": longer})
 
 
@@ -106,21 +106,6 @@ def test_pool_without_workers_is_told_with_the_command_that_starts_one(
     assert run.state.is_cancelled(), "a worker that starts later trains for nobody"
 
 
-def test_run_that_is_stopped_cancels_its_training(stack: Stack, small: RetrainParameters, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "flows.cli", "retrain", "--workspace", stack.environment["ANIME_GENRE_WORKSPACE"]]
-    command += ["--no-crawl", "--collection", COLLECTION, "--train-on", f"train-step/{EMPTY_POOL}"]
-    command += ["--image-size", "32", "--min-posters", "10", "--min-posters-per-part", "1", "--weights", "none"]
-    before = len(trainings())
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
-    try:
-        wait_for(lambda: len(trainings()) > before)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
-    finally:
-        terminate_trees([process.pid], 10)
-    assert trainings()[0].state.is_cancelled()
-
-
 @pytest.fixture(scope="module")
 def worker(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     """A worker on another machine. A test kills it."""
@@ -140,6 +125,29 @@ def test_machine_with_other_versions_is_refused_by_their_names(
         run_retrain(small.model_copy(update={"crawl": False, "train_on": f"train-step/{POOL}"}))
 
 
+def test_training_is_cancelled_with_its_run(
+    worker: Worker, stack: Stack, small: RetrainParameters, tmp_path: Path
+) -> None:
+    endless = small.model_copy(
+        update={
+            "crawl": False,
+            "train_on": f"train-step/{POOL}",
+            "train": replace(small.train, epochs=10_000),
+        }
+    )
+    with Processes(tmp_path) as processes:
+        processes.start("Deployment", [sys.executable, "-m", "flows.deployments"], stack.environment)
+        with get_client(sync_client=True) as client:
+            wait_for(lambda: "train-step/other" not in {run.name for run in trainings()})
+            deployment_id = deployment(endless).apply()
+            run = client.create_flow_run_from_deployment(deployment_id)
+            wait_for(lambda: (runs := trainings()) and runs[0].state.is_running())
+            client.set_flow_run_state(run.id, Cancelling())
+            wait_for(lambda: client.read_flow_run(run.id).state.is_cancelled())
+    wait_for(lambda: trainings()[0].state.is_cancelled())
+    assert psutil.Process(worker.process.pid).children() == [], "its process has ended"
+
+
 def test_training_whose_machine_dies_is_resumed_by_another_and_gives_the_bundle_of_one_machine(
     worker: Worker,
     stack: Stack,
@@ -150,10 +158,11 @@ def test_training_whose_machine_dies_is_resumed_by_another_and_gives_the_bundle_
 ) -> None:
     monkeypatch.setattr(train_elsewhere, "SILENT_SECONDS", 20.0)
     store, here = Store(read_settings(COLLECTION)), small.model_copy(update={"crawl": False})
+    of_others = store.keys("checkpoints/")
 
     def kill_and_start() -> Worker:
         """Kill the first worker as soon as a checkpoint is in the bucket; start another one with an empty disk."""
-        wait_for(lambda: store.keys("checkpoints/"))
+        wait_for(lambda: store.keys("checkpoints/") != of_others)
         worker.kill()
         return Worker(stack, tmp_path / "second")
 
@@ -168,7 +177,7 @@ def test_training_whose_machine_dies_is_resumed_by_another_and_gives_the_bundle_
     assert any("is lost: it has logged nothing for 2" in each for each in said)
     killed, resumed = reversed(trainings()[:2])
     assert killed.state.is_crashed() and resumed.state.is_completed()
-    assert store.keys("checkpoints/") == []
+    assert store.keys("checkpoints/") == of_others
 
     caplog.clear()
     for key in store.keys("trainings/"):
