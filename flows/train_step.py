@@ -62,7 +62,7 @@ def train_step(
 
             record = train(dataset, config, copies_checkpoints=True)
     except AnimeGenreError as error:
-        return Failed(message=str(error))  # the run that waits shows this
+        return Failed(message=str(error), data=error)  # the run that waits shows the message
     return Completed(message=f"Bundle {record.bundle_sha256[:12]}. {record.reason}", data=record)
 
 

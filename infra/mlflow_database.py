@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from infra.errors import InfraError
 from infra.files import remove_temporary_files, temporary_path
-from infra.local.stack import running_stack_environment
+from infra.local.stack import MLFLOW_DATABASE, running_stack_environment
 from infra.settings import Settings
 from infra.store import Store
 
@@ -31,9 +31,10 @@ _LOCKED_SECONDS = 60.0  # how long the server is waited for
 def database_file(settings: Settings) -> Path | None:
     """The file of MLflow's database; None if MLflow does not use a sqlite file that this machine has."""
     uri = settings.tracking_uri
+    stack = running_stack_environment(settings.workspace) or {}
     if uri.startswith(_SQLITE):
         file = Path(uri.removeprefix(_SQLITE))
-    elif (running_stack_environment(settings.workspace) or {}).get("MLFLOW_TRACKING_URI") == uri:
+    elif stack.get("MLFLOW_TRACKING_URI") == uri and MLFLOW_DATABASE not in stack:
         file = settings.workspace / "mlflow.db"
     else:
         return None

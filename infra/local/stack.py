@@ -7,6 +7,7 @@ The services keep their data in the workspace. The next stack in the same worksp
 """
 
 import json
+import os
 import secrets
 import sys
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,8 @@ _NO_TELEMETRY = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "ORT_DISABLE_TELEMETRY": "1",
 }
+MLFLOW_DATABASE = "MLFLOW_BACKEND_STORE_URI"
+"""MLflow's own variable for the address of its database. Without it, the database is mlflow.db in the workspace."""
 _QUIET_MLFLOW = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
 # With sqlite's defaults, Prefect reports "database is locked" for seconds after a few hundred task runs; larger batches
 # prevent that. Leases in memory would be lost with a killed server, and its concurrency slots would stay taken.
@@ -173,6 +176,10 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
             "STORAGE_EMULATOR_HOST": storage_url,
         }
         _start_stand_ins(workspace, settings, environment, function_port, processes)
+    # Not as an option, which other users see in the list of processes: it may have a password.
+    database = ["--backend-store-uri", f"sqlite:///{workspace / 'mlflow.db'}"]
+    if address := os.environ.get(MLFLOW_DATABASE):
+        database, environment[MLFLOW_DATABASE] = [], address
     python = sys.executable
     processes.start(
         "Prefect",
@@ -184,7 +191,7 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
         "MLflow",
         [
             *(python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow_port), "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{workspace / 'mlflow.db'}"),
+            *database,
             *("--artifacts-destination", str(workspace / "mlflow-artifacts")),
             # By default it also answers names such as 10.example.org, which match its pattern for private addresses.
             *("--allowed-hosts", "127.0.0.1,127.0.0.1:*,localhost,localhost:*"),

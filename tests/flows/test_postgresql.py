@@ -1,0 +1,92 @@
+"""The stack with Prefect's and MLflow's databases on PostgreSQL, as on sqlite."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.local.processes import free_port
+from infra.local.site.invented_titles import SEASONS
+from tests.up import Up, outside_environment
+
+pytestmark = [pytest.mark.stack, pytest.mark.train]
+
+BIN = Path("/usr/lib/postgresql/15/bin")
+USER = "postgres"
+
+
+@pytest.fixture
+def postgresql() -> Iterator[str]:
+    """The address of a PostgreSQL server with the databases `prefect` and `mlflow`. It does not run as root."""
+    if not BIN.is_dir():
+        pytest.skip(f"no PostgreSQL in {BIN}")
+    pytest.importorskip("psycopg2", reason="MLflow's driver of PostgreSQL is not installed")
+    user = USER if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+    as_user = {"user": user} if os.geteuid() == 0 else {}
+    folder, port = Path(tempfile.mkdtemp()), free_port()
+    shutil.chown(folder, user)
+    data = str(folder / "data")
+    options = ["-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", str(folder), "-c", "fsync=off"]
+    initdb = [str(BIN / "initdb"), "-D", data, "-U", USER, "--auth=trust", "--no-sync"]
+    subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **as_user)
+    with subprocess.Popen(
+        [str(BIN / "postgres"), *options], stderr=subprocess.DEVNULL, cwd=folder, **as_user
+    ) as server:
+        try:
+            where = ["-h", "127.0.0.1", "-p", str(port), "-U", USER]
+            deadline = time.monotonic() + 60
+            while subprocess.run([BIN / "pg_isready", *where], capture_output=True).returncode:
+                assert time.monotonic() < deadline and server.poll() is None
+                time.sleep(0.2)
+            for name in ("prefect", "mlflow"):
+                subprocess.run([BIN / "createdb", *where, name], check=True)
+            yield f"{USER}@127.0.0.1:{port}"
+        finally:
+            server.terminate()
+    shutil.rmtree(folder)
+
+
+def count(address: str, database: str, table: str) -> int:
+    """The number of rows of a table."""
+    psycopg2 = pytest.importorskip("psycopg2")
+    connection = psycopg2.connect(f"postgresql://{address}/{database}")
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT count(*) FROM {table}")
+            return int(cursor.fetchone()[0])
+    finally:
+        connection.close()
+
+
+def test_up_and_retrain_keep_their_databases_on_postgresql(
+    postgresql: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", f"postgresql+asyncpg://{postgresql}/prefect")
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", f"postgresql://{postgresql}/mlflow")
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    up = Up(workspace)
+    try:
+        with up.client() as client:
+            site_url = client.read_deployment_by_name("retrain/retrain").parameters["parameters"]["site_url"]
+        command = [sys.executable, "-m", "flows.cli", "retrain", "--workspace", str(workspace)]
+        command += ["--site-url", site_url, "--collection", "built-in", "--seasons", f"{SEASONS[0]}..{SEASONS[-1]}"]
+        command += ["--image-size", "32", "--candidates", "scratch", "--trials", "1", "--epochs", "2"]
+        ended = subprocess.run(
+            [*command, "--weights", "none", "--promote", "always"], capture_output=True, text=True, timeout=300, env=outside_environment()
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        assert "is live" in ended.stdout
+        assert count(postgresql, "prefect", "flow_run") >= 1
+        assert count(postgresql, "mlflow", "runs") >= 3
+        assert [*workspace.glob("**/prefect.db"), *workspace.glob("mlflow.db")] == []
+        assert "so its backup is its owner's" in ended.stderr
+    finally:
+        up.kill()
