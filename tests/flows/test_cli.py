@@ -49,6 +49,11 @@ def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--labels", "genres,tags"], "Unknown labels 'tags'; choose from genres, themes, demographics."),
         (["--backbone", "resnet19", "--site-url", "http://127.0.0.1:9"], "resnet19"),
         (["--weights", __file__, "--site-url", "http://127.0.0.1:9"], "test_cli.py"),
+        (["--train-on", "retrain/retrain"], "Invalid --train-on: 'retrain/retrain'. Deployment that trains on another"),
+        (
+            ["--train-on", "train-step/gpu", "--backbone", "local-dir:b", "--site-url", "http://127.0.0.1:9"],
+            "train-step/gpu has no folder of this machine. Name the backbone as hf-hub:OWNER/NAME",
+        ),
         (["--max-emptied", "2"], "max_emptied must be at most 1, not 2.0."),
     ],
 )
@@ -272,6 +277,18 @@ def test_retrain_refuses_a_table_before_it_starts_services(
         options = [*options, "--posters", "."]
     assert reason in error_of(["retrain", "--catalogue", "films.csv", *options], capsys)
     assert not (tmp_path / "workspace").exists()
+
+
+def test_train_worker_names_the_addresses_that_it_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))  # without a profile
+    monkeypatch.setenv("PREFECT_API_URL", "")
+    command = ["train-worker", "--workspace", str(tmp_path / "w")]
+    assert "Set PREFECT_API_URL to its address." in error_of(command, capsys)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    assert "No Prefect server is reachable at PREFECT_API_URL=http://127.0.0.1:9/api." in error_of(command, capsys)
+    assert not (tmp_path / "w").exists()
 
 
 def test_commands_have_one_default_workspace(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch) -> None:

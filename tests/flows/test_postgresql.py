@@ -79,9 +79,8 @@ def test_up_and_retrain_keep_their_databases_on_postgresql(
         command = [sys.executable, "-m", "flows.cli", "retrain", "--workspace", str(workspace)]
         command += ["--site-url", site_url, "--collection", "built-in", "--seasons", f"{SEASONS[0]}..{SEASONS[-1]}"]
         command += ["--image-size", "32", "--candidates", "scratch", "--trials", "1", "--epochs", "2"]
-        ended = subprocess.run(
-            [*command, "--weights", "none", "--promote", "always"], capture_output=True, text=True, timeout=300, env=outside_environment()
-        )
+        command += ["--weights", "none", "--promote", "always"]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=300, env=outside_environment())
         assert ended.returncode == 0, ended.stdout + ended.stderr
         assert "is live" in ended.stdout
         assert count(postgresql, "prefect", "flow_run") >= 1

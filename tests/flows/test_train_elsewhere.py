@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+import torchvision
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
@@ -64,9 +66,11 @@ class Worker:
 
 
 @pytest.fixture(scope="module")
-def small(parameters: RetrainParameters) -> RetrainParameters:
-    """Parameters of a run that deploys nothing, and trains for some seconds."""
-    longer = replace(parameters.train, trials=2, epochs=8)
+def small(parameters: RetrainParameters, tmp_path_factory: pytest.TempPathFactory) -> RetrainParameters:
+    """Parameters of a run that deploys nothing, and trains for some seconds, with weights in a file of this machine."""
+    weights = tmp_path_factory.mktemp("weights") / "squeezenet.pth"
+    torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), weights)
+    longer = replace(parameters.train, trials=2, epochs=8, weights=str(weights))
     return parameters.model_copy(update={"collection": COLLECTION, "promote": "never", "train": longer})
 
 
@@ -119,9 +123,9 @@ def worker(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
 def test_machine_with_other_versions_is_refused_by_their_names(
     worker: Worker, small: RetrainParameters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch = train_elsewhere.training_versions()["torch"]
+    installed = train_elsewhere.training_versions()["torch"]
     monkeypatch.setattr(train_elsewhere, "training_versions", lambda: {"torch": "0.1"})
-    with pytest.raises(RunFailed, match=f"train-step/other failed: Its machine has torch {torch} instead of 0.1"):
+    with pytest.raises(RunFailed, match=f"train-step/other failed: Its machine has torch {installed} instead of 0.1"):
         run_retrain(small.model_copy(update={"crawl": False, "train_on": f"train-step/{POOL}"}))
 
 
@@ -138,7 +142,6 @@ def test_training_is_cancelled_with_its_run(
     with Processes(tmp_path) as processes:
         processes.start("Deployment", [sys.executable, "-m", "flows.deployments"], stack.environment)
         with get_client(sync_client=True) as client:
-            wait_for(lambda: "train-step/other" not in {run.name for run in trainings()})
             deployment_id = deployment(endless).apply()
             run = client.create_flow_run_from_deployment(deployment_id)
             wait_for(lambda: (runs := trainings()) and runs[0].state.is_running())
