@@ -30,7 +30,6 @@ from tasks.records import DatasetRecord, TrainingRecord
 from tasks.step import no_silence
 from tasks.versions import check_versions
 
-_SIGN_OF_LIFE_SECONDS = 30.0  # the run that waits takes a worker for lost after four times this
 _PROCESS = "process"
 
 
@@ -49,8 +48,8 @@ def train_step(
     redact_logs()
     configure_logging()
     try:
-        # A line at least every 30 seconds, also between two tries of the step, shows that this machine is there.
-        with no_silence("train", _SIGN_OF_LIFE_SECONDS):
+        # Lines in the log show the run that waits that this machine is there, also between two tries of the step.
+        with no_silence("preparing the training"):
             check_versions(versions)
             settings = read_settings(dataset.collection)
             _check_services(settings)

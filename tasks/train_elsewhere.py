@@ -45,12 +45,12 @@ from tasks.versions import training_versions
 
 logger = logging.getLogger("tasks")
 
-SILENT_SECONDS = 120.0  # a run logs a line at least every 30 seconds
+SILENT_SECONDS = 120.0  # a run logs a line every eight seconds
 WORKER_SECONDS = 30.0  # a worker asks for runs every 10 seconds
 WAIT_SECONDS = 3600.0  # how long a run waits for a worker
 _POLL_SECONDS = 2.0
 _OVERLAP = timedelta(seconds=10)  # lines of one run may arrive in another order
-_PACKAGES = ("flows", "tasks", "ml", "infra")
+_REPEATED = re.compile(r"(flows|tasks|ml|infra|prefect\.task_runs)\b")  # loggers; the others say nothing about a run
 _ACTIVE = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
 
 
@@ -218,7 +218,7 @@ class _Following:
         )
 
     def _repeat_log(self, client: SyncPrefectClient) -> bool:
-        """Log the run's new lines, and return whether there are any. Those of Prefect itself say little."""
+        """Log the run's new lines, and return whether there are any."""
         since = max((each.timestamp for each in self._seen.values()), default=None)
         wanted = LogFilter(
             flow_run_id=LogFilterFlowRunId(any_=[self._run.id]),
@@ -233,7 +233,7 @@ class _Following:
             # A step repeats its last line while it is silent. So does this one.
             if re.fullmatch(rf"{re.escape(self._last)} \(\d+ s\)", line.message):
                 continue
-            if line.name.partition(".")[0] in _PACKAGES or line.level >= logging.WARNING:
+            if _REPEATED.match(line.name):
                 self._last = line.message.partition("\n")[0]
                 logger.log(line.level, "%s", line.message)
         return bool(new)

@@ -74,7 +74,7 @@ def small(parameters: RetrainParameters, tmp_path_factory: pytest.TempPathFactor
     return parameters.model_copy(update={"collection": COLLECTION, "promote": "never", "train": longer})
 
 
-def wait_for(found: Callable[[], object], seconds: float = 90) -> None:
+def wait_for(found: Callable[[], object], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not found():
         assert time.monotonic() < deadline
@@ -159,7 +159,7 @@ def test_training_whose_machine_dies_is_resumed_by_another_and_gives_the_bundle_
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(train_elsewhere, "SILENT_SECONDS", 20.0)
+    monkeypatch.setattr(train_elsewhere, "SILENT_SECONDS", 25.0)
     store, here = Store(read_settings(COLLECTION)), small.model_copy(update={"crawl": False})
     of_others = store.keys("checkpoints/")
 
@@ -177,7 +177,7 @@ def test_training_whose_machine_dies_is_resumed_by_another_and_gives_the_bundle_
             second.result().stop()
     said = [each.message for each in caplog.records]
     assert "Resuming from the checkpoint 'scratch-trial-1'." in said
-    assert any("is lost: it has logged nothing for 2" in each for each in said)
+    assert any("is lost: it has logged nothing for " in each for each in said)
     killed, resumed = reversed(trainings()[:2])
     assert killed.state.is_crashed() and resumed.state.is_completed()
     assert store.keys("checkpoints/") == of_others
