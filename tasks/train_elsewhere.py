@@ -198,7 +198,7 @@ class _Following:
         if run.state_type == StateType.PENDING and not has_worker and silent > SILENT_SECONDS:
             raise self._lost(client, "its worker ended before it began")
         if has_worker:
-            why = f"All workers of the pool '{pool}' are busy."
+            why = f"All workers of the pool '{pool}' are busy, or the pool is paused."
         elif pool:
             why = f"The pool '{pool}' has no worker: start one with `prefect worker start --pool {pool}`."
         else:
@@ -274,6 +274,8 @@ def _prefect_errors() -> Iterator[None]:
     """Raise ServiceUnavailable if Prefect does not answer: a retry follows the same run."""
     try:
         yield
+    except ObjectNotFound as error:
+        raise failure(RunFailed, "The training's run or deployment was deleted in Prefect", error) from error
     except (httpx.TransportError, PrefectHTTPStatusError) as error:
         if isinstance(error, PrefectHTTPStatusError) and not error.response.is_server_error:
             raise

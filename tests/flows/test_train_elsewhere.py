@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 import torch
@@ -99,6 +100,15 @@ def test_pool_without_workers_is_told_with_the_command_that_starts_one(
 ) -> None:
     monkeypatch.setattr(train_elsewhere, "WORKER_SECONDS", 1.0)
     monkeypatch.setattr(train_elsewhere, "WAIT_SECONDS", 5.0)
+    follow, followed = train_elsewhere._Following.until_end, list[object]()
+
+    def interrupted(following: train_elsewhere._Following) -> object:
+        followed.append(following)
+        if len(followed) == 1:
+            raise httpx.ConnectError("refused")
+        return follow(following)
+
+    monkeypatch.setattr(train_elsewhere._Following, "until_end", interrupted)
     with get_client(sync_client=True) as client:
         client.create_work_pool(WorkPoolCreate(name=EMPTY_POOL, type="process"))
     train_step.to_deployment(EMPTY_POOL, work_pool_name=EMPTY_POOL).apply()
@@ -106,6 +116,7 @@ def test_pool_without_workers_is_told_with_the_command_that_starts_one(
         run_retrain(small.model_copy(update={"train_on": f"train-step/{EMPTY_POOL}"}))
     (said,) = [each.message for each in caplog.records if "waits for a worker" in each.message]
     assert "The pool 'empty' has no worker: start one with `prefect worker start --pool empty`." in said
+    assert any("trains this already" in each.message for each in caplog.records), "Prefect was away for a moment"
     (run,) = trainings()
     assert run.state.is_cancelled(), "a worker that starts later trains for nobody"
 
