@@ -91,6 +91,8 @@ def train_elsewhere(dataset: DatasetRecord, config: TrainConfig, deployment: str
         run = _start(deployment, parameters, [dataset.collection, f"training {training.key[:12]}"])
         try:
             state = _Following(run, deployment).until_end()
+            if state.type != StateType.COMPLETED:
+                raise _failed(state, deployment)
         except WorkerLost:
             training.registry.end_active_runs(lambda id_: id_ == str(run.id))
             raise
@@ -99,8 +101,6 @@ def train_elsewhere(dataset: DatasetRecord, config: TrainConfig, deployment: str
                 with suppress(Exception), get_client(sync_client=True) as client:
                     _cancel(client, run.id)
             raise
-    if state.type != StateType.COMPLETED:
-        raise _failed(state, deployment)
     record = training.stored()
     if record is None:
         raise ConfigurationError(

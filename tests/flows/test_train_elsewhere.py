@@ -18,7 +18,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.states import Cancelling
+from prefect.states import Cancelled, Cancelling, Crashed, Failed
 
 from flows.deployments import deployment
 from flows.parameters import RetrainParameters
@@ -28,6 +28,7 @@ from flows.train_step import train_step
 from infra.errors import RunFailed
 from infra.local.processes import Processes, terminate_trees
 from infra.local.stack import Stack
+from infra.registry import Registry
 from infra.settings import read_settings
 from infra.store import Store
 from tasks import train_elsewhere
@@ -121,6 +122,15 @@ def test_pool_without_workers_is_told_with_the_command_that_starts_one(
     assert run.state.is_cancelled(), "a worker that starts later trains for nobody"
 
 
+def test_training_that_ends_without_a_result_is_retried_only_if_its_worker_crashed() -> None:
+    crashed = train_elsewhere._failed(Crashed(message="Process exited with status code -9."), "train-step/gpu")
+    assert crashed.retryable and crashed.message == (
+        "The training on train-step/gpu crashed: Process exited with status code -9. A retry resumes it."
+    )
+    for state in (Failed(message="Its machine is too small."), Cancelled()):
+        assert not train_elsewhere._failed(state, "train-step/gpu").retryable
+
+
 @pytest.fixture(scope="module")
 def worker(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     """A worker on another machine. A test kills it."""
@@ -192,6 +202,7 @@ def test_training_whose_machine_dies_is_resumed_by_another_and_gives_the_bundle_
     killed, resumed = reversed(trainings()[:2])
     assert killed.state.is_crashed() and resumed.state.is_completed()
     assert store.keys("checkpoints/") == of_others
+    assert not any(each.is_running for each in Registry(read_settings(COLLECTION)).runs())
 
     caplog.clear()
     for key in store.keys("trainings/"):
