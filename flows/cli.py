@@ -185,6 +185,15 @@ def parser() -> argparse.ArgumentParser:
     )
     monitor.set_defaults(run=_monitor, error_code=2)
 
+    catalogue = commands.add_parser(
+        "predict-catalogue", help="predict all titles of the catalogue, also those without genres, into a table"
+    )
+    _add_live(catalogue)
+    catalogue.add_argument(
+        "--bundle", metavar="SHA256", help="bundle by the beginning of its sha256; default: the live model's"
+    )
+    catalogue.set_defaults(run=_predict_catalogue)
+
     prune = commands.add_parser("prune", help="delete what no kept model and no recent run needs")
     _add_workspace(prune)
     prune.add_argument("--weeks", type=_positive, default=12, help="what is newer is kept; default: %(default)s")
@@ -429,6 +438,13 @@ def _history(args: argparse.Namespace) -> None:
         from flows.rollback import show_history
 
         show_history(args.collection)
+
+
+def _predict_catalogue(args: argparse.Namespace) -> None:
+    with connected(args.workspace, args.collection):
+        from flows.predict_catalogue import run_predict_catalogue
+
+        run_predict_catalogue(args.collection, args.bundle)
 
 
 def _prune(args: argparse.Namespace) -> None:

@@ -2,10 +2,12 @@
 
 InfraError                  an error outside this process
 ├── ServiceUnavailable          a service is unreachable or overloaded; a retry may help
+│   ├── WorkerUnavailable           jobs failed on another machine for a temporary reason
 │   ├── FunctionDown                the deployed function does not answer for longer than it needs to start
 │   ├── WorkerLost                  a run on another machine has crashed or fallen silent; a retry starts it again
 │   └── OutdatedError               another run has replaced an object since it was read
 ├── RunFailed                   a run on another machine has failed, was cancelled, or no worker takes it
+├── WorkerError                 another machine cannot do its part: other versions, no permission, a full disk
 ├── ConfigurationError          a setting or a permission is missing or invalid
 ├── StackError                  a local process does not start, has ended, or its port is taken
 ├── DeploymentError             a build failed, or a revision is not ready or gives a wrong response
@@ -31,6 +33,14 @@ class ServiceUnavailable(InfraError):
     """A service is unreachable or overloaded. A retry may help."""
 
     retryable: ClassVar[bool] = True
+
+
+class WorkerUnavailable(ServiceUnavailable):
+    """Jobs failed on another machine for a temporary reason, or the machine was lost."""
+
+
+class WorkerError(InfraError):
+    """Another machine cannot do its part. The message names it, and the reason."""
 
 
 class FunctionDown(ServiceUnavailable):

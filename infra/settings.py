@@ -110,6 +110,12 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("MLFLOW_TRACKING_URI", "mlflow_tracking_uri"),
         description="Address of the MLflow server. If not set, MLflow uses mlflow.db in the workspace.",
     )
+    dask: str | None = Field(
+        None,
+        pattern=r"^(tcp|tls)://[^\s/@]+$",
+        description="Address of a Dask scheduler, whose workers compute features and predictions. If not set, this "
+        "machine computes them. Beyond this machine, the address must begin with tls://.",
+    )
     mal_client_id: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices("MAL_CLIENT_ID", "mal_client_id"),

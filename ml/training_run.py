@@ -22,6 +22,7 @@ from ml.export.quantisation import choose_precision
 from ml.networks.backbones import Backbone
 from ml.reporting import Reporter
 from ml.training.checkpoints import Checkpoints
+from ml.training.features import FeatureExchange
 from ml.training.learning import train_networks
 from ml.training.outcome import NetworkOutcome, TrainingOutcome
 from serving.bundle.model import Model
@@ -50,6 +51,7 @@ def run_training(
     bundle_folder: Path,
     temporary_folder: Path,
     date: str | None = None,
+    exchange: FeatureExchange | None = None,
 ) -> TrainingRun:
     """Train on a dataset and write the bundle of the chosen network.
 
@@ -62,10 +64,11 @@ def run_training(
         bundle_folder: where the bundle is written.
         temporary_folder: for temporary files, which a killed training may leave there.
         date: the date of the data, for the model card.
+        exchange: shares the backbone's features with other machines.
 
     Raises SettingError, WeightsError, TrainingError, and DatasetError if a part is empty.
     """
-    outcome = train_networks(dataset, config, backbone, reporter, checkpoints)
+    outcome = train_networks(dataset, config, backbone, reporter, checkpoints, exchange)
     logger.info("Exporting '%s', and comparing int8 with fp32.", outcome.chosen.name)
     outcome = choose_precision(outcome, temporary_folder, reporter)
     card = model_card(outcome, dataset, date)

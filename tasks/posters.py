@@ -68,6 +68,17 @@ def read_collected(store: Store) -> CollectedRecord | None:
     return store.read_parsed(_COLLECTED, CollectedRecord.model_validate_json)
 
 
+def read_last_collected(store: Store) -> CollectedRecord:
+    """What was collected last into the bucket. Raises CatalogueError if nothing was."""
+    collected = read_collected(store)
+    if collected is None:
+        raise CatalogueError(
+            f"{store.uri(_COLLECTED)} does not exist, so nothing was collected yet. Run `anime-genre collect` with the "
+            "settings of this bucket, or a run with the crawl."
+        )
+    return collected
+
+
 @step("collected before")
 def collected_before(collection: str) -> CollectedRecord:
     """The catalogue and the posters that were collected last into the bucket. The site is not asked.
@@ -76,13 +87,7 @@ def collected_before(collection: str) -> CollectedRecord:
         CatalogueError: nothing has been collected into this bucket.
         ServiceUnavailable: the bucket is not reachable (retryable).
     """
-    store = Store(read_settings(collection))
-    collected = read_collected(store)
-    if collected is None:
-        raise CatalogueError(
-            f"{store.uri(_COLLECTED)} does not exist, so nothing was collected yet. Run `anime-genre collect` with the "
-            "settings of this bucket, or a run with the crawl."
-        )
+    collected = read_last_collected(Store(read_settings(collection)))
     logger.info(
         "Using the catalogue of %s: %s, %s.",
         collected.catalogue.snapshot_date,

@@ -99,7 +99,7 @@ def make_dataset(
     """
     folder = workspace / "posters"
     pixels = open_pixels(workspace, config.image_size)
-    _decode(store, workspace, dict(zip(titles["id"], titles["sha256"], strict=True)), pixels)
+    decode_stored(store, workspace, dict(zip(titles["id"], titles["sha256"], strict=True)), pixels)
     posters = labelled_posters(titles, dict.fromkeys(titles["id"], ("", "")), folder)
     alike = look_alikes(perceptual_hashes(posters, pixels))
     parts, notices = _draw_parts(store, titles, source, alike)
@@ -167,7 +167,7 @@ def fetch_dataset(store: Store, workspace: Path, key: str) -> Dataset:
         store.fetch(f"{_folder(key)}/{name}", folder / name)
     size, sha256_of = read_posters(folder)
     pixels = open_pixels(workspace, size)
-    _decode(store, workspace, sha256_of, pixels)
+    decode_stored(store, workspace, sha256_of, pixels)
     return Dataset.load(folder, pixels)
 
 
@@ -186,8 +186,8 @@ def read_test_ids(store: Store, key: str) -> list[str]:
     return [id for id, (_, part) in read_dataset_parts(store, key).items() if part == TEST]
 
 
-def _decode(store: Store, workspace: Path, sha256_of: Mapping[str, str], pixels: Shards) -> None:
-    """Fetch the posters whose pixels are missing into the workspace, and decode them."""
+def decode_stored(store: Store, workspace: Path, sha256_of: Mapping[str, str], pixels: Shards) -> None:
+    """Fetch the posters whose pixels are missing into the workspace, and decode them. Raises as `fetch_posters`."""
     folder = workspace / "posters"
     missing = set(pixels.missing(sha256_of.values()))
     needed = {id: sha256 for id, sha256 in sha256_of.items() if sha256 in missing}

@@ -30,6 +30,7 @@ from serving.bundle.wording import counted
 from tasks.artifacts import show_text
 from tasks.bundles import bundle_key, fetch_bundle, fetch_predictions
 from tasks.checkpoint_copies import CheckpointCopies
+from tasks.features import StoredFeatures
 from tasks.preprocess import fetch_dataset
 from tasks.records import DatasetRecord, NetworkRecord, TrainingRecord
 from tasks.reporters import MlflowReporter, ProgressLog
@@ -115,6 +116,7 @@ def train(dataset: DatasetRecord, config: TrainConfig, copies_checkpoints: bool 
                 bundle_folder=bundle_folder,
                 temporary_folder=folder / "bundles",
                 date=dataset.snapshot_date,
+                exchange=StoredFeatures(store, settings),
             )
             logger.info("Storing the bundle in MLflow.")
             registry.log_bundle(run_id, bundle_folder, run.bundle.sha256)

@@ -90,6 +90,11 @@ def decode_posters(files: Mapping[str, Path], pixels: Shards, reporter: Reporter
                     shard.note(row, broken if isinstance(small, str) else {_HASH: perceptual_hash(small)})
 
 
+def is_decoded(note: Note) -> bool:
+    """Whether the pixels of a poster are in its row, by the row's note; the row of a broken poster is 0."""
+    return _BROKEN not in note
+
+
 def broken_posters(posters: Sequence[Poster], pixels: Shards) -> dict[str, str]:
     """The reason, by id, of each poster that could not be decoded."""
     return {id: note[_BROKEN] for id, note in _notes(posters, pixels) if _BROKEN in note}

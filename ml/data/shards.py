@@ -220,6 +220,25 @@ class Shards:
         part.replace(file.with_suffix(_INDEX))
         self._add(file, index)
 
+    def fill(
+        self,
+        missing: Sequence[str],
+        rows_of: Callable[[Sequence[str]], NDArray[Any]],
+        batch_size: int,
+        on_rows: Callable[[int], None],
+    ) -> None:
+        """Add the rows of these hashes, shard by shard.
+
+        `rows_of` returns the rows of at most `batch_size` hashes. `on_rows` is called with the number of rows so far.
+        """
+        for first in range(0, len(missing), ROWS_PER_SHARD):
+            hashes = missing[first : first + ROWS_PER_SHARD]
+            with self.write(hashes) as shard:
+                for begin in range(0, len(hashes), batch_size):
+                    rows = rows_of(hashes[begin : begin + batch_size])
+                    shard.put(begin, rows)
+                    on_rows(first + begin + len(rows))
+
     def _open_new(self, delete_damaged: bool = False) -> bool:
         """Open the complete shards that are not open yet. Returns whether there are damaged ones."""
         damaged = False

@@ -28,7 +28,15 @@ from torch import Tensor, nn
 
 from ml.configuration import LOCAL_FOLDER
 from ml.errors import SettingError, TrainingError, WeightsError, needs_package
-from ml.networks.hub import WEIGHTS, Repository, check_packages, download_file, download_repository, read_repository
+from ml.networks.hub import (
+    CONFIG,
+    WEIGHTS,
+    Repository,
+    check_packages,
+    download_file,
+    download_repository,
+    read_repository,
+)
 from ml.networks.weights import (
     IMAGENET,
     NONE,
@@ -140,6 +148,7 @@ class Backbone:
         make: returns the network with random weights.
         convert: brings weights of earlier formats into the network's own.
         classifiers: the names of its last layers, whose weights are not used.
+        config_file: the file that describes a network of a hub repository, None for networks known by name.
     """
 
     name: str
@@ -150,6 +159,7 @@ class Backbone:
     make: Callable[[], nn.Module]
     convert: Callable[[Mapping[str, Tensor], nn.Module], Mapping[str, Tensor]]
     classifiers: tuple[str, ...]
+    config_file: Path | None = None
 
     def body(self) -> nn.Module:
         """The network, with its pretrained weights if it has any. Each call makes another one.
@@ -327,7 +337,7 @@ def _of_repository(repository: Repository, name: str, source: str) -> tuple[Back
 
     key = f"{name} {repository.sha256}"
     backbone = _timm_backbone(name, key, repository.architecture, repository.arguments, repository.config)
-    return backbone, own_weights
+    return replace(backbone, config_file=repository.weights.with_name(CONFIG)), own_weights
 
 
 def _timm_backbone(

@@ -21,7 +21,7 @@ from ml.scores.metrics import Probabilities
 from ml.training.bench import Bench
 from ml.training.candidates import CANDIDATES, chosen_candidates
 from ml.training.checkpoints import CHECKPOINTS, Checkpoints, NoCheckpoints
-from ml.training.features import Pretrained
+from ml.training.features import FeatureExchange, Pretrained
 from ml.training.outcome import NetworkOutcome, TrainingOutcome
 from ml.training.recipe import HALF_RECIPE, RECIPE, TUNED, train_half_recipe, train_recipe
 
@@ -54,6 +54,7 @@ def plan_trainings(
     checkpoints: Checkpoints | NoCheckpoints | None = None,
     *,
     half_recipe: bool = False,
+    exchange: FeatureExchange | None = None,
 ) -> Trainings:
     """Prepare the training of the candidates and the recipe.
 
@@ -65,6 +66,7 @@ def plan_trainings(
         checkpoints: let a killed training resume (see `checkpoints_of`). The caller clears them after it has stored
             the result.
         half_recipe: also train the recipe with mean and deviation 0.5, if the backbone was trained with other ones.
+        exchange: shares the backbone's features with other machines.
 
     Raises SettingError, WeightsError, and DatasetError if a part is empty. Training raises TrainingError.
     """
@@ -78,7 +80,7 @@ def plan_trainings(
 
     @cache
     def pretrained() -> Pretrained | None:
-        return Pretrained.load(bench, reporter) if backbone.weights else None
+        return Pretrained.load(bench, reporter, exchange) if backbone.weights else None
 
     def isolated(train: Callable[[], NetworkOutcome]) -> Callable[[], NetworkOutcome]:
         def run() -> NetworkOutcome:
@@ -109,9 +111,10 @@ def train_networks(
     backbone: Backbone,
     reporter: Reporter,
     checkpoints: Checkpoints | NoCheckpoints | None = None,
+    exchange: FeatureExchange | None = None,
 ) -> TrainingOutcome:
     """Train the candidates and the recipe (see `plan_trainings`), and choose a candidate on the validation part."""
-    trainings = plan_trainings(dataset, config, backbone, reporter, checkpoints)
+    trainings = plan_trainings(dataset, config, backbone, reporter, checkpoints, exchange=exchange)
     networks = tuple(train() for train in trainings.candidates.values())
     recipes = tuple(train() for train in trainings.recipes.values())
     bench, pretrained = trainings.bench, trainings.pretrained()

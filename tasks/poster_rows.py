@@ -1,0 +1,209 @@
+"""Rows of numbers per poster that machines share: features of a backbone, or a bundle's predictions.
+
+    {key}/{shard}.npy, .json    in the bucket as in the workspace (see `ml.data.shards`); the index is uploaded last
+
+Rows that the bucket has are computed nowhere again. With ANIME_GENRE_DASK, missing rows are computed by jobs on a Dask
+cluster, one per shard. A job fetches its posters from the bucket, decodes them, computes their rows and uploads them.
+It keeps nothing on its machine and returns nothing: machines share only the bucket and the scheduler.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.cluster import cluster, worker_name
+from infra.disk import disk_errors
+from infra.errors import ServiceUnavailable, WorkerError, WorkerUnavailable
+from infra.settings import read_settings
+from infra.store import Store, crc32c_of_file
+from infra.versions import difference, versions
+from ml.data.decoding import is_decoded, open_pixels
+from ml.data.shards import ROWS_PER_SHARD, Shards
+from ml.reporting import NullReporter, Reporter
+from serving.bundle.errors import AnimeGenreError
+from serving.bundle.wording import counted
+from tasks.preprocess import decode_stored
+
+logger = logging.getLogger("tasks")
+
+_ARRAY, _INDEX = ".npy", ".json"
+
+RowsOf = Callable[[NDArray[np.uint8], NDArray[np.bool_]], NDArray[np.float32]]
+"""Rows float32 [n, F] of posters uint8 [n, 3, S, S]; the second argument [n] says which of them could be decoded."""
+
+
+class RowWork(Protocol):
+    """What is computed for each poster. It is sent to other machines, so it has no local paths.
+
+    Attributes:
+        key: the folder of the rows in bucket and workspace; other ways to compute them have other keys.
+        width: numbers per row, F.
+        image_size: width and height of decoded posters in pixels, S.
+        batch_size: posters per call of the function.
+        doing: what is computed, for progress.
+    """
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def image_size(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def doing(self) -> str: ...
+
+    def load(self, store: Store, workspace: Path) -> RowsOf:
+        """The function, with all files that it needs in the workspace."""
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """The rows of one shard: what is computed, the posters by sha256 with a title's id, and the sender's versions."""
+
+    work: RowWork
+    collection: str
+    posters: Mapping[str, str]
+    versions: Mapping[str, str]
+
+
+def fetch_rows(store: Store, workspace: Path, key: str) -> None:
+    """Download the complete shards that are in the bucket and not in the workspace."""
+    listed = store.keys(f"{key}/")
+    missing = [
+        Path(index).stem
+        for index in listed
+        if index.endswith(_INDEX) and _array(index) in listed and not (workspace / index).exists()
+    ]
+    for ending in (_ARRAY, _INDEX):  # the index last: it declares a shard complete
+        store.download({f"{key}/{name}{ending}": workspace / key / f"{name}{ending}" for name in missing})
+
+
+def publish_rows(store: Store, workspace: Path, key: str) -> None:
+    """Upload the workspace's complete shards that the bucket lacks, or has with other content."""
+    present = store.checksums(f"{key}/")
+    names = [index.stem for index in sorted((workspace / key).glob(f"*{_INDEX}"))]
+    for ending in (_ARRAY, _INDEX):
+        files = {f"{key}/{name}{ending}": workspace / key / f"{name}{ending}" for name in names}
+        store.upload({each: path for each, path in files.items() if present.get(each) != crc32c_of_file(path)})
+
+
+def _array(index: str) -> str:
+    return index.removesuffix(_INDEX) + _ARRAY
+
+
+def complete_rows(work: RowWork, collection: str, posters: Mapping[str, str], reporter: Reporter) -> Shards:
+    """Rows of all posters, given by sha256 with a title's id, in workspace and bucket.
+
+    Raises:
+        WorkerError, WorkerUnavailable: see `compute_on_cluster`.
+        StalePosterError: a poster in the bucket was replaced in the meantime.
+        ServiceUnavailable: the bucket is not reachable (retryable).
+    """
+    settings = read_settings(collection)
+    store, folder = Store(settings), settings.folder
+    fetch_rows(store, folder, work.key)
+    shards = _open(work, folder)
+    with shards.adding(posters) as missing:
+        if missing and not settings.dask:
+            _add_rows(shards, work, store, folder, {each: posters[each] for each in missing}, reporter)
+            publish_rows(store, folder, work.key)
+    if missing and settings.dask:
+        compute_on_cluster(work, collection, {each: posters[each] for each in missing}, reporter)
+        fetch_rows(store, folder, work.key)
+        shards = _open(work, folder)
+    return shards
+
+
+def _open(work: RowWork, folder: Path) -> Shards:
+    return Shards(folder / work.key, (work.width,), np.float32)
+
+
+def _add_rows(
+    shards: Shards, work: RowWork, store: Store, folder: Path, posters: Mapping[str, str], reporter: Reporter
+) -> None:
+    """Compute the rows of these posters here. Their pixels are those in the folder, or are decoded into it."""
+    rows_of, pixels = work.load(store, folder), open_pixels(folder, work.image_size)
+    decode_stored(store, folder, {id: sha256 for sha256, id in posters.items()}, pixels)
+
+    def rows(hashes: Sequence[str]) -> NDArray[np.float32]:
+        return rows_of(pixels.rows(hashes)[:], np.array([is_decoded(note) for note in pixels.notes(hashes)]))
+
+    reporter.progress(0, len(posters), work.doing, "images")
+    shards.fill(
+        sorted(posters), rows, work.batch_size, lambda done: reporter.progress(done, len(posters), work.doing, "images")
+    )
+
+
+def compute_on_cluster(work: RowWork, collection: str, posters: Mapping[str, str], reporter: Reporter) -> None:
+    """Compute rows of posters, given by sha256 with a title's id, on the Dask cluster. They are in the bucket then.
+
+    Shards that were completed before an error stay in the bucket.
+
+    Raises:
+        WorkerError: a worker cannot do its work: other versions, no rights, a full disk. The message names it.
+        WorkerUnavailable: a job failed for a temporary reason, or workers were lost too often (retryable).
+        ServiceUnavailable: the scheduler is not reachable, was lost, or has no worker (retryable).
+        ConfigurationError: see `infra.cluster.cluster`.
+    """
+    address = read_settings().dask
+    assert address is not None
+    hashes = sorted(posters)
+    jobs = [
+        ShardJob(work, collection, {each: posters[each] for each in hashes[start : start + ROWS_PER_SHARD]}, versions())
+        for start in range(0, len(hashes), ROWS_PER_SHARD)
+    ]
+    done = 0
+    with cluster(address) as executor:
+        reporter.progress(done, len(hashes), work.doing, "images")
+        futures = {executor.submit(run_job, job): job for job in jobs}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                done += len(futures[future].posters)
+                reporter.progress(done, len(hashes), work.doing, "images")
+        except CancelledError as error:
+            raise ServiceUnavailable(
+                f"The Dask scheduler {address} was lost after {done} of {counted(len(hashes), 'poster')}. Completed "
+                "shards are in the bucket."
+            ) from error
+        except AnimeGenreError:
+            raise
+        except Exception as error:  # of Dask, such as KilledWorker
+            raise WorkerUnavailable(
+                f"A job on the Dask cluster {address} failed after {done} of {counted(len(hashes), 'poster')}: "
+                f"{type(error).__name__}. See the log of its workers.",
+                str(error),
+            ) from error
+
+
+def run_job(job: ShardJob) -> None:
+    """Compute the rows of a job's posters on this machine, a worker of a Dask cluster, and upload them."""
+    worker = worker_name()
+    if differs := difference(job.versions):
+        raise WorkerError(
+            f"The Dask worker {worker} has other versions: {differs}. Install the same ones there and start it again."
+        )
+    try:
+        settings = read_settings(job.collection)
+        settings.workspace.mkdir(parents=True, exist_ok=True)
+        store = Store(settings)
+        with (
+            disk_errors(settings.workspace),
+            TemporaryDirectory(prefix=".job-", dir=settings.workspace) as temporary,
+        ):
+            folder = Path(temporary)
+            shards = _open(job.work, folder)
+            _add_rows(shards, job.work, store, folder, job.posters, NullReporter())
+            publish_rows(store, folder, job.work.key)
+    except AnimeGenreError as error:
+        kind = WorkerUnavailable if error.retryable else WorkerError
+        raise kind(f"The Dask worker {worker}: {error.message}", error.details) from error
