@@ -5,18 +5,25 @@ that Dask's own variables name.
 """
 
 import logging
-from collections.abc import Iterator
-from concurrent.futures import Executor
+import pickle
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
 from contextlib import contextmanager
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from infra.errors import ConfigurationError, ServiceUnavailable, failure
+from infra.errors import ConfigurationError, ServiceUnavailable, WorkerError, WorkerUnavailable, failure
+from serving.bundle.errors import AnimeGenreError
+from serving.bundle.wording import counted
 
 logger = logging.getLogger("infra")
+Job = TypeVar("Job")
 
-RETRIES = 2  # of a job that fails; Dask also runs the jobs of a lost worker again
+_RETRIES = 2  # of a job that fails; Dask also runs the jobs of a lost worker again
+_POLL_SECONDS = 2.0
 _CONNECT_SECONDS = 15.0
 _WORKER_SECONDS = 45.0
 _CERTIFICATES = tuple(f"DASK_DISTRIBUTED__COMM__TLS__{name}" for name in ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY"))
@@ -45,14 +52,54 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-@contextmanager
-def cluster(address: str) -> Iterator[Executor]:
-    """An executor whose jobs run on the workers of the scheduler at this address. At the end, jobs are cancelled.
+def run_on_cluster(address: str, work: Callable[[Job], None], jobs: Sequence[Job]) -> Iterator[Job]:
+    """Run `work` on the workers of a scheduler for each job, and yield the jobs as they complete.
+
+    `work` and the jobs are pickled; a worker imports their modules. Jobs that a lost worker had begun are run again.
+    When the caller stops, the other jobs are cancelled.
 
     Raises:
-        ConfigurationError: see `check_scheduler`; or certificates are missing or refused.
-        ServiceUnavailable: the scheduler is not reachable, or has no worker (retryable).
+        ConfigurationError: see `check_scheduler`; or certificates are missing.
+        WorkerError: a worker has another version of Python, or lacks a module.
+        WorkerUnavailable: a job failed for another reason than an error of this project (retryable).
+        ServiceUnavailable: the scheduler is not reachable, was lost, or has no worker (retryable).
+        AnimeGenreError: what `work` raised on a worker.
     """
+    with _connected(address) as client:
+        _wait_for_workers(client, address)
+        executor: Executor = client.get_executor(pure=False, retries=_RETRIES)
+        pickled, run = pickle.dumps(work), _runner()
+        jobs_of = {executor.submit(run, pickled, pickle.dumps(job)): job for job in jobs}
+        waiting = set(jobs_of)
+        seen = time.monotonic()
+        try:
+            while waiting:
+                done, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+                for future in done:
+                    _check(future, address)
+                    yield jobs_of[future]
+                if done or _workers(client):
+                    seen = time.monotonic()
+                elif time.monotonic() - seen > _WORKER_SECONDS:
+                    raise _no_worker(address)
+        finally:
+            executor.shutdown(wait=False)
+
+
+def _runner() -> Callable[[bytes, bytes], None]:
+    """A function that is sent as it is, and not by its module's name.
+
+    A worker's event loop unpickles what it gets, and a module that it cannot import ends the whole worker.
+    """
+
+    def run(work: bytes, job: bytes) -> None:
+        pickle.loads(work)(pickle.loads(job))
+
+    return run
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Any]:
     check_scheduler(address)
     import distributed
 
@@ -65,9 +112,10 @@ def cluster(address: str) -> Iterator[Executor]:
     except (TypeError, FileNotFoundError) as error:  # no certificate, or a path that does not exist
         raise failure(
             ConfigurationError,
-            f"The certificates for the Dask scheduler {address} cannot be used",
+            f"The Dask scheduler {address} needs certificates",
             error,
-            f"Set {', '.join(_CERTIFICATES)} to files.",
+            "Set the variables below to files.",
+            details="\n".join(_CERTIFICATES),
         ) from error
     except OSError as error:  # also TimeoutError and errors of TLS
         raise failure(
@@ -77,21 +125,60 @@ def cluster(address: str) -> Iterator[Executor]:
             f"Start it with `dask scheduler`{', or check the certificates' if is_encrypted else ''}.",
         ) from error
     try:
-        client.wait_for_workers(1, timeout=_WORKER_SECONDS)
-        count = len(client.scheduler_info(n_workers=-1)["workers"])
-        logger.info("Using the Dask scheduler %s. Its workers: %d.", address, count)
-        executor = client.get_executor(pure=False, retries=RETRIES)
-        try:
-            yield executor
-        finally:
-            executor.shutdown(wait=False)
-    except TimeoutError as error:
-        raise ServiceUnavailable(
-            f"The Dask scheduler {address} has had no worker for {_WORKER_SECONDS:.0f} s. Start one with "
-            f"`dask worker {address}`."
-        ) from error
+        yield client
     finally:
         client.close(timeout=_CONNECT_SECONDS)
+
+
+def _workers(client: Any) -> Mapping[str, Any]:
+    """The workers by address; empty if the scheduler is lost."""
+    workers: Mapping[str, Any] = client.scheduler_info(n_workers=-1).get("workers", {})
+    return workers
+
+
+def _wait_for_workers(client: Any, address: str) -> None:
+    try:
+        client.wait_for_workers(1, timeout=_WORKER_SECONDS)
+    except TimeoutError as error:
+        raise _no_worker(address) from error
+    here = ".".join(platform.python_version_tuple()[:2])
+    workers = client.get_versions()["workers"]
+    for worker, found in workers.items():
+        version = ".".join(found["host"]["python"].split(".")[:2])
+        if version != here:
+            raise WorkerError(
+                f"The Dask worker {worker} has Python {version} instead of {here}. Start it with the same version."
+            )
+    logger.info("Using the Dask scheduler %s with %s.", address, counted(len(workers), "worker"))
+
+
+def _no_worker(address: str) -> ServiceUnavailable:
+    return ServiceUnavailable(
+        f"The Dask scheduler {address} has had no worker for {_WORKER_SECONDS:.0f} s. Start one with "
+        f"`dask worker {address}`."
+    )
+
+
+def _check(future: "Future[None]", address: str) -> None:
+    """Raise the error of a future, in the words of this project."""
+    try:
+        future.result()
+    except CancelledError as error:
+        raise ServiceUnavailable(f"The connection to the Dask scheduler {address} was lost.") from error
+    except AnimeGenreError:
+        raise
+    except ModuleNotFoundError as error:
+        raise WorkerError(
+            f"A worker of the Dask scheduler {address} has no module {error.name}. Install anime-genre with "
+            "`pip install '.[pipeline,dask]'` there."
+        ) from error
+    except Exception as error:  # any error of the work, and those of Dask, such as KilledWorker
+        raise failure(
+            WorkerUnavailable,
+            f"A job on the Dask cluster {address} failed",
+            f"{type(error).__name__}: {error}",
+            "See the log of its workers.",
+        ) from error
 
 
 def worker_name() -> str:

@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     )
     dask: str | None = Field(
         None,
-        pattern=r"^(tcp|tls)://[^\s/@]+$",
+        pattern=r"^((tcp|tls)://[^\s/@]+)?$",
         description="Address of a Dask scheduler, whose workers compute features and predictions. If not set, this "
         "machine computes them. Beyond this machine, the address must begin with tls://.",
     )

@@ -9,7 +9,6 @@ It keeps nothing on its machine and returns nothing: machines share only the buc
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,9 +17,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.cluster import cluster, worker_name
+from infra.cluster import run_on_cluster, worker_name
 from infra.disk import disk_errors
-from infra.errors import ServiceUnavailable, WorkerError, WorkerUnavailable
+from infra.errors import WorkerError, WorkerUnavailable
 from infra.settings import read_settings
 from infra.store import Store, crc32c_of_file
 from infra.versions import difference, versions
@@ -28,7 +27,6 @@ from ml.data.decoding import is_decoded, open_pixels
 from ml.data.shards import ROWS_PER_SHARD, Shards
 from ml.reporting import NullReporter, Reporter
 from serving.bundle.errors import AnimeGenreError
-from serving.bundle.wording import counted
 from tasks.preprocess import decode_stored
 
 logger = logging.getLogger("tasks")
@@ -77,10 +75,10 @@ class ShardJob:
 
 def fetch_rows(store: Store, workspace: Path, key: str) -> None:
     """Download the complete shards that are in the bucket and not in the workspace."""
-    listed = store.keys(f"{key}/")
+    listed = set(store.keys(f"{key}/"))
     missing = [
         Path(index).stem
-        for index in listed
+        for index in sorted(listed)
         if index.endswith(_INDEX) and _array(index) in listed and not (workspace / index).exists()
     ]
     for ending in (_ARRAY, _INDEX):  # the index last: it declares a shard complete
@@ -114,7 +112,8 @@ def complete_rows(work: RowWork, collection: str, posters: Mapping[str, str], re
     shards = _open(work, folder)
     with shards.adding(posters) as missing:
         if missing and not settings.dask:
-            _add_rows(shards, work, store, folder, {each: posters[each] for each in missing}, reporter)
+            rows_of = work.load(store, folder)
+            _add_rows(shards, work, rows_of, store, folder, {each: posters[each] for each in missing}, reporter)
             publish_rows(store, folder, work.key)
     if missing and settings.dask:
         compute_on_cluster(work, collection, {each: posters[each] for each in missing}, reporter)
@@ -128,10 +127,16 @@ def _open(work: RowWork, folder: Path) -> Shards:
 
 
 def _add_rows(
-    shards: Shards, work: RowWork, store: Store, folder: Path, posters: Mapping[str, str], reporter: Reporter
+    shards: Shards,
+    work: RowWork,
+    rows_of: RowsOf,
+    store: Store,
+    folder: Path,
+    posters: Mapping[str, str],
+    reporter: Reporter,
 ) -> None:
     """Compute the rows of these posters here. Their pixels are those in the folder, or are decoded into it."""
-    rows_of, pixels = work.load(store, folder), open_pixels(folder, work.image_size)
+    pixels = open_pixels(folder, work.image_size)
     decode_stored(store, folder, {id: sha256 for sha256, id in posters.items()}, pixels)
 
     def rows(hashes: Sequence[str]) -> NDArray[np.float32]:
@@ -150,9 +155,8 @@ def compute_on_cluster(work: RowWork, collection: str, posters: Mapping[str, str
 
     Raises:
         WorkerError: a worker cannot do its work: other versions, no rights, a full disk. The message names it.
-        WorkerUnavailable: a job failed for a temporary reason, or workers were lost too often (retryable).
-        ServiceUnavailable: the scheduler is not reachable, was lost, or has no worker (retryable).
-        ConfigurationError: see `infra.cluster.cluster`.
+        WorkerUnavailable: a worker failed for a temporary reason (retryable).
+        AnimeGenreError: see `infra.cluster.run_on_cluster`.
     """
     address = read_settings().dask
     assert address is not None
@@ -162,27 +166,10 @@ def compute_on_cluster(work: RowWork, collection: str, posters: Mapping[str, str
         for start in range(0, len(hashes), ROWS_PER_SHARD)
     ]
     done = 0
-    with cluster(address) as executor:
+    reporter.progress(done, len(hashes), work.doing, "images")
+    for job in run_on_cluster(address, run_job, jobs):
+        done += len(job.posters)
         reporter.progress(done, len(hashes), work.doing, "images")
-        futures = {executor.submit(run_job, job): job for job in jobs}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                done += len(futures[future].posters)
-                reporter.progress(done, len(hashes), work.doing, "images")
-        except CancelledError as error:
-            raise ServiceUnavailable(
-                f"The Dask scheduler {address} was lost after {done} of {counted(len(hashes), 'poster')}. Completed "
-                "shards are in the bucket."
-            ) from error
-        except AnimeGenreError:
-            raise
-        except Exception as error:  # of Dask, such as KilledWorker
-            raise WorkerUnavailable(
-                f"A job on the Dask cluster {address} failed after {done} of {counted(len(hashes), 'poster')}: "
-                f"{type(error).__name__}. See the log of its workers.",
-                str(error),
-            ) from error
 
 
 def run_job(job: ShardJob) -> None:
@@ -200,9 +187,8 @@ def run_job(job: ShardJob) -> None:
             disk_errors(settings.workspace),
             TemporaryDirectory(prefix=".job-", dir=settings.workspace) as temporary,
         ):
-            folder = Path(temporary)
-            shards = _open(job.work, folder)
-            _add_rows(shards, job.work, store, folder, job.posters, NullReporter())
+            rows_of, folder = job.work.load(store, settings.folder), Path(temporary)
+            _add_rows(_open(job.work, folder), job.work, rows_of, store, folder, job.posters, NullReporter())
             publish_rows(store, folder, job.work.key)
     except AnimeGenreError as error:
         kind = WorkerUnavailable if error.retryable else WorkerError
