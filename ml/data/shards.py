@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 ROWS_PER_SHARD = 2048
 _ARRAY, _INDEX, _PART = ".npy", ".json", ".part"
 _STALE_SECONDS = 3600
+_MAPPED_SHARDS = 128
 
 Note = Mapping[str, str]
 """Short texts about a row."""
@@ -42,12 +44,12 @@ class Rows:
     The index is an integer, a slice, an integer array or a boolean array. The result is always a new array.
     """
 
-    def __init__(self, arrays: Mapping[int, NDArray[Any]], place: NDArray[np.int64], like: NDArray[Any]) -> None:
-        """Row i is row `place[i] % ROWS_PER_SHARD` of `arrays[place[i] // ROWS_PER_SHARD]`.
+    def __init__(self, array: Callable[[int], NDArray[Any]], place: NDArray[np.int64], like: NDArray[Any]) -> None:
+        """Row i is row `place[i] % ROWS_PER_SHARD` of `array(place[i] // ROWS_PER_SHARD)`.
 
         `like` is an array with the shape and dtype of one row.
         """
-        self._arrays, self._place, self._like = arrays, place, like
+        self._array, self._place, self._like = array, place, like
         self.shape: tuple[int, ...] = (len(place), *like.shape)
         self.dtype: np.dtype[Any] = like.dtype
 
@@ -59,7 +61,7 @@ class Rows:
         gathered = np.empty((len(places), *self.shape[1:]), self.dtype)
         # One row at a time: indexing a memory map with an array would copy the rows twice.
         for row, place in zip(gathered, places.tolist(), strict=True):
-            row[...] = self._arrays[place // ROWS_PER_SHARD][place % ROWS_PER_SHARD]
+            row[...] = self._array(place // ROWS_PER_SHARD)[place % ROWS_PER_SHARD]
         return gathered[0] if isinstance(key, int | np.integer) else gathered
 
 
@@ -148,7 +150,7 @@ class Shards:
         self._notes: list[Sequence[Note]] = []
         # One number per hash: its shard's place in `_files` times `ROWS_PER_SHARD`, plus its row in the shard.
         self._place: dict[str, int] = {}
-        self._arrays: dict[int, NDArray[Any]] = {}
+        self._array = lru_cache(_MAPPED_SHARDS)(partial(_mapped, self._files))  # each map holds an open file
         if self._open_new():
             with locked(self.folder, "adds rows to"):  # another process may be replacing the damaged shards
                 self._open_new(delete_damaged=True)
@@ -182,11 +184,7 @@ class Shards:
     def rows(self, sha256: Sequence[str]) -> Rows:
         """The rows of these hashes, in this order. Raises KeyError if a row is missing."""
         places = np.fromiter((self._place[each] for each in sha256), np.int64, len(sha256))
-        for shard in np.unique(places // ROWS_PER_SHARD).tolist():
-            if shard not in self._arrays:
-                # A plain array: rows of a np.memmap are np.memmap objects too, which are slow to create.
-                self._arrays[shard] = np.asarray(np.load(self._files[shard], mmap_mode="r"))
-        return Rows(self._arrays, places, self._like)
+        return Rows(self._array, places, self._like)
 
     @contextmanager
     def write(self, sha256: Sequence[str]) -> Iterator[ShardWriter]:
@@ -281,6 +279,11 @@ class Shards:
             with suppress(FileNotFoundError):  # another process has removed it
                 if time.time() - file.stat().st_mtime > _STALE_SECONDS:
                     file.unlink()
+
+
+def _mapped(files: Sequence[Path], shard: int) -> NDArray[Any]:
+    # A plain array: rows of a np.memmap are np.memmap objects too, which are slow to create.
+    return np.asarray(np.load(files[shard], mmap_mode="r"))
 
 
 def _delete(file: Path, damage: Exception) -> None:

@@ -22,6 +22,7 @@ from ml.training.recipe import RECIPE, TUNED
 from serving.bundle.image import decode
 from serving.bundle.model import Model
 
+_BLOCK = 64  # posters in memory at a time
 ReadPoster = Callable[[str], bytes]
 """Returns the bytes of a title's poster for the title's id."""
 
@@ -175,7 +176,8 @@ def predict(
     rows = dataset.rows(TEST) if rows is None else rows
     size = model.manifest.preprocessing.size
     if size == dataset.preprocessing.size:
-        probabilities = model.probabilities(dataset.images[rows])
+        blocks = [dataset.images[rows[start : start + _BLOCK]] for start in range(0, len(rows), _BLOCK)]
+        probabilities = np.concatenate([model.probabilities(block) for block in blocks])
     elif read_poster is None:
         raise DatasetError(
             f"The model needs posters of {size} x {size} pixels, but the dataset holds them in "

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from ml.data.shards import ROWS_PER_SHARD, Shards
@@ -212,3 +213,16 @@ def test_shards_of_two_processes_do_the_work_once_and_are_right(tmp_path: Path) 
 def test_shard_row_in_two_shards_is_read_from_one(folder: Path) -> None:
     add(opened(folder), ["a", "f"])
     assert np.array_equal(opened(folder).rows("af")[:], np.stack([row("a"), row("f")]))
+
+
+def test_rows_of_many_shards_keep_few_files_open(tmp_path: Path) -> None:
+    shards = Shards(tmp_path / "many", (2,), np.float32)
+    hashes = [f"{number:064d}" for number in range(300)]
+    for number, sha256 in enumerate(hashes):
+        with shards.write([sha256]) as shard:
+            shard.put(0, np.full((1, 2), number, np.float32))
+    before = psutil.Process().num_fds()
+    rows = shards.rows(hashes)
+    for _ in range(2):
+        assert rows[:][:, 0].tolist() == list(range(300))
+    assert psutil.Process().num_fds() - before <= 128
