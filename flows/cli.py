@@ -132,6 +132,7 @@ def parser() -> argparse.ArgumentParser:
     collect = commands.add_parser("collect", help="download pages and posters, without training")
     _add_site(collect)
     add_settings(collect, CollectConfig)
+    collect.add_argument("--dry-run", action="store_true", help="only estimate requests, megabytes and time")
     collect.set_defaults(run=_collect)
 
     worker = commands.add_parser("train-worker", help="train here for runs of other machines, until Ctrl-C")
@@ -390,11 +391,14 @@ def _uploaded(parameters: "RetrainParameters", table: "TableConfig | LocalTable"
 
 
 def _collect(args: argparse.Namespace) -> None:
-    from flows.collect import run_collect
+    from flows.collect import run_collect, show_estimate
     from flows.parameters import check_site
     from tasks.crawl.addresses import check_reachable
 
     parameters = _site_parameters(args)
+    if args.dry_run:
+        show_estimate(args.workspace, parameters)
+        return
     check_site(parameters)
     check_reachable(parameters.source_url)
     run_collect(prepare_workspace(args.workspace), parameters)

@@ -26,7 +26,7 @@ from tasks.catalogue.configuration import CollectConfig, DriftLimits
 from tasks.catalogue.dataset_report import dataset_report
 from tasks.catalogue.last_good import about_last_good
 from tasks.catalogue.poster_download import is_usable
-from tasks.crawl.traffic import Traffic
+from tasks.crawl.traffic import Traffic, duration
 from tasks.errors import CatalogueError
 from tasks.records import CatalogueRecord
 from tasks.source_choice import source_for
@@ -89,6 +89,26 @@ def _collect_with_bucket(
         with mirror.posters():
             posters = asyncio.run(collector.download_posters(catalogue))
     return catalogue, about, posters
+
+
+def show_estimate(workspace: Path, parameters: RetrainParameters) -> None:
+    """Print what `run_collect` would request and how long it would take at the site's pace. No request is made.
+
+    Raises:
+        SeasonError: the seasons are invalid.
+        LedgerError, CatalogueError: the workspace's files cannot be used.
+    """
+    source, console = source_for(parameters.source_url), _console()
+    with Collector(workspace, source, parameters.collect) as collector:
+        parts = collector.estimate(parameters.selection)
+    table = Table("what", "requests", "MB", "time", title=f"What collecting {parameters.selection} would request")
+    for part in parts:
+        time = duration(part.seconds) if part.per_second else "as fast as it answers"
+        table.add_row(part.what, f"{part.requests:,}", f"{part.size_bytes / 1e6:,.0f}", time)
+    total = [sum(values) for values in zip(*((p.requests, p.size_bytes, p.seconds) for p in parts), strict=True)]
+    table.add_row("all", f"{total[0]:,.0f}", f"{total[1] / 1e6:,.0f}", duration(total[2]))
+    console.print(table)
+    console.print("A crawl that is stopped is continued by the next one, also days later. Nothing was requested.")
 
 
 def run_reparse(workspace: Path, limits: DriftLimits) -> None:

@@ -30,12 +30,14 @@ from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.crawl_context import CrawlContext
 from tasks.catalogue.details import add_details
 from tasks.catalogue.drift import Measure
+from tasks.catalogue.estimate import Expected, estimate
 from tasks.catalogue.last_good import about_last_good, read_last_good, replace_last_good
 from tasks.catalogue.poster_download import download_posters, write_posters
 from tasks.catalogue.scraping import read_titles
 from tasks.catalogue.source import ApiSource, Source
 from tasks.catalogue.titles import Title
 from tasks.catalogue.unread_cards import UnreadEntry, log_unread, with_last_records, write_unread
+from tasks.crawl.addresses import is_loopback
 from tasks.crawl.client import SiteClient
 from tasks.crawl.exclusive_lock import exclusive_lock
 from tasks.crawl.kept_pages import KeptPages
@@ -115,6 +117,18 @@ class Collector:
                 async with self._part("Detail pages", client, started) as part:
                     titles = await add_details(part, titles, config.details, parts)
         return self._complete(selection, titles, unread)
+
+    def estimate(self, selection: str) -> list[Expected]:
+        """What a crawl that begins now would request; raises as `estimate.estimate`."""
+        source, config = self._source, self._config
+        last = read_last_good(self._folder, source, selection)
+        is_limited = not is_loopback(source.site_url)
+        paces = (
+            config.requests_per_second or (source.requests_per_second if is_limited else None),
+            config.poster_requests_per_second or (source.posters_per_second if is_limited else None),
+        )
+        known = last.titles[last.selected]
+        return estimate(source, selection, known, self.ledger, time.time(), config.details, paces, config.refresh)
 
     async def reread_catalogue(self, selection: str) -> pd.DataFrame:
         """The catalogue from the kept pages, without a request; raises as `read_catalogue`."""

@@ -3,6 +3,7 @@
 import csv
 import io
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -50,6 +51,28 @@ def test_collect_writes_catalogue_posters_and_report_and_prints_its_requests(
     assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert main(arguments(site, tmp_path)) == 0
     assert "not due" in capsys.readouterr().out
+
+
+def test_dry_run_estimates_what_the_crawl_then_requests(
+    site: FaultySite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def estimated() -> dict[str, int]:
+        assert main(arguments(site, tmp_path, "--details", "5", "--dry-run")) == 0
+        rows = re.findall(r"│ (pages|titles' own pages|posters|all) +│ +([\d,]+) ", capsys.readouterr().out)
+        return {what: int(count.replace(",", "")) for what, count in rows}
+
+    new = len(SEASONS) * 88  # as many titles per season as the real site has
+    assert estimated() == {"pages": len(SEASONS), "titles' own pages": 5, "posters": new, "all": new + 5 + len(SEASONS)}
+    assert not site.requests
+    assert main(arguments(site, tmp_path, "--details", "5")) == 0
+    capsys.readouterr()
+    (tmp_path / "ledger.sqlite").unlink()
+    first, titles = estimated(), site.site.titles
+    assert first["titles' own pages"] == 5
+    assert first["posters"] - new == pytest.approx(len(titles), abs=6)  # some have no poster
+    assert main(arguments(site, tmp_path, "--details", "36")) == 0
+    capsys.readouterr()
+    assert estimated()["posters"] == 0
 
 
 def test_reparse_makes_no_request(site: FaultySite, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
