@@ -22,12 +22,12 @@ from infra.disk import disk_errors
 from infra.errors import WorkerError, WorkerUnavailable
 from infra.settings import read_settings
 from infra.store import Store, crc32c_of_file
-from infra.versions import difference, versions
 from ml.data.decoding import is_decoded, open_pixels
 from ml.data.shards import ROWS_PER_SHARD, Shards
 from ml.reporting import NullReporter, Reporter
 from serving.bundle.errors import AnimeGenreError
 from tasks.preprocess import decode_stored
+from tasks.versions import check_versions, training_versions
 
 logger = logging.getLogger("tasks")
 
@@ -160,9 +160,9 @@ def compute_on_cluster(work: RowWork, collection: str, posters: Mapping[str, str
     """
     address = read_settings().dask
     assert address is not None
-    hashes = sorted(posters)
+    hashes, here = sorted(posters), training_versions()
     jobs = [
-        ShardJob(work, collection, {each: posters[each] for each in hashes[start : start + ROWS_PER_SHARD]}, versions())
+        ShardJob(work, collection, {each: posters[each] for each in hashes[start : start + ROWS_PER_SHARD]}, here)
         for start in range(0, len(hashes), ROWS_PER_SHARD)
     ]
     done = 0
@@ -174,12 +174,8 @@ def compute_on_cluster(work: RowWork, collection: str, posters: Mapping[str, str
 
 def run_job(job: ShardJob) -> None:
     """Compute the rows of a job's posters on this machine, a worker of a Dask cluster, and upload them."""
-    worker = worker_name()
-    if differs := difference(job.versions):
-        raise WorkerError(
-            f"The Dask worker {worker} has other versions: {differs}. Install the same ones there and start it again."
-        )
     try:
+        check_versions(job.versions)
         settings = read_settings(job.collection)
         settings.workspace.mkdir(parents=True, exist_ok=True)
         store = Store(settings)
@@ -192,4 +188,4 @@ def run_job(job: ShardJob) -> None:
             publish_rows(store, folder, job.work.key)
     except AnimeGenreError as error:
         kind = WorkerUnavailable if error.retryable else WorkerError
-        raise kind(f"The Dask worker {worker}: {error.message}", error.details) from error
+        raise kind(f"The Dask worker {worker_name()}: {error.message}", error.details) from error

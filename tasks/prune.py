@@ -26,8 +26,10 @@ from infra.settings import Settings, read_settings
 from infra.store import Listed, Store
 from ml.data.decoding import PREPROCESSING_VERSION
 from ml.training.checkpoints import CHECKPOINTS, KEPT_DAYS
+from ml.training.features import FEATURES
 from serving.bundle.model import MANIFEST, Manifest
 from tasks.catalogue.last_good import about_last_good
+from tasks.catalogue_predictions import PREDICTIONS
 from tasks.champion import function_source
 from tasks.errors import CatalogueError
 from tasks.posters import read_collected
@@ -142,8 +144,9 @@ _Listing = Mapping[str, Listed]
 
 def _listed(store: Store) -> dict[str, _Listing]:
     """The objects that may be deleted, by the folder in which they are."""
-    folders = ("trainings", "answers", "datasets", "bundles", "functions", CHECKPOINTS, "weights", *_NEEDS_POINTERS)
-    return {folder: store.listing(f"{folder}/") for folder in folders}
+    results = ("trainings", "answers", "datasets", "bundles", "functions", PREDICTIONS)
+    caches = ("weights", CHECKPOINTS, FEATURES)
+    return {folder: store.listing(f"{folder}/") for folder in (*results, *caches, *_NEEDS_POINTERS)}
 
 
 def _keep_trainings(store: Store, trainings: _Listing, registry: Registry, kept: _Kept, since: datetime) -> None:
@@ -182,6 +185,8 @@ def _plan_bucket(store: Store, lists: Mapping[str, _Listing], kept: _Kept, since
         kept.files |= {"latest", latest.sha256, collected.catalogue.sha256, collected.posters.sha256}
         kept.files.add(collected.posters.report_key.split("/")[1])
     kept.files.add(sha256_of(function_source()))
+    if newest := _last(lists[FEATURES]):
+        kept.files.add(newest.split("/")[1])
     resumable = datetime.now(UTC) - timedelta(days=KEPT_DAYS)
     for folder, listing in lists.items():
         if folder in _NEEDS_POINTERS and not (latest and collected):
@@ -199,7 +204,7 @@ def _plan_bucket(store: Store, lists: Mapping[str, _Listing], kept: _Kept, since
 
 
 def _is_needed(folder: str, entry: str, kept: _Kept) -> bool:
-    if folder == "bundles":
+    if folder in ("bundles", PREDICTIONS):
         return kept.has_bundle(entry)
     if folder == "weights":  # those named by their hash were uploaded for a training on another machine
         return not re.fullmatch("[0-9a-f]{64}", entry)
@@ -216,11 +221,12 @@ def _plan_folder(folder: Path, kept: _Kept, since: datetime) -> Iterator[Removal
         here = about_last_good(folder)
         kept.files.add(here.sha256 if here else "")
     pixels = {f"{size}-v{PREPROCESSING_VERSION}" for size in sizes}
-    features = _entries(folder / "features")
+    features = _entries(folder / FEATURES)
     newest = max(features, key=_changed).name if features else ""
     needed: dict[str, Callable[[Path], bool]] = {
         "pixels": lambda path: path.name in pixels if pixels else path.name.endswith(f"-v{PREPROCESSING_VERSION}"),
-        "features": lambda path: path.name == newest,
+        FEATURES: lambda path: path.name == newest,
+        PREDICTIONS: lambda path: kept.has_bundle(path.name),
         CHECKPOINTS: lambda path: False,
         "datasets": lambda path: path.name in kept.datasets,
         "bundles": lambda path: kept.has_bundle(path.name),

@@ -110,6 +110,7 @@ def add_model(settings: Settings, model: str) -> str:
         f"datasets/{dataset}/rows.csv": model,
         f"datasets/{dataset}/manifest.json": {"preprocessing": {"size": 32 if model != "unused" else 64}},
         f"answers/{answers}.npz": model,
+        f"predictions/{sha256}/{'0' * 64}.parquet": model,
         f"functions/{named(f'source of {model}')}.zip": model,
         f"trainings/{named(f'training of {model}')}.json": training,
     }
@@ -190,7 +191,7 @@ def test_prune_deletes_what_nothing_needs_and_continues_wherever_it_was_killed(
         (workspace / name).mkdir(parents=True)
         (workspace / name / "a.npy").write_bytes(b"0" * 1_000_000)
     uploaded = f"weights/{named('weights')}.safetensors"
-    for key in (CANCELLED, uploaded):
+    for key in (CANCELLED, uploaded, "features/resnet18-a/a.json", "features/resnet18-b/a.json"):
         store.write(key, b"data")
     films = Store(read_settings("films"))
     for key in (f"answers/{named('films')}.npz", "posters/1.jpg"):
@@ -253,7 +254,8 @@ def test_prune_deletes_what_nothing_needs_and_continues_wherever_it_was_killed(
         f"file {each}/a.npy" for each in ("pixels/32-v0", "pixels/64-v1", "features/resnet18-a", "checkpoints/a")
     }
     assert {each for each in gone if "films" in each} == {f"bucket collections/films/answers/{named('films')}.npz"}
-    assert {f"bucket {CANCELLED}", f"bucket {uploaded}"} < gone
+    assert {f"bucket {CANCELLED}", f"bucket {uploaded}", "bucket features/resnet18-a/a.json"} < gone
+    assert "bucket features/resnet18-b/a.json" in after
     assert {
         f"bucket {key}" for key in (*NEVER, RESUMABLE, uploading, "rollouts/2026-01-01.json", "collected.json")
     } < after

@@ -22,6 +22,7 @@ from ml.reporting import NullReporter
 from serving.bundle.errors import AnimeGenreError
 from tasks.crawl.mirror import poster_key
 from tasks.poster_rows import complete_rows
+from tasks.versions import training_versions
 from tests.certificates import certificate_for_localhost, pem
 from tests.dask_cluster import Cluster, dask_cluster
 from tests.faults import Fault, fault_proxy
@@ -209,10 +210,10 @@ def test_worker_with_other_versions_is_refused_by_name(
     machine: Machine, worker: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker()
-    here = tasks.poster_rows.versions()
-    monkeypatch.setattr(tasks.poster_rows, "versions", lambda: {**here, "pillow": "1.0"})
+    here = training_versions()
+    monkeypatch.setattr(tasks.poster_rows, "training_versions", lambda: {**here, "pillow": "1.0"})
     with pytest.raises(
-        WorkerError, match=r"The Dask worker tcp://\S+ has other versions: pillow [\d.]+ instead of 1.0\."
+        WorkerError, match=r"^The Dask worker tcp://\S+: Its machine has pillow [\d.]+ instead of 1\.0\."
     ):
         machine.complete()
     assert machine.calls() == 0
