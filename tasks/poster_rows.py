@@ -26,7 +26,7 @@ from ml.data.decoding import is_decoded, open_pixels
 from ml.data.shards import ROWS_PER_SHARD, Shards
 from ml.reporting import NullReporter, Reporter
 from serving.bundle.errors import AnimeGenreError
-from tasks.preprocess import decode_stored
+from tasks.stored_posters import decode_stored
 from tasks.versions import check_versions, training_versions
 
 logger = logging.getLogger("tasks")
@@ -137,7 +137,7 @@ def _add_rows(
 ) -> None:
     """Compute the rows of these posters here. Their pixels are those in the folder, or are decoded into it."""
     pixels = open_pixels(folder, work.image_size)
-    decode_stored(store, folder, {id: sha256 for sha256, id in posters.items()}, pixels)
+    decode_stored(store, folder, {id: sha256 for sha256, id in posters.items()}, pixels, reporter)
 
     def rows(hashes: Sequence[str]) -> NDArray[np.float32]:
         return rows_of(pixels.rows(hashes)[:], np.array([is_decoded(note) for note in pixels.notes(hashes)]))

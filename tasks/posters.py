@@ -3,12 +3,10 @@
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
-from pathlib import Path
 
 import pandas as pd
 
-from infra.files import sha256_of, sha256_of_file, write_bytes
+from infra.files import sha256_of, write_bytes
 from infra.settings import read_settings
 from infra.store import Store
 from serving.bundle.wording import counted
@@ -18,10 +16,8 @@ from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.dataset_report import dataset_report, dataset_summary
 from tasks.catalogue.poster_download import POSTER_COLUMNS, is_usable
 from tasks.catalogue.titles import is_number
-from tasks.crawl.ledger import poster_name
-from tasks.crawl.mirror import poster_key
 from tasks.crawling import crawl
-from tasks.errors import CatalogueError, StalePosterError
+from tasks.errors import CatalogueError
 from tasks.records import CatalogueRecord, CollectedRecord, PosterSetRecord
 from tasks.source_choice import source_for
 from tasks.step import step
@@ -130,23 +126,3 @@ def read_poster_set(store: Store, key: str) -> pd.DataFrame:
     """The poster table of a poster set."""
     table = pd.DataFrame(json.loads(store.read(key))).rename(columns=CODE_NAMES)
     return table.reindex(columns=POSTER_COLUMNS).fillna("").astype(str)
-
-
-def fetch_posters(store: Store, folder: Path, sha256_of_title: Mapping[str, str]) -> None:
-    """Fetch posters that are not in the folder, or have another hash there, from the bucket.
-
-    Raises:
-        StalePosterError: a poster in the bucket has another hash as well.
-    """
-
-    def differs(id: str) -> bool:
-        path = folder / poster_name(id)
-        return not path.exists() or sha256_of_file(path) != sha256_of_title[id]
-
-    to_fetch = [id for id in sha256_of_title if differs(id)]
-    store.download({poster_key(id): folder / poster_name(id) for id in to_fetch})
-    if stale := [id for id in to_fetch if differs(id)]:
-        raise StalePosterError(
-            f"Another run replaced {counted(len(stale), 'poster')} in the bucket, such as {poster_key(stale[0])}. "
-            "Start the run again."
-        )

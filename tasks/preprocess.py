@@ -25,10 +25,9 @@ from ml.data.dataset import (
     read_parts,
     read_posters,
 )
-from ml.data.decoding import Poster, decode_posters, open_pixels, perceptual_hashes
+from ml.data.decoding import Poster, open_pixels, perceptual_hashes
 from ml.data.duplicates import look_alikes
 from ml.data.genres import Genre
-from ml.data.shards import Shards
 from ml.data.splits import (
     PARTS,
     PARTS_VERSION,
@@ -49,11 +48,12 @@ from tasks.catalogue.labels import with_labels
 from tasks.catalogue.poster_download import is_usable
 from tasks.catalogue.source import Source
 from tasks.crawl.ledger import poster_name
-from tasks.posters import fetch_posters, read_poster_set
+from tasks.posters import read_poster_set
 from tasks.records import CatalogueRecord, DatasetRecord, PosterSetRecord
 from tasks.reporters import ProgressLog
 from tasks.source_choice import source_for
 from tasks.step import reused, step
+from tasks.stored_posters import decode_stored
 
 _OLD_PARTS_KEY = "parts.csv"  # of version 1
 _PARTS_KEY = f"parts-{PARTS_VERSION}.csv"
@@ -99,7 +99,8 @@ def make_dataset(
     """
     folder = workspace / "posters"
     pixels = open_pixels(workspace, config.image_size)
-    decode_stored(store, workspace, dict(zip(titles["id"], titles["sha256"], strict=True)), pixels)
+    sha256_of = dict(zip(titles["id"], titles["sha256"], strict=True))
+    decode_stored(store, workspace, sha256_of, pixels, ProgressLog(workspace))
     posters = labelled_posters(titles, dict.fromkeys(titles["id"], ("", "")), folder)
     alike = look_alikes(perceptual_hashes(posters, pixels))
     parts, notices = _draw_parts(store, titles, source, alike)
@@ -167,7 +168,7 @@ def fetch_dataset(store: Store, workspace: Path, key: str) -> Dataset:
         store.fetch(f"{_folder(key)}/{name}", folder / name)
     size, sha256_of = read_posters(folder)
     pixels = open_pixels(workspace, size)
-    decode_stored(store, workspace, sha256_of, pixels)
+    decode_stored(store, workspace, sha256_of, pixels, ProgressLog(workspace))
     return Dataset.load(folder, pixels)
 
 
@@ -184,15 +185,6 @@ def read_training_ids(store: Store, key: str) -> set[str]:
 def read_test_ids(store: Store, key: str) -> list[str]:
     """The ids of the test part of a dataset in the bucket, empty if it is missing or damaged."""
     return [id for id, (_, part) in read_dataset_parts(store, key).items() if part == TEST]
-
-
-def decode_stored(store: Store, workspace: Path, sha256_of: Mapping[str, str], pixels: Shards) -> None:
-    """Fetch the posters whose pixels are missing into the workspace, and decode them. Raises as `fetch_posters`."""
-    folder = workspace / "posters"
-    missing = set(pixels.missing(sha256_of.values()))
-    needed = {id: sha256 for id, sha256 in sha256_of.items() if sha256 in missing}
-    fetch_posters(store, folder, needed)
-    decode_posters({sha256: folder / poster_name(id) for id, sha256 in needed.items()}, pixels, ProgressLog(workspace))
 
 
 def _folder(key: str) -> str:

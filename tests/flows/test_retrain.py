@@ -43,11 +43,11 @@ from tasks.champion import ChampionState, examine, live_champion, reason_to_rede
 from tasks.deployments import write_deployment
 from tasks.errors import StalePosterError
 from tasks.evaluate import champion_decisions, verdict
-from tasks.posters import fetch_posters
 from tasks.preprocess import fetch_dataset
 from tasks.redeploy import redeploy
 from tasks.register import register_champion_again
 from tasks.rollouts import read_rollouts
+from tasks.stored_posters import fetch_posters
 from tests.faults import Fault, fault_proxy
 from tests.flows.conftest import TITLES
 from tests.flows.live_model import bundle_with_threshold, is_answered_by
