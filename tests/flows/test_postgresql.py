@@ -18,7 +18,7 @@ from tests.up import Up, outside_environment
 
 pytestmark = [pytest.mark.stack, pytest.mark.train]
 
-BIN = Path("/usr/lib/postgresql/15/bin")
+BIN = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/usr/lib/postgresql/bin"))
 USER = "postgres"
 
 
