@@ -54,7 +54,10 @@ BOUNDARIES: dict[str, Fault] = {
 """The requests of a rollout that change something, in their order. A run takes the lease twice: it looks for a rollout
 of a run that was killed first."""
 _OF_BUILDS = ("source_uploaded", "build_submitted")
-_STEPS = [rf'POST \S*/upload/.*"{folder}' for folder in ("pages", "catalogue", "posters", "datasets", "trainings")]
+_STEPS = {
+    f"{folder}_uploaded": Fault(rf'POST \S*/upload/.*"{folder}', "stop")
+    for folder in ("pages", "catalogues", "posters", "datasets", "trainings")
+}
 
 _SERVICES = {
     "storage": "infra.local.storage",
@@ -493,17 +496,6 @@ def use_another_tool(world: World, random: Random) -> Did:
     return _at(random.choice(sorted(BOUNDARIES)), do, world, random)
 
 
-@act("before")
-def fill_disk(world: World, random: Random) -> Did:
-    """The disk of a run is full from some request on."""
-
-    def do() -> str:
-        resource.prlimit(world.run_process, resource.RLIMIT_FSIZE, (1000, 1000))
-        return "the disk is full"
-
-    return _at(random.choice((*_STEPS, *sorted(BOUNDARIES))), do, world, random)
-
-
 def _kill(boundary: str, world: World, random: Random) -> Did:
     def do() -> str:
         os.kill(world.run_process, signal.SIGKILL)
@@ -512,12 +504,23 @@ def _kill(boundary: str, world: World, random: Random) -> Did:
     return _at(boundary, do, world, random)
 
 
+def _fill_disk(boundary: str, world: World, random: Random) -> Did:
+    """The disk of a run is full from some request on."""
+
+    def do() -> str:
+        resource.prlimit(world.run_process, resource.RLIMIT_FSIZE, (1000, 1000))
+        return "the disk is full"
+
+    return _at(boundary, do, world, random)
+
+
 ACTS += [Act(f"kill_after_{name}", partial(_kill, name), "before") for name in BOUNDARIES]
+ACTS += [Act(f"fill_disk_after_{name}", partial(_fill_disk, name), "before") for name in (*_STEPS, *BOUNDARIES)]
 
 
 def _at(boundary: str, do: Callable[[], str], world: World, random: Random) -> Did:
     """Do something right after a request of a run that puts a new model live."""
-    fault = BOUNDARIES.get(boundary) or Fault(boundary, "stop")
+    fault = (_STEPS | BOUNDARIES)[boundary]
     return Did(
         f"at {boundary}",
         conditions=Conditions(faults=[fault], serving=_serving(world, random) if boundary in _OF_BUILDS else None),
