@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Four workers, because tests that start services wait for them. tests/conftest.py says which tests share a worker.
+# Four workers, because tests that start services wait for them; the others use one per core. tests/conftest.py says
+# which tests share a worker.
 # Files run in order, and so the longest, tests/flows, run first; by default those with the fewest tests run last.
 PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 
@@ -30,7 +31,7 @@ test: install  ## run the test suite
 	$(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: install  ## run the tests that need no service, browser or training
-	$(BIN)/python -m pytest $(PARALLEL) -m "not stack and not browser and not train"
+	$(BIN)/python -m pytest $(PARALLEL) -n auto -m "not stack and not browser and not train"
 
 lint: install  ## run ruff, mypy and the import contracts
 	$(BIN)/ruff check .
