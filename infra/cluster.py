@@ -105,7 +105,7 @@ def _connected(address: str) -> Iterator[Any]:
 
     dask: Any = distributed  # its functions have no types
     is_encrypted = address.startswith("tls:")
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it logs each lost connection with a traceback
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # it logs a lost scheduler with a traceback
     try:
         security = dask.Security(require_encryption=True) if is_encrypted else None
         client = dask.Client(address, security=security, timeout=_CONNECT_SECONDS, set_as_default=False)

@@ -1,6 +1,6 @@
 """Predictions of many posters on this machine and on Dask workers, compared with decoding and the model alone.
 
-    python tests/benchmarks/bench_cluster.py [--posters 8192] [--runs 3] [--data FOLDER]
+    python tests/benchmarks/bench_cluster.py [--posters 8192] [--runs 3] [--sides alone,here,one,single,two]
 
 alone     decodes the poster files with all CPUs, then predicts them; keeps nothing
 here      `complete_rows` without Dask: pixels, rows and their upload
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("ANIME_GENRE_REAL_DATA", "../shared"))
     parser.add_argument("--posters", type=int, default=4 * ROWS_PER_SHARD)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--sides", default="alone,here,one,single,two")
     arguments = parser.parse_args()
     with ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory()))
@@ -71,20 +72,25 @@ def main() -> None:
         cpus = sorted(os.sched_getaffinity(0))
         every, first, second = (",".join(map(str, some)) for some in (cpus, cpus[:1], cpus[-1:]))
         clusters: dict[str, Cluster] = {}
+        chosen = arguments.sides.split(",")
         for name, workers in (("one", [every]), ("single", [first]), ("two", [first, second])):
+            if name not in chosen:
+                continue
             (folder / name).mkdir()
             clusters[name] = held.enter_context(dask_cluster(folder / name))
             for which in workers:
                 clusters[name].add_worker({"ANIME_GENRE_DASK": ""}, prefix=["taskset", "-c", which])
         sides: dict[str, Callable[[], None]] = {"alone": bench.alone, "here": bench.here}
         sides |= {name: lambda cluster=cluster: bench.on(cluster) for name, cluster in clusters.items()}  # type: ignore[misc]
-        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        seconds: dict[str, list[float]] = {name: [] for name in sides if name in chosen}
         for run in range(arguments.runs + 1):
-            for name, side in sides.items():
+            # The first run warms up with few posters: workers import their packages.
+            bench.posters = posters if run else posters[:_BATCH]
+            for name in seconds:
                 bench.forget()
                 start = time.perf_counter()
-                side()
-                if run:  # the first one warms up: workers import their packages
+                sides[name]()
+                if run:
                     seconds[name].append(time.perf_counter() - start)
         count = len(posters)
         print(f"{count} posters, {available_cpus()} CPUs, in {-(-count // ROWS_PER_SHARD)} shards")
@@ -95,6 +101,8 @@ def main() -> None:
             ("one", "here", "time of one as a multiple of here's"),
             ("single", "two", "speed-up of two workers against one of the same size"),
         ):
+            if not {name, other} <= set(chosen):
+                continue
             ratios = [a / b for a, b in zip(seconds[name], seconds[other], strict=True)]
             print(f"  {what}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
         print(f"  requests to the bucket: {bench.requests(held)}")
@@ -104,8 +112,8 @@ class Bench:
     """The sides of the comparison."""
 
     def __init__(self, folder: Path, store: Store, posters: list[Poster], model: Model, work: PredictionWork) -> None:
-        self._folder, self._store, self._posters, self._model, self._work = folder, store, posters, model, work
-        self._id_of = {poster.sha256: poster.id for poster in posters}
+        self._folder, self._store, self._model, self._work = folder, store, model, work
+        self.posters = posters
 
     def forget(self) -> None:
         """Delete all rows, and give the workspace the posters."""
@@ -114,20 +122,21 @@ class Bench:
         workspace = self._folder / "workspace"
         shutil.rmtree(workspace, ignore_errors=True)
         (workspace / "posters").mkdir(parents=True)
-        for poster in self._posters:
+        for poster in self.posters:
             os.link(poster.file, workspace / "posters" / poster_name(poster.id))
         os.environ["ANIME_GENRE_DASK"] = ""
 
     def alone(self) -> None:
         size = self._work.image_size
         with ThreadPoolExecutor(available_cpus()) as pool:
-            for start in range(0, len(self._posters), _BATCH):
-                some = self._posters[start : start + _BATCH]
+            for start in range(0, len(self.posters), _BATCH):
+                some = self.posters[start : start + _BATCH]
                 images = np.stack(list(pool.map(lambda poster: decode(poster.file.read_bytes(), size), some)))
                 self._model.probabilities(images)
 
     def here(self) -> None:
-        complete_rows(self._work, MAIN_COLLECTION, self._id_of, NullReporter())
+        id_of = {poster.sha256: poster.id for poster in self.posters}
+        complete_rows(self._work, MAIN_COLLECTION, id_of, NullReporter())
 
     def on(self, cluster: Cluster) -> None:
         os.environ["ANIME_GENRE_DASK"] = cluster.address
