@@ -60,9 +60,7 @@ class ProgressBars:
         self._ids: dict[str, UUID] = {}
 
     def show(self, what: str, done: int, total: int, sentence: str) -> None:
-        """Draw or move the bar of `what`; `sentence` is its description. Outside of a run there is none."""
-        if TaskRunContext.get() is None and FlowRunContext.get() is None:
-            return
+        """Draw or move the bar of `what`; `sentence` is its description."""
         percent = 100 * done / total if total else 100.0
         if what in self._ids:
             _try(what, lambda: update_progress_artifact(self._ids[what], percent, sentence))

@@ -269,8 +269,8 @@ def test_cluster_that_loses_its_last_worker_ends_the_work(
 def test_worker_with_code_that_lacks_the_work_is_told(
     machine: Machine, worker: Callable[..., Cluster], tmp_path: Path
 ) -> None:
-    (tmp_path / "earlier" / "tasks").mkdir(parents=True)
-    (tmp_path / "earlier" / "tasks" / "__init__.py").touch()
+    (tmp_path / "earlier").mkdir()
+    (tmp_path / "earlier" / "tasks.py").touch()  # not a package, so that no other finder adds the module
     worker({"PYTHONPATH": str(tmp_path / "earlier")})
     with pytest.raises(WorkerError, match=r"has no module tasks\.poster_rows\. Install anime-genre"):
         machine.complete()
