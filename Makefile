@@ -43,6 +43,7 @@ lint: install  ## run ruff, mypy and the import contracts
 soak bench bench-training bench-serving: export PYTHONPATH := $(CURDIR)
 
 soak: install  ## run the long tests of tests/soak: at most three hours
+	$(BIN)/python -m pytest -m long
 	@for file in tests/soak/soak_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 bench: install  ## run all measurements of tests/benchmarks

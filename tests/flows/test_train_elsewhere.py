@@ -157,6 +157,7 @@ def test_machine_with_other_versions_is_refused_by_their_names(
         run_retrain(small.model_copy(update={"crawl": False, "train_on": f"train-step/{POOL}"}))
 
 
+@pytest.mark.long
 def test_training_is_cancelled_with_its_run(
     worker: Worker, stack: Stack, small: RetrainParameters, tmp_path: Path
 ) -> None:

@@ -187,10 +187,10 @@ def test_int8_thresholds_of_a_network_trained_on_validation_use_out_of_fold_prob
     ):
         assert after == pytest.approx(apply_change(before, fp32, int8), abs=1e-5)
     # Its probabilities for posters that it was trained on are overconfident.
-    learned = served.predict(frozen.fitted_rows)
-    changed = np.abs(served.fitted_probabilities - frozen.fitted_probabilities).mean()
-    assert 0 < changed < np.abs(learned - frozen.fitted_probabilities).mean()
-    expected = fit_thresholds(served.fitted_probabilities, dataset.labels[frozen.fitted_rows])
+    labels, learned = dataset.labels[frozen.fitted_rows], served.predict(frozen.fitted_rows)
+    assert np.abs(learned - labels).mean() < np.abs(served.fitted_probabilities - labels).mean()
+    assert not np.array_equal(served.fitted_probabilities, frozen.fitted_probabilities)
+    expected = fit_thresholds(served.fitted_probabilities, labels)
     assert np.array_equal(served.thresholds, expected)
 
 
