@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 
+import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
@@ -34,6 +35,16 @@ def new_bucket(url: str, workspace: Path) -> Store:
     client = storage.Client(project="tests", credentials=AnonymousCredentials(), client_options={"api_endpoint": url})
     client.create_bucket(name)
     return Store(Settings(workspace=workspace, bucket=name, storage_emulator_host=url, service_timeout_seconds=5))
+
+
+@contextmanager
+def bucket_of_the_settings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A new bucket of an emulator of its own, kept in `folder`, which the settings of the environment name."""
+    with storage_emulator(folder, "shared") as url:
+        store = new_bucket(url, folder)
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
+        monkeypatch.setenv("ANIME_GENRE_BUCKET", store.name)
+        yield store
 
 
 def damage(store: Store, key: str, how: Callable[[Path], None]) -> None:

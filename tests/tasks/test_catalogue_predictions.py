@@ -25,7 +25,7 @@ from tasks.posters import store_posters
 from tasks.records import CatalogueRecord
 from tests.dask_cluster import dask_cluster
 from tests.serving.conftest import write_bundle
-from tests.storage import new_bucket, storage_emulator
+from tests.storage import bucket_of_the_settings
 from tests.tasks.test_preprocess import drawn
 
 pytestmark = pytest.mark.stack
@@ -34,10 +34,7 @@ pytestmark = pytest.mark.stack
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """A bucket, which the settings name."""
-    with storage_emulator(tmp_path, "shared") as url:
-        store = new_bucket(url, tmp_path)
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
-        monkeypatch.setenv("ANIME_GENRE_BUCKET", store.name)
+    with bucket_of_the_settings(tmp_path, monkeypatch) as store:
         monkeypatch.setenv("ANIME_GENRE_WORKSPACE", str(tmp_path / "workspace"))
         yield store
 

@@ -22,7 +22,7 @@ from tasks.features import StoredFeatures
 from tests.dask_cluster import dask_cluster
 from tests.ml.conftest import make_posters
 from tests.ml.networks.test_timm import RESNET, write_repository
-from tests.storage import new_bucket, storage_emulator
+from tests.storage import bucket_of_the_settings
 
 pytestmark = [pytest.mark.stack, pytest.mark.train]
 
@@ -30,10 +30,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.train]
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """A bucket with some posters, which the settings name."""
-    with storage_emulator(tmp_path, "shared") as url:
-        store = new_bucket(url, tmp_path)
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
-        monkeypatch.setenv("ANIME_GENRE_BUCKET", store.name)
+    with bucket_of_the_settings(tmp_path, monkeypatch) as store:
         for poster in make_posters(tmp_path / "posters", 40):
             store.write(poster_key(poster.id), poster.file.read_bytes())
         yield store
