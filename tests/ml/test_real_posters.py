@@ -14,7 +14,7 @@ pytestmark = pytest.mark.train
     ("name", "rows", "more"),
     [
         ("anime", 700, ["--image-size", "64"]),
-        ("movies", 700, ["--image-size", "32"]),
+        ("movies", 1800, ["--image-size", "32"]),
     ],
 )
 def test_train_on_real_posters_beats_the_baselines(
@@ -41,8 +41,7 @@ def test_train_on_real_posters_beats_the_baselines(
     assert code == 0, capsys.readouterr().err
     report = json.loads((bundle / "report.json").read_text())
     chosen, baseline = (report["test"][name] for name in (report["chosen"], "every genre"))
-    # CPUs with and without bfloat16 differ by a hundredth on so few posters.
-    assert chosen["weighted_f1"] > baseline["weighted_f1"] + 0.01
+    assert chosen["weighted_f1"] > baseline["weighted_f1"] + 0.02
     assert chosen["mean_average_precision"] > baseline["mean_average_precision"] + 0.04
     poster = next((catalogue.parent / "posters").glob("*.jpg"))
     capsys.readouterr()
