@@ -8,13 +8,16 @@ It keeps nothing on its machine and returns nothing: machines share only the buc
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Protocol
+from uuid import uuid4
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from infra.cluster import run_on_cluster, worker_name
@@ -177,15 +180,30 @@ def run_job(job: ShardJob) -> None:
     try:
         check_versions(job.versions)
         settings = read_settings(job.collection)
-        settings.workspace.mkdir(parents=True, exist_ok=True)
         store = Store(settings)
-        with (
-            disk_errors(settings.workspace),
-            TemporaryDirectory(prefix=".job-", dir=settings.workspace) as temporary,
-        ):
-            rows_of, folder = job.work.load(store, settings.folder), Path(temporary)
+        with disk_errors(settings.workspace), _job_folder(settings.workspace) as folder:
+            rows_of = job.work.load(store, settings.folder)
             _add_rows(_open(job.work, folder), job.work, rows_of, store, folder, job.posters, NullReporter())
             publish_rows(store, folder, job.work.key)
     except AnimeGenreError as error:
         kind = WorkerUnavailable if error.retryable else WorkerError
         raise kind(f"The Dask worker {worker_name()}: {error.message}", error.details) from error
+
+
+@contextmanager
+def _job_folder(workspace: Path) -> Iterator[Path]:
+    """A folder for the block. Those of jobs whose process was killed are removed first: nobody holds their locks."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    for lock in workspace.glob(".job-*.lock"):
+        with suppress(Timeout), FileLock(lock, timeout=0):
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink(missing_ok=True)
+    folder = workspace / f".job-{uuid4().hex}"
+    lock = folder.with_suffix(".lock")
+    with FileLock(lock):
+        try:
+            folder.mkdir()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.unlink(missing_ok=True)

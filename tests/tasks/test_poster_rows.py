@@ -179,6 +179,21 @@ def test_worker_that_is_killed_costs_only_its_shard(machine: Machine, tmp_path: 
     assert batches < machine.calls() <= batches + 2
 
 
+def test_job_removes_the_folders_of_killed_workers_and_no_other_ones(machine: Machine, tmp_path: Path) -> None:
+    with dask_cluster(tmp_path) as cluster:
+        shared = {**machine.worker_environment, "ANIME_GENRE_WORKSPACE": str(tmp_path / "shared")}
+        for _ in range(2):
+            cluster.add_worker(shared)
+        machine.use(cluster)
+        with machine.at_work(jobs=2) as errors:
+            before = set((tmp_path / "shared").glob(".job-*"))
+            cluster.workers[0].kill()
+            cluster.add_worker(shared)
+    assert len(before) == 4  # a folder and a lock for each worker
+    assert errors == []
+    assert [path for path in (tmp_path / "shared").rglob("*") if path.is_file()] == []
+
+
 def test_scheduler_that_is_lost_ends_the_work_with_a_retryable_error(machine: Machine, tmp_path: Path) -> None:
     with dask_cluster(tmp_path) as cluster:
         cluster.add_worker(machine.worker_environment)
