@@ -22,7 +22,7 @@ from serving.bundle.wording import counted
 logger = logging.getLogger("infra")
 Job = TypeVar("Job")
 
-_RETRIES = 2  # of a job that fails; Dask also runs the jobs of a lost worker again
+_RETRIES = 2  # of a job whose error a retry may help; Dask also runs the jobs of a lost worker again
 _POLL_SECONDS = 2.0
 _CONNECT_SECONDS = 15.0
 _WORKER_SECONDS = 45.0
@@ -55,8 +55,8 @@ def _is_loopback(host: str) -> bool:
 def run_on_cluster(address: str, work: Callable[[Job], None], jobs: Sequence[Job]) -> Iterator[Job]:
     """Run `work` on the workers of a scheduler for each job, and yield the jobs as they complete.
 
-    `work` and the jobs are pickled; a worker imports their modules. Jobs that a lost worker had begun are run again.
-    When the caller stops, the other jobs are cancelled.
+    `work` and the jobs are pickled; a worker imports their modules. Jobs that a lost worker had begun are run again, as
+    are jobs with an error that a retry may help. When the caller stops, the other jobs are cancelled.
 
     Raises:
         ConfigurationError: see `check_scheduler`; or certificates are missing.
@@ -86,14 +86,21 @@ def run_on_cluster(address: str, work: Callable[[Job], None], jobs: Sequence[Job
             executor.shutdown(wait=False)
 
 
-def _runner() -> Callable[[bytes, bytes], None]:
-    """A function that is sent as it is, and not by its module's name.
+def _runner() -> Callable[[bytes, bytes], Exception | None]:
+    """A function that is sent as it is, and not by its module's name. It returns an error that no retry helps.
 
-    A worker's event loop unpickles what it gets, and a module that it cannot import ends the whole worker.
+    A worker's event loop unpickles what it gets, and a module that it cannot import ends the whole worker. Dask retries
+    each job that raises an error, whatever its type.
     """
 
-    def run(work: bytes, job: bytes) -> None:
-        pickle.loads(work)(pickle.loads(job))
+    def run(work: bytes, job: bytes) -> Exception | None:
+        try:
+            pickle.loads(work)(pickle.loads(job))
+        except Exception as error:
+            if getattr(error, "retryable", not isinstance(error, ImportError)):
+                raise
+            return error
+        return None
 
     return run
 
@@ -159,10 +166,11 @@ def _no_worker(address: str) -> ServiceUnavailable:
     )
 
 
-def _check(future: "Future[None]", address: str) -> None:
-    """Raise the error of a future, in the words of this project."""
+def _check(future: "Future[Exception | None]", address: str) -> None:
+    """Raise the error that a future has or returns, in the words of this project."""
     try:
-        future.result()
+        if error_of_work := future.result():
+            raise error_of_work
     except CancelledError as error:
         raise ServiceUnavailable(f"The connection to the Dask scheduler {address} was lost.") from error
     except AnimeGenreError:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.store import Store
+from serving.bundle.errors import AnimeGenreError
 from tasks.poster_rows import RowsOf
 
 
@@ -36,3 +37,16 @@ class MeanColours:
             return means
 
         return rows
+
+
+@dataclass(frozen=True)
+class FailingJob:
+    """A job that leaves a file in `calls` each time, and then raises its error."""
+
+    calls: str
+    error: AnimeGenreError
+
+
+def fail(job: FailingJob) -> None:
+    (Path(job.calls) / f"{time.monotonic_ns()}").touch()
+    raise job.error

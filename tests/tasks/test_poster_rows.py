@@ -14,6 +14,7 @@ import infra.cluster
 import ml.data.decoding
 import ml.data.shards
 import tasks.poster_rows
+from infra.cluster import run_on_cluster
 from infra.errors import ConfigurationError, ServiceUnavailable, WorkerError, WorkerUnavailable
 from infra.settings import MAIN_COLLECTION
 from infra.store import Store
@@ -26,7 +27,7 @@ from tasks.versions import training_versions
 from tests.certificates import certificate_for_localhost, pem
 from tests.dask_cluster import Cluster, dask_cluster
 from tests.faults import Fault, fault_proxy
-from tests.shard_work import MeanColours
+from tests.shard_work import FailingJob, MeanColours, fail
 from tests.storage import new_bucket, storage_emulator
 from tests.tasks.test_preprocess import drawn
 
@@ -249,6 +250,15 @@ def test_worker_with_a_full_disk_is_named(machine: Machine, worker: Callable[...
     worker(prefix=["prlimit", "--fsize=15000"])
     with pytest.raises(WorkerError, match=r"^The Dask worker tcp://\S+: .* cannot be written \(File too large\)"):
         machine.complete()
+
+
+@pytest.mark.parametrize(("error", "times"), [(WorkerError("Full."), 1), (WorkerUnavailable("Busy."), 3)])
+def test_job_is_run_again_only_for_an_error_that_a_retry_may_help(
+    machine: Machine, worker: Callable[..., Cluster], error: AnimeGenreError, times: int
+) -> None:
+    with pytest.raises(type(error), match=f"^{error}$"):
+        list(run_on_cluster(worker().address, fail, [FailingJob(machine.work.calls, error)]))
+    assert machine.calls() == times
 
 
 @pytest.mark.parametrize("address", ["tcp://192.0.2.1:8786", "tcp://dask.example:8786"])
