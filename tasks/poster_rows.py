@@ -4,14 +4,15 @@
 
 Rows that the bucket has are computed nowhere again. With ANIME_GENRE_DASK, missing rows are computed by jobs on a Dask
 cluster, one per shard. A job fetches its posters from the bucket, decodes them, computes their rows and uploads them.
-It keeps nothing on its machine and returns nothing: machines share only the bucket and the scheduler.
+It keeps nothing on its disk and returns nothing: machines share only the bucket and the scheduler.
 """
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
@@ -26,7 +27,7 @@ from infra.errors import WorkerError, WorkerUnavailable
 from infra.settings import read_settings
 from infra.store import Store, crc32c_of_file
 from ml.data.decoding import is_decoded, open_pixels
-from ml.data.shards import ROWS_PER_SHARD, Shards
+from ml.data.shards import FILLED_ROWS, Shards
 from ml.reporting import NullReporter, Reporter
 from serving.bundle.errors import AnimeGenreError
 from tasks.stored_posters import decode_stored
@@ -40,7 +41,7 @@ RowsOf = Callable[[NDArray[np.uint8], NDArray[np.bool_]], NDArray[np.float32]]
 """Rows float32 [n, F] of posters uint8 [n, 3, S, S]; the second argument [n] says which of them could be decoded."""
 
 
-class RowWork(Protocol):
+class RowWork(Hashable, Protocol):
     """What is computed for each poster. It is sent to other machines, so it has no local paths.
 
     Attributes:
@@ -165,8 +166,8 @@ def compute_on_cluster(work: RowWork, collection: str, posters: Mapping[str, str
     assert address is not None
     hashes, here = sorted(posters), training_versions()
     jobs = [
-        ShardJob(work, collection, {each: posters[each] for each in hashes[start : start + ROWS_PER_SHARD]}, here)
-        for start in range(0, len(hashes), ROWS_PER_SHARD)
+        ShardJob(work, collection, {each: posters[each] for each in hashes[start : start + FILLED_ROWS]}, here)
+        for start in range(0, len(hashes), FILLED_ROWS)
     ]
     done = 0
     reporter.progress(done, len(hashes), work.doing, "images")
@@ -182,12 +183,19 @@ def run_job(job: ShardJob) -> None:
         settings = read_settings(job.collection)
         store = Store(settings)
         with disk_errors(settings.workspace), _job_folder(settings.workspace) as folder:
-            rows_of = job.work.load(store, settings.folder)
+            rows_of = _loaded(job.work, job.collection)
             _add_rows(_open(job.work, folder), job.work, rows_of, store, folder, job.posters, NullReporter())
             publish_rows(store, folder, job.work.key)
     except AnimeGenreError as error:
         kind = WorkerUnavailable if error.retryable else WorkerError
         raise kind(f"The Dask worker {worker_name()}: {error.message}", error.details) from error
+
+
+@lru_cache(1)
+def _loaded(work: RowWork, collection: str) -> RowsOf:
+    """The work's function, kept for the next job: a GPU computes its rows faster than this reads a network."""
+    settings = read_settings(collection)
+    return work.load(Store(settings), settings.folder)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ import numpy as np
 from infra.settings import MAIN_COLLECTION
 from infra.store import Store
 from ml.data.decoding import Poster
-from ml.data.shards import ROWS_PER_SHARD
+from ml.data.shards import FILLED_ROWS
 from ml.reporting import NullReporter
 from serving.bundle.image import decode
 from serving.bundle.model import Model, available_cpus
@@ -50,7 +50,7 @@ _BATCH = 64
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("ANIME_GENRE_REAL_DATA", "../shared"))
-    parser.add_argument("--posters", type=int, default=4 * ROWS_PER_SHARD)
+    parser.add_argument("--posters", type=int, default=16 * FILLED_ROWS)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--sides", default="alone,here,one,single,two")
     arguments = parser.parse_args()
@@ -93,7 +93,7 @@ def main() -> None:
                 if run:
                     seconds[name].append(time.perf_counter() - start)
         count = len(posters)
-        print(f"{count} posters, {available_cpus()} CPUs, in {-(-count // ROWS_PER_SHARD)} shards")
+        print(f"{count} posters, {available_cpus()} CPUs, in {-(-count // FILLED_ROWS)} shards")
         for name, times in seconds.items():
             print(f"  {name:7} {count / statistics.median(times):6.1f} posters per second")
         for name, other, what in (

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import infra.cluster
-import ml.data.decoding
 import ml.data.shards
 import tasks.poster_rows
 from infra.cluster import run_on_cluster
@@ -117,8 +116,8 @@ class Machine:
 def machine(storage_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage_url)
     monkeypatch.setenv("ANIME_GENRE_SERVICE_TIMEOUT_SECONDS", "5")
-    for module in (ml.data.shards, ml.data.decoding, tasks.poster_rows):
-        monkeypatch.setattr(module, "ROWS_PER_SHARD", ROWS_PER_SHARD)
+    for module in (ml.data.shards, tasks.poster_rows):
+        monkeypatch.setattr(module, "FILLED_ROWS", ROWS_PER_SHARD)
     machine = Machine(new_bucket(storage_url, tmp_path), tmp_path, tmp_path / "calls", monkeypatch.setenv)
     for number in range(POSTERS):
         machine.add(drawn(number))
