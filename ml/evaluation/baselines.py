@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.dummy import DummyClassifier
-from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from ml.data.dataset import Dataset
 from ml.data.feature_table import FeatureTable
@@ -14,7 +13,7 @@ from ml.data.shards import Rows
 from ml.data.splits import TEST, TRAIN, VALIDATION
 from ml.networks.kernel import fit_curves
 from ml.scores.intervals import Predictions
-from ml.scores.metrics import Labels, Probabilities, Scores, score
+from ml.scores.metrics import Labels, Probabilities, Scores, f1_of_counts, score
 from ml.scores.thresholds import fit_thresholds
 from ml.training.frozen import KERNEL_FIRST, OutOfFoldHeads, head_probabilities
 
@@ -66,26 +65,24 @@ def genre_frequencies(labels: Labels, training: Labels, genres: tuple[str, ...],
     # DummyClassifier ignores the features. With a RandomState, unlike an integer seed, each call draws other values.
     random = DummyClassifier(strategy="stratified", random_state=np.random.RandomState(seed))
     random.fit(np.zeros((len(training), 1)), training)
-    draws = np.stack([random.predict(np.zeros((len(labels), 1))) for _ in range(_DRAWS)])
-    # All draws are scored together, each genre of each draw as one column: 100 calls would take seconds.
-    columns = precision_recall_fscore_support(
-        np.tile(labels, _DRAWS), np.concatenate(list(draws), axis=1), average=None, zero_division=0
-    )
-    precision, recall, f1, _ = (figure.reshape(_DRAWS, -1).mean(0) for figure in columns)
-    # Micro F1 of a draw is F1 over all of its pairs of a poster and a genre: here, a draw is one sample.
-    flat = np.tile(labels.ravel(), (_DRAWS, 1)), draws.reshape(_DRAWS, -1)
-    micro = f1_score(*flat, average="samples", zero_division=0)
-    # All posters have the same probability of a genre, so average precision is that of the first draw.
-    first = score(np.broadcast_to(training.mean(0), labels.shape), draws[0] == 1, labels, genres)
+    # Counts of one draw at a time, because all draws together would take memory with each poster.
+    found, predicted = (np.zeros((_DRAWS, len(genres)), np.int64) for _ in range(2))
+    for draw in range(_DRAWS):
+        drawn = random.predict(np.zeros((len(labels), 1))).reshape(labels.shape) == 1
+        found[draw], predicted[draw] = (drawn & (labels == 1)).sum(0), drawn.sum(0)
     support = labels.sum(0, dtype=np.int64)
+    precision, recall = ((found / np.maximum(counts, 1)).mean(0) for counts in (predicted, support))
+    f1 = f1_of_counts(found, predicted, support).mean(0)
+    # Average precision is that of any draw: all posters have the same probability of a genre.
+    any_draw = score(np.broadcast_to(training.mean(0), labels.shape), drawn, labels, genres)
     return replace(
-        first,
+        any_draw,
         weighted_f1=float((f1 * support).sum() / max(support.sum(), 1)),
         macro_f1=float(f1.mean()),
-        micro_f1=float(micro),
+        micro_f1=float(f1_of_counts(found.sum(1), predicted.sum(1), support.sum()).mean()),
         genres=tuple(
             replace(genre, precision=float(precision[g]), recall=float(recall[g]), f1=float(f1[g]))
-            for g, genre in enumerate(first.genres)
+            for g, genre in enumerate(any_draw.genres)
         ),
     )
 

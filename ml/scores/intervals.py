@@ -70,8 +70,14 @@ class Bootstrap:
     ) -> None:
         names, self._franchise = np.unique(franchises, return_inverse=True)
         generator = np.random.default_rng(seed)
-        # The number of times that each resample contains each franchise, [R, K].
-        self._draws = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+        shares = np.full(len(names), 1 / len(names))
+        # The number of times that each resample contains each franchise, [R, K], in one byte: none is near 255.
+        self._draws = np.concatenate(
+            [
+                generator.multinomial(len(names), shares, size=min(_CHUNK, resamples - start)).astype(np.uint8)
+                for start in range(0, resamples, _CHUNK)
+            ]
+        )
         self._labels = labels
         self._support = self._counted(labels)
 
@@ -119,7 +125,10 @@ class Bootstrap:
         """
         by_franchise = np.zeros((self._draws.shape[1], flags.shape[1]))
         np.add.at(by_franchise, self._franchise, flags)
-        return self._draws.astype(np.float64) @ by_franchise
+        starts = range(0, len(self._draws), _CHUNK)
+        return np.concatenate(
+            [self._draws[start : start + _CHUNK].astype(np.float64) @ by_franchise for start in starts]
+        )
 
 
 @dataclass(frozen=True)
