@@ -7,8 +7,7 @@ from pydantic.json_schema import JsonSchemaValue
 
 from infra.errors import ConfigurationError
 from infra.settings import MAIN_COLLECTION, read_settings
-from ml.configuration import LOCAL_FOLDER, GateConfig, TrainConfig
-from ml.errors import SettingError
+from ml.configuration import GateConfig, TrainConfig
 from ml.training.candidates import CANDIDATES, check_settings
 from tasks.catalogue.configuration import CollectConfig, DatasetConfig
 from tasks.catalogue.seasons import NAMES, parse_seasons
@@ -143,15 +142,9 @@ def check_parameters(parameters: RetrainParameters) -> None:
 
     Raises:
         SeasonError, ConfigurationError: see `check_site`.
-        SettingError: the backbone, a candidate network or the device is unknown, or the backbone is a local folder and
-            another machine trains.
+        SettingError: the backbone, a candidate network or the device is unknown.
         WeightsError: the weights file cannot be read or does not fit the backbone.
         TrainingError: the backbone does not accept posters of the image size.
     """
     check_site(parameters)
-    if parameters.train_on and parameters.train.backbone.startswith(LOCAL_FOLDER):
-        raise SettingError(
-            f"{parameters.train_on} has no folder of this machine. Name the backbone as hf-hub:OWNER/NAME or "
-            "timm/NAME, and a weights file with --weights."
-        )
     check_settings(parameters.train, parameters.preprocess.image_size, trains_here=not parameters.train_on)

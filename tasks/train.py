@@ -18,7 +18,7 @@ from infra.files import move_folder, sha256_of, temporary_path, write_bytes
 from infra.registry import DATASET_KEY, Registry
 from infra.settings import Settings, read_settings
 from infra.store import Store
-from ml.configuration import TrainConfig, stored_settings
+from ml.configuration import LOCAL_FOLDER, TrainConfig, stored_settings
 from ml.data.splits import VALIDATION
 from ml.networks.backbones import Backbone, read_backbone
 from ml.reporting import Reporter, Reporters, TensorBoardReporter
@@ -41,7 +41,7 @@ logger = logging.getLogger("tasks")
 
 @dataclass(frozen=True)
 class Training:
-    """A training by everything that determines it. `key` is the hash of that; `config` has weights on this machine."""
+    """A training by everything that determines it. `key` is the hash of that; `config` has files on this machine."""
 
     settings: Settings
     store: Store
@@ -54,7 +54,11 @@ class Training:
     def of(cls, dataset: DatasetRecord, config: TrainConfig) -> Self:
         """Read the weights, and find the key. Raises as `train`."""
         settings = read_settings(dataset.collection)
-        config = replace(config, weights=_local_weights(config.weights, settings))
+        config = replace(
+            config,
+            weights=_local_weights(config.weights, settings),
+            backbone=_local_backbone(config.backbone, settings),
+        )
         backbone = read_backbone(config.backbone, config.weights, settings.workspace / "weights")
         key = _training_key(dataset, config, backbone)
         return cls(settings, Store(settings), Registry(settings), config, backbone, key)
@@ -163,6 +167,19 @@ def _local_weights(spec: str, settings: Settings) -> str:
     path = settings.workspace / "weights" / sha256_of(spec.encode())[:16] / Path(key).name
     store = Store(settings).of_bucket(address.netloc)
     return str(store.fetch(key, path))
+
+
+def _local_backbone(name: str, settings: Settings) -> str:
+    """The backbone setting. The files of a folder at a gs:// address are downloaded, and their local folder named."""
+    address = urlsplit(name.removeprefix(LOCAL_FOLDER))
+    if address.scheme != "gs":
+        return name
+    prefix = address.path.lstrip("/")
+    folder = settings.workspace / prefix
+    store = Store(settings).of_bucket(address.netloc)
+    for key in store.keys(f"{prefix}/"):
+        store.fetch(key, folder / Path(key).name)
+    return f"{LOCAL_FOLDER}{folder}"
 
 
 def _training_key(dataset: DatasetRecord, config: TrainConfig, backbone: Backbone) -> str:

@@ -7,7 +7,7 @@ that is stored already needs no worker. One that runs already, because an earlie
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import timedelta
@@ -35,7 +35,10 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelling, Crashed
 
 from infra.errors import ConfigurationError, RunFailed, ServiceUnavailable, WorkerLost, failure
-from ml.configuration import TrainConfig
+from infra.files import sha256_of, sha256_of_file
+from infra.store import Store
+from ml.configuration import LOCAL_FOLDER, TrainConfig
+from ml.networks.hub import CARD, CONFIG, WEIGHTS
 from ml.networks.weights import is_file
 from tasks.crawl.traffic import duration
 from tasks.records import DatasetRecord, TrainingRecord
@@ -112,16 +115,28 @@ def train_elsewhere(dataset: DatasetRecord, config: TrainConfig, deployment: str
 
 
 def _sent(config: TrainConfig, training: Training) -> TrainConfig:
-    """The configuration for another machine. A weights file of this machine is uploaded, by its hash."""
-    weights = training.backbone.weights
-    if weights is None or not is_file(config.weights):
-        return config
-    file = Path(config.weights)
-    key = f"weights/{weights.file.sha256}{file.suffix}"
-    if not training.store.exists(key):
-        logger.info("Uploading the weights %s.", file)
-        training.store.upload({key: file})
-    return replace(config, weights=training.store.uri(key))
+    """The configuration for another machine. Weights and a backbone in files of this machine are uploaded, by hash."""
+    weights, description = training.backbone.weights, training.backbone.config_file
+    if description and config.backbone.startswith(LOCAL_FOLDER):
+        folder = description.parent.resolve()
+        files = [file for name in (CONFIG, WEIGHTS, CARD) if (file := folder / name).is_file()]
+        content = sha256_of("".join(map(sha256_of_file, files)).encode())
+        uploaded = _upload(training.store, f"weights/{content}/{folder.name}", {file.name: file for file in files})
+        config = replace(config, backbone=f"{LOCAL_FOLDER}{uploaded}")
+    if weights and is_file(config.weights):
+        file = Path(config.weights)
+        name = f"{weights.file.sha256}{file.suffix}"
+        config = replace(config, weights=f"{_upload(training.store, 'weights', {name: file})}/{name}")
+    return config
+
+
+def _upload(store: Store, folder: str, files: Mapping[str, Path]) -> str:
+    """Upload the files, by name, that a folder of the bucket lacks, and return its address."""
+    for name, file in files.items():
+        if not store.exists(f"{folder}/{name}"):
+            logger.info("Uploading %s.", file)
+            store.upload({f"{folder}/{name}": file})
+    return store.uri(folder)
 
 
 def _start(name: str, parameters: dict[str, object], tags: list[str]) -> FlowRun:

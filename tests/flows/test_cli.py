@@ -52,7 +52,7 @@ def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--train-on", "retrain/retrain"], "Invalid --train-on: 'retrain/retrain'. Deployment that trains on another"),
         (
             ["--train-on", "train-step/gpu", "--backbone", "local-dir:b", "--site-url", "http://127.0.0.1:9"],
-            "train-step/gpu has no folder of this machine. Name the backbone as hf-hub:OWNER/NAME",
+            "config.json cannot be read",
         ),
         (["--max-emptied", "2"], "max_emptied must be at most 1, not 2.0."),
     ],
