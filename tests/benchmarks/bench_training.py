@@ -9,14 +9,17 @@ recipe  A frozen SqueezeNet with cached features and a kernel head, compared wit
         empty caches, and with cached pixels and features as in a later training.
 lp-ft   The whole backbone trained after fitting its head (LP-FT), and with a new last layer. F1 is that of the fifth of
         the training part on which the epoch is chosen.
-growth  Features and a head at 1,000, 5,000 and 20,000 synthetic posters: cost per poster, anonymous memory; one run.
+sample  A kernel head whose mean, deviation and components are those of a fifth of the posters, as of 200,000 of a
+        million, compared with those of all; five folds. F1 is out of fold, over ten draws of the fifth.
+growth  Dataset, features, kernel head, leak gauge, evaluation, reports and look-alikes at 1,000, 10,000 and 100,000
+        synthetic posters: time per poster, anonymous memory, open files; one run. See --growth.
 rate    Training images per second end to end, as a share of the same network's rate on random tensors on the device.
         On a GPU: ResNet18 at 256 x 256, compiled or not, at 1,000, 5,000 and 20,000 synthetic posters, with peak
         memory. On a CPU: a smaller setting. See --network, --size, --posters and --compile.
 features  Images per second of the features of a frozen backbone, as a share of its rate on random tensors, at the same
         network and, unless --size is given, at 256 x 256.
 
-The first two parts need `posters/anime.zip` and `weights/squeezenet1_1-imagenet-features.pth` in FOLDER (`../shared`,
+The first three parts need `posters/anime.zip` and `weights/squeezenet1_1-imagenet-features.pth` in FOLDER (`../shared`,
 or ANIME_GENRE_REAL_DATA). Figures are medians (minimum to maximum) of the runs; the two sides take turns. If the
 project is not installed, set PYTHONPATH to its root.
 """
@@ -27,13 +30,15 @@ import os
 import tempfile
 from pathlib import Path
 
-from training_rates import RateSetting, feature_rates, growing, training_rates
-from training_to_f1 import RealPosters, against_the_recipe, fine_tuned
+from growth import growing
+from training_rates import RateSetting, feature_rates, training_rates
+from training_to_f1 import RealPosters, against_the_recipe, fine_tuned, space_of_a_sample
 
 from ml.compute import choose_compute
 
-PARTS = ("recipe", "lp-ft", "growth", "rate", "features")
+PARTS = ("recipe", "lp-ft", "sample", "growth", "rate", "features")
 COUNTS = "1000,5000,20000"
+GROWTH = "1000,10000,100000"
 CPU_COUNTS, CPU_SIZE, CUDA_SIZE = "640", 64, 256
 EPOCHS = {False: 2, True: 4}  # of 'rate', by whether there is a GPU; the first one warms up
 COMPILED = {"off": [False], "on": [True], "both": [False, True]}
@@ -47,7 +52,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--recipe-size", type=int, default=256, help="image size in 'recipe'")
     parser.add_argument("--fine-tuned-size", type=int, default=128, help="image size in 'lp-ft'")
-    parser.add_argument("--growth", default=COUNTS, help="numbers of posters in 'growth'")
+    parser.add_argument("--growth", default=GROWTH, help="numbers of posters in 'growth'")
     parser.add_argument("--network", default="resnet18", help="in 'rate': scratch, or a torchvision network")
     parser.add_argument(
         "--size", type=int, help=f"image size in 'rate'; default: {CUDA_SIZE} on a GPU, else {CPU_SIZE}"
@@ -62,17 +67,20 @@ def main() -> None:
     if unknown := set(parts) - set(PARTS):
         parser.error(f"unknown part '{min(unknown)}': choose from {', '.join(PARTS)}")
     logging.getLogger("ml.data.dataset").setLevel(logging.ERROR)  # it reports omitted genres for every dataset
+    of_real = {"recipe", "lp-ft", "sample"} & set(parts)
     compute = choose_compute(arguments.device)
     on_gpu = compute.device.type == "cuda"
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        real = RealPosters.unpacked(Path(arguments.data), folder) if {"recipe", "lp-ft"} & set(parts) else None
-        if real is None and {"recipe", "lp-ft"} & set(parts):
-            print(f"The parts recipe and lp-ft are skipped: {arguments.data} has no real posters and weights.")
+        real = RealPosters.unpacked(Path(arguments.data), folder) if of_real else None
+        if real is None and of_real:
+            print(f"The parts recipe, lp-ft and sample are skipped: {arguments.data} has no real posters and weights.")
         if real and "recipe" in parts:
             against_the_recipe(real, folder, arguments.recipe_size, arguments.runs, compute)
         if real and "lp-ft" in parts:
             fine_tuned(real, folder, arguments.fine_tuned_size, arguments.runs, compute)
+        if real and "sample" in parts:
+            space_of_a_sample(real, folder, arguments.fine_tuned_size, compute)
     if "growth" in parts:
         growing(numbers(arguments.growth), arguments.device)
     if "rate" in parts:

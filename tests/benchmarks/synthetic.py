@@ -40,10 +40,11 @@ def synthetic_dataset(workspace: Path, count: int, size: int) -> Dataset:
                 shard.put(row, np.roll(drawn[number % _DRAWN], number // _DRAWN, axis=2)[None])
     has = np.random.default_rng(0).random((count, len(GENRES))) < _FREQUENCY
     has[np.arange(count), np.arange(count) % len(GENRES)] = True
+    titles = _titles(count)
     posters = [
         Poster(
             id=str(number),
-            title=f"Title {number}",
+            title=titles[number],
             genres=tuple(genre for genre, is_labelled in zip(GENRES, has[number], strict=True) if is_labelled),
             franchise=f"title {number}",
             part={0: VALIDATION, 1: TEST}.get(number % 10, TRAIN),
@@ -56,13 +57,23 @@ def synthetic_dataset(workspace: Path, count: int, size: int) -> Dataset:
     return build_dataset(posters, workspace, config, NullReporter(), pixels)
 
 
+def _titles(count: int) -> list[str]:
+    """One to four words each, as those of real titles: titles share words, and words share letters."""
+    random = np.random.default_rng(0)
+    words = np.array(["".join(random.choice(list("aeioukstnhmyrw"), random.integers(2, 8))) for _ in range(5000)])
+    return [" ".join(random.choice(words, random.integers(1, 5))) for _ in range(count)]
+
+
 def _pictures(size: int) -> NDArray[np.uint8]:
     coarse = np.random.default_rng(0).integers(0, 256, (_DRAWN, 3, -(-size // _BLOCK), -(-size // _BLOCK)), np.uint8)
     return coarse.repeat(_BLOCK, 2).repeat(_BLOCK, 3)[:, :, :size, :size]
 
 
 class MemoryWatch:
-    """The process's anonymous memory in MB: at the start of the block, and its peak inside the block."""
+    """The process's anonymous memory in MB at the start of the block, its peak inside the block, and its open files.
+
+    `open_files` is their largest number inside the block.
+    """
 
     def __init__(self) -> None:
         self._ended = threading.Event()
@@ -70,6 +81,7 @@ class MemoryWatch:
 
     def __enter__(self) -> Self:
         self.before = self.peak = anonymous_mb()
+        self.open_files = 0
         self._watcher.start()
         return self
 
@@ -80,6 +92,7 @@ class MemoryWatch:
     def _watch(self) -> None:
         while not self._ended.wait(0.02):
             self.peak = max(self.peak, anonymous_mb())
+            self.open_files = max(self.open_files, sum(1 for _ in Path("/proc/self/fd").iterdir()))
 
 
 def anonymous_mb() -> float:

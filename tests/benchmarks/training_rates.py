@@ -1,4 +1,4 @@
-"""Training images per second compared with random tensors; cost and memory of features and heads by dataset size."""
+"""Training images per second, and those of features, compared with random tensors."""
 
 import shutil
 import statistics
@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 import torch
 from synthetic import MemoryWatch, synthetic_dataset
 from torch import nn
@@ -22,16 +21,13 @@ from ml.networks.backbones import HALF, Backbone, GenreNetwork, feature_count, h
 from ml.networks.weights import Weights, WeightsFile
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
-from ml.training.candidates import CANDIDATES, FROZEN
 from ml.training.checkpoints import NoCheckpoints
 from ml.training.features import Pretrained
 from ml.training.fit import FitTask, Hyperparameters, Schedule, TrainingData, fit
-from ml.training.frozen import train_frozen
 
 SETTING = Hyperparameters(learning_rate=1e-3, weight_decay=0.05, dropout=0.2, hidden=0)
-FEATURES_SIZE, FEATURES_BACKBONE = 64, "squeezenet1_1"
+FEATURES_BACKBONE = "squeezenet1_1"
 FEATURES_BATCH = 64
-WARM_POSTERS = 160
 _RANDOM_STEPS = 100  # per round at most: more steps do not change the rate
 
 
@@ -200,43 +196,6 @@ def body_rate(body: nn.Module, count: int, size: int, compute: Compute) -> float
     rate = count // FEATURES_BATCH * FEATURES_BATCH / (time.perf_counter() - start)
     body.cpu()
     return rate
-
-
-def growing(counts: list[int], device: str) -> None:
-    """Measure time per poster and memory of features and a head's fit, each number of posters in a new process."""
-    print(f"features of {FEATURES_BACKBONE} at {FEATURES_SIZE} x {FEATURES_SIZE} and the fit of a kernel head")
-    for count in counts:
-        with new_process() as process, tempfile.TemporaryDirectory() as workspace:
-            result = process.submit(grown, count, Path(workspace), device).result()
-        print(f"  {count:6} posters: {result}", flush=True)
-
-
-def grown(count: int, workspace: Path, device: str) -> str:
-    """Microseconds per poster and the process's anonymous memory, as text."""
-    compute = choose_compute(device)
-    features_and_head(WARM_POSTERS, workspace / "warm", compute)
-    extracting, fitting, memory = features_and_head(count, workspace / "grown", compute)
-    features, head = (seconds / count * 1e6 for seconds in (extracting, fitting))
-    return f"{features:.0f} us per poster for features, {head:.0f} us for the head; {memory}"
-
-
-def features_and_head(count: int, workspace: Path, compute: Compute) -> tuple[float, float, str]:
-    """Seconds for features and for a head on them (out of fold, then on all posters), and the memory use."""
-    dataset = synthetic_dataset(workspace, count, FEATURES_SIZE)
-    config = TrainConfig(backbone=FEATURES_BACKBONE, trials=1)
-    bench = Bench(dataset, config, with_random_weights(FEATURES_BACKBONE), compute, NoCheckpoints())
-    start = time.perf_counter()
-    with MemoryWatch() as first:
-        pretrained = Pretrained.load(bench, NullReporter())
-    extracted = time.perf_counter()
-    with MemoryWatch() as second:
-        train_frozen(CANDIDATES[FROZEN], bench, pretrained, NullReporter())
-    fitted = time.perf_counter()
-    memory = (
-        f"anonymous memory {first.before:.0f} MB before, at most {first.peak:.0f} MB for features, "
-        f"{second.peak:.0f} MB for the head (features: {np.prod(pretrained.features.shape) * 4 / 2**20:.0f} MB)"
-    )
-    return extracted - start, fitted - extracted, memory
 
 
 def random_backbone(name: str) -> Backbone:

@@ -7,7 +7,9 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 from plain_recipe import PosterFiles, train_recipe
 
 from ml.compute import Compute
@@ -18,16 +20,18 @@ from ml.data.user_table import draw_parts, read_table
 from ml.networks.backbones import read_backbone
 from ml.networks.kernel import KernelSetting
 from ml.reporting import NullReporter
+from ml.scores.folds import FOLDS
 from ml.scores.metrics import weighted_f1
 from ml.scores.thresholds import cross_fitted_decisions
 from ml.training.bench import SELECTION, Bench
 from ml.training.candidates import CANDIDATES, FINE_TUNED, FROZEN, WHOLE
 from ml.training.checkpoints import NoCheckpoints
 from ml.training.features import Pretrained
-from ml.training.frozen import KERNEL_FIRST, fit_head, head_probabilities, train_frozen
+from ml.training.frozen import KERNEL_FIRST, OutOfFoldHeads, fit_head, head_probabilities, train_frozen
 
 BACKBONE = "squeezenet1_1"
 FINE_TUNED_EPOCHS = 3
+_SAMPLED, _DRAWS = 0.2, 10
 SETTINGS = (KERNEL_FIRST, *(KernelSetting(ridge, width) for ridge in (1.0, 10.0) for width in (0.25, 1.0)))
 """Kernel heads, fitted in this order until one reaches the recipe's F1."""
 
@@ -145,6 +149,28 @@ def whole_search(real: RealPosters, workspace: Path, dataset: Dataset, compute: 
     return (
         f"the default search of the candidate network, {len(outcome.trials)} settings out of fold in training: "
         f"{outcome.seconds:.1f} s, F1 {outcome.validation.weighted_f1:.3f}"
+    )
+
+
+def space_of_a_sample(real: RealPosters, folder: Path, size: int, compute: Compute) -> None:
+    """Compare heads in the space of all posters with heads in the space of a fifth of them, by out-of-fold F1."""
+    dataset, _ = real.dataset(folder / "sampled", size)
+    bench = new_bench(real, dataset, compute, TrainConfig())
+    rows = np.sort(np.concatenate([bench.training, bench.validation]))
+    features, labels = Pretrained.load(bench, NullReporter()).features.select(rows), dataset.labels[rows]
+
+    def f1(most: int, seed: int) -> float:
+        with mock.patch("ml.networks.kernel.SPACE_ROWS", most):
+            heads = OutOfFoldHeads(features, labels, dataset.franchises[rows], seed)
+        return heads.score(heads.estimates(KERNEL_FIRST))
+
+    draws = range(_DRAWS)
+    losses = [f1(len(rows), seed) - f1(int(_SAMPLED * len(rows) * (FOLDS - 1) / FOLDS), seed) for seed in draws]
+    error = statistics.stdev(losses) / _DRAWS**0.5
+    print(
+        f"components of {_SAMPLED:.0%} of {len(rows)} posters: {statistics.mean(losses):.4f} weighted F1 lost "
+        f"(standard error {error:.4f}, {min(losses):.4f} to {max(losses):.4f})",
+        flush=True,
     )
 
 
