@@ -187,7 +187,9 @@ def parser() -> argparse.ArgumentParser:
     monitor.set_defaults(run=_monitor, error_code=2)
 
     catalogue = commands.add_parser(
-        "predict-catalogue", help="predict all titles of the catalogue, also those without genres, into a table"
+        "predict-catalogue",
+        help="predict all titles of the catalogue, also those without genres, into a table",
+        description="Predict all titles of the catalogue. If ANIME_GENRE_DASK names a Dask scheduler, its workers do.",
     )
     _add_live(catalogue)
     catalogue.add_argument(

@@ -85,7 +85,8 @@ class RetrainParameters(BaseModel):
         title="Train on",
         pattern=r"^train-step/[^/\s]+$",
         description="Deployment that trains on another machine, such as 'train-step/gpu', which `anime-genre "
-        "train-worker` registers there. By default, the run itself trains.",
+        "train-worker` registers there. By default, the run itself trains. If ANIME_GENRE_DASK names a Dask scheduler, "
+        "its workers compute the backbone's features.",
     )
     crawl: bool = Field(
         True,

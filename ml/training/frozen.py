@@ -125,6 +125,7 @@ def train_frozen(candidate: Candidate, bench: Bench, pretrained: Pretrained, rep
     setting = KernelSetting(**best.parameters)
     curves = fit_curves(estimates_of[best.number], bench.dataset.labels[bench.training])
     compared = heads.fit(setting, curves)
+    del heads  # their points need not be in memory beside those of the next ones
     rows = np.sort(np.concatenate([bench.training, bench.validation]))
     heads = _heads_for(bench, pretrained.features, rows)
     estimates = heads.estimates(setting)
