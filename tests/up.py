@@ -19,6 +19,8 @@ from infra.local.processes import terminate_trees
 from tests.sink import Sink
 
 ROOT = Path(__file__).parents[1]
+RUN_SECONDS = 900
+"""How long a test waits for a whole run before it fails: many times what a run takes, as machines may be busy."""
 
 
 class Up:
@@ -75,7 +77,9 @@ def outside_environment() -> dict[str, str]:
     return {**environment, "PYTHONPATH": str(ROOT)}
 
 
-def _wait_for(file: Path, sentence: str, process: "subprocess.Popen[bytes]", timeout_seconds: float = 240) -> str:
+def _wait_for(
+    file: Path, sentence: str, process: "subprocess.Popen[bytes]", timeout_seconds: float = RUN_SECONDS
+) -> str:
     deadline = time.monotonic() + timeout_seconds
     while sentence not in (text := file.read_text()):
         assert process.poll() is None, text

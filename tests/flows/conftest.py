@@ -1,6 +1,7 @@
 """A running stack for all tests of flows, and the built-in site with fewer titles."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,18 +23,25 @@ def running_stack(tmp_path_factory: pytest.TempPathFactory, new_workspace: NewWo
         yield running
 
 
-@pytest.fixture(scope="module")
-def stack(running_stack: Stack) -> Iterator[Stack]:
-    """The running stack, with this process connected to it during a module's tests."""
+@contextmanager
+def connected(stack: Stack) -> Iterator[Stack]:
+    """Connect this process to a running stack in the block."""
     from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_EXTRA_LOGGERS, temporary_settings
 
     settings = {
-        PREFECT_API_URL: running_stack.environment["PREFECT_API_URL"],
-        PREFECT_LOGGING_EXTRA_LOGGERS: running_stack.environment["PREFECT_LOGGING_EXTRA_LOGGERS"],
+        PREFECT_API_URL: stack.environment["PREFECT_API_URL"],
+        PREFECT_LOGGING_EXTRA_LOGGERS: stack.environment["PREFECT_LOGGING_EXTRA_LOGGERS"],
     }
     with pytest.MonkeyPatch.context() as patch, temporary_settings(settings):
-        for name, value in running_stack.environment.items():
+        for name, value in stack.environment.items():
             patch.setenv(name, value)
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def stack(running_stack: Stack) -> Iterator[Stack]:
+    """The running stack, with this process connected to it during a module's tests."""
+    with connected(running_stack):
         yield running_stack
 
 

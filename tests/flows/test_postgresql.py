@@ -4,17 +4,20 @@ import os
 import pwd
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect.client.orchestration import get_client
 
+from flows.deployments import deployment
+from flows.parameters import RetrainParameters
+from flows.summary import run_retrain
 from infra.local.processes import free_port
-from infra.local.site.invented_titles import SEASONS
-from tests.up import Up, outside_environment
+from infra.local.stack import local_stack
+from tests.flows.conftest import connected
 
 pytestmark = [pytest.mark.stack, pytest.mark.train]
 
@@ -65,27 +68,21 @@ def count(address: str, database: str, table: str) -> int:
         connection.close()
 
 
-def test_up_and_retrain_keep_their_databases_on_postgresql(
-    postgresql: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_stack_keeps_its_databases_on_postgresql(
+    postgresql: str,
+    parameters: RetrainParameters,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", f"postgresql+asyncpg://{postgresql}/prefect")
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", f"postgresql://{postgresql}/mlflow")
-    workspace = tmp_path / "workspace"
-    workspace.mkdir()
-    up = Up(workspace)
-    try:
-        with up.client() as client:
-            site_url = client.read_deployment_by_name("retrain/retrain").parameters["parameters"]["site_url"]
-        command = [sys.executable, "-m", "flows.cli", "retrain", "--workspace", str(workspace)]
-        command += ["--site-url", site_url, "--collection", "built-in", "--seasons", f"{SEASONS[0]}..{SEASONS[-1]}"]
-        command += ["--image-size", "32", "--candidates", "scratch", "--trials", "1", "--epochs", "2"]
-        command += ["--weights", "none", "--promote", "always"]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=300, env=outside_environment())
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-        assert "is live" in ended.stdout
-        assert count(postgresql, "prefect", "flow_run") >= 1
-        assert count(postgresql, "mlflow", "runs") >= 3
-        assert [*workspace.glob("**/prefect.db"), *workspace.glob("mlflow.db")] == []
-        assert "so its backup is its owner's" in ended.stderr
-    finally:
-        up.kill()
+    with local_stack(tmp_path / "workspace") as running, connected(running), get_client(sync_client=True) as client:
+        deployment(parameters).apply()
+        ended = run_retrain(parameters.model_copy(update={"promote": "always"}))
+        assert client.read_deployment_by_name("retrain/retrain").parameters["parameters"]["site_url"]
+    assert "is live" in ended.message
+    assert count(postgresql, "prefect", "flow_run") >= 1
+    assert count(postgresql, "mlflow", "runs") >= 3
+    assert [*tmp_path.glob("**/prefect.db"), *tmp_path.glob("**/mlflow.db")] == []
+    assert "so its backup is its owner's" in caplog.text

@@ -24,6 +24,7 @@ from infra.settings import read_settings
 from infra.store import Store
 from tests.faults import Fault, fault_proxy
 from tests.flows.conftest import TITLES
+from tests.up import RUN_SECONDS
 
 pytestmark = pytest.mark.stack
 
@@ -163,7 +164,9 @@ def retrain_with_passwords(stack: Stack, options: list[str], folder: Path) -> st
             "ANIME_GENRE_SERVICE_TIMEOUT_SECONDS": "1",
         }
         command = [sys.executable, "-m", "flows.cli", "retrain", "--workspace", workspace, *options]
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder, timeout=600)
+        ended = subprocess.run(
+            command, env=environment, capture_output=True, text=True, cwd=folder, timeout=RUN_SECONDS
+        )
     printed = ended.stdout + ended.stderr
     assert ended.returncode == 0, printed
     files = [path for path in Path(workspace).rglob("*") if path.is_file()]

@@ -38,6 +38,7 @@ from tasks.redeploy import redeploy
 from tasks.rollouts import Hold, read_hold, read_rollouts
 from tests.faults import Fault, fault_proxy
 from tests.flows.live_model import bundle_with_threshold, is_answered_by
+from tests.up import RUN_SECONDS
 
 pytestmark = pytest.mark.stack
 
@@ -181,7 +182,7 @@ def test_deployments_start_a_run_at_an_interval_and_a_rollback_beside_it(
         assert daily.schedules[0].schedule.timezone == machine_timezone()
         deployment = client.read_deployment_by_name("rollback/rollback")
         run = client.create_flow_run_from_deployment(deployment.id, parameters={"version": earlier})
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + RUN_SECONDS
         while not (state := client.read_flow_run(run.id).state).is_final() and time.monotonic() < deadline:
             time.sleep(0.5)
         assert client.read_flow_run(run.id).name == f"rollback {date.today()} to {earlier}"
@@ -191,9 +192,9 @@ def test_deployments_start_a_run_at_an_interval_and_a_rollback_beside_it(
     run_promote(settings.collection, live.version)
 
 
-def wait_for_scheduled_run(client: SyncPrefectClient, timeout_seconds: float = 90) -> FlowRun:
+def wait_for_scheduled_run(client: SyncPrefectClient) -> FlowRun:
     """Wait for the first run that a schedule started to end, and return it."""
-    deadline = time.monotonic() + timeout_seconds
+    deadline = time.monotonic() + RUN_SECONDS
     while time.monotonic() < deadline:
         ended = [run for run in client.read_flow_runs() if run.auto_scheduled and run.state.is_final()]
         begun = [run for run in ended if run.state_name != "Cancelled"]

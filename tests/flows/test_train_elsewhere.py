@@ -33,7 +33,7 @@ from infra.registry import Registry
 from infra.settings import read_settings
 from infra.store import Store
 from tasks import train_elsewhere
-from tests.up import outside_environment
+from tests.up import RUN_SECONDS, outside_environment
 
 pytestmark = [pytest.mark.stack, pytest.mark.train]
 
@@ -77,8 +77,8 @@ def small(parameters: RetrainParameters, tmp_path_factory: pytest.TempPathFactor
     return parameters.model_copy(update={"collection": COLLECTION, "promote": "never", "train": longer})
 
 
-def wait_for(found: Callable[[], object], seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
+def wait_for(found: Callable[[], object]) -> None:
+    deadline = time.monotonic() + RUN_SECONDS
     while not found():
         assert time.monotonic() < deadline
         time.sleep(0.2)

@@ -30,7 +30,7 @@ from infra.local.site.invented_titles import SEASONS, invented_titles
 from tests.browser import chromium_browser
 from tests.conftest import NewWorkspace
 from tests.sink import running_sink
-from tests.up import Up, outside_environment
+from tests.up import RUN_SECONDS, Up, outside_environment
 
 pytestmark = [pytest.mark.stack, pytest.mark.browser]
 
@@ -62,7 +62,7 @@ def _run(client: SyncPrefectClient, parameters: dict[str, Any], until: Callable[
     """Start a run of the deployment and wait for a state."""
     deployment = client.read_deployment_by_name("retrain/retrain")
     run = client.create_flow_run_from_deployment(deployment.id, parameters={"parameters": parameters})
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + RUN_SECONDS
     while not until((run := client.read_flow_run(run.id)).state) and time.monotonic() < deadline:
         time.sleep(0.5)
     return run
@@ -190,7 +190,7 @@ def test_retrain_joins_the_stack_and_keeps_the_champion(up: Up) -> None:
         site_url = client.read_deployment_by_name("retrain/retrain").parameters["parameters"]["site_url"]
     command = [sys.executable, "-m", "flows.cli", "retrain", "--workspace", str(up.workspace), *DEMO_OPTIONS]
     command += ["--site-url", site_url, "--collection", "built-in", "--seasons", f"{SEASONS[0]}..{SEASONS[-1]}"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=180, env=outside_environment())
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=RUN_SECONDS, env=outside_environment())
     assert ended.returncode == 0, ended.stderr
     assert f"Using the stack that is running in {up.workspace}." in ended.stdout
     assert "Champion kept" in ended.stdout
