@@ -27,6 +27,9 @@ demo: install  ## run the whole pipeline once over a small built-in site
 up: install  ## start Prefect, MLflow, TensorBoard, the function and its page; Ctrl-C stops all
 	$(BIN)/anime-genre up
 
+# The tests start some sixty processes. Each would compile the project's modules again if Python kept no bytecode.
+test test-fast: export PYTHONDONTWRITEBYTECODE :=
+
 test: install  ## run the test suite
 	$(BIN)/python -m pytest $(PARALLEL)
 

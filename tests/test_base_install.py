@@ -39,7 +39,7 @@ WITHOUT_EXTRA = f"import sys; sys.modules.update(dict.fromkeys({MODULES!r}))"
 def run(code: str) -> subprocess.CompletedProcess[str]:
     """Run code in a new process in which no package of the extra can be imported."""
     command = [sys.executable, "-c", f"{WITHOUT_EXTRA}; {code}"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 def run_command(*arguments: object) -> subprocess.CompletedProcess[str]:

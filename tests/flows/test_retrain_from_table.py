@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -169,10 +170,13 @@ def retrain_with_passwords(stack: Stack, options: list[str], folder: Path) -> st
         )
     printed = ended.stdout + ended.stderr
     assert ended.returncode == 0, printed
-    files = [path for path in Path(workspace).rglob("*") if path.is_file()]
+    files: dict[Path, bytes] = {}
+    for path in Path(workspace).rglob("*"):
+        with suppress(FileNotFoundError, IsADirectoryError):  # Prefect deletes leases meanwhile
+            files[path] = path.read_bytes()
     assert {"mlflow.db", "prefect.db", "model.onnx", "summary.json"} <= {path.name for path in files}
     for password in (*passwords, stack.environment["ANIME_GENRE_CLOUD_RUN_TOKEN"]):
-        found = [str(path) for path in files if password.encode() in path.read_bytes()]
+        found = [str(path) for path, content in files.items() if password.encode() in content]
         assert [path for path in found if not path.endswith("stack.json")] == [], password
         assert password not in printed
     return printed

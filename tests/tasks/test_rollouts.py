@@ -6,6 +6,8 @@ import pytest
 
 from tasks.rollouts import Rollout, time_of_next, went_live
 
+pytestmark = pytest.mark.stack
+
 MODELS = [letter * 64 for letter in "abcd"]
 
 

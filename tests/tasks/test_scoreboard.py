@@ -11,6 +11,8 @@ from tasks.myanimelist.source import MyAnimeList
 from tasks.preprocess import strong_relations
 from tasks.scoreboard import last_day, later_titles
 
+pytestmark = pytest.mark.stack
+
 TODAY = date(2026, 11, 30)
 AIRED = "2026-04-05"
 OLD = [

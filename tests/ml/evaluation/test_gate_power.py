@@ -1,6 +1,10 @@
 """How often the gate promotes a simulated challenger that is better in truth, with all rules on."""
 
+import pytest
+
 from tests.benchmarks.bench_gate import DIFFERENCE, promotions
+
+pytestmark = pytest.mark.train
 
 
 def test_challenger_better_by_five_points_is_promoted_within_four_weeks() -> None:

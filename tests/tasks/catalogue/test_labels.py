@@ -10,6 +10,8 @@ from tasks.catalogue.titles import Title
 from tasks.myanimelist.source import MyAnimeList
 from tasks.preprocess import labelled_posters, usable_titles
 
+pytestmark = pytest.mark.stack
+
 CATALOGUE = catalogue_of(
     [
         Title("1", "Noir", genres=["Action"], genre_ids=[1], themes=["Gore", "New Theme"], demographics=["Seinen"]),
