@@ -36,7 +36,7 @@ FILLED_ROWS = 512
 A job takes half a second of CPU time beside its rows: 1 % of 512 posters through ResNet18, 6 % of 100."""
 _ARRAY, _INDEX, _PART = ".npy", ".json", ".part"
 _STALE_SECONDS = 3600
-_MAPPED_SHARDS = 256
+_MAPPED_SHARDS = 128
 _HEADER_LENGTH = slice(8, 10)  # of an array's file in version 1.0 of its format; the header follows
 
 Note = Mapping[str, str]
