@@ -1,4 +1,4 @@
-"""Which features, heads and uses of labels gain on a frozen backbone, and what more posters gain.
+"""Which features and heads gain on a frozen backbone, and what more posters gain.
 
     python tests/benchmarks/bench_features.py [--backbones squeezenet1_1 resnet18] [--workspace FOLDER] [--final]
 
@@ -28,8 +28,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench_ideas import STRENGTHS, with_interval
-from ideas_heads import Data, Recipe, Rows, kernel_ridge, logistic, train_head
+from bench_ideas import with_interval
+from ideas_heads import Data, Recipe, Rows, kernel_ridge, train_head
 from numpy.typing import NDArray
 
 from ml.compute import choose_compute
@@ -58,7 +58,7 @@ BACKBONES = {
     "timm/tf_efficientnet_lite0": "tf_efficientnet_lite0-imagenet-timm.pth",
 }
 SIZE, MIN_POSTERS, RESAMPLES = 256, 30, 500
-SEEDS, INNER_FOLDS = (0, 1, 2), 3
+SEEDS = (0, 1, 2)
 WIDTH, RIDGES = 0.5, (1.0, 2.5, 6.0, 15.0)
 SUBSETS = (250, 500, 1000)
 Features = NDArray[np.float32]
@@ -91,12 +91,6 @@ def main() -> None:
         for name, backbone in found.items():
             print(f"\n{name}, {title}: {len(posters.labels)} posters, {posters.labels.shape[1]} genres\n")
             report(posters, replace(backbone, features=backbone.features[rows]), arguments.final)
-        if not arguments.final and len(found) > 1:
-            together = np.concatenate([backbone.features[rows] for backbone in found.values()], 1)
-            print("\nThe backbones together, minus each of them\n")
-            joined = posters.figures(kernel_head(posters, together))
-            for name, backbone in found.items():
-                print_row(name, joined, posters.figures(kernel_head(posters, backbone.features[rows])))
 
 
 def read_posters(archives: Path, folder: Path, workspace: Path) -> tuple[Dataset, NDArray[np.bool_]]:
@@ -222,7 +216,7 @@ def print_row(name: str, figures: Figures, reference: Figures | None = None) -> 
 
 
 def ideas(posters: Posters, backbone: Extracted) -> Iterator[tuple[str, Predict]]:
-    """The recipe first, then what may gain: fewer features, other heads, other uses of the labels."""
+    """The recipe first, then fewer features and another head."""
     labels, features = torch.from_numpy(posters.labels).float(), torch.from_numpy(backbone.features)
     own = features[:, backbone.own]
     data = Data((), labels, posters.labels, posters.franchises, posters.folds[0])
@@ -234,72 +228,24 @@ def ideas(posters: Posters, backbone: Extracted) -> Iterator[tuple[str, Predict]
         settings = [(WIDTH, ridge) for ridge in RIDGES]
         return np.stack(kernel_ridge(features[fit], labels[fit], [features[rows]], settings)).astype(np.float64)
 
-    def linear(fit: Rows, rows: Rows, seed: int) -> NDArray[np.float64]:
-        return np.stack(logistic(features[fit], labels[fit], [features[rows]], STRENGTHS)).astype(np.float64)
-
     yield "recipe: linear layer, Adam", recipe
     yield "the backbone's own features only", kernel_head(posters, backbone.features[:, backbone.own])
     yield "means of the stages without deviations", kernel_head(posters, backbone.features[:, backbone.means])
     yield "the whole kernel instead of landmarks", whole_kernel
-    yield "logistic regression with strong L2", linear
-    yield "estimates of all genres stacked", stacked(posters, backbone.features)
-    yield "negatives softened by the head's estimates", softened(posters, backbone.features)
 
 
 def kernel_head(posters: Posters, features: Features, size: int | None = None) -> Predict:
     """The head as `train` fits it, on about `size` posters of whole franchises."""
+    table = FeatureTable(features)
 
     def predict(fit: Rows, rows: Rows, seed: int) -> NDArray[np.float64]:
         names, franchise = np.unique(posters.franchises[fit], return_inverse=True)
         place = np.random.default_rng(seed).permutation(len(names))[franchise]
         kept = np.sort(fit[np.argsort(place, kind="stable")[:size]])
-        return head_estimates(features, posters.labels[kept], kept, rows, seed)
-
-    return predict
-
-
-def head_estimates(
-    features: Features, targets: NDArray[np.generic], fit: Rows, rows: Rows, seed: int
-) -> NDArray[np.float64]:
-    """Estimates [S, rows, G] of kernel heads, one for each ridge, fitted on the rows `fit` with these targets."""
-    table = FeatureTable(features)
-    space = fit_space(table.select(fit), seed)
-    head = KernelRidge(space, torch.from_numpy(targets).float(), WIDTH, seed)
-    points = space.project(table.select(rows))
-    return np.stack([head.estimate(points, ridge) for ridge in RIDGES])
-
-
-def inner_estimates(posters: Posters, features: Features, fit: Rows, seed: int) -> NDArray[np.float64]:
-    """Estimates [S, fit, G] of the rows `fit`, each by heads that were fitted without its franchise."""
-    labels = posters.labels[fit]
-    inner = stratified_folds(posters.franchises[fit], labels, INNER_FOLDS)
-    inside = replace(posters, labels=labels, franchises=posters.franchises[fit])
-    return out_of_fold(labels, inner, kernel_head(inside, features[fit]), seed)
-
-
-def stacked(posters: Posters, features: Features) -> Predict:
-    """A second ridge regression from the estimates of all genres, which uses their correlations: Breiman and Friedman
-    1997 (https://doi.org/10.1111/1467-9868.00054)."""
-
-    def predict(fit: Rows, rows: Rows, seed: int) -> NDArray[np.float64]:
-        raw = head_estimates(features, posters.labels[fit], fit, rows, seed)
-        for values, known in zip(raw, inner_estimates(posters, features, fit, seed), strict=True):
-            centred, errors = known - known.mean(0), posters.labels[fit] - known
-            gram = centred.T @ centred + 3 * np.eye(known.shape[1])
-            values += (values - known.mean(0)) @ np.linalg.solve(gram, centred.T @ (errors - errors.mean(0)))
-        return raw
-
-    return predict
-
-
-def softened(posters: Posters, features: Features) -> Predict:
-    """Labels may be missing: each negative becomes half of its estimate, as in Reed et al. 2015
-    (https://arxiv.org/abs/1412.6596)."""
-
-    def predict(fit: Rows, rows: Rows, seed: int) -> NDArray[np.float64]:
-        estimates = inner_estimates(posters, features, fit, seed).mean(0)
-        targets = np.maximum(posters.labels[fit], estimates.clip(0, 1) / 2)
-        return head_estimates(features, targets, fit, rows, seed)
+        space = fit_space(table.select(kept), seed)
+        head = KernelRidge(space, torch.from_numpy(posters.labels[kept]).float(), WIDTH, seed)
+        points = space.project(table.select(rows))
+        return np.stack([head.estimate(points, ridge) for ridge in RIDGES])
 
     return predict
 
