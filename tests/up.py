@@ -77,10 +77,8 @@ def outside_environment() -> dict[str, str]:
     return {**environment, "PYTHONPATH": str(ROOT)}
 
 
-def _wait_for(
-    file: Path, sentence: str, process: "subprocess.Popen[bytes]", timeout_seconds: float = RUN_SECONDS
-) -> str:
-    deadline = time.monotonic() + timeout_seconds
+def _wait_for(file: Path, sentence: str, process: "subprocess.Popen[bytes]") -> str:
+    deadline = time.monotonic() + RUN_SECONDS
     while sentence not in (text := file.read_text()):
         assert process.poll() is None, text
         assert time.monotonic() < deadline, text

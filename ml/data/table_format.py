@@ -85,7 +85,8 @@ def _only_table(data: bytes, name: str) -> bytes:
             tables = [path for path in tables if path.suffix.lower() != ".txt"] or tables  # not the README.txt
             if len(tables) == 1:
                 return archive.read(str(tables[0]))
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+    # RuntimeError: it is encrypted, or compressed in a way that zipfile does not know.
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise DatasetError(f"The ZIP archive {name} cannot be read: it is damaged or encrypted ({error}).") from error
     if not tables:
         raise DatasetError(f"The ZIP archive {name} has no table; there is none among its {len(paths)} files.")
