@@ -36,12 +36,27 @@ _NEW_TEMPLATE = run_v2.RevisionTemplate(
 )
 
 
+def _whole(quantity: str, per_unit: int, small: str, unit: str) -> str:
+    """A quantity in its larger unit, if it is a whole number: "1000m" CPUs are "1"."""
+    number = quantity.removesuffix(small)
+    if number == quantity or int(number) % per_unit:
+        return quantity
+    return f"{int(number) // per_unit}{unit}"
+
+
 @dataclass(frozen=True)
 class Resources:
-    """What one instance of a revision has, in Cloud Run's units: CPUs such as "1", memory such as "1Gi"."""
+    """What one instance of a revision has, in Cloud Run's units: CPUs such as "1", memory such as "1Gi".
+
+    Each is kept in its larger unit where it is a whole number of it, because Cloud Run may return either.
+    """
 
     cpu: str
     memory: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cpu", _whole(self.cpu, 1000, "m", ""))
+        object.__setattr__(self, "memory", _whole(self.memory, 1024, "Mi", "Gi"))
 
 
 DEFAULT_RESOURCES = Resources("1", "1Gi")
@@ -185,14 +200,6 @@ def served_revision_name(service: run_v2.Service) -> str | None:
     return max(served, key=lambda target: target.percent).revision if served else None
 
 
-def _whole(quantity: str, per_unit: int, small: str, unit: str) -> str:
-    """A quantity in its larger unit, as in the settings, if it is a whole number: "1000m" CPUs are "1"."""
-    number = quantity.removesuffix(small)
-    if number == quantity or int(number) % per_unit:
-        return quantity
-    return f"{int(number) // per_unit}{unit}"
-
-
 def read_revision(revision: run_v2.Revision, url: str | None) -> Revision:
     """Convert Cloud Run's message to a `Revision` with the address `url`."""
     container = function_container(revision.containers)
@@ -206,8 +213,6 @@ def read_revision(revision: run_v2.Revision, url: str | None) -> Revision:
             for condition in revision.conditions
         ),
         url=url,
-        resources=Resources(
-            _whole(limits.get("cpu", ""), 1000, "m", ""), _whole(limits.get("memory", ""), 1024, "Mi", "Gi")
-        ),
+        resources=Resources(limits.get("cpu", ""), limits.get("memory", "")),
         created=revision.create_time or None,
     )
