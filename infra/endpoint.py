@@ -22,7 +22,7 @@ from infra.errors import (
     ServiceUnavailable,
     failure,
 )
-from infra.google import google_credentials, google_errors, reason_of
+from infra.google import google_credentials, google_errors, is_temporary, reason_of
 from infra.settings import environment_variable
 
 STARTUP_SECONDS = 60.0  # a new instance of the function loads its model before it responds
@@ -189,15 +189,15 @@ def _authorization(url: str, caller: str | None) -> dict[str, str]:
     audience = f"https://{address.netloc.rpartition('---')[2]}"
     try:
         token = _token_of(caller, audience) if caller else id_token.fetch_id_token(Request(), audience)
-    except (auth_exceptions.DefaultCredentialsError, auth_exceptions.RefreshError) as error:
+    except auth_exceptions.GoogleAuthError as error:
+        if is_temporary(error):
+            raise ServiceUnavailable(
+                f"Google could not be reached for an ID token for {audience}. Try again later.", str(error)
+            ) from error
         raise ConfigurationError(
             f"There is no ID token for {audience}. Use the credentials of a service account with the role run.invoker, "
             f"or name one in {environment_variable('caller_service_account')}.",
             str(error),
-        ) from error
-    except auth_exceptions.TransportError as error:
-        raise ServiceUnavailable(
-            f"Google could not be reached for an ID token for {audience}. Try again later.", str(error)
         ) from error
     return {"Authorization": f"Bearer {token}"}
 

@@ -9,7 +9,7 @@ from typing import Any
 import google.auth
 import requests
 from google.api_core import exceptions as google_exceptions
-from google.api_core.retry import Retry, if_exception_type
+from google.api_core.retry import Retry
 from google.auth import exceptions as auth_exceptions
 from google.auth.credentials import Credentials
 from google.auth.transport.requests import AuthorizedSession
@@ -58,6 +58,13 @@ class _StandInCredentials(Credentials):
         )
 
 
+def is_temporary(error: Exception) -> bool:
+    """Whether a retry may help. A failure to get a token is temporary if the server for tokens failed."""
+    if isinstance(error, auth_exceptions.RefreshError):
+        return bool(error.retryable) or isinstance(error.__cause__, auth_exceptions.TransportError)
+    return isinstance(error, TEMPORARY)
+
+
 def credentials(settings: Settings) -> Credentials:
     """The credentials for Cloud Run and Cloud Build: Google's application default credentials, or the stand-in's token.
 
@@ -92,7 +99,7 @@ def poll(
     Raises:
         TimeoutError: it is not done within `seconds`.
     """
-    read = Retry(predicate=if_exception_type(*TEMPORARY), timeout=settings.service_timeout_seconds)(call)
+    read = Retry(predicate=is_temporary, timeout=settings.service_timeout_seconds)(call)
     deadline = time.monotonic() + seconds
     pause, longest = _POLL_SECONDS
     while not is_done(content := read(session, "GET", address, settings)):
@@ -111,8 +118,8 @@ def google_errors(doing: str) -> Iterator[None]:
         doing: what the block does, such as "Reading gs://bucket/key". The error's message begins with it.
 
     Raises:
-        ServiceUnavailable: a temporary failure (5xx, 429, a lost connection, a timeout, a content that arrived with
-            another checksum).
+        ServiceUnavailable: a temporary failure (5xx, 429, a lost connection, a timeout, no token at the moment, a
+            content that arrived with another checksum).
         NotFound: 404.
         ConfigurationError: missing credentials or permission.
     """
@@ -123,18 +130,18 @@ def google_errors(doing: str) -> Iterator[None]:
     except auth_exceptions.DefaultCredentialsError as error:
         advice = "Run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a key file."
         raise ConfigurationError(f"There are no credentials for Google Cloud. {advice}", str(error)) from error
-    except _REFUSED as error:
-        advice = "Check the credentials and their roles."
-        raise failure(ConfigurationError, f"{doing} is not permitted", reason_of(error), advice) from error
     except (DataCorruption, google_exceptions.BadRequest) as error:
         # An upload with another checksum than announced is refused with the status 400.
         if not isinstance(error, DataCorruption) and not re.search("(crc32c|md5).*match", str(error), re.IGNORECASE):
             raise
         reason = "the checksum does not match the content"
         raise failure(ServiceUnavailable, f"{doing} failed temporarily", reason, "Try again later.") from error
-    except TEMPORARY as error:
-        what = f"{doing} failed temporarily"
-        raise failure(ServiceUnavailable, what, reason_of(error), "Try again later.", str(error)) from error
+    except (*_REFUSED, *TEMPORARY) as error:
+        if is_temporary(error):
+            what = f"{doing} failed temporarily"
+            raise failure(ServiceUnavailable, what, reason_of(error), "Try again later.", str(error)) from error
+        advice = "Check the credentials and their roles."
+        raise failure(ConfigurationError, f"{doing} is not permitted", reason_of(error), advice) from error
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from google.auth.transport.requests import AuthorizedSession, Request
 
 from infra.cloud_build import REPOSITORY
 from infra.errors import ConfigurationError, ServiceUnavailable
-from infra.google import credentials
+from infra.google import TEMPORARY, credentials, is_temporary
 from infra.settings import Settings, environment_variable
 
 GOOGLE = "https://{api}.googleapis.com"
@@ -183,11 +183,12 @@ def check_google_cloud(settings: Settings, address: str = GOOGLE, trial: bool = 
             yield from _check_in_order(GoogleCloud(settings, session, address), trial)
     except auth_exceptions.DefaultCredentialsError:
         yield Check("Credentials", "There are no credentials for Google Cloud.", login)
-    except auth_exceptions.RefreshError:
-        yield Check("Credentials", "Google refuses the credentials: they have expired or were revoked.", login)
-    except (requests.ConnectionError, requests.Timeout, auth_exceptions.TransportError):
-        host = "https://cloudresourcemanager.googleapis.com"
-        yield Check("Google Cloud", "Google Cloud does not answer.", f"curl -I {host}", temporary=True)
+    except (auth_exceptions.RefreshError, *TEMPORARY) as error:
+        if is_temporary(error):
+            host = "https://cloudresourcemanager.googleapis.com"
+            yield Check("Google Cloud", "Google Cloud does not answer.", f"curl -I {host}", temporary=True)
+        else:
+            yield Check("Credentials", "Google refuses the credentials: they have expired or were revoked.", login)
     except Refused as error:
         project = shlex.quote(settings.google_project)
         problem = f"Google Cloud cannot be checked: {str(error).strip().rstrip('.'):.120}."

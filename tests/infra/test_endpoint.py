@@ -8,10 +8,23 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from google.auth.credentials import Credentials
+from google.auth.exceptions import RefreshError, TransportError
+from google.auth.transport.requests import AuthorizedSession
 
-from infra import endpoint
+from infra import endpoint, rights
 from infra.endpoint import request_prediction, request_predictions
-from infra.errors import ConfigurationError, DamagedBundleError, DeploymentError, FunctionDown, NotFound
+from infra.errors import (
+    ConfigurationError,
+    DamagedBundleError,
+    DeploymentError,
+    FunctionDown,
+    NotFound,
+    ServiceUnavailable,
+)
+from infra.google import call, google_errors
+from infra.rights import check_google_cloud
+from infra.settings import Settings
 from tests.certificates import certificate_for_localhost
 from tests.infra.conftest import Serve
 
@@ -118,6 +131,40 @@ def test_person_calls_a_private_function_as_the_caller_service_account(
     monkeypatch.setattr(endpoint, "_IAM_CREDENTIALS", refused)
     with pytest.raises(ConfigurationError, match=r"Give your account the role iam\.serviceAccountOpenIdTokenCreator"):
         request_prediction(private_function, "posters/5.jpg", caller)
+
+
+def _after(cause: Exception) -> RefreshError:
+    error = RefreshError("no token")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "temporary"),
+    [
+        (RefreshError("the status is 503", retryable=True), True),
+        (_after(TransportError("the metadata server does not answer")), True),
+        (RefreshError("invalid_grant"), False),
+    ],
+)
+def test_token_that_google_cannot_give_at_the_moment_is_worth_a_retry(
+    error: RefreshError, temporary: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(Credentials):
+        def refresh(self, request: object, audience: str = "") -> None:
+            raise error
+
+    kind = ServiceUnavailable if temporary else ConfigurationError
+    failing = Failing()  # type: ignore[no-untyped-call]
+    settings = Settings(google_project="my-project-1", bucket="my-bucket-1")
+    with pytest.raises(kind), google_errors("Reading"), AuthorizedSession(failing) as session:
+        call(session, "GET", "http://127.0.0.1:1", settings)
+    monkeypatch.setattr("google.oauth2.id_token.fetch_id_token", failing.refresh)
+    with pytest.raises(kind):
+        request_prediction("https://function.example", "posters/5.jpg")
+    monkeypatch.setattr(rights, "credentials", lambda settings: failing)
+    (check,) = check_google_cloud(settings)
+    assert check.problem and check.temporary == temporary
 
 
 def test_function_that_does_not_start_is_unavailable(serve: Serve) -> None:
