@@ -22,7 +22,7 @@ from infra.errors import (
     ServiceUnavailable,
     failure,
 )
-from infra.google import google_credentials, google_errors, is_temporary, reason_of
+from infra.google import LOST_CONNECTION, google_credentials, google_errors, is_temporary, reason_of
 from infra.settings import environment_variable
 
 STARTUP_SECONDS = 60.0  # a new instance of the function loads its model before it responds
@@ -128,8 +128,8 @@ def _response(url: str, send: Callable[[], requests.Response], startup_seconds: 
     while True:
         try:
             response = send()
-        except (requests.ConnectionError, requests.Timeout) as error:
-            reason = f"there is no response ({type(error).__name__})"
+        except LOST_CONNECTION as error:
+            reason = f"there is no complete response ({type(error).__name__})"
         else:
             if response.ok:
                 return response

@@ -23,14 +23,16 @@ from infra.settings import Settings, environment_variable
 STORAGE_ENVIRONMENT = {"DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "true"}
 """Environment variables of every process that uses the client of Cloud Storage."""
 
+LOST_CONNECTION = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+"""What requests raises if there is no response, or only the beginning of one."""
+
 TEMPORARY = (
     google_exceptions.ServerError,
     google_exceptions.TooManyRequests,
     google_exceptions.RetryError,
     google_exceptions.Aborted,
     auth_exceptions.TransportError,
-    requests.ConnectionError,
-    requests.Timeout,
+    *LOST_CONNECTION,
     ConnectionError,
 )
 _REFUSED = (
@@ -173,6 +175,8 @@ def reason_of(error: Exception) -> str:
         return "the server did not respond in time"
     if isinstance(cause, requests.ConnectionError):
         return "the server is not reachable"
+    if isinstance(cause, requests.exceptions.ChunkedEncodingError):
+        return "the connection was lost in the middle of the response"
     text = re.sub(r"^(?:\d+ )?(?:[A-Z]+ https?://\S+: )?", "", str(cause).strip())
     if refused := re.match(r"\('Request failed with status code', (\d+)", text):
         text = "" if refused[1] == "404" else f"the response has status {refused[1]}"

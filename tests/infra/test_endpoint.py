@@ -11,8 +11,11 @@ import pytest
 from google.auth.credentials import Credentials
 from google.auth.exceptions import RefreshError, TransportError
 from google.auth.transport.requests import AuthorizedSession
+from pydantic import SecretStr
 
 from infra import endpoint, rights
+from infra.cloud_build import build_image
+from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction, request_predictions
 from infra.errors import (
     ConfigurationError,
@@ -172,8 +175,44 @@ def test_function_that_does_not_start_is_unavailable(serve: Serve) -> None:
     with pytest.raises(FunctionDown, match="the status is 503"):
         request_prediction(url, "posters/5.jpg", startup_seconds=0.1)
     assert len(received) > 1
-    with pytest.raises(FunctionDown, match=r"there is no response \(ConnectionError\)"):
+    with pytest.raises(FunctionDown, match=r"there is no complete response \(ConnectionError\)"):
         request_prediction("http://127.0.0.1:1", "posters/5.jpg", startup_seconds=0)
+
+
+@pytest.fixture
+def cut() -> Iterator[str]:
+    """The address of a server that announces 100 bytes, sends 10 and closes the connection."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def _respond(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(200)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.write(b'{"genres":')
+
+        do_GET = do_POST = _respond
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_response_that_is_cut_is_worth_a_retry(cut: str) -> None:
+    with pytest.raises(FunctionDown, match="there is no complete response"):
+        request_prediction(cut, "posters/5.jpg", startup_seconds=0)
+    settings = Settings(cloud_run_endpoint=cut, cloud_run_token=SecretStr("token"))
+    reason = "the connection was lost in the middle of the response"
+    with pytest.raises(ServiceUnavailable, match=reason):
+        build_image(settings, "functions/1.zip", "1")
+    with pytest.raises(ServiceUnavailable, match=reason):
+        CloudRun(settings).url("anime-genre")
 
 
 @pytest.mark.parametrize(
