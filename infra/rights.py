@@ -21,6 +21,7 @@ from infra.settings import Settings, environment_variable
 
 GOOGLE = "https://{api}.googleapis.com"
 _TIMEOUT_SECONDS = 10.0
+_ACCOUNTS, _DEFAULT_ACCOUNT = ".iam.gserviceaccount.com", "-compute@developer.gserviceaccount.com"
 
 READ_OBJECTS = ("storage.objects.get", "storage.objects.list")
 WRITE_OBJECTS = ("storage.objects.create", "storage.objects.delete")
@@ -211,7 +212,7 @@ def _check_in_order(cloud: GoogleCloud, trial: bool) -> Iterator[Check]:
     yield check
     if check.problem:
         return
-    default = f"{number}-compute@developer.gserviceaccount.com"
+    default = f"{number}{_DEFAULT_ACCOUNT}"
     accounts = dict.fromkeys([settings.build_service_account or default, settings.function_service_account or default])
     project = f"projects/{settings.google_project}"
     if "storage" not in disabled:
@@ -303,15 +304,39 @@ def _check_repository(cloud: GoogleCloud) -> Iterator[Check]:
 
 
 def _check_account(cloud: GoogleCloud, account: str, right: Right) -> Iterator[Check]:
-    resource = f"projects/-/serviceAccounts/{account}"
+    project = _project_of(account) or cloud.settings.google_project
+    resource = f"projects/{project}/serviceAccounts/{account}"
     check = _check_right(cloud, "iam", resource, right, missing_is_denied=True)
-    if check.problem and not _exists(cloud, "iam", f"v1/{resource}"):
-        account_id, _, domain = account.partition("@")
-        project = domain.removesuffix(".iam.gserviceaccount.com")
-        remedy = f"gcloud iam service-accounts create {account_id} --project {project}"
-        yield Check(f"Account {account}", f"The service account {account} does not exist.", remedy)
+    if not check.problem:
+        yield check
+        return
+    name, missing = f"Account {account}", f"The service account {account} does not exist"
+    try:
+        cloud.get("iam", f"v1/{resource}")
+    except Refused as error:
+        if error.denied:
+            yield Check(name, f"{missing}, or these credentials may not see it.", check.remedy)
+            return
+        if not error.missing:
+            raise
+        remedy = f"gcloud iam service-accounts create {account.partition('@')[0]} --project {project}"
+        if account.endswith(_DEFAULT_ACCOUNT):  # it comes with this API
+            remedy = f"gcloud services enable compute.googleapis.com --project {project}"
+        yield Check(name, f"{missing}.", remedy)
         return
     yield check
+
+
+def _project_of(account: str) -> str:
+    """The project in the e-mail address of a service account; empty if it names none, as that of Google's default.
+
+    With the wildcard `-` for the project, Google refuses accounts that do not exist as if they could not be seen.
+    """
+    domain = account.partition("@")[2]
+    project, _, organisation = domain.removesuffix(_ACCOUNTS).partition(".")
+    if not domain.endswith(_ACCOUNTS):
+        return ""
+    return f"{organisation}:{project}" if organisation else project
 
 
 def _check_service(cloud: GoogleCloud) -> Iterator[Check]:

@@ -4,6 +4,8 @@ A request that is not listed here is answered with the status 400 and kept in `G
 permission that an API does not know for a resource. The rules are those of the APIs' references:
 
 - https://cloud.google.com/iam/docs/reference/rest/v1/projects.serviceAccounts/testIamPermissions
+- https://cloud.google.com/iam/docs/reference/rest/v1/projects.serviceAccounts/get (with the wildcard `-` for the
+  project, the status of an account that does not exist is 403)
 - https://cloud.google.com/storage/docs/json_api/v1/buckets/testIamPermissions
 - https://cloud.google.com/resource-manager/reference/rest/v3/projects/testIamPermissions
 - https://cloud.google.com/run/docs/reference/rest/v2/projects.locations.services/testIamPermissions
@@ -40,7 +42,7 @@ _RESOURCES = {
         (rf"v1/{LOCATION}/repositories/[a-z-]+", _REPOSITORY, "artifactregistry.repositories.get"),
     ],
     "cloudresourcemanager": [(r"v3/projects/[a-z0-9-]+", _PROJECT, "resourcemanager.projects.get")],
-    "iam": [(r"v1/projects/-/serviceAccounts/[^/:]+@[^/:]+", _ACCOUNT, "iam.serviceAccounts.get")],
+    "iam": [(r"v1/projects/[a-z0-9:.-]+/serviceAccounts/[^/:]+@[^/:]+", _ACCOUNT, "iam.serviceAccounts.get")],
 }
 _ONLY_GET = {
     "cloudbuild": rf"v1/{LOCATION}/builds\?pageSize=1",
@@ -115,9 +117,7 @@ class GoogleIam:
         if not self._has(rules[1], resource):
             return _error(403, f"Permission '{rules[1]}' denied on resource (or it may not exist).")
         if resource.rpartition("/")[2] in self.missing:
-            # Resource Manager does not tell strangers which projects exist.
-            status = 403 if api == "cloudresourcemanager" else 404
-            return _error(status, f"Resource '{resource}' was not found.")
+            return _error(_status_of_missing(api, resource), f"Resource '{resource}' was not found.")
         name = f"projects/{NUMBER}" if api == "cloudresourcemanager" else resource
         return 200, {"name": name}
 
@@ -129,7 +129,7 @@ class GoogleIam:
             return self._unexpected(f"{permissions} on {api}/{resource}")
         if resource.rpartition("/")[2] in self.missing:
             # Most APIs answer with no permissions for a resource that does not exist.
-            return _error(404, "Not found.") if api in ("storage", "iam") else (200, {})
+            return _error(_status_of_missing(api, resource), "Not found.") if api in ("storage", "iam") else (200, {})
         granted = [each for each in permissions if self._has(each, resource)]
         return 200, {"permissions": granted} if granted else {}
 
@@ -139,6 +139,11 @@ class GoogleIam:
     def _unexpected(self, what: str) -> tuple[int, Any]:
         self.unexpected.append(what)
         return _error(400, f"Request contains an invalid argument: {what}.")
+
+
+def _status_of_missing(api: str, resource: str) -> int:
+    """Resource Manager does not tell strangers which projects exist, and IAM not in which project an account is."""
+    return 403 if api == "cloudresourcemanager" or resource.startswith("v1/projects/-/") else 404
 
 
 def _error(status: int, message: str, reason: str = "") -> tuple[int, Any]:

@@ -226,6 +226,29 @@ def test_default_accounts_are_checked_where_none_are_set(google: GoogleIam) -> N
     assert [each.remedy.split()[4] for each in found] == [DEFAULT_ACCOUNT, FUNCTION]
 
 
+def test_default_account_that_does_not_exist_comes_with_its_api(google: GoogleIam) -> None:
+    google.missing.add(DEFAULT_ACCOUNT)
+    settings = Settings(google_project=PROJECT, bucket=BUCKET, service=SERVICE)
+    (found,) = problems(check_google_cloud(settings, google.address))
+    assert found.problem == f"The service account {DEFAULT_ACCOUNT} does not exist."
+    assert found.remedy == f"gcloud services enable compute.googleapis.com --project {PROJECT}"
+
+
+def test_account_that_may_not_be_seen_is_said_to_be_missing_or_hidden(google: GoogleIam) -> None:
+    google.denied |= {"iam.serviceAccounts.get", f"iam.serviceAccounts.actAs on {BUILD}"}
+    (found,) = problems(check_google_cloud(google_settings(), google.address))
+    assert found.problem == f"The service account {BUILD} does not exist, or these credentials may not see it."
+    assert found.remedy.startswith(f"{ON_ACCOUNT} {BUILD} ") and found.remedy.endswith("roles/iam.serviceAccountUser")
+
+
+def test_account_that_does_not_exist_is_created_in_its_own_project(google: GoogleIam) -> None:
+    """With a wildcard for it, Google does not say that an account is missing."""
+    of_organisation = "build@my-project-2.my-company.example.iam.gserviceaccount.com"
+    google.missing.add(of_organisation)
+    (found,) = problems(check_google_cloud(google_settings(build_service_account=of_organisation), google.address))
+    assert found.remedy == "gcloud iam service-accounts create build --project my-company.example:my-project-2"
+
+
 def test_service_that_does_not_exist_needs_the_right_to_create_it(google: GoogleIam) -> None:
     google.missing.add(SERVICE)
     assert problems(check_google_cloud(google_settings(), google.address)) == []
