@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ml.configuration import TrainConfig
 from ml.data.dataset import Dataset
-from ml.data.splits import VALIDATION
+from ml.data.splits import TEST, VALIDATION
 from ml.evaluation.leaks import leak_gauge
 from ml.evaluation.predictions import PredictionSet, collect_predictions
 from ml.export.bundle_writer import write_bundle
@@ -23,7 +23,7 @@ from ml.networks.backbones import Backbone
 from ml.reporting import Reporter
 from ml.training.checkpoints import Checkpoints
 from ml.training.features import FeatureExchange
-from ml.training.learning import train_networks
+from ml.training.learning import check_parts, train_networks
 from ml.training.outcome import NetworkOutcome, TrainingOutcome
 from serving.bundle.model import Model
 
@@ -56,7 +56,7 @@ def run_training(
     """Train on a dataset and write the bundle of the chosen network.
 
     Args:
-        dataset: needs posters in the training and validation parts.
+        dataset: needs posters in all parts.
         config: names the candidate networks and sets how they are trained.
         backbone: what candidate networks start from.
         reporter: receives curves, progress and, at the end, each network's final figures in the network's run.
@@ -68,6 +68,7 @@ def run_training(
 
     Raises SettingError, WeightsError, TrainingError, and DatasetError if a part is empty.
     """
+    check_parts(dataset, TEST)
     outcome = train_networks(dataset, config, backbone, reporter, checkpoints, exchange)
     logger.info("Exporting '%s', and comparing int8 with fp32.", outcome.chosen.name)
     outcome = choose_precision(outcome, temporary_folder, reporter)

@@ -71,9 +71,7 @@ def plan_trainings(
     Raises SettingError, WeightsError, and DatasetError if a part is empty. Training raises TrainingError.
     """
     names = chosen_candidates(config, backbone.weights)
-    for part in (TRAIN, VALIDATION):
-        if not len(dataset.rows(part)):
-            raise DatasetError(f"The {part} part has no posters. Add posters of more franchises.")
+    check_parts(dataset, TRAIN, VALIDATION)
     bench = Bench(dataset, config, backbone, choose_compute(config.device), checkpoints or NoCheckpoints())
     samples = bench.training[:_SAMPLES]
     reporter.images("posters", dataset.images[samples], [dataset.titles[row] for row in samples])
@@ -103,6 +101,13 @@ def plan_trainings(
     if half_recipe and backbone.weights and backbone.normalisation != HALF:
         recipes[HALF_RECIPE] = isolated(lambda: train_half_recipe(bench, reporter))
     return Trainings(bench, pretrained, {name: candidate(name) for name in names}, recipes)
+
+
+def check_parts(dataset: Dataset, *parts: str) -> None:
+    """Raise DatasetError if one of these parts of a dataset is empty."""
+    for part in parts:
+        if not len(dataset.rows(part)):
+            raise DatasetError(f"The {part} part has no posters. Add posters of more franchises.")
 
 
 def train_networks(

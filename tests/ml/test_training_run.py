@@ -1,15 +1,18 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ml.configuration import TrainConfig
 from ml.data.dataset import Dataset
+from ml.data.splits import PARTS, SUSPECT
+from ml.errors import DatasetError
 from ml.evaluation.leaks import leak_gauge
 from ml.export import quantisation
 from ml.networks.backbones import Backbone
-from ml.reporting import TensorBoardReporter
+from ml.reporting import NullReporter, TensorBoardReporter
 from ml.training.learning import checkpoints_of
 from ml.training_run import TrainingRun, run_training, validation_metrics
 from serving.bundle.model import MODEL_INT8
@@ -60,6 +63,24 @@ def test_training_run_reports_final_figures_once_in_each_networks_run(run: Train
     chosen = _scalars(workspace / "tensorboard")
     for name, value in validation_metrics(run.outcome.chosen).items():
         assert chosen[name] == [pytest.approx(value, abs=1e-6)]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_training_run_names_an_empty_part_before_it_trains(
+    part: str, dataset: Dataset, quick: TrainConfig, squeezenet: Backbone, tmp_path: Path
+) -> None:
+    without = replace(dataset, parts=np.where(dataset.parts == part, SUSPECT, dataset.parts))
+    with pytest.raises(DatasetError, match=f"^The {part} part has no posters"):
+        run_training(
+            without,
+            quick,
+            squeezenet,
+            NullReporter(),
+            checkpoints_of(tmp_path, "test", dataset, quick, squeezenet),
+            bundle_folder=tmp_path / "bundle",
+            temporary_folder=tmp_path,
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def _scalars(folder: Path) -> dict[str, list[float]]:
