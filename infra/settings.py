@@ -20,6 +20,7 @@ _PREFIX = "ANIME_GENRE_"
 _MEND = "Correct or unset it."
 _HTTP_ADDRESS = r"^(https?://[^\s@]+)?$"
 _ACCOUNT = r"^[^\s@]+@[^\s@]+$"
+_BUCKET = r"^[a-z0-9][-_.a-z0-9]{1,220}[a-z0-9]$"
 _PROJECT = r"^([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]$"  # some begin with the organisation's domain
 _REGION = r"^[a-z]+-[a-z]+[0-9]+$"
 
@@ -44,7 +45,7 @@ class Settings(BaseSettings):
         "Required, except for sites on this machine.",
     )
     bucket: str = Field(
-        "anime-genre", min_length=1, description="Bucket for catalogues, posters, datasets and bundles."
+        "anime-genre", pattern=_BUCKET, description="Bucket for catalogues, posters, datasets and bundles."
     )
     google_project: str = Field(
         "anime-genre", pattern=_PROJECT, description="Google Cloud project of the bucket and the function."

@@ -7,9 +7,9 @@ import base64
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import google_crc32c
+from google.api_core.exceptions import GoogleAPICallError, PreconditionFailed
 from google.api_core.exceptions import NotFound as NoSuchObject
-from google.api_core.exceptions import PreconditionFailed
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from infra.disk import is_full
-from infra.errors import NotFound, OutdatedError
+from infra.errors import ConfigurationError, NotFound, OutdatedError, failure
 from infra.files import atomic_write
-from infra.google import STORAGE_ENVIRONMENT, google_errors
+from infra.google import STORAGE_ENVIRONMENT, google_errors, reason_of
 from infra.settings import MAIN_COLLECTION, Settings, check_google, read_settings
 from serving.bundle.errors import AnimeGenreError
 
@@ -57,7 +57,7 @@ class Store:
     Raises:
         OutdatedError: another run has replaced an object since it was read; a retry reads it again.
         ServiceUnavailable: the bucket is unreachable or overloaded after retries; a later retry may help.
-        ConfigurationError: credentials or a permission are missing.
+        ConfigurationError: credentials or a permission are missing, or the storage service refuses a request.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -71,7 +71,7 @@ class Store:
         emulator = settings.storage_emulator_host
         if not emulator:
             check_google(settings)
-        with google_errors("Opening the bucket"):
+        with _storage_errors("Opening the bucket"):
             self._client = storage.Client(
                 project=settings.google_project,
                 credentials=AnonymousCredentials() if emulator else None,
@@ -110,7 +110,7 @@ class Store:
 
     def exists(self, key: str) -> bool:
         """Whether the object exists."""
-        with google_errors(f"Looking for {self.uri(key)}"):
+        with _storage_errors(f"Looking for {self.uri(key)}"):
             return bool(self._blob(key).exists(timeout=self._timeout, retry=self._retry))
 
     def keys(self, prefix: str) -> list[str]:
@@ -123,7 +123,7 @@ class Store:
 
     def listing(self, prefix: str) -> dict[str, Listed]:
         """What a listing says about all objects that begin with `prefix`, by key."""
-        with google_errors(f"Listing {self.uri(prefix)}"):
+        with _storage_errors(f"Listing {self.uri(prefix)}"):
             blobs = self._bucket.list_blobs(prefix=self.object_name(prefix), timeout=self._timeout, retry=self._retry)
             found: dict[str, Listed] = {}
             for seen in [uri for uri in self._generations if uri.startswith(self.uri(prefix))]:
@@ -140,7 +140,7 @@ class Store:
         Raises:
             NotFound: the object does not exist.
         """
-        with google_errors(f"Reading {self.uri(key)}"):
+        with _storage_errors(f"Reading {self.uri(key)}"):
             data: bytes = self._blob(key).download_as_bytes(timeout=self._timeout, retry=self._retry)
             return data
 
@@ -161,7 +161,7 @@ class Store:
     def _read_generation(self, key: str) -> bytes | None:
         """An object's content, None if it does not exist. Notes which generation of the object this is."""
         blob = self._blob(key)
-        with google_errors(f"Reading {self.uri(key)}"):
+        with _storage_errors(f"Reading {self.uri(key)}"):
             try:
                 blob.reload(timeout=self._timeout, retry=self._retry)
                 generation = int(blob.generation)
@@ -193,7 +193,7 @@ class Store:
     def _send(self, doing: str, key: str, send: Callable[..., None], checksum: Callable[[], str]) -> None:
         """Write an object with `send`, under the condition that it is the one that was read."""
         blob, known = self._blob(key), self._generations.get(self.uri(key))
-        with google_errors(doing):
+        with _storage_errors(doing):
             try:
                 send(blob, if_generation_match=known, checksum="crc32c", timeout=self._timeout, retry=self._retry)
             except PreconditionFailed as error:
@@ -208,7 +208,7 @@ class Store:
     def delete(self, key: str) -> None:
         """Delete an object. Nothing happens if it does not exist."""
         generation = self._generations.get(self.uri(key)) or None
-        with google_errors(f"Deleting {self.uri(key)}"):
+        with _storage_errors(f"Deleting {self.uri(key)}"):
             try:
                 self._blob(key).delete(if_generation_match=generation, timeout=self._timeout, retry=self._retry)
             except NoSuchObject:
@@ -264,7 +264,7 @@ class Store:
         self._send(f"Uploading {self.uri(key)}", key, send, lambda: crc32c_of_file(path))
 
     def _download(self, key: str, path: Path) -> None:
-        with google_errors(f"Downloading {self.uri(key)}"), atomic_write(path, durable=False) as temporary:
+        with _storage_errors(f"Downloading {self.uri(key)}"), atomic_write(path, durable=False) as temporary:
             self._blob(key).download_to_filename(str(temporary), timeout=self._timeout, retry=self._retry)
 
     def fetch(self, key: str, path: Path) -> Path:
@@ -279,7 +279,7 @@ class Store:
         if path.exists():
             blob = self._blob(key)
             try:
-                with google_errors(f"Reading the checksum of {self.uri(key)}"):
+                with _storage_errors(f"Reading the checksum of {self.uri(key)}"):
                     blob.reload(timeout=self._timeout, retry=self._retry)
             except NotFound:
                 return path
@@ -288,6 +288,16 @@ class Store:
             logger.warning("The file %s is damaged and is downloaded again from %s.", path, self.uri(key))
         self.download({key: path})
         return path
+
+
+@contextmanager
+def _storage_errors(doing: str) -> Iterator[None]:
+    """Like `google_errors`; other refusals, such as that of an invalid name, become ConfigurationError."""
+    try:
+        with google_errors(doing):
+            yield
+    except GoogleAPICallError as error:
+        raise failure(ConfigurationError, f"{doing} is refused", reason_of(error)) from error
 
 
 def _outdated(uri: str) -> OutdatedError:

@@ -31,7 +31,7 @@ def storage_emulator(folder: Path, bucket: str) -> Iterator[str]:
 
 def new_bucket(url: str, workspace: Path) -> Store:
     """A new bucket of the emulator, named after the workspace."""
-    name = workspace.name.replace("_", "-")[:60]
+    name = workspace.name.replace("_", "-")[:60].lower()
     client = storage.Client(project="tests", credentials=AnonymousCredentials(), client_options={"api_endpoint": url})
     client.create_bucket(name)
     return Store(Settings(workspace=workspace, bucket=name, storage_emulator_host=url, service_timeout_seconds=5))

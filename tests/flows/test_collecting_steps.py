@@ -46,7 +46,7 @@ RANGE = f"{SEASONS[0]}..{SEASONS[-1]}"
 @pytest.fixture
 def site(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultySite]:
     """A new site, with an empty workspace and an empty bucket."""
-    bucket = tmp_path.name.replace("_", "-")[:60]
+    bucket = tmp_path.name.replace("_", "-")[:60].lower()
     client = storage.Client(
         project="tests", credentials=AnonymousCredentials(), client_options={"api_endpoint": stack.storage_url}
     )

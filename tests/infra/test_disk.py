@@ -76,7 +76,7 @@ def test_service_that_fails_on_a_full_disk_is_not_retried(full_disk: Path, servi
     started = time.monotonic()
     with fault_proxy("http://127.0.0.1:9", Fault("", status=500)) as proxy:
         settings = Settings(
-            workspace=full_disk, bucket="b", storage_emulator_host=proxy.url, mlflow_tracking_uri=proxy.url
+            workspace=full_disk, bucket="bucket", storage_emulator_host=proxy.url, mlflow_tracking_uri=proxy.url
         )
         with pytest.raises(DiskFull, match=SENTENCE.format(full_disk)), disk_errors(full_disk):
             if service == "mlflow":

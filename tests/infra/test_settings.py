@@ -34,6 +34,7 @@ def test_tracking_uri_defaults_to_sqlite_in_the_workspace(monkeypatch: pytest.Mo
         ("MAL_CLIENT_ID", "two words"),
         ("ANIME_GENRE_NOTIFY_URL", "hooks.example/hidden"),
         ("ANIME_GENRE_PING_URL", "https:///hidden"),
+        ("ANIME_GENRE_BUCKET", "gs://my-bucket"),
         ("ANIME_GENRE_GOOGLE_PROJECT", "My project"),
         ("ANIME_GENRE_GOOGLE_REGION", "europe"),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from google.api_core import exceptions as google_exceptions
 
-from infra.errors import NotFound, OutdatedError, ServiceUnavailable
+from infra.errors import ConfigurationError, NotFound, OutdatedError, ServiceUnavailable
 from infra.google import reason_of
 from infra.settings import Settings
 from infra.store import Store
@@ -183,6 +183,14 @@ def test_store_is_unavailable_if_it_stays_503_or_unreachable(settings: Settings,
     store = Store(settings.model_copy(update={"storage_emulator_host": "http://127.0.0.1:9"}))
     with pytest.raises(ServiceUnavailable):
         store.write("key", b"data")
+
+
+def test_store_gives_the_reason_of_a_refusal(settings: Settings, serve: Serve) -> None:
+    url, _ = serve((400, {"error": {"code": 400, "message": "Invalid bucket name: 'a..b'"}}))
+    store = Store(settings.model_copy(update={"storage_emulator_host": url}))
+    for call in (lambda: store.keys(""), lambda: store.write("a", b"content"), lambda: store.read("a")):
+        with pytest.raises(ConfigurationError, match=r"gs://test-bucket/a? is refused: "):
+            call()
 
 
 def test_reason_is_the_status_if_the_response_is_empty() -> None:
