@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from ml.data.table_cells import parsed
 from ml.errors import DatasetError
 
 BAR = "|"
@@ -220,13 +221,13 @@ def _literal(cell: str) -> _Items | None:
 def literal_value(text: str) -> Any:
     """The value of a JSON or Python literal; None if it is none."""
     try:
-        return json.loads(text)
+        return parsed(text, json.loads)
     except (ValueError, RecursionError):
         pass
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # unknown escapes in strings
-            return ast.literal_eval(text)
+            return parsed(text, ast.literal_eval)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
 

@@ -1,8 +1,9 @@
 """What a table's file contains, as text: the result of reading CSV, JSON and Parquet alike."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -23,6 +24,22 @@ def shown(text: str, limit: int = _SHOWN) -> str:
     """A foreign text for a message: in quotes, on one line, and at most `limit` characters of it."""
     line = " ".join(text.split())
     return f"'{line}'" if len(line) <= limit else f"'{line[:limit]}...'"
+
+
+def parsed(text: str, parse: Callable[[str], Any]) -> Any:
+    """What `parse` reads in a text with escapes. Half an emoji, as where a text was cut, becomes "�"."""
+    value = parse(text)
+    return _whole(value) if "\\" in text else value
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_whole(key): _whole(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set):
+        return type(value)(map(_whole, value))
+    return value
 
 
 def unique_names(names: Sequence[str]) -> list[str]:

@@ -4,14 +4,14 @@ import json
 import re
 from typing import Any
 
-from ml.data.table_cells import TABLE_KINDS
+from ml.data.table_cells import TABLE_KINDS, parsed
 from ml.errors import DatasetError
 
 
 def read_json_rows(text: str, name: str) -> list[dict[str, Any]] | None:
     """The rows of a JSON document or of JSON lines; None if the text is a CSV file that begins with a bracket."""
     try:
-        document = json.loads(text)
+        document = parsed(text, json.loads)
     except RecursionError:
         raise DatasetError(f"The table {name} is not a JSON table: it is nested too deeply. {TABLE_KINDS}") from None
     except ValueError as error:
@@ -31,7 +31,7 @@ def read_json_rows(text: str, name: str) -> list[dict[str, Any]] | None:
 
 def _json_line(line: str, number: int, name: str) -> Any:
     try:
-        return json.loads(line)
+        return parsed(line, json.loads)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"The table {name} is damaged JSON: {error}. Correct line {number}.") from error
 

@@ -312,3 +312,24 @@ def test_random_bytes_in_a_table_end_in_rows_or_a_sentence(kind: str, edits: lis
     assert result.rows["id"].is_unique
     for names, ids in zip(result.rows["genres"], result.rows["genre_ids"], strict=True):
         assert not ids or len(names.split("|")) == len(ids.split("|"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        json.dumps([{"id": "1", "title": "Bebop \ud83d", "genres": ["Action \ud83d"]}]).encode(),
+        b"\n".join(json.dumps({"id": n, "title": "Bebop \ud83d", "genres": ["Action \ud83d"]}).encode() for n in "12"),
+        table("id,title,genres", lambda n, g: [n + 1, r'{"name": "Bebop \ud83d"}', r'["Action \ud83d"]']),
+        table("id,title,genres", lambda n, g: [n + 1, r"{'name': 'Bebop \ud83d'}", r"['Action \ud83d']"]),
+    ],
+    ids=["JSON", "JSON lines", "CSV with JSON", "CSV with literals"],
+)
+def test_half_an_emoji_is_replaced(data: bytes) -> None:
+    """Texts that were cut end in one; no file can hold it."""
+    row = read(data).rows.iloc[0]
+    assert (row["title"], row["genres"]) == ("Bebop \N{REPLACEMENT CHARACTER}", "Action \N{REPLACEMENT CHARACTER}")
+
+
+def test_emoji_of_two_escapes_stays_whole() -> None:
+    data = table("id,title,genres", lambda n, g: [n, r"{'name': 'Bebop \ud83d\ude00'}", ", ".join(g)])
+    assert read(data).rows["title"][0] == "Bebop \N{GRINNING FACE}"
