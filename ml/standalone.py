@@ -135,15 +135,23 @@ def train_on_table(job: TableJob, output: Path, reporting: AbstractContextManage
                 bundle_folder=output,
                 temporary_folder=job.workspace,
             )
-        trained = time.perf_counter()
-        evaluation = judge(run.bundle, run.predictions, dataset)
-        reporter.scalars(evaluation.metrics(), job.train.epochs)
-    seconds = {
-        "preprocess": preprocessed - start,
-        "train": trained - preprocessed,
-        "evaluate": time.perf_counter() - trained,
-    }
-    result = TableRun(output, table, dataset, run, evaluation, seconds)
+            trained = time.perf_counter()
+            evaluation = judge(run.bundle, run.predictions, dataset)
+            reporter.scalars(evaluation.metrics(), job.train.epochs)
+            seconds = {
+                "preprocess": preprocessed - start,
+                "train": trained - preprocessed,
+                "evaluate": time.perf_counter() - trained,
+            }
+            result = TableRun(output, table, dataset, run, evaluation, seconds)
+            _write_reports(result, job, backbone)
+            checkpoints.clear()
+    return result
+
+
+def _write_reports(result: TableRun, job: TableJob, backbone: Backbone) -> None:
+    """Write everything but the bundle into its folder."""
+    output, table, dataset = result.bundle, result.table, result.dataset
     # Without local paths. The manifest has their sha256.
     configuration = {
         **asdict(job.preprocess),
@@ -153,13 +161,11 @@ def train_on_table(job: TableJob, output: Path, reporting: AbstractContextManage
     }
     _write_json(output / REPORT, {"configuration": configuration, **result.as_dict()})
     left_out = _left_out(table, dataset)
-    page = model_report(evaluation, run.predictions, dataset, dict(Counter(left_out["reason"])))
+    page = model_report(result.evaluation, result.run.predictions, dataset, dict(Counter(left_out["reason"])))
     (output / PAGE).write_text(page, encoding="utf-8")
     _write_csv(output / LEFT_OUT, left_out)
     broken = pd.DataFrame({"id": list(dataset.broken), "reason": list(dataset.broken.values())}, dtype=str)
     _write_csv(output / BROKEN, broken)
-    checkpoints.clear()
-    return result
 
 
 def checkpoint_name(output: Path) -> str:
@@ -189,10 +195,10 @@ def compare_on_table(job: TableJob, output: Path | None, reporting: AbstractCont
         checkpoints = comparison_checkpoints(job.workspace, dataset, job.train, backbone)
         with checkpoints.held():
             comparison = compare(dataset, job.train, backbone, reporter, checkpoints)
-    if output is not None:
-        _write_json(output, {"rows": _row_counts(table, dataset), **comparison.as_dict()})
-        _write_csv(output.with_name(f"{output.stem}-{LEFT_OUT}"), _left_out(table, dataset))
-    checkpoints.clear()
+            if output is not None:
+                _write_json(output, {"rows": _row_counts(table, dataset), **comparison.as_dict()})
+                _write_csv(output.with_name(f"{output.stem}-{LEFT_OUT}"), _left_out(table, dataset))
+            checkpoints.clear()
     return comparison
 
 

@@ -168,7 +168,10 @@ def remove_old_checkpoints(folder: Path) -> None:
     oldest = time.time() - KEPT_DAYS * 86_400
     removed, size_bytes = 0, 0
     for training in folder.glob("*/"):
-        status = [each.stat() for each in (training, *training.rglob("*"))]
+        try:
+            status = [each.stat() for each in (training, *training.rglob("*"))]
+        except FileNotFoundError:  # another process trains there, or has just ended
+            continue
         if max(each.st_mtime for each in status) < oldest:
             shutil.rmtree(training, ignore_errors=True)
             removed, size_bytes = removed + 1, size_bytes + sum(each.st_size for each in status)

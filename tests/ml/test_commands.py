@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -69,7 +70,29 @@ def damaged(table: Path, posters: list[Poster], tmp_path: Path) -> Path:
     return file
 
 
+@pytest.fixture
+def kept_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Other processes cannot use the checkpoints until they are removed, which is the last step."""
+    from ml.errors import TrainingError
+    from ml.training.checkpoints import Checkpoints
+
+    remove, kept_out = Checkpoints.clear, []
+
+    def clear(checkpoints: Checkpoints) -> None:
+        try:
+            with checkpoints.held():
+                kept_out.append(False)
+        except TrainingError:
+            kept_out.append(True)
+        remove(checkpoints)
+
+    monkeypatch.setattr(Checkpoints, "clear", clear)
+    yield
+    assert kept_out[-1]
+
+
 @pytest.mark.train
+@pytest.mark.usefixtures("kept_out")
 def test_train_writes_a_bundle_that_predict_uses_and_counts_the_rows_that_are_left_out(
     damaged: Path,
     posters: list[Poster],
@@ -184,6 +207,7 @@ def test_train_refuses_an_output_that_another_process_writes(
 
 
 @pytest.mark.train
+@pytest.mark.usefixtures("kept_out")
 def test_compare_writes_its_figures_and_resumes_after_it_was_stopped(
     table: Path,
     posters: list[Poster],

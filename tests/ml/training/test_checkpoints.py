@@ -333,9 +333,11 @@ def test_checkpoints_that_nobody_resumes_are_removed_after_two_weeks(
         for path in (tmp_path / name).glob("*.pt") if name != "both" else [tmp_path / "both" / "scratch.pt"]:
             os.utime(path, (written, written))
         os.utime(tmp_path / name, (written, written))
+    (tmp_path / "renamed").mkdir()
+    (tmp_path / "renamed" / ".trial.pt.part").symlink_to("gone")  # as a file that is listed and then renamed
     caplog.set_level("INFO")
     remove_old_checkpoints(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"resumable", "both"}
+    assert {path.name for path in tmp_path.iterdir()} == {"resumable", "both", "renamed"}
     assert "older than 14 days are removed: 1, 0 MB." in caplog.text
     remove_old_checkpoints(tmp_path / "absent")
 
