@@ -22,7 +22,7 @@ from ml.errors import DatasetError
 from ml.evaluation.comparison import Comparison, compare, comparison_checkpoints
 from ml.evaluation.judge import Evaluation, judge
 from ml.evaluation.model_report import model_report
-from ml.export.bundle_writer import check_packages
+from ml.export.bundle_writer import NAMES, UNFINISHED, check_packages
 from ml.files import atomic_write
 from ml.networks.backbones import Backbone, read_backbone
 from ml.reporting import Reporter
@@ -114,10 +114,10 @@ def train_on_table(job: TableJob, output: Path, reporting: AbstractContextManage
     `reporting` is entered only after settings and table have been checked, so a refused input leaves no files.
 
     Raises:
-        DatasetError: `output` is not empty and holds no bundle, or the table is unusable.
+        DatasetError: `output` holds other files than a bundle's and no bundle, or the table is unusable.
         MLError: another input is invalid; the message is one sentence about it.
     """
-    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / MANIFEST).exists()):
+    if output.is_file() or (output.is_dir() and _is_foreign(output)):
         raise DatasetError(f"{output} exists and is not a bundle. Give another folder, or empty this one.")
     start = time.perf_counter()
     with _prepared(job, job.preprocess, reporting, output, False) as (table, dataset, backbone, reporter):
@@ -125,7 +125,8 @@ def train_on_table(job: TableJob, output: Path, reporting: AbstractContextManage
         remove_old_checkpoints(job.workspace / CHECKPOINTS)
         checkpoints = checkpoints_of(job.workspace, checkpoint_name(output), dataset, job.train, backbone)
         with checkpoints.held():
-            # Temporary files are not in `output`, where a killed run's leftovers would look like somebody's files.
+            # Other temporary files than the unfinished bundle are not in `output`, where those of a killed run would
+            # look like somebody's files.
             run = run_training(
                 dataset,
                 job.train,
@@ -147,6 +148,14 @@ def train_on_table(job: TableJob, output: Path, reporting: AbstractContextManage
             _write_reports(result, job, backbone)
             checkpoints.clear()
     return result
+
+
+def _is_foreign(folder: Path) -> bool:
+    """Whether a folder holds anything but a bundle, or what a killed run has left of one."""
+    if (folder / MANIFEST).exists():
+        return False
+    known = {*NAMES, REPORT, PAGE, LEFT_OUT, BROKEN}
+    return any(each.name not in known and not each.name.startswith(UNFINISHED) for each in folder.iterdir())
 
 
 def _write_reports(result: TableRun, job: TableJob, backbone: Backbone) -> None:

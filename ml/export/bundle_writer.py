@@ -8,6 +8,7 @@ manifest is written last. The sha256 of its bytes names the bundle. The same net
 import importlib
 import json
 import os
+import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +30,10 @@ from ml.training.outcome import NetworkOutcome, weights_record
 from serving.bundle.model import CARD, FIGURES, FORMAT, MANIFEST, MODEL, MODEL_INT8, Model
 
 WEIGHTS = "weights.safetensors"
+NAMES = frozenset({MODEL, MODEL_INT8, WEIGHTS, FIGURES, CARD, MANIFEST})
+"""The names of a bundle's files."""
+UNFINISHED = ".new-"
+"""How the name of the folder begins in which a bundle is written, inside its own folder."""
 _CHECKED_POSTERS = 8
 _OTHER_NETWORK = "Train another network."
 TOLERANCE = 1e-4
@@ -51,14 +56,16 @@ def write_bundle(folder: Path, outcome: NetworkOutcome, config: TrainConfig, dat
     """Write a trained network as a bundle into `folder`, and return the bundle loaded as for serving.
 
     Before the files are moved into place, the fp32 graph is compared with the network on a few validation posters.
-    `card` is the text of the model card.
+    What a killed process has left in `folder` is removed. `card` is the text of the model card.
 
     Raises:
         TrainingError: the probabilities differ, or the class activation maps are not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for killed in folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(killed, ignore_errors=True)
     network = outcome.network.cpu().eval()
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as temporary:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as temporary:
         new = Path(temporary)
         exported = outcome.exported or export(network, dataset.preprocessing.size)
         fp32 = load_graph(new / "fp32", exported.graphs[MODEL], exported.explains, dataset)

@@ -191,6 +191,30 @@ def test_train_leaves_no_folders_if_input_is_refused(
 
 
 @pytest.mark.train
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ([".new-1/manifest.json"], "absent.csv cannot be read"),
+        ([".new-1/manifest.json", "model.onnx", "report.json"], "absent.csv cannot be read"),
+        ([".new-1/manifest.json", "notes.txt"], "exists and is not a bundle"),
+    ],
+)
+def test_train_accepts_the_output_of_a_killed_run(
+    files: list[str],
+    sentence: str,
+    table: Path,
+    posters: list[Poster],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in files:
+        (tmp_path / "bundle" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "bundle" / name).touch()
+    assert main(arguments(table, posters, tmp_path / "bundle", "--catalogue", "absent.csv")) == 1
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.train
 def test_train_refuses_an_output_that_another_process_writes(
     table: Path, posters: list[Poster], weights_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -134,7 +134,10 @@ def test_bundle_replaces_another_one_completely(
     exported: NetworkOutcome, tiny: NetworkOutcome, dataset: Dataset, quick: TrainConfig, tmp_path: Path
 ) -> None:
     first = write_bundle(tmp_path, exported, quick, dataset, "")
+    (tmp_path / ".new-killed").mkdir()
+    (tmp_path / ".new-killed" / "model.onnx").touch()
     second = write_bundle(tmp_path, tiny, quick, dataset, "")
     assert first.sha256 != second.sha256
     assert Model.load(tmp_path).sha256 == second.sha256
+    assert not list(tmp_path.glob(".new-*"))
     assert replace(second.manifest) == Model.load(tmp_path).manifest
