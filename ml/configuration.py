@@ -38,9 +38,9 @@ class Checked:
             value, limits = getattr(self, entry.name), entry.metadata
             if value is None:
                 continue
-            if "ge" in limits and value < limits["ge"]:
+            if "ge" in limits and not value >= limits["ge"]:  # nan, too
                 raise SettingError(f"{entry.name} must be at least {limits['ge']}, not {value}.")
-            if "le" in limits and value > limits["le"]:
+            if "le" in limits and not value <= limits["le"]:
                 raise SettingError(f"{entry.name} must be at most {limits['le']}, not {value}.")
             if "min_length" in limits and len(value) < limits["min_length"]:
                 raise SettingError(f"{entry.name} must not be empty.")

@@ -1,3 +1,4 @@
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -16,6 +17,7 @@ class Limits(Checked):
     [
         (PreprocessConfig, {"image_size": 8}, r"image_size must be at least 32, not 8\."),
         (Limits, {"share": 2}, r"share must be at most 1, not 2\."),
+        (Limits, {"share": math.nan}, r"share must be at least 0, not nan\."),
         (TrainConfig, {"candidates": ()}, r"candidates must not be empty\."),
         (TrainConfig, {"device": "gpu"}, r"Invalid value 'gpu' for device\. Device to train on: 'auto'"),
         (TrainConfig, {"backbone": "ResNet 18"}, r"Invalid value 'ResNet 18' for backbone\."),
