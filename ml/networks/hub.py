@@ -12,9 +12,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ml.errors import WeightsError, WeightsUnavailable, needs_package
+from ml.errors import WeightsError, needs_package
+from ml.networks.weights import download_error, is_refusal
 
-_COPY = "Try again later, or give the folder of a copy: local-dir:DIR."
+_COPY = "give the folder of a copy: local-dir:DIR."
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 _LICENSE = re.compile(r"^license:\s*['\"]?([^\s'\"]+)", re.MULTILINE)
 """The licence in the block of YAML with which a repository's README begins."""
@@ -94,10 +95,10 @@ def check_packages() -> None:
 def download_file(name: str, file: str, cache: Path, instead: str = _COPY) -> Path:
     """Download one file of the repository `name`, unless the folder `cache` has it, and return its path.
 
-    If the hub does not answer, `instead` says what the person can do.
+    If the hub does not send it, `instead` says what the person can do.
 
-    Raises WeightsUnavailable (retryable) if the hub cannot be reached, and WeightsError if it refuses the request or
-    has no such file.
+    Raises WeightsUnavailable (retryable) if the hub cannot be reached, and WeightsError if it or a proxy refuses the
+    request, it has no such file, it is switched off by HF_HUB_OFFLINE, or the cache may not be written.
     """
     check_packages()
     from huggingface_hub import errors, hf_hub_download
@@ -116,7 +117,18 @@ def download_file(name: str, file: str, cache: Path, instead: str = _COPY) -> Pa
     except errors.HFValidationError as error:
         raise WeightsError(f"'{name}' is not the name of a repository. Give OWNER/NAME.") from error
     except Exception as error:  # the exceptions of its transports have no common base class
-        raise WeightsUnavailable(
-            f"The hub does not send {file} of {name}. {instead}",
-            str(error).partition("\n")[0],
-        ) from error
+        causes = [error, error.__cause__ or error]
+        permanent = any(
+            isinstance(each, errors.OfflineModeIsEnabled | PermissionError) or is_refusal(_status(each))
+            for each in causes
+        )
+        details = str(causes[1]).partition("\n")[0]
+        raise download_error(f"The hub does not send {file} of {name}.", instead, not permanent, details) from error
+
+
+def _status(error: BaseException) -> int:
+    """The status of a response of the hub or of a proxy; 0 if there is none."""
+    if type(error).__name__ == "ProxyError":
+        found = re.match(r"\d{3}\b", str(error))
+        return int(found[0]) if found else 0
+    return getattr(getattr(error, "response", None), "status_code", 0)

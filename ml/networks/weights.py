@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlparse
 
 import torch
@@ -24,9 +25,10 @@ logger = logging.getLogger(__name__)
 IMAGENET, NONE = "imagenet", "none"
 """Settings: the backbone's own pretrained weights, and random ones."""
 UNKNOWN = "unknown"
-OTHER_WEIGHTS = "Try again later, or set weights to a .safetensors or .pth file, or to 'none' for random weights."
+OTHER_WEIGHTS = "set weights to a .safetensors or .pth file, or to 'none' for random weights."
 DOWNLOAD_TIMEOUT_SECONDS = 10.0
 _SHA256_PREFIX = re.compile(r"-([0-9a-f]{8,64})\.")  # in the names of torchvision's files
+_REFUSED_TUNNEL = re.compile(r"Tunnel connection failed: (\d+)")  # by a proxy; only the error's text has the status
 _CHUNK_BYTES = 1 << 20
 _CONDITIONS = (
     (r"\bnc\b|non-?commercial", "a model made from them may not be used commercially"),
@@ -61,14 +63,27 @@ class Weights:
 def imagenet_weights(backbone: str, cache: Path) -> Weights:
     """Torchvision's best ImageNet weights, downloaded into the folder `cache` if they are not there.
 
-    Raises WeightsUnavailable (retryable) if they cannot be downloaded, and SettingError if torchvision has none.
+    Raises as `download` does, and SettingError if torchvision has none.
     """
+    url = imagenet_url(backbone)
     try:
-        url = imagenet_url(backbone)
-        weights = load_state(download(url, cache))
-        return replace(weights, file=replace(weights.file, source=url))
-    except WeightsUnavailable as error:
-        raise WeightsUnavailable(f"{error.message} {OTHER_WEIGHTS}") from error
+        file = download(url, cache)
+    except WeightsError as error:
+        raise download_error(error.message, OTHER_WEIGHTS, error.retryable) from error
+    weights = load_state(file)
+    return replace(weights, file=replace(weights.file, source=url))
+
+
+def download_error(what: str, instead: str, retryable: bool, details: str = "") -> WeightsError:
+    """The error for weights that cannot be downloaded; `instead` is what a person can do if a retry does not help."""
+    if retryable:
+        return WeightsUnavailable(f"{what} Try again later, or {instead}", details)
+    return WeightsError(f"{what} {instead[0].upper()}{instead[1:]}", details)
+
+
+def is_refusal(status: int) -> bool:
+    """Whether a server that answers with this status will do so in a retry, too."""
+    return 400 <= status < 500 and status not in (408, 429)
 
 
 def is_file(spec: str) -> bool:
@@ -99,12 +114,13 @@ def download(url: str, cache: Path, timeout_seconds: float = DOWNLOAD_TIMEOUT_SE
 
     torchvision's file names end in the first digits of the file's sha256 ("resnet18-f37072fd.pth"). They are checked,
     also for cached files. `timeout_seconds` limits each wait for the server, not the whole download. Raises
-    WeightsUnavailable if the server is not reachable or sends another file.
+    WeightsUnavailable (retryable) if the server is not reachable or sends another file, and WeightsError if it refuses
+    the request, or the cache may not be written.
     """
     name = Path(urlparse(url).path).name
     prefix = _SHA256_PREFIX.search(name)
     if prefix is None:
-        raise WeightsUnavailable(f"The file name {name} has no sha256 to check the download.")
+        raise WeightsError(f"The file name {name} has no sha256 to check the download.")
     with locked(cache, "downloads weights into"):
         return _download(url, cache / name, prefix[1], timeout_seconds)
 
@@ -124,7 +140,11 @@ def _download(url: str, file: Path, sha256_prefix: str, timeout_seconds: float) 
                     stream.write(chunk)
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
-            raise WeightsUnavailable(f"{url} cannot be downloaded ({str(reason).rstrip('.')}).") from error
+            tunnel = _REFUSED_TUNNEL.search(str(reason))
+            status = error.code if isinstance(error, HTTPError) else int(tunnel[1]) if tunnel else 0
+            permanent = is_refusal(status) or isinstance(error, PermissionError)
+            kind = WeightsError if permanent else WeightsUnavailable
+            raise kind(f"{url} cannot be downloaded ({str(reason).rstrip('.')}).") from error
         if not digest.hexdigest().startswith(sha256_prefix):
             raise WeightsUnavailable(f"{url} sent a file whose sha256 does not start with {sha256_prefix}.")
     return file

@@ -327,6 +327,12 @@ def test_backbone_of_the_hub_is_downloaded_once_and_errors_are_named(
     with pytest.raises(WeightsUnavailable, match=r"does not send .* set weights to a \.safetensors or \.pth file"):
         read_backbone("timm/resnet18", "imagenet", cache)
     assert read_backbone("hf-hub:owner/net", "imagenet", cache).key == backbone.key, "a copy is there"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        WeightsError, match=r"(?s)does not send .*\. Give the folder of a copy.*HF_HUB_OFFLINE"
+    ) as raised:
+        read_backbone("hf-hub:owner/more", "imagenet", cache)
+    assert not raised.value.retryable
 
 
 def test_backbone_names_are_settings() -> None:

@@ -2,6 +2,7 @@ import hashlib
 import http.server
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,6 +78,34 @@ def test_download_with_another_hash_is_not_kept(published: Path, tmp_path: Path)
     ):
         download(f"{address}/{published.name}", tmp_path / "cache")
     assert not (tmp_path / "cache" / published.name).exists()
+
+
+@pytest.mark.parametrize(("name", "reason"), [("absent-0123abcd.pth", "File not found"), ("net.pth", "has no sha256")])
+def test_download_that_is_refused_is_not_worth_a_retry(
+    name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(tmp_path) as (address, _):
+        monkeypatch.setattr("ml.networks.weights.imagenet_url", lambda backbone: f"{address}/{name}")
+        with pytest.raises(WeightsError, match=rf"{reason}.*\. Set weights to ") as raised:
+            imagenet_weights("resnet18", tmp_path / "cache")
+    assert not raised.value.retryable
+
+
+@pytest.mark.parametrize(("status", "retryable"), [(403, False), (429, True), (503, True)])
+def test_download_that_a_proxy_refuses_is_not_worth_a_retry(
+    status: int, retryable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_error(status)
+
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "do_CONNECT", refuse, raising=False)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it reads the variables only once
+    monkeypatch.delenv("no_proxy", raising=False)
+    with serving(tmp_path) as (address, _):
+        monkeypatch.setenv("https_proxy", address)
+        with pytest.raises(WeightsError, match=f"cannot be downloaded .*{status}") as raised:
+            download("https://example.invalid/net-0123abcd.pth", tmp_path / "cache")
+    assert raised.value.retryable == retryable
 
 
 def test_download_times_out_if_the_server_does_not_respond(published: Path, tmp_path: Path) -> None:
