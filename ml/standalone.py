@@ -26,6 +26,7 @@ from ml.export.bundle_writer import NAMES, UNFINISHED, check_packages
 from ml.files import atomic_write
 from ml.networks.backbones import Backbone, read_backbone
 from ml.reporting import Reporter
+from ml.scores.metrics import SCALARS
 from ml.training.candidates import check_settings
 from ml.training.checkpoints import CHECKPOINTS, remove_old_checkpoints
 from ml.training.learning import checkpoints_of
@@ -37,7 +38,6 @@ logger = logging.getLogger(__name__)
 REPORT, PAGE = "report.json", "report.html"
 LEFT_OUT, BROKEN = "left_out.csv", "broken_posters.csv"
 UNDECODABLE = "poster cannot be decoded"
-_METRICS = ("weighted_f1", "macro_f1", "micro_f1", "mean_average_precision")
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,11 @@ class TableRun:
         validation = {network.name: network.validation for network in (*outcome.networks, *outcome.recipes)}
         lines = []
         for part, scores_by_name in ((VALIDATION, validation), (TEST, self.evaluation.scores)):
-            names = [f"{part}/{metric}" for metric in _METRICS]
+            names = [f"{part}/{metric}" for metric in SCALARS]
             lines.append(f"{'':18} {'  '.join(names)}")
             for name, scores in scores_by_name.items():
                 figures = scores.scalars()
-                cells = (f"{figures[metric]:{len(head)}.3f}" for metric, head in zip(_METRICS, names, strict=True))
+                cells = (f"{figures[metric]:{len(head)}.3f}" for metric, head in zip(SCALARS, names, strict=True))
                 lines.append(f"{name:18} {'  '.join(cells)}")
         lines.append(outcome.reason)
         for name, each in self.evaluation.differences.items():

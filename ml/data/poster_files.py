@@ -6,7 +6,7 @@ Only files that are listed inside the folder are candidates, so no cell leads ou
 import os
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -35,15 +35,6 @@ class PosterFiles:
     paths: list[Path | None]
     reasons: list[str]
     notices: tuple[str, ...]
-
-    @property
-    def found(self) -> int:
-        """The number of rows with a file."""
-        return sum(path is not None for path in self.paths)
-
-    def missing(self) -> dict[str, int]:
-        """The number of rows without a file by reason."""
-        return dict(Counter(filter(None, self.reasons)))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from ml.data.table_format import read_cells
 from ml.errors import DatasetError
 from serving.bundle.wording import counted
 
-COLUMNS = ("id", "title", "genres", "genre_ids", "franchise", "file", "poster_url", "rating", "explicit")
 NO_ID, IDENTICAL, UNREADABLE_GENRES = "no id", "identical to an earlier row", "genres that cannot be read"
 _EXPLICIT_NAMES = frozenset({"hentai", "erotica", "adult"})
 _EXPLICIT_IDS = frozenset({"12", "49"})
@@ -76,7 +75,7 @@ def read_rows(data: bytes, name: str, options: TableOptions | None = None) -> Ta
             "\n".join([f"Columns: {columns.all_names()}", *cells.notices]),
         )
     notices = [*cells.notices, columns.sentence()]
-    rows = pd.DataFrame({role: columns.cells(role) for role in COLUMNS}, index=cells.table.index, dtype=str)
+    rows = pd.DataFrame({role: columns.cells(role) for role in ROLES}, index=cells.table.index, dtype=str)
     rows["title"] = [text_in(cell) for cell in rows["title"]]
     for role in ("id", "file", "poster_url", "rating", "franchise"):
         rows[role] = ["" if is_filler(cell) else cell.strip() for cell in rows[role]]
@@ -245,7 +244,7 @@ def _check_ids(rows: pd.DataFrame, name: str) -> None:
     lines = []
     for id in ids[:_NAMED_IDS]:
         first = repeated[repeated["id"] == id].iloc[:2]
-        differ = [column for column in COLUMNS if first[column].iloc[0] != first[column].iloc[1]]
+        differ = [column for column in ROLES if first[column].iloc[0] != first[column].iloc[1]]
         lines += [
             f"row {row}: "
             + ", ".join(f"{column} {shown(first.loc[row, column], _SHOWN)}" for column in ["id", *differ[:_NAMED]])

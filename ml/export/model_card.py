@@ -7,7 +7,7 @@ from ml.data.dataset import Dataset
 from ml.data.splits import PARTS, VALIDATION
 from ml.scores.calibration import calibrate_genres
 from ml.scores.intervals import Predictions, intervals
-from ml.scores.metrics import Scores
+from ml.scores.metrics import SCALARS, Scores
 from ml.training.outcome import NetworkOutcome, TrainingOutcome
 
 _TRAINED = {
@@ -15,7 +15,6 @@ _TRAINED = {
     "lp-ft": "a backbone fine-tuned after its head",
     "whole": "all layers trained",
 }
-_METRICS = ("weighted_f1", "macro_f1", "micro_f1", "mean_average_precision")
 
 
 def model_card(outcome: TrainingOutcome, dataset: Dataset, date: str | None = None) -> str:
@@ -57,7 +56,7 @@ def model_card(outcome: TrainingOutcome, dataset: Dataset, date: str | None = No
         "baselines. The head of a frozen network is finally fitted on the training and validation parts. The report of "
         "the training run has the figures of the test part.",
         "",
-        f"| network | {' | '.join(f'{VALIDATION}/{name}' for name in _METRICS)} |",
+        f"| network | {' | '.join(f'{VALIDATION}/{name}' for name in SCALARS)} |",
         "| --- | --- | --- | --- | --- |",
         *(_row(network.name, network.validation) for network in (*outcome.networks, *outcome.recipes)),
         "",
@@ -104,4 +103,4 @@ def _weights(chosen: NetworkOutcome) -> tuple[str, ...]:
 
 def _row(name: str, scores: Scores) -> str:
     values = scores.scalars()
-    return f"| {name} | {' | '.join(f'{values[metric]:.3f}' for metric in _METRICS)} |"
+    return f"| {name} | {' | '.join(f'{values[metric]:.3f}' for metric in SCALARS)} |"

@@ -15,8 +15,6 @@ from torch.nn import functional
 
 from ml.errors import TrainingError
 
-_OPACITY = 0.6
-
 
 def last_feature_map(network: nn.Module, images: Tensor) -> nn.Module | None:
     """The last module of a network whose output is a feature map, [N, C, h, w] with h and w above 1.

@@ -169,7 +169,6 @@ def intervals(
     predictions: Predictions,
     labels: Labels,
     franchises: NDArray[np.str_],
-    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Intervals:
     """The figures of one model with their intervals, from labels [N, G] and franchises [N].
@@ -177,7 +176,7 @@ def intervals(
     The interval of a genre's F1 is over the resamples that contain the genre. Average precision is biased in resamples
     with few positives, so the interval of mAP may be slightly off-centre.
     """
-    bootstrap = Bootstrap(labels, franchises, resamples, seed)
+    bootstrap = Bootstrap(labels, franchises, seed=seed)
     scores = score(predictions.probabilities, predictions.decisions, labels, [""] * labels.shape[1])
     each = bootstrap.genre_f1(predictions.decisions)
     return Intervals(
@@ -194,11 +193,9 @@ def differences(
     theirs: Predictions,
     labels: Labels,
     franchises: NDArray[np.str_],
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Differences:
     """Our figures minus theirs on the same posters, with paired intervals, from labels [N, G] and franchises [N]."""
-    bootstrap = Bootstrap(labels, franchises, resamples, seed)
+    bootstrap = Bootstrap(labels, franchises)
     names = [""] * labels.shape[1]
     our, their = (score(each.probabilities, each.decisions, labels, names) for each in (ours, theirs))
     return Differences(

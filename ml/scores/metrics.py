@@ -12,6 +12,9 @@ Decisions = NDArray[np.bool_]
 Labels = NDArray[np.uint8]
 Probabilities = NDArray[np.float32]
 
+SCALARS = ("weighted_f1", "macro_f1", "micro_f1", "mean_average_precision")
+"""The scores over all genres."""
+
 
 @dataclass(frozen=True)
 class GenreScores:
@@ -41,13 +44,8 @@ class Scores:
         return {**asdict(self), "genres": [asdict(genre) for genre in self.genres]}
 
     def scalars(self) -> dict[str, float]:
-        """The scores over all genres, by name."""
-        return {
-            "weighted_f1": self.weighted_f1,
-            "macro_f1": self.macro_f1,
-            "micro_f1": self.micro_f1,
-            "mean_average_precision": self.mean_average_precision,
-        }
+        """The scores of `SCALARS` by name."""
+        return {name: getattr(self, name) for name in SCALARS}
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from .upload import MAX_POSTER_BYTES, SAMPLES, TOO_LARGE, read_poster
 
 FORM_BYTES = 64 * 1024  # for everything in a form except its file
 MAX_DRAINED_BYTES = 200 * 1024 * 1024
+FUNCTION_TIMEOUT_SECONDS = 60.0
 MODEL_TIMEOUT_SECONDS = 20.0  # this page has no script that could explain a longer wait
 NEAR_SHARE = 0.6  # a genre below its threshold is near it from this fraction
 NAMED_IN_HEADING = 3  # genres; the others are counted
@@ -45,18 +46,13 @@ SECURITY_HEADERS = {
 }
 
 
-def create_app(
-    function_url: str | None = None,
-    timeout_seconds: float = 60,
-    title_noun: str | None = None,
-    label_noun: str | None = None,
-) -> Flask:
+def create_app(function_url: str | None = None) -> Flask:
     """Create the app. `function_url` defaults to the environment variable FUNCTION_URL; without it the page says so.
 
-    The page's texts call what a poster shows `title_noun` and what is predicted `label_noun`. They default to the
-    environment variables TITLE_NOUN and LABEL_NOUN, then to "anime" and "genre". TRUSTED_PROXIES is the number of
-    proxies in front of the server, which name the visitor's address in X-Forwarded-For; 0 by default. TRUSTED_HOSTS
-    are the host names that the page answers at, separated by commas; all by default.
+    The page's words for what a poster shows and for what is predicted are those of the environment variables TITLE_NOUN
+    and LABEL_NOUN, by default "anime" and "genre". TRUSTED_PROXIES is the number of proxies in front of the server,
+    which name the visitor's address in X-Forwarded-For; 0 by default. TRUSTED_HOSTS are the host names that the page
+    answers at, separated by commas; all by default.
 
     Raises:
         ValueError: the function's address is not an http or https address, or TRUSTED_PROXIES is not a number.
@@ -69,17 +65,16 @@ def create_app(
     app = Flask(__name__)
     app.config.update(
         FUNCTION_URL=function_url,
-        FUNCTION_TIMEOUT_SECONDS=timeout_seconds,
         MAX_CONTENT_LENGTH=MAX_POSTER_BYTES + FORM_BYTES,
         MAX_FORM_MEMORY_SIZE=FORM_BYTES,
         HOSTS=[host for host in os.environ.get("TRUSTED_HOSTS", "").split(",") if host],
     )
-    label = label_noun or os.environ.get("LABEL_NOUN") or "genre"
+    label = os.environ.get("LABEL_NOUN") or "genre"
     app.jinja_env.globals.update(
         samples=SAMPLES,
         max_poster_bytes=MAX_POSTER_BYTES,
         too_large=TOO_LARGE,
-        title_noun=title_noun or os.environ.get("TITLE_NOUN") or "anime",
+        title_noun=os.environ.get("TITLE_NOUN") or "anime",
         label=label,
         labels=plural(label),
     )
@@ -93,7 +88,7 @@ def create_app(
         with_capital=with_capital,
     )
     app.extensions["limits"] = RequestLimits()
-    live_model = LiveModel(lambda: _ask_for_model(function_url, timeout_seconds))
+    live_model = LiveModel(lambda: _ask_for_model(function_url))
     live_model.ask_early()
     app.extensions["live_model"] = live_model
     if proxies := _trusted_proxies():
@@ -197,7 +192,7 @@ def _predict() -> Response:
         prediction = predict(
             _function_url(),
             poster.content,
-            current_app.config["FUNCTION_TIMEOUT_SECONDS"],
+            FUNCTION_TIMEOUT_SECONDS,
             poster.content_type,
             explain=request.form.get("explain"),
         )
@@ -208,9 +203,8 @@ def _predict() -> Response:
 
 
 def _model() -> str:
-    timeout_seconds = min(MODEL_TIMEOUT_SECONDS, current_app.config["FUNCTION_TIMEOUT_SECONDS"])
     with _limits().admit(request.remote_addr or ""):
-        description = describe_model(_function_url(), timeout_seconds)
+        description = describe_model(_function_url(), MODEL_TIMEOUT_SECONDS)
     _live_model().note(description.model)
     return render_template("model.html", description=description)
 
@@ -225,8 +219,8 @@ def _checked(function_url: str | None) -> str:
     return function_url
 
 
-def _ask_for_model(function_url: str | None, timeout_seconds: float) -> ModelIdentity:
-    return describe_model(_checked(function_url), min(MODEL_TIMEOUT_SECONDS, timeout_seconds)).model
+def _ask_for_model(function_url: str | None) -> ModelIdentity:
+    return describe_model(_checked(function_url), MODEL_TIMEOUT_SECONDS).model
 
 
 def _limits() -> RequestLimits:
