@@ -1,6 +1,8 @@
 """The server of the small site: season pages, detail pages, posters and robots.txt on 127.0.0.1.
 
-with small_site(titles=600, seed=0) as base_url: ...
+`python -m infra.local.site` runs `SmallSiteServer` as a process. Only tests run it in a thread:
+
+    with small_site(titles=600, seed=0) as base_url: ...
 """
 
 import hashlib
