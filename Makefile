@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The pip that comes with Python 3.11 takes three times as long to find the versions, and pip compiles on one core.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c infra/constraints.txt
 # Four workers, because tests that start services wait for them; the others use one per core. tests/conftest.py says
 # which tests share a worker.
 # Files run in order, and so the longest, tests/flows, run first; by default those with the fewest tests run last.
@@ -18,7 +20,9 @@ $(VENV)/.installed: pyproject.toml infra/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is required; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c infra/constraints.txt -e '.[dev]'
+	$(PIP) --upgrade pip
+	$(PIP) --no-compile -e '.[dev]'
+	@$(BIN)/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib || true  # files for other versions of Python
 	@touch $@
 
 demo: install  ## run the whole pipeline once over a small built-in site
