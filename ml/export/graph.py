@@ -61,16 +61,17 @@ def export_onnx(network: GenreNetwork | ExplainedNetwork, size: int) -> bytes:
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     explained = isinstance(network, ExplainedNetwork)
     exported = network if isinstance(network, ExplainedNetwork) else _WithProbabilities(network)
-    program = torch.onnx.export(
-        exported.eval(),
-        (example,),
-        input_names=[INPUT],
-        output_names=[OUTPUT, MAPS] if explained else [OUTPUT],
-        dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-        opset_version=_OPSET,
-        dynamo=True,
-        verbose=False,
-    )
+    with torch.no_grad():  # the same graph, without tracing gradients
+        program = torch.onnx.export(
+            exported.eval(),
+            (example,),
+            input_names=[INPUT],
+            output_names=[OUTPUT, MAPS] if explained else [OUTPUT],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            opset_version=_OPSET,
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None
     model = program.model_proto
     strip(model)
