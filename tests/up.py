@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Self
 
 import psutil
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from infra.local.processes import terminate_trees
@@ -53,6 +55,18 @@ class Up:
         with temporary_settings(settings), get_client(sync_client=True) as client:
             yield client
 
+    def run(
+        self, parameters: Mapping[str, Any], until: Callable[[State[Any]], bool] = State.is_final
+    ) -> FlowRun:
+        """Start a run of the deployment, wait for a state, and return the run."""
+        with self.client() as client:
+            deployment = client.read_deployment_by_name("retrain/retrain")
+            run = client.create_flow_run_from_deployment(deployment.id, parameters={"parameters": parameters})
+            deadline = time.monotonic() + RUN_SECONDS
+            while not until((run := client.read_flow_run(run.id)).state) and time.monotonic() < deadline:
+                time.sleep(0.5)
+        return run
+
     def stop(self, number: signal.Signals, code: int) -> None:
         children = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(number)
@@ -63,6 +77,12 @@ class Up:
             pytest.fail(f"it does not end: {self.output.read_text()}\nStill running: {running}")
         assert ended == code, self.output.read_text()
         assert [each for each in children if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
 
     def kill(self) -> None:
         """Stop the command and its services, also after a failed test."""

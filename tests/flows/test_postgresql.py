@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -17,7 +18,9 @@ from flows.parameters import RetrainParameters
 from flows.summary import run_retrain
 from infra.local.processes import free_port
 from infra.local.stack import local_stack
+from infra.settings import BUILT_IN_COLLECTION
 from tests.flows.conftest import connected
+from tests.up import Up
 
 pytestmark = [pytest.mark.stack, pytest.mark.train]
 
@@ -68,21 +71,43 @@ def count(address: str, database: str, table: str) -> int:
         connection.close()
 
 
-def test_stack_keeps_its_databases_on_postgresql(
-    postgresql: str,
-    parameters: RetrainParameters,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+@pytest.fixture
+def on_postgresql(postgresql: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of the server that the next stack uses."""
     monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", f"postgresql+asyncpg://{postgresql}/prefect")
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", f"postgresql://{postgresql}/mlflow")
+    return postgresql
+
+
+def assert_nothing_in_sqlite(address: str, workspace: Path) -> None:
+    assert count(address, "prefect", "flow_run") >= 1
+    assert count(address, "mlflow", "runs") >= 3
+    assert [*workspace.glob("**/prefect.db"), *workspace.glob("**/mlflow.db")] == []
+
+
+def test_stack_keeps_its_databases_on_postgresql(
+    on_postgresql: str, parameters: RetrainParameters, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with local_stack(tmp_path / "workspace") as running, connected(running), get_client(sync_client=True) as client:
         deployment(parameters).apply()
         ended = run_retrain(parameters.model_copy(update={"promote": "always"}))
         assert client.read_deployment_by_name("retrain/retrain").parameters["parameters"]["site_url"]
     assert "is live" in ended.message
-    assert count(postgresql, "prefect", "flow_run") >= 1
-    assert count(postgresql, "mlflow", "runs") >= 3
-    assert [*tmp_path.glob("**/prefect.db"), *tmp_path.glob("**/mlflow.db")] == []
+    assert_nothing_in_sqlite(on_postgresql, tmp_path)
     assert "so its backup is its owner's" in caplog.text
+
+
+@pytest.mark.long
+def test_up_runs_its_deployment_on_postgresql(
+    on_postgresql: str, parameters: RetrainParameters, tmp_path: Path
+) -> None:
+    workspace = tmp_path / "workspace"
+    with Up(workspace) as up:
+        built_in = parameters.model_copy(update={"promote": "always", "collection": BUILT_IN_COLLECTION})
+        run = up.run(built_in.model_dump(mode="json"))
+        assert run.state.is_completed() and "is live" in run.state.message, run.state.message
+        up.stop(signal.SIGINT, 130)
+    with Up(workspace) as again:
+        assert "Model: version 1 " in again.printed
+        again.stop(signal.SIGINT, 130)
+    assert_nothing_in_sqlite(on_postgresql, tmp_path)

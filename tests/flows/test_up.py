@@ -5,8 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,9 @@ import websockets.exceptions
 import websockets.sync.client
 from mlflow.tracking import MlflowClient
 from playwright.sync_api import expect
-from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import State
 
 from flows.demo import demo_parameters
 from flows.schedule import machine_timezone
@@ -53,19 +51,8 @@ DEMO_OPTIONS = ["--image-size", "64", "--candidates", "scratch", "--trials", "1"
 def up(tmp_path_factory: pytest.TempPathFactory, new_workspace: NewWorkspace) -> Iterator[Up]:
     """A running `anime-genre up` with the built-in site. The last test stops it."""
     with running_sink() as webhook:
-        running = Up(new_workspace(tmp_path_factory.mktemp("up") / "workspace"), webhook=webhook)
-        yield running
-        running.kill()
-
-
-def _run(client: SyncPrefectClient, parameters: dict[str, Any], until: Callable[[State[Any]], bool]) -> FlowRun:
-    """Start a run of the deployment and wait for a state."""
-    deployment = client.read_deployment_by_name("retrain/retrain")
-    run = client.create_flow_run_from_deployment(deployment.id, parameters={"parameters": parameters})
-    deadline = time.monotonic() + RUN_SECONDS
-    while not until((run := client.read_flow_run(run.id)).state) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    return run
+        with Up(new_workspace(tmp_path_factory.mktemp("up") / "workspace"), webhook=webhook) as running:
+            yield running
 
 
 def test_run_of_the_deployment_is_tracked_and_served_by_the_page(up: Up, tmp_path: Path) -> None:
@@ -82,7 +69,7 @@ def test_run_of_the_deployment_is_tracked_and_served_by_the_page(up: Up, tmp_pat
         assert deployment.schedules[0].schedule.timezone == machine_timezone()
         assert {"site_url", "seasons"} <= set(deployment.parameters["parameters"])
         site_url = deployment.parameters["parameters"]["site_url"]
-        run = _run(client, demo_run(site_url), State.is_final)
+        run = up.run(demo_run(site_url))
         logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])))
     assert run.state.is_completed(), run.state.message
     assert re.search(r"version 1 .*is live", run.state.message), "the demo passes the gate"
@@ -203,10 +190,9 @@ def test_next_start_keeps_what_a_person_edited_and_ends_the_run_before_the_servi
         edited["train"] = {**edited["train"], "epochs": 5}
         client.update_deployment(deployment.id, DeploymentUpdate(parameters={"parameters": edited}))
         client.pause_deployment(deployment.id)
-        run = _run(client, {**demo_run(edited["site_url"]), "preprocess": {"image_size": 48}}, State.is_running)
+        run = up.run({**demo_run(edited["site_url"]), "preprocess": {"image_size": 48}}, State.is_running)
     up.stop(signal.SIGHUP, 128 + signal.SIGHUP)  # the terminal is closed
-    again = Up(up.workspace, "--cron", "0 3 * * *", "--timezone", "Asia/Tokyo")
-    try:
+    with Up(up.workspace, "--cron", "0 3 * * *", "--timezone", "Asia/Tokyo") as again:
         with again.client() as client:
             state = client.read_flow_run(run.id).state
             assert state.is_final() and "was interrupted" not in (state.message or "")
@@ -220,5 +206,3 @@ def test_next_start_keeps_what_a_person_edited_and_ends_the_run_before_the_servi
         assert "train.epochs: 5 (this command would set 10)" in again.printed
         assert re.search(r"Model: version 1 .*is live, deployed 20\d\d-", again.printed)
         again.stop(signal.SIGINT, 130)
-    finally:
-        again.kill()

@@ -137,12 +137,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--screenshots", type=Path, help="folder to keep them in")
     screenshots = parser.parse_args().screenshots
-    with tempfile.TemporaryDirectory(prefix="browser-") as folder, chromium_browser() as browser:
+    with (
+        tempfile.TemporaryDirectory(prefix="browser-") as folder,
+        chromium_browser() as browser,
+        Up(Path(folder) / "workspace") as up,
+    ):
         kept = screenshots or Path(folder) / "screenshots"
         kept.mkdir(parents=True, exist_ok=True)
         poster = Path(folder) / "poster.jpg"
         poster.write_bytes(poster_jpeg(invented_titles()[0]))
-        up = Up(Path(folder) / "workspace")
         visitor = Visitor(browser.new_page(viewport={"width": 1300, "height": 1000}), up.addresses, kept)
         visitor.page.set_default_timeout(_PAGE_SECONDS * 1000)
         try:
@@ -151,8 +154,6 @@ def main() -> int:
         except BaseException:
             visitor.keep("where it failed")
             raise
-        finally:
-            up.kill()
     print(f"{visitor.steps} steps in {time.monotonic() - visitor.began:.0f} s")
     return 0
 
