@@ -179,11 +179,13 @@ def roll_back(settings: Settings, version: str | None, by: str) -> Rollout:
     try:
         with rollout_lease(store, settings.workspace):
             return move_traffic(settings, registry, target, "rollback", by, _BY_A_PERSON)
-    except InfraError:
-        if before is None:
-            lift_hold(store)
-        else:
-            store.write(_HOLD, before.model_dump_json(indent=2).encode())
+    except BaseException as error:  # such as Ctrl-C, which may also come once the version is live
+        served = None if isinstance(error, InfraError) else CloudRun(settings).live(settings.service)
+        if served is None or served.name != target.name:
+            if before is None:
+                lift_hold(store)
+            else:
+                store.write(_HOLD, before.model_dump_json(indent=2).encode())
         raise
 
 

@@ -1,10 +1,16 @@
-"""The order in which models went live, from which a rollback takes the earlier one."""
+"""The order in which models went live, from which a rollback takes the earlier one, and the hold of a rollback."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from tasks.rollouts import Rollout, time_of_next, went_live
+from infra.revisions import Image, Revision
+from infra.settings import Settings
+from tasks import rollouts
+from tasks.rollouts import Hold, Rollout, read_hold, roll_back, time_of_next, went_live
 
 pytestmark = pytest.mark.stack
 
@@ -50,3 +56,41 @@ def test_next_rollout_follows_the_last_one_whatever_the_clock_says(hours: int) -
     following = time_of_next([last])
     assert following > last.when
     assert datetime.fromisoformat(following) - datetime.now(UTC) < timedelta(hours=max(hours, 0), seconds=1)
+
+
+class Objects(dict[str, bytes]):
+    """A bucket in memory."""
+
+    write = dict.__setitem__
+    delete = dict.__delitem__
+
+    def read_parsed(self, key: str, parse: Any) -> Any:
+        return parse(self[key]) if key in self else None
+
+
+@pytest.mark.parametrize("earlier", [None, Hold(version="version 3 (cccccccc)", since="2026-11-01")])
+@pytest.mark.parametrize("is_live", [False, True])
+def test_rollback_undoes_its_hold_if_ctrl_c_ends_it_before_the_version_is_live(
+    earlier: Hold | None, is_live: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    old, new = (
+        Revision(version, Image("", ""), {"MODEL_VERSION": version, "BUNDLE_SHA256": letter * 64}, True, None)
+        for version, letter in (("1", "a"), ("2", "b"))
+    )
+    store: Any = Objects()
+    if earlier:
+        store["hold.json"] = earlier.model_dump_json().encode()
+    live = old if is_live else new
+    monkeypatch.setattr(rollouts, "Store", lambda settings: store)
+    monkeypatch.setattr(rollouts, "Registry", lambda settings: None)
+    monkeypatch.setattr(rollouts, "CloudRun", lambda settings: SimpleNamespace(live=lambda service: live))
+    monkeypatch.setattr(rollouts, "_live", lambda settings: None)
+    monkeypatch.setattr(rollouts, "_revision", lambda *_: old)
+    monkeypatch.setattr(rollouts, "rollout_lease", interrupted)  # the wait for another rollout
+    with pytest.raises(KeyboardInterrupt):
+        roll_back(Settings(workspace=tmp_path), "1", "a person")
+    hold = read_hold(store)
+    assert (hold.version if hold and is_live else hold) == ("version 1 (aaaaaaaa)" if is_live else earlier)
