@@ -114,13 +114,13 @@ def evaluate(
 
     gate = verdict(training.bundle_sha256, challenger, champion, state, compare)
     promote, reason = gate.promote, gate.reason
-    hold = read_hold(store)
-    if hold and promotion == "always" and not is_scheduled():
+    hold, overrules = read_hold(store), promotion == "always" and not is_scheduled()
+    is_live = champion is not None and champion.bundle_sha256 == training.bundle_sha256
+    if hold and overrules and is_live:
         lift_hold(store)
-        hold = None
-    if hold and promotion != "never":
+    if hold and not overrules and promotion != "never":
         promote, reason = False, f"{reason} {hold.sentence}" if promote else reason
-    elif promotion != "by_gate" and not (champion and champion.bundle_sha256 == training.bundle_sha256):
+    elif promotion != "by_gate" and not is_live:
         promote = promotion == "always"
         reason = f"{reason} This run has the setting promote: {promotion}."
 
@@ -147,6 +147,7 @@ def evaluate(
         known_posters=known,
         redeploy_champion=reason_to_redeploy(champion, state, settings) if champion and state and not promote else None,
         later=[score.sentence for score in later],
+        overruled_hold=hold.since if hold and overrules else None,
     )
 
 

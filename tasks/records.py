@@ -126,7 +126,8 @@ class EvaluationRecord(Record):
 
     `passed_gate` is whether it would, if no person had decided it. `redeploy_champion` says why a champion that stays
     needs a new revision, None if it needs none. `later` says how the champion and its predecessors do on titles that
-    came after their training, one sentence each (`tasks.scoreboard`).
+    came after their training, one sentence each (`tasks.scoreboard`). `overruled_hold` is the time of a hold that ends
+    when the model goes live.
     """
 
     scores: list[ScoreRecord]
@@ -136,6 +137,7 @@ class EvaluationRecord(Record):
     known_posters: list[KnownPoster]
     redeploy_champion: str | None
     later: list[str] = []
+    overruled_hold: str | None = None
 
 
 class ModelRecord(Record):

@@ -1,9 +1,10 @@
 """Step 8: deploy a revision of the function with the new bundle, check its predictions, and send it the traffic."""
 
 import logging
+from contextlib import suppress
 
 from infra.cloud_run import CloudRun
-from infra.errors import NotFound
+from infra.errors import NotFound, OutdatedError
 from infra.lease import rollout_lease
 from infra.registry import Registry
 from infra.settings import Settings, read_settings
@@ -17,7 +18,7 @@ from tasks.champion import has_other_decoder, live_champion, model_environment, 
 from tasks.deployments import write_deployment
 from tasks.records import BundleRecord, DatasetRecord, DeploymentRecord, EvaluationRecord, ModelRecord
 from tasks.register import BETTER_THAN_CHAMPION
-from tasks.rollouts import Hold, Rollout, failure_recorded, move_traffic, read_hold
+from tasks.rollouts import Hold, Rollout, failure_recorded, lift_hold, move_traffic, read_hold
 from tasks.step import run_name, step
 
 logger = logging.getLogger("tasks")
@@ -34,7 +35,8 @@ def redeploy(
 ) -> DeploymentRecord | Hold:
     """Build if the source changed, deploy a candidate revision, check it, and move traffic and alias to it.
 
-    Returns the hold, and moves nothing, if a person has chosen another model since the comparison.
+    Returns the hold, and moves nothing, if a person has chosen another model since the comparison. A hold that the
+    comparison overruled is lifted once the new model is live.
 
     Raises:
         BusyError: another rollout does not end.
@@ -57,11 +59,15 @@ def redeploy(
     with rollout_lease(store, settings.workspace):
         with failure_recorded(settings, what, by, name):
             candidate = deploy_candidate(settings, environment, folder, posters, max_milliseconds=limit)
-        if hold := read_hold(store):  # written since the comparison
+        hold = read_hold(store)
+        if hold and hold.since != evaluation.overruled_hold:  # written since the comparison
             logger.warning("The new model does not go live. %s", hold.sentence)
             return hold
         write_deployment(store, CloudRun(settings).live(settings.service), dataset, evaluation, model)
         rollout = move_traffic(settings, registry, candidate, what, by, evaluation.reason)
+        if hold:
+            with suppress(OutdatedError):  # a person has just chosen another model, whose hold stays
+                lift_hold(store)
     registry.tag_version(model.version, {BETTER_THAN_CHAMPION: str(evaluation.passed_gate).lower()})
     return _record(settings, rollout)
 

@@ -1,5 +1,6 @@
 """The order in which models went live, from which a rollback takes the earlier one, and the hold of a rollback."""
 
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from infra.errors import DeploymentError
 from infra.revisions import Image, Revision
 from infra.settings import Settings
+from tasks import redeploy as redeploying
 from tasks import rollouts
+from tasks.records import BundleRecord, DatasetRecord, EvaluationRecord, ModelRecord
 from tasks.rollouts import Hold, Rollout, read_hold, roll_back, time_of_next, went_live
 
 pytestmark = pytest.mark.stack
@@ -94,3 +98,45 @@ def test_rollback_undoes_its_hold_if_ctrl_c_ends_it_before_the_version_is_live(
         roll_back(Settings(workspace=tmp_path), "1", "a person")
     hold = read_hold(store)
     assert (hold.version if hold and is_live else hold) == ("version 1 (aaaaaaaa)" if is_live else earlier)
+
+
+def test_hold_that_a_run_overrules_is_lifted_only_when_the_new_model_is_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise DeploymentError("The function does not serve the bundle.")
+
+    store: Any = Objects()
+    live = rollout("b").model_copy(update={"revision": "revision-2"})
+    for name, value in {
+        "read_settings": lambda collection: Settings(workspace=tmp_path),
+        "Store": lambda settings: store,
+        "Registry": lambda settings: SimpleNamespace(tag_version=lambda *_: None),
+        "CloudRun": lambda settings: SimpleNamespace(live=lambda service: None, url=lambda service: "http://f"),
+        "fetch_bundle": lambda *_: tmp_path,
+        "deploy_candidate": lambda *_, **__: None,
+        "rollout_lease": lambda *_: nullcontext(),
+        "failure_recorded": lambda *_: nullcontext(),
+        "write_deployment": lambda *_: None,
+        "show_link": lambda *_: None,
+        "run_name": lambda: "test",
+        "move_traffic": failing,
+    }.items():
+        monkeypatch.setattr(redeploying, name, value)
+
+    def redeploy(overruled_hold: str | None) -> Any:
+        evaluation = EvaluationRecord.model_construct(
+            known_posters=[], passed_gate=True, reason="", overruled_hold=overruled_hold
+        )
+        dataset = DatasetRecord.model_construct(collection="films", snapshot_date="2026-11-29")
+        model = ModelRecord(version="2", run_id="1", bundle_sha256="b" * 64)
+        return redeploying.redeploy.__wrapped__(dataset, evaluation, model, BundleRecord(uri="", sha256="b" * 64))
+
+    hold = Hold(version="version 1 (aaaaaaaa)", since="2026-11-01T00:00:00+00:00")
+    store["hold.json"] = hold.model_dump_json().encode()
+    with pytest.raises(DeploymentError):
+        redeploy(hold.since)
+    assert read_hold(store) == hold
+    monkeypatch.setattr(redeploying, "move_traffic", lambda *_: live)
+    assert redeploy(None) == read_hold(store) == hold, "it was written after the comparison"
+    assert redeploy(hold.since).revision == "revision-2" and read_hold(store) is None
