@@ -57,12 +57,12 @@ def run_collect(workspace: Path, parameters: RetrainParameters) -> None:
                 catalogue, about, posters = _collect_with_bucket(store, workspace, collector, parameters)
         finally:
             _show_requests(console, collector.traffics)
-    page = dataset_report(catalogue, posters, source, workspace / "posters", about.snapshot_date).encode()
-    write_bytes(workspace / REPORT, page)
-    if store is not None:
-        from tasks.posters import store_posters
+        page = dataset_report(catalogue, posters, source, workspace / "posters", about.snapshot_date).encode()
+        write_bytes(workspace / REPORT, page)
+        if store is not None:
+            from tasks.posters import store_posters
 
-        store_posters(store, about, posters, page)
+            store_posters(store, about, posters, page)
     where = f"{workspace} and in gs://{store.name}" if store else str(workspace)
     console.print(
         f"{counted(about.titles, 'title')}, {counted(is_usable(posters).sum(), 'poster')}, "

@@ -9,12 +9,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from PIL import Image
 
+from flows import collect
 from flows.cli import main
+from flows.parameters import RetrainParameters
 from infra.local.site.invented_titles import SEASONS, invented_titles
 from tests.faulty_site import FaultySite, faulty_site
 from tests.strict_api import CLIENT_ID, Answer, nodes_of, strict_api
@@ -174,3 +179,27 @@ def test_collect_by_api_shows_and_stores_the_client_id_nowhere(
     assert {"ledger.sqlite"} <= {path.name for path in files} and any(b"***" in content for content in files.values())
     files[Path("output")] = f"{said.out}{said.err}{caplog.text}".encode()
     assert [path for path, content in files.items() if CLIENT_ID.encode() in content] == []
+
+
+def test_collect_stores_its_record_before_the_next_run_can_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[bool] = []
+
+    @contextmanager
+    def lease(*_: object) -> Iterator[None]:
+        held.append(True)
+        yield
+        held.clear()
+
+    collected = pd.DataFrame(), SimpleNamespace(snapshot_date="", titles=0, changes=0), pd.DataFrame()
+    monkeypatch.setenv("ANIME_GENRE_CLOUD", "google")
+    monkeypatch.setattr(collect, "Store", lambda settings: SimpleNamespace(name="bucket"))
+    monkeypatch.setattr(collect, "bucket_lease", lease)
+    monkeypatch.setattr(collect, "_collect_with_bucket", lambda *_: collected)
+    monkeypatch.setattr(collect, "dataset_report", lambda *_: "")
+    monkeypatch.setattr(collect, "is_usable", lambda posters: pd.Series(dtype=bool))
+    stored: list[bool] = []
+    monkeypatch.setattr("tasks.posters.store_posters", lambda *_: stored.append(bool(held)))
+    collect.run_collect(tmp_path, RetrainParameters())
+    assert stored == [True]
