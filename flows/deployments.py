@@ -2,8 +2,9 @@
 
 Serve them until Ctrl-C with: python -m flows.deployments --cron "0 4 * * 1"
 
-Values of `retrain` that a person edits in Prefect stay: deployment.json in the workspace has what this command last
-wrote, and a value on the server that differs from it is a person's.
+Values of `retrain` and the schedule of `collect` that a person edits in Prefect stay: deployment.json and
+collect-deployment.json in the workspace have what this command last wrote, and a value on the server that differs from
+it is a person's.
 """
 
 import argparse
@@ -39,7 +40,7 @@ from tasks.table.configuration import TableConfig
 
 NAME = "retrain"
 FULL_NAME = f"{retrain.name}/{NAME}"
-NOTE = "deployment.json"
+NOTE, _COLLECT_NOTE = "deployment.json", "collect-deployment.json"
 _ONE_RUN = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 _ANCHOR = datetime(2020, 1, 1, tzinfo=UTC)  # intervals are counted from here, so that a restart does not move them
 
@@ -91,27 +92,35 @@ def train_deployment(parameters: RetrainParameters) -> RunnerDeployment:
     return created
 
 
-def collect_deployment(parameters: RetrainParameters, timezone: str) -> RunnerDeployment:
-    """Return the deployment `collect/collect`, daily. A schedule and a pause that are on the server stay.
+def collect_deployment(parameters: RetrainParameters, timezone: str, note: Path) -> RunnerDeployment:
+    """Create or update the deployment `collect/collect`, daily, without a person's edits, and write the note.
 
     A table has no schedule, because it is read as it was uploaded.
+
+    Args:
+        parameters: the default parameters of a run.
+        timezone: that of the schedule.
+        note: the file with the schedule that was last written.
     """
     daily = DeploymentScheduleCreate(schedule=CronSchedule(cron=DAILY, timezone=timezone))
-    schedules, paused = [] if parameters.table.catalogue else [daily], False
+    wanted, chosen = _values({}, [] if parameters.table.catalogue else [daily], False), dict[str, Any]()
     if found := _find(f"{collect.name}/{collect.name}"):
-        kept = [each.model_dump(include={"schedule", "active"}) for each in found.schedules]
-        schedules, paused = [DeploymentScheduleCreate.model_validate(each) for each in kept], found.paused
+        written = {"paused": False, **_read_written(note)}
+        chosen = {each.name: each.value for each in _edits(wanted, written, _values({}, found.schedules, found.paused))}
+    chosen = wanted | chosen
     created = collect.to_deployment(
         name=collect.name,
         parameters={"parameters": parameters.model_dump(mode="json")},
-        schedules=schedules,
-        paused=paused,
+        schedules=[DeploymentScheduleCreate.model_validate(each) for each in chosen["schedule"]],
+        paused=chosen["paused"],
         concurrency_limit=_ONE_RUN,
         tags=[parameters.collection_name],
         description="Read the pages of the site that are due, such as that of the running season, and download new "
         "posters, without training. It is cancelled while another run is working.",
     )
     assert isinstance(created, RunnerDeployment)
+    created.apply()
+    write_bytes(note, json.dumps({"written": wanted}, indent=2).encode())
     return created
 
 
@@ -246,7 +255,7 @@ def main() -> None:
         schedule = CronSchedule(cron=args.cron, timezone=args.timezone)
     parameters, settings = RetrainParameters.model_validate_json(args.parameters), read_settings()
     others = [
-        collect_deployment(parameters, args.timezone),
+        collect_deployment(parameters, args.timezone, settings.workspace / _COLLECT_NOTE),
         train_deployment(parameters),
         rollback_deployment(parameters.collection_name),
     ]

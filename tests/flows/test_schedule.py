@@ -1,15 +1,22 @@
-"""Schedules where clocks change: as Prefect's scheduler computes them, and as `up` shows them."""
+"""Schedules where clocks change, as Prefect's scheduler computes them and `up` shows them; that of `collect`."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import CronSchedule as ClientCronSchedule
+from prefect.deployments.runner import RunnerDeployment
 from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule
 
-from flows.deployments import interval_schedule
+from flows import deployments
+from flows.deployments import collect_deployment, interval_schedule
+from flows.parameters import RetrainParameters
 from flows.up import next_run
+from tasks.table.configuration import TableConfig
 
 pytestmark = pytest.mark.stack
 
@@ -56,3 +63,22 @@ def test_next_run_is_shown_on_the_clocks_of_its_time_zone(monkeypatch: pytest.Mo
     assert next_run(gap + timedelta(hours=1), berlin) == "Sunday, 2027-03-28 03:30"
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     assert next_run(gap, interval_schedule(60)) == "Sunday, 2027-03-28 09:30 in time zone Asia/Tokyo"
+
+
+def test_daily_schedule_of_collect_follows_the_command_unless_a_person_edited_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server: list[Any] = [None]
+    monkeypatch.setattr(deployments, "_find", lambda name: server[-1])
+    monkeypatch.setattr(RunnerDeployment, "apply", lambda written: server.append(written))
+
+    def start(timezone: str, **parameters: Any) -> list[tuple[str, str]]:
+        written = collect_deployment(RetrainParameters(**parameters), timezone, tmp_path / "note.json")
+        return [(each.schedule.cron, each.schedule.timezone) for each in written.schedules]
+
+    assert start("UTC", table=TableConfig(catalogue="gs://bucket/films.csv")) == []
+    assert start("UTC") == [("0 2 * * *", "UTC")]
+    assert start("Asia/Tokyo") == [("0 2 * * *", "Asia/Tokyo")]
+    edited = DeploymentScheduleCreate(schedule=ClientCronSchedule(cron="0 5 * * *", timezone="UTC"))
+    server.append(server[-1].model_copy(update={"schedules": [edited], "paused": True}))
+    assert start("Asia/Tokyo") == start("UTC") == [("0 5 * * *", "UTC")] and server[-1].paused
