@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -250,13 +251,20 @@ def _stored_predictions(settings: Settings, version: str, bundle: str) -> _Predi
     try:
         store, training = _training(Store(settings).collections(), bundle)
         manifest = Manifest.parse(store.read(f"bundles/{training.bundle_sha256}/{MANIFEST}"))
-        with np.load(io.BytesIO(store.read(training.predictions_key)), allow_pickle=False) as arrays:
-            # The first network is the chosen one (`ml.evaluation.predictions`, which needs PyTorch).
-            probabilities = arrays["probabilities"][0].astype(np.float32).round(2)
+        stored = store.read(training.predictions_key)
     except NotFound as error:
         raise ConfigurationError(
             f"The bucket {settings.bucket} has no predictions of version {version} ({bundle}). Name earlier ones with "
             "--reference."
+        ) from error
+    try:
+        with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
+            # The first network is the chosen one (`ml.evaluation.predictions`, which needs PyTorch).
+            probabilities = arrays["probabilities"][0].astype(np.float32).round(2)
+    # RuntimeError: after another flipped bit, it counts as encrypted.
+    except (OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
+        raise ConfigurationError(
+            f"{store.uri(training.predictions_key)} is damaged. Name another --reference.", str(error)
         ) from error
     return _Predictions(tuple(genre.name for genre in manifest.genres), probabilities)
 

@@ -15,7 +15,8 @@ from infra.settings import environment_variable, read_settings
 from infra.store import Store
 from ml.evaluation.predictions import ActivationExamples, NetworkPredictions, PredictionSet
 from tasks.records import TrainingRecord
-from tests.storage import new_bucket, storage_emulator
+from tests.damage import cut
+from tests.storage import damage, new_bucket, storage_emulator
 
 pytestmark = pytest.mark.stack
 
@@ -130,6 +131,10 @@ def test_shift_is_found_against_the_models_test_posters_in_the_bucket(
     unknown.write_text(json.dumps(line(predictions(5, 2), bundle="00000000", model_version="9")))
     code, _, error = monitor(unknown)
     assert code == 2 and "has no predictions of version 9 (00000000)." in error
+
+    damage(Store(read_settings("films")), "answers/1.npz", cut)
+    code, _, error = monitor(tmp_path / "quiet.log")
+    assert code == 2 and "answers/1.npz is damaged. Name another --reference." in error
 
 
 def test_table_has_counts_latency_refusals_and_what_else_the_log_has(
