@@ -1,8 +1,8 @@
 """The command `status`: what is live, what ran and what comes next."""
 
 import os
-import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -16,13 +16,14 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from pydantic import ValidationError
 
 from flows.deployments import FULL_NAME
 from flows.parameters import RetrainParameters
 from flows.prefect_access import api_url, is_server_reachable
 from flows.up import next_run
 from infra.cloud_run import CloudRun
-from infra.disk import size_bytes
+from infra.disk import free_bytes, size_bytes
 from infra.settings import MAIN_COLLECTION, Settings, read_settings
 from infra.store import Store
 from serving.bundle.errors import AnimeGenreError
@@ -52,7 +53,11 @@ def show_status(workspace: Path, collection: str | None) -> None:
         )
     else:
         print(_line("Stack", f"not running in {workspace}. Start it with: anime-genre up --workspace {workspace}"))
-    settings = read_settings(collection or (_deployed_collection() if has_prefect else MAIN_COLLECTION))
+    chosen = collection or MAIN_COLLECTION
+    if has_prefect and not collection:
+        with _explained("Deployed"):
+            chosen = _deployed_collection()
+    settings = read_settings(chosen)
     has_bucket = settings.cloud == "google" or bool(settings.storage_emulator_host and settings.cloud_run_endpoint)
     if has_bucket:
         _print("Model", lambda: [_model(settings)])
@@ -62,8 +67,8 @@ def show_status(workspace: Path, collection: str | None) -> None:
             _print("Run", lambda: [_run(each) for each in _last_runs(client)] or ["none yet"])
             _print("Next run", lambda: [_next_run(client)])
     _print("Data", lambda: [_data(settings) if has_bucket else _local_data(workspace)])
-    free = shutil.disk_usage(workspace if workspace.exists() else workspace.parent).free
-    print(_line("Disk", f"{size_bytes(workspace) / 1e9:.1f} GB in {workspace}, {free / 1e9:.0f} GB free"))
+    size, free = size_bytes(workspace) / 1e9, free_bytes(workspace) / 1e9
+    print(_line("Disk", f"{size:.1f} GB in {workspace}, {free:.0f} GB free"))
     if not has_bucket:
         print("The model, holds and runs are known while the stack is running.")
 
@@ -74,13 +79,22 @@ def _line(name: str, text: str) -> str:
 
 def _print(name: str, texts: Callable[[], Iterable[str]]) -> None:
     """Print one line for each text, or why there is none."""
-    try:
+    with _explained(name):
         for text in texts():
             print(_line(name, text))
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Print why a line is unknown if the block fails."""
+    try:
+        yield
     except AnimeGenreError as error:
         print(_line(name, f"unknown. {error.message}"))
     except (httpx.HTTPError, PrefectHTTPStatusError) as error:
         print(_line(name, f"unknown. Prefect does not answer: {str(error).partition(chr(10))[0]}"))
+    except ValidationError:
+        print(_line(name, "unknown. It is damaged, or another version of anime-genre has written it."))
 
 
 def _deployed_collection() -> str:
@@ -89,7 +103,7 @@ def _deployed_collection() -> str:
             parameters = client.read_deployment_by_name(FULL_NAME).parameters
     except ObjectNotFound:
         return MAIN_COLLECTION
-    return RetrainParameters.model_validate(parameters["parameters"]).collection_name
+    return RetrainParameters.model_validate(parameters.get("parameters", {})).collection_name
 
 
 def _model(settings: Settings) -> str:

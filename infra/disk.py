@@ -27,8 +27,15 @@ _SENTENCES = (
 
 
 def is_full(folder: Path) -> bool:
-    """Whether the folder's disk has less space than a step needs. A folder that does not exist yet has its parent's."""
-    return _free_bytes(folder) < RESERVED_BYTES
+    """Whether the folder's disk has less space than a step needs."""
+    return free_bytes(folder) < RESERVED_BYTES
+
+
+def free_bytes(folder: Path) -> int:
+    """The free space of the folder's disk. A folder that does not exist yet has its parent's."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def size_bytes(entry: Path) -> int:
@@ -47,7 +54,7 @@ def check_space(folder: Path, for_run: bool = False) -> None:
     Raises:
         DiskFull: it has less.
     """
-    if _free_bytes(folder) < (MIN_FREE_BYTES if for_run else RESERVED_BYTES):
+    if free_bytes(folder) < (MIN_FREE_BYTES if for_run else RESERVED_BYTES):
         raise _full(folder)
 
 
@@ -118,18 +125,12 @@ def _of_write(path: Path, workspace: Path, reason: str) -> DiskFull:
 
 
 def _full(folder: Path) -> DiskFull:
-    free, needed = _free_bytes(folder), MIN_FREE_BYTES
+    free, needed = free_bytes(folder), MIN_FREE_BYTES
     full = "full" if free < RESERVED_BYTES else "nearly full"
     return DiskFull(
         f"The disk of {folder} is {full}: it has {free / 1e6:.0f} MB left, and a run needs {needed / 1e6:.0f} MB. "
         f"Free {(needed - free) / 1e6:.0f} MB and start again; completed steps are skipped."
     )
-
-
-def _free_bytes(folder: Path) -> int:
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 def _chain(error: BaseException) -> list[BaseException]:

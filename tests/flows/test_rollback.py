@@ -4,10 +4,12 @@ import json
 import re
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -15,6 +17,7 @@ from prefect.artifacts import Artifact
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 
+from flows import status
 from flows.cli import main
 from flows.parameters import RetrainParameters
 from flows.rollback import run_promote, run_rollback, show_history
@@ -162,6 +165,22 @@ def test_status_says_what_is_live_what_ran_and_how_old_the_data_is(
     printed = capsys.readouterr().out
     assert f"Stack:    not running in {tmp_path}. Start it with: anime-genre up" in printed
     assert "Data:     nothing collected yet" in printed and "are known while the stack is running" in printed
+
+
+def test_status_has_all_lines_in_a_new_checkout_and_beside_a_deployment_of_another_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_another_version = SimpleNamespace(parameters={"parameters": {"of_another_version": 1}})
+    client = SimpleNamespace(
+        read_deployment_by_name=lambda name: of_another_version, read_flow_runs=lambda **_: list[FlowRun]()
+    )
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setattr(status, "is_server_reachable", lambda: True)
+    monkeypatch.setattr(status, "get_client", lambda **_: nullcontext(client))
+    status.show_status(tmp_path / "workspace" / "live", None)
+    printed = capsys.readouterr().out
+    assert "Deployed: unknown. It is damaged, or another version of anime-genre has written it." in printed
+    assert re.search(r"Disk: +0\.0 GB in \S+, \d+ GB free", printed)
 
 
 def test_deployments_start_a_run_at_an_interval_and_a_rollback_beside_it(
