@@ -353,7 +353,7 @@ def _retrain(args: argparse.Namespace) -> None:
 
         from flows.summary import run_retrain, show, show_predictions, write_summary
 
-        console = Console()
+        console = Console(markup=False, emoji=False)  # titles are printed as they are
         summary = run_retrain(parameters)
         show(summary, console)
         write_summary(summary, args.workspace / "summary.json")

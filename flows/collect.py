@@ -132,7 +132,7 @@ def run_reparse(workspace: Path, limits: DriftLimits) -> None:
 
 
 def _console() -> Console:
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)  # titles and paths are printed as they are
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("tasks").setLevel(logging.INFO)
     return console

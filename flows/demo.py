@@ -33,7 +33,7 @@ def run_demo(workspace: Path, site_url: str) -> None:
         AnimeGenreError: the run failed.
         NotFound: no model is live.
     """
-    console = Console()
+    console = Console(markup=False, emoji=False)
     summary = run_retrain(demo_parameters(site_url))
     show(summary, console)
     predictions = show_predictions(summary, console)

@@ -21,6 +21,7 @@ from flows import collect
 from flows.cli import main
 from flows.parameters import RetrainParameters
 from infra.local.site.invented_titles import SEASONS, invented_titles
+from tasks.crawl.traffic import Traffic
 from tests.faulty_site import FaultySite, faulty_site
 from tests.strict_api import CLIENT_ID, Answer, nodes_of, strict_api
 
@@ -203,3 +204,12 @@ def test_collect_stores_its_record_before_the_next_run_can_begin(
     monkeypatch.setattr("tasks.posters.store_posters", lambda *_: stored.append(bool(held)))
     collect.run_collect(tmp_path, RetrainParameters())
     assert stored == [True]
+
+
+def test_collect_prints_reasons_and_paths_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    traffic, console = Traffic("Posters"), collect._console()
+    traffic.note("missing", "no picture at [/b] :x:")
+    collect._show_requests(console, [traffic])
+    console.print("The files are in /data/[rec].")
+    printed = capsys.readouterr().out
+    assert "no picture at [/b] :x:" in printed and "/data/[rec]." in printed
