@@ -5,6 +5,7 @@ wrote to the bucket. The image stays in the repository, until newer ones replace
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from io import BytesIO
@@ -17,7 +18,7 @@ from PIL import Image as Picture
 
 from infra.cloud_build import build_image
 from infra.cloud_run import CloudRun
-from infra.endpoint import request_prediction
+from infra.endpoint import STARTUP_SECONDS, request_prediction
 from infra.errors import DeploymentError
 from infra.files import sha256_of
 from infra.revisions import Image, Revision
@@ -32,6 +33,7 @@ from tasks.champion import function_source, resources, settings_environment, sou
 
 _POSTER = "trial/poster.png"
 _SIZE = 16
+_PAUSE_SECONDS = 1.0
 
 
 def run_trial(settings: Settings) -> Iterator[Check]:
@@ -58,9 +60,12 @@ def run_trial(settings: Settings) -> Iterator[Check]:
             yield check
             if check.problem:
                 break
-    finally:
-        yield _tried("The service is deleted", trial.delete_service, log)
-        yield _tried("The objects are deleted", trial.delete_objects, log)
+    finally:  # also if the reader of the checks has ended, such as `head`
+        deleted = [
+            _tried("The service is deleted", trial.delete_service, log),
+            _tried("The objects are deleted", trial.delete_objects, log),
+        ]
+    yield from deleted
 
 
 def _tried(name: str, work: Callable[[], object], log: str) -> Check:
@@ -104,8 +109,9 @@ class _Trial:
         return CloudRun(self.settings)
 
     def write_objects(self) -> None:
+        source = source_key(sha256_of(self._source))
         for key, data in self._objects.items():
-            if self._store.exists(key):  # such as the function's source: it is the flow's
+            if key == source and self._store.exists(key):  # it is the flow's
                 continue
             self._written.append(key)
             self._store.write(key, data)
@@ -138,9 +144,20 @@ class _Trial:
             raise DeploymentError("A revision counts as live although it was not checked.")
 
     def check_private(self) -> None:
-        response = requests.get(f"{self.first.url}/model", timeout=self.settings.service_timeout_seconds)
-        if response.status_code not in (401, 403):
-            raise DeploymentError(f"A call without a token is answered with the status {response.status_code}.")
+        deadline = time.monotonic() + STARTUP_SECONDS
+        while (answer := self._answer_without_token()) not in ("401", "403"):
+            # Google's front end knows a new address only after a while.
+            if (answer.isdecimal() and answer != "404") or time.monotonic() > deadline:
+                raise DeploymentError(f"A call without a token is not refused. The answer is {answer}.")
+            time.sleep(_PAUSE_SECONDS)
+
+    def _answer_without_token(self) -> str:
+        """The status of the response, or the name of the error if there is none."""
+        try:
+            url, seconds = f"{self.first.url}/model", self.settings.service_timeout_seconds
+            return str(requests.get(url, timeout=seconds).status_code)
+        except requests.RequestException as error:
+            return type(error).__name__
 
     def check_first(self) -> None:
         self._check(str(self.first.url), "1")

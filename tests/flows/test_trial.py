@@ -2,14 +2,19 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import requests
 from google.cloud import run_v2
 
+from flows import trial
 from flows.cli import main
 from flows.trial import run_trial
 from infra import revisions
 from infra.cloud_run import CloudRun
+from infra.errors import DeploymentError
 from infra.files import sha256_of
 from infra.settings import Settings
 from infra.store import Store
@@ -45,6 +50,7 @@ def test_trial_checks_each_step_and_leaves_nothing_behind(settings: Settings, mo
     monkeypatch.setattr(revisions, "_LOADED", probe)
     source = f"functions/{sha256_of(function_source())}.zip"
     Store(settings).write(source, function_source())  # of an earlier run of the flow
+    Store(settings).write("trial/poster.png", b"of a trial that was killed")
     checks = list(run_trial(settings))
     assert [(check.name, check.problem) for check in checks] == [(check.name, "") for check in checks]
     assert [check.name for check in checks][-2:] == ["The service is deleted", "The objects are deleted"]
@@ -64,3 +70,39 @@ def test_failed_step_ends_the_trial_and_is_cleaned_up(settings: Settings) -> Non
 def test_trial_without_anything_to_try_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--try", "--workspace", str(tmp_path)]) == 1
     assert "There is nothing to try: no stack is running" in capsys.readouterr().err
+
+
+def test_trial_deletes_service_and_objects_if_its_reader_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    deleted: list[str] = []
+    monkeypatch.setattr(trial._Trial, "write_objects", lambda self: None)
+    monkeypatch.setattr(trial._Trial, "delete_service", lambda self: deleted.append("service"))
+    monkeypatch.setattr(trial._Trial, "delete_objects", lambda self: deleted.append("objects"))
+    checks: Any = run_trial(Settings())
+    assert next(checks).name == "Objects can be written and read"
+    checks.close()
+    assert deleted == ["service", "objects"]
+
+
+def test_trial_waits_until_a_new_address_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[Any] = []
+
+    def answer(url: str, timeout: float) -> SimpleNamespace:
+        found = answers.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return SimpleNamespace(status_code=found)
+
+    monkeypatch.setattr(requests, "get", answer)
+    monkeypatch.setattr(trial, "_PAUSE_SECONDS", 0)
+    tried: Any = trial._Trial(Settings())
+    tried.first = SimpleNamespace(url="https://trial")
+    answers += [requests.ConnectionError(), 404, 403]
+    tried.check_private()
+    assert answers == []
+    answers.append(200)
+    with pytest.raises(DeploymentError, match="The answer is 200"):
+        tried.check_private()
+    monkeypatch.setattr(trial, "STARTUP_SECONDS", -1)
+    answers.append(requests.ConnectionError())
+    with pytest.raises(DeploymentError, match="The answer is ConnectionError"):
+        tried.check_private()
