@@ -6,6 +6,7 @@ from rich.console import Console
 
 from flows.parameters import RetrainParameters
 from flows.summary import run_retrain, show, show_predictions, write_summary
+from infra.errors import NotFound
 from infra.local.site.invented_titles import SEASONS
 from infra.settings import BUILT_IN_COLLECTION
 from ml.configuration import TrainConfig
@@ -37,6 +38,9 @@ def run_demo(workspace: Path, site_url: str) -> None:
     summary = run_retrain(demo_parameters(site_url))
     show(summary, console)
     predictions = show_predictions(summary, console)
+    if not predictions:
+        command = f"anime-genre promote {summary.record.model.version} --collection {BUILT_IN_COLLECTION}"
+        raise NotFound(f"The model of the demo did not go live. `{command}` makes it live.", summary.message)
     path = workspace / "summary.json"
     write_summary(summary, path, answers=predictions)
     console.print(f"The data is in {workspace}, and the figures are in {path}.")

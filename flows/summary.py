@@ -21,7 +21,7 @@ from flows.parameters import RetrainParameters
 from flows.retrain import retrain
 from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction
-from infra.errors import InfraError, NotFound, ServiceUnavailable, failure
+from infra.errors import InfraError, ServiceUnavailable, failure
 from infra.files import write_bytes
 from infra.registry import Registry
 from infra.settings import read_settings
@@ -167,13 +167,13 @@ def show_summary(record: RetrainRecord, message: str) -> None:
 def show_predictions(summary: RunSummary, console: Console) -> list[dict[str, Any]]:
     """Request predictions for posters of the test part from the live function; print and return them.
 
-    Raises:
-        NotFound: no function is live.
+    If no function is live, there are none, and the output says so.
     """
     settings = read_settings(summary.record.catalogue.collection)
     live = CloudRun(settings).live(settings.service)
     if live is None:
-        raise NotFound("No model is live. Run again with --promote always.", summary.message)
+        console.print("No model is live. Run again with --promote always.")
+        return []
     poster_column = Column("poster", no_wrap=True)
     table = Table(poster_column, "title", "genres", "predicted genres", title="Predictions for test posters")
     predictions = []

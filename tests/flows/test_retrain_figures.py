@@ -3,6 +3,8 @@
 import re
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -10,8 +12,11 @@ from prefect.artifacts import Artifact
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from flows import demo
+from flows import summary as summaries
 from flows.parameters import RetrainParameters
-from flows.summary import RunSummary, run_retrain, show
+from flows.summary import RunSummary, run_retrain, show, show_predictions
+from infra.errors import NotFound
 from infra.local.stack import Stack
 from infra.settings import read_settings
 from infra.store import Store
@@ -23,6 +28,21 @@ pytestmark = pytest.mark.stack
 def summary(stack: Stack, parameters: RetrainParameters) -> RunSummary:
     """A run of the flow. After test_retrain.py on the same stack, it reuses the training."""
     return run_retrain(parameters)
+
+
+def test_retrain_that_leaves_nothing_live_says_so_and_only_the_demo_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = SimpleNamespace(catalogue=SimpleNamespace(collection="films"), model=SimpleNamespace(version="7"))
+    ended: Any = SimpleNamespace(record=record, message="champion kept")
+    monkeypatch.setattr(summaries, "CloudRun", lambda settings: SimpleNamespace(live=lambda service: None))
+    console = Console(file=StringIO(), width=200)
+    assert show_predictions(ended, console) == []
+    assert "No model is live. Run again with --promote always." in console.file.getvalue()
+    monkeypatch.setattr(demo, "run_retrain", lambda parameters: ended)
+    monkeypatch.setattr(demo, "show", lambda *_: None)
+    with pytest.raises(NotFound, match="anime-genre promote 7 --collection built-in"):
+        demo.run_demo(tmp_path, "http://127.0.0.1:9")
 
 
 def test_figures_are_equal_everywhere(summary: RunSummary) -> None:
