@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 # The ports of `up`, by service; 0 takes a free one.
 _PORTS = {"prefect": 4200, "mlflow": 5000, "tensorboard": 6006, "function": 8080, "page": 8000}
+_TABLE_OPTIONS = ("posters", "columns", "separator", "image_base")
 _OWN_PACKAGES = ("flows", "tasks", "ml", "infra", "serving")
 _NO_PERMISSION = {errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -307,6 +308,8 @@ def _up(args: argparse.Namespace) -> None:
     check_cloud(read_settings())
     check_schedule(args.cron, args.timezone)
     table, given = _table(args), None
+    if args.collection and not (args.site_url or args.catalogue):
+        raise ConfigurationError("--collection needs a site or a table: name it with --site-url or --catalogue.")
     if args.site_url or args.catalogue:
         site = {"site_url": args.site_url} if args.site_url else {}
         given = _parameters(table=_config(table), collection=args.collection, **site)
@@ -347,7 +350,7 @@ def _retrain(args: argparse.Namespace) -> None:
     check_parameters(parameters)
     if parameters.crawl and not parameters.source_url.startswith("gs://"):
         check_reachable(parameters.source_url)
-    with connected(args.workspace, parameters.collection_name):
+    with connected(args.workspace, parameters.collection_name, _up_options(args)):
         parameters = _uploaded(parameters, table)
         from rich.console import Console
 
@@ -365,8 +368,9 @@ def _table(args: argparse.Namespace) -> "TableConfig | LocalTable":
     from flows.table_upload import read_local_table
     from tasks.table.configuration import TableConfig
 
-    if args.posters and not args.catalogue:
-        raise ConfigurationError("--posters needs a table: name it with --catalogue.")
+    for name in _TABLE_OPTIONS:
+        if getattr(args, name) and not args.catalogue:
+            raise ConfigurationError(f"--{name.replace('_', '-')} needs a table: name it with --catalogue.")
     columns = tuple(f"{role}={name}" for role, name in args.columns.items())
     config = TableConfig(columns=columns, separator=args.separator, image_base=args.image_base)
     if not args.catalogue or "://" in args.catalogue:
@@ -390,6 +394,23 @@ def _uploaded(parameters: "RetrainParameters", table: "TableConfig | LocalTable"
     check_collection(read_settings(parameters.collection_name))
     print(f"Uploading the table and {counted(len(table.posters), 'poster')} ...", flush=True)
     return parameters.model_copy(update={"table": table.upload(parameters.collection_name)})
+
+
+def _up_options(args: argparse.Namespace) -> list[str]:
+    """The options with which `up` goes on with the collection of `retrain`, `rollback` or `promote`."""
+    from tasks.myanimelist.page_addresses import SITE_URL
+
+    given, site_url = {name: value for name, value in vars(args).items() if value}, getattr(args, "site_url", SITE_URL)
+    if "catalogue" in given:
+        options = {name: given.get(name) for name in ("catalogue", *_TABLE_OPTIONS, "collection")}
+        options["columns"] = ",".join(f"{role}={name}" for role, name in args.columns.items())
+    elif site_url != SITE_URL or args.collection in (None, MAIN_COLLECTION):
+        options = {"site_url": site_url, "collection": given.get("collection")}
+    elif args.collection == BUILT_IN_COLLECTION:
+        options = {}
+    else:
+        options = {"catalogue": "TABLE", "collection": args.collection}
+    return [part for name, value in options.items() if value for part in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def _collect(args: argparse.Namespace) -> None:
@@ -426,14 +447,14 @@ def _train_worker(args: argparse.Namespace) -> None:
 
 
 def _rollback(args: argparse.Namespace) -> None:
-    with connected(args.workspace, args.collection):
+    with connected(args.workspace, args.collection, _up_options(args)):
         from flows.rollback import run_rollback
 
         run_rollback(args.collection, args.to)
 
 
 def _promote(args: argparse.Namespace) -> None:
-    with connected(args.workspace, args.collection):
+    with connected(args.workspace, args.collection, _up_options(args)):
         from flows.rollback import run_promote
 
         run_promote(args.collection, args.version)

@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,11 +17,16 @@ from infra.settings import check_google, environment_variable, read_settings
 
 
 @contextmanager
-def connected(workspace: Path, collection: str) -> Iterator[None]:
+def connected(workspace: Path, collection: str, up_options: Sequence[str] | None = None) -> Iterator[None]:
     """Connect this process to services.
 
     These are those of PREFECT_API_URL, else the workspace's running stack, else those of Prefect's active profile, else
     a new stack. Enter this before importing Prefect, which reads its settings on import.
+
+    Args:
+        workspace: the folder of all data.
+        collection: whose function has the port of a new stack.
+        up_options: those with which `up` serves the model of the block; by default the block serves none.
     """
     if not os.environ.get("PREFECT_API_URL"):
         os.environ.pop("PREFECT_API_URL", None)  # Prefect takes an empty address for one
@@ -49,7 +54,9 @@ def connected(workspace: Path, collection: str) -> Iterator[None]:
     else:
         with new_stack(workspace, Ports(), collection):
             yield
-        print(f"To keep the model up, run: anime-genre up --workspace {shlex.quote(str(workspace))}", flush=True)
+        if up_options is not None:
+            command = shlex.join(["anime-genre", "up", *up_options, "--workspace", str(workspace)])
+            print(f"To keep the model up, run: {command}", flush=True)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from flows import cli, connection
 from flows.cli import main, parser
 from flows.prefect_access import api_url, is_server_reachable, separate_password
 from infra.local.site.server import small_site
@@ -224,6 +225,58 @@ def test_up_names_an_invalid_schedule_and_starts_nothing(
 ) -> None:
     assert sentence in error_of(["up", *options, "--workspace", str(tmp_path / "w")], capsys)
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--collection", "films"], "--collection needs a site or a table: name it with --site-url or --catalogue."),
+        (["--columns", "genres=Genre"], "--columns needs a table: name it with --catalogue."),
+        (["--separator", ";"], "--separator needs a table: name it with --catalogue."),
+        (["--site-url", "http://127.0.0.1:9", "--image-base", "http://h/"], "--image-base needs a table:"),
+    ],
+)
+def test_up_names_what_an_option_lacks_and_starts_nothing(
+    options: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sentence in error_of(["up", *options, "--workspace", str(tmp_path / "w")], capsys)
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("retrain", "--site-url https://myanimelist.net"),
+        (
+            "retrain --site-url http://127.0.0.1:9 --collection built-in",
+            "--site-url http://127.0.0.1:9 --collection built-in",
+        ),
+        ("retrain --no-crawl --collection films", "--catalogue TABLE --collection films"),
+        (
+            "retrain --catalogue a.csv --posters p --columns genres=A,file=B",
+            "--catalogue a.csv --posters p --columns genres=A,file=B",
+        ),
+        ("rollback", "--site-url https://myanimelist.net --collection myanimelist"),
+        ("rollback --collection built-in", ""),
+        ("promote 2 --collection films", "--catalogue TABLE --collection films"),
+    ],
+)
+def test_hint_to_keep_the_model_up_has_the_options_of_its_collection(command: str, options: str) -> None:
+    assert cli._up_options(parser().parse_args(command.split())) == options.split()
+
+
+def test_hint_to_keep_the_model_up_follows_only_commands_that_serve_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))  # without a profile
+    monkeypatch.setenv("PREFECT_API_URL", "")
+    monkeypatch.setattr(connection, "new_stack", lambda *_: nullcontext())
+    with connection.connected(tmp_path, "films"):
+        pass
+    assert capsys.readouterr().out == ""
+    with connection.connected(tmp_path, "films", ["--catalogue", "my films.csv"]):
+        pass
+    assert f"anime-genre up --catalogue 'my films.csv' --workspace {tmp_path}\n" in capsys.readouterr().out
 
 
 def test_schedule_is_in_the_time_zone_of_the_machine_by_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,8 @@ def test_stored_formats_are_read_and_the_parts_are_drawn_again_once(
 
 
 def test_run_with_its_own_stack_ends_with_the_command_that_keeps_the_model_up(reused, workspace: Path) -> None:
-    assert reused[2].strip().splitlines()[-1] == f"To keep the model up, run: anime-genre up --workspace {workspace}"
+    options = f"--site-url http://127.0.0.1:{stored_formats.SITE_PORT} --workspace {workspace}"
+    assert reused[2].strip().splitlines()[-1] == f"To keep the model up, run: anime-genre up {options}"
 
 
 def test_stored_formats_need_no_request_if_nothing_is_due(reused) -> None:
