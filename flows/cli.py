@@ -5,7 +5,7 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 # The ports of `up`, by service; 0 takes a free one.
 _PORTS = {"prefect": 4200, "mlflow": 5000, "tensorboard": 6006, "function": 8080, "page": 8000}
 _TABLE_OPTIONS = ("posters", "columns", "separator", "image_base")
+_MOST_WEEKS, _MOST_SECONDS = 5_200, 1_000_000_000  # 100 and 31 years
 _OWN_PACKAGES = ("flows", "tasks", "ml", "infra", "serving")
 _NO_PERMISSION = {errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -116,7 +117,9 @@ def parser() -> argparse.ArgumentParser:
         )
     schedule = up.add_mutually_exclusive_group()
     schedule.add_argument("--cron", default=WEEKLY, help="schedule in cron's format; default: Mondays at 4")
-    schedule.add_argument("--interval-seconds", type=_positive, help="seconds between runs, instead of --cron")
+    schedule.add_argument(
+        "--interval-seconds", type=_above_0(_MOST_SECONDS), help="seconds between runs, instead of --cron"
+    )
     up.add_argument("--timezone", default=machine_timezone(), help="time zone of --cron; default: %(default)s")
     up.set_defaults(run=_up)
 
@@ -200,7 +203,9 @@ def parser() -> argparse.ArgumentParser:
 
     prune = commands.add_parser("prune", help="delete what no kept model and no recent run needs")
     _add_workspace(prune)
-    prune.add_argument("--weeks", type=_positive, default=12, help="what is newer is kept; default: %(default)s")
+    prune.add_argument(
+        "--weeks", type=_above_0(_MOST_WEEKS), default=12, help="what is newer is kept; default: %(default)s"
+    )
     prune.add_argument("--dry-run", action="store_true", help="only say what would go")
     prune.set_defaults(run=_prune)
 
@@ -225,10 +230,16 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def _positive(text: str) -> float:
-    if not float(text) > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not greater than 0")
-    return float(text)
+def _above_0(limit: int) -> Callable[[str], float]:
+    """The type of a number that is greater than 0, and at most the limit."""
+
+    def parse(text: str) -> float:
+        with suppress(ValueError):
+            if 0 < float(text) <= limit:
+                return float(text)
+        raise argparse.ArgumentTypeError(f"{text} is not a number that is greater than 0 and at most {limit}")
+
+    return parse
 
 
 def _count(text: str) -> int:

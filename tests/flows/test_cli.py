@@ -284,6 +284,16 @@ def test_schedule_is_in_the_time_zone_of_the_machine_by_default(monkeypatch: pyt
     assert parser().parse_args(["up"]).timezone == "Asia/Tokyo"
 
 
+@pytest.mark.parametrize("weeks", ["inf", "nan", "200000", "soon", "0"])
+def test_prune_names_weeks_that_it_cannot_use_and_starts_nothing(
+    weeks: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["prune", "--weeks", weeks])
+    sentence = f"argument --weeks: {weeks} is not a number that is greater than 0 and at most 5200"
+    assert sentence in capsys.readouterr().err
+
+
 def test_up_refuses_two_schedules(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["up", "--cron", "0 3 * * *", "--interval-seconds", "60"])
