@@ -20,7 +20,10 @@ def separate_password() -> None:
     Prefect writes links with the address, also to its database.
     """
     address = _setting(_URL)
-    user, password = user_and_password(address)
+    try:
+        user, password = user_and_password(address)
+    except ValueError:  # an address that cannot be read is not reachable
+        return
     if user:
         os.environ.update({_URL: without_user(address), _AUTH: f"{user}:{password}"})
 

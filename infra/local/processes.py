@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
 
@@ -273,14 +274,14 @@ class Processes:
 
 
 def is_reachable(url: str, headers: Mapping[str, str] | None = None) -> bool:
-    """Whether a GET request to an address succeeds."""
-    request = urllib.request.Request(url)
-    for name, value in (headers or {}).items():
-        request.add_unredirected_header(name, value)
+    """Whether a GET request to an address succeeds. One that is no address of HTTP is not reachable."""
     try:
+        request = urllib.request.Request(url)
+        for name, value in (headers or {}).items():
+            request.add_unredirected_header(name, value)
         with urllib.request.urlopen(request, timeout=5):
             return True
-    except OSError:
+    except (OSError, ValueError, HTTPException):
         return False
 
 

@@ -349,8 +349,9 @@ def test_train_worker_names_the_addresses_that_it_lacks(
     monkeypatch.setenv("PREFECT_API_URL", "")
     command = ["train-worker", "--workspace", str(tmp_path / "w")]
     assert "Set PREFECT_API_URL to its address." in error_of(command, capsys)
-    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    assert "No Prefect server is reachable at PREFECT_API_URL=http://127.0.0.1:9/api." in error_of(command, capsys)
+    for address in ("http://127.0.0.1:9/api", "myserver/api", "http://[::1/api"):
+        monkeypatch.setenv("PREFECT_API_URL", address)
+        assert f"No Prefect server is reachable at PREFECT_API_URL={address}." in error_of(command, capsys)
     assert not (tmp_path / "w").exists()
 
 

@@ -16,7 +16,7 @@ import pytest
 
 import infra.local.processes
 from infra.errors import StackError
-from infra.local.processes import Processes, claim_port, free_port
+from infra.local.processes import Processes, claim_port, free_port, is_reachable
 
 pytestmark = pytest.mark.stack
 
@@ -165,3 +165,22 @@ def test_second_interrupt_leaves_no_process(tmp_path: Path) -> None:
 
 def test_free_port_returns_no_port_twice() -> None:
     assert len({free_port() for _ in range(2000)}) == 2000
+
+
+@pytest.mark.parametrize("url", ["myserver/api/health", "http://my server/api", "http://[::1/api", "http://h:port/api"])
+def test_address_that_cannot_be_read_is_not_reachable(url: str) -> None:
+    assert not is_reachable(url)
+
+
+def test_port_that_does_not_speak_http_is_not_reachable() -> None:
+    def answer() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(1000)
+            connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert not is_reachable(f"http://127.0.0.1:{listening.getsockname()[1]}/api/health")
+        thread.join()
