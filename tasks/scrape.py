@@ -52,6 +52,7 @@ def scrape(
     Raises:
         ServiceUnavailable: the bucket is not reachable (retryable).
         SeasonError: a season does not exist, or the site has none of them.
+        NotOnSite: there is no table at the address.
         SiteUnavailable, SiteBusy: the site does not respond, or another run is crawling it (retryable).
         SiteBlocked: the site refuses us.
         PageLayoutError: a page has an unknown layout.

@@ -1,6 +1,7 @@
 """What the parts of one crawl share."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from tasks.catalogue.source import Source
 from tasks.crawl.client import SiteClient
@@ -24,7 +25,7 @@ class CrawlContext:
     started: float
     traffic: Traffic
 
-    @property
+    @cached_property
     def reader(self) -> PageReader:
         """Reads the source's pages."""
         return PageReader(self.ledger, self.kept, self.client, self.traffic, self.source.normalise)

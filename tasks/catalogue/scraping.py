@@ -13,7 +13,15 @@ from tasks.catalogue.source import PagedSource, SourcePage
 from tasks.catalogue.titles import Title, UnreadCard, id_sort_key
 from tasks.catalogue.unread_cards import UnreadEntry
 from tasks.crawl.revisits import is_due
-from tasks.errors import EmptyCatalogueError, PageError, PageLayoutError, SeasonError, excerpt
+from tasks.errors import (
+    EmptyCatalogueError,
+    NotOnSite,
+    PageError,
+    PageLayoutError,
+    SeasonError,
+    excerpt,
+    excerpt_of_url,
+)
 
 # A page without a title that can be read has another layout, unless it is as small as this.
 _SMALL_PAGE = 2
@@ -31,6 +39,7 @@ async def read_titles(
 
     Raises:
         SeasonError: the selection is invalid, or the site has none of its pages.
+        NotOnSite: there is no table at the address.
         EmptyCatalogueError: the pages list no title.
         PageLayoutError: a page is not as expected, or none of its titles, at least 3, can be read.
         KeptPageError: as `PageReader.read`.
@@ -55,6 +64,9 @@ async def read_titles(
         else:
             found.append(titles)
 
+    if not found and [page.url for page in pages] == [source.site_url]:
+        reason = context.reader.missing.get(source.site_url, "")
+        raise NotOnSite(f"There is no table at {excerpt_of_url(source.site_url)}. Correct its address.", reason)
     if not found:
         raise SeasonError(f"{source.site_url} has no page of {excerpt(', '.join(missing))}. Choose other seasons.")
     if missing:

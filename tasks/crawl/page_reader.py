@@ -19,7 +19,7 @@ class PageReader:
     """Reads pages, keeps them, and records each visit in the ledger as soon as it is over.
 
     Without a client it sends no request and only reads kept pages. `normalise` removes from a page what differs in
-    each response, so that an unchanged page has the same hash.
+    each response, so that an unchanged page has the same hash. `missing` says why requested pages are missing, by URL.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class PageReader:
         self._client = client
         self._traffic = traffic
         self._normalise = normalise
+        self.missing: dict[str, str] = {}
 
     async def read(self, url: str, parse: Callable[[bytes], Content], due: bool) -> Content | None:
         """The parsed page, or None if the site has no such page (without a client: if none is kept).
@@ -65,7 +66,8 @@ class PageReader:
         validators = Validators(visit.etag, visit.last_modified) if visit and is_kept else NO_VALIDATORS
         try:
             fetched = await client.fetch(url, lambda body: self._parse_new(body, parse), validators)
-        except NotOnSite:
+        except NotOnSite as error:
+            self.missing[url] = error.message
             self._traffic.settle("missing", "the site has no such page")
             if visit is None or before is None or not is_kept:
                 self._ledger.pages.put(PageVisit(url, time.time()))

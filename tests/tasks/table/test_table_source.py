@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from infra.errors import NotFound
 from infra.store import Store
 from ml.errors import DatasetError
 from tasks.catalogue.catalogue_table import catalogue_of, read_catalogue, write_catalogue
@@ -13,7 +14,7 @@ from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.genre_ids import known_genre_ids, with_genre_ids
 from tasks.catalogue.source import Source
 from tasks.catalogue.titles import Related, Title
-from tasks.errors import DriftError
+from tasks.errors import DriftError, NotOnSite
 from tasks.source_choice import source_for
 from tasks.table.configuration import TableConfig, collection_of, name_of
 from tasks.table.poster_folder import poster_addresses, upload_posters
@@ -151,3 +152,15 @@ async def test_table_is_compared_as_a_whole_with_the_last_one_of_its_collection(
     with pytest.raises(DriftError, match=r"titles lost +10 of 39"):
         await collect("gs://b/3/films.csv")
     assert "1,Title 1,(gone),," in (tmp_path / "history.csv").read_text()
+
+
+async def test_table_that_is_not_there_is_named_with_the_reason(tmp_path: Path) -> None:
+    def read_object(address: str) -> bytes:
+        raise NotFound(f"There is no object {address}.")
+
+    with (
+        Collector(tmp_path, Table(ADDRESS), CollectConfig(), collection="films", read_object=read_object) as collector,
+        pytest.raises(NotOnSite, match=f"There is no table at {ADDRESS}. Correct its address.") as caught,
+    ):
+        await collector.read_catalogue("Films.csv")
+    assert caught.value.details == f"The bucket has no object {ADDRESS}."
