@@ -47,9 +47,11 @@ def prune(since: datetime, dry_run: bool = False) -> None:
             print("Nothing was deleted.")
             return
         remove_temporary_files(settings.workspace)
+        deleted_bytes = 0
         for each in removals:
             try:
                 each.delete()
+                deleted_bytes += each.size_bytes
             except OutdatedError as error:
                 logger.warning("%s is kept. %s", each.entry, error.message)
-        print(f"Deleted {sum(each.size_bytes for each in removals) / 1e6:.1f} MB.")
+        print(f"Deleted {deleted_bytes / 1e6:.1f} MB.")

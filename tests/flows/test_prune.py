@@ -4,7 +4,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from google.cloud import run_v2
 from mlflow.entities import LoggedModelOutput
 from mlflow.tracking import MlflowClient
 
+import flows.prune
 from flows.prune import prune
 from infra.cloud_run import CloudRun
 from infra.errors import OutdatedError
@@ -23,7 +24,7 @@ from infra.revisions import latest_target
 from infra.settings import Settings, read_settings
 from infra.store import Store
 from ml.data.decoding import PREPROCESSING_VERSION
-from tasks.prune import plan
+from tasks.prune import Removal, plan
 from tests.infra.conftest import TOKEN, run_api
 from tests.storage import new_bucket, storage_emulator
 
@@ -272,3 +273,18 @@ def test_prune_deletes_what_nothing_needs_and_continues_wherever_it_was_killed(
     Store(settings).write(uploading, b"of another run, which took over the lease")
     with pytest.raises(OutdatedError):
         removals[uploading.rpartition("/")[0]].delete()
+
+
+def test_prune_counts_what_it_deleted_without_what_it_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def replaced() -> None:
+        raise OutdatedError("Another run has replaced it.")
+
+    removals = [Removal("datasets", "a", 2_000_000, lambda: None), Removal("datasets", "b", 3_000_000, replaced)]
+    monkeypatch.setenv("ANIME_GENRE_WORKSPACE", str(tmp_path))
+    monkeypatch.setattr(flows.prune, "plan", lambda since: (removals, "nothing."))
+    for name in ("Store", "bucket_lease", "rollout_lease"):
+        monkeypatch.setattr(flows.prune, name, lambda *_: nullcontext())
+    prune(datetime.now(UTC))
+    assert capsys.readouterr().out.endswith("Deleted 2.0 MB.\n")
