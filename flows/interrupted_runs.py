@@ -30,8 +30,8 @@ _PIPELINES = ["retrain", "collect"]  # the flows whose runs hold the workspace's
 _MESSAGE = "The run was interrupted. The next run skips completed steps."
 
 
-def settle_interrupted_runs() -> int:
-    """End the runs that cannot be running, with their task runs and MLflow runs, and return the number of flow runs.
+def settle_interrupted_runs() -> None:
+    """End the runs that cannot be running, with their task runs and MLflow runs.
 
     In a stack that has just started no run is active, but the server still has some in a state such as "Running" or
     "Pending", and each of them holds a slot of the deployment. A run of another process holds the workspace's lock:
@@ -40,12 +40,11 @@ def settle_interrupted_runs() -> int:
     settings = read_settings()
     try:
         with exclusive_lock(settings.workspace):
-            count = _settle([StateType.PENDING, StateType.RUNNING, StateType.CANCELLING])
+            _settle([StateType.PENDING, StateType.RUNNING, StateType.CANCELLING])
             _settle_task_runs()
             Registry(settings).end_active_runs()
-            return count
     except BusyError:
-        return _settle([StateType.PENDING])
+        _settle([StateType.PENDING])
 
 
 def settle_earlier_runs(own: str | None, holder: str | None = None) -> None:
@@ -85,12 +84,11 @@ def _has_ended(client: SyncPrefectClient, flow_run: str) -> bool:
 
 def _settle(
     types: list[StateType], flows: list[str] | None = None, is_left: Callable[[FlowRun], bool] = lambda run: True
-) -> int:
+) -> None:
     active = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)))
     with get_client(sync_client=True) as client:
         of_flows = FlowFilter(name=FlowFilterName(any_=flows)) if flows else None
-        runs = client.read_flow_runs(flow_filter=of_flows, flow_run_filter=active)
-        for run in filter(is_left, runs):
+        for run in filter(is_left, client.read_flow_runs(flow_filter=of_flows, flow_run_filter=active)):
             was_cancelled = run.state_type == StateType.CANCELLING
             ended: State[None] = Cancelled(message=_MESSAGE) if was_cancelled else Crashed(message=_MESSAGE)
             inside = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
@@ -98,7 +96,6 @@ def _settle(
                 if task_run.state is None or not task_run.state.is_final():
                     client.set_task_run_state(task_run.id, ended, force=True)
             client.set_flow_run_state(run.id, ended, force=True)
-    return len(runs)
 
 
 def _settle_task_runs() -> None:

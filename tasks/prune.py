@@ -31,12 +31,13 @@ from serving.bundle.model import MANIFEST, Manifest
 from tasks.catalogue.last_good import about_last_good
 from tasks.catalogue_predictions import PREDICTIONS
 from tasks.champion import function_source
+from tasks.deployments import deployed_bundles
 from tasks.errors import CatalogueError
 from tasks.posters import read_collected
 from tasks.records import CatalogueRecord, TrainingRecord
 from tasks.rollouts import models_of, read_hold, read_rollouts
+from tasks.scrape import LATEST
 
-_LATEST = "catalogues/latest.json"
 _NEEDS_POINTERS = ("catalogues", "poster-sets", "reports")
 
 
@@ -125,7 +126,7 @@ def _plan_revisions(settings: Settings, kept: _Kept) -> Iterator[Removal]:
 
 
 def _keep_what_was_live(store: Store, kept: _Kept) -> None:
-    kept.bundles |= {Path(key).stem for key in store.keys("deployments/")}
+    kept.bundles |= set(deployed_bundles(store))
     hold = read_hold(store)
     names = [hold.version] if hold else []
     names += [name for each in read_rollouts(store) for name in (each.before, each.after) if name]
@@ -180,7 +181,7 @@ def _last(listing: _Listing) -> str | None:
 
 def _plan_bucket(store: Store, lists: Mapping[str, _Listing], kept: _Kept, since: datetime) -> Iterator[Removal]:
     """The objects to delete. A record that is missing or damaged does not tell what it named, so that stays."""
-    latest, collected = store.read_parsed(_LATEST, CatalogueRecord.model_validate_json), read_collected(store)
+    latest, collected = store.read_parsed(LATEST, CatalogueRecord.model_validate_json), read_collected(store)
     if latest and collected:
         kept.files |= {"latest", latest.sha256, collected.catalogue.sha256, collected.posters.sha256}
         kept.files.add(collected.posters.report_key.split("/")[1])

@@ -31,7 +31,7 @@ from tasks.table.configuration import TableConfig
 from tasks.table.poster_folder import poster_addresses
 from tasks.table.source import Table
 
-_LATEST = "catalogues/latest.json"
+LATEST = "catalogues/latest.json"
 _ROWS_SHOWN = 1000
 
 logger = logging.getLogger("tasks")
@@ -124,7 +124,7 @@ def _show_unread(unread: Sequence[UnreadEntry]) -> None:
 def store_catalogue(store: Store, folder: Path, record: CatalogueRecord) -> None:
     """Upload the workspace's last good catalogue, and then its record."""
     store.upload({key: folder / key for key in (record.key, HISTORY, known_key(record.site_url))})
-    store.upload({_LATEST: folder / ABOUT})
+    store.upload({LATEST: folder / ABOUT})
 
 
 def fetch_last_good(store: Store, folder: Path, site_url: str) -> None:
@@ -132,7 +132,7 @@ def fetch_last_good(store: Store, folder: Path, site_url: str) -> None:
 
     Damaged files in the workspace are replaced as well, and damaged objects of the bucket are not used.
     """
-    latest = store.read_parsed(_LATEST, CatalogueRecord.model_validate_json)
+    latest = store.read_parsed(LATEST, CatalogueRecord.model_validate_json)
     is_same = latest is not None and _sha256_here(folder) == latest.sha256
     known = known_key(site_url)
     _fetch(store, known, folder / known, is_same, _check_catalogue, _merged_known)
