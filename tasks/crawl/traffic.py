@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Traffic:
-    """The counts for one kind of item (`what`, such as "Season pages"): `done` of `total` items are done.
+    """The counts for one kind of item (`what`, such as "Pages"): `done` of `total` items are done.
 
     `outcomes` counts the results ("new", "unchanged", "missing", ...), `reasons` counts why items have no file, and
     `retries` counts why requests were repeated. `held_seconds` is how long hosts asked us to wait.
@@ -33,7 +33,7 @@ class Traffic:
         self.note(outcome, reason)
 
     def note(self, outcome: str, reason: str | None = None) -> None:
-        """Count the outcome of an item that needed no request."""
+        """Count only an outcome: the item needed no request, or it is done already."""
         self.outcomes[outcome] += 1
         if reason:
             self.reasons[outcome, reason] += 1
