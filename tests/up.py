@@ -55,9 +55,7 @@ class Up:
         with temporary_settings(settings), get_client(sync_client=True) as client:
             yield client
 
-    def run(
-        self, parameters: Mapping[str, Any], until: Callable[[State[Any]], bool] = State.is_final
-    ) -> FlowRun:
+    def run(self, parameters: Mapping[str, Any], until: Callable[[State[Any]], bool] = State.is_final) -> FlowRun:
         """Start a run of the deployment, wait for a state, and return the run."""
         with self.client() as client:
             deployment = client.read_deployment_by_name("retrain/retrain")

@@ -50,9 +50,9 @@ DEMO_OPTIONS = ["--image-size", "64", "--candidates", "scratch", "--trials", "1"
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory, new_workspace: NewWorkspace) -> Iterator[Up]:
     """A running `anime-genre up` with the built-in site. The last test stops it."""
-    with running_sink() as webhook:
-        with Up(new_workspace(tmp_path_factory.mktemp("up") / "workspace"), webhook=webhook) as running:
-            yield running
+    workspace = new_workspace(tmp_path_factory.mktemp("up") / "workspace")
+    with running_sink() as webhook, Up(workspace, webhook=webhook) as running:
+        yield running
 
 
 def test_run_of_the_deployment_is_tracked_and_served_by_the_page(up: Up, tmp_path: Path) -> None:
