@@ -116,8 +116,8 @@ def evaluate(
     promote, reason = gate.promote, gate.reason
     hold, overrules = read_hold(store), promotion == "always" and not is_scheduled()
     is_live = champion is not None and champion.bundle_sha256 == training.bundle_sha256
-    if hold and overrules and is_live:
-        lift_hold(store)
+    if overrules and is_live:
+        lift_hold(store, hold)
     if hold and not overrules and promotion != "never":
         promote, reason = False, f"{reason} {hold.sentence}" if promote else reason
     elif promotion != "by_gate" and not is_live:

@@ -1,10 +1,9 @@
 """Step 8: deploy a revision of the function with the new bundle, check its predictions, and send it the traffic."""
 
 import logging
-from contextlib import suppress
 
 from infra.cloud_run import CloudRun
-from infra.errors import NotFound, OutdatedError
+from infra.errors import NotFound
 from infra.lease import rollout_lease
 from infra.registry import Registry
 from infra.settings import Settings, read_settings
@@ -65,9 +64,7 @@ def redeploy(
             return hold
         write_deployment(store, CloudRun(settings).live(settings.service), dataset, evaluation, model)
         rollout = move_traffic(settings, registry, candidate, what, by, evaluation.reason)
-        if hold:
-            with suppress(OutdatedError):  # a person has just chosen another model, whose hold stays
-                lift_hold(store)
+        lift_hold(store, hold)
     registry.tag_version(model.version, {BETTER_THAN_CHAMPION: str(evaluation.passed_gate).lower()})
     return _record(settings, rollout)
 

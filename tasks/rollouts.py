@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 from infra.cloud_run import CloudRun
 from infra.endpoint import served_bundle
-from infra.errors import DeploymentError, InfraError, NotFound
+from infra.errors import DeploymentError, InfraError, NotFound, OutdatedError
 from infra.lease import rollout_lease
 from infra.registry import ModelVersion, Registry
 from infra.revisions import Revision
@@ -152,9 +152,11 @@ def read_hold(store: Store) -> Hold | None:
     return store.read_parsed(_HOLD, Hold.model_validate_json)
 
 
-def lift_hold(store: Store) -> None:
-    """Remove the hold: a person wants another model."""
-    store.delete(_HOLD)
+def lift_hold(store: Store, hold: Hold | None) -> None:
+    """Remove the hold that `store` has read, if there was one. That of a person who has just chosen a model stays."""
+    if hold:
+        with suppress(OutdatedError):
+            store.delete(_HOLD)
 
 
 def roll_back(settings: Settings, version: str | None, by: str) -> Rollout:
@@ -183,14 +185,14 @@ def roll_back(settings: Settings, version: str | None, by: str) -> Rollout:
         served = None if isinstance(error, InfraError) else CloudRun(settings).live(settings.service)
         if served is None or served.name != target.name:
             if before is None:
-                lift_hold(store)
+                lift_hold(store, hold)
             else:
                 store.write(_HOLD, before.model_dump_json(indent=2).encode())
         raise
 
 
 def promote(settings: Settings, version: str, by: str) -> Rollout:
-    """Serve a version of the registered model, and lift the hold.
+    """Serve a version of the registered model, and lift the hold, except one that is written meanwhile.
 
     If it was live before and its revision is still there, only the traffic moves. Otherwise its bundle is taken from
     MLflow or the bucket, and deployed and checked as in a run.
@@ -202,7 +204,7 @@ def promote(settings: Settings, version: str, by: str) -> Rollout:
         BusyError: another rollout does not end.
     """
     store, registry = Store(settings), Registry(settings)
-    registered = registry.version(version)
+    hold, registered = read_hold(store), registry.version(version)
     with rollout_lease(store, settings.workspace):
         target = None
         if has_deployment(store, registered.bundle_sha256):
@@ -211,7 +213,7 @@ def promote(settings: Settings, version: str, by: str) -> Rollout:
             with failure_recorded(settings, "promote", by, version_name(version, registered.bundle_sha256)):
                 target = _deploy(settings, store, registry, registered)
         rollout = move_traffic(settings, registry, target, "promote", by, _BY_A_PERSON)
-        lift_hold(store)
+        lift_hold(store, hold)
     return rollout
 
 

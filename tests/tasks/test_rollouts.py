@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from infra.errors import DeploymentError
+from infra.errors import DeploymentError, OutdatedError
 from infra.revisions import Image, Revision
 from infra.settings import Settings
 from tasks import redeploy as redeploying
 from tasks import rollouts
 from tasks.records import BundleRecord, DatasetRecord, EvaluationRecord, ModelRecord
-from tasks.rollouts import Hold, Rollout, read_hold, roll_back, time_of_next, went_live
+from tasks.rollouts import Hold, Rollout, promote, read_hold, roll_back, time_of_next, went_live
 
 pytestmark = pytest.mark.stack
 
@@ -63,13 +63,28 @@ def test_next_rollout_follows_the_last_one_whatever_the_clock_says(hours: int) -
 
 
 class Objects(dict[str, bytes]):
-    """A bucket in memory."""
+    """A bucket in memory. Of an object that was read or written, it deletes only that content."""
 
-    write = dict.__setitem__
-    delete = dict.__delitem__
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[str, bytes] = {}
+
+    def write(self, key: str, data: bytes) -> None:
+        self[key] = self.seen[key] = data
+
+    def delete(self, key: str) -> None:
+        if self.seen.get(key, self.get(key)) != self.get(key):
+            raise OutdatedError(f"Another run has replaced {key} since it was read. Try again.")
+        self.pop(key, None)
+
+    def exists(self, key: str) -> bool:
+        return key in self
 
     def read_parsed(self, key: str, parse: Any) -> Any:
-        return parse(self[key]) if key in self else None
+        if key not in self:
+            return None
+        self.seen[key] = self[key]
+        return parse(self[key])
 
 
 @pytest.mark.parametrize("earlier", [None, Hold(version="version 3 (cccccccc)", since="2026-11-01")])
@@ -98,6 +113,30 @@ def test_rollback_undoes_its_hold_if_ctrl_c_ends_it_before_the_version_is_live(
         roll_back(Settings(workspace=tmp_path), "1", "a person")
     hold = read_hold(store)
     assert (hold.version if hold and is_live else hold) == ("version 1 (aaaaaaaa)" if is_live else earlier)
+
+
+@pytest.mark.parametrize("earlier", [None, Hold(version="version 3 (cccccccc)", since="2026-11-01")])
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_promote_lifts_the_hold_except_one_that_is_written_while_it_works(
+    earlier: Hold | None, is_replaced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deploy(*_: object) -> Revision:
+        if is_replaced:  # by the rollback of another process, which waits for the end
+            store["hold.json"] = fresh.model_dump_json().encode()
+        return Revision("revision-5", Image("", ""), {}, True, None)
+
+    store: Any = Objects()
+    if earlier:
+        store["hold.json"] = earlier.model_dump_json().encode()
+    fresh = Hold(version="version 1 (aaaaaaaa)", since="2026-11-29")
+    registered = SimpleNamespace(version="5", bundle_sha256="e" * 64)
+    monkeypatch.setattr(rollouts, "Store", lambda settings: store)
+    monkeypatch.setattr(rollouts, "Registry", lambda settings: SimpleNamespace(version=lambda version: registered))
+    monkeypatch.setattr(rollouts, "rollout_lease", lambda *_: nullcontext())
+    monkeypatch.setattr(rollouts, "_deploy", deploy)
+    monkeypatch.setattr(rollouts, "move_traffic", lambda *_: rollout("promote e"))
+    promote(Settings(workspace=tmp_path), "5", "a person")
+    assert read_hold(store) == (fresh if is_replaced else None)
 
 
 def test_hold_that_a_run_overrules_is_lifted_only_when_the_new_model_is_live(
