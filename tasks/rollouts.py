@@ -169,12 +169,12 @@ def roll_back(settings: Settings, version: str | None, by: str) -> Rollout:
         by: who does it.
 
     Raises:
-        NotFound: nothing is live, there is no such version, or no revision serves it any more.
+        NotFound: nothing is live, there is no such version, it was never live, or no revision serves it any more.
         DeploymentError: the function does not serve the version's bundle. The traffic is then where it was.
         BusyError: another rollout does not end.
     """
     store, registry, live = Store(settings), Registry(settings), _live(settings)
-    target = _revision(settings, version, registry) if version else _earlier(settings, live, store)
+    target = _revision(settings, version, registry, store) if version else _earlier(settings, live, store)
     hold = Hold(version=name_of(target), since=datetime.now(UTC).isoformat(timespec="seconds"))
     before = read_hold(store)
     store.write(_HOLD, hold.model_dump_json(indent=2).encode())
@@ -264,12 +264,15 @@ def _live(settings: Settings) -> Champion:
     return champion
 
 
-def _revision(settings: Settings, version: str, registry: Registry) -> Revision:
-    """The newest ready revision that serves a version of the registered model."""
+def _revision(settings: Settings, version: str, registry: Registry, store: Store) -> Revision:
+    """The newest ready revision that serves a version which was live, and so has passed its checks."""
     sha256 = registry.version(version).bundle_sha256
+    name = version_name(version, sha256)
+    # A bundle without figures has no record of its deployment.
+    if not has_deployment(store, sha256) and name not in {each.after for each in read_rollouts(store)}:
+        raise NotFound(f"No rollout has served {name}. `anime-genre promote {version}` checks and deploys it.")
     if revision := _ready_revision(settings, sha256):
         return revision
-    name = version_name(version, sha256)
     raise NotFound(f"No revision serves {name}. `anime-genre promote {version}` deploys it again.")
 
 

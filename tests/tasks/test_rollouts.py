@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from infra.errors import DeploymentError, OutdatedError
+from infra.errors import DeploymentError, NotFound, OutdatedError
 from infra.revisions import Image, Revision
 from infra.settings import Settings
 from tasks import redeploy as redeploying
@@ -80,6 +80,9 @@ class Objects(dict[str, bytes]):
     def exists(self, key: str) -> bool:
         return key in self
 
+    def keys(self, prefix: str = "") -> Any:
+        return [key for key in self if key.startswith(prefix)]
+
     def read_parsed(self, key: str, parse: Any) -> Any:
         if key not in self:
             return None
@@ -113,6 +116,22 @@ def test_rollback_undoes_its_hold_if_ctrl_c_ends_it_before_the_version_is_live(
         roll_back(Settings(workspace=tmp_path), "1", "a person")
     hold = read_hold(store)
     assert (hold.version if hold and is_live else hold) == ("version 1 (aaaaaaaa)" if is_live else earlier)
+
+
+@pytest.mark.parametrize("record", ["deployments", "rollouts", None])
+def test_rollback_serves_a_named_version_only_if_it_was_live(
+    record: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store: Any = Objects()
+    if record == "deployments":
+        store[f"deployments/{'a' * 64}.json"] = b"{}"
+    elif record == "rollouts":
+        store["rollouts/1.json"] = rollout("a").model_dump_json().encode()
+    ready = Revision("ready", Image("", ""), {"BUNDLE_SHA256": "a" * 64}, True, None)
+    registry: Any = SimpleNamespace(version=lambda version: SimpleNamespace(bundle_sha256="a" * 64))
+    monkeypatch.setattr(rollouts, "CloudRun", lambda settings: SimpleNamespace(revisions=lambda service: [ready]))
+    with nullcontext() if record else pytest.raises(NotFound, match="`anime-genre promote 1` checks and deploys it"):
+        assert rollouts._revision(Settings(workspace=tmp_path), "1", registry, store) is ready
 
 
 @pytest.mark.parametrize("earlier", [None, Hold(version="version 3 (cccccccc)", since="2026-11-01")])
