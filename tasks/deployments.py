@@ -42,9 +42,7 @@ def write_deployment(
     record = {
         "version": model.version,
         "bundle_sha256": model.bundle_sha256,
-        "live_since": datetime.now(UTC).isoformat(timespec="seconds"),
-        "previous_version": None if live is None or same else live.environment.get("MODEL_VERSION"),
-        "previous_bundle_sha256": None if live is None or same else live.environment.get("BUNDLE_SHA256"),
+        **_from_now(None if same else live),
         "collection": dataset.collection,
         "snapshot_date": dataset.snapshot_date,
         "posters": dataset.parts,
@@ -69,13 +67,30 @@ def describe_version(
         {
             **record,
             "version": registered.version,
-            "live_since": datetime.now(UTC).isoformat(timespec="seconds"),
-            "previous_version": live.environment.get("MODEL_VERSION") if live else None,
-            "previous_bundle_sha256": live.environment.get("BUNDLE_SHA256") if live else None,
+            **_from_now(live),
             "collection": collection,
             "snapshot_date": registered.tags.get("dataset_date"),
         },
     )
+
+
+def renew_deployment(store: Store, live: Revision | None, bundle_sha256: str) -> None:
+    """Write in a bundle's record, if it has one that is intact, that it goes live now, instead of the revision `live`.
+
+    Raises OutdatedError if another process replaces the record meanwhile.
+    """
+    record = store.read_parsed(_key(bundle_sha256), json.loads)
+    if isinstance(record, dict):
+        store.write(_key(bundle_sha256), json.dumps({**record, **_from_now(live)}, indent=2).encode())
+
+
+def _from_now(replaced: Revision | None) -> dict[str, str | None]:
+    environment = replaced.environment if replaced else {}
+    return {
+        "live_since": datetime.now(UTC).isoformat(timespec="seconds"),
+        "previous_version": environment.get("MODEL_VERSION"),
+        "previous_bundle_sha256": environment.get("BUNDLE_SHA256"),
+    }
 
 
 def restore_deployment(settings: Settings, store: Store, registry: Registry, champion: Champion) -> None:

@@ -27,7 +27,7 @@ from tasks.bundles import bundle_key, fetch_bundle, upload_bundle
 from tasks.candidate_revisions import deploy_candidate
 from tasks.champion import Champion, has_other_decoder, live_champion, version_name
 from tasks.crawl.mirror import poster_key
-from tasks.deployments import describe_version, forget_deployment, has_deployment
+from tasks.deployments import describe_version, forget_deployment, has_deployment, renew_deployment
 from tasks.events import Event, append_event, now, read_events
 from tasks.records import Record
 
@@ -338,6 +338,8 @@ def move_traffic(settings: Settings, registry: Registry, target: Revision, what:
     traffic = cloud_run.traffic(settings.service)
     before = traffic.revision if traffic else None
     previous = registry.previous()
+    if before is None or before.environment.get("BUNDLE_SHA256") != sha256:
+        renew_deployment(store, before, sha256)  # it may have been live before
     try:
         if traffic is None or traffic.moved or traffic.revision.name != target.name:
             sent = cloud_run.send_traffic(settings.service, target.name)

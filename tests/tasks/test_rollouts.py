@@ -1,5 +1,6 @@
 """The order in which models went live, from which a rollback takes the earlier one, and the hold of a rollback."""
 
+import json
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ from infra.settings import Settings
 from tasks import redeploy as redeploying
 from tasks import rollouts
 from tasks.records import BundleRecord, DatasetRecord, EvaluationRecord, ModelRecord
-from tasks.rollouts import Hold, Rollout, promote, read_hold, roll_back, time_of_next, went_live
+from tasks.rollouts import Hold, Rollout, move_traffic, promote, read_hold, roll_back, time_of_next, went_live
 
 pytestmark = pytest.mark.stack
 
@@ -132,6 +133,53 @@ def test_rollback_serves_a_named_version_only_if_it_was_live(
     monkeypatch.setattr(rollouts, "CloudRun", lambda settings: SimpleNamespace(revisions=lambda service: [ready]))
     with nullcontext() if record else pytest.raises(NotFound, match="`anime-genre promote 1` checks and deploys it"):
         assert rollouts._revision(Settings(workspace=tmp_path), "1", registry, store) is ready
+
+
+class World:
+    """A service and a registered model in memory, with a revision of each of the versions 1 and 2."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, live: Revision | None) -> None:
+        self.store, self.live, self.sent = Objects(), live, list[dict[str, Any]]()
+        self.registry: Any = SimpleNamespace(
+            previous=lambda: None,
+            version_of=lambda sha256: SimpleNamespace(version="1"),
+            set_champion=lambda version: None,
+            set_previous=lambda version: None,
+        )
+        patch.setattr(rollouts, "Store", lambda settings: self.store)
+        patch.setattr(rollouts, "CloudRun", lambda settings: self)
+        patch.setattr(rollouts, "_wait_until_served", lambda *_: None)
+        patch.setattr(rollouts, "send_event", lambda name, about, payload: self.sent.append(payload))
+
+    def traffic(self, service: str) -> Any:
+        return SimpleNamespace(revision=self.live, moved=False) if self.live else None
+
+    def send_traffic(self, service: str, name: str) -> Revision:
+        self.live = FIRST if name == FIRST.name else SECOND
+        return self.live
+
+
+FIRST, SECOND = (
+    Revision(f"revision-{version}", Image("", ""), {"MODEL_VERSION": version, "BUNDLE_SHA256": letter * 64}, True, None)
+    for version, letter in (("1", "a"), ("2", "b"))
+)
+
+
+def test_record_of_a_model_that_is_live_again_says_since_when_and_what_it_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, key = World(monkeypatch, live=SECOND), f"deployments/{'a' * 64}.json"
+    kept = {"version": "1", "bundle_sha256": "a" * 64, "later": {"titles": 3}}
+    old = {"live_since": "2026-01-01T00:00:00+00:00", "previous_version": None, "previous_bundle_sha256": None}
+    world.store[key] = json.dumps({**kept, **old}).encode()
+    move_traffic(Settings(workspace=tmp_path), world.registry, FIRST, "rollback", "a person", "")
+    record = json.loads(world.store[key])
+    assert datetime.now(UTC) - datetime.fromisoformat(record.pop("live_since")) < timedelta(minutes=1)
+    assert record == {**kept, "previous_version": "2", "previous_bundle_sha256": "b" * 64}
+
+    written = world.store[key]
+    move_traffic(Settings(workspace=tmp_path), world.registry, FIRST, "promote", "a person", "")
+    assert world.store[key] == written, "it has been live since"
 
 
 @pytest.mark.parametrize("earlier", [None, Hold(version="version 3 (cccccccc)", since="2026-11-01")])
