@@ -121,9 +121,7 @@ def record_unknown_rollout(settings: Settings, by: str) -> None:
         if champion is not None and champion.name != last:
             reason = "It was live, and no rollout says why. A run was killed, or another tool moved the traffic."
             logger.warning("%s is live, and the last rollout was that of %s.", champion.name, last)
-            revisions = CloudRun(settings).revisions(settings.service)
-            before = next((each for each in revisions if name_of(each) == last), None)
-            _set_aliases(registry, before, champion.bundle_sha256)
+            _set_aliases(registry, _revision_named(settings, last), champion.bundle_sha256)
             record_rollout(settings, "found", by, last, champion.revision, reason)
 
 
@@ -145,6 +143,11 @@ def live_since(rollouts: Sequence[Rollout], live: Revision) -> datetime | None:
 def name_of(revision: Revision) -> str:
     """The version that a revision serves."""
     return version_name(revision.environment.get("MODEL_VERSION", ""), revision.environment.get("BUNDLE_SHA256", ""))
+
+
+def _revision_named(settings: Settings, name: str | None) -> Revision | None:
+    """The newest revision that serves a version."""
+    return next((each for each in CloudRun(settings).revisions(settings.service) if name_of(each) == name), None)
 
 
 def read_hold(store: Store) -> Hold | None:
@@ -322,6 +325,7 @@ def move_traffic(settings: Settings, registry: Registry, target: Revision, what:
     """Send the traffic to a revision, check what the public address serves, set the aliases, and record the change.
 
     The caller holds the lease of rollouts. After an error, traffic and aliases are put back, and the record says so.
+    If the revision is live by the last rollout, that one is returned.
 
     Args:
         settings: those of the collection.
@@ -337,15 +341,23 @@ def move_traffic(settings: Settings, registry: Registry, target: Revision, what:
     store, cloud_run, sha256 = Store(settings), CloudRun(settings), target.environment["BUNDLE_SHA256"]
     traffic = cloud_run.traffic(settings.service)
     before = traffic.revision if traffic else None
-    previous = registry.previous()
+    previous, rollouts = registry.previous(), read_rollouts(store)
+    changes = [each for each in rollouts if each.before != each.after]
+    earlier, replaced = before, name_of(before) if before else None
+    if replaced == name_of(target) and replaced not in {each.after for each in changes}:
+        replaced = changes[-1].after if changes else None  # an attempt before this one has moved the traffic
+        earlier = _revision_named(settings, replaced)
     if before is None or before.environment.get("BUNDLE_SHA256") != sha256:
         renew_deployment(store, before, sha256)  # it may have been live before
     try:
-        if traffic is None or traffic.moved or traffic.revision.name != target.name:
+        moves = traffic is None or traffic.moved or traffic.revision.name != target.name
+        if moves:
             sent = cloud_run.send_traffic(settings.service, target.name)
             _wait_until_served(str(sent.url), sha256, settings.caller_service_account)
-        _set_aliases(registry, before, sha256)
-        return record_rollout(settings, what, by, name_of(before) if before else None, target, reason)
+        _set_aliases(registry, earlier, sha256)
+        if not moves and replaced == name_of(target) and rollouts[-1].revision == target.name:
+            return rollouts[-1]
+        return record_rollout(settings, what, by, replaced, target, reason)
     except InfraError as error:
         if before is not None:
             logger.warning("The traffic goes back to %s: %s", name_of(before), error)

@@ -9,13 +9,23 @@ from typing import Any
 
 import pytest
 
-from infra.errors import DeploymentError, NotFound, OutdatedError
+from infra.errors import DeploymentError, NotFound, OutdatedError, ServiceUnavailable
 from infra.revisions import Image, Revision
 from infra.settings import Settings
 from tasks import redeploy as redeploying
 from tasks import rollouts
 from tasks.records import BundleRecord, DatasetRecord, EvaluationRecord, ModelRecord
-from tasks.rollouts import Hold, Rollout, move_traffic, promote, read_hold, roll_back, time_of_next, went_live
+from tasks.rollouts import (
+    Hold,
+    Rollout,
+    move_traffic,
+    promote,
+    read_hold,
+    read_rollouts,
+    roll_back,
+    time_of_next,
+    went_live,
+)
 
 pytestmark = pytest.mark.stack
 
@@ -139,12 +149,13 @@ class World:
     """A service and a registered model in memory, with a revision of each of the versions 1 and 2."""
 
     def __init__(self, patch: pytest.MonkeyPatch, live: Revision | None) -> None:
-        self.store, self.live, self.sent = Objects(), live, list[dict[str, Any]]()
+        self.live, self.sent, self.aliases = live, list[dict[str, Any]](), dict[str, str]()
+        self.store: Any = Objects()
         self.registry: Any = SimpleNamespace(
             previous=lambda: None,
-            version_of=lambda sha256: SimpleNamespace(version="1"),
-            set_champion=lambda version: None,
-            set_previous=lambda version: None,
+            version_of=lambda sha256: SimpleNamespace(version="1" if sha256[0] == "a" else "2"),
+            set_champion=lambda version: self.aliases.update(champion=version),
+            set_previous=lambda version: self.aliases.update(previous=version),
         )
         patch.setattr(rollouts, "Store", lambda settings: self.store)
         patch.setattr(rollouts, "CloudRun", lambda settings: self)
@@ -153,6 +164,9 @@ class World:
 
     def traffic(self, service: str) -> Any:
         return SimpleNamespace(revision=self.live, moved=False) if self.live else None
+
+    def revisions(self, service: str) -> list[Revision]:
+        return [SECOND, FIRST]
 
     def send_traffic(self, service: str, name: str) -> Revision:
         self.live = FIRST if name == FIRST.name else SECOND
@@ -180,6 +194,29 @@ def test_record_of_a_model_that_is_live_again_says_since_when_and_what_it_replac
     written = world.store[key]
     move_traffic(Settings(workspace=tmp_path), world.registry, FIRST, "promote", "a person", "")
     assert world.store[key] == written, "it has been live since"
+
+
+@pytest.mark.parametrize("last", [None, "version 2 (bbbbbbbb)"])
+def test_rollout_that_was_interrupted_after_it_moved_the_traffic_is_recorded_once_and_sent(
+    last: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object) -> None:
+        raise ServiceUnavailable("MLflow is not reachable.")
+
+    world = World(monkeypatch, live=FIRST)
+    arguments = Settings(workspace=tmp_path), world.registry, FIRST, "redeploy", "run 1", ""
+    if last:
+        event = rollout("b").model_copy(update={"after": last})
+        world.store["rollouts/2026-11-29.json"] = event.model_dump_json().encode()
+    with monkeypatch.context() as patch, pytest.raises(ServiceUnavailable):  # MLflow is still unreachable
+        patch.setattr(rollouts, "_set_aliases", unreachable)
+        patch.setattr(rollouts, "live_champion", unreachable)
+        move_traffic(*arguments)
+    done = move_traffic(*arguments)
+    assert (done.before, done.after) == (last, "version 1 (aaaaaaaa)")
+    assert world.aliases == {"champion": "1"} | ({"previous": "2"} if last else {})
+    assert move_traffic(*arguments) == done and world.sent == [done.model_dump()]
+    assert [each.what for each in read_rollouts(world.store)][-2:] == ["redeploy failed", "redeploy"]
 
 
 @pytest.mark.parametrize("earlier", [None, Hold(version="version 3 (cccccccc)", since="2026-11-01")])
