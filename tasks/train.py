@@ -2,8 +2,9 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 
 from infra.errors import NotFound
-from infra.files import move_folder, sha256_of, temporary_path, write_bytes
+from infra.files import move_folder, remove_temporary_files, sha256_of, temporary_path, write_bytes
 from infra.registry import DATASET_KEY, Registry
 from infra.settings import Settings, read_settings
 from infra.store import Store
@@ -89,6 +90,7 @@ def train(dataset: DatasetRecord, config: TrainConfig, copies_checkpoints: bool 
     settings, store, registry, folder = training.settings, training.store, training.registry, training.folder
     config, backbone, key = training.config, training.backbone, training.key
     remove_old_checkpoints(folder / CHECKPOINTS)
+    _remove_killed(folder / "bundles")
     if stored := training.stored():
         return reused_training(stored)
 
@@ -108,8 +110,12 @@ def train(dataset: DatasetRecord, config: TrainConfig, copies_checkpoints: bool 
     }
     name = f"{dataset.collection} {dataset.snapshot_date}, {counted(dataset.posters, 'poster')}, {backbone.name}"
     flow_run_id = str(flow_run.id) if flow_run.id else None
-    with registry.run(name, parameters, description=_description(dataset), flow_run=flow_run_id) as run_id:
+    with (
+        registry.run(name, parameters, description=_description(dataset), flow_run=flow_run_id) as run_id,
+        ExitStack() as ended,
+    ):
         bundle_folder = temporary_path(folder / "bundles" / run_id)
+        ended.callback(shutil.rmtree, bundle_folder, ignore_errors=True)
         with _reporter(registry, run_id, settings.workspace) as reporter:
             run = run_training(
                 data,
@@ -118,19 +124,26 @@ def train(dataset: DatasetRecord, config: TrainConfig, copies_checkpoints: bool 
                 reporter,
                 checkpoints,
                 bundle_folder=bundle_folder,
-                temporary_folder=folder / "bundles",
+                temporary_folder=bundle_folder,  # its name has the process, so it is removed after a kill
                 date=dataset.snapshot_date,
                 exchange=StoredFeatures(store, settings),
             )
             logger.info("Storing the bundle in MLflow.")
             registry.log_bundle(run_id, bundle_folder, run.bundle.sha256)
             registry.log_file(run_id, store.fetch(dataset.report_key, folder / dataset.report_key))
-    move_folder(bundle_folder, folder / bundle_key(run.bundle.sha256))
+        move_folder(bundle_folder, folder / bundle_key(run.bundle.sha256))
     record = _store(store, registry, folder, key, run_id, run)
     checkpoints.clear()
     copies.clear()
     show_networks(record)
     return record
+
+
+def _remove_killed(bundles: Path) -> None:
+    """Remove what trainings that were killed left. On a train-worker, another process may be training beside this."""
+    remove_temporary_files(bundles)
+    for folder in bundles.glob(".int8-*"):  # of a version before December 2026
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def reused_training(stored: TrainingRecord) -> TrainingRecord:

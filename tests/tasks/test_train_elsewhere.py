@@ -1,12 +1,18 @@
-"""What another machine gets to train the same."""
+"""What another machine gets to train the same, and that nothing of it stays there if it fails."""
 
+import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import tasks.train
+from infra.settings import Settings
 from ml.configuration import TrainConfig
+from ml.errors import TrainingError
 from tasks.records import DatasetRecord
 from tasks.train import Training
 from tasks.train_elsewhere import _sent
@@ -36,3 +42,40 @@ def test_backbone_in_a_folder_is_the_same_on_a_machine_without_the_folder(
     assert there.key == here.key
     assert there.backbone.name == here.backbone.name == "local-dir:net"
     assert there.backbone.weights.file == here.backbone.weights.file
+
+
+def test_training_that_fails_leaves_no_files_and_removes_those_of_killed_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, bundle_folder: Path, temporary_folder: Path, **__: object) -> None:
+        for folder in (bundle_folder, temporary_folder / ".int8-new"):
+            folder.mkdir(parents=True)
+            (folder / "model.onnx").touch()
+        raise TrainingError("Every trial failed.")
+
+    anything: Any = SimpleNamespace(
+        read_parsed=lambda *_: None,
+        run=lambda *_, **__: nullcontext("run"),
+        check_size=lambda size: None,
+        preprocessing=SimpleNamespace(size=32),
+        weights=None,
+        name="net",
+        fetch=lambda: None,
+    )
+    settings = Settings(workspace=tmp_path)
+    training = Training(settings, anything, anything, TrainConfig(), anything, "key")
+    monkeypatch.setattr(Training, "of", lambda *_: training)
+    for name in ("fetch_dataset", "CheckpointCopies", "checkpoints_of", "StoredFeatures"):
+        monkeypatch.setattr(tasks.train, name, lambda *_: anything)
+    monkeypatch.setattr(tasks.train, "_reporter", lambda *_: nullcontext())
+    monkeypatch.setattr(tasks.train, "run_training", fail)
+    dataset = DatasetRecord.model_construct(
+        collection="films", snapshot_date="2026-11-29", posters=3, genres=[], dataset_key="some"
+    )
+    bundles = training.folder / "bundles"
+    names = (f".killed.{2**22 + 1}.part", ".int8-old", f".of-another-process.{os.getppid()}.part", "a" * 64)
+    for name in names:
+        (bundles / name).mkdir(parents=True)
+    with pytest.raises(TrainingError, match="Every trial failed"):
+        tasks.train.train.__wrapped__(dataset, TrainConfig())
+    assert sorted(path.name for path in bundles.iterdir()) == sorted(names[2:])
