@@ -39,7 +39,7 @@ _CHANGED = (
 
 
 def write_automations(url: SecretStr | None, deployments: list[str], note: Path) -> None:
-    """Create or update the automations on the server; delete them if `url` is None. A person's edits stay.
+    """Create or update the automations on the server; delete them if `url` is None. A person's edits stay, and work.
 
     Args:
         url: the webhook. It gets JSON with a `text`, as Slack's incoming webhooks do.
@@ -64,7 +64,7 @@ def write_automations(url: SecretStr | None, deployments: list[str], note: Path)
             elif _content(found[0]) != _content(wanted[name]):
                 client.update_automation(found[0].id, wanted[name])
             written[name] = _content(wanted[name])
-        if url is None:
+        if url is None and not edited:  # which keep the block's id for ever
             _delete_block(client)
     write_bytes(note, json.dumps({"written": written, "edited": edited}, indent=2).encode())
 

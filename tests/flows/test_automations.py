@@ -106,6 +106,7 @@ def test_failed_runs_and_rollouts_reach_the_webhook_until_it_is_unset(
         assert len(texts(sink, f"/{SECRET}", 3)) == 3
 
         assert list(write(None)) == [str(live_model.id)]
+        assert client.read_block_document(live_model.actions[0].block_document_id), "what a person edited needs it"
         client.resume_automation(live_model.id)  # as it was written, so it is no person's any more
         assert write(None) == {}
         types = client.read_block_type_by_slug(Webhook.get_block_type_slug())
