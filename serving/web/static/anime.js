@@ -39,9 +39,15 @@ for (const chooser of [input, photograph]) {
   });
 }
 
+// A file that was chosen before this script was there, or that the browser has restored.
+const chosenFile = () => [...input.files, ...photograph.files][0];
+
+if (chosenFile()) predictFile(chosenFile());
+
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (address.value.trim()) predictAddress(address.value.trim());
+  if (chosenFile()) predictFile(chosenFile());
+  else if (address.value.trim()) predictAddress(address.value.trim());
   else if (latest) sendPoster(latest);
   else {
     say("Choose a poster first.");

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from serving.web.upload import MAX_POSTER_BYTES
 
@@ -45,6 +45,21 @@ def test_upload_shows_the_poster_and_its_genres(page: Page, poster: Path, functi
     page.get_by_text("1 more genre, far below its threshold").click()
     expect(page.get_by_text("Slice of Life", exact=True)).to_be_visible()
     expect(page.get_by_role("status")).to_have_text("Above their thresholds: Action, Sci-Fi.")
+
+
+def test_file_chosen_before_the_script_is_there_is_predicted(page: Page, poster: Path, function: Any) -> None:
+    held: list[Route] = []
+    page.route("**/anime.js", lambda route: held.append(route))
+    with page.expect_request("**/anime.js"):
+        page.reload(wait_until="commit")
+    page.set_input_files("#poster", poster)
+    held[0].continue_()
+    expect(page.get_by_role("heading", name="Action, Sci-Fi")).to_be_visible()
+    transfer = page.evaluate_handle(TRANSFER, list(poster.read_bytes()))
+    page.locator("#photograph").evaluate("(input, transfer) => { input.files = transfer.files; }", transfer)
+    page.get_by_role("button", name="Predict genres").click()
+    expect(page.get_by_text("Prediction for image.jpg")).to_be_visible()
+    assert function.posters == [poster.read_bytes()] * 2
 
 
 def test_drop_works_anywhere_on_the_page(page: Page, poster: Path, function: Any) -> None:
