@@ -1,5 +1,6 @@
 """Reads the poster from a form: a file, a photo or a pasted picture; a sample; or an address."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ SAMPLES = {
 }
 _SAMPLES_FOLDER = Path(__file__).parent / "static" / "samples"
 _ANY_BYTES = "application/octet-stream"
+_IMAGE_TYPE = re.compile(r"image/[\w.+-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -62,4 +64,4 @@ def _uploaded(upload: FileStorage, name: str) -> Poster:
     if len(data) > MAX_POSTER_BYTES:
         raise PosterError(413, "too_large", TOO_LARGE)
     # The type that the browser gives. The function checks the bytes in any case.
-    return Poster(data, name, upload.mimetype if upload.mimetype.startswith("image/") else _ANY_BYTES)
+    return Poster(data, name, upload.mimetype if _IMAGE_TYPE.fullmatch(upload.mimetype) else _ANY_BYTES)
