@@ -187,14 +187,11 @@ def _predict() -> Response:
     # The Origin of this page's own form is "null", because it sends no referrer.
     if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
         raise PageError(403, "forbidden_origin", "This page takes no posters from pages of other sites.")
+    explain = request.form.get("explain")  # reads the whole upload, which may be slow and calls no function
     with _limits().admit(request.remote_addr or ""):
         poster = read_poster(request)
         prediction = predict(
-            _function_url(),
-            poster.content,
-            FUNCTION_TIMEOUT_SECONDS,
-            poster.content_type,
-            explain=request.form.get("explain"),
+            _function_url(), poster.content, FUNCTION_TIMEOUT_SECONDS, poster.content_type, explain=explain
         )
     _live_model().note(prediction.model)
     if _wants_json():
@@ -265,11 +262,9 @@ def _as_json(prediction: Prediction) -> dict[str, Any]:
 
 
 def _page_error(error: PageError) -> Response:
-    if error.status != 429:
-        return _error_response(error.status, error.code, str(error))
-    _drain()  # a refused request was not read
     response = _error_response(error.status, error.code, str(error))
-    response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if error.status == 429:
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return response
 
 

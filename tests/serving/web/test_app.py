@@ -27,11 +27,15 @@ def poster() -> bytes:
     return buffer.getvalue()
 
 
-def upload(client: FlaskClient, name: str = "p.jpg", **options: Any) -> Any:
-    """Post a form in the format of a browser."""
+def form(name: str = "p.jpg") -> bytes:
+    """A form with a poster in the format of a browser."""
     head = f'Content-Disposition: form-data; name="poster"; filename="{name}"\r\nContent-Type: image/jpeg'
-    body = f"--x\r\n{head}\r\n\r\n".encode() + poster() + b"\r\n--x--\r\n"
-    return client.post("/anime", data=body, content_type="multipart/form-data; boundary=x", **options)
+    return f"--x\r\n{head}\r\n\r\n".encode() + poster() + b"\r\n--x--\r\n"
+
+
+def upload(client: FlaskClient, name: str = "p.jpg", **options: Any) -> Any:
+    """Post a form."""
+    return client.post("/anime", data=form(name), content_type="multipart/form-data; boundary=x", **options)
 
 
 @pytest.fixture
@@ -248,6 +252,21 @@ def test_requests_are_limited_per_address_and_in_all(function: Any, monkeypatch:
     monkeypatch.setenv("TRUSTED_PROXIES", "many")
     with pytest.raises(ValueError, match="TRUSTED_PROXIES must be a number such as 1, not 'many'"):
         create_app(function.url)
+
+
+def test_slow_upload_is_not_counted_until_the_function_is_called(
+    function: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(io.BytesIO):
+        def readinto(self, buffer: Any) -> int:
+            meanwhile.append(app.test_client().get("/anime/model").status_code)
+            return super().readinto(buffer)
+
+    monkeypatch.setattr("serving.web.request_limits.IN_ALL", Limit(in_progress=1, per_minute=600))
+    app, meanwhile, body = create_app(function.url), list[int](), form()
+    options: Any = {"content_type": "multipart/form-data; boundary=x", "content_length": len(body)}
+    assert app.test_client().post("/anime", input_stream=Slow(body), **options).status_code == 200
+    assert meanwhile and set(meanwhile) == {200}
 
 
 # --- heat maps
