@@ -313,6 +313,7 @@ def _error_response(status: int, code: str, message: str) -> Response:
 def _add_security_headers(response: Response) -> Response:
     response.headers.update(SECURITY_HEADERS)
     if request.endpoint != "static":
-        response.headers["Cache-Control"] = "no-store"
+        # A browser that stores no page loses the genres when a visitor leaves it and goes back.
+        response.headers["Cache-Control"] = "private, no-cache" if response.mimetype == "text/html" else "no-store"
         response.vary.add("Accept")
     return response

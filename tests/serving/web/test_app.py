@@ -114,7 +114,7 @@ def test_page_loads_nothing_from_elsewhere_and_has_no_inline_code(address: str, 
     assert not re.search(r'(?:src|href|action)="(?:https?:)?//', response.text)
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", response.text)
     assert response.headers["X-Content-Type-Options"] == "nosniff"
-    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["Cache-Control"] == "private, no-cache"
 
 
 def test_files_of_the_page_exist(client: FlaskClient) -> None:
@@ -189,8 +189,9 @@ def test_page_says_that_no_genre_reaches_its_threshold(client: FlaskClient, func
 
 
 def test_json_is_the_functions_response(client: FlaskClient, function: Any) -> None:
-    answer = upload(client, headers=JSON).json
-    assert answer == {name: function.body[name] for name in ("genres", "model")}
+    response = upload(client, headers=JSON)
+    assert response.json == {name: function.body[name] for name in ("genres", "model")}
+    assert response.headers["Cache-Control"] == "no-store"
 
 
 def test_genres_are_sorted_by_probability(client: FlaskClient, function: Any) -> None:

@@ -208,3 +208,17 @@ def test_forms_work_without_javascript(opened: Callable[..., Page], poster: Path
     expect(switch).to_have_attribute("aria-pressed", "true")
     switch.click()
     expect(page.locator("#heat")).to_be_hidden()
+
+
+def test_genres_are_still_there_after_the_way_back_without_javascript(
+    opened: Callable[..., Page], poster: Path, function: Any
+) -> None:
+    page = opened(java_script_enabled=False)
+    page.set_input_files("#poster", poster)
+    page.get_by_role("button", name="Predict genres").click()
+    expect(page.get_by_role("heading", name="Action, Sci-Fi")).to_be_visible()
+    page.get_by_role("link", name="Model card and figures").click()
+    expect(page.get_by_role("heading", name="Action, Sci-Fi")).to_have_count(0)
+    page.go_back()
+    expect(page.get_by_role("heading", name="Action, Sci-Fi")).to_be_visible()
+    assert function.posters == [poster.read_bytes()]
