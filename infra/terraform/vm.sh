@@ -21,6 +21,8 @@ exec sudo -u anime-genre env $(cat /etc/anime-genre.env) /opt/anime-genre/.venv/
 COMMAND
 chmod +x /usr/local/bin/anime-genre
 
+# The service's user reads the version of the code, and git refuses the repository of another user.
+git config --system --replace-all safe.directory $app
 [ -d $app ] || git clone --quiet '${repository_url}' $app
 git -C $app fetch --quiet origin '${repository_revision}'
 git -C $app checkout --quiet --force --detach FETCH_HEAD

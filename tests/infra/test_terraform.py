@@ -215,6 +215,10 @@ def test_readme_gives_the_substitutions_of_the_page_build():
     assert used == set(re.findall(r"[\",](_[A-Z]+)=", README))
 
 
+def test_vm_lets_the_user_of_the_service_read_the_version_of_the_code():
+    assert re.search(r"^git config --system --replace-all safe\.directory \$app$", FILES["vm.sh"], re.MULTILINE)
+
+
 def test_vm_starts_a_command_that_exists():
     script, unit = FILES["vm.sh"], FILES["anime-genre.service"]
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
