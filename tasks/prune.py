@@ -22,7 +22,7 @@ from infra.disk import size_bytes
 from infra.files import sha256_of, temporary_path
 from infra.mlflow_database import database_file, free_rows, free_run
 from infra.registry import DATASET_KEY, Registry, StoredVersion
-from infra.settings import Settings, read_settings
+from infra.settings import MAIN_COLLECTION, Settings, read_settings
 from infra.store import Listed, Store
 from ml.data.decoding import PREPROCESSING_VERSION
 from ml.training.checkpoints import CHECKPOINTS, KEPT_DAYS
@@ -81,9 +81,10 @@ def plan(since: datetime) -> tuple[list[Removal], str]:
     collections = Store(settings).collections()
     stores = {each.collection: Store(each) for each in collections}
     kept, removals = _Kept(), list[Removal]()
-    for each in collections:
+    for each in _by_service(collections):
         removals += _plan_revisions(each, kept)
-        _keep_what_was_live(stores[each.collection], kept)
+    for store in stores.values():
+        _keep_what_was_live(store, kept)
     address = f"gs://{settings.bucket}/"
     kept.versions = [each for each in versions if _is_kept(each, kept, since, address)]
     for version in kept.versions:
@@ -108,6 +109,17 @@ def plan(since: datetime) -> tuple[list[Removal], str]:
         "that; all posters, pages, tables, ledgers, rollouts and comparisons."
     )
     return removals, keeps
+
+
+def _by_service(collections: list[Settings]) -> list[Settings]:
+    """One collection for each service: the one that its live revision serves. A setting may give all the same one."""
+    found: dict[str, Settings] = {}
+    for each in collections:
+        live = CloudRun(each).live(each.service)
+        served = live.environment.get("COLLECTION", MAIN_COLLECTION) if live else None
+        if each.service not in found or served == each.collection:
+            found[each.service] = each
+    return list(found.values())
 
 
 def _plan_revisions(settings: Settings, kept: _Kept) -> Iterator[Removal]:

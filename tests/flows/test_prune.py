@@ -15,13 +15,14 @@ from mlflow.entities import LoggedModelOutput
 from mlflow.tracking import MlflowClient
 
 import flows.prune
+import tasks.prune
 from flows.prune import prune
 from infra.cloud_run import CloudRun
 from infra.errors import OutdatedError
 from infra.files import sha256_of
 from infra.registry import DATASET_KEY, Registry
-from infra.revisions import latest_target
-from infra.settings import Settings, read_settings
+from infra.revisions import Image, Revision, latest_target
+from infra.settings import MAIN_COLLECTION, Settings, read_settings
 from infra.store import Store
 from ml.data.decoding import PREPROCESSING_VERSION
 from tasks.prune import Removal, plan
@@ -273,6 +274,39 @@ def test_prune_deletes_what_nothing_needs_and_continues_wherever_it_was_killed(
     Store(settings).write(uploading, b"of another run, which took over the lease")
     with pytest.raises(OutdatedError):
         removals[uploading.rpartition("/")[0]].delete()
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_prune_judges_the_revisions_of_a_service_once_by_the_history_of_the_collection_that_is_live(
+    is_shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Service:
+        """Its live revision serves films. It notes by whose history its revisions are judged."""
+
+        def __init__(self, settings: Settings) -> None:
+            pass
+
+        def live(self, service: str) -> Revision:
+            return Revision("revision", Image("", ""), {"COLLECTION": "films"}, True, None)
+
+        def revisions(self, service: str) -> list[Revision]:
+            return []
+
+        def unused_revisions(self, service: str, models: list[str]) -> list[Revision]:
+            judged.append((service, *models))
+            return []
+
+    judged: list[tuple[str, ...]] = []
+    if is_shared:
+        monkeypatch.setenv("ANIME_GENRE_SERVICE", "shared")
+    collections = [read_settings(name) for name in (MAIN_COLLECTION, "books", "films", "games")]
+    monkeypatch.setattr(tasks.prune, "CloudRun", Service)
+    monkeypatch.setattr(tasks.prune, "Store", lambda settings: settings)
+    monkeypatch.setattr(tasks.prune, "models_of", lambda revisions, store: [store.collection])
+    for each in tasks.prune._by_service(collections):
+        list(tasks.prune._plan_revisions(each, tasks.prune._Kept()))
+    own = [(each.service, each.collection) for each in collections]
+    assert judged == ([("shared", "films")] if is_shared else own)
 
 
 def test_prune_counts_what_it_deleted_without_what_it_kept(
