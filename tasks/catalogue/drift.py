@@ -121,10 +121,10 @@ def _worst_group(old: pd.DataFrame) -> Measure:
 
 
 def _unknown_genres(before: pd.DataFrame, genre_ids: "pd.Series[str]", source: Source, limits: DriftLimits) -> Measure:
-    """The titles with a genre that neither the source nor the last good catalogue knows."""
-    known = {"", *map(str, source.genre_ids), *before["genre_ids"].str.split(LIST_SEPARATOR).explode()}
+    """The titles with a genre that neither the source nor the last good catalogue knows; none if both know no ids."""
+    known = {*map(str, source.genre_ids), *before["genre_ids"].str.split(LIST_SEPARATOR).explode()} - {""}
     each = genre_ids.reset_index(drop=True).str.split(LIST_SEPARATOR).explode()
-    unknown = each[~each.isin(known)].index.nunique()
+    unknown = each[~each.isin({"", *known})].index.nunique() if known else 0
     return Measure("have an unknown genre", unknown, len(genre_ids), limits.max_unknown_genres)
 
 

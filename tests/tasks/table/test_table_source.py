@@ -154,6 +154,20 @@ async def test_table_is_compared_as_a_whole_with_the_last_one_of_its_collection(
     assert "1,Title 1,(gone),," in (tmp_path / "history.csv").read_text()
 
 
+async def test_table_with_genre_ids_is_accepted_in_its_first_run(tmp_path: Path) -> None:
+    genres = ["Action|Drama,28|18", "Action,28", "Drama,18"]
+    rows = [f"{number},Title {number},{genres[number % 3]}\n" for number in range(1, 11)]
+
+    def read_object(url: str) -> bytes:
+        return "".join(["id,title,genres,genre_ids\n", *rows]).encode()
+
+    with Collector(tmp_path, Table(ADDRESS), CollectConfig(), read_object=read_object) as collector:
+        catalogue = await collector.read_catalogue("Films.csv")
+        collector.replace_last_good("Films.csv", catalogue)
+        with pytest.raises(DriftError, match=r"have an unknown genre +10 of 10"):
+            collector.replace_last_good("Films.csv", catalogue.assign(genre_ids="28|99"))
+
+
 async def test_table_that_is_not_there_is_named_with_the_reason(tmp_path: Path) -> None:
     def read_object(address: str) -> bytes:
         raise NotFound(f"There is no object {address}.")
