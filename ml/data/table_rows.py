@@ -45,10 +45,10 @@ class TableOptions:
 class TableRows:
     """The rows of a table.
 
-    `rows` has text columns: id, title, genres (joined by "|"), genre_ids (parallel to genres, or empty), franchise,
-    file, poster_url, rating and explicit ("yes" or empty). Rows with unknown genres stay in, with empty genres.
-    `dropped` has the columns id and reason, one row per row of the table that is not in `rows`. `notices` are sentences
-    about the decisions taken.
+    `rows` has text columns: id, title, genres (joined by "|"), genre_ids (parallel to genres, "" for a genre without
+    id, or empty), franchise, file, poster_url, rating and explicit ("yes" or empty). Rows with unknown genres stay in,
+    with empty genres. `dropped` has the columns id and reason, one row per row of the table that is not in `rows`.
+    `notices` are sentences about the decisions taken.
     """
 
     rows: pd.DataFrame
@@ -191,7 +191,7 @@ def _put_genres(
         notices.append("The table has no genre ids: genres are identified by their names.")
     rows["genres"] = [BAR.join(text for _, text in genres or ()) for genres in unified]
     rows["genre_ids"] = [
-        BAR.join(id for id, _ in genres) if genres and all(id for id, _ in genres) else "" for genres in unified
+        BAR.join(id for id, _ in genres) if genres and any(id for id, _ in genres) else "" for genres in unified
     ]
     unreadable = pd.Series([genres is None for genres in unified], index=rows.index)
     if count := int(unreadable.sum()):

@@ -127,7 +127,7 @@ def _hash_file(path: Path) -> tuple[str, str]:
 @lru_cache(maxsize=10_000)
 def _genres(joined: str, joined_ids: str) -> tuple[Genre, ...]:
     names = joined.split(BAR)
-    ids = [int(id) for id in joined_ids.split(BAR)] if joined_ids else [None] * len(names)
+    ids = [int(id) if id else None for id in joined_ids.split(BAR)] if joined_ids else [None] * len(names)
     return tuple(Genre(id, name) for id, name in zip(ids, names, strict=True))
 
 

@@ -23,10 +23,9 @@ def with_genre_ids(catalogue: pd.DataFrame, ids: Mapping[str, str]) -> pd.DataFr
     """The catalogue, in which genres without ids have those of `ids`, by name without case."""
 
     def found(names: str, numbers: str) -> str:
-        if numbers or not names:
-            return numbers
-        numbers_of_names = [ids.get(name.casefold(), "") for name in items(names)]
-        return LIST_SEPARATOR.join(numbers_of_names) if any(numbers_of_names) else ""
+        given = items(numbers) or [""] * len(items(names))
+        completed = [own or ids.get(name.casefold(), "") for own, name in zip(given, items(names), strict=True)]
+        return LIST_SEPARATOR.join(completed) if any(completed) else ""
 
     pairs = zip(catalogue["genres"], catalogue["genre_ids"], strict=True)
     return catalogue.assign(genre_ids=[found(names, numbers) for names, numbers in pairs])

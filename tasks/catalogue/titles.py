@@ -22,7 +22,8 @@ class Title:
     """One title. The fields are the columns of the catalogue (`catalogue_table`), except for the last one.
 
     None and empty lists are values that the source does not give. A title without genres has unknown genres. Dates are
-    ISO dates as exact as the source's: "1998-04-03", "1998-04" or "1998". `genre_ids` is empty or parallel to `genres`.
+    ISO dates as exact as the source's: "1998-04-03", "1998-04" or "1998". `genre_ids` is empty or parallel to `genres`,
+    with None for a genre without id.
     """
 
     id: str
@@ -34,7 +35,7 @@ class Title:
     score: float | None = None
     members: int | None = None
     genres: list[str] = field(default_factory=list)
-    genre_ids: list[int] = field(default_factory=list)
+    genre_ids: list[int | None] = field(default_factory=list)
     themes: list[str] = field(default_factory=list)
     demographics: list[str] = field(default_factory=list)
     studios: list[str] = field(default_factory=list)

@@ -59,7 +59,7 @@ class Table:
                 id=row["id"],
                 title=row["title"],
                 genres=items(row["genres"]),
-                genre_ids=[int(id) for id in items(row["genre_ids"])],
+                genre_ids=[int(id) if id else None for id in items(row["genre_ids"])],
                 poster_url=self._poster_addresses[name] if name else row["poster_url"],
                 rating=EXPLICIT_RATING if row["explicit"] else row["rating"],
                 related=[Related("Franchise", first_of_franchise[row["franchise"]])] if row["franchise"] else [],

@@ -49,6 +49,14 @@ def test_table_is_read_with_ids_titles_and_genre_ids(folder: Path) -> None:
     assert first.sha256 == file_sha256(folder / "0.jpg")
 
 
+def test_genre_keeps_its_id_beside_a_genre_without_one(folder: Path) -> None:
+    file = folder.parent / "table.csv"
+    file.write_text("file,title,genres,genre_ids\n0.jpg,a,Action|Drama,1|8\n1.jpg,b,Action|Weird,\n")
+    first, second = read_table(file, folder).posters
+    assert first.genres == (Genre(1, "Action"), Genre(8, "Drama"))
+    assert second.genres == (Genre(1, "Action"), Genre(None, "Weird"))
+
+
 def test_titles_keep_words_that_mean_unknown_in_other_columns(folder: Path) -> None:
     (folder.parent / "table.csv").write_text(
         "file,id,title,genres\n0.jpg,5.0,None,Drama\n1.jpg,007,Null,N/A\n2.jpg,nan,x,Drama\n"

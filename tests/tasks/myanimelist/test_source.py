@@ -37,7 +37,7 @@ def test_detail_page_is_as_old_as_the_season_of_its_title() -> None:
         ([], None, False),
     ],
 )
-def test_title_is_explicit_by_genre_or_rating(genre_ids: list[int], rating: str | None, explicit: bool) -> None:
+def test_title_is_explicit_by_genre_or_rating(genre_ids: list[int | None], rating: str | None, explicit: bool) -> None:
     catalogue = catalogue_of([Title("1", "Bells", genre_ids=genre_ids, rating=rating)])
     assert list(SOURCE.is_explicit(catalogue)) == [explicit]
 

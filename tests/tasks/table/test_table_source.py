@@ -48,6 +48,12 @@ def test_table_gives_titles_with_franchises_and_ratings() -> None:
     assert list(explicit) == [False, False, True]
 
 
+def test_table_gives_genres_without_ids_beside_those_with_ids() -> None:
+    _, second = titles_of("id,title,genres,genre_ids\n1,a,Action|Drama,1|8\n2,b,Action|Weird,\n")
+    assert (second.genres, second.genre_ids) == (["Action", "Weird"], [1, None])
+    assert list(catalogue_of([second])["genre_ids"]) == ["1|"]
+
+
 def test_table_prefers_files_of_the_folder_to_addresses() -> None:
     text = "file,genres,image_url\nB.JPG,Action|Drama,https://a.example/b.jpg\nc.jpg,Drama|Action,https://a.example/c.jpg\n"
     titles = titles_of(text, {"x/b.jpg": "gs://b/files/1.jpg", "d.jpg": "gs://b/files/2.jpg"})
@@ -101,8 +107,9 @@ def test_genre_ids_of_the_collection_are_taken_by_name_without_case(tmp_path: Pa
     )
     new = [Title("3", "C", genres=["ACTION", "Western"]), Title("4", "D", genres=["Western"]), Title("5", "E")]
     new.append(Title("6", "F", genres=["Action"], genre_ids=[7]))
+    new.append(Title("7", "G", genres=["Drama", "Sci-Fi"], genre_ids=[8, None]))
     catalogue = with_genre_ids(catalogue_of(new), known_genre_ids([known]))
-    assert list(catalogue["genre_ids"]) == ["1|", "", "", "7"]
+    assert list(catalogue["genre_ids"]) == ["1|", "", "", "7", "8|24"]
     write_catalogue(catalogue, tmp_path / "catalogue.csv")
     pd.testing.assert_frame_equal(read_catalogue(tmp_path / "catalogue.csv"), catalogue)
 
