@@ -34,7 +34,7 @@ from tasks.catalogue.estimate import Expected, estimate
 from tasks.catalogue.last_good import about_last_good, read_last_good, replace_last_good
 from tasks.catalogue.poster_download import download_posters, write_posters
 from tasks.catalogue.scraping import read_titles
-from tasks.catalogue.source import ApiSource, Source
+from tasks.catalogue.source import ApiSource, Source, is_one_page
 from tasks.catalogue.titles import Title
 from tasks.catalogue.unread_cards import UnreadEntry, log_unread, with_last_records, write_unread
 from tasks.crawl.addresses import is_loopback
@@ -106,7 +106,7 @@ class Collector:
         """
         source, config = self._source, self._config
         with exclusive_lock(source.site_url):
-            started = self._begin()
+            started = self._begin(anew=is_one_page(source, selection))
             async with self._client(config.requests_per_second, source.requests_per_second, 1) as client:
                 async with self._part("Pages", client, started) as part:
                     try:
@@ -200,10 +200,10 @@ class Collector:
     def _crawl(self) -> Crawl:
         return self.ledger.crawls.get(self._source.site_url) or Crawl(self._source.site_url, 0, 0)
 
-    def _begin(self) -> float:
-        """The time at which the crawl began. An interrupted crawl is continued."""
+    def _begin(self, anew: bool = False) -> float:
+        """The time at which the crawl began. An interrupted crawl is continued, unless it is to begin `anew`."""
         crawl = self._crawl()
-        if crawl.finished is not None or time.time() - crawl.started > _CRAWL_SECONDS:
+        if anew or crawl.finished is not None or time.time() - crawl.started > _CRAWL_SECONDS:
             crawl = replace(crawl, started=time.time(), finished=None)
             self.ledger.crawls.put(crawl)
         return crawl.started

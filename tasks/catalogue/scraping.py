@@ -9,7 +9,7 @@ from functools import partial
 from serving.bundle.wording import counted
 from tasks.catalogue.crawl_context import CrawlContext
 from tasks.catalogue.seasons import parse_season, season_of_date
-from tasks.catalogue.source import PagedSource, SourcePage
+from tasks.catalogue.source import PagedSource, SourcePage, is_one_page
 from tasks.catalogue.titles import Title, UnreadCard, id_sort_key
 from tasks.catalogue.unread_cards import UnreadEntry
 from tasks.crawl.revisits import is_due
@@ -64,7 +64,7 @@ async def read_titles(
         else:
             found.append(titles)
 
-    if not found and [page.url for page in pages] == [source.site_url]:
+    if not found and is_one_page(source, selection):
         reason = context.reader.missing.get(source.site_url, "")
         raise NotOnSite(f"There is no table at {excerpt_of_url(source.site_url)}. Correct its address.", reason)
     if not found:

@@ -3,6 +3,7 @@
 `tasks/README.md` says how to add another one; `tasks/source_choice.py` chooses it.
 """
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -76,6 +77,11 @@ class Source(Protocol):
 
     def is_placeholder(self, poster_url: str) -> bool:
         """Whether the source shows the image at this address in place of a poster."""
+
+
+def is_one_page(source: Source, selection: str) -> bool:
+    """Whether the source's address is that of its only page, as a table's is. Raises SeasonError as `Source.pages`."""
+    return [page.url for page in source.pages(selection, time.time())] == [source.site_url]
 
 
 @runtime_checkable

@@ -185,3 +185,23 @@ async def test_table_that_is_not_there_is_named_with_the_reason(tmp_path: Path) 
     ):
         await collector.read_catalogue("Films.csv")
     assert caught.value.details == f"The bucket has no object {ADDRESS}."
+
+
+async def test_table_is_asked_for_again_in_each_run_also_after_one_that_failed(tmp_path: Path) -> None:
+    objects: dict[str, str] = {}
+
+    def read_object(address: str) -> bytes:
+        if address not in objects:
+            raise NotFound(f"There is no object {address}.")
+        return objects[address].encode()
+
+    async def ids() -> list[str]:
+        with Collector(tmp_path, Table(ADDRESS), CollectConfig(), read_object=read_object) as collector:
+            return list((await collector.read_catalogue("Films.csv"))["id"])
+
+    with pytest.raises(NotOnSite):
+        await ids()
+    objects[ADDRESS] = "id,title,genres\n1,a,Action|Drama\n"
+    assert await ids() == ["1"]
+    objects[ADDRESS] += "2,b,Drama|Action\n"
+    assert await ids() == ["1", "2"]
