@@ -146,8 +146,8 @@ class _FailureRows:
         self._client = client
         self._ledger = ledger
         self._rows: dict[tuple[str, type[SiteError]], list[PosterVisit]] = defaultdict(list)
-        self._others = {_host_or_bucket(url) for url in urls}
-        self._skipped: dict[str, str] = {}
+        self._others = {_host_or_bucket(url) for url in urls} - {None}
+        self._skipped: dict[str | None, str] = {}
 
     def reason_to_skip(self, url: str) -> str | None:
         """Why nothing more is downloaded from the host of a URL, None if something may be."""
@@ -190,9 +190,12 @@ class _FailureRows:
                 del self._rows[row_host, kind]
 
 
-def _host_or_bucket(url: str) -> str:
-    """The host of a URL, "" for all buckets."""
-    return "" if is_in_bucket(url) else host_of(url)
+def _host_or_bucket(url: str) -> str | None:
+    """The host of a URL, "" for all buckets, None if the URL is invalid."""
+    try:
+        return "" if is_in_bucket(url) else host_of(url)
+    except SiteError:
+        return None
 
 
 async def for_each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]], concurrency: int) -> None:

@@ -175,6 +175,13 @@ async def test_poster_file_of_any_id_is_percent_encoded(host: PosterHost, run: R
     assert await run.statuses(replace(host.title(1), id="ab/c 1")) == ["present"]
 
 
+async def test_poster_with_an_address_without_a_host_is_refused_and_the_others_are_downloaded(
+    host: PosterHost, run: Run
+) -> None:
+    invalid = [replace(host.title(1), poster_url="https://"), replace(host.title(2), poster_url="https:///x.jpg")]
+    assert await run.statuses(*invalid, host.title(3)) == ["refused", "refused", "new"]
+
+
 async def test_poster_that_is_incomplete_is_downloaded_again(host: PosterHost, run: Run) -> None:
     host.cut["1"] = 2
     assert await run.statuses(host.title(1)) == ["new"]
