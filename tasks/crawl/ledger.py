@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
+from infra.files import sha256_of
 from tasks.errors import LedgerError, excerpt
 
 logger = logging.getLogger("tasks")
@@ -25,6 +26,8 @@ FILE = "ledger.sqlite"
 
 # Stored names (columns of the database, keys of the bucket's JSON files) that differ from the names of the fields.
 _STORED_NAMES = {"id": "mal_id", "suspect": "doubtful", "learned": "learnt", "blocked_until": "not_before"}
+# File systems allow 255 bytes, of which the ending and the name of the temporary file need 18.
+_LONGEST_NAME, _KEPT_OF_NAME = 237, 100
 _DIGITS = 18  # an integer with more digits may not fit into a column
 
 
@@ -123,8 +126,14 @@ def from_stored(kind: type[Entry], stored: Mapping[str, Any]) -> Entry:
 
 
 def poster_name(title_id: str) -> str:
-    """The name of the file with a title's poster; characters that are unsafe in file names are percent-encoded."""
-    return f"{quote(title_id, safe='')}.jpg"
+    """The name of the file with a title's poster; characters that are unsafe in file names are percent-encoded.
+
+    A name that is too long for a file system is its beginning and a hash.
+    """
+    name = quote(title_id, safe="")
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[:_KEPT_OF_NAME]}-{sha256_of(title_id.encode())}"
+    return f"{name}.jpg"
 
 
 def _stored_name(name: str) -> str:

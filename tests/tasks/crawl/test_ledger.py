@@ -7,9 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
+from infra.files import write_bytes
 from tasks.crawl.ledger import Crawl, HostMemory, Ledger, PageVisit, PosterVisit, poster_name, to_stored
 from tasks.errors import LedgerError
 from tests.damage import cut, empty
@@ -79,6 +81,14 @@ def test_ledger_keeps_its_stored_names_and_types(tmp_path: Path) -> None:
 
 def test_poster_name_is_safe_for_any_id() -> None:
     assert [poster_name(title_id) for title_id in ("8769", "ab/c 1", "..")] == ["8769.jpg", "ab%2Fc%201.jpg", "...jpg"]
+
+
+def test_poster_name_of_a_long_id_fits_into_a_file_name_and_is_its_own(tmp_path: Path) -> None:
+    ids = ["\N{KATAKANA LETTER A}" * 26, "\N{KATAKANA LETTER A}" * 30, "\N{KATAKANA LETTER A}" * 31]
+    names = [poster_name(title_id) for title_id in ids]
+    assert names[0] == f"{quote(ids[0])}.jpg" and len(set(names)) == 3
+    for name in names:
+        write_bytes(tmp_path / name, b"")
 
 
 def test_visits_merge_takes_newer_unknown_and_suspect_ones() -> None:
@@ -151,6 +161,7 @@ def test_ledger_refuses_a_table_with_other_columns(tmp_path: Path) -> None:
 WRITER = """
 import itertools, sys
 from pathlib import Path
+from urllib.parse import quote
 from tasks.crawl.ledger import Ledger, PageVisit, PosterVisit
 ledger = Ledger(Path(sys.argv[1]))
 for number in itertools.count(1):
