@@ -10,6 +10,7 @@ from ml.configuration import Checked, setting
 from ml.data.table_rows import TableOptions
 from ml.errors import SettingError
 from serving.bundle.redaction import redacted
+from tasks.crawl.addresses import is_file
 
 _LONGEST_COLLECTION = 37  # the name of a Cloud Run service, "anime-genre-" with it, has at most 49 characters
 
@@ -21,7 +22,7 @@ class TableConfig(Checked):
     catalogue: str = setting(
         "",
         "Table",
-        "Address of the table: gs:// or https://. Without one, the site is read.",
+        "Address of the table: gs://, or https:// with a file name at its end. Without one, the site is read.",
         pattern=r"^$|^gs://.|^https?://[^/?#@\s]+([/?#]|$)",
     )
     posters: str = setting(
@@ -45,6 +46,11 @@ class TableConfig(Checked):
                     "store. Download the table, and name the file with --catalogue."
                 )
         super().__post_init__()
+        if self.catalogue and not is_file(self.catalogue):  # later steps would take it for a site
+            raise SettingError(
+                "The address of the table does not end with a file name such as films.csv. Download the table, and "
+                "name the file with --catalogue."
+            )
 
     @property
     def name(self) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from infra.errors import NotFound
 from infra.store import Store
-from ml.errors import DatasetError
+from ml.errors import DatasetError, SettingError
 from tasks.catalogue.catalogue_table import catalogue_of, read_catalogue, write_catalogue
 from tasks.catalogue.collector import Collector
 from tasks.catalogue.configuration import CollectConfig
@@ -77,6 +77,12 @@ def test_table_knows_placeholders(address: str) -> None:
 @pytest.mark.parametrize("address", [ADDRESS, "https://h.example/data/films.parquet?raw=1", "gs://bucket/table"])
 def test_source_of_a_file_is_a_table(address: str) -> None:
     assert isinstance(source_for(address), Table)
+
+
+@pytest.mark.parametrize("address", ["https://docs.example/d/ID/export?format=csv", "https://docs.example"])
+def test_table_without_a_file_name_in_its_address_is_refused(address: str) -> None:
+    with pytest.raises(SettingError, match=r"Download the table, and name the file with --catalogue\.$"):
+        TableConfig(catalogue=address)
 
 
 @pytest.mark.parametrize(
