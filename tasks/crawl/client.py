@@ -422,4 +422,4 @@ def _why(error: Exception) -> str:
 
 
 def _text(body: bytes) -> str:
-    return body.decode("utf-8", errors="replace")
+    return body.decode("utf-8-sig", errors="replace")

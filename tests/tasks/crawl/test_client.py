@@ -117,6 +117,12 @@ async def test_robots_txt_is_obeyed_also_by_redirects() -> None:
     assert not caught.value.retryable
 
 
+async def test_robots_txt_with_a_byte_order_mark_is_obeyed() -> None:
+    async with Site(robots="\ufeffUser-agent: *\nDisallow: /\n").running() as site:
+        with pytest.raises(DisallowedByRobots):
+            await site.text()
+
+
 async def test_robots_txt_is_read_once_and_its_delay_is_obeyed() -> None:
     began = time.monotonic()
     async with Site(200, robots="User-agent: *\nCrawl-delay: 0.1\n").running(connections=5) as site:
