@@ -82,7 +82,8 @@ def read_rows(data: bytes, name: str, options: TableOptions | None = None) -> Ta
     rows["franchise"] = [text_in(cell) for cell in rows["franchise"]]
     rows["file"] = [address_in(cell) for cell in rows["file"]]
     rows["poster_url"] = _addresses(rows["poster_url"], options.image_base, notices)
-    rows["id"] = _ids(rows, columns, notices)
+    # Ids have one line each in the files that are made of the table.
+    rows["id"] = [re.sub(r"\s*[\r\n]\s*", " ", id) for id in _ids(rows, columns, notices)]
     unreadable = _put_genres(rows, columns, options, name, notices)
     rows["explicit"] = _explicit(rows, columns, notices)
     reasons = pd.Series("", index=rows.index, dtype=str)

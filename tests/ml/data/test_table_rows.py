@@ -259,6 +259,11 @@ def test_ids_are_taken_from_files_addresses_or_titles_without_a_column_of_ids() 
     assert list(result.dropped["reason"]) == [IDENTICAL]
 
 
+def test_ids_have_one_line_each_also_if_titles_have_two() -> None:
+    rows = read(b'title,genres\n"Ice\r\n Age",Action|Drama\n"Snow\nWhite",Drama|Action\nOne  Two,Drama\n').rows
+    assert list(rows["id"]) == ["Ice Age", "Snow White", "One  Two"]
+
+
 def test_largest_of_several_sizes_of_one_picture_is_taken() -> None:
     data = table(
         "id,genres,coverImage_medium,coverImage_large,bannerImage",
