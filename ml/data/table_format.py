@@ -137,11 +137,12 @@ def _parquet(data: bytes, name: str) -> pd.DataFrame:
     with needs_package("Reading a Parquet table"):
         import pyarrow
     try:
-        return pd.read_parquet(BytesIO(data))
+        table = pd.read_parquet(BytesIO(data))
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise DatasetError(
             f"The table {name} is not a readable Parquet file: {shown(str(error))}. Download or write it again."
         ) from error
+    return table.reset_index([name for name in table.index.names if name is not None and name not in table])
 
 
 def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

@@ -145,6 +145,12 @@ def test_table_in_a_zip_archive_is_read_if_it_is_the_only_one(files: dict[str, b
     assert read(zipped(files)) == ROWS
 
 
+def test_index_with_a_name_in_a_parquet_file_is_a_column() -> None:
+    stream = BytesIO()
+    TABLE.set_index(["id", "title"]).to_parquet(stream)
+    assert read(stream.getvalue()) == ROWS
+
+
 def test_numbers_before_the_rows_are_no_column_of_the_header() -> None:
     for start in (0, 1):
         numbered = [f'"{start + n}",{row}' for n, row in enumerate(rows())]
