@@ -75,7 +75,7 @@ def _only_table(data: bytes, name: str) -> bytes:
     """The only table in a ZIP archive. Raises DatasetError if there is none, or several."""
     try:
         with zipfile.ZipFile(BytesIO(data)) as archive:
-            paths = [PurePosixPath(each.filename) for each in archive.infolist() if not each.is_dir()]
+            paths = {PurePosixPath(each.filename): each for each in archive.infolist() if not each.is_dir()}
             if PurePosixPath("xl/workbook.xml") in paths:
                 raise DatasetError(f"{name} is not a table, but {_EXCEL}.")
             if PurePosixPath("content.xml") in paths:
@@ -84,7 +84,7 @@ def _only_table(data: bytes, name: str) -> bytes:
             tables = [path for path in visible if path.suffix.lower() in _TABLE_ENDINGS]
             tables = [path for path in tables if path.suffix.lower() != ".txt"] or tables  # not the README.txt
             if len(tables) == 1:
-                return archive.read(str(tables[0]))
+                return archive.read(paths[tables[0]])
     # RuntimeError: it is encrypted, or compressed in a way that zipfile does not know.
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise DatasetError(f"The ZIP archive {name} cannot be read: it is damaged or encrypted ({error}).") from error

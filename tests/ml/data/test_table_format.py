@@ -137,6 +137,7 @@ def test_table_with_many_rows_of_another_length_is_refused() -> None:
     "files",
     [
         {"anime.csv": CSV},
+        {"./anime.csv": CSV},
         {"archive/": b"", "archive/anime.csv.gz": gzip.compress(CSV, mtime=0), "archive/posters/1.jpg": b"\xff"},
         {"anime.CSV": CSV, "__MACOSX/._anime.CSV": b"\0\1", ".hidden.csv": b"", "README.txt": b"About the data."},
     ],
