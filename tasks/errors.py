@@ -9,6 +9,7 @@ SiteError                   an error of a site, such as an unexpected response
 ├── NotOnSite                   the site has nothing at the URL (404, 410)
 │   └── AddressRefused              the site refuses this URL (403) to a client that tolerates it
 ├── UnwantedRedirect            a URL redirects to an address that the caller does not want
+├── ResponseTooLarge            a response has more bytes than the client reads
 ├── NotAnImageError             the site sent a web page or other text instead of an image
 ├── BrokenImageError            the bytes do not decode to a complete image; a retry may help
 ├── UnusableImageError          the image's size or shape is not that of a poster
@@ -91,6 +92,10 @@ class AddressRefused(NotOnSite):
 
 class UnwantedRedirect(SiteError):
     """A URL redirects to an address that the caller does not want."""
+
+
+class ResponseTooLarge(SiteError):
+    """A response has more bytes than the client reads."""
 
 
 class NotAnImageError(SiteError):

@@ -18,6 +18,7 @@ from tasks.errors import (
     NotOnSite,
     PageError,
     PageLayoutError,
+    ResponseTooLarge,
     SeasonError,
     excerpt,
     excerpt_of_url,
@@ -59,6 +60,12 @@ async def read_titles(
             titles = await _read(context, page, page in due, unread)
         except PageError as error:
             raise type(error)(f"The page of {page.name}: {error.message}", error.details) from error
+        except ResponseTooLarge as error:
+            if not is_one_page(source, selection):
+                raise
+            raise ResponseTooLarge(
+                f"{error.message} Download the table, and name the file with --catalogue."
+            ) from error
         if titles is None:
             missing.append(page.name)
         else:

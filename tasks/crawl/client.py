@@ -32,6 +32,7 @@ from tasks.errors import (
     NotOnSite,
     PageError,
     RedirectError,
+    ResponseTooLarge,
     SiteError,
     SiteUnavailable,
     UnwantedRedirect,
@@ -195,6 +196,7 @@ class SiteClient:
             SiteBlocked: the host refuses us, now or since an earlier request.
             DisallowedByRobots: the host's robots.txt disallows the URL.
             SiteUnavailable: all attempts failed.
+            ResponseTooLarge: the response has more than 20 MB.
             SiteError: an unexpected response, or an invalid URL.
             ConfigurationError: the host is not on this machine and there is no contact.
             AnimeGenreError: whatever `parse` raises.
@@ -368,14 +370,14 @@ def user_agent(contact: str | None = None) -> str:
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
-    """The whole body; raises SiteError if it is too large."""
+    """The whole body; raises ResponseTooLarge if it is too large."""
     parts, size = [], 0
     async for part in response.content.iter_any():
         parts.append(part)
         size += len(part)
         if size > _LARGEST_BYTES:
             url = excerpt_of_url(str(response.url))
-            raise SiteError(f"The response of {url} is larger than {_LARGEST_BYTES / 1e6:.0f} MB.")
+            raise ResponseTooLarge(f"The response of {url} is larger than {_LARGEST_BYTES / 1e6:.0f} MB.")
     return b"".join(parts)
 
 

@@ -2,7 +2,7 @@
 
 import zlib
 
-from tasks.errors import SiteError, SiteUnavailable, excerpt, excerpt_of_url
+from tasks.errors import ResponseTooLarge, SiteError, SiteUnavailable, excerpt, excerpt_of_url
 
 ACCEPTED = "gzip, deflate"
 _UNSUPPORTED = {"br", "zstd", "compress", "x-compress", "dcb", "dcz"}
@@ -18,7 +18,8 @@ def decoded(body: bytes, encoding: str, url: str, largest_bytes: int) -> bytes:
 
     Raises:
         SiteUnavailable: the compressed data is damaged or incomplete.
-        SiteError: the content is larger than `largest_bytes`, or its compression is not supported.
+        ResponseTooLarge: the content is larger than `largest_bytes`.
+        SiteError: its compression is not supported.
     """
     names = [name.strip().lower() for name in encoding.split(",")]
     unsupported = [name for name in names if name in _UNSUPPORTED]
@@ -33,7 +34,7 @@ def decoded(body: bytes, encoding: str, url: str, largest_bytes: int) -> bytes:
     except (zlib.error, EOFError) as error:
         raise SiteUnavailable(f"The compressed body of {excerpt_of_url(url)} is damaged.", "damaged body") from error
     if len(body) > largest_bytes:
-        raise SiteError(f"The response of {excerpt_of_url(url)} is larger than {largest_bytes / 1e6:.0f} MB.")
+        raise ResponseTooLarge(f"The response of {excerpt_of_url(url)} is larger than {largest_bytes / 1e6:.0f} MB.")
     return body
 
 

@@ -1,9 +1,12 @@
 """A table as a source: titles, posters by name in a folder, collections, genre ids that the collection knows."""
 
+import gzip
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from infra.errors import NotFound
 from infra.store import Store
@@ -14,7 +17,7 @@ from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.genre_ids import known_genre_ids, with_genre_ids
 from tasks.catalogue.source import Source
 from tasks.catalogue.titles import Related, Title
-from tasks.errors import DriftError, NotOnSite
+from tasks.errors import DriftError, NotOnSite, SiteError
 from tasks.source_choice import source_for
 from tasks.table.configuration import TableConfig, collection_of, name_of
 from tasks.table.poster_folder import poster_addresses, upload_posters
@@ -191,6 +194,20 @@ async def test_table_that_is_not_there_is_named_with_the_reason(tmp_path: Path) 
     ):
         await collector.read_catalogue("Films.csv")
     assert caught.value.details == f"The bucket has no object {ADDRESS}."
+
+
+async def test_table_that_is_too_large_to_be_read_from_a_site_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    async def large(request: web.Request) -> web.Response:
+        return web.Response(body=gzip.compress(bytes(20_000_001))) if request.path == "/t.csv.gz" else web.Response()
+
+    application = web.Application()
+    application.router.add_get("/{path:.*}", large)
+    async with TestServer(application) as server:
+        with (
+            Collector(tmp_path, Table(str(server.make_url("/t.csv.gz"))), CollectConfig()) as collector,
+            pytest.raises(SiteError, match=r"20 MB\. Download the table, and name the file with --catalogue"),
+        ):
+            await collector.read_catalogue("t.csv.gz")
 
 
 async def test_table_is_asked_for_again_in_each_run_also_after_one_that_failed(tmp_path: Path) -> None:
