@@ -2,6 +2,7 @@
 
 SiteError                   an error of a site, such as an unexpected response
 ├── SiteUnavailable             5xx, 429, timeouts, failed connections; a retry may help
+│   └── RobotsUnavailable           a host's robots.txt cannot be had, after all attempts
 ├── SiteBusy                    another run is crawling the site; a later retry may help
 ├── SiteBlocked                 the site refuses us (403, a captcha, a wait of hours); says when to run again
 ├── DisallowedByRobots          the site's robots.txt disallows the URL
@@ -62,6 +63,10 @@ class SiteUnavailable(SiteError):
         super().__init__(message)
         self.why = why
         self.retry_after_seconds = retry_after_seconds
+
+
+class RobotsUnavailable(SiteUnavailable):
+    """A host's robots.txt cannot be had, after all attempts. More of them within the same request do not help."""
 
 
 class SiteBusy(SiteError):

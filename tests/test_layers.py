@@ -45,5 +45,6 @@ def test_errors_are_defined_only_in_error_modules() -> None:
 def test_errors_that_are_retryable_are_these() -> None:
     assert {name for name, kind in ERRORS.items() if kind.retryable} == {
         *("ServiceUnavailable", "FunctionDown", "OutdatedError", "SiteUnavailable", "SiteBusy"),
+        "RobotsUnavailable",
         *("BrokenImageError", "PageCutError", "WeightsUnavailable", "WorkerLost", "WorkerUnavailable"),
     }

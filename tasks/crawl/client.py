@@ -33,6 +33,7 @@ from tasks.errors import (
     PageError,
     RedirectError,
     ResponseTooLarge,
+    RobotsUnavailable,
     SiteError,
     SiteUnavailable,
     UnwantedRedirect,
@@ -219,8 +220,12 @@ class SiteClient:
 
     async def _fetch(self, request: _Request, parse: Callable[[bytes], Content]) -> Fetched[Content] | None:
         """Download and parse a URL with retries."""
+
+        def may_help(error: BaseException) -> bool:
+            return isinstance(error, AnimeGenreError) and error.retryable and not isinstance(error, RobotsUnavailable)
+
         retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, AnimeGenreError) and error.retryable),
+            retry=tenacity.retry_if_exception(may_help),
             wait=self._wait_seconds,
             stop=tenacity.stop_after_attempt(self._attempts),
             before_sleep=self._count_retry,
@@ -264,6 +269,8 @@ class SiteClient:
                     fetched = await self._fetch(_Request(urljoin(url, ROBOTS)), _text)
                 except (NotOnSite, RedirectError):
                     fetched = None
+                except SiteUnavailable as error:
+                    raise RobotsUnavailable(error.message, error.why, error.retry_after_seconds) from error
                 host.robots = Protego.parse(fetched.content if fetched else "")
                 delay_seconds = host.robots.crawl_delay(NAME)
                 if delay_seconds:

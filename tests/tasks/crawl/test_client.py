@@ -149,6 +149,20 @@ async def test_robots_txt_with_an_error_allows_all_unless_it_is_temporary(status
     assert traffic.requests == requests
 
 
+async def test_robots_txt_of_a_redirects_target_is_tried_as_often_as_any_other() -> None:
+    async def unavailable(request: web.Request) -> web.Response:
+        return web.Response(status=500)
+
+    application, traffic = web.Application(), Traffic("Pages")
+    application.router.add_get("/{path:.*}", unavailable)
+    async with TestServer(application) as target:
+        site = Site(302, Location=str(target.make_url("/1.jpg")))
+        async with site.running(attempts=3), new_client(attempts=3, traffic=traffic) as client:
+            with pytest.raises(SiteUnavailable, match=r"robots\.txt"):
+                await site.text(client=client)
+    assert (site.paths, traffic.requests) == (["/"], 2 + 3)
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
 async def test_client_retries_temporary_failures(status: int) -> None:
     async with Site(status, status, 200).running() as site:
