@@ -27,6 +27,7 @@ from serving.bundle.model import Model
 from serving.bundle.wording import counted
 from tasks.artifacts import show_text
 from tasks.bundles import fetch_bundle, fetch_predictions
+from tasks.catalogue.catalogue_table import read_catalogue
 from tasks.champion import (
     Champion,
     ChampionState,
@@ -38,7 +39,7 @@ from tasks.champion import (
 )
 from tasks.comparisons import compare_once
 from tasks.crawl.mirror import poster_key
-from tasks.preprocess import fetch_dataset, read_training_ids
+from tasks.preprocess import fetch_dataset, read_dataset_parts, strong_relations
 from tasks.records import (
     CatalogueRecord,
     DatasetRecord,
@@ -49,7 +50,8 @@ from tasks.records import (
     TrainingRecord,
 )
 from tasks.rollouts import lift_hold, read_hold
-from tasks.scoreboard import LiveScore, score_live_models
+from tasks.scoreboard import LiveScore, score_live_models, seen_titles
+from tasks.source_choice import source_for
 from tasks.step import is_scheduled, run_name, step
 
 _KNOWN_POSTERS = 3
@@ -96,7 +98,7 @@ def evaluate(
         if champion
         else None,
         opponents=evaluation.opponents,
-        seen=_seen(champion, store, registry) if champion else (),
+        seen=_seen(champion, catalogue, data, store, registry, settings) if champion else (),
         limits=limits,
         bundle_rules=check_bundle(_size_bytes(bundle), evaluation.probability_difference, limits),
     )
@@ -221,17 +223,23 @@ def champion_decisions(
     return np.array([[genre.name in names for genre in model.manifest.genres] for names in predicted])
 
 
-def _seen(champion: Champion, store: Store, registry: Registry) -> set[str]:
-    """The ids of the posters that the champion was trained on.
+def _seen(
+    champion: Champion, catalogue: CatalogueRecord, data: Dataset, store: Store, registry: Registry, settings: Settings
+) -> set[str]:
+    """The ids of the posters of franchises that the champion was trained on.
 
-    Some are in the test part if the parts were drawn again since. Empty if the champion's dataset is unknown.
+    Some are in the test part if the parts were drawn again since, or if a franchise's other titles are left out today.
+    Empty if the champion's dataset is unknown.
     """
     run_id = training_run(champion.bundle_sha256, store, registry)
     key = registry.parameter(run_id, DATASET_KEY) if run_id else None
-    seen = read_training_ids(store, key) if key else set()
-    if not seen:
+    parts = read_dataset_parts(store, key) if key else {}
+    if not parts:
         logger.warning("The dataset of the champion, %s, is unknown: it may have seen test posters.", champion.name)
-    return seen
+        return set()
+    titles = read_catalogue(store.fetch(catalogue.key, settings.folder / catalogue.key))
+    franchise_of = dict(zip(data.ids, data.franchises.tolist(), strict=True))
+    return seen_titles(franchise_of, titles, strong_relations(titles, source_for(catalogue.site_url)), parts)
 
 
 def _known_posters(data: Dataset, store: Store) -> list[KnownPoster]:

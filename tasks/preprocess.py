@@ -32,8 +32,6 @@ from ml.data.splits import (
     PARTS,
     PARTS_VERSION,
     TEST,
-    TRAIN,
-    VALIDATION,
     PartTable,
     franchises,
     relations_notice,
@@ -175,11 +173,6 @@ def fetch_dataset(store: Store, workspace: Path, key: str) -> Dataset:
 def read_dataset_parts(store: Store, key: str) -> dict[str, tuple[str, str]]:
     """Franchise and part by id of a dataset in the bucket, empty if it is missing or damaged."""
     return store.read_parsed(f"{_folder(key)}/{ROWS}", read_parts) or {}
-
-
-def read_training_ids(store: Store, key: str) -> set[str]:
-    """The ids of the train and validation parts of a dataset in the bucket, empty if it is missing or damaged."""
-    return {id for id, (_, part) in read_dataset_parts(store, key).items() if part in (TRAIN, VALIDATION)}
 
 
 def read_test_ids(store: Store, key: str) -> list[str]:

@@ -135,17 +135,42 @@ def later_titles(
     if not added:
         return added
     title_of = dict(zip(titles["id"], titles["title"], strict=True))
-    gone = {id: franchise for id, (franchise, _) in parts.items() if id not in title_of}
-    first: dict[str, str] = {}  # posters that look alike are in one franchise of the dataset
-    alike = [(first.setdefault(franchise, id), id) for id, franchise in dataset.items()]
-    franchise_of = join_franchises(gone | franchises(title_of, related), alike)
+    franchise_of, seen = _franchises(dataset, title_of, related, parts)
     trained = {id for id, (_, part) in parts.items() if part in (TRAIN, VALIDATION)}
-    seen = {franchise_of[id] for id in trained}
     part_of = dict.fromkeys(trained & title_of.keys(), TRAIN)
     part_of |= {id: TEST for id in added if franchise_of[id] not in seen}
     known = set(titles.loc[(titles["related"] != "") | (titles["own_page"] != ""), "id"])
     part_of = without_suspects(part_of, {id: title_of[id] for id in part_of}, franchise_of, known)
     return {id for id in added if part_of.get(id) == TEST}
+
+
+def seen_titles(
+    dataset: Mapping[str, str],
+    titles: pd.DataFrame,
+    related: Mapping[str, Sequence[str]],
+    parts: Mapping[str, tuple[str, str]],
+) -> set[str]:
+    """The ids of today's dataset whose franchises a model was trained on, maybe on titles that are left out today.
+
+    The arguments are those of `later_titles`.
+    """
+    title_of = dict(zip(titles["id"], titles["title"], strict=True))
+    franchise_of, seen = _franchises(dataset, title_of, related, parts)
+    return {id for id in dataset if franchise_of[id] in seen}
+
+
+def _franchises(
+    dataset: Mapping[str, str],
+    title_of: Mapping[str, str],
+    related: Mapping[str, Sequence[str]],
+    parts: Mapping[str, tuple[str, str]],
+) -> tuple[dict[str, str], set[str]]:
+    """Today's franchise by id, and the franchises of a model's train and validation parts (see `later_titles`)."""
+    gone = {id: franchise for id, (franchise, _) in parts.items() if id not in title_of}
+    first: dict[str, str] = {}  # posters that look alike are in one franchise of the dataset
+    alike = [(first.setdefault(franchise, id), id) for id, franchise in dataset.items()]
+    franchise_of = join_franchises(gone | franchises(title_of, related), alike)
+    return franchise_of, {franchise_of[id] for id, (_, part) in parts.items() if part in (TRAIN, VALIDATION)}
 
 
 def last_day(partial: str) -> date | None:

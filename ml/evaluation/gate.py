@@ -71,7 +71,7 @@ def decide(
       name: the 95 % interval of their difference is not below zero.
     - `bundle_rules`: see `check_bundle`.
 
-    `seen` are the ids of the posters that the champion was trained on. Test posters of their franchises do not count.
+    `seen` are ids of posters of the franchises that the champion was trained on. Test posters of these do not count.
     `level` is by default that of the first comparison of a year.
 
     Without a champion the opponent is the baseline that predicts every genre, and any positive difference counts. A

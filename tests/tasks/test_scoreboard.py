@@ -9,7 +9,7 @@ from tasks.catalogue.catalogue_table import catalogue_of
 from tasks.catalogue.titles import Related, Title
 from tasks.myanimelist.source import MyAnimeList
 from tasks.preprocess import strong_relations
-from tasks.scoreboard import last_day, later_titles
+from tasks.scoreboard import last_day, later_titles, seen_titles
 
 pytestmark = pytest.mark.stack
 
@@ -70,6 +70,12 @@ def test_title_counts_if_the_model_has_seen_neither_it_nor_its_franchise() -> No
     assert later(Title("10", "Purple Kettle", start_date=AIRED, related=[Related("Sequel", "11")]), between) == set()
     alike = {"1": "same poster", "10": "same poster"}
     assert later(Title("10", "Purple Kettle", start_date=AIRED), dataset=alike) == set()
+
+
+def test_title_is_seen_if_a_relation_joins_it_to_a_training_title_that_is_left_out_today() -> None:
+    catalogue = catalogue_of([*OLD, Title("10", "Purple Kettle", related=[Related("Sequel", "1")])])
+    dataset = {"3": "green meadow chronicle", "4": "white comet", "10": "blue harbour"}
+    assert seen_titles(dataset, catalogue, strong_relations(catalogue, MyAnimeList()), PARTS) == {"3", "10"}
 
 
 def test_last_day_of_a_partial_date() -> None:
