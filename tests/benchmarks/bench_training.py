@@ -9,8 +9,8 @@ recipe  A frozen SqueezeNet with cached features and a kernel head, compared wit
         empty caches, and with cached pixels and features as in a later training.
 lp-ft   The whole backbone trained after fitting its head (LP-FT), and with a new last layer. F1 is that of the fifth of
         the training part on which the epoch is chosen.
-sample  A kernel head whose mean, deviation and components are those of a fifth of the posters, as of 200,000 of a
-        million, compared with those of all; five folds. F1 is out of fold, over ten draws of the fifth.
+sample  A kernel head whose mean, deviation and components are those of some posters, as of 200,000 of a million,
+        compared with those of all; five folds. F1 is out of fold, over five draws of a tenth to four fifths.
 growth  Dataset, features, kernel head, leak gauge, evaluation, reports and look-alikes at 1,000, 10,000 and 100,000
         synthetic posters: time per poster, anonymous memory, open files; one run. See --growth.
 rate    Training images per second end to end, as a share of the same network's rate on random tensors on the device.
@@ -19,8 +19,8 @@ rate    Training images per second end to end, as a share of the same network's 
 features  Images per second of the features of a frozen backbone, as a share of its rate on random tensors, at the same
         network and, unless --size is given, at 256 x 256.
 
-The first three parts need `posters/anime.zip` and `weights/squeezenet1_1-imagenet-features.pth` in FOLDER (`../shared`,
-or ANIME_GENRE_REAL_DATA). Figures are medians (minimum to maximum) of the runs; the two sides take turns. If the
+The first three parts need `posters/anime.zip`, or `posters/movies.zip` for `sample`, and
+`weights/squeezenet1_1-imagenet-features.pth` in FOLDER (`../shared`, or ANIME_GENRE_REAL_DATA). Figures are medians (minimum to maximum) of the runs; the two sides take turns. If the
 project is not installed, set PYTHONPATH to its root.
 """
 
@@ -67,20 +67,24 @@ def main() -> None:
     if unknown := set(parts) - set(PARTS):
         parser.error(f"unknown part '{min(unknown)}': choose from {', '.join(PARTS)}")
     logging.getLogger("ml.data.dataset").setLevel(logging.ERROR)  # it reports omitted genres for every dataset
-    of_real = {"recipe", "lp-ft", "sample"} & set(parts)
+    of_real = {"recipe", "lp-ft"} & set(parts)
     compute = choose_compute(arguments.device)
     on_gpu = compute.device.type == "cuda"
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         real = RealPosters.unpacked(Path(arguments.data), folder) if of_real else None
         if real is None and of_real:
-            print(f"The parts recipe, lp-ft and sample are skipped: {arguments.data} has no real posters and weights.")
+            print(f"The parts recipe and lp-ft are skipped: {arguments.data} has no real posters and weights.")
         if real and "recipe" in parts:
             against_the_recipe(real, folder, arguments.recipe_size, arguments.runs, compute)
         if real and "lp-ft" in parts:
             fine_tuned(real, folder, arguments.fine_tuned_size, arguments.runs, compute)
-        if real and "sample" in parts:
-            space_of_a_sample(real, folder, arguments.fine_tuned_size, compute)
+        if "sample" in parts:
+            movies = RealPosters.unpacked(Path(arguments.data), folder, "movies")
+            if movies is None:
+                print(f"The part sample is skipped: {arguments.data} has no posters of movies and no weights.")
+            else:
+                space_of_a_sample(movies, folder, arguments.fine_tuned_size, compute)
     if "growth" in parts:
         growing(numbers(arguments.growth), arguments.device)
     if "rate" in parts:
