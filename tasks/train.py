@@ -90,7 +90,8 @@ def train(dataset: DatasetRecord, config: TrainConfig, copies_checkpoints: bool 
     settings, store, registry, folder = training.settings, training.store, training.registry, training.folder
     config, backbone, key = training.config, training.backbone, training.key
     remove_old_checkpoints(folder / CHECKPOINTS)
-    _remove_killed(folder / "bundles")
+    # Those of killed trainings: on a train-worker, another process may be training beside this one.
+    remove_temporary_files(folder / "bundles")
     if stored := training.stored():
         return reused_training(stored)
 
@@ -137,13 +138,6 @@ def train(dataset: DatasetRecord, config: TrainConfig, copies_checkpoints: bool 
     copies.clear()
     show_networks(record)
     return record
-
-
-def _remove_killed(bundles: Path) -> None:
-    """Remove what trainings that were killed left. On a train-worker, another process may be training beside this."""
-    remove_temporary_files(bundles)
-    for folder in bundles.glob(".int8-*"):  # of a version before December 2026
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def reused_training(stored: TrainingRecord) -> TrainingRecord:

@@ -20,8 +20,8 @@ features  Images per second of the features of a frozen backbone, as a share of 
         network and, unless --size is given, at 256 x 256.
 
 The first three parts need `posters/anime.zip`, or `posters/movies.zip` for `sample`, and
-`weights/squeezenet1_1-imagenet-features.pth` in FOLDER (`../shared`, or ANIME_GENRE_REAL_DATA). Figures are medians (minimum to maximum) of the runs; the two sides take turns. If the
-project is not installed, set PYTHONPATH to its root.
+`weights/squeezenet1_1-imagenet-features.pth` in FOLDER (`../shared`, or ANIME_GENRE_REAL_DATA). Figures are medians
+(minimum to maximum) of the runs; the two sides take turns. If the project is not installed, set PYTHONPATH to its root.
 """
 
 import argparse
