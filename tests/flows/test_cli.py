@@ -218,25 +218,13 @@ def test_up_names_an_invalid_site(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--cron", "0 4 31 2 *"], "Invalid --cron: '0 4 31 2 *'."),  # never due
         (["--timezone", "Mars/Olympus"], "Unknown time zone for --timezone: 'Mars/Olympus'."),
         (["--timezone", "Europe"], "Unknown time zone for --timezone: 'Europe'."),
-    ],
-)
-def test_up_names_an_invalid_schedule_and_starts_nothing(
-    options: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert sentence in error_of(["up", *options, "--workspace", str(tmp_path / "w")], capsys)
-    assert not (tmp_path / "w").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
         (["--collection", "films"], "--collection needs a site or a table: name it with --site-url or --catalogue."),
         (["--columns", "genres=Genre"], "--columns needs a table: name it with --catalogue."),
         (["--separator", ";"], "--separator needs a table: name it with --catalogue."),
         (["--site-url", "http://127.0.0.1:9", "--image-base", "http://h/"], "--image-base needs a table:"),
     ],
 )
-def test_up_names_what_an_option_lacks_and_starts_nothing(
+def test_up_names_an_option_that_it_cannot_use_and_starts_nothing(
     options: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sentence in error_of(["up", *options, "--workspace", str(tmp_path / "w")], capsys)
