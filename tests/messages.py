@@ -1,13 +1,16 @@
-"""Records the messages of the project's errors, and finds those that are too long for a person."""
+"""The messages of the project's errors and log: records them, and finds those that are too long for a person."""
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 MAX_CHARACTERS = 300
 MAX_SENTENCES = 2
 
+_LOGGERS = {"flows", "tasks", "ml", "infra", "serving"}
 _QUOTED = re.compile(r"""(?<!\w)(["'`])(?:(?!\1(?!\w)).)*\1(?!\w)""")  # not the apostrophes of "page's" and "pages'"
 _ABBREVIATION = r"(?<!\be\.g)(?<!\bi\.e)(?<!\bvs)(?<!\bDr)(?<!\bNo)"
 # Dots in file names, versions, numbers and addresses are not followed by a blank.
@@ -53,3 +56,11 @@ def faults_of_message(message: str) -> list[str]:
 def count_sentences(text: str) -> int:
     """The number of sentences in a text. Quoted text is part of the sentence around it."""
     return len(_SENTENCE_END.findall(_QUOTED.sub("quoted", text)))
+
+
+def project_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the project logged in this test.
+
+    Libraries with threads, such as Dask's client, also log what the tests before it left to them.
+    """
+    return [record.getMessage() for record in caplog.records if record.name.partition(".")[0] in _LOGGERS]

@@ -35,6 +35,7 @@ from tasks.scrape import scrape
 from tasks.source_choice import source_for
 from tests.damage import cut, empty, flip_bit
 from tests.faulty_site import FaultySite, faulty_site
+from tests.messages import project_messages
 from tests.storage import damage, delete
 from tests.strict_api import CLIENT_ID, nodes_of, strict_api
 
@@ -179,7 +180,7 @@ def test_workspace_with_damaged_files_collects_the_same_and_names_each_file(
         caplog.clear()
         assert collect(site.url) == first
         for file in files:
-            (_,) = [message for message in caplog.messages if f"{file} is damaged" in message]
+            (_,) = [message for message in project_messages(caplog) if f"{file} is damaged" in message]
         assert {file: file.read_bytes() for file in copies} == before
 
 

@@ -20,6 +20,7 @@ from infra.registry import Registry
 from infra.settings import Settings
 from infra.store import Store
 from tests.faults import Fault, fault_proxy
+from tests.messages import project_messages
 from tests.storage import storage_emulator
 
 pytestmark = pytest.mark.stack
@@ -68,7 +69,9 @@ def test_thread_that_cannot_write_logs_one_line(tmp_path: Path, caplog: pytest.L
         thread = threading.Thread(target=write)
         thread.start()
         thread.join()
-    assert caplog.messages == ["A thread ended, because it could not write: [Errno 28] No space left on device"]
+    assert project_messages(caplog) == [
+        "A thread ended, because it could not write: [Errno 28] No space left on device"
+    ]
 
 
 @pytest.mark.parametrize("service", ["mlflow", "storage"])

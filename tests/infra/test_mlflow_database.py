@@ -12,6 +12,7 @@ from infra.mlflow_database import BACKUP, back_up
 from infra.registry import Registry
 from infra.settings import Settings
 from infra.store import Store
+from tests.messages import project_messages
 
 pytestmark = pytest.mark.stack
 
@@ -46,7 +47,10 @@ def test_backup_that_fails_or_is_another_owners_is_one_line_of_the_log(
     caplog.set_level(logging.INFO, "infra")
     server = settings.model_copy(update={"mlflow_tracking_uri": "http://mlflow.example.org"})
     back_up(server)
-    assert "http://mlflow.example.org is not in this workspace, so its backup is its owner's." in caplog.messages[-1]
+    assert (
+        "http://mlflow.example.org is not in this workspace, so its backup is its owner's."
+        in project_messages(caplog)[-1]
+    )
     (settings.workspace / "mlflow.db").write_bytes(b"no database" * 1000)
     back_up(settings)
-    assert caplog.messages[-1].startswith("The database of MLflow was not copied into the bucket: ")
+    assert project_messages(caplog)[-1].startswith("The database of MLflow was not copied into the bucket: ")

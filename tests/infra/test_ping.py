@@ -7,6 +7,7 @@ from pydantic import SecretStr
 
 from infra import ping as module
 from infra.ping import ping
+from tests.messages import project_messages
 from tests.sink import running_sink
 
 
@@ -20,11 +21,11 @@ def test_ping_that_fails_is_one_warning_without_the_address(
         ping(SecretStr(sink.url + path))
     assert [(each.method, each.path) for each in sink.received] == [("GET", path)]
     expected = f"The run succeeded, but the ping to ANIME_GENRE_PING_URL failed ({problem})."
-    assert caplog.messages == ([expected] if problem else [])
+    assert project_messages(caplog) == ([expected] if problem else [])
 
 
 def test_ping_to_an_address_that_cannot_be_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     ping(None)
-    assert caplog.messages == []
+    assert project_messages(caplog) == []
     ping(SecretStr("http://a..b/hidden"))
-    assert len(caplog.messages) == 1 and "hidden" not in caplog.text
+    assert len(project_messages(caplog)) == 1 and "hidden" not in caplog.text

@@ -17,6 +17,7 @@ from infra.store import Store
 from tests.damage import DAMAGES
 from tests.faults import Fault, fault_proxy
 from tests.infra.conftest import Serve
+from tests.messages import project_messages
 
 pytestmark = pytest.mark.stack
 
@@ -155,7 +156,7 @@ def test_store_fetch_replaces_a_damaged_file_and_names_it_once(
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert store.fetch("answers/hash.npz", file).read_bytes() == b"some content"
     assert store.fetch("answers/hash.npz", file).read_bytes() == b"some content"
-    assert caplog.messages == [
+    assert project_messages(caplog) == [
         f"The file {file} is damaged and is downloaded again from gs://test-bucket/answers/hash.npz."
     ]
 

@@ -22,6 +22,7 @@ from tasks.errors import StalePosterError
 from tasks.myanimelist.source import MyAnimeList
 from tasks.preprocess import fetch_dataset, make_dataset
 from tests.damage import DAMAGES, flip_bit
+from tests.messages import project_messages
 from tests.storage import damage, delete, new_bucket, storage_emulator
 
 pytestmark = pytest.mark.stack
@@ -159,7 +160,7 @@ def test_dataset_files_that_are_damaged_are_downloaded_again_and_named_once(
     for _ in range(2):
         assert fetch_dataset(bucket.store, tmp_path, dataset.key).titles == dataset.titles
     assert {file: file.read_bytes() for file in dataset.folder.iterdir()} == before
-    messages = sorted(message.partition(" again from")[0] for message in caplog.messages)
+    messages = sorted(message.partition(" again from")[0] for message in project_messages(caplog))
     assert messages == sorted(f"The file {file} is damaged and is downloaded" for file in before)
 
 

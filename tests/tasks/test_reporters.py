@@ -21,6 +21,7 @@ from ml.training.search import TrialProgress
 from tasks import reporters
 from tasks.reporters import MlflowReporter, ProgressLog
 from tests.faults import Fault, fault_proxy
+from tests.messages import project_messages
 
 pytestmark = pytest.mark.stack
 
@@ -46,7 +47,7 @@ def test_remaining_time_holds_when_the_first_batches_are_slow(tmp_path: Path, ca
         for batch in range(batches):
             clock.seconds += 3.0 if (epoch, batch) == (1, 0) else 1.0
             progress.add(64)
-            found = re.search(r"(\d+) of (\d+) \(.*, (\d+) (s|min) left\)$", caplog.messages[-1])
+            found = re.search(r"(\d+) of (\d+) \(.*, (\d+) (s|min) left\)$", project_messages(caplog)[-1])
             if found:
                 left_at[100 * int(found[1]) // int(found[2])] = (clock.seconds, float(found[3]))
         clock.seconds += 0.5  # the epoch's scores and checkpoint
@@ -55,7 +56,7 @@ def test_remaining_time_holds_when_the_first_batches_are_slow(tmp_path: Path, ca
     for percent in (20, 50):
         at, left = left_at[percent]
         assert 1 / 1.5 < left / (clock.seconds - at) < 1.5
-    assert [each.partition(" (")[0] for each in caplog.messages].count("training scratch: 3072 of 3072") == 1
+    assert [each.partition(" (")[0] for each in project_messages(caplog)].count("training scratch: 3072 of 3072") == 1
 
 
 def test_remaining_time_follows_a_machine_that_becomes_faster(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -65,7 +66,7 @@ def test_remaining_time_follows_a_machine_that_becomes_faster(tmp_path: Path, ca
     for done in range(101):
         log.progress(done, 150, "training scratch", "images")
         clock.seconds += 3.0 if done < 50 else 1.0  # another program ends
-    left = re.search(r"(\d+) s left\)$", caplog.messages[-1])
+    left = re.search(r"(\d+) s left\)$", project_messages(caplog)[-1])
     assert left and 50 <= int(left[1]) <= 80
 
 
@@ -81,14 +82,14 @@ def test_remaining_time_counts_neither_restored_nor_pruned_epochs(
     progress.begin_trial(2)
     clock.seconds += 10
     progress.add(100)
-    assert caplog.messages == ["training scratch: 100 of 800 (10.0 images per second, 70 s left)"]
+    assert project_messages(caplog) == ["training scratch: 100 of 800 (10.0 images per second, 70 s left)"]
     progress.begin_trial(3)  # the second was pruned after its first epoch
     clock.seconds += 10
     progress.add(100)
-    assert caplog.messages[-1] == "training scratch: 200 of 500 (10.0 images per second, 30 s left)"
+    assert project_messages(caplog)[-1] == "training scratch: 200 of 500 (10.0 images per second, 30 s left)"
     progress.end()
     progress.end()
-    assert caplog.messages[2:] == ["training scratch: 200 of 200 (10.0 images per second)"]
+    assert project_messages(caplog)[2:] == ["training scratch: 200 of 200 (10.0 images per second)"]
 
 
 def test_remaining_time_includes_the_training_after_the_search(
@@ -100,13 +101,13 @@ def test_remaining_time_includes_the_training_after_the_search(
     progress.begin_trial(1)
     clock.seconds += 10
     progress.add(100)
-    assert caplog.messages == ["training scratch: 100 of 800 (10.0 images per second, 70 s left)"]
+    assert project_messages(caplog) == ["training scratch: 100 of 800 (10.0 images per second, 70 s left)"]
     for epoch in range(1, 5):
         progress.end_epoch(epoch)
     progress.begin_refit(epochs=2, images=120)
     clock.seconds += 10
     progress.add(100)
-    assert caplog.messages[-1] == "training scratch: 200 of 340 (10.0 images per second, 14 s left)"
+    assert project_messages(caplog)[-1] == "training scratch: 200 of 340 (10.0 images per second, 14 s left)"
 
 
 def test_work_that_was_done_before_the_first_call_does_not_count(
@@ -118,7 +119,7 @@ def test_work_that_was_done_before_the_first_call_does_not_count(
     log.progress(1000, 4000, "backbone's features", "images")
     clock.seconds += 100
     log.progress(2000, 4000, "backbone's features", "images")
-    assert caplog.messages == ["backbone's features: 2000 of 4000 (10.0 images per second, 3 min left)"]
+    assert project_messages(caplog) == ["backbone's features: 2000 of 4000 (10.0 images per second, 3 min left)"]
 
 
 def test_progress_ends_a_step_whose_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +173,7 @@ def test_training_goes_on_while_mlflow_is_down_and_logs_later(
     assert losses == {"training": [], "scratch": [0.3, 0.2], "whole": [], "trial-1": [0.1, 0.05]}
     assert parents["whole"] == parents["scratch"] == outer and parents["trial-1"] == runs["whole"].info.run_id
     assert {run.info.status for run in runs.values()} == {"FINISHED"} and len(pictures) == 1
-    assert caplog.messages == [
+    assert project_messages(caplog) == [
         "Logging to MLflow failed temporarily: the server responded with status 503. The training goes on, and its "
         "curves are logged later.",
         "MLflow is available again, and has the training's curves.",
@@ -194,7 +195,7 @@ def test_training_keeps_its_own_error_while_mlflow_is_down(
         ):
             server.faults.append(Fault(""))
             raise ZeroDivisionError
-    assert caplog.messages == [
+    assert project_messages(caplog) == [
         "Ending an MLflow run failed temporarily: the server responded with status 503. The training goes on, and its "
         "curves are logged later.",
         "Curves, pictures or ends of runs of this training are missing in MLflow.",

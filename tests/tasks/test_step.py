@@ -6,6 +6,7 @@ import time
 import pytest
 
 from tasks.step import no_silence
+from tests.messages import project_messages
 
 pytestmark = pytest.mark.stack
 
@@ -17,11 +18,11 @@ def test_silent_step_repeats_its_last_line_with_its_age(caplog: pytest.LogCaptur
         for _ in range(4):
             logger.warning("Predicting the test part.")
             time.sleep(0.1)
-        talking = list(caplog.messages)
+        talking = list(project_messages(caplog))
         time.sleep(1.5)
-    silent = caplog.messages[len(talking) :]
+    silent = project_messages(caplog)[len(talking) :]
     assert set(talking) == {"Predicting the test part."}
     assert 2 <= len(silent) <= 4 and silent[0] == "Predicting the test part. (0 s)" and silent[-1].endswith("(1 s)")
     time.sleep(0.6)
-    assert len(caplog.messages) == len(talking) + len(silent)
+    assert len(project_messages(caplog)) == len(talking) + len(silent)
     assert not logging.getLogger("ml").handlers

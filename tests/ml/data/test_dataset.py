@@ -16,6 +16,7 @@ from ml.errors import DatasetError
 from ml.reporting import NullReporter
 from serving.bundle.image import decode
 from tests.damage import DAMAGES
+from tests.messages import project_messages
 
 Make = Callable[[Path, int], list[Poster]]
 
@@ -184,7 +185,7 @@ def test_dataset_that_is_damaged_is_rebuilt_and_named_once(
         Dataset.load(before.folder)
     caplog.clear()
     build_dataset(posters, tmp_path, small, NullReporter())
-    (message,) = [message for message in caplog.messages if "genre" not in message]
+    (message,) = [message for message in project_messages(caplog) if "genre" not in message]
     assert re.fullmatch(rf"The dataset in {before.folder} is damaged and is rebuilt \(.+\)\.", message)
     assert {file.name: file.read_bytes() for file in before.folder.iterdir()} == contents
 

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from ml.data.shards import ROWS_PER_SHARD, Shards
+from tests.messages import project_messages
 
 SHAPE = (2, 3)
 
@@ -158,14 +159,14 @@ def test_shard_that_is_damaged_is_deleted_with_a_warning_and_rewritten(
 ) -> None:
     damage(array)
     shards = opened(array.parent)
-    (message,) = caplog.messages
+    (message,) = project_messages(caplog)
     assert re.search(f"{array} is damaged: .*{reason}.* It is deleted and its rows are rebuilt", message)
     caplog.records.clear()
     assert shards.missing("abcde") == ["a", "b", "c"]
     assert list(array.parent.glob(f"{array.stem}*")) == []
     assert add(shards, ["a", "b", "c"]) == array
     assert np.array_equal(opened(array.parent).rows("cd")[:], np.stack([row("c"), row("d")]))
-    assert caplog.messages == []
+    assert project_messages(caplog) == []
 
 
 @pytest.mark.parametrize("ending", [".npy", ".json"])

@@ -6,6 +6,7 @@ from ml.configuration import TrainConfig
 from ml.errors import SettingError, TrainingError, WeightsError
 from ml.networks.backbones import Backbone
 from ml.training.candidates import CANDIDATES, Candidate, Range, check_settings, chosen_candidates
+from tests.messages import project_messages
 
 pytestmark = pytest.mark.train
 
@@ -46,7 +47,7 @@ def test_chosen_candidates_without_weights_are_trained_whole_which_is_said(caplo
     rest = (
         "needs pretrained weights, and the setting weights is 'none': 'whole' is trained from random weights instead."
     )
-    assert caplog.messages == [f"The network '{name}' {rest}" for name in ("frozen", "lp-ft")]
+    assert project_messages(caplog) == [f"The network '{name}' {rest}" for name in ("frozen", "lp-ft")]
 
 
 @pytest.mark.parametrize("candidate", CANDIDATES.values(), ids=CANDIDATES)

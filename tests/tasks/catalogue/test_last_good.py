@@ -25,6 +25,7 @@ from tasks.catalogue.titles import Related, Title
 from tasks.errors import CatalogueError
 from tasks.myanimelist.source import MyAnimeList
 from tasks.records import CatalogueRecord
+from tests.messages import project_messages
 
 SITE = "https://myanimelist.net"
 SEASONS = "2010-summer..2011-winter"
@@ -141,7 +142,7 @@ def test_last_good_table_and_history_that_are_damaged_are_moved_aside(
         file.write_bytes(b"mal_id\n1\n")
     assert replaced(tmp_path).changes == 0
     for file in damaged:
-        (_,) = [message for message in caplog.messages if f"The file {file} is damaged" in message]
+        (_,) = [message for message in project_messages(caplog) if f"The file {file} is damaged" in message]
         assert file.with_name(f"{file.name}.damaged").read_bytes() == b"mal_id\n1\n"
     assert len(known(tmp_path)) == 3
 

@@ -15,6 +15,7 @@ from infra.files import write_bytes
 from tasks.crawl.ledger import Crawl, HostMemory, Ledger, PageVisit, PosterVisit, poster_name, to_stored
 from tasks.errors import LedgerError
 from tests.damage import cut, empty
+from tests.messages import project_messages
 
 ROOT = Path(__file__).parents[3]
 
@@ -139,7 +140,7 @@ def test_ledger_that_is_damaged_is_moved_aside_and_named_once(
         ledger.pages.put(*PAGES)
         assert len(ledger.pages.all()) == len(PAGES)
         ledger.close()
-    (message,) = caplog.messages
+    (message,) = project_messages(caplog)
     assert message.startswith(f"The ledger {path} is damaged: ")
     assert (tmp_path / "ledger.sqlite.damaged").read_bytes() == damaged
 
