@@ -342,11 +342,7 @@ def move_traffic(settings: Settings, registry: Registry, target: Revision, what:
     traffic = cloud_run.traffic(settings.service)
     before = traffic.revision if traffic else None
     previous, rollouts = registry.previous(), read_rollouts(store)
-    changes = [each for each in rollouts if each.before != each.after]
-    earlier, replaced = before, name_of(before) if before else None
-    if replaced == name_of(target) and replaced not in {each.after for each in changes}:
-        replaced = changes[-1].after if changes else None  # an attempt before this one has moved the traffic
-        earlier = _revision_named(settings, replaced)
+    replaced, earlier = _replaced(settings, before, target, rollouts)
     if before is None or before.environment.get("BUNDLE_SHA256") != sha256:
         renew_deployment(store, before, sha256)  # it may have been live before
     try:
@@ -362,16 +358,39 @@ def move_traffic(settings: Settings, registry: Registry, target: Revision, what:
         if before is not None:
             logger.warning("The traffic goes back to %s: %s", name_of(before), error)
             cloud_run.send_traffic(settings.service, before.name)
+            reason = f"{name_of(target)}: {error.message}"
             with suppress(InfraError):  # the first error is the reason; the next run mends the aliases
-                record_rollout(
-                    settings, f"{what} failed", by, name_of(before), before, f"{name_of(target)}: {error.message}"
-                )
-                if name_of(target) not in {each.after for each in read_rollouts(store)}:
-                    forget_deployment(store, sha256)  # it was never live, so no rollback may choose it
-                live_champion(settings, registry)  # sets the alias `champion`
-                if previous:
-                    registry.set_previous(previous.version)
+                record_rollout(settings, f"{what} failed", by, name_of(before), before, reason)
+                _undo(settings, store, registry, target, previous)
         raise
+
+
+def _replaced(
+    settings: Settings, live: Revision | None, target: Revision, rollouts: Sequence[Rollout]
+) -> tuple[str | None, Revision | None]:
+    """The version that `target` replaces, and a revision of it, both None if nothing was live.
+
+    That is the live one. If no rollout has recorded that the version of `target` went live, then an attempt before
+    this one has moved the traffic, and the last version that a rollout recorded is replaced.
+    """
+    changes = [each for each in rollouts if each.before != each.after]
+    if live is None:
+        return None, None
+    if name_of(live) != name_of(target) or name_of(target) in {each.after for each in changes}:
+        return name_of(live), live
+    last = changes[-1].after if changes else None
+    return last, _revision_named(settings, last)
+
+
+def _undo(
+    settings: Settings, store: Store, registry: Registry, target: Revision, previous: ModelVersion | None
+) -> None:
+    """Set both aliases again, and forget the deployment of `target` if it was never live: no rollback may choose it."""
+    if name_of(target) not in {each.after for each in read_rollouts(store)}:
+        forget_deployment(store, target.environment["BUNDLE_SHA256"])
+    live_champion(settings, registry)  # sets the alias `champion`
+    if previous:
+        registry.set_previous(previous.version)
 
 
 def _wait_until_served(url: str, sha256: str, caller: str | None) -> None:
