@@ -33,8 +33,8 @@ class Request:
 class FaultySite:
     """The settings and requests of a running server. The settings may change while it runs.
 
-    `rate` is that of a token bucket (requests per second, and the burst). For the share `faults` of all paths, the
-    first two responses are faulty. `change` is applied to each page.
+    `rate` is that of a token bucket (requests per second). Only two may come at once, so that slow machines are refused
+    some, too. For the share `faults` of all paths, the first two responses are faulty. `change` is applied to each page.
     """
 
     site: SmallSite
@@ -63,7 +63,7 @@ class FaultySite:
             return True
         with self._lock:
             now = time.monotonic()
-            self._tokens = min(self.rate, self._tokens + (now - self._then) * self.rate)
+            self._tokens = min(2, self._tokens + (now - self._then) * self.rate)
             self._then = now
             if self._tokens < 1:
                 return False
