@@ -6,7 +6,7 @@ the workspace.
 
 import json
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -74,7 +74,8 @@ def preprocess(catalogue: CatalogueRecord, posters: PosterSetRecord, config: Dat
     source = source_for(catalogue.site_url)
     titles = read_catalogue(store.fetch(catalogue.key, workspace / catalogue.key))
     usable, left_out = usable_titles(titles, read_poster_set(store, posters.key), source, config.labels)
-    dataset, is_new, notices = make_dataset(store, workspace, usable, source, config)
+    # A title without a poster or labels may be what relates two others.
+    dataset, is_new, notices = make_dataset(store, workspace, usable, strong_relations(titles, source), config)
     notices += left_out
     for notice in notices:
         logger.info("%s", notice)
@@ -86,13 +87,18 @@ def preprocess(catalogue: CatalogueRecord, posters: PosterSetRecord, config: Dat
 
 
 def make_dataset(
-    store: Store, workspace: Path, titles: pd.DataFrame, source: Source, config: PreprocessConfig
+    store: Store,
+    workspace: Path,
+    titles: pd.DataFrame,
+    related: Mapping[str, Sequence[str]],
+    config: PreprocessConfig,
 ) -> tuple[Dataset, bool, list[str]]:
     """The dataset of these titles in workspace and bucket, whether it is new, and sentences about its parts.
 
     Raises as `preprocess`.
 
-    `titles` is a catalogue with the posters' hashes in the column `sha256` (see `usable_titles`).
+    `titles` is a catalogue with the posters' hashes in the column `sha256` (see `usable_titles`). `related` gives the
+    related ids by id, also of titles that are not usable (see `strong_relations`).
     Posters whose pixels are not in the workspace are fetched and decoded.
     """
     folder = workspace / "posters"
@@ -101,7 +107,7 @@ def make_dataset(
     decode_stored(store, workspace, sha256_of, pixels, ProgressLog(workspace))
     posters = labelled_posters(titles, dict.fromkeys(titles["id"], ("", "")), folder)
     alike = look_alikes(perceptual_hashes(posters, pixels))
-    parts, notices = _draw_parts(store, titles, source, alike)
+    parts, notices = _draw_parts(store, titles, related, alike)
     posters = labelled_posters(titles, parts, folder)
     key = dataset_key(posters, config)
     present = store.keys(f"{_folder(key)}/")
@@ -185,15 +191,14 @@ def _folder(key: str) -> str:
 
 
 def _draw_parts(
-    store: Store, titles: pd.DataFrame, source: Source, alike: Iterable[tuple[str, str]]
+    store: Store, titles: pd.DataFrame, related: Mapping[str, Sequence[str]], alike: Iterable[tuple[str, str]]
 ) -> tuple[Mapping[str, tuple[str, str]], list[str]]:
     """Franchise and part of each title by its id, and sentences about how well the parts are separated.
 
-    New titles are appended to the table of parts in the bucket. `alike` are pairs of titles whose posters look alike:
-    both are put into one part.
+    New titles are appended to the table of parts in the bucket. `related` is as in `make_dataset`. `alike` are pairs of
+    titles whose posters look alike: both are put into one part.
     """
     title_of = dict(zip(titles["id"], titles["title"], strict=True))
-    related = strong_relations(titles, source)
     franchise_of = franchises(title_of, related, alike)
     table = _read_table(store, _PARTS_KEY)
     before, notices = dict(table.rows) if table else {}, []

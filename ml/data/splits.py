@@ -48,7 +48,8 @@ def franchises(
 
     The titles' own keys are those of `ml.data.franchise_keys`.
 
-    `related` gives the related ids of each id. Ids that are not in `titles` still connect the titles that name them.
+    `related` gives the related ids of each id. Ids that are not in `titles` still connect those that they name, and
+    those that name them.
     `alike` are pairs of ids (see `ml.data.duplicates.look_alikes`).
     """
     keys = title_franchises(titles)
@@ -104,7 +105,8 @@ def relations_notice(
     """
     franchise_of = title_franchises(titles)
     words_of = rare_words(titles, franchise_of)
-    links = {(min(id, other), max(id, other)) for id, others in related.items() for other in others if other in titles}
+    both = ((id, other) for id in titles.keys() & related.keys() for other in related[id] if other in titles)
+    links = {(min(pair), max(pair)) for pair in both}
     part = {id: draw_part(franchise) for id, franchise in franchise_of.items()}
     apart = [link for link in links if part[link[0]] != part[link[1]]]
     missed = sum(words_of[one].isdisjoint(words_of[other]) for one, other in apart)

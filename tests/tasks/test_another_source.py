@@ -23,7 +23,7 @@ from tasks.catalogue.titles import Related, Title
 from tasks.crawl.mirror import CrawlMirror
 from tasks.errors import PageCutError, SeasonError
 from tasks.posters import poster_set_json, read_poster_set
-from tasks.preprocess import fetch_dataset, make_dataset, usable_titles
+from tasks.preprocess import fetch_dataset, make_dataset, strong_relations, usable_titles
 from tests.storage import new_bucket, storage_emulator
 
 pytestmark = pytest.mark.stack
@@ -160,7 +160,7 @@ async def test_another_source_is_collected_and_becomes_a_dataset(site: Site, sto
     stored = read_poster_set(store, "poster-sets/1.json")
     pd.testing.assert_frame_equal(stored, posters.replace({"status": {"new": "present"}}))
     titles, _ = usable_titles(catalogue, stored, source)
-    dataset, is_new, _ = make_dataset(store, tmp_path, titles, source, CONFIG)
+    dataset, is_new, _ = make_dataset(store, tmp_path, titles, strong_relations(catalogue, source), CONFIG)
     assert is_new and set(dataset.ids) == {*IDS} - {IDS[7], IDS[8], IDS[9]}
     assert {genre.name for genre in dataset.genres} == {"Action", "Comedy", "Space"}
     part_of = dict(zip(dataset.ids, dataset.parts, strict=True))

@@ -20,7 +20,7 @@ from tasks.catalogue.titles import Title
 from tasks.crawl.mirror import poster_key
 from tasks.errors import StalePosterError
 from tasks.myanimelist.source import MyAnimeList
-from tasks.preprocess import fetch_dataset, make_dataset
+from tasks.preprocess import fetch_dataset, make_dataset, strong_relations
 from tests.damage import DAMAGES, flip_bit
 from tests.messages import project_messages
 from tests.storage import damage, delete, new_bucket, storage_emulator
@@ -63,7 +63,7 @@ class Bucket:
     def dataset_with_notices(self, workspace: Path) -> tuple[Dataset, bool, list[str]]:
         catalogue = catalogue_of(self.titles)
         titles = catalogue.assign(sha256=catalogue["id"].map(self.sha256))
-        return make_dataset(self.store, workspace, titles, MyAnimeList(), CONFIG)
+        return make_dataset(self.store, workspace, titles, strong_relations(catalogue, MyAnimeList()), CONFIG)
 
 
 @pytest.fixture(scope="module")
