@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from infra.endpoint import request_predictions
-from infra.registry import DATASET_KEY, Registry
+from infra.registry import Registry
 from infra.settings import Settings, read_settings
 from infra.store import Store
 from ml.configuration import GateConfig
@@ -23,20 +23,12 @@ from ml.evaluation.model_report import model_report
 from ml.evaluation.predictions import PredictionSet
 from ml.scores.intervals import Interval
 from ml.scores.metrics import Decisions
-from serving.bundle.model import Model
+from serving.bundle.model import MANIFEST, Manifest, Model
 from serving.bundle.wording import counted
 from tasks.artifacts import show_text
-from tasks.bundles import fetch_bundle, fetch_predictions
+from tasks.bundles import bundle_key, fetch_bundle, fetch_predictions
 from tasks.catalogue.catalogue_table import read_catalogue
-from tasks.champion import (
-    Champion,
-    ChampionState,
-    examine,
-    has_other_decoder,
-    live_champion,
-    reason_to_redeploy,
-    training_run,
-)
+from tasks.champion import Champion, ChampionState, examine, has_other_decoder, live_champion, reason_to_redeploy
 from tasks.comparisons import compare_once
 from tasks.crawl.mirror import poster_key
 from tasks.preprocess import fetch_dataset, read_dataset_parts, strong_relations
@@ -98,7 +90,7 @@ def evaluate(
         if champion
         else None,
         opponents=evaluation.opponents,
-        seen=_seen(champion, catalogue, data, store, registry, settings) if champion else (),
+        seen=_seen(champion, catalogue, data, store, settings) if champion else (),
         limits=limits,
         bundle_rules=check_bundle(_size_bytes(bundle), evaluation.probability_difference, limits),
     )
@@ -223,17 +215,14 @@ def champion_decisions(
     return np.array([[genre.name in names for genre in model.manifest.genres] for names in predicted])
 
 
-def _seen(
-    champion: Champion, catalogue: CatalogueRecord, data: Dataset, store: Store, registry: Registry, settings: Settings
-) -> set[str]:
+def _seen(champion: Champion, catalogue: CatalogueRecord, data: Dataset, store: Store, settings: Settings) -> set[str]:
     """The ids of the posters of franchises that the champion was trained on.
 
     Some are in the test part if the parts were drawn again since, or if a franchise's other titles are left out today.
     Empty if the champion's dataset is unknown.
     """
-    run_id = training_run(champion.bundle_sha256, store, registry)
-    key = registry.parameter(run_id, DATASET_KEY) if run_id else None
-    parts = read_dataset_parts(store, key) if key else {}
+    manifest = store.read_parsed(f"{bundle_key(champion.bundle_sha256)}/{MANIFEST}", Manifest.parse)
+    parts = read_dataset_parts(store, manifest.dataset_key) if manifest else {}
     if not parts:
         logger.warning("The dataset of the champion, %s, is unknown: it may have seen test posters.", champion.name)
         return set()
