@@ -31,10 +31,10 @@ from tasks.catalogue.crawl_context import CrawlContext
 from tasks.catalogue.details import add_details
 from tasks.catalogue.drift import Measure
 from tasks.catalogue.estimate import Expected, estimate
-from tasks.catalogue.last_good import about_last_good, read_last_good, replace_last_good
+from tasks.catalogue.last_good import about_last_good, read_last_good, replace_last_good, with_known_details
 from tasks.catalogue.poster_download import download_posters, write_posters
 from tasks.catalogue.scraping import read_titles
-from tasks.catalogue.source import ApiSource, Source, is_one_page
+from tasks.catalogue.source import ApiSource, DetailSource, Source, is_one_page
 from tasks.catalogue.titles import Title
 from tasks.catalogue.unread_cards import UnreadEntry, log_unread, with_last_records, write_unread
 from tasks.crawl.addresses import is_loopback
@@ -137,15 +137,13 @@ class Collector:
         return self._complete(selection, await add_details(context, titles, 0), unread)
 
     def _complete(self, selection: str, titles: Sequence[Title], unread: Sequence[UnreadEntry]) -> pd.DataFrame:
-        """The catalogue of these titles, completed by the last good records of known titles that could not be read.
+        """The catalogue of these titles, completed by what is known of titles that could not be read, or in part.
 
         Raises:
             PageLayoutError: it is empty.
         """
-        catalogue, self.unread = catalogue_of(titles), []
-        if unread:
-            last = read_last_good(self._folder, self._source, selection).titles
-            catalogue, self.unread = with_last_records(catalogue, unread, last, self._source)
+        known = read_last_good(self._folder, self._source, selection).titles
+        catalogue, self.unread = with_last_records(catalogue_of(titles), unread, known, self._source)
         if catalogue.empty:
             raise PageLayoutError(
                 f"None of the pages' {counted(len(unread), 'title')} can be read. Has the site changed?",
@@ -153,7 +151,7 @@ class Collector:
             )
         log_unread(self.unread)
         write_unread(self.unread, self._folder)
-        return catalogue
+        return with_known_details(catalogue, known) if isinstance(self._source, DetailSource) else catalogue
 
     async def download_posters(self, catalogue: pd.DataFrame) -> pd.DataFrame:
         """Download the posters into the folder `posters`, and finish the crawl.

@@ -110,6 +110,17 @@ def replace_last_good(
     return about
 
 
+def with_known_details(catalogue: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+    """The catalogue, where titles whose own page was not read keep what earlier crawls read of it.
+
+    The other source of a site may have read it, and its page is not kept for this one.
+    """
+    columns = ["rating", "aired_to", "related", "own_page"]
+    before = known.set_index("id")[columns].reindex(catalogue["id"]).fillna("").set_axis(catalogue.index)
+    is_missing = (catalogue[columns] == "") & (catalogue[["own_page"]] == "").to_numpy()
+    return catalogue.assign(**catalogue[columns].mask(is_missing, before))
+
+
 def _intact_history(file: Path) -> str:
     """The text of the history, empty if there is none. A damaged file is moved aside."""
     if not file.exists():

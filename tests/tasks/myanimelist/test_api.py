@@ -67,6 +67,9 @@ def comparable(catalogue: pd.DataFrame) -> pd.DataFrame:
 
 def test_catalogue_is_the_same_by_pages_and_by_api(site: str, api: StrictApi, tmp_path: Path) -> None:
     by_pages, posters, _ = collect(tmp_path, MyAnimeList(site), details=36)
+    kept, _, changes = collect(tmp_path, source_of(api))
+    pd.testing.assert_frame_equal(comparable(kept), comparable(by_pages))
+    assert changes == 0, "what the pages told of titles is kept"
     by_api, same_posters, changes = collect(tmp_path, source_of(api), details=36)
     pd.testing.assert_frame_equal(comparable(by_api), comparable(by_pages))
     assert changes == 0  # one collection: the titles, their history and their posters are known already
