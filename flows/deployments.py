@@ -4,14 +4,14 @@ Serve them until Ctrl-C with: python -m flows.deployments --cron "0 4 * * 1"
 
 Values of `retrain` and the schedule of `collect` that a person edits in Prefect stay: deployment.json and
 collect-deployment.json in the workspace have what this command last wrote, and a value on the server that differs from
-it is a person's.
+it is a person's. `collect` and `train` have the parameters of `retrain`.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,12 @@ _ANCHOR = datetime(2020, 1, 1, tzinfo=UTC)  # intervals are counted from here, s
 
 @dataclass(frozen=True)
 class Edit:
-    """A value that a person changed in Prefect, and the one that it replaces."""
+    """A value that a person changed in Prefect, and that of the command. It is kept unless it is no longer valid."""
 
     name: str
     value: Any
     replaced: Any
+    kept: bool = True
 
 
 def deployment(
@@ -146,29 +147,37 @@ def interval_schedule(seconds: float) -> CronSchedule | IntervalSchedule:
 
 
 def write_deployment(
-    parameters: RetrainParameters, schedule: CronSchedule | IntervalSchedule, note: Path
-) -> RunnerDeployment:
-    """Create or update the deployment on the server, without a person's edits, and write the note.
+    parameters: RetrainParameters,
+    schedule: CronSchedule | IntervalSchedule,
+    note: Path,
+    create_others: Callable[[RetrainParameters], Sequence[RunnerDeployment]],
+) -> list[RunnerDeployment]:
+    """Create or update the deployment on the server, without a person's edits, then others, and write the note.
 
     Args:
         parameters: the default parameters of a run.
         schedule: when runs start.
-        note: the file with what was last written.
+        note: the file with what was last written. It is written last, because `up` waits for it.
+        create_others: creates the other deployments from the parameters with a person's edits.
     """
     wanted = _values(parameters.model_dump(mode="json"), [DeploymentScheduleCreate(schedule=schedule)], False)
-    edits = _edits(wanted, _read_written(note), _read_server())
-    try:
-        chosen = _from_values(wanted | {edit.name: edit.value for edit in edits})
-    except ValidationError:  # a newer version of this package no longer accepts a person's value
-        edits, chosen = [], _from_values(wanted)
+    chosen, values, edits = _from_values(wanted), wanted, list[Edit]()
+    for edit in _edits(wanted, _read_written(note), _read_server()):
+        edited = values | {edit.name: edit.value}
+        try:
+            chosen, values = _from_values(edited), edited
+        except ValidationError:  # a newer version of this package no longer accepts a person's value
+            edit = replace(edit, kept=False)
+        edits.append(edit)
     chosen.apply()
+    others = create_others(RetrainParameters.model_validate(chosen.parameters["parameters"]))
     content = {"written": wanted, "edits": [vars(edit) for edit in edits], "time": time.time()}
     write_bytes(note, json.dumps(content, indent=2).encode())
-    return chosen
+    return [chosen, *others]
 
 
 def read_edits(note: Path, since: float) -> list[Edit] | None:
-    """The edits that the deployment kept; None if it was not written after `since`, in seconds since the epoch."""
+    """A person's edits of the deployment; None if it was not written after `since`, in seconds since the epoch."""
     try:
         content = json.loads(note.read_text())
         return [Edit(**edit) for edit in content["edits"]] if content["time"] >= since else None
@@ -254,15 +263,18 @@ def main() -> None:
     else:
         schedule = CronSchedule(cron=args.cron, timezone=args.timezone)
     parameters, settings = RetrainParameters.model_validate_json(args.parameters), read_settings()
-    others = [
-        collect_deployment(parameters, args.timezone, settings.workspace / _COLLECT_NOTE),
-        train_deployment(parameters),
-        rollback_deployment(parameters.collection_name),
-    ]
-    names = [NAME, *(each.name for each in others)]
-    automations.write_automations(settings.notify_url, names, settings.workspace / automations.NOTE)
-    # Its note comes last: `up` waits for it.
-    serve(write_deployment(parameters, schedule, settings.workspace / NOTE), *others, pause_on_shutdown=False)
+
+    def create_others(chosen: RetrainParameters) -> list[RunnerDeployment]:
+        others = [
+            collect_deployment(chosen, args.timezone, settings.workspace / _COLLECT_NOTE),
+            train_deployment(chosen),
+            rollback_deployment(chosen.collection_name),
+        ]
+        names = [NAME, *(each.name for each in others)]
+        automations.write_automations(settings.notify_url, names, settings.workspace / automations.NOTE)
+        return others
+
+    serve(*write_deployment(parameters, schedule, settings.workspace / NOTE, create_others), pause_on_shutdown=False)
 
 
 if __name__ == "__main__":

@@ -142,11 +142,11 @@ def _about_deployment(edits: Sequence[Edit]) -> list[str]:
         parameters = RetrainParameters.model_validate(deployment.parameters["parameters"])
         schedule = _schedule(client, deployment)
     lines = [f"The deployment reads {parameters.source_url}.", f"Schedule: {schedule}."]
-    if edits:
-        lines += ["Edited in Prefect, and kept:"]
-    for edit in edits:
-        value, replaced = _show(edit.name, edit.value), _show(edit.name, edit.replaced)
-        lines += [f"  {edit.name}: {value} (this command would set {replaced})"]
+    shown = [(edit, _show(edit.name, edit.value), _show(edit.name, edit.replaced)) for edit in edits]
+    if kept := [f"  {edit.name}: {value} (this command would set {ours})" for edit, value, ours in shown if edit.kept]:
+        lines += ["Edited in Prefect, and kept:", *kept]
+    if lost := [f"  {edit.name}: {value} (now {ours})" for edit, value, ours in shown if not edit.kept]:
+        lines += ["Edited in Prefect, but no longer valid:", *lost]
     return lines
 
 

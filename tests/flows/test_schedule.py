@@ -1,5 +1,6 @@
 """Schedules where clocks change, as Prefect's scheduler computes them and `up` shows them; that of `collect`."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule
 
 from flows import deployments
-from flows.deployments import collect_deployment, interval_schedule
+from flows.deployments import collect_deployment, interval_schedule, read_edits, write_deployment
 from flows.parameters import RetrainParameters
 from flows.up import next_run
 from tasks.table.configuration import TableConfig
@@ -65,12 +66,41 @@ def test_next_run_is_shown_on_the_clocks_of_its_time_zone(monkeypatch: pytest.Mo
     assert next_run(gap, interval_schedule(60)) == "Sunday, 2027-03-28 09:30 in time zone Asia/Tokyo"
 
 
-def test_daily_schedule_of_collect_follows_the_command_unless_a_person_edited_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def replaced_server(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """All deployments that were applied, the last of which is found on the server."""
     server: list[Any] = [None]
     monkeypatch.setattr(deployments, "_find", lambda name: server[-1])
     monkeypatch.setattr(RunnerDeployment, "apply", lambda written: server.append(written))
+    return server
+
+
+def test_edit_that_is_no_longer_valid_is_named_and_the_others_also_go_for_collect_and_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, note, began = replaced_server(monkeypatch), tmp_path / "note.json", time.time()
+    weekly, created = ClientCronSchedule(cron="0 4 * * 1", timezone="UTC"), list[RetrainParameters]()
+
+    def start() -> RunnerDeployment:
+        def create_others(chosen: RetrainParameters) -> list[RunnerDeployment]:
+            created.append(chosen)
+            return []
+
+        return write_deployment(RetrainParameters(), weekly, note, create_others)[0]
+
+    parameters = start().parameters["parameters"]
+    edited = {**parameters, "seasons": "1990-winter..now", "train": {**parameters["train"], "epochs": -1}}
+    server.append(server[-1].model_copy(update={"parameters": {"parameters": edited}, "paused": True}))
+    again = start()
+    assert again.paused and created[-1].seasons == again.parameters["parameters"]["seasons"] == "1990-winter..now"
+    assert created[-1].train == created[0].train
+    edits = {edit.name: edit for edit in read_edits(note, began) or []}
+    assert {name: edit.kept for name, edit in edits.items()} == {"seasons": True, "train.epochs": False, "paused": True}
+
+
+def test_daily_schedule_of_collect_follows_the_command_unless_a_person_edited_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = replaced_server(monkeypatch)
 
     def start(timezone: str, **parameters: Any) -> list[tuple[str, str]]:
         written = collect_deployment(RetrainParameters(**parameters), timezone, tmp_path / "note.json")
