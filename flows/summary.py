@@ -141,8 +141,9 @@ def show_summary(record: RetrainRecord, message: str) -> None:
     parts = ", ".join(f"{part} {count:,}" for part, count in dataset.parts.items())
     lines = [
         f"**{what}**\n\n{reason}\n",
-        f"- What changed: {counted(catalogue.changes, 'change')} in {counted(catalogue.titles, 'title')} of "
-        f"{catalogue.snapshot_date}, {counted(posters.new, 'new poster')} of {posters.posters}",
+        f"- What changed since the site was last read: {counted(catalogue.changes, 'change')} in "
+        f"{counted(catalogue.titles, 'title')} of {catalogue.snapshot_date}, {counted(posters.new, 'new poster')} of "
+        f"{posters.posters}",
         f"- Dataset: {counted(dataset.posters, 'poster')} ({parts}), {counted(len(dataset.genres), 'genre')}",
         f"- Model of this run: {version_name(record.model.version, record.model.bundle_sha256)}, "
         f"{record.training.chosen}, test/weighted_f1 {score.weighted_f1:.3f}",

@@ -69,8 +69,8 @@ def read_last_collected(store: Store) -> CollectedRecord:
     collected = read_collected(store)
     if collected is None:
         raise CatalogueError(
-            f"{store.uri(_COLLECTED)} does not exist, so nothing was collected yet. Run `anime-genre collect` with the "
-            "settings of this bucket, or a run with the crawl."
+            f"{store.uri(_COLLECTED)} does not exist, so nothing was collected yet. Start a run with the crawl; with "
+            "ANIME_GENRE_CLOUD=google, `anime-genre collect` also writes it."
         )
     return collected
 
