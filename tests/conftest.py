@@ -34,7 +34,10 @@ NewWorkspace = Callable[[Path], Path]
 ROOT = Path(__file__).parent.parent
 _CACHES = {".pytest_cache", ".mypy_cache", ".ruff_cache", ".import_linter_cache", ".hypothesis", "workspace"}
 _MARKS = re.compile(r"^pytestmark = \[?pytest\.mark\.(stack|browser|train)\b", re.MULTILINE)
-_SHARED_STACK = re.compile(r"\b(running_)?stack: Stack\b")
+_SHARED = {  # what takes long and serves the tests of several files
+    "stack": re.compile(r"\b(running_)?stack: Stack\b"),
+    "networks": re.compile(r"\b(outcome: TrainingOutcome|exported: NetworkOutcome)\b"),
+}
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -46,9 +49,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 class TwoStacks(LoadFileScheduling):
-    """Sends each file to one worker. Two workers start the running stack, and each takes half of its tests.
+    """Sends each file to one worker, and files that share trained networks or the running stack to the same one.
 
-    A stack takes seconds to start. Some files use the training of test_retrain.
+    Two workers start a running stack, and each takes half of its tests: some files use the training of test_retrain.
     """
 
     _ONE_TRAINING = tuple(
@@ -59,7 +62,8 @@ class TwoStacks(LoadFileScheduling):
         file = str(super()._split_scope(nodeid))
         if file in TwoStacks._ONE_TRAINING:
             return "training"
-        return "stack" if _SHARED_STACK.search((ROOT / file).read_text(encoding="utf-8")) else file
+        text = (ROOT / file).read_text(encoding="utf-8")
+        return next((name for name, pattern in _SHARED.items() if pattern.search(text)), file)
 
 
 # Imports and tests create a million objects, and the collector goes through all of them time and again: a third of the

@@ -18,6 +18,7 @@ class Cluster:
     def __init__(self, folder: Path, held: ExitStack, options: Sequence[str] = ()) -> None:
         self._folder, self._held = folder, held
         self.workers: list[subprocess.Popen[bytes]] = []
+        self.workspaces: list[Path] = []
         file = folder / "scheduler.json"
         self.scheduler = self._start(
             "scheduler", ["--port", "0", "--scheduler-file", str(file), *options], os.environ, folder
@@ -38,7 +39,8 @@ class Cluster:
         )
         arguments = [self.address, "--no-nanny", "--nthreads", "1", "--local-directory", str(folder), *options]
         self.workers.append(self._start("worker", arguments, environment, folder, prefix))
-        return folder / "workspace"
+        self.workspaces.append(folder / "workspace")
+        return self.workspaces[-1]
 
     def _start(
         self,

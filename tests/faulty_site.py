@@ -33,8 +33,9 @@ class Request:
 class FaultySite:
     """The settings and requests of a running server. The settings may change while it runs.
 
-    `rate` is that of a token bucket (requests per second). Only two may come at once, so that slow machines are refused
-    some, too. For the share `faults` of all paths, the first two responses are faulty. `change` is applied to each page.
+    `rate` is that of a token bucket (requests per second). Only two may come at once, so that slow machines are
+    refused some, too. For the share `faults` of all paths, the first two responses are faulty. `change` is applied to
+    each page.
     """
 
     site: SmallSite

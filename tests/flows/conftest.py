@@ -1,7 +1,8 @@
 """A running stack for all tests of flows, and the built-in site with fewer titles."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,13 +15,22 @@ if TYPE_CHECKING:  # Prefect takes a second to import, and the fast tests do not
     from flows.parameters import RetrainParameters
 
 TITLES = 150
+_held = ExitStack()  # the running stack
 
 
 @pytest.fixture(scope="session")
 def running_stack(tmp_path_factory: pytest.TempPathFactory, new_workspace: NewWorkspace) -> Iterator[Stack]:
     """Prefect, MLflow, and the stand-ins for storage and Cloud Run, in a new workspace."""
-    with local_stack(new_workspace(tmp_path_factory.mktemp("workspace"))) as running:
-        yield running
+    yield _held.enter_context(local_stack(new_workspace(tmp_path_factory.mktemp("workspace"))))
+    _held.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Stop the running stack after the last test of flows: idle, it would take a tenth of a core from the others."""
+    yield
+    if nextitem is None or Path(__file__).parent not in nextitem.path.parents:
+        _held.close()
 
 
 @contextmanager

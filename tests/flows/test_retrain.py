@@ -358,30 +358,6 @@ def test_objects_missing_in_the_bucket_are_put_back(first_run, parameters: Retra
     assert summary.message.startswith("champion kept") and summary.record.deployment is None
 
 
-def test_champion_without_bundle_and_image_is_restored_in_a_new_revision(
-    first_run, parameters: RetrainParameters, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings, sha256 = read_settings(), first_run[0].record.training.bundle_sha256
-    store, before = Store(settings), CloudRun(settings).live(settings.service)
-    for key in store.keys(f"bundles/{sha256}/"):
-        delete(store, key)
-    shutil.rmtree(settings.workspace / "bundles" / sha256)
-    for file in (settings.workspace / "cloud-run" / "images").glob("*/main.py"):
-        file.write_bytes(b"")
-    (settings.workspace / "cloud-run" / "images.json").unlink()
-    forget_loaded_model(before.name)
-    deployment = store.read(f"deployments/{sha256}.json")
-    store.write(f"deployments/{sha256}.json", deployment[:-9])
-    monkeypatch.setattr("tasks.champion.request_prediction", partial(request_prediction, startup_seconds=1))
-    summary = run_retrain(parameters)
-    assert summary.message.startswith("champion kept")
-    assert summary.record.evaluation.redeploy_champion == "its revision does not run any more"
-    after = CloudRun(settings).live(settings.service)
-    assert after.name != before.name and after.environment == before.environment
-    assert is_answered_by(sha256, first_run[0])
-    assert json.loads(store.read(f"deployments/{sha256}.json"))["figures"] == json.loads(deployment)["figures"]
-
-
 def test_champion_that_refuses_the_call_is_neither_redeployed_nor_replaced_without_a_comparison(
     first_run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -405,20 +381,39 @@ def test_champion_that_refuses_the_call_is_neither_redeployed_nor_replaced_witho
     assert not lost.promote and "cannot be compared: The credentials do not allow" in lost.reason
 
 
-def test_changed_settings_arrive_with_a_new_revision_of_the_same_model(
-    first_run, parameters: RetrainParameters, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = read_settings()
-    before = CloudRun(settings).live(settings.service)
+def change_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change what a revision gets."""
     monkeypatch.setenv("ANIME_GENRE_CORS_ORIGINS", "https://example.org")
     monkeypatch.setenv("ANIME_GENRE_FUNCTION_MEMORY", "2Gi")
+
+
+def test_champion_without_bundle_and_image_is_restored_in_a_new_revision_with_the_present_settings(
+    first_run, parameters: RetrainParameters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, sha256 = read_settings(), first_run[0].record.training.bundle_sha256
+    store, before = Store(settings), CloudRun(settings).live(settings.service)
+    for key in store.keys(f"bundles/{sha256}/"):
+        delete(store, key)
+    shutil.rmtree(settings.workspace / "bundles" / sha256)
+    for file in (settings.workspace / "cloud-run" / "images").glob("*/main.py"):
+        file.write_bytes(b"")
+    (settings.workspace / "cloud-run" / "images.json").unlink()
+    forget_loaded_model(before.name)
+    deployment = store.read(f"deployments/{sha256}.json")
+    store.write(f"deployments/{sha256}.json", deployment[:-9])
+    monkeypatch.setattr("tasks.champion.request_prediction", partial(request_prediction, startup_seconds=1))
+    change_settings(monkeypatch)
     summary = run_retrain(parameters)
     assert [(step.name, step.state) for step in summary.steps][-1] == ("redeploy champion", "Completed")
+    assert summary.message.startswith("champion kept")
+    assert summary.record.evaluation.redeploy_champion == "its revision does not run any more"
     after = CloudRun(settings).live(settings.service)
+    assert after.name != before.name and after.resources == Resources("1", "2Gi")
     assert after.environment == {**before.environment, "CORS_ORIGINS": "https://example.org"}
-    assert after.resources == Resources("1", "2Gi")
     response = requests.get(f"{after.url}/health", headers={"Origin": "https://example.org"}, timeout=30)
     assert response.headers["Access-Control-Allow-Origin"] == "https://example.org"
+    assert is_answered_by(sha256, first_run[0])
+    assert json.loads(store.read(f"deployments/{sha256}.json"))["figures"] == json.loads(deployment)["figures"]
 
 
 def test_old_model_keeps_its_revision_if_the_decoder_changed(
@@ -454,7 +449,10 @@ def test_old_model_is_asked_about_the_test_posters_if_the_decoder_changed(
     assert kept.reason.endswith("cannot be compared: there is no response.")
 
 
-def test_registry_edited_by_hand_is_mended(first_run, parameters: RetrainParameters) -> None:
+def test_registry_edited_by_hand_is_mended(
+    first_run, parameters: RetrainParameters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_settings(monkeypatch)  # to those of the live revision
     settings, record, client = read_settings(), first_run[0].record, MlflowClient()
     client.delete_registered_model(settings.model_name)
     client.delete_experiment(client.get_run(record.training.run_id).info.experiment_id)
@@ -484,11 +482,11 @@ def send_traffic_by_hand(stack: Stack, revision: str) -> None:
 
 
 def test_traffic_moved_by_another_tool_stays_until_a_better_model_or_a_person_moves_it(
-    first_run, stack: Stack, parameters: RetrainParameters, tmp_path: Path
+    first_run, stack: Stack, parameters: RetrainParameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    change_settings(monkeypatch)  # to those of the live revision
     settings, first_sha256 = read_settings(), first_run[0].record.training.bundle_sha256
     cloud_run, client = CloudRun(settings), MlflowClient()
-    run_retrain(parameters)  # with the present settings
     first = cloud_run.live(settings.service)
     other = parameters.model_copy(update={"train": replace(parameters.train, epochs=1)})
     second = run_retrain(other.model_copy(update={"promote": "always"})).record

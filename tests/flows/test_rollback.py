@@ -199,6 +199,7 @@ def test_deployments_start_a_run_at_an_interval_and_a_rollback_beside_it(
         train, daily = (client.read_deployment_by_name(name) for name in ("retrain/train", "collect/collect"))
         assert not train.parameters["parameters"]["crawl"] and not train.schedules
         assert daily.schedules[0].schedule.timezone == machine_timezone()
+        client.pause_deployment(client.read_deployment_by_name("retrain/retrain").id)
         deployment = client.read_deployment_by_name("rollback/rollback")
         run = client.create_flow_run_from_deployment(deployment.id, parameters={"version": earlier})
         deadline = time.monotonic() + RUN_SECONDS

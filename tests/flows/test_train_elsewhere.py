@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 import torchvision
+from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
@@ -23,7 +24,7 @@ from prefect.states import Cancelled, Cancelling, Crashed, Failed
 
 from flows.deployments import deployment
 from flows.parameters import RetrainParameters
-from flows.retrain import retrain
+from flows.retrain import configure_logging, retrain
 from flows.summary import recorded_steps, run_retrain
 from flows.train_step import train_step
 from infra.errors import RunFailed
@@ -32,7 +33,12 @@ from infra.local.stack import Stack
 from infra.registry import Registry
 from infra.settings import read_settings
 from infra.store import Store
+from ml.configuration import TrainConfig
 from tasks import train_elsewhere
+from tasks.posters import collected_before
+from tasks.preprocess import preprocess
+from tasks.records import DatasetRecord, TrainingRecord
+from tasks.train import train
 from tests.up import RUN_SECONDS, outside_environment
 
 pytestmark = [pytest.mark.stack, pytest.mark.train]
@@ -91,9 +97,16 @@ def trainings() -> list[FlowRun]:
         return client.read_flow_runs(flow_filter=of_flow, sort=FlowRunSort.EXPECTED_START_TIME_DESC)
 
 
-def trained(parameters: RetrainParameters) -> tuple[str, str]:
-    """The MLflow run and the bundle of a run's training."""
-    training = run_retrain(parameters).record.training
+def train_here(parameters: RetrainParameters) -> tuple[str, str]:
+    """Train on what was collected last. The MLflow run of the training, and its bundle."""
+
+    @flow(persist_result=False)
+    def steps() -> TrainingRecord:
+        configure_logging()
+        collected = collected_before(parameters.collection_name)
+        return train(preprocess(collected.catalogue, collected.posters, parameters.preprocess), parameters.train)
+
+    training = steps()
     return training.run_id, training.bundle_sha256
 
 
@@ -126,6 +139,7 @@ def test_pool_without_workers_is_told_with_the_command_that_starts_one(
     assert "The pool 'empty' has no worker: start one with `prefect worker start --pool empty`." in said
     assert any("trains this already" in each.message for each in caplog.records), "Prefect was away for a moment"
     (run,) = trainings()
+    assert run.parameters["versions"] == train_elsewhere.training_versions()
     assert run.state.is_cancelled(), "a worker that starts later trains for nobody"
 
 
@@ -138,6 +152,16 @@ def test_training_that_ends_without_a_result_is_retried_only_if_its_worker_crash
         assert not train_elsewhere._failed(state, "train-step/gpu").retryable
 
 
+def test_machine_with_other_versions_is_refused_by_their_names(stack: Stack) -> None:
+    installed, dataset = train_elsewhere.training_versions()["torch"], DatasetRecord.model_construct()
+    state = train_step.fn(dataset, TrainConfig(), "", {"torch": "0.1"})
+    failed = train_elsewhere._failed(state, "train-step/other")
+    assert isinstance(failed, RunFailed)
+    assert failed.message.startswith(
+        f"The training on train-step/other failed: Its machine has torch {installed} instead of 0.1."
+    )
+
+
 @pytest.fixture(scope="module")
 def worker(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     """A worker on another machine. A test kills it."""
@@ -146,15 +170,6 @@ def worker(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
     yield started
     if started.process.poll() is None:
         started.stop()
-
-
-def test_machine_with_other_versions_is_refused_by_their_names(
-    worker: Worker, small: RetrainParameters, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    installed = train_elsewhere.training_versions()["torch"]
-    monkeypatch.setattr(train_elsewhere, "training_versions", lambda: {"torch": "0.1"})
-    with pytest.raises(RunFailed, match=f"train-step/other failed: Its machine has torch {installed} instead of 0.1"):
-        run_retrain(small.model_copy(update={"crawl": False, "train_on": f"train-step/{POOL}"}))
 
 
 @pytest.mark.long
@@ -216,6 +231,6 @@ def test_training_whose_machine_dies_is_resumed_by_another_and_gives_the_bundle_
         store.delete(key)
     # In a new process, like those of the worker: one that has trained before may differ in the last bits.
     with ProcessPoolExecutor(1, get_context("spawn")) as processes:
-        run_id, bundle_sha256 = processes.submit(trained, here).result()
+        run_id, bundle_sha256 = processes.submit(train_here, here).result()
     assert run_id != elsewhere.run_id
     assert bundle_sha256 == elsewhere.bundle_sha256

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.train
     ("name", "rows", "more"),
     [
         ("anime", 700, ["--image-size", "64"]),
-        ("movies", 1800, ["--image-size", "32"]),
+        pytest.param("movies", 1800, ["--image-size", "32"], marks=pytest.mark.long),
     ],
 )
 def test_train_on_real_posters_beats_the_baselines(

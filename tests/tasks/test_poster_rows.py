@@ -124,7 +124,24 @@ def machine(storage_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return machine
 
 
-def test_rows_of_two_workers_equal_those_of_one_machine_byte_for_byte(machine: Machine, tmp_path: Path) -> None:
+@pytest.fixture
+def worker(cluster: Cluster, machine: Machine) -> Iterator[Callable[..., Cluster]]:
+    """Gives the cluster a worker with these variables and options. It has no other ones than those of the test."""
+
+    def add(environment: dict[str, str] | None = None, **how: list[str]) -> Cluster:
+        cluster.add_worker(machine.worker_environment | (environment or {}), **how)
+        machine.use(cluster)
+        return cluster
+
+    yield add
+    for process in cluster.workers:
+        process.kill()
+        process.wait()
+
+
+def test_rows_of_two_workers_equal_those_of_one_machine_byte_for_byte(
+    machine: Machine, worker: Callable[..., Cluster]
+) -> None:
     machine.add(b"no image")
     here = machine.complete()
     expected = machine.files()
@@ -132,14 +149,13 @@ def test_rows_of_two_workers_equal_those_of_one_machine_byte_for_byte(machine: M
     assert np.isnan(here.rows(list(machine.posters))[-1]).all()
     for key in machine.store.keys("features/"):
         machine.store.delete(key)
-    with dask_cluster(tmp_path) as cluster:
-        workspaces = [cluster.add_worker(machine.worker_environment) for _ in range(2)]
-        machine.move("another")
-        machine.use(cluster)
-        machine.complete()
+    worker()
+    cluster = worker()
+    machine.move("another")
+    machine.complete()
     assert machine.files() == expected
     assert set(machine.store.keys("features/")) == {f"features/colours-1/{name}" for name in expected}
-    left = [path for workspace in workspaces for path in workspace.rglob("*") if path.is_file()]
+    left = [path for workspace in cluster.workspaces[-2:] for path in workspace.rglob("*") if path.is_file()]
     assert left == []  # neither posters nor pixels stay on a worker
 
 
@@ -166,32 +182,22 @@ def test_rows_that_are_damaged_in_the_bucket_are_computed_and_uploaded_again(mac
         assert machine.store.read(f"{machine.work.key}/{name}") == machine.files()[name], number
 
 
-def test_worker_that_is_killed_costs_only_its_shard(machine: Machine, tmp_path: Path) -> None:
-    with dask_cluster(tmp_path) as cluster:
-        for _ in range(2):
-            cluster.add_worker(machine.worker_environment)
-        machine.use(cluster)
-        with machine.at_work(jobs=2) as errors:
-            cluster.workers[0].kill()
-    assert errors == []
-    assert len(machine.files()) == 2 * POSTERS // ROWS_PER_SHARD
-    batches = POSTERS // ROWS_PER_SHARD * 2  # of four posters and of two
-    assert batches < machine.calls() <= batches + 2
-
-
-def test_job_removes_the_folders_of_killed_workers_and_no_other_ones(machine: Machine, tmp_path: Path) -> None:
-    with dask_cluster(tmp_path) as cluster:
-        shared = {**machine.worker_environment, "ANIME_GENRE_WORKSPACE": str(tmp_path / "shared")}
-        for _ in range(2):
-            cluster.add_worker(shared)
-        machine.use(cluster)
-        with machine.at_work(jobs=2) as errors:
-            before = set((tmp_path / "shared").glob(".job-*"))
-            cluster.workers[0].kill()
-            cluster.add_worker(shared)
+def test_worker_that_is_killed_costs_only_its_shard_and_its_folder_is_removed(
+    machine: Machine, worker: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    shared = {"ANIME_GENRE_WORKSPACE": str(tmp_path / "shared")}
+    worker(shared)
+    cluster = worker(shared)
+    with machine.at_work(jobs=2) as errors:
+        before = set((tmp_path / "shared").glob(".job-*"))
+        cluster.workers[-1].kill()
+        worker(shared)
     assert len(before) == 4  # a folder and a lock for each worker
     assert errors == []
     assert [path for path in (tmp_path / "shared").rglob("*") if path.is_file()] == []
+    assert len(machine.files()) == 2 * POSTERS // ROWS_PER_SHARD
+    batches = POSTERS // ROWS_PER_SHARD * 2  # of four posters and of two
+    assert batches < machine.calls() <= batches + 2
 
 
 def test_scheduler_that_is_lost_ends_the_work_with_a_retryable_error(machine: Machine, tmp_path: Path) -> None:
@@ -203,21 +209,6 @@ def test_scheduler_that_is_lost_ends_the_work_with_a_retryable_error(machine: Ma
     (error,) = errors
     assert isinstance(error, ServiceUnavailable) and error.retryable
     assert str(error) == f"The connection to the Dask scheduler {cluster.address} was lost."
-
-
-@pytest.fixture
-def worker(cluster: Cluster, machine: Machine) -> Iterator[Callable[..., Cluster]]:
-    """Gives the cluster a worker with these variables and options, its only one."""
-
-    def add(environment: dict[str, str] | None = None, **how: list[str]) -> Cluster:
-        cluster.add_worker(machine.worker_environment | (environment or {}), **how)
-        machine.use(cluster)
-        return cluster
-
-    yield add
-    for process in cluster.workers:
-        process.kill()
-        process.wait()
 
 
 def test_worker_with_other_versions_is_refused_by_name(
@@ -251,13 +242,15 @@ def test_worker_with_a_full_disk_is_named(machine: Machine, worker: Callable[...
         machine.complete()
 
 
-@pytest.mark.parametrize(("error", "times"), [(WorkerError("Full."), 1), (WorkerUnavailable("Busy."), 3)])
 def test_job_is_run_again_only_for_an_error_that_a_retry_may_help(
-    machine: Machine, worker: Callable[..., Cluster], error: AnimeGenreError, times: int
+    machine: Machine, worker: Callable[..., Cluster]
 ) -> None:
-    with pytest.raises(type(error), match=f"^{error}$"):
-        list(run_on_cluster(worker().address, fail, [FailingJob(machine.work.calls, error)]))
-    assert machine.calls() == times
+    cluster, calls = worker(), 0
+    for error, times in ((WorkerError("Full."), 1), (WorkerUnavailable("Busy."), 3)):
+        with pytest.raises(type(error), match=f"^{error}$"):
+            list(run_on_cluster(cluster.address, fail, [FailingJob(machine.work.calls, error)]))
+        calls += times
+        assert machine.calls() == calls
 
 
 @pytest.mark.parametrize("address", ["tcp://192.0.2.1:8786", "tcp://dask.example:8786"])
@@ -279,14 +272,12 @@ def test_scheduler_that_is_not_there_is_named(machine: Machine, monkeypatch: pyt
 
 
 def test_cluster_that_loses_its_last_worker_ends_the_work(
-    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, worker: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    cluster = worker()
     monkeypatch.setattr(infra.cluster, "_WORKER_SECONDS", 5)
-    with dask_cluster(tmp_path) as cluster:
-        cluster.add_worker(machine.worker_environment)
-        machine.use(cluster)
-        with machine.at_work() as errors:
-            cluster.workers[0].kill()
+    with machine.at_work() as errors:
+        cluster.workers[-1].kill()
     assert isinstance(errors[0], ServiceUnavailable) and "has had no worker for 5 s" in str(errors[0])
 
 

@@ -53,10 +53,13 @@ def always_int8() -> Iterator[pytest.MonkeyPatch]:
 
 
 @pytest.fixture(scope="module")
-def served(scratch: TrainingOutcome, tmp_path_factory: pytest.TempPathFactory) -> TrainingOutcome:
+def served(
+    scratch: TrainingOutcome, exported: NetworkOutcome, tmp_path_factory: pytest.TempPathFactory
+) -> TrainingOutcome:
     """The network from scratch, served in int8. It has class activation maps."""
     folder = tmp_path_factory.mktemp("served")
-    with always_int8():
+    with always_int8() as patch:
+        patch.setattr(quantisation, "export", lambda *_: exported.exported)  # another export takes seconds
         outcome = choose_precision(scratch, folder, NullReporter())
     assert not list(folder.iterdir())
     return outcome
@@ -200,6 +203,7 @@ def test_int8_thresholds_of_a_network_trained_on_validation_use_out_of_fold_prob
 )
 def test_fp32_is_served_if_int8_loses_too_much_or_is_not_clearly_faster(
     scratch: TrainingOutcome,
+    exported: NetworkOutcome,
     dataset: Dataset,
     quick: TrainConfig,
     tmp_path: Path,
@@ -209,6 +213,7 @@ def test_fp32_is_served_if_int8_loses_too_much_or_is_not_clearly_faster(
 ) -> None:
     with always_int8() as patch:
         patch.setattr(quantisation, constant, value)
+        patch.setattr(quantisation, "export", lambda *_: exported.exported)
         served = choose_precision(scratch, tmp_path, NullReporter()).chosen
     assert served.exported is not None
     assert why in served.exported.served.reason

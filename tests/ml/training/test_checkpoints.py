@@ -1,9 +1,5 @@
-import json
 import os
 import resource
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,7 +21,6 @@ from ml.training.candidates import CANDIDATES, SCRATCH
 from ml.training.checkpoints import Checkpoint, Checkpoints, NoCheckpoint, NoCheckpoints, remove_old_checkpoints
 from ml.training.fit import Fit, FitTask, Hyperparameters, Inputs, Schedule, TrainingData, fit
 from ml.training.gradient import Body, train_by_gradient
-from ml.training.learning import train_networks
 from ml.training.outcome import Trial
 
 pytestmark = pytest.mark.train
@@ -274,53 +269,6 @@ def test_search_that_is_killed_repeats_its_settings_and_prunings(
             search(checkpoints, MortalReporter(dies_at))
         assert (tmp_path / str(dies_at) / "scratch-refit.pt").exists() == in_refit
         assert search(checkpoints, NullReporter()) == undisturbed
-
-
-TRAIN = """
-import json, sys
-from pathlib import Path
-from ml.training.checkpoints import Checkpoints
-from ml.configuration import TrainConfig
-from ml.data.dataset import Dataset
-from ml.networks.backbones import read_backbone
-from ml.training.learning import train_networks
-from ml.reporting import NullReporter
-
-dataset, config = Dataset.load(Path(sys.argv[1])), TrainConfig(**json.loads(sys.argv[2]))
-checkpoints = Checkpoints(Path(sys.argv[3]), {"epochs": config.epochs}, every_seconds=0)
-train_networks(dataset, config, read_backbone(config.backbone, "none", Path()), NullReporter(), checkpoints)
-"""
-
-
-def test_training_of_a_process_that_was_killed_is_resumed_with_the_same_networks(
-    dataset: Dataset, quick: TrainConfig, random_squeezenet: Backbone, tmp_path: Path
-) -> None:
-    config = replace(quick, candidates=("scratch",), trials=1, epochs=3)
-    folder = tmp_path / "checkpoints"
-    given = [dataset.folder, json.dumps(vars(config)), folder]
-    command = [sys.executable, "-c", TRAIN, *map(str, given)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 120
-        while not (folder / "scratch-trial-1.pt").exists() and time.monotonic() < deadline:
-            assert process.poll() is None
-            time.sleep(0.002)
-        time.sleep(0.05)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    assert process.returncode == -signal.SIGKILL
-    assert (folder / "scratch-trial-1.pt").exists()
-    checkpoints = Checkpoints(folder, {"epochs": config.epochs}, every_seconds=0)
-    resumed, undisturbed = (
-        train_networks(dataset, config, random_squeezenet, NullReporter(), each)
-        for each in (checkpoints, NoCheckpoints())
-    )
-    for one, other in zip(
-        (*resumed.networks, *resumed.recipes), (*undisturbed.networks, *undisturbed.recipes), strict=True
-    ):
-        assert (one.name, one.thresholds.tobytes()) == (other.name, other.thresholds.tobytes())
-        state = other.network.state_dict()
-        for name, value in one.network.state_dict().items():
-            assert value.numpy().tobytes() == state[name].numpy().tobytes(), (one.name, name)
 
 
 def test_checkpoints_that_nobody_resumes_are_removed_after_two_weeks(
