@@ -32,6 +32,7 @@ _BYTE_ORDER_MARKS = (
 _EXCEL = "an Excel workbook; export it as CSV"
 _ZIP, _GZIP = b"PK\x03\x04", b"\x1f\x8b"
 _TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".gz")
+_CONTROL_CHARACTERS = re.compile(r"[\0-\x08\x0e-\x1f\x7f-\x9f]")  # no text has them, and most other data do
 _OTHER_FILES = (
     (b"%PDF", "a PDF document"),
     (b"SQLite format 3", "an SQLite database"),
@@ -168,7 +169,9 @@ def _as_text(value: Any) -> str:
         return value
     if hasattr(value, "tolist"):  # numpy's arrays and numbers
         value = value.tolist()
-    if value is None or value is pd.NaT or value is pd.NA or isinstance(value, bytes) or value != value:
+    if isinstance(value, bytes):
+        return _decoded(value)
+    if value is None or value is pd.NaT or value is pd.NA or value != value:
         return ""
     if isinstance(value, list | tuple | dict):
         return json.dumps(value, ensure_ascii=False, default=_json_value)
@@ -176,4 +179,15 @@ def _as_text(value: Any) -> str:
 
 
 def _json_value(value: Any) -> Any:
-    return None if isinstance(value, bytes) else value.tolist() if hasattr(value, "tolist") else str(value)
+    if isinstance(value, bytes):
+        return _decoded(value) or None
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _decoded(value: bytes) -> str:
+    """The text in bytes, as which Impala and Hive store it in Parquet; "" for an image and other data."""
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return ""
+    return "" if _CONTROL_CHARACTERS.search(text) else text

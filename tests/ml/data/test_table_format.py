@@ -41,9 +41,9 @@ def zipped(files: Mapping[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
-def parquet() -> bytes:
+def parquet(table: pd.DataFrame = TABLE) -> bytes:
     stream = BytesIO()
-    TABLE.to_parquet(stream)
+    table.to_parquet(stream)
     return stream.getvalue()
 
 
@@ -59,12 +59,13 @@ def parquet() -> bytes:
         TABLE.to_csv(index=False, quoting=1, doublequote=False, escapechar="\\").encode(),
         gzip.compress(CSV, mtime=0),
         parquet(),
+        parquet(TABLE.map(str.encode)),
         TABLE.to_json(orient="records", lines=True, force_ascii=False).encode(),
         *(TABLE.to_json(orient=form).encode() for form in ("records", "columns", "index", "split")),
         TABLE.to_json(orient="table", index=False).encode(),
         json.dumps({"data": [{"node": row} for row in TABLE.to_dict("records")], "paging": {}}).encode(),
     ],
-    ids=range(16),
+    ids=range(17),
 )
 def test_same_table_is_read_from_every_format_and_encoding(data: bytes) -> None:
     assert read(data) == ROWS
@@ -147,9 +148,12 @@ def test_table_in_a_zip_archive_is_read_if_it_is_the_only_one(files: dict[str, b
 
 
 def test_index_with_a_name_in_a_parquet_file_is_a_column() -> None:
-    stream = BytesIO()
-    TABLE.set_index(["id", "title"]).to_parquet(stream)
-    assert read(stream.getvalue()) == ROWS
+    assert read(parquet(TABLE.set_index(["id", "title"]))) == ROWS
+
+
+def test_bytes_in_a_parquet_file_are_text_unless_they_are_an_image_or_other_data() -> None:
+    table = TABLE.assign(title=[b"Two\nlines", b"\x89PNG\r\n"], genres=[[b"Action", b"Drama"], [b"\x00\x01"]])
+    assert [row[1:3] for row in read(parquet(table))] == [["Two\nlines", '["Action", "Drama"]'], ["", "[null]"]]
 
 
 def test_numbers_before_the_rows_are_no_column_of_the_header() -> None:
