@@ -13,9 +13,10 @@ from tasks.catalogue.titles import Related, Title
 from tasks.table.configuration import name_of
 
 EXPLICIT_RATING = "Rx"
-# Images that sites show in place of a poster.
+# Images that sites show in place of a poster. "default.jpg" is not among them: IIIF servers and YouTube end the
+# addresses of all images with it. Other placeholders are noticed because many titles have the same image.
 _PLACEHOLDER_URL = re.compile(
-    r"/(?:qm_\d+|questionmark_\d+|apple-touch-icon[^/]*|na|no[-_]?(?:image|poster|cover)|placeholder|default)\.\w+$",
+    r"/(?:qm_\d+|questionmark_\d+|apple-touch-icon[^/]*|no[-_]?(?:image|poster|cover)|placeholder)\.\w+$",
     re.IGNORECASE,
 )
 

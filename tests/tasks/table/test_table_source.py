@@ -70,11 +70,27 @@ def test_table_that_names_no_file_of_the_folder_is_an_error() -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["https://cdn.myanimelist.net/images/qm_50.gif", "https://h.example/No-Poster.png", "https://h.example/na.gif"],
+    [
+        "https://cdn.myanimelist.net/images/qm_50.gif",
+        "https://h.example/No-Poster.png",
+        "https://h.example/noimage.gif",
+    ],
 )
 def test_table_knows_placeholders(address: str) -> None:
     assert Table(ADDRESS).is_placeholder(address)
     assert not Table(ADDRESS).is_placeholder(address.replace(".gif", "x.gif").replace(".png", "x.png"))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://iiif.example/image/2/bk1-07/full/843,/0/default.jpg",
+        "https://i.ytimg.com/vi/ab-1_c/default.jpg",
+        "https://h.example/countries/NA.png",
+    ],
+)
+def test_addresses_that_end_alike_for_all_images_of_a_server_are_no_placeholders(address: str) -> None:
+    assert not Table(ADDRESS).is_placeholder(address)
 
 
 @pytest.mark.parametrize("address", [ADDRESS, "https://h.example/data/films.parquet?raw=1", "gs://bucket/table"])
