@@ -218,7 +218,10 @@ def _with_ids(genres: tuple[tuple[str, str], ...] | None, cell: str, where: str)
 
 
 def _explicit(rows: pd.DataFrame, columns: Columns, notices: list[str]) -> list[str]:
-    """Whether each title is explicit ("yes" or ""): by a genre, a rating or a column such as `nsfw`."""
+    """Whether each title is explicit ("yes" or ""): by a genre, a rating or a column such as `nsfw`.
+
+    If the option names no column for it, names of genres do not count either: "Adult" may mean books for adults.
+    """
     flagged = [False] * len(rows)
     for column in columns.chosen.get("explicit", []):
         flagged = [old or is_true(cell) for old, cell in zip(flagged, columns.column(column), strict=True)]
@@ -231,9 +234,17 @@ def _explicit(rows: pd.DataFrame, columns: Columns, notices: list[str]) -> list[
     if not own_numbers and any(id in _EXPLICIT_IDS for _, id in numbered):
         notices.append("The table's genre ids are not MyAnimeList's: 12 and 49 do not mean explicit titles.")
     ids = _EXPLICIT_IDS if own_numbers else frozenset()
-    by_genre = [any(text.casefold() in _EXPLICIT_NAMES or id in ids for text, id in genres) for genres in pairs]
+    explicit_names = _EXPLICIT_NAMES if columns.chosen.get("explicit") != [] else frozenset()
+    by_name = [next((text for text, _ in genres if text.casefold() in explicit_names), "") for genres in pairs]
+    by_id = [any(id in ids for _, id in genres) for genres in pairs]
     by_rating = [rating.casefold().startswith("rx") for rating in rows["rating"]]
-    return ["yes" if any(each) else "" for each in zip(flagged, by_genre, by_rating, strict=True)]
+    found = [name for name, *others in zip(by_name, by_id, by_rating, strict=True) if name and not any(others)]
+    if found:
+        notices.append(
+            f"Explicit by the name of a genre, such as {shown(found[0])}: {counted(len(found), 'row')}; "
+            "--columns explicit= keeps them."
+        )
+    return ["yes" if any(each) else "" for each in zip(flagged, by_name, by_id, by_rating, strict=True)]
 
 
 def _check_ids(rows: pd.DataFrame, name: str) -> None:

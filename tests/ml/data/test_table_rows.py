@@ -250,6 +250,17 @@ def test_explicit_titles_are_marked_by_name_id_rating_or_column(columns: str, ex
     assert list(rows["id"][rows["explicit"] == "yes"]) == explicit
 
 
+def test_adult_books_are_kept_without_a_column_of_explicit_titles_and_the_notice_says_how() -> None:
+    text = "id,genres,rating,nsfw\n1,Adult|Drama,,0\n2,Erotica,Rx,0\n3,Drama,,1\n4,adult,,1\n5,Drama,,0\n"
+    result = read(text.encode())
+    assert list(result.rows["id"][result.rows["explicit"] == "yes"]) == ["1", "2", "3", "4"]
+    said = "Explicit by the name of a genre, such as 'Adult': 2 rows; --columns explicit= keeps them."
+    assert [notice for notice in result.notices if "explicit=" in notice] == [said]
+    result = read(text.encode(), columns={"explicit": ""})
+    assert list(result.rows["id"][result.rows["explicit"] == "yes"]) == ["2"]
+    assert not any("explicit=" in notice for notice in result.notices)
+
+
 def test_ids_are_taken_from_files_addresses_or_titles_without_a_column_of_ids() -> None:
     assert list(read(b"genres,path\nA|B,x/7.jpg\nB|A,x\\8.JPG\n").rows["id"]) == ["7", "8"]
     assert list(read(b"genres,cover\nA|B,https://a/7.jpg?x=1\nB|A,https://a/8.jpg\n").rows["id"]) == ["7", "8"]
