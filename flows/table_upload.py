@@ -20,7 +20,10 @@ from tasks.table.poster_folder import upload_posters
 
 @dataclass(frozen=True)
 class LocalTable:
-    """The content of a table, and the poster files that its rows name, by their paths in the folder."""
+    """The content of a table, and the poster files that its rows name, by their paths in the folder.
+
+    Rows of explicit titles count for nothing: their posters are neither uploaded nor downloaded.
+    """
 
     name: str
     content: bytes
@@ -53,6 +56,7 @@ def read_local_table(table: Path, posters: Path | None, config: TableConfig) -> 
     except OSError as error:
         raise DatasetError(f"The table {table} cannot be read: {error.strerror}.") from None
     rows = read_rows(content, table.name, config.options).rows
+    rows = rows[rows["explicit"] == ""]
     files: dict[str, Path] = {}
     if posters is not None:
         found = [path for path in find_poster_files(rows, posters).paths if path is not None]

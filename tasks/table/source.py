@@ -51,9 +51,12 @@ class Table:
         """The titles of the table; raises DatasetError as `read_rows`."""
         self.read = read_rows(body, page.name, self._options)
         rows = self.read.rows
-        names: list[str | None] = [None] * len(rows)
+        names: dict[str, str | None] = {}
         if self._poster_addresses:
-            names = match_poster_names(rows, list(self._poster_addresses), "the folder of posters").names
+            # As for the upload: an explicit title's file is not there, and it must not claim that of another title.
+            others = rows[rows["explicit"] == ""]
+            found = match_poster_names(others, list(self._poster_addresses), "the folder of posters").names
+            names = dict(zip(others["id"], found, strict=True))
         first_of_franchise = rows[rows["franchise"] != ""].groupby("franchise")["id"].first()
         return [
             Title(
@@ -61,11 +64,11 @@ class Table:
                 title=row["title"],
                 genres=items(row["genres"]),
                 genre_ids=[int(id) if id else None for id in items(row["genre_ids"])],
-                poster_url=self._poster_addresses[name] if name else row["poster_url"],
+                poster_url=self._poster_addresses[name] if (name := names.get(row["id"])) else row["poster_url"],
                 rating=EXPLICIT_RATING if row["explicit"] else row["rating"],
                 related=[Related("Franchise", first_of_franchise[row["franchise"]])] if row["franchise"] else [],
             )
-            for row, name in zip(rows.to_dict("records"), names, strict=True)
+            for row in rows.to_dict("records")
         ]
 
     def normalise(self, body: bytes) -> bytes:

@@ -16,8 +16,10 @@ from filelock import FileLock
 from flows import cli, connection
 from flows.cli import main, parser
 from flows.prefect_access import api_url, is_server_reachable, separate_password
+from flows.table_upload import read_local_table
 from infra.local.site.server import small_site
 from ml.training.candidates import CANDIDATES
+from tasks.table.configuration import TableConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -328,6 +330,14 @@ def test_retrain_refuses_a_table_before_it_starts_services(
         options = [*options, "--posters", "."]
     assert reason in error_of(["retrain", "--catalogue", "films.csv", *options], capsys)
     assert not (tmp_path / "workspace").exists()
+
+
+def test_retrain_uploads_no_posters_of_explicit_titles(tmp_path: Path) -> None:
+    table = tmp_path / "films.csv"
+    table.write_text("id,genres\n1,Hentai|Drama\n2,Drama|Action\n")
+    for id in "12":
+        (tmp_path / f"{id}.jpg").write_bytes(id.encode())
+    assert read_local_table(table, tmp_path, TableConfig()).posters == {"2.jpg": tmp_path / "2.jpg"}
 
 
 def test_train_worker_names_the_addresses_that_it_lacks(

@@ -63,6 +63,12 @@ def test_table_prefers_files_of_the_folder_to_addresses() -> None:
     assert [title.poster_url for title in titles] == ["gs://b/files/1.jpg", "https://a.example/c.jpg"]
 
 
+def test_explicit_title_does_not_claim_the_file_of_another_title_with_the_same_name() -> None:
+    text = "id,file,genres\n1,/data/a/x.jpg,Hentai|Drama\n2,/data/b/x.jpg,Drama|Action\n"
+    titles = titles_of(text, {"b/x.jpg": "gs://b/files/1.jpg"})
+    assert [title.poster_url for title in titles] == ["", "gs://b/files/1.jpg"]
+
+
 def test_table_that_names_no_file_of_the_folder_is_an_error() -> None:
     with pytest.raises(DatasetError, match=r"Of the table's 2 files, none is in the folder of posters"):
         titles_of("file,genres\na.jpg,Action|Drama\nb.jpg,Action|Drama\n", {"z.png": "gs://b/files/1.png"})
