@@ -55,8 +55,8 @@ def read_local_table(table: Path, posters: Path | None, config: TableConfig) -> 
         content = table.read_bytes()
     except OSError as error:
         raise DatasetError(f"The table {table} cannot be read: {error.strerror}.") from None
-    rows = read_rows(content, table.name, config.options).rows
-    rows = rows[rows["explicit"] == ""]
+    read = read_rows(content, table.name, config.options)
+    rows = read.rows[read.rows["explicit"] == ""]
     files: dict[str, Path] = {}
     if posters is not None:
         found = [path for path in find_poster_files(rows, posters).paths if path is not None]
@@ -64,8 +64,13 @@ def read_local_table(table: Path, posters: Path | None, config: TableConfig) -> 
     else:
         addresses = rows.loc[rows["poster_url"] != "", "poster_url"]
         if addresses.empty:
+            complete, mend = "", "Give"
+            if read.incomplete_addresses:
+                complete, mend = "complete ", "Complete them with --image-base ADDRESS, or give"
             raise DatasetError(
-                f"The table {table} has no addresses of posters. Give the folder of its files with --posters DIR."
+                f"The table {table} has no {complete}addresses of posters. {mend} the folder of its files with "
+                "--posters DIR.",
+                "\n".join(read.notices),
             )
         check_contact(addresses.iloc[0], read_settings().contact)
     # The bucket is known once the services run, so this address has only the table's name.

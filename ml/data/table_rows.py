@@ -48,12 +48,14 @@ class TableRows:
     `rows` has text columns: id, title, genres (joined by "|"), genre_ids (parallel to genres, "" for a genre without
     id, or empty), franchise, file, poster_url, rating and explicit ("yes" or empty). Rows with unknown genres stay in,
     with empty genres. `dropped` has the columns id and reason, one row per row of the table that is not in `rows`.
-    `notices` are sentences about the decisions taken.
+    `notices` are sentences about the decisions taken. `incomplete_addresses` is the number of relative addresses of
+    posters that nothing completes.
     """
 
     rows: pd.DataFrame
     dropped: pd.DataFrame
     notices: tuple[str, ...]
+    incomplete_addresses: int
 
 
 def read_rows(data: bytes, name: str, options: TableOptions | None = None) -> TableRows:
@@ -81,7 +83,7 @@ def read_rows(data: bytes, name: str, options: TableOptions | None = None) -> Ta
         rows[role] = ["" if is_filler(cell) else cell.strip() for cell in rows[role]]
     rows["franchise"] = [text_in(cell) for cell in rows["franchise"]]
     rows["file"] = [address_in(cell) for cell in rows["file"]]
-    rows["poster_url"] = _addresses(rows["poster_url"], options.image_base, notices)
+    rows["poster_url"], incomplete = _addresses(rows["poster_url"], options.image_base, notices)
     # Ids have one line each in the files that are made of the table.
     rows["id"] = [re.sub(r"\s*[\r\n]\s*", " ", id) for id in _ids(rows, columns, notices)]
     unreadable = _put_genres(rows, columns, options, name, notices)
@@ -101,7 +103,7 @@ def read_rows(data: bytes, name: str, options: TableOptions | None = None) -> Ta
             f"No row of the table {name} can be used. Correct the rows, or choose other columns with --columns.",
             "\n".join(f"{count} rows: {reason}" for reason, count in Counter(dropped["reason"]).items()),
         )
-    return TableRows(kept, dropped, tuple(notices))
+    return TableRows(kept, dropped, tuple(notices), incomplete)
 
 
 def file_name(path: str) -> str:
@@ -113,8 +115,8 @@ def _stem(path: str) -> str:
     return re.sub(r"\.\w{1,5}$", "", file_name(path)).strip()
 
 
-def _addresses(cells: Sequence[str], image_base: str | None, notices: list[str]) -> list[str]:
-    """Absolute addresses; "" for those that cannot be completed, with a notice."""
+def _addresses(cells: Sequence[str], image_base: str | None, notices: list[str]) -> tuple[list[str], int]:
+    """Absolute addresses; "" for those that cannot be completed, with a notice. Also returns how many these are."""
     addresses, incomplete = [], []
     for cell in map(address_in, cells):
         if re.match(r"https?://", cell, re.IGNORECASE):
@@ -132,7 +134,7 @@ def _addresses(cells: Sequence[str], image_base: str | None, notices: list[str])
             f"{shown(incomplete[0])}; --image-base "
             "ADDRESS completes them."
         )
-    return addresses
+    return addresses, len(incomplete)
 
 
 def _ids(rows: pd.DataFrame, columns: Columns, notices: list[str]) -> list[str]:

@@ -309,6 +309,8 @@ def test_demo_names_a_workspace_that_cannot_be_written(tmp_path: Path, capsys: p
     [
         (None, [], "cannot be read: No such file or directory."),
         ("id,genres\n1,Action|Drama\n", [], "has no addresses of posters. Give the folder of its files with --posters"),
+        ("id,genres,cover\n1,Action|Drama,/1.jpg\n", [], "no complete addresses of posters. Complete them with --ima"),
+        ("id,genres,cover\n1,Action|Drama,/1.jpg\n", [], "\n1 incomplete poster address, such as '/1.jpg'; --image"),
         ("id,genres,image_url\n1,Action|Drama,https://h.example/1.jpg\n", [], "need a contact"),
         ("file,genres\n1.jpg,Action|Drama\n", ["--posters", "."], "Of the table's 1 file, none is in ."),
         ("file,genres\n1.jpg,Action|Drama\n", ["--collection", "My Films"], "Invalid --collection: 'My Films'."),
