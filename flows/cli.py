@@ -285,7 +285,7 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--posters",
         metavar="DIR",
-        help="Folder of the table's poster files. Default: they are downloaded from the table's addresses.",
+        help="Folder of the table's poster files. Posters without a file are downloaded from the table's addresses.",
     )
     add_table_options(parser)
     _add_parameters(parser, "collection")
@@ -403,6 +403,8 @@ def _uploaded(parameters: "RetrainParameters", table: "TableConfig | LocalTable"
     if not isinstance(table, LocalTable):
         return parameters
     check_collection(read_settings(parameters.collection_name))
+    if table.downloads:
+        print(f"{counted(table.downloads, 'poster')} without a file will be downloaded from the table's addresses.")
     print(f"Uploading the table and {counted(len(table.posters), 'poster')} ...", flush=True)
     return parameters.model_copy(update={"table": table.upload(parameters.collection_name)})
 

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from infra.errors import ConfigurationError
 from infra.files import sha256_of
 from infra.settings import read_settings
 from infra.store import Store
 from ml.data.poster_files import find_poster_files
 from ml.data.table_rows import read_rows
 from ml.errors import DatasetError
+from serving.bundle.wording import counted
 from tasks.crawl.addresses import check_contact
 from tasks.table.configuration import TableConfig
 from tasks.table.poster_folder import upload_posters
@@ -22,13 +24,15 @@ from tasks.table.poster_folder import upload_posters
 class LocalTable:
     """The content of a table, and the poster files that its rows name, by their paths in the folder.
 
-    Rows of explicit titles count for nothing: their posters are neither uploaded nor downloaded.
+    `downloads` is the number of posters without a file that the run downloads from their addresses. Rows of explicit
+    titles count for nothing: their posters are neither uploaded nor downloaded.
     """
 
     name: str
     content: bytes
     posters: Mapping[str, Path]
     config: TableConfig
+    downloads: int
 
     def upload(self, collection: str) -> TableConfig:
         """Upload table and posters under their hashes, and return their addresses.
@@ -57,21 +61,26 @@ def read_local_table(table: Path, posters: Path | None, config: TableConfig) -> 
         raise DatasetError(f"The table {table} cannot be read: {error.strerror}.") from None
     read = read_rows(content, table.name, config.options)
     rows = read.rows[read.rows["explicit"] == ""]
-    files: dict[str, Path] = {}
-    if posters is not None:
-        found = [path for path in find_poster_files(rows, posters).paths if path is not None]
-        files = {path.relative_to(posters).as_posix(): path for path in found}
-    else:
-        addresses = rows.loc[rows["poster_url"] != "", "poster_url"]
-        if addresses.empty:
-            complete, mend = "", "Give"
-            if read.incomplete_addresses:
-                complete, mend = "complete ", "Complete them with --image-base ADDRESS, or give"
-            raise DatasetError(
-                f"The table {table} has no {complete}addresses of posters. {mend} the folder of its files with "
-                "--posters DIR.",
-                "\n".join(read.notices),
-            )
-        check_contact(addresses.iloc[0], read_settings().contact)
+    paths = find_poster_files(rows, posters).paths if posters is not None else [None] * len(rows)
+    files = {path.relative_to(posters).as_posix(): path for path in paths if posters is not None and path is not None}
+    addresses = rows.loc[[path is None for path in paths], "poster_url"]
+    addresses = addresses[addresses != ""]
+    if not files and addresses.empty:
+        complete, mend = "", "Give"
+        if read.incomplete_addresses:
+            complete, mend = "complete ", "Complete them with --image-base ADDRESS, or give"
+        raise DatasetError(
+            f"The table {table} has no {complete}addresses of posters. {mend} the folder of its files with "
+            "--posters DIR.",
+            "\n".join(read.notices),
+        )
+    if not addresses.empty:
+        try:
+            check_contact(addresses.iloc[0], read_settings().contact)
+        except ConfigurationError as error:
+            downloads = f"{counted(len(addresses), 'poster')} without a file would be downloaded."
+            leave_out = " --columns poster_url= leaves them out." if files else ""
+            raise ConfigurationError(error.message, downloads + leave_out) from None
     # The bucket is known once the services run, so this address has only the table's name.
-    return LocalTable(table.name, content, files, replace(config, catalogue=f"gs://-/{table.name}"))
+    config = replace(config, catalogue=f"gs://-/{table.name}")
+    return LocalTable(table.name, content, files, config, len(addresses))

@@ -28,7 +28,7 @@ class TableConfig(Checked):
     posters: str = setting(
         "",
         "Posters",
-        "Folder of the poster files: gs://BUCKET/FOLDER/. Without one, posters are downloaded from the table's "
+        "Folder of the poster files: gs://BUCKET/FOLDER/. Posters without a file are downloaded from the table's "
         "addresses.",
         pattern="^$|^gs://.",
     )

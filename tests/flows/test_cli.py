@@ -304,6 +304,12 @@ def test_demo_names_a_workspace_that_cannot_be_written(tmp_path: Path, capsys: p
     assert f"{tmp_path}/file/w" in error_of(["demo", "--workspace", f"{tmp_path}/file/w"], capsys)
 
 
+SOME_FILES = "id,genres,image_url\nfilms.csv,Action|Drama,\n" + "".join(
+    f"{n},Drama|{'Hentai' if n == 3 else 'Action'},https://h.example/{n}.jpg\n" for n in range(1, 4)
+)
+"""A table of which one row has a file, the table itself, and two of the others are not explicit."""
+
+
 @pytest.mark.parametrize(
     "table, options, reason",
     [
@@ -312,6 +318,8 @@ def test_demo_names_a_workspace_that_cannot_be_written(tmp_path: Path, capsys: p
         ("id,genres,cover\n1,Action|Drama,/1.jpg\n", [], "no complete addresses of posters. Complete them with --ima"),
         ("id,genres,cover\n1,Action|Drama,/1.jpg\n", [], "\n1 incomplete poster address, such as '/1.jpg'; --image"),
         ("id,genres,image_url\n1,Action|Drama,https://h.example/1.jpg\n", [], "need a contact"),
+        (SOME_FILES, ["--posters", "."], "Requests to h.example need a contact"),
+        (SOME_FILES, ["--posters", "."], "\n2 posters without a file would be downloaded. --columns poster_url="),
         ("file,genres\n1.jpg,Action|Drama\n", ["--posters", "."], "Of the table's 1 file, none is in ."),
         ("file,genres\n1.jpg,Action|Drama\n", ["--collection", "My Films"], "Invalid --collection: 'My Films'."),
     ],
@@ -339,7 +347,8 @@ def test_retrain_uploads_no_posters_of_explicit_titles(tmp_path: Path) -> None:
     table.write_text("id,genres\n1,Hentai|Drama\n2,Drama|Action\n")
     for id in "12":
         (tmp_path / f"{id}.jpg").write_bytes(id.encode())
-    assert read_local_table(table, tmp_path, TableConfig()).posters == {"2.jpg": tmp_path / "2.jpg"}
+    local = read_local_table(table, tmp_path, TableConfig())
+    assert local.posters == {"2.jpg": tmp_path / "2.jpg"} and local.downloads == 0
 
 
 def test_train_worker_names_the_addresses_that_it_lacks(

@@ -90,7 +90,9 @@ def with_image_url(title: InventedTitle) -> dict[str, object]:
     }
 
 
-def test_table_with_image_addresses_becomes_an_answering_function(stack: Stack, site_url: str, tmp_path: Path) -> None:
+def test_table_with_image_addresses_becomes_an_answering_function(
+    stack: Stack, site_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     titles = invented_titles(TITLES)
     rows = [with_image_url(title) for title in titles]
     record = retrain_from(write_csv(tmp_path / "Anime Dataset 2026.csv", [*rows, rows[0]]), "--image-base", site_url)
@@ -100,6 +102,7 @@ def test_table_with_image_addresses_becomes_an_answering_function(stack: Stack, 
     check_rows(record, len(rows) + 1, {"identical to an earlier row": 1}, Store(settings))
     explicit = sum("Hentai" in names(title) or (title.rating or "").startswith("Rx") for title in titles)
     assert explicit and record["posters"]["without"]["explicit"] == explicit
+    assert f"{len(rows) - explicit} posters without a file will be downloaded" in capsys.readouterr().out
     assert "Hentai" not in record["dataset"]["genres"]
     live = CloudRun(settings).live(f"anime-genre-{collection}")
     assert live and live.environment["COLLECTION"] == collection and live.url == record["deployment"]["url"]
