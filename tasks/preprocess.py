@@ -52,6 +52,7 @@ from tasks.reporters import ProgressLog
 from tasks.source_choice import source_for
 from tasks.step import reused, step
 from tasks.stored_posters import decode_stored
+from tasks.table.source import Table
 
 _OLD_PARTS_KEY = "parts.csv"  # of version 1
 _PARTS_KEY = f"parts-{PARTS_VERSION}.csv"
@@ -75,7 +76,7 @@ def preprocess(catalogue: CatalogueRecord, posters: PosterSetRecord, config: Dat
     titles = read_catalogue(store.fetch(catalogue.key, workspace / catalogue.key))
     usable, left_out = usable_titles(titles, read_poster_set(store, posters.key), source, config.labels)
     # A title without a poster or labels may be what relates two others.
-    dataset, is_new, notices = make_dataset(store, workspace, usable, strong_relations(titles, source), config)
+    dataset, is_new, notices = make_dataset(store, workspace, usable, strong_relations(titles, source), source, config)
     notices += left_out
     for notice in notices:
         logger.info("%s", notice)
@@ -91,6 +92,7 @@ def make_dataset(
     workspace: Path,
     titles: pd.DataFrame,
     related: Mapping[str, Sequence[str]],
+    source: Source,
     config: PreprocessConfig,
 ) -> tuple[Dataset, bool, list[str]]:
     """The dataset of these titles in workspace and bucket, whether it is new, and sentences about its parts.
@@ -107,7 +109,7 @@ def make_dataset(
     decode_stored(store, workspace, sha256_of, pixels, ProgressLog(workspace))
     posters = labelled_posters(titles, dict.fromkeys(titles["id"], ("", "")), folder)
     alike = look_alikes(perceptual_hashes(posters, pixels))
-    parts, notices = _draw_parts(store, titles, related, alike)
+    parts, notices = _draw_parts(store, titles, related, source, alike)
     posters = labelled_posters(titles, parts, folder)
     key = dataset_key(posters, config)
     present = store.keys(f"{_folder(key)}/")
@@ -191,7 +193,11 @@ def _folder(key: str) -> str:
 
 
 def _draw_parts(
-    store: Store, titles: pd.DataFrame, related: Mapping[str, Sequence[str]], alike: Iterable[tuple[str, str]]
+    store: Store,
+    titles: pd.DataFrame,
+    related: Mapping[str, Sequence[str]],
+    source: Source,
+    alike: Iterable[tuple[str, str]],
 ) -> tuple[Mapping[str, tuple[str, str]], list[str]]:
     """Franchise and part of each title by its id, and sentences about how well the parts are separated.
 
@@ -212,7 +218,8 @@ def _draw_parts(
     if table.rows != before:
         store.write(_PARTS_KEY, table.text().encode())
     known = set(titles.loc[(titles["related"] != "") | (titles["own_page"] != ""), "id"])
-    parts = without_suspects(parts, title_of, franchise_of, known)
+    by_page, named = (set[str](), known) if isinstance(source, Table) else (known, set[str]())
+    parts = without_suspects(parts, title_of, franchise_of, by_page, named)
     notices.append(relations_notice(title_of, related, parts, known))
     return {id: (franchise_of[id], parts[id]) for id in franchise_of}, notices
 

@@ -71,24 +71,33 @@ def join_franchises(keys: Mapping[str, str], pairs: Iterable[tuple[str, str]]) -
 
 
 def without_suspects(
-    parts: Mapping[str, str], titles: Mapping[str, str], franchise_of: Mapping[str, str], known: Collection[str]
+    parts: Mapping[str, str],
+    titles: Mapping[str, str],
+    franchise_of: Mapping[str, str],
+    known: Collection[str] = (),
+    named: Collection[str] = (),
 ) -> dict[str, str]:
     """The part of each title by id, where test titles that may be siblings of training titles get `SUSPECT`.
 
     Validation titles count as training titles. `known` are the ids of titles whose relations are all known. A relation
-    stands on the pages of both titles, so a pair with one of them is no suspect.
+    stands on the pages of both titles, so a pair with one of them is no suspect. `named` are the ids of titles whose
+    franchise a table names. It may not name that of their siblings, so only a pair of two of them is no suspect.
     """
     words_of = rare_words(titles, franchise_of)
-    training: defaultdict[str, set[str]] = defaultdict(set)
+    training: defaultdict[str, set[tuple[str, bool]]] = defaultdict(set)
     for id, words in words_of.items():
         if parts[id] in (TRAIN, VALIDATION) and id not in known:
             for word in words:
-                training[word].add(franchise_of[id])
-    suspected = {
-        id
-        for id, words in words_of.items()
-        if parts[id] == TEST and id not in known and any(training[word] - {franchise_of[id]} for word in words)
-    }
+                training[word].add((franchise_of[id], id in named))
+
+    def may_have_sibling(id: str) -> bool:
+        return any(
+            franchise != franchise_of[id] and not (is_named and id in named)
+            for word in words_of[id]
+            for franchise, is_named in training[word]
+        )
+
+    suspected = {id for id in words_of if parts[id] == TEST and id not in known and may_have_sibling(id)}
     return {id: SUSPECT if id in suspected else part for id, part in parts.items()}
 
 
@@ -101,7 +110,7 @@ def relations_notice(
     """Sentences about how well titles alone find the known relations, and how many test titles have unknown ones.
 
     The keys of titles do not use relations, so their errors on known relations estimate those on unknown ones. `parts`
-    and `known` are as in `without_suspects`.
+    is as in `without_suspects`, and `known` includes its `named`.
     """
     franchise_of = title_franchises(titles)
     words_of = rare_words(titles, franchise_of)

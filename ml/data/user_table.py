@@ -1,10 +1,11 @@
 """Reads posters from a table and a folder, for people who have posters already."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -34,15 +35,15 @@ class Table:
     """The posters of a table, without parts (see `draw_parts`).
 
     `rows` is the number of rows that were read. `left_out` has the columns id and reason, one row for each row of the
-    table that is not in `posters`. `notices` are sentences about decisions and missing values. `named` are the ids
-    whose franchise the table names.
+    table that is not in `posters`. `notices` are sentences about decisions and missing values. `named` gives the
+    franchise that the table names by id; those of the posters are from titles alone.
     """
 
     posters: tuple[Poster, ...]
     rows: int
     left_out: pd.DataFrame
     notices: tuple[str, ...]
-    named: frozenset[str] = frozenset()
+    named: Mapping[str, str] = field(default_factory=dict)
 
     def reasons(self) -> dict[str, int]:
         """The number of rows that are left out, by reason."""
@@ -65,15 +66,14 @@ def read_table(catalogue: Path, folder: Path, options: TableOptions | None = Non
     with ThreadPoolExecutor(available_cpus()) as pool:
         chunks = pool.map(_hash_files, [usable[start : start + _CHUNK] for start in range(0, len(usable), _CHUNK)])
         hashes = [each for chunk in chunks for each in chunk]
-    own = title_franchises(dict(zip(rows["id"], rows["title"], strict=True)))
+    franchise_of = title_franchises(dict(zip(rows["id"], rows["title"], strict=True)))
     posters = []
-    cells = (rows[name].to_numpy(object) for name in ("id", "title", "genres", "genre_ids", "franchise"))
-    for place, (id, title, genres, genre_ids, franchise) in enumerate(zip(*cells, strict=True)):
+    cells = (rows[name].to_numpy(object) for name in ("id", "title", "genres", "genre_ids"))
+    for place, (id, title, genres, genre_ids) in enumerate(zip(*cells, strict=True)):
         path, (sha256, error) = files.paths[place], hashes[place]
         reasons[place] = reasons[place] or error
         if not reasons[place] and path is not None:
-            franchise = franchise or own[id]
-            posters.append(Poster(id, title, _genres(genres, genre_ids), franchise, "", path, sha256))
+            posters.append(Poster(id, title, _genres(genres, genre_ids), franchise_of[id], "", path, sha256))
     left_out = pd.DataFrame({"id": list(rows["id"]), "reason": reasons}, dtype=str)
     left_out = pd.concat([table.dropped, left_out[left_out["reason"] != ""]], ignore_index=True)
     notices = [*table.notices, *files.notices]
@@ -81,7 +81,7 @@ def read_table(catalogue: Path, folder: Path, options: TableOptions | None = Non
         notices.append(
             "The table has no titles and no franchises: each row is its own group, except for posters that look alike."
         )
-    named = frozenset(rows["id"][rows["franchise"] != ""])
+    named = {id: name for id, name in zip(rows["id"], rows["franchise"], strict=True) if name}
     result = Table(tuple(posters), len(rows) + len(table.dropped), left_out, tuple(notices), named)
     if not posters:
         raise DatasetError(
@@ -94,14 +94,20 @@ def read_table(catalogue: Path, folder: Path, options: TableOptions | None = Non
 def draw_parts(table: Table, pixels: Shards, reporter: Reporter) -> list[Poster]:
     """Draw the part of each poster: a franchise is in one part, and so are posters that look alike.
 
+    Rows are one franchise if the table names the same one for them, or if their titles do: a table seldom names the
+    franchise of all rows.
+
     Posters with genres are decoded if the cache lacks them. Raises as `ml.data.decoding.decode_posters`.
     """
     labelled = [poster for poster in table.posters if poster.genres]
     decode_posters({poster.sha256: poster.file for poster in labelled}, pixels, reporter)
     alike = look_alikes(perceptual_hashes(labelled, pixels))
-    franchise_of = join_franchises({poster.id: poster.franchise for poster in table.posters}, alike)
+    first: dict[str, str] = {}
+    related = ((first.setdefault(franchise, id), id) for id, franchise in table.named.items())
+    franchise_of = join_franchises({poster.id: poster.franchise for poster in table.posters}, chain(related, alike))
     parts = {id: draw_part(franchise) for id, franchise in franchise_of.items()}
-    parts = without_suspects(parts, {poster.id: poster.title for poster in table.posters}, franchise_of, table.named)
+    title_of = {poster.id: poster.title for poster in table.posters}
+    parts = without_suspects(parts, title_of, franchise_of, named=table.named)
     return [replace(poster, franchise=franchise_of[poster.id], part=parts[poster.id]) for poster in table.posters]
 
 

@@ -160,7 +160,7 @@ async def test_another_source_is_collected_and_becomes_a_dataset(site: Site, sto
     stored = read_poster_set(store, "poster-sets/1.json")
     pd.testing.assert_frame_equal(stored, posters.replace({"status": {"new": "present"}}))
     titles, _ = usable_titles(catalogue, stored, source)
-    dataset, is_new, _ = make_dataset(store, tmp_path, titles, strong_relations(catalogue, source), CONFIG)
+    dataset, is_new, _ = make_dataset(store, tmp_path, titles, strong_relations(catalogue, source), source, CONFIG)
     assert is_new and set(dataset.ids) == {*IDS} - {IDS[7], IDS[8], IDS[9]}
     assert {genre.name for genre in dataset.genres} == {"Action", "Comedy", "Space"}
     part_of = dict(zip(dataset.ids, dataset.parts, strict=True))

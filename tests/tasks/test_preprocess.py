@@ -8,12 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from infra.store import Store
 from ml.configuration import PreprocessConfig
 from ml.data.dataset import Dataset
+from ml.data.decoding import open_pixels
+from ml.data.splits import PARTS, SUSPECT
+from ml.data.user_table import draw_parts, read_table
+from ml.reporting import NullReporter
 from serving.bundle.image import decode
 from tasks.catalogue.catalogue_table import catalogue_of
 from tasks.catalogue.titles import Title
@@ -21,6 +26,7 @@ from tasks.crawl.mirror import poster_key
 from tasks.errors import StalePosterError
 from tasks.myanimelist.source import MyAnimeList
 from tasks.preprocess import fetch_dataset, make_dataset, strong_relations
+from tasks.table.source import Table
 from tests.damage import DAMAGES, flip_bit
 from tests.messages import project_messages
 from tests.storage import damage, delete, new_bucket, storage_emulator
@@ -63,7 +69,9 @@ class Bucket:
     def dataset_with_notices(self, workspace: Path) -> tuple[Dataset, bool, list[str]]:
         catalogue = catalogue_of(self.titles)
         titles = catalogue.assign(sha256=catalogue["id"].map(self.sha256))
-        return make_dataset(self.store, workspace, titles, strong_relations(catalogue, MyAnimeList()), CONFIG)
+        return make_dataset(
+            self.store, workspace, titles, strong_relations(catalogue, MyAnimeList()), MyAnimeList(), CONFIG
+        )
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +235,35 @@ def test_possible_siblings_are_left_out_of_the_test_part_until_their_page_is_kno
     assert notices[0].startswith(f"The relations of {tests} of {tests} test titles are unknown")
     bucket.titles[int(test.id) - 1] = replace(test, title=f"{test.title} Zephyrus", own_page=True)
     assert bucket.dataset(tmp_path)[0].key == first.key
+
+
+def test_table_has_the_same_franchises_and_parts_in_train_and_retrain(bucket: Bucket, tmp_path: Path) -> None:
+    """It names the franchise of half of the rows; others are siblings by title, or share a rare word with them."""
+    files = tmp_path / "files"
+    files.mkdir()
+    rows = []
+    for n, title in enumerate(bucket.titles):
+        (files / f"{title.id}.jpg").write_bytes(bucket.store.read(poster_key(title.id)))
+        word = f" Zephyr{'abcdefgh'[n % 8]}" if n < 24 else ""
+        name = f"{rows[-1]['title']} returns" if n % 6 == 3 else title.title.replace("tale", "city") + word
+        franchise = f"Set {n // 6}" if n % 6 in (1, 2) else f"Set of row {n}" if n % 6 == 0 else ""
+        rows.append({"id": title.id, "title": name, "genres": title.genres[0], "franchise": franchise})
+    text = pd.DataFrame(rows).to_csv(index=False)
+    (tmp_path / "films.csv").write_text(text)
+    posters = draw_parts(read_table(tmp_path / "films.csv", files), open_pixels(tmp_path, 32), NullReporter())
+    trained = {poster.id: (poster.franchise, poster.part) for poster in posters if poster.part != SUSPECT}
+
+    table = Table("gs://bucket/films.csv")
+    (page,) = table.pages("films.csv", 0)
+    catalogue = catalogue_of(table.parse_page(page, text.encode()))
+    titles = catalogue.assign(sha256=catalogue["id"].map(bucket.sha256))
+    config = replace(CONFIG, min_posters_per_part=0)
+    dataset, _, _ = make_dataset(
+        bucket.store, tmp_path / "worker", titles, strong_relations(titles, table), table, config
+    )
+    parts = zip(dataset.franchises.tolist(), dataset.parts.tolist(), strict=True)
+    assert trained == dict(zip(dataset.ids, parts, strict=True))
+    assert {part for _, part in trained.values()} == set(PARTS) and dataset.suspects == TITLES - len(trained) > 3
 
 
 def test_poster_replaced_in_the_meantime_stops_the_run(bucket: Bucket, tmp_path: Path) -> None:

@@ -84,6 +84,9 @@ def test_test_titles_with_a_possible_sibling_in_training_are_suspects_until_a_pa
     assert without_suspects(parts, titles, franchise_of, ()) == {**parts, "1": SUSPECT, "4": SUSPECT}
     assert without_suspects(parts, titles, franchise_of, {"1"}) == {**parts, "4": SUSPECT}
     assert without_suspects(parts, titles, franchise_of, {"2"}) == parts
+    assert without_suspects(parts, titles, franchise_of, named={"1"}) == {**parts, "1": SUSPECT, "4": SUSPECT}
+    assert without_suspects(parts, titles, franchise_of, named={"2"}) == {**parts, "1": SUSPECT, "4": SUSPECT}
+    assert without_suspects(parts, titles, franchise_of, named={"1", "2"}) == {**parts, "4": SUSPECT}
     assert without_suspects(parts, titles, dict.fromkeys(titles, "one"), ()) == parts
 
 

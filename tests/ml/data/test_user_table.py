@@ -88,7 +88,18 @@ def test_notices_name_missing_columns(folder: Path) -> None:
 def test_franchise_column_decides_the_part(folder: Path) -> None:
     rows = [{"id": str(n), "franchise": "all", "genres": "Action", "file": f"{n}.jpg"} for n in range(3)]
     posters = drawn(read_table(write(folder, rows), folder), folder.parent)
-    assert {(poster.franchise, poster.part) for poster in posters} == {("all", draw_part("all"))}
+    assert {(poster.franchise, poster.part) for poster in posters} == {("0", draw_part("0"))}
+
+
+def test_row_with_a_franchise_is_joined_with_its_sibling_without_one(folder: Path) -> None:
+    titles = ["Batman Begins", "Batman", "The Dark Knight", "Trigun"]
+    franchises = ["Batman Collection", "", "Batman Collection", ""]
+    rows = [
+        {"id": str(n), "title": titles[n], "franchise": franchises[n], "genres": "Action", "file": f"{n}.jpg"}
+        for n in range(4)
+    ]
+    posters = drawn(read_table(write(folder, rows), folder), folder.parent)
+    assert [poster.franchise for poster in posters] == ["batman", "batman", "batman", "trigun"]
 
 
 def test_possible_siblings_of_training_titles_are_suspects_unless_the_table_names_franchises(folder: Path) -> None:
@@ -113,7 +124,7 @@ def test_posters_that_look_alike_are_in_one_part(folder: Path) -> None:
         for n, franchise in enumerate(franchises)
     ]
     posters = drawn(read_table(write(folder, rows), folder), folder.parent)
-    assert [poster.franchise for poster in posters] == ["solo", "twin a", "other", "twin a"]
+    assert [poster.franchise for poster in posters] == ["0", "1", "2", "1"]
     assert [poster.part for poster in posters] == [draw_part(poster.franchise) for poster in posters]
 
 
