@@ -1,5 +1,7 @@
 """The rows of anybody's table of posters: what each column means, and what each cell says."""
 
+import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,6 +27,7 @@ _SITE_IDS = {
     **{"ecchi": "9", "hentai": "12", "erotica": "49"},
 }
 _LARGEST_SITE_ID = 100
+_HASH = 8  # hexadecimal digits in an id
 _NAMED_IDS, _NAMED, _SHOWN = 5, 2, 40  # ids, their columns, and characters of their cells, in a message
 
 
@@ -78,6 +81,8 @@ def read_rows(data: bytes, name: str, options: TableOptions | None = None) -> Ta
         )
     notices = [*cells.notices, columns.sentence()]
     rows = pd.DataFrame({role: columns.cells(role) for role in ROLES}, index=cells.table.index, dtype=str)
+    for column in columns.chosen["genres"][1:]:  # all of them tell rows apart
+        rows["genres"] = [BAR.join(pair) for pair in zip(rows["genres"], columns.column(column), strict=True)]
     rows["title"] = [text_in(cell) for cell in rows["title"]]
     for role in ("id", "file", "poster_url", "rating", "franchise"):
         rows[role] = ["" if is_filler(cell) else cell.strip() for cell in rows[role]]
@@ -138,7 +143,7 @@ def _addresses(cells: Sequence[str], image_base: str | None, notices: list[str])
 
 
 def _ids(rows: pd.DataFrame, columns: Columns, notices: list[str]) -> list[str]:
-    """The ids; without a column of ids the names of files, else what identifies the rows, else their numbers."""
+    """The ids; without a column of ids the names of files, else what identifies the rows (see `_ids_of_content`)."""
     if columns.chosen.get("id"):
         return [re.sub(r"^(\d+)\.0+$", r"\1", cell) for cell in rows["id"]]
     choices = (
@@ -153,12 +158,30 @@ def _ids(rows: pd.DataFrame, columns: Columns, notices: list[str]) -> list[str]:
             if role == "file" or used.nunique() == len(distinct):
                 notices.append(f"The table has no id column: {label} are the ids.")
                 return ids
-    notices.append("The table has no id column: the numbers of rows are the ids.")
-    first: dict[tuple[str, ...], str] = {}
-    return [
-        first.setdefault(tuple(cells), f"row-{line}")
-        for line, cells in zip(rows.index, rows.to_numpy(object).tolist(), strict=True)
-    ]
+    notices.append("The table has no id column: titles are the ids, and hashes where several rows have one title.")
+    return _ids_of_content(rows)
+
+
+def _ids_of_content(rows: pd.DataFrame) -> list[str]:
+    """The titles; with a hash where different rows share one: of the poster's address, else of all cells.
+
+    No id depends on the place of its row, so rows keep their ids, and with them their parts, in the table's next
+    version, in which others are added, removed or moved.
+    """
+    distinct = rows.drop_duplicates()
+    titles = Counter(distinct["title"])
+    posters = Counter(zip(distinct["title"], distinct["poster_url"], strict=True))
+    ids = []
+    for cells in rows.to_dict("records"):
+        title, poster = cells["title"], cells["poster_url"]
+        if title and titles[title] == 1:
+            ids.append(title)
+            continue
+        content = {role: cell for role, cell in cells.items() if cell}
+        told_by = [title, poster] if posters[title, poster] == 1 else content
+        sha256 = hashlib.sha256(json.dumps(told_by).encode()).hexdigest()
+        ids.append(f"{title or 'row'}-{sha256[:_HASH]}")
+    return ids
 
 
 def _put_genres(

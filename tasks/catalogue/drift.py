@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from ml.data.franchise_keys import franchise_key
 from tasks.catalogue.catalogue_table import LIST_SEPARATOR
 from tasks.catalogue.configuration import DriftLimits
 from tasks.catalogue.last_good import LastGood
@@ -24,7 +25,8 @@ _NEW_SHARE, _MIN_NEW_TITLES = 0.9, 20
 _GROUP_SHARE = 0.5
 _NAMED = 3  # measures in a message
 _FIELDS = ["type", "source", "start_date", "episodes", "score", "members", "themes", "demographics", "studios"]
-_COMPARED = ["genre_ids", "poster_url", *_FIELDS]
+_COMPARED = ["title", "genre_ids", "poster_url", *_FIELDS]
+_OTHER_TITLE = "have another title"
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,9 @@ def compare(
 ) -> list[Measure]:
     """How the new catalogue `now` differs from the last good one. `unread` are the entries that could not be read.
 
+    A title is another one if it names another franchise. Many of them mean that the source has numbered its titles
+    anew. All would become one franchise, because the table of parts joins the old and the new franchise of an id.
+
     Compares the titles that the new catalogue has to include. Groups, such as seasons, in which nothing changed do not
     count: their pages were probably not read again, and would hide what happened to the others.
     """
@@ -92,12 +97,15 @@ def compare(
         fell = _count((before > 0) & (after <= _FALLEN * before))
         return Measure(f"{name} fell to a tenth", fell, _count((before > 0) & after.notna()), _FALLEN_SHARE)
 
+    renamed = kept[kept["title"] != kept["title_now"]]
+    other_titles = renamed["title"].map(franchise_key) != renamed["title_now"].map(franchise_key)
     cards = len(now) + sum(entry.record == NONE for entry in unread) if unread else 0
     return [
         Measure("titles lost", len(old) - len(kept), len(old), limits.max_lost_titles),
         _worst_group(old),
         emptied("genres", "lost their genres", limits.max_lost_genres),
         emptied("poster_url", "lost their poster", limits.max_lost_posters),
+        Measure(_OTHER_TITLE, _count(other_titles), len(kept), limits.max_lost_titles),
         *(emptied(name, f"lost their {name.replace('_', ' ')}", limits.max_emptied) for name in _FIELDS),
         _unknown_genres(before, pd.concat([kept["genre_ids_now"], added["genre_ids"]]), source, limits),
         without("genres", "new, without genres"),
@@ -135,12 +143,20 @@ def check(measures: Sequence[Measure]) -> None:
         DriftError: one is. Its details are the table of measures.
     """
     drifted = [measure.name for measure in measures if measure.drifted]
+    details = "\n".join(map(_line, measures))
+    if _OTHER_TITLE in drifted:
+        raise DriftError(
+            "Many ids have another title than in the last good catalogue, as if they were numbered anew. Choose "
+            "lasting ids (--columns id=NAME) and another --collection, or raise --max-lost-titles for one run if only "
+            "names have changed.",
+            details,
+        )
     if drifted:
         more = f" and {len(drifted) - _NAMED} more" if len(drifted) > _NAMED else ""
         raise DriftError(
             f"The new catalogue differs too much from the last good one ({', '.join(drifted[:_NAMED])}{more}). "
             "Run again to re-fetch the pages, or raise the limits for one run if the change is correct.",
-            "\n".join(map(_line, measures)),
+            details,
         )
 
 

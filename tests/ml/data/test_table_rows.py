@@ -265,9 +265,31 @@ def test_ids_are_taken_from_files_addresses_or_titles_without_a_column_of_ids() 
     assert list(read(b"genres,path\nA|B,x/7.jpg\nB|A,x\\8.JPG\n").rows["id"]) == ["7", "8"]
     assert list(read(b"genres,cover\nA|B,https://a/7.jpg?x=1\nB|A,https://a/8.jpg\n").rows["id"]) == ["7", "8"]
     assert list(read(b"genres,name\nA|B,Bebop\nB|A,Trigun\n").rows["id"]) == ["Bebop", "Trigun"]
-    result = read(b"genres,name\nA|B,Bebop\nA|B,Bebop\nA,Bebop\n")
-    assert list(result.rows["id"]) == ["row-2", "row-4"]
-    assert list(result.dropped["reason"]) == [IDENTICAL]
+
+
+def test_ids_of_a_table_without_ids_stay_if_rows_are_added_or_moved() -> None:
+    rows = ["A|B,Bebop,", "A|B,Bebop,", "A,Bebop,", "A|B,Gun,https://a/1/x.jpg", "A|B,Gun,https://a/2/x.jpg", "B,One,"]
+    rows += ["A,,https://a/3/x.jpg", "B,,https://a/3/x.jpg", "B,Two,https://a/4/x.jpg"]
+
+    def ids(*rows: str) -> dict[str, str]:
+        result = read("\n".join(["genres,name,cover", *rows]).encode())
+        assert list(result.dropped["reason"]) == [IDENTICAL]
+        return {"|".join(row): id for id, *row in result.rows[["id", "title", "genres", "poster_url"]].to_numpy()}
+
+    before = ids(*rows)
+    assert before["One|B|"] == "One" and len(set(before.values())) == len(rows) - 1
+    hashed = ["Bebop", "Bebop", "Gun", "Gun", "row", "row"]
+    assert sorted(id.rpartition("-")[0] for id in before.values()) == ["", "", *hashed]
+    after = ids("A,New,https://a/5/x.jpg", *reversed(rows), "A,Gun,https://a/6/x.jpg")
+    assert {row: after[row] for row in before} == before
+    changed = ids(*(row.replace("A|B,Gun", "B,Gun") for row in rows))
+    for poster in ("https://a/1/x.jpg", "https://a/2/x.jpg"):
+        assert changed[f"Gun|B|{poster}"] == before[f"Gun|A|B|{poster}"]
+
+
+def test_rows_of_one_title_with_other_columns_of_genres_have_ids_of_their_own() -> None:
+    result = read(b"name,genre_1,genre_2\nBebop,A,B\nBebop,A,C\nBebop,A,C\nGun,A,B\n")
+    assert result.rows["id"].is_unique and list(result.dropped["reason"]) == [IDENTICAL]
 
 
 def test_ids_have_one_line_each_also_if_titles_have_two() -> None:

@@ -203,7 +203,7 @@ def title(id: int, season: str, **values: Any) -> Title:
         "poster_url": f"http://a.test/images/anime/{id}.jpg",
         "rating": "PG-13",
     }
-    return Title(str(id), f"Title {id}", season=season, **(known | values))
+    return Title(str(id), season=season, **({"title": f"Title {id}"} | known | values))
 
 
 def season_of(name: str, first_id: int, count: int = 100, **values: Any) -> list[Title]:
@@ -243,6 +243,7 @@ def test_drift_ignores_seasons_that_are_not_selected() -> None:
 EMPTIED: dict[str, tuple[str, int, str, dict[str, Any]]] = {
     "genres": ("lost their genres", 5, "max_lost_genres", {"genres": [], "genre_ids": []}),
     "poster_url": ("lost their poster", 5, "max_lost_posters", {"poster_url": None}),
+    "title": ("have another title", 5, "max_lost_titles", {"title": "Another Story"}),
     "score": ("lost their score", 20, "max_emptied", {"score": None}),
     "studios": ("lost their studios", 20, "max_emptied", {"studios": []}),
     "new genres": (
@@ -333,6 +334,15 @@ def test_drift_error_contains_the_whole_table() -> None:
     assert re.fullmatch(r"\s+titles lost\s+7 of 100\s+7\.0%\s+limit 5%\s+<- STOP", table[0])
     assert re.fullmatch(r"\s+lost their genres\s+0 of 93\s+0\.0%\s+limit 5%", table[2])
     assert sum("STOP" in line for line in table) == 3
+
+
+def test_drift_allows_titles_that_are_only_written_differently() -> None:
+    names = [f"{first}{second}sei" for first in "kmnst" for second in "aeiou"]
+    before = [title(number, "2010-fall", title=f"{name}: The Movie") for number, name in enumerate(names)]
+    now = [replace(one, title=f"{name.upper()} (2010)") for one, name in zip(before, names, strict=True)]
+    assert drifted(before, now, COMMON) == set()
+    shifted = [replace(one, title=before[number - 1].title) for number, one in enumerate(before)]
+    assert drifted(before, shifted, COMMON) == {"have another title"}
 
 
 def test_drift_measure_is_a_row_of_a_table() -> None:

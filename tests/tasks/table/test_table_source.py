@@ -10,6 +10,7 @@ from aiohttp.test_utils import TestServer
 
 from infra.errors import NotFound
 from infra.store import Store
+from ml.data.splits import PARTS, PartTable, franchises
 from ml.errors import DatasetError, SettingError
 from tasks.catalogue.catalogue_table import catalogue_of, read_catalogue, write_catalogue
 from tasks.catalogue.collector import Collector
@@ -190,6 +191,39 @@ async def test_table_is_compared_as_a_whole_with_the_last_one_of_its_collection(
     with pytest.raises(DriftError, match=r"titles lost +10 of 39"):
         await collect("gs://b/3/films.csv")
     assert "1,Title 1,(gone),," in (tmp_path / "history.csv").read_text()
+
+
+@pytest.mark.parametrize("is_numbered", [False, True])
+async def test_table_with_a_new_row_at_its_top_keeps_its_parts_or_is_refused_if_that_numbers_it_anew(
+    is_numbered: bool, tmp_path: Path
+) -> None:
+    names = [f"{first}{second}sei" for first in "kmnrstyz" for second in "aeiou"]
+    rows = [f"{name},Action|Drama,https://a.example/{name}/x.jpg\n" for name in names]
+    rows.append(rows[0].replace("/x.jpg", "/2/x.jpg"))  # another title of the same name
+    objects = {}
+    for version, lines in ((1, rows), (2, [rows[3].replace(names[3], "wokou"), *rows])):
+        text = [f"{number},{line}" if is_numbered else line for number, line in enumerate(lines)]
+        header = "id,title,genres,image_url\n" if is_numbered else "title,genres,image_url\n"
+        objects[f"gs://b/{version}/films.csv"] = "".join([header, *text]).encode()
+    table = PartTable()
+
+    async def parts_of(address: str) -> dict[str, str]:
+        """The part of each title that is not left out."""
+        with Collector(tmp_path, Table(address), CollectConfig(), read_object=objects.__getitem__) as collector:
+            catalogue = await collector.read_catalogue("films.csv")
+            collector.replace_last_good("films.csv", catalogue)
+        title_of = dict(zip(catalogue["id"], catalogue["title"], strict=True))
+        parts = table.assign(franchises(title_of))
+        return {title_of[id]: part for id, part in parts.items() if part in PARTS}
+
+    before = await parts_of("gs://b/1/films.csv")
+    assert len(before) == len(names)
+    if is_numbered:
+        with pytest.raises(DriftError, match="another --collection") as caught:
+            await parts_of("gs://b/2/films.csv")
+        assert caught.value.message.startswith("Many ids have another title than in the last good catalogue")
+    else:
+        assert (await parts_of("gs://b/2/films.csv")).items() > before.items()
 
 
 async def test_table_with_genre_ids_is_accepted_in_its_first_run(tmp_path: Path) -> None:
