@@ -91,6 +91,8 @@ async def download_posters(
     visits = await asyncio.to_thread(_settled_visits, context, catalogue, folder, earlier)
     url_of = dict(zip(catalogue["id"], catalogue["poster_url"], strict=True))
     due = [id for id in url_of if id not in visits]
+    # A poster that ended the last run comes last, so that it does not keep the others from this one.
+    due.sort(key=lambda id: earlier[id].checked if id in earlier else 0)
     traffic.expect(len(due))
     for visit in visits.values():
         traffic.note("unchanged" if visit.status == "here" else visit.status, _without_address(visit.why_no_file))
@@ -99,6 +101,18 @@ async def download_posters(
 
     def is_placeholder(url: str) -> bool:
         return source.is_placeholder(url) or source.is_placeholder(url.partition("?")[0])
+
+    def record(visit: PosterVisit) -> None:
+        path, known = folder / poster_name(visit.id), earlier.get(visit.id)
+        if visit.status == "failed" and known and _is_here(known, path):
+            visits[visit.id] = known  # until the new address is reachable, the poster of the old one is used
+            return
+        if visit.status == "here":
+            new.add(visit.id)
+        else:
+            path.unlink(missing_ok=True)
+        visits[visit.id] = visit
+        ledger.posters.put(replace(visit, checked=time.time()))
 
     async def download(id: str) -> None:
         path, known = folder / poster_name(id), earlier.get(id)
@@ -109,6 +123,7 @@ async def download_posters(
             try:
                 visit = await _download(client, visit, path, is_placeholder)
             except SiteBlocked:
+                record(replace(visit, reason=f"{excerpt_of_url(visit.url)} could not be had: its host refuses us"))
                 raise
             except SiteError as error:
                 visit = _failed(visit, error)
@@ -116,15 +131,7 @@ async def download_posters(
             else:
                 rows.end(visit)
         traffic.settle(visit.status if visit.status != "here" else "new", _without_address(visit.why_no_file))
-        if visit.status == "failed" and known and _is_here(known, path):
-            visits[id] = known  # until the new address is reachable, the poster of the old one is used
-            return
-        if visit.status == "here":
-            new.add(id)
-        else:
-            path.unlink(missing_ok=True)
-        visits[id] = visit
-        ledger.posters.put(replace(visit, checked=time.time()))
+        record(visit)
 
     await for_each(due, download, concurrency)
     posters = _table([visits[id] for id in url_of], new)
@@ -221,7 +228,7 @@ async def _download(
     client: SiteClient, visit: PosterVisit, path: Path, is_placeholder: Callable[[str], bool]
 ) -> PosterVisit:
     """Download a poster to a file; raises SiteError if there is none, DiskFull if the disk is nearly full."""
-    fetched = await client.fetch(visit.url, _whole_image, tolerates_403=True, is_unwanted=is_placeholder)
+    fetched = await client.fetch(visit.url, _whole_image, tolerates_refusals=True, is_unwanted=is_placeholder)
     assert fetched is not None  # only a conditional request can be answered by "unchanged"
     check_space(path.parent)
     write_bytes(path, fetched.content, durable=False)

@@ -1,4 +1,4 @@
-"""Recognises pages that ask for proof of a human visitor, whatever their status is."""
+"""Recognises pages that ask for proof of a human visitor, or deny access."""
 
 import re
 from collections.abc import Mapping
@@ -11,17 +11,24 @@ _TITLE = re.compile(
     rb"|access to this page has been denied|you are being redirected)[^<]*<",
     re.IGNORECASE,
 )
-_DENIED = re.compile(rb"<title[^>]*>[^<]*access denied[^<]*<", re.IGNORECASE)
-# The widgets and scripts themselves. The word alone proves nothing: each page of MyAnimeList has its captcha's key in
-# its head. Imperva, DataDome and others also add scripts to pages that they let pass, to measure their readers.
+# The last one is the address in Akamai's denials.
+_DENIED = re.compile(rb"<title[^>]*>[^<]*access denied[^<]*<|errors\.edgesuite\.net/", re.IGNORECASE)
+# The word alone proves nothing: each page of MyAnimeList has its captcha's key in its head.
 _WIDGET = re.compile(
-    rb"class=[\"'][^\"']*\b(?:g-recaptcha|h-captcha|cf-turnstile|amzn-captcha)\b|id=[\"']?(?:captcha-container|challenge-form)\b"
-    rb"|/cdn-cgi/challenge-platform/[^\"'\s]*/orchestrate/|awswafcaptcha"
+    rb"class=[\"'][^\"']*\b(?:g-recaptcha|h-captcha|cf-turnstile|amzn-captcha)\b|id=[\"']?captcha-container\b"
+    rb"|awswafcaptcha",
+    re.IGNORECASE,
+)
+# What only challenges have. Imperva, DataDome and others also add scripts to pages that they let pass, to measure their
+# readers.
+_CHALLENGE = re.compile(
+    # Cloudflare
+    rb"id=[\"']?challenge-form\b|/cdn-cgi/challenge-platform/[^\"'\s]*/orchestrate/"
     # Imperva (Incapsula): its frame, its sentence, and the page that only has its script
     rb"|<iframe[^>]+_incapsula_resource|incapsula incident id"
     rb"|content=[\"']noindex, ?nofollow[\"']>\s*<script[^>]+src=[\"']/_incapsula_resource"
     # Akamai
-    rb"|/_sec/cp_challenge/|\bsec-if-cpt-container\b|[?&]bm-verify=|errors\.edgesuite\.net/"
+    rb"|/_sec/cp_challenge/|\bsec-if-cpt-container\b|[?&]bm-verify="
     # DataDome, PerimeterX (HUMAN), DDoS-Guard, Sucuri
     rb"|captcha-delivery\.com/|id=[\"']?px-captcha\b|captcha\.px-(?:cdn|cloud)\.net/"
     rb"|/\.well-known/ddos-guard/|check\.ddos-guard\.net/|\bsucuri_cloudproxy_js\b",
@@ -35,12 +42,17 @@ def has_challenge_headers(headers: Mapping[str, str]) -> bool:
     return any(headers.get(name, "").lower() == value for name, value in _HEADERS)
 
 
-def is_challenge_page(body: bytes) -> bool:
-    """Whether a body is a challenge or denies access. Use it only for bodies that are not the expected page."""
-    return asks_for_proof(body) or bool(_DENIED.search(body[:_SEARCHED_BYTES]))
-
-
 def asks_for_proof(body: bytes) -> bool:
     """Whether a body is a challenge, which asks for proof of a human visitor or of a browser."""
     start = body[:_SEARCHED_BYTES]
-    return bool(_TITLE.search(start) or _WIDGET.search(start))
+    return bool(_TITLE.search(start) or _CHALLENGE.search(start))
+
+
+def has_captcha(body: bytes) -> bool:
+    """Whether a body has the widget of a captcha. Forms have it, too, and they may be on any page of a site."""
+    return bool(_WIDGET.search(body[:_SEARCHED_BYTES]))
+
+
+def denies_access(body: bytes) -> bool:
+    """Whether a body only says that access is denied."""
+    return bool(_DENIED.search(body[:_SEARCHED_BYTES]))

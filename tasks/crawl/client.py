@@ -18,7 +18,6 @@ from infra.errors import NotFound
 from serving.bundle.errors import AnimeGenreError
 from tasks.crawl.addresses import check_contact, host_of, is_in_bucket, is_loopback, joined
 from tasks.crawl.api_access import ApiAccess
-from tasks.crawl.challenges import is_challenge_page
 from tasks.crawl.content_encoding import ACCEPTED, decoded
 from tasks.crawl.hosts import LONGEST_WAIT_SECONDS, Host
 from tasks.crawl.http_response import ROBOTS, Response, Verdict
@@ -86,7 +85,7 @@ class _Request:
     url: str
     validators: Validators = NO_VALIDATORS
     check_robots: bool = False
-    tolerates_403: bool = False
+    tolerates_refusals: bool = False
     is_unwanted: Callable[[str], bool] | None = None
 
 
@@ -180,18 +179,19 @@ class SiteClient:
         parse: Callable[[bytes], Content],
         validators: Validators = NO_VALIDATORS,
         *,
-        tolerates_403: bool = False,
+        tolerates_refusals: bool = False,
         is_unwanted: Callable[[str], bool] | None = None,
     ) -> Fetched[Content] | None:
         """Download a URL and parse the body in a thread. Returns None if nothing changed since `validators`.
 
         If `parse` raises a retryable error (half a page, half an image), the download is retried. A response with
-        status 403 blocks the host, unless `tolerates_403` is set: hosts of images refuse single ones, so the caller
-        decides (see `block`). Redirects to URLs for which `is_unwanted` is true are not followed.
+        status 403, or with a captcha in place of the page, blocks the host, unless `tolerates_refusals` is set: hosts
+        of images refuse single ones, on pages whose forms may have a captcha, so the caller decides (see `block`).
+        Redirects to URLs for which `is_unwanted` is true are not followed.
 
         Raises:
             NotOnSite: the site has nothing at this URL (404, 410).
-            AddressRefused: the site refuses this URL (403), and `tolerates_403` is set.
+            AddressRefused: the site refuses this URL (403), and `tolerates_refusals` is set.
             UnwantedRedirect: the URL redirects to an unwanted one.
             RedirectError: the URL redirects too often, or to an address that is not a URL.
             SiteBlocked: the host refuses us, now or since an earlier request.
@@ -205,7 +205,7 @@ class SiteClient:
         if is_in_bucket(url):
             return await self._fetch_object(url, parse)
         await self._robots(self._host(url), url)  # not within the retries below, which would multiply its own
-        return await self._fetch(_Request(url, validators, True, tolerates_403, is_unwanted), parse)
+        return await self._fetch(_Request(url, validators, True, tolerates_refusals, is_unwanted), parse)
 
     async def _fetch_object(self, address: str, parse: Callable[[bytes], Content]) -> Fetched[Content]:
         """Read and parse an object of a bucket."""
@@ -236,16 +236,16 @@ class SiteClient:
                 response = await self._follow(request)
                 if response.verdict is Verdict.UNCHANGED:
                     return None
-                content = await self._parse(response, parse)
+                content = await self._parse(response, parse, request.tolerates_refusals)
                 return Fetched(content, _validators(response.headers), response.url)
         raise AssertionError("tenacity either returns or raises")
 
-    async def _parse(self, response: Response, parse: Callable[[bytes], Content]) -> Content:
+    async def _parse(self, response: Response, parse: Callable[[bytes], Content], tolerates_refusals: bool) -> Content:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._parser, parse, response.body)
         except (PageError, BrokenImageError, NotAnImageError):
-            if is_challenge_page(response.body):
-                self.block(response.url, f"{excerpt_of_url(response.url)} answered with a captcha")
+            if response.is_challenge or (response.has_captcha and not tolerates_refusals):
+                self.block(response.url, response.objection)
             raise
 
     def _host(self, url: str) -> Host:
@@ -285,7 +285,7 @@ class SiteClient:
             if request.check_robots and not (await self._robots(host, target)).can_fetch(target, NAME):
                 raise DisallowedByRobots(f"The robots.txt of {excerpt(host.name)} disallows {excerpt_of_url(target)}.")
             response = await self._send(host, target, request.validators)
-            self._react(host, response, request.tolerates_403)
+            self._react(host, response, request.tolerates_refusals)
             if response.verdict is not Verdict.MOVED:
                 return response
             target = _redirected(response)
@@ -326,19 +326,21 @@ class SiteClient:
         """The key for a URL; None if the URL is not the API's."""
         return self._access if self._access and self._access.covers(url) else None
 
-    def _react(self, host: Host, response: Response, tolerates_403: bool) -> None:
+    def _react(self, host: Host, response: Response, tolerates_refusals: bool) -> None:
         """Adapt the pace to a response. Raises an error unless it is content, unchanged or moved."""
         if access := self._access_to(response.url):
             access.check(response)
         retry_after_seconds = response.retry_after_seconds
         match response.verdict:
             case Verdict.CHALLENGE:
-                host.block(f"{response}, with a captcha", _BLOCK_SECONDS)
+                host.block(response.objection, _BLOCK_SECONDS)
+            case Verdict.REFUSED | Verdict.TEMPORARY if response.has_captcha and not tolerates_refusals:
+                host.block(response.objection, _BLOCK_SECONDS)
             case Verdict.REFUSED:
-                if tolerates_403 and response.denies_key:
+                if tolerates_refusals and response.denies_key:
                     host.pace.speed_up()
                     raise NotOnSite(f"{response} (access denied): the site has nothing there.")
-                if tolerates_403 and not retry_after_seconds:
+                if tolerates_refusals and not retry_after_seconds:
                     raise AddressRefused(f"{response}: the site refuses this address.")
                 host.block(str(response), max(retry_after_seconds or 0, _BLOCK_SECONDS))
             case Verdict.TEMPORARY:

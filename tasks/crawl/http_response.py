@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 from urllib.parse import urlsplit
 
-from tasks.crawl.challenges import asks_for_proof, has_challenge_headers, is_challenge_page
+from tasks.crawl.challenges import asks_for_proof, denies_access, has_captcha, has_challenge_headers
 from tasks.errors import excerpt, excerpt_of_url
 
 ROBOTS = "/robots.txt"
@@ -16,6 +16,7 @@ _LONGEST_RETRY_AFTER_SECONDS = 7 * 86_400.0
 _MOVED = {301, 302, 303, 307, 308}
 _MISSING = {404, 410}
 _TEMPORARY = {408, 425, 429}
+_CAPTCHA = {200, 403, 429, 503}  # with other statuses, a captcha is that of a form
 # S3, CloudFront and others refuse a missing object to those who may not list the bucket.
 _DENIED_KEY = re.compile(rb"<Code>\s*(?:AccessDenied|AllAccessDisabled|NoSuchKey)\s*</Code>")
 _SEARCHED_BYTES = 4096
@@ -60,17 +61,33 @@ class Response:
         return self.status == 403 and bool(_DENIED_KEY.search(self.body[:_SEARCHED_BYTES]))
 
     @property
+    def is_challenge(self) -> bool:
+        """Whether the body is a challenge or denies access. Use it only for bodies that are not the expected page."""
+        # "Access denied" with status 403 is a refusal of this address.
+        return asks_for_proof(self.body) or (self.status != 403 and denies_access(self.body))
+
+    @property
+    def has_captcha(self) -> bool:
+        """Whether the body shows a captcha in place of the expected page, or has a form with one."""
+        return self.status in _CAPTCHA and has_captcha(self.body)
+
+    @property
+    def objection(self) -> str:
+        """A challenge, a captcha or a denial in words."""
+        asks = has_challenge_headers(self.headers) or asks_for_proof(self.body) or has_captcha(self.body)
+        return f"{self}, with a {'captcha' if asks else 'page that denies access'}"
+
+    @property
     def verdict(self) -> Verdict:
-        """What the response means. A challenge may have any status."""
-        is_temporary = self.status in _TEMPORARY or self.status >= 500
-        # "Access denied" with status 403 is a refusal. It asks for no proof.
-        is_challenge = asks_for_proof if self.status == 403 else is_challenge_page
-        if has_challenge_headers(self.headers) or (self.status != 200 and is_challenge(self.body)):
+        """What the response means. A challenge may have any status but those of a missing page."""
+        if has_challenge_headers(self.headers):
             return Verdict.CHALLENGE
-        if is_temporary:
-            return Verdict.TEMPORARY
         if self.status in _MISSING:
             return Verdict.MISSING
+        if self.status != 200 and self.is_challenge:
+            return Verdict.CHALLENGE
+        if self.status in _TEMPORARY or self.status >= 500:
+            return Verdict.TEMPORARY
         if self.status in _MOVED and "Location" in self.headers:
             return Verdict.MOVED
         if self.status == 304 and self.is_conditional:

@@ -201,6 +201,9 @@ def check_second_run(site: Server, folder: Path) -> None:
 
 
 NOTICE = b"<!DOCTYPE html><html><head><title>Hotlinking is not allowed</title></head><body>no</body></html>"
+# A page of the site's theme, with its forms.
+THEMED = NOTICE.replace(b"<body>", b'<body><div class="cf-turnstile"></div><div class="g-recaptcha"></div>')
+AKAMAI = b"<html><title>Access Denied</title>Reference #18.2 https://errors.edgesuite.net/18.2</html>"
 LONG_NOTICE = b"<html><title>" + b"x" * LONG + b"</title>"
 DENIED = b"<?xml version='1.0'?>\n<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 
@@ -235,7 +238,7 @@ STATUSES = {
 def test_poster_with_any_status_is_recorded_after_few_requests(site: Server, tmp_path: Path) -> None:
     odd: dict[str, Odd] = {}
     for status, (expected, most_requests) in STATUSES.items():
-        body = b"" if status[:3] in ("204", "304") else NOTICE
+        body = b"" if status[:3] in ("204", "304") else THEMED
         odd[status[:40]] = (response(status, body), expected, status[:8], most_requests)
     check_odd_posters(site, tmp_path, lambda _: odd)
 
@@ -246,6 +249,7 @@ def bodies(picture: bytes) -> dict[str, tuple[bytes, str, str, int]]:
         "half an image": (picture[: len(picture) // 2], "broken", "damaged or truncated", 4),
         "nothing": (b"", "broken", r"empty \(0 bytes\)", 4),
         "a page": (NOTICE, "broken", 'page with the title "Hotlinking is not allowed" instead', 1),
+        "a page with forms": (THEMED, "broken", 'page with the title "Hotlinking is not allowed" instead', 1),
         "a long title": (LONG_NOTICE, "broken", 'page with the title "x{79}…"', 1),
         "long text": (b"x" * LONG, "broken", 'text, "x{79}…"', 1),
         "XML": (DENIED, "broken", "page without a title", 1),
@@ -385,15 +389,16 @@ def test_poster_that_redirects_anywhere_is_recorded(site: Server, tmp_path: Path
 CHALLENGE = b'<html><iframe id="main-iframe" src="/_Incapsula_Resource?CWUDNSAI=23&incident_id=7"></iframe></html>'
 # Of all posters: the error or the status of all posters, a part of the message, and how often they are requested.
 ALL: dict[str, tuple[bytes, type[SiteError] | str, str, int]] = {
-    "a page": (response(body=NOTICE), SiteBlocked, "Hotlinking is not allowed", 20 + 3),
+    "a page": (response(body=THEMED), SiteBlocked, "Hotlinking is not allowed", 20 + 3),
     "a very long page": (response(body=LONG_NOTICE), SiteBlocked, "x{79}…", 20 + 3),
     "text": (response(body=b"quota exceeded"), SiteBlocked, "quota exceeded", 20 + 3),
     "a challenge": (response(body=CHALLENGE), SiteBlocked, "captcha", 1 + 3),
     "a challenge with 503": (response("503 Busy", CHALLENGE), SiteBlocked, "captcha", 1 + 3),
-    "403": (response("403 Forbidden", NOTICE), SiteBlocked, "403 Forbidden", 3 + 3),
+    "403": (response("403 Forbidden", THEMED), SiteBlocked, "403 Forbidden: the site refuses this", 3 + 3),
+    "403 of Akamai": (response("403 Forbidden", AKAMAI), SiteBlocked, "403 Forbidden: the site refuses this", 3 + 3),
     "403 and Retry-After": (response("403 Forbidden", NOTICE, "Retry-After: 9"), SiteBlocked, "403 Forbidden", 1 + 3),
     "403 with AccessDenied": (response("403 Forbidden", DENIED), "missing", "access denied", 40),
-    "404": (response("404 Not Found", NOTICE), "missing", "404", 40),
+    "404": (response("404 Not Found", CHALLENGE), "missing", "404", 40),
     "401": (response("401 Unauthorized", NOTICE), SiteError, "401", 20 + 3),
     "451": (response("451 Legal", NOTICE), SiteError, "451", 20 + 3),
     "429 for hours": (response("429 Slow down", b"", "Retry-After: 7200"), SiteBlocked, "429", 1 + 3),
@@ -452,9 +457,15 @@ PAGES: dict[str, tuple[bytes, type[AnimeGenreError] | None, str, int]] = {
     "login": (response(body=NOTICE), PageLayoutError, "no list of titles", 1),
     "JSON": (response(body=b'{"error": "moved"}'), PageLayoutError, "</html>, is missing", 4),
     "a challenge": (response(body=CHALLENGE), SiteBlocked, "captcha", 1),
-    "403": (response("403 Forbidden", NOTICE), SiteBlocked, "403 Forbidden", 1),
+    "403": (response("403 Forbidden", NOTICE), SiteBlocked, r"403 Forbidden\.$", 1),
+    "403 of Akamai": (response("403 Forbidden", AKAMAI), SiteBlocked, r"403 Forbidden\.$", 1),
+    "403 with a captcha": (response("403 Forbidden", THEMED), SiteBlocked, "403 Forbidden, with a captcha", 1),
+    "503 with a captcha": (response("503 Busy", THEMED), SiteBlocked, "503 Busy, with a captcha", 1),
+    "a captcha": (response(body=THEMED), SiteBlocked, "200 OK, with a captcha", 1),
+    "a denial": (response(body=AKAMAI), SiteBlocked, "200 OK, with a page that denies access", 1),
+    "401 with forms": (response("401 Unauthorized", THEMED), SiteError, "401 Unauthorized, which is not expected", 1),
     "403 with AccessDenied": (response("403 Forbidden", DENIED), SiteBlocked, "403 Forbidden", 1),
-    "404": (response("404 Not Found", LONG_NOTICE), SeasonError, "has no page of 2010-fall", 1),
+    "404": (response("404 Not Found", THEMED + b"x" * LONG), SeasonError, "has no page of 2010-fall", 1),
     "500": (response(f"500 {'Error ' * 9000}", LONG_NOTICE), SiteUnavailable, "500 Error", 4),
     "a loop": (redirect(PAGE), SiteError, "redirects more than 3 times", 4),
     "an address that is none": (redirect("http://[::1"), SiteError, "redirects to 'http", 1),

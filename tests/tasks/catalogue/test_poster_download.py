@@ -327,6 +327,25 @@ async def test_host_that_refuses_three_posters_in_a_row_is_blocked_and_asked_aga
     assert "No request" not in (tmp_path / "posters.csv").read_text()
 
 
+async def test_poster_that_is_a_challenge_blocks_the_host_and_comes_last_in_the_next_run(
+    host: PosterHost, run: Run
+) -> None:
+    host.others["100"] = (200, b"<html><title>Just a moment...</title></html>", {})
+    titles = [host.title(1), replace(host.title(100), id="2"), host.title(3), host.title(4)]
+    with pytest.raises(SiteBlocked, match=r"/100\.jpg answered 200 OK, with a captcha"):
+        await run(*titles, concurrency=1)
+    visit = run.ledger.posters.get("2")
+    assert visit and (visit.status, host.requests) == ("failed", ["1", "100"])
+    run.unblock()
+    with pytest.raises(SiteBlocked):
+        await run(*titles, concurrency=1)
+    assert host.requests == ["1", "100", "3", "4", "100"]
+    del host.others["100"]
+    host.pictures["100"] = jpeg(100)
+    run.unblock()
+    assert await run.statuses(*titles) == ["present", "new", "present", "present"]
+
+
 async def test_posters_that_are_refused_in_a_row_again_after_the_block_are_missing(host: PosterHost, run: Run) -> None:
     host.others = {str(number): (403, b"", {}) for number in range(100, 103)}
     titles = [host.title(number) for number in range(100, 103)]
