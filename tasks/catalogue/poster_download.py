@@ -16,7 +16,6 @@ poster), sha256 (of the file) and url. Empty text means none.
 """
 
 import asyncio
-import logging
 import re
 import time
 from collections import defaultdict
@@ -34,14 +33,13 @@ from serving.bundle.errors import PosterError, PosterFormatError, PosterSizeErro
 from serving.bundle.image import decode, image_size
 from tasks.catalogue.catalogue_table import STORED_NAMES, sorted_by_id
 from tasks.catalogue.crawl_context import CrawlContext
-from tasks.crawl.addresses import host_of, is_in_bucket
+from tasks.catalogue.poster_hosts import PosterHosts
 from tasks.crawl.client import SiteClient
 from tasks.crawl.hosts import NO_REQUEST
-from tasks.crawl.ledger import Ledger, PosterVisit, poster_name
+from tasks.crawl.ledger import PosterVisit, poster_name
 from tasks.crawl.revisits import is_stale
 from tasks.crawl.sent_text import described
 from tasks.errors import (
-    AddressRefused,
     BrokenImageError,
     NotAnImageError,
     NotOnSite,
@@ -54,12 +52,9 @@ from tasks.errors import (
     excerpt_of_url,
 )
 
-logger = logging.getLogger("tasks")
 Item = TypeVar("Item")
 
 POSTER_COLUMNS = ["id", "status", "reason", "sha256", "url"]
-# One poster that fails does not matter. So many in a row mean that the host is down or refuses us.
-_FAILURES_IN_A_ROW, _REFUSALS_IN_A_ROW = 20, 3
 _CHECK_SIZE = 64  # pixels; any size decodes the whole file
 _SMALLEST_SIDE, _LONGEST_RATIO = 32, 5  # pixels, and long side by short side: no poster exceeds these
 # After how many days a poster that could not be downloaded is retried. One that "failed" is always due.
@@ -81,9 +76,11 @@ async def download_posters(
     A poster that was downloaded from the same address is never fetched again. One that could not be downloaded is
     retried when it is due. Each poster is in the ledger as soon as its file is in its place.
 
+    A host that refuses us, or from which many posters in a row could not be downloaded, is skipped (`PosterHosts`).
+
     Raises:
-        SiteBlocked: a host refuses us, or has sent no images for many posters in a row.
-        SiteUnavailable, SiteError: from each host, many posters in a row could not be downloaded.
+        SiteBlocked: all hosts are skipped, and the last one refuses us.
+        SiteUnavailable, SiteError: all hosts are skipped, and the last one failed in this way.
     """
     client, ledger, traffic, source = context.client, context.ledger, context.traffic, context.source
     assert client is not None
@@ -97,7 +94,6 @@ async def download_posters(
     for visit in visits.values():
         traffic.note("unchanged" if visit.status == "here" else visit.status, _without_address(visit.why_no_file))
     new: set[str] = set()
-    rows = _FailureRows(client, ledger, [url_of[id] for id in due])
 
     def is_placeholder(url: str) -> bool:
         return source.is_placeholder(url) or source.is_placeholder(url.partition("?")[0])
@@ -114,22 +110,20 @@ async def download_posters(
         visits[visit.id] = visit
         ledger.posters.put(replace(visit, checked=time.time()))
 
+    used = [url_of[id] for id in due] + [visit.url for visit in visits.values() if visit.status == "here"]
+    hosts = PosterHosts(client, used, record)
+
     async def download(id: str) -> None:
-        path, known = folder / poster_name(id), earlier.get(id)
         visit = PosterVisit(id, url_of[id], 0, "failed")
-        if reason := rows.reason_to_skip(visit.url):
+        if reason := hosts.reason_to_skip(visit.url):
             visit = replace(visit, reason=reason)
         else:
             try:
-                visit = await _download(client, visit, path, is_placeholder)
-            except SiteBlocked:
-                record(replace(visit, reason=f"{excerpt_of_url(visit.url)} could not be had: its host refuses us"))
-                raise
+                visit = await _download(client, visit, folder / poster_name(id), is_placeholder)
             except SiteError as error:
-                visit = _failed(visit, error)
-                rows.extend(visit, error, known)
+                visit = hosts.failed(_failed(visit, error), error, earlier.get(id))
             else:
-                rows.end(visit)
+                hosts.succeeded(visit)
         traffic.settle(visit.status if visit.status != "here" else "new", _without_address(visit.why_no_file))
         record(visit)
 
@@ -139,70 +133,6 @@ async def download_posters(
     for status in judged.loc[judged["status"] != posters["status"], "status"]:
         traffic.note(status, "other titles have the same image")
     return judged
-
-
-class _FailureRows:
-    """Failures in a row, per host: refusals of single addresses, texts instead of images, and all others.
-
-    A row of others ends the downloads from its host, and the run if that was the last host. It says nothing about the
-    row's posters, so the next run tries them again. Objects of a bucket are not counted: they are as they are, however
-    many.
-    """
-
-    def __init__(self, client: SiteClient, ledger: Ledger, urls: Iterable[str]) -> None:
-        self._client = client
-        self._ledger = ledger
-        self._rows: dict[tuple[str, type[SiteError]], list[PosterVisit]] = defaultdict(list)
-        self._others = {_host_or_bucket(url) for url in urls} - {None}
-        self._skipped: dict[str | None, str] = {}
-
-    def reason_to_skip(self, url: str) -> str | None:
-        """Why nothing more is downloaded from the host of a URL, None if something may be."""
-        return self._skipped.get(_host_or_bucket(url))
-
-    def extend(self, visit: PosterVisit, error: SiteError, known: PosterVisit | None) -> None:
-        """Note a failure, unless the poster failed in this way in an earlier run.
-
-        Raises:
-            SiteBlocked: the row of refusals or texts is too long.
-            SiteError: this error; the row of others is too long, and so were those of all other hosts.
-        """
-        host = _host_or_bucket(visit.url)
-        is_known = known is not None and (known.url, known.reason) == (visit.url, visit.reason)
-        if not host or host in self._skipped or (is_known and not isinstance(error, SiteUnavailable)):
-            return
-        is_of_host = isinstance(error, AddressRefused | NotAnImageError)
-        if isinstance(error, NotOnSite | UnwantedRedirect) and not is_of_host:
-            self.end(visit)
-            return
-        row = self._rows[host, type(error) if is_of_host else SiteError]
-        row.append(visit)
-        if len(row) < (_REFUSALS_IN_A_ROW if isinstance(error, AddressRefused) else _FAILURES_IN_A_ROW):
-            return
-        self._ledger.posters.put(*(replace(visit, status="failed", checked=time.time()) for visit in row))
-        if is_of_host:
-            sentence = str(error).removesuffix(".")
-            self._client.block(visit.url, f"{len(row)} posters in a row were not sent. The last one: {sentence}")
-        self._others.discard(host)
-        if not self._others:
-            raise error
-        logger.warning("%s sent none of %d posters in a row, and is skipped in this run: %s", host, len(row), error)
-        self._skipped[host] = f"{len(row)} posters in a row could not be had from {host}"
-
-    def end(self, visit: PosterVisit) -> None:
-        """End the rows of the host of a poster, which it sent or does not have."""
-        host = _host_or_bucket(visit.url)
-        for row_host, kind in list(self._rows):
-            if row_host == host:
-                del self._rows[row_host, kind]
-
-
-def _host_or_bucket(url: str) -> str | None:
-    """The host of a URL, "" for all buckets, None if the URL is invalid."""
-    try:
-        return "" if is_in_bucket(url) else host_of(url)
-    except SiteError:
-        return None
 
 
 async def for_each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]], concurrency: int) -> None:
@@ -241,6 +171,8 @@ def _failed(visit: PosterVisit, error: SiteError) -> PosterVisit:
     match error:
         case SiteUnavailable():
             return replace(visit, reason=f"{excerpt_of_url(visit.url)} could not be had: {error.why}")
+        case SiteBlocked():
+            return replace(visit, reason=f"{excerpt_of_url(visit.url)} could not be had: its host refuses us")
         case NotOnSite():
             status = "missing"
         case BrokenImageError() | UnusableImageError() | NotAnImageError():

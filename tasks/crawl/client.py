@@ -173,6 +173,11 @@ class SiteClient:
         """
         self._host(url).block(reason, _BLOCK_SECONDS)
 
+    def is_blocked(self, url: str) -> bool:
+        """Whether the host of a URL has refused us, so that it gets no request now."""
+        host = self._hosts.get(host_of(url))
+        return host is not None and host.is_blocked
+
     async def fetch(
         self,
         url: str,

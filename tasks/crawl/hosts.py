@@ -37,9 +37,14 @@ class Host:
         self.pace = Pace(requests_per_second, faded(self._memory.ceiling, now - self._memory.learned))
         self.pace.hold(min(self._memory.held_until - now, LONGEST_WAIT_SECONDS))
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the host refuses us."""
+        return self._memory.blocked_until > time.time()
+
     def check_blocked(self) -> None:
-        """Raise SiteBlocked if the host blocks us."""
-        if self._memory.blocked_until > time.time():
+        """Raise SiteBlocked if the host refuses us."""
+        if self.is_blocked:
             until = datetime.fromtimestamp(self._memory.blocked_until, UTC)
             raise SiteBlocked(
                 f"The site {excerpt(self.name)} refuses us. {NO_REQUEST} it before {until:%Y-%m-%d %H:%M} UTC: run the "

@@ -280,6 +280,31 @@ async def test_unreachable_host_among_others_does_not_end_the_run(host: PosterHo
     assert Counter(await run.statuses(*again)) == {"new": 40}, "they are tried again in the next run"
 
 
+@pytest.mark.parametrize(
+    ("response", "requests"), [((403, b"", {}), 3), ((429, b"", {"Retry-After": "7200"}), 1)], ids=["403", "429"]
+)
+async def test_host_that_refuses_all_posters_among_others_is_skipped_in_each_run(
+    host: PosterHost, run: Run, response: tuple[int, bytes, dict[str, str]], requests: int
+) -> None:
+    refusing = PosterHost()
+    refusing.others = {str(number): response for number in range(40)}
+    async with refusing.server:
+        refused = [replace(refusing.title(number), id=f"9{number:02}") for number in range(40)]
+        titles = [host.title(number) for number in range(6)]
+        for status in ("new", "present"):
+            posters = await run(*refused[:20], *titles, *refused[20:], concurrency=1)
+            assert dict(zip(posters["id"], posters["status"], strict=True)) == {
+                **{title.id: status for title in titles},
+                **{title.id: "failed" for title in refused},
+            }
+            assert posters["reason"].str.endswith(" refuses us").sum() >= 40 - 3
+            assert len(refusing.requests) == requests
+        run.unblock()
+        refusing.others = {}
+        refusing.pictures = {str(number): jpeg(100 + number) for number in range(40)}
+        assert Counter(await run.statuses(*refused)) == {"new": 40}
+
+
 DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 
 
