@@ -9,7 +9,8 @@ poster), sha256 (of the file) and url. Empty text means none.
 | missing | the host has nothing at the address (404), or refuses this one address (403) |
 | broken | the image is incomplete, does not have a poster's size, or is a web page |
 | redirected | the address redirects too often, or to an invalid address |
-| failed, refused | the host was not reachable, or did not send the poster |
+| failed | the host was not reachable, refused us, or its robots.txt disallowed the address |
+| refused | the host's response was not expected |
 | placeholder | the source's placeholder, an image that many titles have, or one that several addresses redirect to |
 | duplicate | another title has the same image |
 | explicit, no_address | never downloaded: the title is explicit, or has no address of a poster |
@@ -34,13 +35,14 @@ from serving.bundle.image import decode, image_size
 from tasks.catalogue.catalogue_table import STORED_NAMES, sorted_by_id
 from tasks.catalogue.crawl_context import CrawlContext
 from tasks.catalogue.poster_hosts import PosterHosts
-from tasks.crawl.client import SiteClient
+from tasks.crawl.client import ROBOTS_TXT, SiteClient
 from tasks.crawl.hosts import NO_REQUEST
 from tasks.crawl.ledger import PosterVisit, poster_name
 from tasks.crawl.revisits import is_stale
 from tasks.crawl.sent_text import described
 from tasks.errors import (
     BrokenImageError,
+    DisallowedByRobots,
     NotAnImageError,
     NotOnSite,
     RedirectError,
@@ -173,6 +175,8 @@ def _failed(visit: PosterVisit, error: SiteError) -> PosterVisit:
             return replace(visit, reason=f"{excerpt_of_url(visit.url)} could not be had: {error.why}")
         case SiteBlocked():
             return replace(visit, reason=f"{excerpt_of_url(visit.url)} could not be had: its host refuses us")
+        case DisallowedByRobots():
+            return replace(visit, reason=str(error))  # maybe only today; to look costs one request per host
         case NotOnSite():
             status = "missing"
         case BrokenImageError() | UnusableImageError() | NotAnImageError():
@@ -217,7 +221,8 @@ def _is_settled(visit: PosterVisit, path: Path, started: float) -> bool:
 
 def poster_is_due(visit: PosterVisit, started: float) -> bool:
     """Whether the crawl that began at `started` retries a poster that could not be downloaded."""
-    if NO_REQUEST in (visit.reason or ""):  # a block by the host, which earlier versions noted as the poster's
+    reason = visit.reason or ""
+    if NO_REQUEST in reason or reason.startswith(ROBOTS_TXT):  # earlier versions noted these as the poster's
         return True
     days = _RETRY_DAYS.get(visit.status)
     return days is None or is_stale(visit.url, visit.checked, days, started)

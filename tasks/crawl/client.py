@@ -41,6 +41,7 @@ from tasks.errors import (
 )
 
 NAME = "anime-genre"
+ROBOTS_TXT = "The robots.txt of"  # how the message of DisallowedByRobots begins, also of earlier versions
 
 _BLOCK_SECONDS = 6 * 3600.0  # blocks are reported to last some hours
 _LARGEST_BYTES = 20_000_000  # of a response; the largest season page has 1.5 MB
@@ -288,7 +289,7 @@ class SiteClient:
         for _ in range(1 + _REDIRECTS):
             host = self._host(target)
             if request.check_robots and not (await self._robots(host, target)).can_fetch(target, NAME):
-                raise DisallowedByRobots(f"The robots.txt of {excerpt(host.name)} disallows {excerpt_of_url(target)}.")
+                raise DisallowedByRobots(f"{ROBOTS_TXT} {excerpt(host.name)} disallows {excerpt_of_url(target)}.")
             response = await self._send(host, target, request.validators)
             self._react(host, response, request.tolerates_refusals)
             if response.verdict is not Verdict.MOVED:

@@ -57,10 +57,12 @@ class PosterHost:
         self.others: dict[str, tuple[int, bytes, dict[str, str]]] = {}
         self.requests: list[str] = []
         self.status = 200
+        self.robots = ""
         self.gate = asyncio.Event()
         self.gate.set()
         application = web.Application()
         application.router.add_get("/images/anime/{name}.jpg", self.respond)
+        application.router.add_get("/robots.txt", self.send_robots)
         self.server = TestServer(application)
 
     async def respond(self, request: web.Request) -> web.Response:
@@ -80,6 +82,9 @@ class PosterHost:
             self.cut[name] -= 1
             data = data[: len(data) // 2]
         return web.Response(body=data, content_type="image/jpeg")
+
+    async def send_robots(self, request: web.Request) -> web.Response:
+        return web.Response(text=self.robots)
 
     def redirect(self, target: str, status: int = 302) -> tuple[int, bytes, dict[str, str]]:
         return status, b"", {"Location": target}
@@ -380,9 +385,26 @@ async def test_posters_that_are_refused_in_a_row_again_after_the_block_are_missi
     assert await run.statuses(*titles, concurrency=1) == ["missing"] * 3
 
 
-async def test_poster_whose_reason_is_a_past_block_is_asked_again(host: PosterHost, run: Run) -> None:
+async def test_poster_that_robots_txt_disallows_is_asked_for_in_the_next_run(host: PosterHost, run: Run) -> None:
+    host.robots = "User-agent: *\nDisallow: /\n"
+    posters = await run(host.title(1))
+    assert list(posters["status"]) == ["failed"] and posters["reason"][0].startswith("The robots.txt of 127.0.0.1:")
+    host.robots = ""
+    assert await run.statuses(host.title(1)) == ["new"]
+    assert host.requests == ["1"]
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "The site refuses us: 403. No request is sent to it before 2026-01-01 00:00 UTC. Run the command again.",
+        "The robots.txt of a.test disallows http://a.test/1.jpg.",
+    ],
+)
+async def test_poster_whose_reason_is_a_past_block_of_its_host_is_asked_again(
+    host: PosterHost, run: Run, reason: str
+) -> None:
     title = host.title(1)
-    reason = "The site refuses us: 403. No request is sent to it before 2026-01-01 00:00 UTC. Run the command again."
     run.ledger.posters.put(PosterVisit("1", str(title.poster_url), time.time(), "refused", reason=reason))
     assert await run.statuses(title) == ["new"]
 
