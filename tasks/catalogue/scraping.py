@@ -35,8 +35,9 @@ async def read_titles(
     """The titles of a selection, each once, sorted by id, and the entries that could not be read.
 
     Fetches the pages that are due (with `refresh` all that this crawl has not fetched yet) and reads the others as they
-    were kept. Pages that the site does not have, such as those of future seasons, are skipped with a warning. Pages
-    with entries that cannot be read are fetched again in the next crawl.
+    were kept. Pages that the site does not have, such as those of future seasons, are skipped with a warning. Of a page
+    that it had before, the kept copy is read the first time. Pages with entries that cannot be read are fetched again
+    in the next crawl.
 
     Raises:
         SeasonError: the selection is invalid, or the site has none of its pages.
@@ -46,7 +47,7 @@ async def read_titles(
         KeptPageError: as `PageReader.read`.
         SiteUnavailable, SiteBlocked, SiteError: as `SiteClient.fetch`.
     """
-    source, ledger = context.source, context.ledger
+    source, ledger, is_table = context.source, context.ledger, is_one_page(context.source, selection)
     pages = source.pages(selection, context.started)
     due = {page for page in pages if is_due(ledger.pages.get(page.url), page.quiet_days, context.started, refresh)}
     context.traffic.expect(len(due))
@@ -55,13 +56,14 @@ async def read_titles(
     found: list[list[Title]] = []
     unread: list[UnreadEntry] = []
     missing: list[str] = []
+    kept: list[str] = []
     for page in pages:  # one after the other: a kill costs one page, and the site's pace allows no more
         try:
             titles = await _read(context, page, page in due, unread)
         except PageError as error:
             raise type(error)(f"The page of {page.name}: {error.message}", error.details) from error
         except ResponseTooLarge as error:
-            if not is_one_page(source, selection):
+            if not is_table:
                 raise
             raise ResponseTooLarge(
                 f"{error.message} Download the table, and name the file with --catalogue."
@@ -70,14 +72,21 @@ async def read_titles(
             missing.append(page.name)
         else:
             found.append(titles)
+            if page.url in context.reader.missing:
+                kept.append(page.name)
 
-    if not found and is_one_page(source, selection):
+    if is_table and (kept or missing):  # an old copy is not what was asked for
         reason = context.reader.missing.get(source.site_url, "")
         raise NotOnSite(f"There is no table at {excerpt_of_url(source.site_url)}. Correct its address.", reason)
     if not found:
         raise SeasonError(f"{source.site_url} has no page of {excerpt(', '.join(missing))}. Choose other seasons.")
     if missing:
         logger.warning("%s has no page of %s: skipped.", source.site_url, ", ".join(missing))
+    if kept:
+        logger.warning(
+            "%s no longer has the page of %s. The kept copy is used, and discarded if the next run finds none either.",
+            *(source.site_url, ", ".join(kept)),
+        )
     records = merge(found)
     if not records and not unread:
         raise EmptyCatalogueError(

@@ -36,7 +36,7 @@ class PageVisit:
     """The last request for a page, at `checked` (seconds since 1970).
 
     `sha256` names the kept page (see `KeptPages`), None if the site has no such page. A `suspect` page failed the
-    comparison with the last good catalogue, so the next crawl re-fetches it.
+    comparison with the last good catalogue, or is older than the last request, so the next crawl re-fetches it.
     """
 
     url: str
@@ -45,6 +45,21 @@ class PageVisit:
     etag: str | None = None
     last_modified: str | None = None
     suspect: bool = False
+
+    @property
+    def was_missing(self) -> bool:
+        """Whether the site did not have the page at the last request, so that the kept page is older."""
+        return self.etag == ""
+
+    def missing(self, checked: float) -> "PageVisit":
+        """The visit after a request at `checked` to which the site had no such page.
+
+        One such response does not discard the kept page, but the second in a row does. The columns have no place to
+        note the first, so it is an empty ETag.
+        """
+        if self.sha256 is None or self.was_missing:
+            return PageVisit(self.url, checked)
+        return PageVisit(self.url, checked, self.sha256, etag="", suspect=True)
 
 
 @dataclass(frozen=True)

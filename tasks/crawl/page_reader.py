@@ -19,7 +19,8 @@ class PageReader:
     """Reads pages, keeps them, and records each visit in the ledger as soon as it is over.
 
     Without a client it sends no request and only reads kept pages. `normalise` removes from a page what differs in
-    each response, so that an unchanged page has the same hash. `missing` says why requested pages are missing, by URL.
+    each response, so that an unchanged page has the same hash. `missing` says why requested pages are missing, by URL;
+    an older copy of them may be kept.
     """
 
     def __init__(
@@ -39,6 +40,9 @@ class PageReader:
 
     async def read(self, url: str, parse: Callable[[bytes], Content], due: bool) -> Content | None:
         """The parsed page, or None if the site has no such page (without a client: if none is kept).
+
+        A page that the site had before is missing only after the second such response in a row. Until then it is read
+        as it is kept.
 
         Raises:
             PageError: the page is invalid. It is kept for inspection.
@@ -69,12 +73,9 @@ class PageReader:
         except NotOnSite as error:
             self.missing[url] = error.message
             self._traffic.settle("missing", "the site has no such page")
-            if visit is None or before is None or not is_kept:
-                self._ledger.pages.put(PageVisit(url, time.time()))
-                return None
-            # One such response does not discard a page that was there before. The next crawl re-fetches it.
-            self._ledger.pages.put(replace(visit, checked=time.time(), suspect=True))
-            return await asyncio.to_thread(self._parse_kept, before, parse)
+            visit = (visit if visit and is_kept else PageVisit(url, 0)).missing(time.time())
+            self._ledger.pages.put(visit)
+            return await asyncio.to_thread(self._parse_kept, visit.sha256, parse) if visit.sha256 else None
         if fetched is None:
             assert visit is not None and before is not None  # otherwise there were no validators
             self._ledger.pages.put(replace(visit, checked=time.time(), suspect=False))

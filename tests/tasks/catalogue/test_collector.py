@@ -281,8 +281,8 @@ def test_collector_rereads_kept_pages_without_a_request(site: FaultySite, tmp_pa
         reread(tmp_path, site.url)
 
 
-def test_collector_accepts_a_new_season_and_loses_no_title_if_a_page_is_missing_for_a_day(
-    site: FaultySite, tmp_path: Path
+def test_collector_accepts_a_new_season_and_loses_no_title_unless_a_page_is_missing_twice_in_a_row(
+    site: FaultySite, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = collect(tmp_path, site.url, f"{SEASONS[0]}..{SEASONS[-2]}").catalogue
     first = collect(tmp_path, site.url)
@@ -292,10 +292,21 @@ def test_collector_accepts_a_new_season_and_loses_no_title_if_a_page_is_missing_
     again = collect(tmp_path, site.url, refresh=True)
     assert again.content(site.url) == first.content(site.url)
     assert again.traffics[0].outcomes["missing"] == len(SEASONS) - len(site.site.seasons)
+    warning = f"{site.url} no longer has the page of {gone}. The kept copy is used"
+    assert warning in caplog.text
     site.site.seasons.add(gone)
     requests = len(site.requests)
     collect(tmp_path, site.url)
     assert f"/anime/season/{gone.replace('-', '/')}" in [request.path for request in site.requests[requests:]]
+
+    site.site.seasons.remove(gone)
+    caplog.clear()
+    assert collect(tmp_path, site.url, refresh=True).content(site.url) == first.content(site.url)
+    assert warning in caplog.text
+    caplog.clear()
+    lost = set(first.catalogue["id"]) - set(collect(tmp_path, site.url, max_lost_titles=1).catalogue["id"])
+    assert lost == {str(title.mal_id) for title in site.site.titles if title.pages == (gone,)}
+    assert warning not in caplog.text and f" {gone}" in caplog.text
 
 
 def test_collector_skips_detail_pages_that_fail_and_keeps_their_values(site: FaultySite, tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ async def test_table_that_is_too_large_to_be_read_from_a_site_is_refused_with_th
             await collector.read_catalogue("t.csv.gz")
 
 
-async def test_table_is_asked_for_again_in_each_run_also_after_one_that_failed(tmp_path: Path) -> None:
+async def test_table_is_asked_for_again_in_each_run_and_no_kept_copy_replaces_it(tmp_path: Path) -> None:
     objects: dict[str, str] = {}
 
     def read_object(address: str) -> bytes:
@@ -284,3 +284,7 @@ async def test_table_is_asked_for_again_in_each_run_also_after_one_that_failed(t
     assert await ids() == ["1"]
     objects[ADDRESS] += "2,b,Drama|Action\n"
     assert await ids() == ["1", "2"]
+    del objects[ADDRESS]
+    for _ in range(3):
+        with pytest.raises(NotOnSite, match=f"There is no table at {ADDRESS}. Correct its address."):
+            await ids()
