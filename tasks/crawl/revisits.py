@@ -5,18 +5,22 @@ import hashlib
 from tasks.crawl.ledger import PageVisit
 
 _DAY_SECONDS = 86_400
+_DAYS_WITHOUT_PAGE = 30.0  # as for a missing poster
 
 
 def is_due(visit: PageVisit | None, quiet_days: float, started: float, refresh: bool = False) -> bool:
     """Whether the crawl that began at `started` (seconds since 1970) fetches a page.
 
     A page is fetched at most once per crawl. It is due if it has no visit, if its visit is suspect, if `refresh` is
-    set, or if it was last checked more than about `quiet_days` ago.
+    set, or if it was last checked more than about `quiet_days` ago. A page that the site did not have is due after
+    about 30 days at the latest.
     """
     if visit is None:
         return True
     if visit.checked >= started:
         return False
+    if visit.sha256 is None:
+        quiet_days = min(quiet_days, _DAYS_WITHOUT_PAGE)
     return visit.suspect or refresh or is_stale(visit.url, visit.checked, quiet_days, started)
 
 

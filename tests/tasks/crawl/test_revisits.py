@@ -37,13 +37,18 @@ def test_is_due_with_refresh_or_a_suspect_visit() -> None:
     assert is_due(visited(1, suspect=True), 365, NOW)
 
 
-def test_is_due_after_half_to_one_and_a_half_times_the_quiet_days_depending_on_the_url() -> None:
+@pytest.mark.parametrize(
+    ("sha256", "quiet_days", "least", "most"), [("ab" * 32, 90, 44, 135), (None, 365, 14, 45), (None, 8, 3, 12)]
+)
+def test_is_due_after_half_to_one_and_a_half_times_the_quiet_days_and_without_a_page_after_a_month(
+    sha256: str | None, quiet_days: float, least: float, most: float
+) -> None:
     def due(days: float) -> int:
-        return sum(is_due(visited(days, url), 90, NOW) for url in URLS)
+        return sum(is_due(PageVisit(url, NOW - days * DAY, sha256), quiet_days, NOW) for url in URLS)
 
-    assert due(44) == 0
-    assert 70 <= due(90) <= 130
-    assert due(135) == 200
+    assert due(least) == 0
+    assert 70 <= due((least + most) / 2) <= 130
+    assert due(most) == 200
 
 
 def test_is_due_spreads_pages_read_together_over_later_crawls() -> None:
