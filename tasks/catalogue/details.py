@@ -31,7 +31,7 @@ async def add_details(
 
     Fetches at most `limit` pages per crawl: first those never read, then those that are due again. Of each, the test
     part comes first, then validation, with the most popular titles first. `parts` gives the part of titles by id. The
-    other titles have the part that their name draws.
+    other titles have the part that their name draws. Kept pages that can no longer be read are due in the next crawl.
 
     Raises:
         SiteBlocked: the site refuses us.
@@ -53,19 +53,22 @@ async def add_details(
     for title in to_read:
         url = pages[title.id].url
         try:
-            detail = await context.reader.read(url, source.parse_details, title.id in due)
+            detail = await context.reader.read(url, source.parse_details, title.id in due, replaces_unreadable=False)
         except SiteBlocked:
             raise
         except SiteError as error:
-            failures_in_a_row += 1
+            visit = context.ledger.pages.get(url) or PageVisit(url, 0)
+            is_kept_page = title.id not in due and context.client is not None
+            failures_in_a_row += not is_kept_page  # which tells nothing about the site
             if failures_in_a_row == _FAILURES_IN_A_ROW:
                 raise
             logger.info("The page of %s is skipped: %s", excerpt(title.title), error)
             if due.pop(title.id, None):  # not fetched again in this crawl; the kept page is used
-                visit = visits[title.id] or PageVisit(url, 0)
                 context.ledger.pages.put(replace(visit, checked=time.time(), suspect=True))
                 context.traffic.settle("broken", type(error).__name__)
                 to_read.append(title)
+            elif is_kept_page:  # an unconditional request, as the site may not have changed the page
+                context.ledger.pages.put(replace(visit, etag=None, last_modified=None, suspect=True))
         else:
             failures_in_a_row = 0
             if detail is not None:

@@ -38,11 +38,14 @@ class PageReader:
         self._normalise = normalise
         self.missing: dict[str, str] = {}
 
-    async def read(self, url: str, parse: Callable[[bytes], Content], due: bool) -> Content | None:
+    async def read(
+        self, url: str, parse: Callable[[bytes], Content], due: bool, replaces_unreadable: bool = True
+    ) -> Content | None:
         """The parsed page, or None if the site has no such page (without a client: if none is kept).
 
         A page that the site had before is missing only after the second such response in a row. Until then it is read
-        as it is kept.
+        as it is kept. A kept page that is damaged is fetched again, and so is one that `parse` no longer reads, unless
+        `replaces_unreadable` is False.
 
         Raises:
             PageError: the page is invalid. It is kept for inspection.
@@ -56,11 +59,12 @@ class PageReader:
             return None
         try:
             return await asyncio.to_thread(self._parse_kept, visit.sha256, parse)
-        except KeptPageError:
-            if self._client is None:
+        except (KeptPageError, PageError) as error:
+            if self._client is None or (isinstance(error, PageError) and not replaces_unreadable):
                 raise
             self._traffic.total += 1
-            return await self._fetch(self._client, url, parse, None)
+            visit = replace(visit, etag=None, last_modified=None)  # the site may not have changed the page
+            return await self._fetch(self._client, url, parse, visit)
 
     async def _fetch(
         self, client: SiteClient, url: str, parse: Callable[[bytes], Content], visit: PageVisit | None

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.last_good import HISTORY
 from tasks.catalogue.unread_cards import KEPT
 from tasks.crawl.exclusive_lock import exclusive_lock
-from tasks.crawl.ledger import Crawl
+from tasks.crawl.ledger import Crawl, PageVisit
 from tasks.crawl.traffic import Traffic
 from tasks.errors import DriftError, EmptyCatalogueError, KeptPageError, PageLayoutError, SiteBlocked, SiteBusy
 from tasks.myanimelist.source import MyAnimeList
@@ -324,16 +324,38 @@ def test_collector_skips_detail_pages_that_fail_and_keeps_their_values(site: Fau
     assert list(reread(tmp_path, site.url)["rating"]) == ratings
 
 
-def test_collector_fetches_damaged_and_missing_kept_pages_again(site: FaultySite, tmp_path: Path) -> None:
+def make_unreadable(collector: Collector, visits: Iterable[PageVisit]) -> None:
+    """Replace kept pages by one of an older layout."""
+    sha256 = collector.kept.keep(b"<html><title>Another layout</title></html>")
+    collector.ledger.pages.put(*(dataclasses.replace(visit, sha256=sha256) for visit in visits))
+
+
+def test_collector_fetches_damaged_missing_and_unreadable_kept_pages_again(site: FaultySite, tmp_path: Path) -> None:
     first = collect(tmp_path, site.url)
-    damaged, gone = sorted((tmp_path / "pages").glob("*.gz"))[:2]
+    damaged, gone, unreadable = sorted((tmp_path / "pages").glob("*.gz"))[:3]
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:100])
     gone.unlink()
+    with collector_of(tmp_path, site.url) as collector:
+        visits = collector.ledger.pages.all().values()
+        make_unreadable(collector, [visit for visit in visits if f"{visit.sha256}.html.gz" == unreadable.name])
     requests = len(site.requests)
     assert collect(tmp_path, site.url).content(site.url) == first.content(site.url)
-    assert len(site.requests) - requests == 2 + 1  # and robots.txt
+    assert len(site.requests) - requests == 3 + 1  # and robots.txt
     assert damaged.read_bytes() == whole
+
+
+def test_collector_fetches_unreadable_kept_detail_pages_in_the_next_crawls_within_the_limit(
+    site: FaultySite, tmp_path: Path
+) -> None:
+    collect(tmp_path, site.url, details=40)
+    with collector_of(tmp_path, site.url) as collector:
+        visits = collector.ledger.pages.all()
+        make_unreadable(collector, [visit for url, visit in visits.items() if re.search(r"/anime/\d+$", url)])
+    requests = len(site.requests)
+    with_details = [collect(tmp_path, site.url, details=5, max_emptied=1).catalogue["own_page"] for _ in range(2)]
+    assert [(own_page == "yes").sum() for own_page in with_details] == [0, 5]
+    assert len(site.requests) - requests == 5 + 1  # and robots.txt
 
 
 @pytest.mark.parametrize("parts_are_known", [True, False])
