@@ -16,7 +16,7 @@ from tasks.catalogue.source import DetailSource, SourcePage
 from tasks.catalogue.titles import Title
 from tasks.crawl.ledger import PageVisit
 from tasks.crawl.revisits import is_due
-from tasks.errors import SiteBlocked, SiteError, excerpt
+from tasks.errors import SiteBlocked, SiteError, SiteUnavailable, excerpt
 
 # One or two pages in an unusual layout are skipped. So many in a row mean that the site has changed.
 _FAILURES_IN_A_ROW = 10
@@ -35,7 +35,7 @@ async def add_details(
 
     Raises:
         SiteBlocked: the site refuses us.
-        SiteError: many pages in a row could not be read.
+        SiteError: many pages in a row could not be read, and not already in an earlier crawl.
         KeptPageError: as `PageReader.read`.
     """
     source = context.source
@@ -58,16 +58,22 @@ async def add_details(
             raise
         except SiteError as error:
             visit = context.ledger.pages.get(url) or PageVisit(url, 0)
-            is_kept_page = title.id not in due and context.client is not None
-            failures_in_a_row += not is_kept_page  # which tells nothing about the site
+            is_requested, is_unavailable = title.id in due, isinstance(error, SiteUnavailable)
+            # Neither a page that could not be read before nor a kept page says anything new about the site.
+            is_new = is_requested and (is_unavailable or not visit.was_unreadable)
+            failures_in_a_row += is_new or context.client is None
             if failures_in_a_row == _FAILURES_IN_A_ROW:
                 raise
             logger.info("The page of %s is skipped: %s", excerpt(title.title), error)
-            if due.pop(title.id, None):  # not fetched again in this crawl; the kept page is used
-                context.ledger.pages.put(replace(visit, checked=time.time(), suspect=True))
+            if is_requested:  # not fetched again in this crawl; the kept page is used
+                now = time.time()
+                failed = replace(visit, checked=now, suspect=True) if is_unavailable else visit.unreadable(now)
+                context.ledger.pages.put(failed)
                 context.traffic.settle("broken", type(error).__name__)
+                del due[title.id]
                 to_read.append(title)
-            elif is_kept_page:  # an unconditional request, as the site may not have changed the page
+            elif context.client and not visit.was_unreadable:
+                # The next request is unconditional, as the site may not have changed the page.
                 context.ledger.pages.put(replace(visit, etag=None, last_modified=None, suspect=True))
         else:
             failures_in_a_row = 0

@@ -51,6 +51,18 @@ class PageVisit:
         """Whether the site did not have the page at the last request, so that the kept page is older."""
         return self.etag == ""
 
+    @property
+    def was_unreadable(self) -> bool:
+        """Whether the page could not be read at the last request, so that the kept page is older."""
+        return self.last_modified == ""
+
+    def unreadable(self, checked: float) -> "PageVisit":
+        """The visit after a request at `checked` to which the site sent a page that could not be read.
+
+        The columns have no place to note this, so it is an empty Last-Modified.
+        """
+        return PageVisit(self.url, checked, self.sha256, last_modified="", suspect=True)
+
     def missing(self, checked: float) -> "PageVisit":
         """The visit after a request at `checked` to which the site had no such page.
 

@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[3]
 PAGES = [
     PageVisit("http://a.test/anime/1/ラン", 1.5, "ab" * 32, '"etag"', "Wed, 21 Oct 2015 07:28:00 GMT", suspect=True),
     PageVisit("http://a.test/anime/season/2010/fall", 1_700_000_000.123456),
+    PageVisit("http://a.test/gone", 1, "ab" * 32, '"etag"').missing(2),
+    PageVisit("http://a.test/odd", 1, "ab" * 32, '"etag"').unreadable(2),
 ]
 POSTERS = [
     PosterVisit("999", "http://a.test/'; DROP TABLE--.jpg", 3.5, "missing", reason="there is nothing"),
@@ -51,6 +53,19 @@ def test_ledger_keeps_entries_of_every_kind_in_the_order_of_their_keys(tmp_path:
     assert [again.posters.get(poster.id) for poster in POSTERS] == POSTERS
     assert again.pages.get("http://b.test") is again.posters.get("1") is None
     again.close()
+
+
+def test_ledger_knows_again_why_a_page_is_older_than_its_visit() -> None:
+    ledger = Ledger()
+    ledger.pages.put(*PAGES)
+    visits = ledger.pages.all().values()
+    assert [(visit.was_missing, visit.was_unreadable) for visit in visits] == [
+        *[(False, False)] * 2,
+        (True, False),
+        (False, True),
+    ]
+    assert [visit.missing(3).sha256 for visit in visits] == ["ab" * 32, None, None, "ab" * 32]
+    ledger.close()
 
 
 def test_ledger_replaces_the_entry_with_the_same_key() -> None:
