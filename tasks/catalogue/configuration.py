@@ -67,7 +67,11 @@ class CollectConfig(DriftLimits):
         ge=0.001,
     )
     timeout_seconds: float = setting(
-        10.0, "Timeout (seconds)", "Seconds without data after which a request is retried.", ge=0.1
+        10.0,
+        "Timeout (seconds)",
+        "Seconds without data after which a request is retried. A whole response may take six times as long, and 50 "
+        "seconds more per megabyte.",
+        ge=0.1,
     )
     details: int = setting(
         300,

@@ -45,6 +45,8 @@ ROBOTS_TXT = "The robots.txt of"  # how the message of DisallowedByRobots begins
 
 _BLOCK_SECONDS = 6 * 3600.0  # blocks are reported to last some hours
 _LARGEST_BYTES = 20_000_000  # of a response; the largest season page has 1.5 MB
+# A response may take some timeouts, and longer if it is large. So a server cannot hold the crawl with single bytes.
+_TIMEOUTS_PER_RESPONSE, _LEAST_BYTES_PER_SECOND = 6, 20_000
 _REDIRECTS = 3
 # Policies and cookies of large sites exceed the defaults of aiohttp, 8 KB and 128.
 _LARGEST_HEADER_BYTES, _MOST_HEADERS = 131_072, 1000
@@ -98,7 +100,8 @@ class SiteClient:
 
     Each host gets at most `requests_per_second` over at most `connections`. If that is None, the limit is
     `default_requests_per_second`, and loopback hosts have no limit. `timeout_seconds` limits the time to connect and
-    the time between two parts of a response. Temporary failures are retried up to `attempts` times in total, after
+    the time between two parts of a response. A whole response may take six times as long, and 50 seconds more per
+    megabyte. Temporary failures are retried up to `attempts` times in total, after
     `first_wait_seconds`, then twice that, and so on, or after the time in Retry-After. The `ledger` remembers which
     hosts refused us and their pace. `traffic` counts the requests. `access` is the key of an official API; only
     requests to the API carry it. `read_object` reads the objects of buckets (gs:// addresses), which have no pace; it
@@ -124,9 +127,7 @@ class SiteClient:
         self._requests_per_second = requests_per_second
         self._default_requests_per_second = default_requests_per_second
         self._connections = connections
-        self._timeout = aiohttp.ClientTimeout(
-            total=6 * timeout_seconds, sock_connect=timeout_seconds, sock_read=timeout_seconds
-        )
+        self._timeout_seconds = timeout_seconds
         self._attempts = attempts
         self._first_wait_seconds = first_wait_seconds
         # The random part keeps requests that failed together from being retried together.
@@ -145,7 +146,7 @@ class SiteClient:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit_per_host=self._connections),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=self._timeout,
+            timeout=aiohttp.ClientTimeout(sock_connect=self._timeout_seconds, sock_read=self._timeout_seconds),
             headers={
                 "User-Agent": user_agent(self._contact),
                 "Accept-Language": "en",
@@ -309,8 +310,11 @@ class SiteClient:
             headers = conditions | access.headers() if access else conditions
             hide: Callable[[str], str] = access.hide if access else str
             try:
-                async with self._session.get(url, headers=headers, allow_redirects=False) as answer:
-                    raw, reason, is_conditional = await _body(answer), str(answer.reason), bool(conditions)
+                async with (
+                    asyncio.timeout(_TIMEOUTS_PER_RESPONSE * self._timeout_seconds) as limit,
+                    self._session.get(url, headers=headers, allow_redirects=False) as answer,
+                ):
+                    raw, reason, is_conditional = await _body(answer, limit), str(answer.reason), bool(conditions)
                 encoding = answer.headers.get("Content-Encoding", "")
                 body = await asyncio.to_thread(decoded, raw, encoding, url, _LARGEST_BYTES)
                 response = Response(url, answer.status, reason, answer.headers, body, requested_at, is_conditional)
@@ -384,12 +388,13 @@ def user_agent(contact: str | None = None) -> str:
     return f"{name} (+{contact})" if contact else name
 
 
-async def _body(response: aiohttp.ClientResponse) -> bytes:
-    """The whole body; raises ResponseTooLarge if it is too large."""
+async def _body(response: aiohttp.ClientResponse, limit: asyncio.Timeout) -> bytes:
+    """The whole body, whose parts extend the time limit; raises ResponseTooLarge if it is too large."""
     parts, size = [], 0
     async for part in response.content.iter_any():
         parts.append(part)
         size += len(part)
+        limit.reschedule((limit.when() or 0) + len(part) / _LEAST_BYTES_PER_SECOND)
         if size > _LARGEST_BYTES:
             url = excerpt_of_url(str(response.url))
             raise ResponseTooLarge(f"The response of {url} is larger than {_LARGEST_BYTES / 1e6:.0f} MB.")

@@ -348,18 +348,32 @@ def framings(picture: bytes) -> dict[str, Odd]:
     }
 
 
-SILENCES: dict[str, Odd] = {
-    "silence": (stall, "failed", "timeout", 4),
-    "drops": (drip, "failed", "timeout", 4),
-}
+def slowly(body: bytes) -> Callable[[socket.socket], None]:
+    """Sends a response in 13 parts, which takes longer than six timeouts."""
+
+    def send(connection: socket.socket) -> None:
+        head, size = response(length=len(body)), len(body) // 12
+        for part in [head, *(body[start : start + size] for start in range(0, len(body), size))]:
+            connection.sendall(part)
+            time.sleep(0.06)
+
+    return send
+
+
+def silences(picture: bytes) -> dict[str, Odd]:
+    return {
+        "silence": (stall, "failed", "timeout", 4),
+        "drops": (drip, "failed", "timeout", 4),
+        "slow": (slowly(picture), "new", "", 4),
+    }
 
 
 def test_poster_with_any_framing_is_complete_or_failed(site: Server, tmp_path: Path) -> None:
     check_odd_posters(site, tmp_path, framings)
 
 
-def test_poster_that_takes_too_long_is_failed(site: Server, tmp_path: Path) -> None:
-    check_odd_posters(site, tmp_path, lambda _: SILENCES, timeout_seconds=0.1)
+def test_poster_that_takes_too_long_for_its_size_is_failed(site: Server, tmp_path: Path) -> None:
+    check_odd_posters(site, tmp_path, silences, timeout_seconds=0.1)
 
 
 TARGETS = {
