@@ -22,7 +22,7 @@ def training_versions() -> dict[str, str]:
 
     What follows a `+`, such as in `2.14.1+cu128`, names a build for other devices. It is omitted.
     """
-    found = {_CODE: _code()}
+    found = {_CODE: code_version()}
     for name in _PACKAGES:
         try:
             found[name] = version(name).partition("+")[0]
@@ -52,8 +52,9 @@ def check_versions(wanted: Mapping[str, str]) -> None:
         )
 
 
-def _code() -> str:
-    """The beginning of the hash of the code that trains."""
+@cache
+def code_version() -> str:
+    """The beginning of the hash of the code that collects and trains."""
     root = Path(__file__).parents[1]
     files = sorted(file.relative_to(root) for folder in _FOLDERS for file in (root / folder).rglob("*.py"))
     return sha256_of(b"".join(bytes(file) + b"\0" + (root / file).read_bytes() for file in files))[:12]

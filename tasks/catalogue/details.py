@@ -12,6 +12,7 @@ from dataclasses import replace
 from ml.data.franchise_keys import title_franchises
 from ml.data.splits import TEST, TRAIN, VALIDATION, draw_part
 from tasks.catalogue.crawl_context import CrawlContext
+from tasks.catalogue.parsed_details import ParsedDetails
 from tasks.catalogue.source import DetailSource, SourcePage
 from tasks.catalogue.titles import Title
 from tasks.crawl.ledger import PageVisit
@@ -45,6 +46,7 @@ async def add_details(
     visits = {id: context.ledger.pages.get(page.url) for id, page in pages.items()}
     due = _due(context, titles, pages, visits, limit, parts or {}) if limit else {}
     context.traffic.expect(len(due))
+    parsed = ParsedDetails(context.kept.folder.parent, source)
     details: dict[str, Title] = {}
     failures_in_a_row = 0
 
@@ -53,7 +55,7 @@ async def add_details(
     for title in to_read:
         url = pages[title.id].url
         try:
-            detail = await context.reader.read(url, source.parse_details, title.id in due, replaces_unreadable=False)
+            detail = await context.reader.read(url, parsed.parse, title.id in due, replaces_unreadable=False)
         except SiteBlocked:
             raise
         except SiteError as error:
@@ -80,6 +82,7 @@ async def add_details(
             if detail is not None:
                 details[title.id] = detail
 
+    parsed.write({visit.sha256 for visit in context.ledger.pages.all().values()})
     return [_with_details(title, details.get(title.id)) for title in titles]
 
 

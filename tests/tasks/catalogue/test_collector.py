@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 import tasks.catalogue.collector
+import tasks.catalogue.parsed_details
 from infra.local.site.invented_titles import SEASONS
 from ml.data.franchise_keys import title_franchises
 from ml.data.splits import draw_part
@@ -23,11 +24,13 @@ from tasks.catalogue.catalogue_table import read_catalogue, related_in
 from tasks.catalogue.collector import Collector
 from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.last_good import HISTORY
+from tasks.catalogue.titles import Title
 from tasks.catalogue.unread_cards import KEPT
 from tasks.crawl.exclusive_lock import exclusive_lock
 from tasks.crawl.ledger import Crawl, PageVisit
 from tasks.crawl.traffic import Traffic
 from tasks.errors import DriftError, EmptyCatalogueError, KeptPageError, PageLayoutError, SiteBlocked, SiteBusy
+from tasks.myanimelist.detail_pages import parse_detail_page
 from tasks.myanimelist.source import MyAnimeList
 from tests.faulty_site import FaultySite, faulty_site
 
@@ -271,10 +274,30 @@ def test_collector_leaves_out_an_odd_card_of_an_unknown_title_and_stops_at_many(
     assert len(collect(tmp_path, site.url).catalogue) == len(site.site.titles)
 
 
-def test_collector_rereads_kept_pages_without_a_request(site: FaultySite, tmp_path: Path) -> None:
+def test_collector_rereads_kept_pages_without_a_request_and_parses_details_once_per_version(
+    site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[bytes] = []
+
+    def parse_details(source: MyAnimeList, body: bytes) -> Title:
+        parsed.append(body)
+        return parse_detail_page(body)
+
+    monkeypatch.setattr(MyAnimeList, "parse_details", parse_details)
     catalogue = collect(tmp_path, site.url, details=20).catalogue
     requests = len(site.requests)
-    pd.testing.assert_frame_equal(reread(tmp_path, site.url), catalogue)
+
+    def parsed_by_reread() -> int:
+        parsed.clear()
+        pd.testing.assert_frame_equal(reread(tmp_path, site.url), catalogue)
+        return len(parsed)
+
+    assert parsed_by_reread() == 0
+    cache = tmp_path / "parsed-details.json.gz"
+    cache.write_bytes(cache.read_bytes()[:500])
+    assert parsed_by_reread() == 20
+    monkeypatch.setattr(tasks.catalogue.parsed_details, "code_version", lambda: "another")
+    assert [parsed_by_reread(), parsed_by_reread()] == [20, 0]
     assert len(site.requests) == requests
     next((tmp_path / "pages").glob("*.gz")).write_bytes(b"damaged")
     with pytest.raises(KeptPageError, match=r"\.html\.gz"):
