@@ -473,7 +473,6 @@ PAGES: dict[str, tuple[bytes, type[AnimeGenreError] | None, str, int]] = {
     "a challenge": (response(body=CHALLENGE), SiteBlocked, "captcha", 1),
     "403": (response("403 Forbidden", NOTICE), SiteBlocked, r"403 Forbidden\.$", 1),
     "403 of Akamai": (response("403 Forbidden", AKAMAI), SiteBlocked, r"403 Forbidden\.$", 1),
-    "403 with a captcha": (response("403 Forbidden", THEMED), SiteBlocked, "403 Forbidden, with a captcha", 1),
     "503 with a captcha": (response("503 Busy", THEMED), SiteBlocked, "503 Busy, with a captcha", 1),
     "a captcha": (response(body=THEMED), SiteBlocked, "200 OK, with a captcha", 1),
     "a denial": (response(body=AKAMAI), SiteBlocked, "200 OK, with a page that denies access", 1),
