@@ -31,7 +31,7 @@ from tasks.posters import collected_before, download_posters
 from tasks.records import CatalogueRecord, CollectedRecord, DeploymentRecord, PosterSetRecord, RetrainRecord
 from tasks.redeploy import redeploy, redeploy_champion
 from tasks.register import register
-from tasks.rollouts import Hold, record_unknown_rollout
+from tasks.rollouts import Hold, Overtaken, record_unknown_rollout
 from tasks.scrape import scrape
 from tasks.step import retried, run_name
 from tasks.upload import upload
@@ -99,7 +99,7 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
             training = train(dataset, parameters.train)
         evaluation = evaluate(catalogue, dataset, training, parameters.promote, parameters.gate)
         model = register(dataset, training, evaluation)
-        deployment: DeploymentRecord | Hold | None = None
+        deployment: DeploymentRecord | Hold | Overtaken | None = None
         if evaluation.better:
             deployment = redeploy(dataset, evaluation, model, upload(model), parameters.gate)
         elif evaluation.redeploy_champion:
@@ -114,7 +114,7 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
         model=model,
         deployment=deployment if isinstance(deployment, DeploymentRecord) else None,
     )
-    if isinstance(deployment, Hold):
+    if isinstance(deployment, Hold | Overtaken):
         message = f"champion kept: {evaluation.reason} {deployment.sentence}"
     elif not evaluation.better:
         message = f"champion kept: {evaluation.reason}"

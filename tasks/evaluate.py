@@ -142,6 +142,7 @@ def evaluate(
         redeploy_champion=reason_to_redeploy(champion, state, settings) if champion and state and not promote else None,
         later=[score.sentence for score in later],
         overruled_hold=hold.since if hold and overrules else None,
+        compared_with=champion.bundle_sha256 if champion else None,
     )
 
 

@@ -127,7 +127,7 @@ class EvaluationRecord(Record):
     `passed_gate` is whether it would, if no person had decided it. `redeploy_champion` says why a champion that stays
     needs a new revision, None if it needs none. `later` says how the champion and its predecessors do on titles that
     came after their training, one sentence each (`tasks.scoreboard`). `overruled_hold` is the time of a hold that ends
-    when the model goes live.
+    when the model goes live. `compared_with` is the bundle that was live at the comparison, None if none was.
     """
 
     scores: list[ScoreRecord]
@@ -138,6 +138,7 @@ class EvaluationRecord(Record):
     redeploy_champion: str | None
     later: list[str] = []
     overruled_hold: str | None = None
+    compared_with: str | None = None
 
 
 class ModelRecord(Record):

@@ -17,7 +17,7 @@ from tasks.champion import has_other_decoder, live_champion, model_environment, 
 from tasks.deployments import write_deployment
 from tasks.records import BundleRecord, DatasetRecord, DeploymentRecord, EvaluationRecord, ModelRecord
 from tasks.register import BETTER_THAN_CHAMPION
-from tasks.rollouts import Hold, Rollout, failure_recorded, lift_hold, move_traffic, read_hold
+from tasks.rollouts import Hold, Overtaken, Rollout, failure_recorded, lift_hold, move_traffic, name_of, read_hold
 from tasks.step import run_name, step
 
 logger = logging.getLogger("tasks")
@@ -31,11 +31,11 @@ def redeploy(
     model: ModelRecord,
     bundle: BundleRecord,
     gate: GateConfig = _DEFAULTS,
-) -> DeploymentRecord | Hold:
+) -> DeploymentRecord | Hold | Overtaken:
     """Build if the source changed, deploy a candidate revision, check it, and move traffic and alias to it.
 
-    Returns the hold, and moves nothing, if a person has chosen another model since the comparison. A hold that the
-    comparison overruled is lifted once the new model is live.
+    Returns the reason, and moves nothing, if a person has held or promoted another model since the comparison. A hold
+    that the comparison overruled is lifted once the new model is live.
 
     Raises:
         BusyError: another rollout does not end.
@@ -62,7 +62,13 @@ def redeploy(
         if hold and hold.since != evaluation.overruled_hold:  # written since the comparison
             logger.warning("The new model does not go live. %s", hold.sentence)
             return hold
-        write_deployment(store, CloudRun(settings).live(settings.service), dataset, evaluation, model)
+        live = CloudRun(settings).live(settings.service)
+        # This run's own bundle is live if a try before this one moved the traffic.
+        if live and live.environment.get("BUNDLE_SHA256", "") not in (evaluation.compared_with, bundle.sha256):
+            overtaken = Overtaken(version=model.version, live=name_of(live))
+            logger.warning("The new model does not go live. %s", overtaken.sentence)
+            return overtaken
+        write_deployment(store, live, dataset, evaluation, model)
         rollout = move_traffic(settings, registry, candidate, what, by, evaluation.reason)
         lift_hold(store, hold)
     registry.tag_version(model.version, {BETTER_THAN_CHAMPION: str(evaluation.passed_gate).lower()})

@@ -71,6 +71,21 @@ class Hold(Record):
         )
 
 
+class Overtaken(Record):
+    """Another version than at the comparison is live, so a run's version was not compared with it."""
+
+    version: str
+    live: str
+
+    @property
+    def sentence(self) -> str:
+        """Why the run's version does not replace the live one, and how it can."""
+        return (
+            f"Since the comparison, {self.live} has gone live, so nothing replaces it until the next run, or "
+            f"`anime-genre promote {self.version}`."
+        )
+
+
 def record_rollout(settings: Settings, what: str, by: str, before: str | None, after: Revision, reason: str) -> Rollout:
     """Write that the revision `after` went live. If it serves another model than before, Prefect gets an event."""
     store = Store(settings)

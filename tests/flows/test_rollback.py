@@ -38,7 +38,7 @@ from tasks.deployments import has_deployment
 from tasks.events import read_events
 from tasks.records import BundleRecord
 from tasks.redeploy import redeploy
-from tasks.rollouts import Hold, read_hold, read_rollouts
+from tasks.rollouts import Hold, Overtaken, read_hold, read_rollouts
 from tests.faults import Fault, fault_proxy
 from tests.flows.live_model import bundle_with_threshold, is_answered_by
 from tests.up import RUN_SECONDS
@@ -58,7 +58,9 @@ def test_rollback_keeps_the_earlier_model_live_until_a_person_wants_another(
     settings, registry, first = read_settings(), Registry(read_settings()), first_run.record.training.bundle_sha256
     store, collection = Store(settings), settings.collection
     other = parameters.model_copy(update={"train": replace(parameters.train, epochs=1), "promote": "always"})
-    second = run_retrain(other).record.training.bundle_sha256
+    later = run_retrain(other).record
+    second = later.training.bundle_sha256
+    assert later.evaluation.compared_with == first
     versions = {sha256: registry.version_of(sha256).version for sha256 in (first, second)}
 
     def is_live(sha256: str) -> bool:
@@ -91,6 +93,10 @@ def test_rollback_keeps_the_earlier_model_live_until_a_person_wants_another(
 
     run_promote(collection, versions[first])
     assert is_live(first) and read_hold(store) is None
+    evaluation = later.evaluation.model_copy(update={"compared_with": None})
+    bundle = BundleRecord(uri=store.uri(f"bundles/{second}"), sha256=second)
+    overtaken = redeploy.__wrapped__(later.dataset, evaluation, later.model, bundle)
+    assert isinstance(overtaken, Overtaken) and is_live(first), "it was not live at the comparison"
     run_rollback(collection, versions[second])
     run_retrain(parameters.model_copy(update={"promote": "always"}))
     assert is_live(first) and read_hold(store) is None, "a person's run lifts the hold"

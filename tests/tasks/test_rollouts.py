@@ -17,6 +17,7 @@ from tasks import rollouts
 from tasks.records import BundleRecord, DatasetRecord, EvaluationRecord, ModelRecord
 from tasks.rollouts import (
     Hold,
+    Overtaken,
     Rollout,
     move_traffic,
     promote,
@@ -243,6 +244,59 @@ def test_promote_lifts_the_hold_except_one_that_is_written_while_it_works(
     assert read_hold(store) == (fresh if is_replaced else None)
 
 
+def prepare_redeploy(patch: pytest.MonkeyPatch, store: Any, live: Revision | None, workspace: Path) -> None:
+    """Replace what the step `redeploy` uses. Its rollout makes "revision-2" live."""
+    moved = rollout("b").model_copy(update={"revision": "revision-2"})
+    for name, value in {
+        "read_settings": lambda collection: Settings(workspace=workspace),
+        "Store": lambda settings: store,
+        "Registry": lambda settings: SimpleNamespace(tag_version=lambda *_: None),
+        "CloudRun": lambda settings: SimpleNamespace(live=lambda service: live, url=lambda service: "http://f"),
+        "fetch_bundle": lambda *_: workspace,
+        "deploy_candidate": lambda *_, **__: None,
+        "rollout_lease": lambda *_: nullcontext(),
+        "failure_recorded": lambda *_: nullcontext(),
+        "write_deployment": lambda *_: None,
+        "show_link": lambda *_: None,
+        "run_name": lambda: "test",
+        "move_traffic": lambda *_: moved,
+    }.items():
+        patch.setattr(redeploying, name, value)
+
+
+def redeploy(**evaluation: Any) -> Any:
+    """The step `redeploy` for version 2, whose bundle is "b"."""
+    known = EvaluationRecord.model_construct(known_posters=[], passed_gate=True, reason="", **evaluation)
+    dataset = DatasetRecord.model_construct(collection="films", snapshot_date="2026-11-29")
+    model = ModelRecord(version="2", run_id="1", bundle_sha256="b" * 64)
+    return redeploying.redeploy.__wrapped__(dataset, known, model, BundleRecord(uri="", sha256="b" * 64))
+
+
+@pytest.mark.parametrize(
+    ("compared", "live", "moves"),
+    [
+        (None, None, True),
+        ("a", "a", True),
+        ("a", "b", True),  # a try before this one has moved the traffic
+        ("a", None, True),  # the service was deleted
+        ("a", "c", False),
+        (None, "c", False),
+    ],
+)
+def test_redeploy_replaces_only_the_model_that_was_live_at_the_comparison(
+    compared: str | None, live: str | None, moves: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = {"MODEL_VERSION": "1", "BUNDLE_SHA256": (live or "") * 64}
+    revision = Revision("revision-1", Image("", ""), environment, True, None) if live else None
+    prepare_redeploy(monkeypatch, Objects(), revision, tmp_path)
+    done = redeploy(compared_with=compared and compared * 64)
+    if moves:
+        assert done.revision == "revision-2"
+    else:
+        assert done == Overtaken(version="2", live="version 1 (cccccccc)")
+        assert done.sentence.endswith("nothing replaces it until the next run, or `anime-genre promote 2`.")
+
+
 def test_hold_that_a_run_overrules_is_lifted_only_when_the_new_model_is_live(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,36 +304,12 @@ def test_hold_that_a_run_overrules_is_lifted_only_when_the_new_model_is_live(
         raise DeploymentError("The function does not serve the bundle.")
 
     store: Any = Objects()
-    live = rollout("b").model_copy(update={"revision": "revision-2"})
-    for name, value in {
-        "read_settings": lambda collection: Settings(workspace=tmp_path),
-        "Store": lambda settings: store,
-        "Registry": lambda settings: SimpleNamespace(tag_version=lambda *_: None),
-        "CloudRun": lambda settings: SimpleNamespace(live=lambda service: None, url=lambda service: "http://f"),
-        "fetch_bundle": lambda *_: tmp_path,
-        "deploy_candidate": lambda *_, **__: None,
-        "rollout_lease": lambda *_: nullcontext(),
-        "failure_recorded": lambda *_: nullcontext(),
-        "write_deployment": lambda *_: None,
-        "show_link": lambda *_: None,
-        "run_name": lambda: "test",
-        "move_traffic": failing,
-    }.items():
-        monkeypatch.setattr(redeploying, name, value)
-
-    def redeploy(overruled_hold: str | None) -> Any:
-        evaluation = EvaluationRecord.model_construct(
-            known_posters=[], passed_gate=True, reason="", overruled_hold=overruled_hold
-        )
-        dataset = DatasetRecord.model_construct(collection="films", snapshot_date="2026-11-29")
-        model = ModelRecord(version="2", run_id="1", bundle_sha256="b" * 64)
-        return redeploying.redeploy.__wrapped__(dataset, evaluation, model, BundleRecord(uri="", sha256="b" * 64))
-
+    prepare_redeploy(monkeypatch, store, None, tmp_path)
     hold = Hold(version="version 1 (aaaaaaaa)", since="2026-11-01T00:00:00+00:00")
     store["hold.json"] = hold.model_dump_json().encode()
-    with pytest.raises(DeploymentError):
-        redeploy(hold.since)
+    with monkeypatch.context() as patch, pytest.raises(DeploymentError):
+        patch.setattr(redeploying, "move_traffic", failing)
+        redeploy(overruled_hold=hold.since)
     assert read_hold(store) == hold
-    monkeypatch.setattr(redeploying, "move_traffic", lambda *_: live)
-    assert redeploy(None) == read_hold(store) == hold, "it was written after the comparison"
-    assert redeploy(hold.since).revision == "revision-2" and read_hold(store) is None
+    assert redeploy(overruled_hold=None) == read_hold(store) == hold, "it was written after the comparison"
+    assert redeploy(overruled_hold=hold.since).revision == "revision-2" and read_hold(store) is None
