@@ -195,13 +195,14 @@ def roll_back(settings: Settings, version: str | None, by: str) -> Rollout:
     target = _revision(settings, version, registry, store) if version else _earlier(settings, live, store)
     hold = Hold(version=name_of(target), since=datetime.now(UTC).isoformat(timespec="seconds"))
     before = read_hold(store)
-    store.write(_HOLD, hold.model_dump_json(indent=2).encode())
     try:
+        store.write(_HOLD, hold.model_dump_json(indent=2).encode())
         with rollout_lease(store, settings.workspace):
             return move_traffic(settings, registry, target, "rollback", by, _BY_A_PERSON)
     except BaseException as error:  # such as Ctrl-C, which may also come once the version is live
         served = None if isinstance(error, InfraError) else CloudRun(settings).live(settings.service)
-        if served is None or served.name != target.name:
+        # The write itself may have failed, with or without the hold, or because another person has written one.
+        if (served is None or served.name != target.name) and read_hold(store) == hold:
             if before is None:
                 lift_hold(store, hold)
             else:

@@ -3,6 +3,7 @@
 import json
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -104,12 +105,33 @@ class Objects(dict[str, bytes]):
 
 @pytest.mark.parametrize("earlier", [None, Hold(version="version 3 (cccccccc)", since="2026-11-01")])
 @pytest.mark.parametrize("is_live", [False, True])
-def test_rollback_undoes_its_hold_if_ctrl_c_ends_it_before_the_version_is_live(
-    earlier: Hold | None, is_live: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("during", "error"),
+    [
+        ("wait", KeyboardInterrupt()),  # the wait for another rollout
+        ("write", KeyboardInterrupt()),
+        ("write", ServiceUnavailable("The response is lost.")),
+        ("write", OutdatedError("Another person's hold was written first.")),
+    ],
+)
+def test_rollback_undoes_its_hold_if_it_ends_before_the_version_is_live(
+    during: str,
+    error: BaseException,
+    earlier: Hold | None,
+    is_live: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+        raise error
 
+    def write(key: str, data: bytes) -> None:
+        monkeypatch.setattr(store, "write", partial(Objects.write, store))
+        store.write(key, theirs.model_dump_json().encode() if is_late else data)
+        interrupted()
+
+    is_late = isinstance(error, OutdatedError)
+    theirs = Hold(version="version 4 (dddddddd)", since="2026-11-30")
     old, new = (
         Revision(version, Image("", ""), {"MODEL_VERSION": version, "BUNDLE_SHA256": letter * 64}, True, None)
         for version, letter in (("1", "a"), ("2", "b"))
@@ -123,11 +145,19 @@ def test_rollback_undoes_its_hold_if_ctrl_c_ends_it_before_the_version_is_live(
     monkeypatch.setattr(rollouts, "CloudRun", lambda settings: SimpleNamespace(live=lambda service: live))
     monkeypatch.setattr(rollouts, "_live", lambda settings: None)
     monkeypatch.setattr(rollouts, "_revision", lambda *_: old)
-    monkeypatch.setattr(rollouts, "rollout_lease", interrupted)  # the wait for another rollout
-    with pytest.raises(KeyboardInterrupt):
+    if during == "write":
+        monkeypatch.setattr(store, "write", write)
+    else:
+        monkeypatch.setattr(rollouts, "rollout_lease", interrupted)
+    with pytest.raises(type(error)):
         roll_back(Settings(workspace=tmp_path), "1", "a person")
     hold = read_hold(store)
-    assert (hold.version if hold and is_live else hold) == ("version 1 (aaaaaaaa)" if is_live else earlier)
+    if is_late:
+        assert hold == theirs
+    elif is_live and isinstance(error, KeyboardInterrupt):
+        assert hold and hold.version == "version 1 (aaaaaaaa)"
+    else:
+        assert hold == earlier
 
 
 @pytest.mark.parametrize("record", ["deployments", "rollouts", None])
