@@ -47,6 +47,7 @@ _PREFECT_ON_SQLITE = {
     "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(365 * 86_400),
 }
 _ENVIRONMENT_FILE = "stack.json"  # the environment of the running stack; other commands use it to join the stack
+_LOCK = "stack.lock"
 _LOOPBACK = "http://127.0.0.1"
 LOGGED_PACKAGES = "flows,tasks,ml,infra"  # Prefect shows their log entries in the run
 
@@ -89,7 +90,7 @@ def local_stack(workspace: Path, ports: Ports | None = None, collection: str = M
     """
     ports = ports or Ports()
     workspace = prepare_workspace(workspace)
-    lock = FileLock(workspace / "stack.lock")
+    lock = FileLock(workspace / _LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -98,6 +99,7 @@ def local_stack(workspace: Path, ports: Ports | None = None, collection: str = M
             "--workspace."
         ) from None
     try:
+        (workspace / _ENVIRONMENT_FILE).unlink(missing_ok=True)  # of a stack that was killed
         settings = read_settings(collection)
         check_cloud(settings)
         with Processes(workspace / "logs") as processes:
@@ -116,6 +118,11 @@ def running_stack_environment(workspace: Path) -> dict[str, str] | None:
         environment: dict[str, str] = json.loads((workspace / _ENVIRONMENT_FILE).read_text())
     except (OSError, ValueError):
         return None
+    try:
+        with FileLock(workspace / _LOCK, timeout=0):
+            return None  # the stack was killed, and its ports may be those of another workspace's stack
+    except Timeout:
+        pass
     return environment if is_reachable(f"{environment['PREFECT_API_URL']}/health") else None
 
 

@@ -10,7 +10,7 @@ from infra import disk
 from infra.errors import ConfigurationError, DiskFull, StackError
 from infra.local.stack import local_stack, prepare_workspace, running_stack_environment
 from tests.conftest import NewWorkspace
-from tests.infra.conftest import BUCKET, TOKEN, run_api
+from tests.infra.conftest import BUCKET, TOKEN, Serve, run_api
 
 
 def test_workspace_that_is_not_writable_is_named(tmp_path: Path) -> None:
@@ -56,7 +56,11 @@ def test_stack_with_google_cloud_has_no_stand_ins(
             assert running_stack_environment(tmp_path / "workspace") == stack.environment
 
 
-def test_stack_that_is_unreachable_is_not_joined(tmp_path: Path) -> None:
+def test_stack_is_joined_only_if_its_lock_is_held_and_it_is_reachable(tmp_path: Path, serve: Serve) -> None:
     assert running_stack_environment(tmp_path) is None
-    (tmp_path / "stack.json").write_text(json.dumps({"PREFECT_API_URL": "http://127.0.0.1:9/api"}))
-    assert running_stack_environment(tmp_path) is None
+    for address, is_reachable in (("http://127.0.0.1:9", False), (serve((200, {}))[0], True)):
+        environment = {"PREFECT_API_URL": f"{address}/api"}
+        (tmp_path / "stack.json").write_text(json.dumps(environment))
+        with FileLock(tmp_path / "stack.lock"):
+            assert running_stack_environment(tmp_path) == (environment if is_reachable else None)
+        assert running_stack_environment(tmp_path) is None, "it was killed, and another one has its port"
