@@ -10,12 +10,13 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -44,6 +45,7 @@ _FLOW_RUN = "prefect_flow_run"  # tag of a training's run
 _PRUNED = "pruned"  # tag of a run that was deleted because nothing needs it, not by a person
 _PAUSE_SECONDS = (0.5, 8.0)  # the first and the longest pause before a retry
 _SLOWEST_RESPONSE_SECONDS = 10.0  # even a short time limit allows a response to take this long
+_METRIC_CHARACTERS = 240  # MLflow allows 250
 DATASET_KEY = "dataset_key"
 """The parameter of a training's run that names its dataset."""
 _BUNDLE, _BUNDLE_PATH = "bundle", "artifacts/bundle"  # in MLflow's model
@@ -290,7 +292,8 @@ class Registry:
     def log_metrics(self, run_id: str, values: Mapping[str, float], step: int = 0) -> None:
         """Log the metrics of one step in one request."""
         now = mlflow.utils.time.get_current_time_millis()
-        metrics = [Metric(_metric_name(key), float(value), now, step) for key, value in values.items()]
+        named = zip(_metric_names(values), values.values(), strict=True)
+        metrics = [Metric(name, float(value), now, step) for name, value in named]
         self._client.log_batch(run_id, metrics=metrics)
 
     @_retried("Logging an image to MLflow")
@@ -540,6 +543,15 @@ def _version(entity: Any) -> ModelVersion:
     return ModelVersion(str(entity.version), str(entity.run_id), dict(entity.tags))
 
 
-def _metric_name(name: str) -> str:
-    """Replace the characters that MLflow does not allow in names of metrics."""
-    return "".join(letter if letter.isalnum() or letter in "_-. /" else "_" for letter in name)
+def _metric_names(names: Iterable[str]) -> list[str]:
+    """The names of metrics as MLflow accepts them. Those that would be the same get a number: `f1/C_`, `f1/C_ 2`."""
+    found: dict[str, None] = {}
+    for name in names:
+        letters = "".join(each if each.isalnum() or each in "_-. /" else "_" for each in name[:_METRIC_CHARACTERS])
+        # MLflow reads a name as a path, and refuses one that is not in its shortest form.
+        allowed = free = "/".join("_" if part in ("", ".", "..") else part for part in letters.split("/"))
+        numbers = count(2)
+        while free in found:
+            free = f"{allowed} {next(numbers)}"
+        found[free] = None
+    return list(found)

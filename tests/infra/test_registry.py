@@ -67,6 +67,16 @@ def test_runs_are_nested_and_log_parameters_metrics_and_images(registry: Registr
     assert mlflow.artifacts.list_artifacts(run_id=inner, artifact_path="images")
 
 
+def test_metrics_of_all_labels_are_logged_under_names_that_mlflow_accepts(registry: Registry) -> None:
+    labels = ["C#", "C+", "C_", "/Arts & Entertainment/Comics", "Kids/", "A//B", ".", "..", "a" * 300, "a" * 301]
+    with registry.run("training", {}) as run_id:
+        for step in (1, 2):
+            registry.log_metrics(run_id, {f"f1/{label}": place + step for place, label in enumerate(labels)}, step)
+    names = ["C_", "C_ 2", "C_ 3", "_/Arts _ Entertainment/Comics", "Kids/_", "A/_/B", "_", "_ 2"]
+    names += ["a" * 237, f"{'a' * 237} 2"]
+    assert registry.metrics(run_id) == {f"f1/{name}": place + 2 for place, name in enumerate(names)}
+
+
 def test_run_that_raises_is_failed_and_still_exists(registry: Registry) -> None:
     with pytest.raises(ZeroDivisionError), registry.run("broken", {}) as run_id:
         raise ZeroDivisionError
