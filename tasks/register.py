@@ -2,7 +2,8 @@
 
 import logging
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from infra.errors import NotFound
@@ -22,6 +23,7 @@ logger = logging.getLogger("tasks")
 
 BETTER_THAN_CHAMPION = "better_than_champion"
 """Tag of a version: whether it passed the gate, at its registration or later at its promotion."""
+_LISTED_CHARACTERS = 4000
 
 
 @step("register")
@@ -77,10 +79,17 @@ def _description(manifest: Manifest, tags: Mapping[str, str]) -> str:
         "Network": manifest.network["name"],
         "Bundle": tags["bundle_sha256"][:8],
         "Dataset": f"{tags['dataset_key'][:8]} of {tags['collection']}, {tags.get('dataset_date', 'date unknown')}",
-        "Genres": ", ".join(genre.name for genre in manifest.genres),
+        "Genres": _listed([genre.name for genre in manifest.genres]),
         f"{TEST}/weighted_f1": tags.get(f"{TEST}/weighted_f1", "unknown"),
     }
     return "\n".join(f"- {name}: {value}" for name, value in known.items())
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are: some databases of MLflow refuse more than 5,000 characters."""
+    shown = sum(end <= _LISTED_CHARACTERS for end in accumulate(len(name) + len(", ") for name in names))
+    more = [f"… and {len(names) - shown} more"] if shown < len(names) else []
+    return ", ".join([*names[:shown], *more])
 
 
 def register_champion_again(champion: Champion, store: Store, registry: Registry, settings: Settings) -> None:
