@@ -1,7 +1,7 @@
 """Runs that a killed process left: they end when the next stack or the next run starts, and free their slots."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -27,6 +27,8 @@ from infra.registry import Registry
 from infra.settings import read_settings
 
 _PIPELINES = ["retrain", "collect"]  # the flows whose runs hold the workspace's lock
+_ELSEWHERE = ["train-step"]  # the flow whose runs belong to a worker, which goes on without this stack
+_ACTIVE = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 _MESSAGE = "The run was interrupted. The next run skips completed steps."
 
 
@@ -35,16 +37,16 @@ def settle_interrupted_runs() -> None:
 
     In a stack that has just started no run is active, but the server still has some in a state such as "Running" or
     "Pending", and each of them holds a slot of the deployment. A run of another process holds the workspace's lock:
-    then only runs that have not begun are ended.
+    then only runs that have not begun are ended. A training on another machine goes on, and the next run follows it.
     """
-    settings = read_settings()
+    settings, elsewhere = read_settings(), _elsewhere()
     try:
         with exclusive_lock(settings.workspace):
-            _settle([StateType.PENDING, StateType.RUNNING, StateType.CANCELLING])
-            _settle_task_runs()
-            Registry(settings).end_active_runs()
+            _settle(_ACTIVE, is_left=lambda run: run.id not in elsewhere)
+            _settle_task_runs(elsewhere)
+            Registry(settings).end_active_runs(lambda flow_run: flow_run not in {str(each) for each in elsewhere})
     except BusyError:
-        _settle([StateType.PENDING])
+        _settle([StateType.PENDING], is_left=lambda run: run.id not in elsewhere)
 
 
 def settle_earlier_runs(own: str | None, holder: str | None = None) -> None:
@@ -62,7 +64,7 @@ def settle_earlier_runs(own: str | None, holder: str | None = None) -> None:
     stack = running_stack_environment(settings.workspace)
     if stack is None or stack["PREFECT_API_URL"] != os.environ.get("PREFECT_API_URL"):
         with get_client(sync_client=True) as client:
-            Registry(settings).end_active_runs(lambda flow_run: _has_ended(client, flow_run))
+            Registry(settings).end_active_runs(lambda flow_run: flow_run is not None and _has_ended(client, flow_run))
         return
     # One that is pending may be about to begin.
     _settle(
@@ -70,7 +72,14 @@ def settle_earlier_runs(own: str | None, holder: str | None = None) -> None:
         _PIPELINES,
         lambda run: str(run.id) != own and (run.deployment_id is None or str(run.id) == holder),
     )
-    Registry(settings).end_active_runs()
+    elsewhere = _elsewhere()
+    Registry(settings).end_active_runs(lambda flow_run: flow_run not in {str(each) for each in elsewhere})
+
+
+def _elsewhere() -> set[UUID]:
+    """The trainings on other machines that are active."""
+    with get_client(sync_client=True) as client:
+        return {run.id for run in _runs(client, _ACTIVE, _ELSEWHERE)}
 
 
 def _has_ended(client: SyncPrefectClient, flow_run: str) -> bool:
@@ -85,10 +94,8 @@ def _has_ended(client: SyncPrefectClient, flow_run: str) -> bool:
 def _settle(
     types: list[StateType], flows: list[str] | None = None, is_left: Callable[[FlowRun], bool] = lambda run: True
 ) -> None:
-    active = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)))
     with get_client(sync_client=True) as client:
-        of_flows = FlowFilter(name=FlowFilterName(any_=flows)) if flows else None
-        for run in filter(is_left, client.read_flow_runs(flow_filter=of_flows, flow_run_filter=active)):
+        for run in filter(is_left, _runs(client, types, flows)):
             was_cancelled = run.state_type == StateType.CANCELLING
             ended: State[None] = Cancelled(message=_MESSAGE) if was_cancelled else Crashed(message=_MESSAGE)
             inside = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
@@ -98,10 +105,19 @@ def _settle(
             client.set_flow_run_state(run.id, ended, force=True)
 
 
-def _settle_task_runs() -> None:
-    """End the task runs that are still active, although no flow run is: their flow run ended without them."""
+def _runs(client: SyncPrefectClient, types: list[StateType], flows: list[str] | None) -> list[FlowRun]:
+    """The runs in states of some types; of all flows if `flows` is None."""
+    return client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=flows)) if flows else None,
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types))),
+    )
+
+
+def _settle_task_runs(elsewhere: Collection[UUID]) -> None:
+    """End the task runs that are still active, although their flow run is not: it ended without them."""
     active = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
     left = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=active)))
     with get_client(sync_client=True) as client:
         for task_run in client.read_task_runs(task_run_filter=left):
-            client.set_task_run_state(task_run.id, Crashed(message=_MESSAGE), force=True)
+            if task_run.flow_run_id not in elsewhere:
+                client.set_task_run_state(task_run.id, Crashed(message=_MESSAGE), force=True)

@@ -250,22 +250,27 @@ class Registry:
         self._client.set_terminated(run_id, status)
 
     @_retried("Ending interrupted MLflow runs")
-    def end_active_runs(self, has_ended: Callable[[str], bool] | None = None) -> None:
+    def end_active_runs(self, has_ended: Callable[[str | None], bool]) -> None:
         """End the runs that are still RUNNING with status KILLED.
 
         Args:
-            has_ended: whether a flow run of Prefect has ended; only its runs are ended then. Without it, all are: call
-                it so when no process can be logging to them.
+            has_ended: whether no process can be logging to the runs of a flow run of Prefect, or to those of an unknown
+                one (None).
         """
         search = partial(self._client.search_runs, [self._experiment_id], "attributes.status = 'RUNNING'")
         for run in list(_pages(search)):
-            if has_ended is None or ((flow_run := self._flow_run(run)) and has_ended(flow_run)):
+            if has_ended(self._flow_run(run)):
                 self._client.set_terminated(run.info.run_id, "KILLED")
 
     def _flow_run(self, run: Run) -> str | None:
         """The flow run that a training's run, or one below it, belongs to; None if nobody knows it."""
         while parent := run.data.tags.get("mlflow.parentRunId"):
-            run = self._client.get_run(parent)
+            found = None
+            with _missing_allowed():
+                found = self._client.get_run(parent)
+            if found is None:
+                return None
+            run = found
         flow_run = run.data.tags.get(_FLOW_RUN)
         return str(flow_run) if flow_run else None
 

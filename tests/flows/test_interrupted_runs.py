@@ -23,6 +23,7 @@ from flows.parameters import RetrainParameters
 from flows.retrain import collect, retrain
 from flows.rollback import rollback
 from flows.summary import recorded_steps, run_retrain
+from flows.train_step import train_step
 from infra import lease
 from infra.errors import ServiceUnavailable
 from infra.files import exclusive_lock
@@ -41,6 +42,9 @@ def test_run_killed_while_the_stack_goes_on_ends_at_the_next_run(stack: Stack, p
     with get_client(sync_client=True) as client, registry.run("interrupted", {}) as mlflow_run_id:
         own, killed, pending = (client.create_flow_run(retrain) for _ in range(3))
         beside = client.create_flow_run(rollback)
+        training = client.create_flow_run(train_step, state=Running())  # of a worker on another machine
+        works = client.create_task_run(task(read_settings), training.id, "0", state=Running())
+        trained = registry.start_run("network", {}, parent=registry.start_run("t", {}, flow_run=str(training.id)))
         deployed = client.create_flow_run_from_deployment(deployment(parameters).apply())
         client.set_flow_run_state(deployed.id, Running(), force=True)
         for run, state in ((own, Running()), (killed, Running()), (pending, Pending()), (beside, Running())):
@@ -59,6 +63,12 @@ def test_run_killed_while_the_stack_goes_on_ends_at_the_next_run(stack: Stack, p
         assert MlflowClient().get_run(mlflow_run_id).info.status == "KILLED"
         settle_interrupted_runs()
         assert all(client.read_flow_run(run.id).state.is_crashed() for run in (own, pending, beside))
+        assert client.read_flow_run(training.id).state.is_running()
+        assert client.read_task_run(works.id).state.is_running()
+        assert MlflowClient().get_run(trained).info.status == "RUNNING"
+        client.set_flow_run_state(training.id, Crashed(), force=True)
+        settle_interrupted_runs()
+        assert MlflowClient().get_run(trained).info.status == "KILLED"
 
 
 def test_mlflow_run_ends_at_the_next_run_after_its_flow_run_has_ended_on_shared_services(
