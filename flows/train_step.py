@@ -4,9 +4,15 @@ The machine needs this package, and the addresses of Prefect, MLflow and the buc
 neither the lock of a workspace nor the lease of the bucket: it works under those of the run that starts it.
 """
 
+import contextvars
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import UUID
 
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -14,6 +20,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import State
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect.types.entrypoint import EntrypointType
 from prefect.workers.process import ProcessWorker
@@ -31,6 +38,7 @@ from tasks.step import no_silence
 from tasks.versions import check_versions
 
 _PROCESS = "process"
+_WATCH_SECONDS = 20.0
 
 
 @flow(name="train-step", persist_result=False)
@@ -49,7 +57,7 @@ def train_step(
     configure_logging()
     try:
         # Lines in the log show the run that waits that this machine is there, also between two tries of the step.
-        with no_silence("preparing the training"):
+        with no_silence("preparing the training"), _stopped_if_lost():
             check_versions(versions)
             settings = read_settings(dataset.collection)
             _check_services(settings)
@@ -63,6 +71,34 @@ def train_step(
     except AnimeGenreError as error:
         return Failed(message=str(error), data=error)  # the run that waits shows the message
     return Completed(message=f"Bundle {record.bundle_sha256[:12]}. {record.reason}", data=record)
+
+
+@contextmanager
+def _stopped_if_lost() -> Iterator[None]:
+    """Stop this process in the block if its run has become Crashed, which frees its worker for another run.
+
+    The run that waits has then taken this machine for lost, because it did not reach Prefect for some minutes.
+    """
+    own, ended = flow_run.id, threading.Event()
+
+    def is_lost() -> bool:
+        with suppress(Exception), get_client(sync_client=True) as client:  # without Prefect, the training goes on
+            state = client.read_flow_run(UUID(own)).state
+            return state is not None and state.is_crashed()
+        return False
+
+    def watch() -> None:
+        while not ended.wait(_WATCH_SECONDS):
+            if is_lost() and not ended.is_set():
+                os.kill(os.getpid(), signal.SIGTERM)  # as Prefect ends it when a person cancels the run
+                return
+
+    # Prefect's settings are in the context.
+    threading.Thread(target=contextvars.copy_context().run, args=(watch,), daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def _check_services(settings: Settings) -> None:

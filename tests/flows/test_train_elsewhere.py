@@ -1,13 +1,17 @@
 """Training on another machine: a worker with its own workspace, folder and Prefect home trains for a run."""
 
+import logging
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import psutil
@@ -16,12 +20,13 @@ import torch
 import torchvision
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import LogCreate, WorkPoolCreate
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.states import Cancelled, Cancelling, Crashed, Failed
+from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Running
 
+import flows.train_step as train_steps
 from flows.deployments import deployment
 from flows.parameters import RetrainParameters
 from flows.retrain import configure_logging, retrain
@@ -160,6 +165,25 @@ def test_machine_with_other_versions_is_refused_by_their_names(stack: Stack) -> 
     assert failed.message.startswith(
         f"The training on train-step/other failed: Its machine has torch {installed} instead of 0.1."
     )
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_process_stops_once_its_run_has_been_taken_for_lost(
+    stack: Stack, ended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = threading.Event()
+    monkeypatch.setattr(train_steps, "_WATCH_SECONDS", 0.1)
+    monkeypatch.setattr(train_steps.os, "kill", lambda process, signal: stopped.set())
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(train_step, state=Running())
+        monkeypatch.setattr(train_steps, "flow_run", SimpleNamespace(id=str(run.id)))
+        with monkeypatch.context() as away, train_steps._stopped_if_lost():
+            away.setattr(train_steps, "get_client", lambda **_: 1 / 0)  # it does not reach Prefect
+            assert not stopped.wait(0.5)
+            away.undo()
+            client.set_flow_run_state(run.id, Crashed() if ended else Running(), force=True)
+            assert stopped.wait(5 if ended else 0.5) == ended
+        client.set_flow_run_state(run.id, Crashed(), force=True)
 
 
 @pytest.fixture(scope="module")
