@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -175,7 +175,8 @@ class _Following:
 
     def __init__(self, run: FlowRun, deployment: str) -> None:
         self._run, self._deployment = run, deployment
-        self._seen: dict[UUID, Log] = {}
+        self._seen: set[UUID] = set()
+        self._since: datetime | None = None  # the time of the last new line
         self._last = ""
         self._said = ""
 
@@ -188,7 +189,13 @@ class _Following:
                 run = client.read_flow_run(self._run.id)
                 state = run.state
                 assert state is not None
-                if self._repeat_log(client) or state.type != state_type:
+                is_silent = time.monotonic() - heard > SILENT_SECONDS
+                # The whole log, before the worker counts as lost: its clock may have been set back.
+                if (
+                    self._repeat_log(client)
+                    or state.type != state_type
+                    or (is_silent and self._repeat_log(client, whole=True))
+                ):
                     heard = time.monotonic()
                 if state.is_final():
                     time.sleep(_POLL_SECONDS)  # the last lines arrive after the state
@@ -232,9 +239,12 @@ class _Following:
             f"The worker of {self._deployment} is lost: {why}. A retry resumes from the last checkpoint in the bucket."
         )
 
-    def _repeat_log(self, client: SyncPrefectClient) -> bool:
-        """Log the run's new lines, and return whether there are any."""
-        since = max((each.timestamp for each in self._seen.values()), default=None)
+    def _repeat_log(self, client: SyncPrefectClient, whole: bool = False) -> bool:
+        """Log the run's new lines, and return whether there are any.
+
+        They are looked for after the last new line, or in the whole log.
+        """
+        since = None if whole else self._since
         wanted = LogFilter(
             flow_run_id=LogFilterFlowRunId(any_=[self._run.id]),
             timestamp=LogFilterTimestamp(after_=since - _OVERLAP) if since else None,
@@ -243,7 +253,9 @@ class _Following:
         while page := client.read_logs(wanted, offset=len(found)):
             found += page
         new = [each for each in found if each.id not in self._seen]
-        self._seen = {each.id: each for each in found}
+        self._seen.update(each.id for each in new)
+        if new:
+            self._since = new[-1].timestamp
         for line in new:
             # A step repeats its last line while it is silent. So does this one.
             if re.fullmatch(rf"{re.escape(self._last)} \(\d+ s\)", line.message):

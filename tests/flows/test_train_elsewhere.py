@@ -186,6 +186,31 @@ def test_process_stops_once_its_run_has_been_taken_for_lost(
         client.set_flow_run_state(run.id, Crashed(), force=True)
 
 
+def test_run_whose_clock_is_set_back_is_not_taken_for_lost(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "tasks")
+    began, clock = datetime.now(UTC), [0.0]
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(train_step, state=Running())
+
+        def sleep(seconds: float) -> None:
+            """The worker logs a line at each tick, and its clock is an hour late from the fourth one on."""
+            clock[0] += 8
+            tick = int(clock[0] / 8)
+            if tick <= 40:
+                at = began + timedelta(seconds=clock[0]) - timedelta(hours=1 if tick > 3 else 0)
+                line = LogCreate(name="tasks", level=20, message=f"line {tick}", timestamp=at, flow_run_id=run.id)
+                client.create_logs([line])
+            else:
+                client.set_flow_run_state(run.id, Completed(), force=True)
+
+        monkeypatch.setattr(train_elsewhere, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+        assert train_elsewhere._Following(run, "train-step/gpu").until_end().is_completed()
+    said = [each.message for each in caplog.records if each.message.startswith("line ")]
+    assert said == [f"line {tick}" for tick in range(1, 41)]
+
+
 @pytest.fixture(scope="module")
 def worker(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     """A worker on another machine. A test kills it."""
