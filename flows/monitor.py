@@ -110,7 +110,7 @@ def run_monitor(log: Path, reference: Path | None, settings: Settings) -> int:
         settings: those of the bucket.
 
     Raises:
-        ConfigurationError: a file cannot be read or has no requests, or there is no reference.
+        ConfigurationError: a file cannot be read or has no requests, or no version has a reference.
         ServiceUnavailable: the bucket is not reachable.
     """
     found = _read_log(log)
@@ -123,11 +123,19 @@ def run_monitor(log: Path, reference: Path | None, settings: Settings) -> int:
         return 0
     if reference:
         return int(_print_shift("All models", list(predictions.values()), *_read_reference(reference)))
-    shifted = False
+    shifted, unknown = list[bool](), dict[str, ConfigurationError]()
     for (version, bundle), each in predictions.items():
-        expected = _stored_predictions(settings, version, bundle)
-        shifted |= _print_shift(f"Version {version} ({bundle})", [each], "the test posters", [expected])
-    return int(shifted)
+        name = f"Version {version} ({bundle})"
+        try:
+            expected = _stored_predictions(settings, version, bundle)
+            shifted.append(_print_shift(name, [each], "the test posters", [expected]))
+        except ConfigurationError as error:
+            unknown[name] = error
+    if not shifted:
+        raise next(iter(unknown.values()))
+    for name, reason in unknown.items():
+        print(f"\n{name} is not compared. {reason.message}")
+    return int(any(shifted))
 
 
 def _print_counts(found: _Log) -> None:

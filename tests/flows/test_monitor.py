@@ -131,6 +131,11 @@ def test_shift_is_found_against_the_models_test_posters_in_the_bucket(
     unknown.write_text(json.dumps(line(predictions(5, 2), bundle="00000000", model_version="9")))
     code, _, error = monitor(unknown)
     assert code == 2 and "has no predictions of version 9 (00000000)." in error
+    with unknown.open("a") as file:
+        file.write("\n" + (tmp_path / "shifted.log").read_text())
+    code, printed, _ = monitor(unknown)
+    assert code == 1 and "1 genre shifted" in printed
+    assert "\nVersion 9 (00000000) is not compared. The bucket " in printed
 
     damage(Store(read_settings("films")), "answers/1.npz", cut)
     code, _, error = monitor(tmp_path / "quiet.log")
