@@ -5,8 +5,8 @@ from pathlib import Path
 
 from flows.prefect_access import api_url, is_server_reachable, separate_password
 from infra.doctor import (
-    check_address,
     check_disk,
+    check_mlflow,
     check_packages,
     check_ports,
     check_weights,
@@ -73,7 +73,4 @@ def _check_addresses(settings: Settings) -> Iterator[Check]:
         problem = "" if is_server_reachable() else f"No Prefect server is reachable at PREFECT_API_URL={address}."
         yield Check(f"Prefect at {address}", problem, "prefect server start" if problem else "")
     if settings.tracking_uri.startswith("http"):
-        credentials = tuple(settings.tracking_credentials.values())
-        auth = (credentials[0], credentials[1]) if credentials else None
-        start = "mlflow server --host 127.0.0.1 --port 5000"
-        yield check_address("MLflow", "MLFLOW_TRACKING_URI", settings.tracking_uri, start, auth)
+        yield check_mlflow(settings)

@@ -24,6 +24,7 @@ from flows.prefect_access import api_url, is_server_reachable
 from flows.up import next_run
 from infra.cloud_run import CloudRun
 from infra.disk import free_bytes, size_bytes
+from infra.doctor import check_mlflow
 from infra.settings import MAIN_COLLECTION, Settings, read_settings
 from infra.store import Store
 from serving.bundle.errors import AnimeGenreError
@@ -47,10 +48,8 @@ def show_status(workspace: Path, collection: str | None) -> None:
         collection: whose model and data; by default those of the deployment `retrain`.
     """
     has_prefect = bool(api_url()) and is_server_reachable()
-    if has_prefect:
-        print(
-            _line("Stack", f"running: Prefect {api_url().removesuffix('/api')}, MLflow {read_settings().tracking_uri}")
-        )
+    if api_url():
+        print(_line("Stack", _services(has_prefect)))
     else:
         print(_line("Stack", f"not running in {workspace}. Start it with: anime-genre up --workspace {workspace}"))
     chosen = collection or MAIN_COLLECTION
@@ -95,6 +94,17 @@ def _explained(name: str) -> Iterator[None]:
         print(_line(name, f"unknown. Prefect does not answer: {str(error).partition(chr(10))[0]}"))
     except ValidationError:
         print(_line(name, "unknown. It is damaged, or another version of anime-genre has written it."))
+
+
+def _services(has_prefect: bool) -> str:
+    """Which of Prefect and MLflow answer, and where they are."""
+    settings = read_settings()
+    mlflow = settings.tracking_uri
+    has_mlflow = not mlflow.startswith("http") or not check_mlflow(settings).problem
+    services = {f"Prefect {api_url().removesuffix('/api')}": has_prefect, f"MLflow {mlflow}": has_mlflow}
+    running = ", ".join(name for name, answers in services.items() if answers)
+    silent = [f"{name} does not answer" for name, answers in services.items() if not answers]
+    return "; ".join([*([f"running: {running}"] if running else []), *silent])
 
 
 def _deployed_collection() -> str:

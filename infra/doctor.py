@@ -14,6 +14,7 @@ from infra.errors import DiskFull, StackError
 from infra.local.processes import claim_port
 from infra.local.stack import running_stack_environment
 from infra.rights import Check
+from infra.settings import Settings
 from serving.bundle.wording import counted
 
 _PACKAGE = "anime-genre"
@@ -87,14 +88,16 @@ def check_weights(name: str, url: str, is_downloaded: bool) -> Check:
     return Check(f"Weights of {name}", problem, "anime-genre retrain --weights none")
 
 
-def check_address(name: str, variable: str, address: str, start: str, auth: tuple[str, str] | None = None) -> Check:
-    """Check that a server answers below an address; `start` is the command that starts one."""
-    check = Check(f"{name} at {address}")
+def check_mlflow(settings: Settings) -> Check:
+    """Check that MLflow answers below its address."""
+    address, credentials = settings.tracking_uri, tuple(settings.tracking_credentials.values())
+    check, auth = Check(f"MLflow at {address}"), (credentials[0], credentials[1]) if credentials else None
     try:
         response = requests.get(f"{address}/health", timeout=_TIMEOUT_SECONDS, auth=auth)
     except requests.RequestException:
-        return Check(check.name, f"{name} does not answer at {variable}={address}.", start)
+        problem = f"MLflow does not answer at MLFLOW_TRACKING_URI={address}."
+        return Check(check.name, problem, "mlflow server --host 127.0.0.1 --port 5000")
     if response.ok:
         return check
-    problem = f"{name} at {variable}={address} answers with the status {response.status_code}."
+    problem = f"MLflow at MLFLOW_TRACKING_URI={address} answers with the status {response.status_code}."
     return Check(check.name, problem, f"curl -i {address}/health")

@@ -171,6 +171,16 @@ def test_status_says_what_is_live_what_ran_and_how_old_the_data_is(
     printed = capsys.readouterr().out
     assert f"Stack:    not running in {tmp_path}. Start it with: anime-genre up" in printed
     assert "Data:     nothing collected yet" in printed and "are known while the stack is running" in printed
+    down = "http://127.0.0.1:9"
+    for prefect, mlflow, services in (
+        (down, stack.mlflow_url, f"running: MLflow {stack.mlflow_url}; Prefect {down} does not answer"),
+        (stack.prefect_url, down, f"running: Prefect {stack.prefect_url}; MLflow {down} does not answer"),
+        (down, down, f"Prefect {down} does not answer; MLflow {down} does not answer"),
+    ):
+        monkeypatch.setenv("PREFECT_API_URL", f"{prefect}/api")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow)
+        status.show_status(tmp_path, "myanimelist")
+        assert capsys.readouterr().out.startswith(f"Stack:    {services}\n")
 
 
 def test_status_has_all_lines_in_a_new_checkout_and_beside_a_deployment_of_another_version(
