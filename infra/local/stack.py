@@ -24,7 +24,7 @@ from infra.errors import ConfigurationError, StackError
 from infra.files import write_bytes
 from infra.local.processes import Processes, claim_port, free_port, is_reachable
 from infra.local.same_origin import origins
-from infra.settings import MAIN_COLLECTION, Settings, check_cloud, read_settings
+from infra.settings import MAIN_COLLECTION, Settings, check_cloud, environment_variable, read_settings
 
 _NO_TELEMETRY = {
     "DO_NOT_TRACK": "1",
@@ -161,6 +161,7 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
         "ANIME_GENRE_BUCKET": settings.bucket,
         "ANIME_GENRE_GOOGLE_PROJECT": settings.google_project,
         "ANIME_GENRE_GOOGLE_REGION": settings.google_region,
+        **_given_names(),
         "MLFLOW_TRACKING_URI": mlflow_url,
         "PREFECT_HOME": str(workspace / "prefect"),
         "PREFECT_API_URL": f"{prefect_url}/api",
@@ -209,6 +210,13 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
         folder=workspace,  # MLflow creates files in its working folder
     )
     return Stack(prefect_url, mlflow_url, storage_url, cloud_run_url, function_url, environment, processes)
+
+
+def _given_names() -> dict[str, str]:
+    """The names of the service and the registered model, if a person has set them for all collections."""
+    given = read_settings()
+    names = given.model_fields_set & {"service", "model_name"}
+    return {environment_variable(name): str(getattr(given, name)) for name in names}
 
 
 def _start_stand_ins(

@@ -47,10 +47,13 @@ def test_stack_with_google_cloud_has_no_stand_ins(
         monkeypatch.setenv("ANIME_GENRE_BUCKET", BUCKET)
         monkeypatch.setenv("ANIME_GENRE_GOOGLE_PROJECT", "test-project")
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage_url)
+        monkeypatch.setenv("ANIME_GENRE_SERVICE", "films-of-a-person")
         with local_stack(new_workspace(tmp_path / "workspace")) as stack:
             logs = {path.name for path in (tmp_path / "workspace" / "logs").glob("*.log")}
             assert logs == {"prefect.log", "mlflow.log"}
             assert stack.environment["ANIME_GENRE_CLOUD"] == "google"
+            assert stack.environment["ANIME_GENRE_SERVICE"] == "films-of-a-person"
+            assert "ANIME_GENRE_MODEL_NAME" not in stack.environment, "each collection has its own"
             assert not stack.environment.keys() & {"STORAGE_EMULATOR_HOST", "ANIME_GENRE_CLOUD_RUN_ENDPOINT"}
             assert stack.function_url == "", "it does not exist yet"
             assert running_stack_environment(tmp_path / "workspace") == stack.environment
