@@ -11,8 +11,8 @@ from infra.errors import BusyError, ConfigurationError
 from infra.files import exclusive_lock
 from infra.local.processes import Processes
 
-# Each workspace has one of these. Other folders are never deleted.
-_MARKS = ("stack.lock", "run.lock", "ledger.sqlite", "bucket", "pages")
+# Each workspace has one of these files, and no other folder does. Other folders are never deleted.
+_MARKS = ("stack.lock", "run.lock", "ledger.sqlite")
 _LOCKS = {"stack.lock", "run.lock", "rollout.lock", "run.id"}
 _WORDS = {
     "pages": "kept pages of sites",
@@ -38,7 +38,7 @@ def reset_workspace(workspace: Path, confirmed: bool) -> None:
         BusyError: a stack or a run is using the workspace.
     """
     entries = sorted(workspace.iterdir()) if workspace.is_dir() else []
-    if not any((workspace / mark).exists() for mark in _MARKS):
+    if not any((workspace / mark).is_file() for mark in _MARKS):
         raise ConfigurationError(
             f"{workspace} is not a workspace of anime-genre, so nothing is deleted. Name another one with --workspace."
         )

@@ -381,6 +381,7 @@ def test_reset_says_what_goes_and_asks(tmp_path: Path, capsys: pytest.CaptureFix
     workspace = tmp_path / "w"
     (workspace / "pages").mkdir(parents=True)
     (workspace / "pages" / "1.html.gz").write_bytes(b"x" * 2_000_000)
+    (workspace / "ledger.sqlite").touch()
     for answer in ("no\n", "\n"):
         monkeypatch.setattr("sys.stdin", StringIO(answer))
         assert main(["reset", "--workspace", str(workspace)]) == 0
@@ -399,6 +400,8 @@ def test_reset_says_what_goes_and_asks(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_reset_deletes_no_folder_that_is_not_a_workspace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "letter.txt").write_text("dear")
+    for name in ("pages", "bucket"):  # as in another project
+        (tmp_path / name).mkdir()
     assert "is not a workspace" in error_of(["reset", "--workspace", str(tmp_path), "--yes"], capsys)
     assert (tmp_path / "letter.txt").exists()
 
