@@ -36,6 +36,8 @@ def prune(since: datetime, dry_run: bool = False) -> None:
             held.enter_context(bucket_lease(store, workspace))
             # `rollback` and `promote` hold only this lease. They need revisions and bundles.
             held.enter_context(rollout_lease(store, workspace))
+            for folder in (workspace, *workspace.glob("collections/*")):  # of processes that were killed
+                remove_temporary_files(folder)
         removals, keeps = plan(since)
         kinds = dict.fromkeys(each.kind for each in removals)
         for kind in kinds:
@@ -46,7 +48,6 @@ def prune(since: datetime, dry_run: bool = False) -> None:
         if dry_run or not removals:
             print("Nothing was deleted.")
             return
-        remove_temporary_files(settings.workspace)
         deleted_bytes = 0
         for each in removals:
             try:

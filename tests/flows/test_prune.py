@@ -189,6 +189,7 @@ def test_prune_deletes_what_nothing_needs_and_continues_wherever_it_was_killed(
     store.write("rollouts/2026-01-01.json", json.dumps(rollout).encode())
     for key in NEVER:
         store.write(key, b"data")
+    (workspace / "collections" / "films" / "pixels").mkdir(parents=True)
     for name in ("pixels/32-v0", "pixels/64-v1", "features/resnet18-a", "checkpoints/a", "posters"):
         (workspace / name).mkdir(parents=True)
         (workspace / name / "a.npy").write_bytes(b"0" * 1_000_000)
@@ -219,7 +220,6 @@ def test_prune_deletes_what_nothing_needs_and_continues_wherever_it_was_killed(
     for count in (1, 2, 3, 5, 8):  # killed after so many deletions
         for removal in plan(since)[0][:count]:
             removal.delete()
-    (workspace / "pixels" / f".64-v0.{2**22 + 1}.part").mkdir()  # killed while it deleted
     prune(since)
     said = capsys.readouterr().out
     assert "1.0 MB  checkpoints in the workspace: 1" in said
@@ -266,6 +266,8 @@ def test_prune_deletes_what_nothing_needs_and_continues_wherever_it_was_killed(
     assert not rows_without_owner(settings)
     assert len(planned) > 20
 
+    for name in ("pixels", "collections/films/pixels"):  # killed while it deleted the last thing
+        (workspace / name / f".64-v0.{2**22 + 1}.part").mkdir()
     prune(since)
     assert "MB" not in capsys.readouterr().out
     assert state(settings) == after
