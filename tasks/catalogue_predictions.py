@@ -14,10 +14,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from infra.cloud_run import CloudRun
-from infra.errors import NotFound
+from infra.errors import ConfigurationError, NotFound
 from infra.files import sha256_of, write_bytes
 from infra.settings import read_settings
 from infra.store import Store
+from ml.data.decoding import PREPROCESSING_VERSION
 from ml.reporting import Reporter
 from serving.bundle.model import MANIFEST, Manifest, Model
 from tasks.bundles import bundle_key
@@ -82,12 +83,18 @@ def predict_catalogue(collection: str, bundle: str | None, reporter: Reporter) -
     Raises:
         CatalogueError: nothing was collected yet.
         NotFound: no model is live, or the bucket has no such bundle.
+        ConfigurationError: the bundle was trained on posters that another version of the decoder read.
         AnimeGenreError: see `complete_rows`.
     """
     settings = read_settings(collection)
     store, folder = Store(settings), settings.folder
     sha256 = _bundle(store, bundle) if bundle else _live_bundle(collection)
     manifest = Manifest.parse(store.read(f"{bundle_key(sha256)}/{MANIFEST}"))
+    if manifest.preprocessing.version != PREPROCESSING_VERSION:  # it would get other pixels than in its training
+        raise ConfigurationError(
+            f"The bundle {sha256[:8]} was trained on posters of decoder version {manifest.preprocessing.version}, and "
+            f"this program has {PREPROCESSING_VERSION}. Name another one with --bundle, or train one."
+        )
     collected = read_last_collected(store)
     titles = read_catalogue(store.fetch(collected.catalogue.key, folder / collected.catalogue.key))
     posters = read_poster_set(store, collected.posters.key)

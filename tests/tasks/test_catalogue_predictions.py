@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from infra.errors import NotFound
+from infra.errors import ConfigurationError, NotFound
 from infra.files import sha256_of
 from infra.settings import MAIN_COLLECTION
 from infra.store import Store
@@ -120,6 +120,15 @@ def test_bundle_that_is_not_one_of_the_bucket_is_refused(
     for start, count in ((bundle.sha256[:4], 2), ("xyz", 0)):
         with pytest.raises(NotFound, match=rf"/bundles/ has {count} bundles that begin with {start}\. Name one"):
             predict(start)
+
+
+def test_bundle_of_another_decoder_is_refused(
+    store: Store, posters: dict[str, bytes], bundle: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.catalogue_predictions.PREPROCESSING_VERSION", 2)
+    with pytest.raises(ConfigurationError, match=r"of decoder version 1, and this program has 2\. Name another one"):
+        predict(bundle.sha256)
+    assert store.keys("predictions/") == []
 
 
 def test_catalogue_that_was_not_collected_is_told(store: Store, bundle: Model) -> None:
