@@ -153,7 +153,7 @@ class Processes:
         self._write_pid_file()
 
     def _launch(self, child: _Child) -> None:
-        self._rotate_log(child.name)
+        rotate_log(self.log(child.name))
         with self.log(child.name).open("ab") as log:
             child.process = subprocess.Popen(
                 child.command,
@@ -210,7 +210,7 @@ class Processes:
         A viewer that has exited is started again, after a pause that doubles with each exit. Long logs are rotated.
         """
         for child in self._children:
-            self._rotate_log(child.name)
+            rotate_log(self.log(child.name))
             if child.process.poll() is None:
                 continue
             if not child.is_viewer:
@@ -231,17 +231,6 @@ class Processes:
     def log(self, name: str) -> Path:
         """The log file of a process."""
         return self._log_folder / f"{name.lower().replace(' ', '-')}.log"
-
-    def _rotate_log(self, name: str) -> None:
-        """Move a long log to NAME.1.log. A running process appends to the file, which is therefore copied and emptied.
-
-        A line that it writes between the two is lost.
-        """
-        log = self.log(name)
-        if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
-            with suppress(OSError):  # a full disk; the log stays until there is space
-                shutil.copyfile(log, log.with_suffix(".1.log"))
-                os.truncate(log, 0)
 
     def _exit_message(self, child: _Child) -> str:
         return f"{child.name} exited with code {child.process.returncode}; see {self.log(child.name)}."
@@ -283,6 +272,17 @@ def is_reachable(url: str, headers: Mapping[str, str] | None = None) -> bool:
             return True
     except (OSError, ValueError, HTTPException):
         return False
+
+
+def rotate_log(log: Path) -> None:
+    """Move a long log to NAME.1.log. A running process appends to the file, which is therefore copied and emptied.
+
+    A line that it writes between the two is lost.
+    """
+    if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
+        with suppress(OSError):  # a full disk; the log stays until there is space
+            shutil.copyfile(log, log.with_suffix(".1.log"))
+            os.truncate(log, 0)
 
 
 def terminate_trees(pids: Sequence[int], timeout_seconds: float) -> None:

@@ -17,7 +17,7 @@ from aiohttp import ClientConnectorError, ClientError, ClientSession, ClientTime
 from google.cloud import run_v2
 from yarl import URL
 
-from infra.local.processes import free_port
+from infra.local.processes import free_port, rotate_log
 from infra.local.same_origin import refusal
 
 START_TIMEOUT_SECONDS = 60.0
@@ -73,11 +73,12 @@ class RevisionProcess:
         self._runtime: tempfile.TemporaryDirectory[str] | None = None
 
     async def port(self) -> int:
-        """Start the process unless it is running, and return its port.
+        """Start the process unless it is running, and return its port. A long log is rotated.
 
         Raises:
             RevisionFailed: the process exits, does not listen within `START_TIMEOUT_SECONDS`, or fails its probe.
         """
+        rotate_log(self._log)
         async with self._lock:
             if self._process is None or self._process.returncode is not None:
                 await self._start()

@@ -182,7 +182,8 @@ class RunningService:
         if name in targets | {status.revision for status in self.service.traffic_statuses}:
             raise failed(f"Revision '{name}' can receive traffic and cannot be deleted.")
         revision = self.revisions.pop(name)
-        (self.folder / "logs" / f"{name}.log").unlink(missing_ok=True)
+        for log in (f"{name}.log", f"{name}.1.log"):
+            (self.folder / "logs" / log).unlink(missing_ok=True)
         self._save()
         return revision
 

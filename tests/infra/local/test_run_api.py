@@ -356,6 +356,15 @@ def test_revision_process_that_died_is_restarted(deployed: Revision) -> None:
     assert requests.get(str(url), timeout=30).json()["bundle"] == "one"
 
 
+def test_long_log_of_a_revision_is_rotated_while_it_runs(stand_in: StandIn, deployed: Revision) -> None:
+    log = stand_in.log.parent / "logs" / f"{deployed.name}.log"
+    with log.open("ab") as file:
+        file.write(b"x" * 10_000_001)
+    assert requests.get(str(deployed.url), timeout=30).json()["bundle"] == "one"
+    assert log.with_suffix(".1.log").read_bytes().endswith(b"x" * 10_000_000)
+    assert log.stat().st_size < 1_000_000
+
+
 def test_revision_is_ready_once_its_startup_probe_succeeds(stand_in: StandIn) -> None:
     ready_at = time.time() + 5
     loaded = stand_in.deploy("loading", READY_AT=str(ready_at))
