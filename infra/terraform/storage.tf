@@ -20,6 +20,19 @@ resource "google_storage_bucket" "data" {
     }
   }
 
+  # Checkpoints of trainings on another machine are replaced every minute, and have 140 MB with ResNet18. They are the
+  # files with this ending, in the folders of all collections.
+  lifecycle_rule {
+    action {
+      type = "Delete"
+    }
+    condition {
+      days_since_noncurrent_time = 1
+      with_state                 = "ARCHIVED"
+      matches_suffix             = [".pt"]
+    }
+  }
+
   lifecycle_rule {
     action {
       type = "AbortIncompleteMultipartUpload"

@@ -4,8 +4,10 @@ set -eu
 app=/opt/anime-genre
 home=/var/lib/anime-genre
 
-apt-get update -q
-apt-get install -qy git python3-venv
+# Tried until they are there: apt may find the network or its lock not free yet.
+until dpkg -s git python3-venv >/dev/null 2>&1; do
+  apt-get update -q && apt-get install -qy git python3-venv || sleep 30
+done
 id anime-genre 2>/dev/null || useradd --system --create-home --home-dir $home anime-genre
 
 cat >/etc/anime-genre.env <<'SETTINGS'

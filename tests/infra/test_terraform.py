@@ -219,6 +219,30 @@ def test_vm_lets_the_user_of_the_service_read_the_version_of_the_code():
     assert re.search(r"^git config --system --replace-all safe\.directory \$app$", FILES["vm.sh"], re.MULTILINE)
 
 
+@pytest.mark.parametrize(("is_installed", "calls"), [(True, ""), (False, "update\nsleep\nupdate\ninstall\n")])
+def test_vm_installs_what_it_lacks_and_tries_again(is_installed: bool, calls: str, tmp_path: Path):
+    beginning = FILES["vm.sh"].partition("id anime-genre")[0]
+    stand_ins = """
+        dpkg() { [ -e installed ]; }
+        sleep() { echo sleep >>calls; }
+        apt-get() {
+          echo $1 >>calls
+          [ "$(head -n 2 calls)" != update ] || return 100  # the first call
+          [ $1 = update ] || touch installed
+        }
+    """
+    (tmp_path / "calls").touch()
+    if is_installed:
+        (tmp_path / "installed").touch()
+    subprocess.run(["bash", "-c", stand_ins + beginning], cwd=tmp_path, check=True, timeout=30)
+    assert (tmp_path / "calls").read_text() == calls
+
+
+def test_bucket_keeps_earlier_versions_of_checkpoints_for_a_day_only():
+    (ending,) = re.findall(r'_noncurrent_time = 1\n.*\n +matches_suffix += \["(.*)"\]', FILES["storage.tf"])
+    assert f'{{name}}{ending}"' in Path("ml/training/checkpoints.py").read_text()
+
+
 def test_vm_starts_a_command_that_exists():
     script, unit = FILES["vm.sh"], FILES["anime-genre.service"]
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
