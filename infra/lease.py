@@ -1,6 +1,6 @@
 """The leases of a bucket: one pipeline at a time writes it, and one rollout at a time moves its traffic.
 
-Leases are the objects `lease.json` and `rollout.json`. Whoever holds one writes it again every few seconds. Clocks are
+Leases are the objects `lease.json` and `rollout.json`. Whoever holds one writes it again every 20 seconds. Clocks are
 not compared: if somebody who waits sees the same lease for a minute, its holder was killed, and it is taken over.
 """
 
