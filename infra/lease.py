@@ -30,6 +30,7 @@ _KEYS: dict[Holder, str] = {"pipeline": LEASE, "rollout": "rollout.json"}
 RENEW_SECONDS, STALE_SECONDS = 20.0, 60.0
 ROLLOUT_WAIT_SECONDS = 600.0
 _POLL_SECONDS = 1.0
+_waited_for: dict[Holder, str] = {}  # which holder this process has logged last
 
 
 @contextmanager
@@ -107,7 +108,9 @@ def _wait_until_free(store: Store, holder: Holder, place: str, deadline: float) 
     found = _read(store, key)
     if found is None or found.get("place") == place:
         return
-    logger.warning("Another %s holds the bucket %s (%s). Waiting for it.", holder, store.name, _who(found))
+    if _waited_for.get(holder) != _who(found):  # a run that waits for hours tries again every few seconds
+        _waited_for[holder] = _who(found)
+        logger.warning("Another %s holds the bucket %s (%s). Waiting for it.", holder, store.name, _who(found))
     seen, renewed = found, time.monotonic()
     while time.monotonic() < renewed + STALE_SECONDS:
         time.sleep(_POLL_SECONDS)
