@@ -222,12 +222,11 @@ def worker(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
 
 
 @pytest.mark.long
-def test_training_is_cancelled_with_its_run(
+def test_training_stops_if_it_was_taken_for_lost_and_is_cancelled_with_its_run(
     worker: Worker, stack: Stack, small: RetrainParameters, tmp_path: Path
 ) -> None:
     endless = small.model_copy(
         update={
-            "crawl": False,
             "train_on": f"train-step/{POOL}",
             "train": replace(small.train, epochs=10_000),
         }
@@ -238,6 +237,9 @@ def test_training_is_cancelled_with_its_run(
             deployment_id = deployment(endless).apply()
             run = client.create_flow_run_from_deployment(deployment_id)
             wait_for(lambda: (runs := trainings()) and runs[0].state.is_running())
+            lost = trainings()[0].id
+            client.set_flow_run_state(lost, Crashed(), force=True)  # as if its machine did not reach Prefect
+            wait_for(lambda: (newest := trainings()[0]).id != lost and newest.state.is_running())
             client.set_flow_run_state(run.id, Cancelling())
             wait_for(lambda: client.read_flow_run(run.id).state.is_cancelled())
     wait_for(lambda: trainings()[0].state.is_cancelled())
