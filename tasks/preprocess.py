@@ -28,6 +28,7 @@ from ml.data.dataset import (
 from ml.data.decoding import Poster, open_pixels, perceptual_hashes
 from ml.data.duplicates import look_alikes
 from ml.data.genres import Genre
+from ml.data.shards import Shards
 from ml.data.splits import (
     PARTS,
     PARTS_VERSION,
@@ -115,7 +116,7 @@ def make_dataset(
     present = store.keys(f"{_folder(key)}/")
     if all(f"{_folder(key)}/{name}" in present for name in _FILES):
         try:
-            dataset = fetch_dataset(store, workspace, key)
+            dataset = fetch_dataset(store, workspace, key, pixels)
         except DatasetError:
             logger.warning("The dataset %s is damaged in the bucket and is uploaded again.", key[:12])
         else:
@@ -163,8 +164,10 @@ def _genres(ids: str, names: str) -> tuple[Genre, ...]:
     return tuple(Genre(int(id) if id else None, name) for id, name in zip(items(ids), items(names), strict=True))
 
 
-def fetch_dataset(store: Store, workspace: Path, key: str) -> Dataset:
+def fetch_dataset(store: Store, workspace: Path, key: str, pixels: Shards | None = None) -> Dataset:
     """Open a dataset of the bucket in the workspace. Files and pixels that the workspace has, undamaged, are reused.
+
+    `pixels` is the workspace's cache if it is open already: opening it reads all of it, to check it.
 
     Raises DatasetError if the dataset in the bucket is damaged, and StalePosterError if a poster in the bucket was
     replaced in the meantime.
@@ -173,7 +176,7 @@ def fetch_dataset(store: Store, workspace: Path, key: str) -> Dataset:
     for name in _FILES:
         store.fetch(f"{_folder(key)}/{name}", folder / name)
     size, sha256_of = read_posters(folder)
-    pixels = open_pixels(workspace, size)
+    pixels = open_pixels(workspace, size) if pixels is None else pixels
     decode_stored(store, workspace, sha256_of, pixels, ProgressLog(workspace))
     return Dataset.load(folder, pixels)
 
