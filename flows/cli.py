@@ -61,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AnimeGenreError as error:
         return _fail(str(error), getattr(args, "error_code", 1))
     except KeyboardInterrupt:
-        print("Stopped. The next run skips completed steps.", file=sys.stderr)
+        has_steps = args.run in (_demo, _retrain, _collect)
+        print("Stopped. The next run skips completed steps." if has_steps else "Stopped.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has ended; without this Python prints an error at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
