@@ -24,11 +24,12 @@ TOLERANCE = 1e-3
 _TIMED_REQUESTS = 20
 
 
-def deploy_candidate(
+def deploy_checked_candidate(
     settings: Settings,
     environment: dict[str, str],
     bundle: Path,
     posters: Sequence[str],
+    *,
     image: Image | None = None,
     reuse: bool = True,
     max_milliseconds: float | None = None,

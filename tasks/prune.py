@@ -219,8 +219,9 @@ def _plan_bucket(store: Store, lists: Mapping[str, _Listing], kept: _Kept, since
 def _is_needed(folder: str, entry: str, kept: _Kept) -> bool:
     if folder in ("bundles", PREDICTIONS):
         return kept.has_bundle(entry)
-    if folder == "weights":  # those named by their hash were uploaded for a training on another machine
-        return not re.fullmatch("[0-9a-f]{64}", entry)
+    if folder == "weights":
+        was_uploaded_for_a_worker = re.fullmatch("[0-9a-f]{64}", entry)  # named by its hash
+        return not was_uploaded_for_a_worker
     return entry in (kept.datasets if folder == "datasets" else kept.files)
 
 

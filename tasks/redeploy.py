@@ -12,7 +12,7 @@ from ml.configuration import GateConfig
 from serving.bundle.model import Model
 from tasks.artifacts import show_link
 from tasks.bundles import bundle_key, fetch_bundle
-from tasks.candidate_revisions import deploy_candidate
+from tasks.candidate_revisions import deploy_checked_candidate
 from tasks.champion import has_other_decoder, live_champion, model_environment, version_name
 from tasks.deployments import write_deployment
 from tasks.records import BundleRecord, DatasetRecord, DeploymentRecord, EvaluationRecord, ModelRecord
@@ -57,7 +57,7 @@ def redeploy(
     what, by, name = "redeploy", f"run {run_name()}", version_name(model.version, model.bundle_sha256)
     with rollout_lease(store, settings.workspace):
         with failure_recorded(settings, what, by, name):
-            candidate = deploy_candidate(settings, environment, folder, posters, max_milliseconds=limit)
+            candidate = deploy_checked_candidate(settings, environment, folder, posters, max_milliseconds=limit)
         hold = read_hold(store)
         if hold and hold.since != evaluation.overruled_hold:  # written since the comparison
             logger.warning("The new model does not go live. %s", hold.sentence)
@@ -103,7 +103,9 @@ def redeploy_champion(
         posters, limit = [each.name for each in evaluation.known_posters], gate.max_response_milliseconds
         what, by = "redeploy champion", f"run {run_name()}"
         with failure_recorded(settings, what, by, champion.name):
-            candidate = deploy_candidate(settings, environment, folder, posters, image, False, limit)
+            candidate = deploy_checked_candidate(
+                settings, environment, folder, posters, image=image, reuse=False, max_milliseconds=limit
+            )
         rollout = move_traffic(settings, registry, candidate, what, by, str(evaluation.redeploy_champion))
     return _record(settings, rollout)
 

@@ -24,7 +24,7 @@ from ml.data.decoding import PREPROCESSING_VERSION
 from serving.bundle.model import MANIFEST, Model
 from tasks.artifacts import send_event
 from tasks.bundles import bundle_key, fetch_bundle, upload_bundle
-from tasks.candidate_revisions import deploy_candidate
+from tasks.candidate_revisions import deploy_checked_candidate
 from tasks.champion import Champion, has_other_decoder, live_champion, version_name
 from tasks.crawl.mirror import poster_key
 from tasks.deployments import describe_version, forget_deployment, has_deployment, renew_deployment
@@ -257,7 +257,7 @@ def _deploy(settings: Settings, store: Store, registry: Registry, registered: Mo
         "COLLECTION": settings.collection,
     }
     posters = _known_posters(store, model.manifest.dataset_key)
-    candidate = deploy_candidate(settings, environment, folder, posters)
+    candidate = deploy_checked_candidate(settings, environment, folder, posters)
     describe_version(store, registry, registered, CloudRun(settings).live(settings.service), settings.collection)
     return candidate
 

@@ -15,7 +15,7 @@ from infra.source_zip import source_zip
 from infra.store import Store
 from serving.bundle.model import Model
 from tasks.bundles import bundle_key, upload_bundle
-from tasks.candidate_revisions import deploy_candidate
+from tasks.candidate_revisions import deploy_checked_candidate
 from tests.infra.conftest import TOKEN, run_api
 from tests.storage import storage_emulator
 
@@ -59,13 +59,13 @@ def test_revision_that_is_slower_than_its_limit_gets_no_traffic(
         store.write("poster.jpg", POSTER.read_bytes())
         environment = {"BUNDLE_URI": store.uri(bundle_key(sha256)), "BUNDLE_SHA256": sha256, "MODEL_VERSION": "3"}
 
-        fast = deploy_candidate(settings, environment, bundle, ["poster.jpg"], max_milliseconds=2000)
+        fast = deploy_checked_candidate(settings, environment, bundle, ["poster.jpg"], max_milliseconds=2000)
         cloud_run.send_traffic(settings.service, fast.name)
         assert " ms per poster (median of 20 requests, 95 % within " in caplog.text
         slow = slow_source(tmp_path / "slow", seconds=0.2)
         monkeypatch.setattr("tasks.candidate_revisions.function_source", lambda: slow)
         sentence = rf"version 3 \({sha256[:8]}\) takes [2-9]\d\d ms per poster .*, and 150 ms are allowed"
         with pytest.raises(DeploymentError, match=sentence):
-            deploy_candidate(settings, environment, bundle, ["poster.jpg"], max_milliseconds=150)
+            deploy_checked_candidate(settings, environment, bundle, ["poster.jpg"], max_milliseconds=150)
         assert cloud_run.live(settings.service).name == fast.name
         assert "deployed" not in caplog.text, "another revision would be no faster"

@@ -283,7 +283,7 @@ def prepare_redeploy(patch: pytest.MonkeyPatch, store: Any, live: Revision | Non
         "Registry": lambda settings: SimpleNamespace(tag_version=lambda *_: None),
         "CloudRun": lambda settings: SimpleNamespace(live=lambda service: live, url=lambda service: "http://f"),
         "fetch_bundle": lambda *_: workspace,
-        "deploy_candidate": lambda *_, **__: None,
+        "deploy_checked_candidate": lambda *_, **__: None,
         "rollout_lease": lambda *_: nullcontext(),
         "failure_recorded": lambda *_: nullcontext(),
         "write_deployment": lambda *_: None,
