@@ -143,7 +143,7 @@ def test_pool_without_workers_is_told_with_the_command_that_starts_one(
     (said,) = [each.message for each in caplog.records if "waits for a worker" in each.message]
     assert "The pool 'empty' has no worker: start one with `prefect worker start --pool empty`." in said
     assert any("trains this already" in each.message for each in caplog.records), "Prefect was away for a moment"
-    (run,) = trainings()
+    run = trainings()[0]
     assert run.parameters["versions"] == train_elsewhere.training_versions()
     assert run.state.is_cancelled(), "a worker that starts later trains for nobody"
 
