@@ -232,7 +232,7 @@ def wait_for_scheduled_run(client: SyncPrefectClient) -> FlowRun:
     """Wait for the first run that a schedule started to end, and return it."""
     deadline = time.monotonic() + RUN_SECONDS
     while time.monotonic() < deadline:
-        ended = [run for run in client.read_flow_runs() if run.auto_scheduled and run.state.is_final()]
+        ended = [run for run in client.read_flow_runs() if run.auto_scheduled and run.state and run.state.is_final()]
         begun = [run for run in ended if run.state_name != "Cancelled"]
         if begun:
             return begun[0]

@@ -388,9 +388,9 @@ def test_collector_fetches_unreadable_kept_detail_pages_in_the_next_crawls_withi
         visits = collector.ledger.pages.all()
         make_unreadable(collector, [visit for url, visit in visits.items() if re.search(r"/anime/\d+$", url)])
     requests = len(site.requests)
-    results = [collect(tmp_path, site.url, seasons, details=5, max_emptied=1) for _ in range(2)]
-    with_details = [result.catalogue["own_page"] for result in results]
-    assert [(own_page == "yes").sum() for own_page in with_details] == [0, 5]
+    for _ in range(2):
+        again = collect(tmp_path, site.url, seasons, details=5).catalogue
+        assert (again["own_page"] == "yes").all(), "what an earlier crawl has read of a title stays"
     assert len(site.requests) - requests == 5 + 1  # and robots.txt
 
 
