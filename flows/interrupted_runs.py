@@ -42,11 +42,11 @@ def settle_interrupted_runs() -> None:
     settings, elsewhere = read_settings(), _elsewhere()
     try:
         with exclusive_lock(settings.workspace):
-            _settle(_ACTIVE, is_left=lambda run: run.id not in elsewhere)
+            _settle(_ACTIVE, is_left=lambda run: str(run.id) not in elsewhere)
             _settle_task_runs(elsewhere)
-            Registry(settings).end_active_runs(lambda flow_run: flow_run not in {str(each) for each in elsewhere})
+            Registry(settings).end_active_runs(lambda flow_run: flow_run not in elsewhere)
     except BusyError:
-        _settle([StateType.PENDING], is_left=lambda run: run.id not in elsewhere)
+        _settle([StateType.PENDING], is_left=lambda run: str(run.id) not in elsewhere)
 
 
 def settle_earlier_runs(own: str | None, holder: str | None = None) -> None:
@@ -73,13 +73,13 @@ def settle_earlier_runs(own: str | None, holder: str | None = None) -> None:
         lambda run: str(run.id) != own and (run.deployment_id is None or str(run.id) == holder),
     )
     elsewhere = _elsewhere()
-    Registry(settings).end_active_runs(lambda flow_run: flow_run not in {str(each) for each in elsewhere})
+    Registry(settings).end_active_runs(lambda flow_run: flow_run not in elsewhere)
 
 
-def _elsewhere() -> set[UUID]:
-    """The trainings on other machines that are active."""
+def _elsewhere() -> set[str]:
+    """The ids of the trainings on other machines that are active."""
     with get_client(sync_client=True) as client:
-        return {run.id for run in _runs(client, _ACTIVE, _ELSEWHERE)}
+        return {str(run.id) for run in _runs(client, _ACTIVE, _ELSEWHERE)}
 
 
 def _has_ended(client: SyncPrefectClient, flow_run: str) -> bool:
@@ -113,11 +113,11 @@ def _runs(client: SyncPrefectClient, types: list[StateType], flows: list[str] | 
     )
 
 
-def _settle_task_runs(elsewhere: Collection[UUID]) -> None:
+def _settle_task_runs(elsewhere: Collection[str]) -> None:
     """End the task runs that are still active, although their flow run is not: it ended without them."""
     active = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
     left = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=active)))
     with get_client(sync_client=True) as client:
         for task_run in client.read_task_runs(task_run_filter=left):
-            if task_run.flow_run_id not in elsewhere:
+            if str(task_run.flow_run_id) not in elsewhere:
                 client.set_task_run_state(task_run.id, Crashed(message=_MESSAGE), force=True)
