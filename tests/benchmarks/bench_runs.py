@@ -1,12 +1,13 @@
 """Whole runs of the flow on the replayed site: the first one, unchanged ones, and Prefect's share of their time.
 
     python tests/benchmarks/bench_runs.py [--backbone resnet18 --weights FILE] [--candidates frozen,scratch]
+        [--seasons 2015-winter..2019-fall]
 
 The site is `replay/serve.py` in FOLDER (`../shared`, or ANIME_GENRE_REAL_DATA), and the runs have a stack of their own
 in a new workspace. Printed are the seconds of each step in the first run and in the median one of the unchanged runs,
-the scores, and the size and latency of the served model. What Prefect costs is the time of a run outside the functions
-of its steps: start and end of the run, states, records, and the engine around each step. It is compared with these
-functions alone.
+the rows that a run adds to the databases, the scores, and the size and latency of the served model. What Prefect costs
+is the time of a run outside the functions of its steps: start and end of the run, states, records, and the engine
+around each step. It is compared with these functions alone.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,9 +31,9 @@ from infra.local.stack import local_stack
 from infra.settings import read_settings
 from ml.configuration import TrainConfig
 from tasks.catalogue.configuration import CollectConfig
+from tests.database_rows import database_rows
 from tests.replayed_site import replayed
 
-SEASONS = "1974-winter..2024-fall"
 _ROOT = Path(__file__).parents[2]
 _REQUESTS = 20
 _UNCHANGED_RUNS = 5
@@ -45,6 +47,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="resnet18", help="default: %(default)s")
     parser.add_argument("--weights", default="", metavar="FILE", help="default: those of ResNet18 in FOLDER")
     parser.add_argument("--candidates", default="frozen", help="separated by commas; default: %(default)s")
+    parser.add_argument("--seasons", default="1974-winter..2024-fall", help="default: %(default)s")
     parser.add_argument("--epochs", type=int, default=TrainConfig().epochs, help="default: %(default)s")
     parser.add_argument("--trials", type=int, default=TrainConfig().trials, help="default: %(default)s")
     args = parser.parse_args()
@@ -58,7 +61,7 @@ def main() -> None:
         os.environ.update(stack.environment)
         parameters = RetrainParameters(
             site_url=site.url,
-            seasons=SEASONS,
+            seasons=args.seasons,
             collect=CollectConfig(details=0),  # each run would read further ones, so no run would be unchanged
             train=TrainConfig(
                 candidates=tuple(args.candidates.split(",")),
@@ -69,12 +72,16 @@ def main() -> None:
             ),
         )
         runs = []
+        rows = [stack_rows()]
         for _ in range(1 + _UNCHANGED_RUNS):
             with timed_steps() as seconds:
                 summary = run_retrain(parameters)
+            rows.append(stack_rows())
             runs.append((summary, seconds, run_seconds(summary)))
         unchanged = sorted(runs[1:], key=lambda run: run[2])[_UNCHANGED_RUNS // 2]
         print_steps([runs[0], unchanged])
+        for run, before, after in zip(("first", "second"), rows, rows[1:], strict=False):
+            print(f"rows of the {run} run: {dict(after - before)}")
         print_model(runs[0][0])
 
 
@@ -104,6 +111,14 @@ def run_seconds(summary: RunSummary) -> float:
     """The seconds from the start of a run to its end, as Prefect shows them."""
     with get_client(sync_client=True) as client:
         return client.read_flow_run(summary.id).total_run_time.total_seconds()
+
+
+def stack_rows() -> Counter[str]:
+    """The rows in the databases of the stack, by service."""
+    rows: Counter[str] = Counter()
+    for (service, _), number in database_rows(read_settings().workspace).items():
+        rows[service] += number
+    return rows
 
 
 def print_steps(runs: list[tuple[RunSummary, dict[str, float], float]]) -> None:

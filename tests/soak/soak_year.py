@@ -15,14 +15,13 @@ import argparse
 import json
 import os
 import signal
-import sqlite3
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
@@ -38,6 +37,7 @@ from infra.settings import read_settings
 from serving.bundle.model import MANIFEST, Manifest
 from tasks.champion import version_name
 from tasks.rollouts import read_rollouts
+from tests.database_rows import database_rows
 from tests.state_fuzzer import TITLES, World
 from tests.state_runs import Conditions, Fault
 from tests.up import ROOT
@@ -212,10 +212,8 @@ class Year:
         for key, listed in self.world.store.whole_bucket().listing("").items():
             found[f"bucket {_prefix(key)} bytes"] += listed.size_bytes
             found[f"bucket {_prefix(key)} objects"] += 1
-        for name, file in (("MLflow", workspace / "mlflow.db"), ("Prefect", workspace / "prefect" / "prefect.db")):
-            with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
-                for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
-                    (found[f"{name} {table} rows"],) = database.execute(f'SELECT count(*) FROM "{table}"').fetchone()
+        for (service, table), rows in database_rows(workspace).items():
+            found[f"{service} {table} rows"] = rows
         found["cloud-run revisions number"] = len(CloudRun(settings).revisions(settings.service))
         found["MLflow versions number"] = len(self.versions())
         return dict(found)
