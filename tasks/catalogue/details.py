@@ -14,7 +14,7 @@ from ml.data.splits import TEST, TRAIN, VALIDATION, draw_part
 from tasks.catalogue.crawl_context import CrawlContext
 from tasks.catalogue.parsed_details import ParsedDetails
 from tasks.catalogue.source import DetailSource, SourcePage
-from tasks.catalogue.titles import Title
+from tasks.catalogue.titles import Details, Title
 from tasks.crawl.ledger import PageVisit
 from tasks.crawl.revisits import is_due
 from tasks.errors import SiteBlocked, SiteError, SiteUnavailable, excerpt
@@ -47,7 +47,7 @@ async def add_details(
     due = _due(context, titles, pages, visits, limit, parts or {}) if limit else {}
     context.traffic.expect(len(due))
     parsed = ParsedDetails(context.kept.folder.parent, source)
-    details: dict[str, Title] = {}
+    details: dict[str, Details] = {}
     failures_in_a_row = 0
 
     to_read = list(due.values())
@@ -55,7 +55,7 @@ async def add_details(
     for title in to_read:
         url = pages[title.id].url
         try:
-            detail = await context.reader.read(url, parsed.parse, title.id in due, replaces_unreadable=False)
+            read = await context.reader.read(url, parsed.parse, title.id in due, replaces_unreadable=False)
         except SiteBlocked:
             raise
         except SiteError as error:
@@ -79,8 +79,8 @@ async def add_details(
                 context.ledger.pages.put(replace(visit, etag=None, last_modified=None, suspect=True))
         else:
             failures_in_a_row = 0
-            if detail is not None:
-                details[title.id] = detail
+            if read is not None:
+                details[title.id] = read
 
     parsed.write({visit.sha256 for visit in context.ledger.pages.all().values()})
     return [_with_details(title, details.get(title.id)) for title in titles]
@@ -103,14 +103,14 @@ def _due(
     return {title.id: title for title in due[: max(0, limit - already)]}
 
 
-def _with_details(title: Title, detail: Title | None) -> Title:
-    if detail is None:
+def _with_details(title: Title, details: Details | None) -> Title:
+    if details is None:
         return title
     return replace(
         title,
-        start_date=max((title.start_date, detail.start_date), key=lambda date: len(date or "")),
-        rating=detail.rating,
-        aired_to=detail.aired_to,
-        related=detail.related,
+        start_date=max((title.start_date, details.start_date), key=lambda date: len(date or "")),
+        rating=details.rating,
+        aired_to=details.aired_to,
+        related=details.related,
         own_page=True,
     )

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import pandas as pd
 
-from tasks.catalogue.titles import Title, UnreadCard
+from tasks.catalogue.titles import Details, Title, UnreadCard
 from tasks.crawl.api_access import ApiAccess
 
 
@@ -94,13 +94,13 @@ class PagedSource(Source, Protocol):
 
 @runtime_checkable
 class DetailSource(Source, Protocol):
-    """A source whose titles have pages of their own, with more about them than the lists."""
+    """A source whose titles have detail pages, with more about them than the lists."""
 
     def detail_page(self, title: Title, started: float) -> SourcePage | None:
-        """A title's own page; None if it has none."""
+        """A title's detail page; None if it has none."""
 
-    def parse_details(self, body: bytes) -> Title:
-        """The title that its own page describes."""
+    def parse_details(self, body: bytes) -> Details:
+        """What a title's detail page says."""
 
 
 @runtime_checkable

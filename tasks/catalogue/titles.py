@@ -1,4 +1,4 @@
-"""One title as a page of a source describes it, one that cannot be read, and the order of ids."""
+"""One title as the pages of a source describe it, one that cannot be read, and the order of ids."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -41,13 +41,25 @@ class Title:
     studios: list[str] = field(default_factory=list)
     poster_url: str | None = None
     season: str | None = None
-    # Given only by the title's own page.
+    # Given only by the title's detail page.
     rating: str | None = None
     aired_to: str | None = None
     related: list[Related] = field(default_factory=list)
     own_page: bool = False
     # Given only by pages of seasons: the title began before the page's season, which is in `season`.
     continuing: bool = False
+
+
+@dataclass(frozen=True)
+class Details:
+    """What a title's detail page says; the fields are as in `Title`."""
+
+    id: str
+    title: str
+    start_date: str | None = None
+    rating: str | None = None
+    aired_to: str | None = None
+    related: list[Related] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from infra.errors import ConfigurationError
 from tasks.catalogue.seasons import Season, parse_season, parse_seasons, quiet_days, season_of_date
 from tasks.catalogue.source import SourcePage
-from tasks.catalogue.titles import Related, Title, UnreadCard
+from tasks.catalogue.titles import Details, Related, Title, UnreadCard
 from tasks.crawl.api_access import ApiAccess
 from tasks.crawl.http_response import Response
 from tasks.errors import PageCutError, PageLayoutError, SeasonError, SiteError, excerpt
@@ -117,9 +117,10 @@ class MyAnimeListApi(MyAnimeList):
         url = f"{self.site_url}/anime/{title.id}?fields={_FIELDS},related_anime"
         return SourcePage(url, title.title, quiet_days(season, started))
 
-    def parse_details(self, body: bytes) -> Title:
-        """The title that its page describes, with its relations to other anime."""
-        return _title(_object(body))
+    def parse_details(self, body: bytes) -> Details:
+        """What a title's page says, with its relations to other anime."""
+        title = _title(_object(body))
+        return Details(title.id, title.title, title.start_date, title.rating, title.aired_to, title.related)
 
     def normalise(self, body: bytes) -> bytes:
         """The page as it is: nothing in it differs from response to response."""

@@ -7,20 +7,14 @@ from typing import Any
 
 from bs4 import Tag
 
-from tasks.catalogue.titles import Related, Title
+from tasks.catalogue.titles import Details, Related
 from tasks.errors import PageLayoutError, excerpt
 from tasks.myanimelist.fields import (
     anime_id,
     attribute,
     caption_of,
     date_in,
-    genre_links,
     known,
-    number_in,
-    poster_address,
-    producer_names,
-    score_in,
-    season_in,
     tags_in,
     text_of,
     title_of,
@@ -41,21 +35,16 @@ _ROOTS = {
 }
 _PARTS = {
     "dark_text",  # the caption of a field, on large screens
-    "score-label",
     "entry",  # a related title, on large screens
     "slider",  # a related title, on small screens
     "relation",
     "text",
     "title",
 }
-_ROOT_ATTRIBUTES = (("property", "og:url"), ("property", "og:image"), ("itemprop", "image"))
 
 
-def parse_detail_page(html: str | bytes) -> Title:
+def parse_detail_page(html: str | bytes) -> Details:
     """Read a title's page.
-
-    Pages for small screens have no `members` (None). `genres` are those that the page lists under "Genres": in 2021
-    the site listed some of today's themes there.
 
     Raises:
         PageLayoutError: the page is not a title's page in a known layout. The message says what is missing.
@@ -66,8 +55,7 @@ def parse_detail_page(html: str | bytes) -> Title:
     title = title_of(tags.get("title-name"))
     if title is None:
         raise PageLayoutError("This is not a title's page: it has no heading with the title (h1.title-name).")
-    page_url = attribute(tags["og:url"], "content") if "og:url" in tags else ""
-    title_id = anime_id(page_url)
+    title_id = anime_id(attribute(tags["og:url"], "content")) if "og:url" in tags else None
     if title_id is None:
         raise PageLayoutError(f"The page of {excerpt(title)!r} has no address with the title's id (meta og:url).")
     fields = _fields(roots)
@@ -75,23 +63,10 @@ def parse_detail_page(html: str | bytes) -> Title:
         if name not in fields:
             raise PageLayoutError(f'The page of {excerpt(title)!r} ({excerpt(title_id)}) has no field "{name}".')
     start_date, _, aired_to = (text_of(fields["Aired"]) or "").partition(" to ")
-    genres = _labels(fields, "Genre") + _labels(fields, "Explicit Genre")
-    return Title(
+    return Details(
         id=title_id,
         title=title,
-        type=known(text_of(fields["Type"])),
-        source=known(text_of(fields["Source"])),
         start_date=date_in(start_date),
-        episodes=number_in(text_of(fields["Episode"])),
-        score=score_in(text_of(_child(fields["Score"], "score-label"))) if "Score" in fields else None,
-        members=number_in(text_of(fields.get("Member"))),
-        genres=[name for _, name in genres],
-        genre_ids=[genre_id for genre_id, _ in genres],
-        themes=[name for _, name in _labels(fields, "Theme")],
-        demographics=[name for _, name in _labels(fields, "Demographic")],
-        studios=producer_names(fields["Studio"]) if "Studio" in fields else [],
-        poster_url=poster_address(tags.get("image"), page_url) or poster_address(tags.get("og:image"), page_url),
-        season=season_in(text_of(fields.get("Premiered"))),
         rating=known(text_of(fields["Rating"])),
         aired_to=date_in(aired_to),
         related=_related(roots),
@@ -99,7 +74,7 @@ def parse_detail_page(html: str | bytes) -> Title:
 
 
 def _roots_by_kind(page: str) -> dict[str, list[Tag]]:
-    """The roots of a page by the class or attribute value that identifies them."""
+    """The roots of a page by the class or property that identifies them."""
     roots: dict[str, list[Tag]] = defaultdict(list)
     for root in roots_of(page, _is_root, _is_part):
         roots[_kind(root.name, root.attrs) or ""].append(root)
@@ -107,13 +82,13 @@ def _roots_by_kind(page: str) -> dict[str, list[Tag]]:
 
 
 def _kind(name: str, attributes: Mapping[str, Any]) -> str | None:
-    """The class or attribute value that identifies a root; None if the element is not a root."""
-    if name not in ("h1", "div", "table", "meta", "img"):
+    """The class or property that identifies a root; None if the element is not a root."""
+    if name not in ("h1", "div", "table", "meta"):
         return None
     for kind in str(attributes.get("class", "")).split():
         if kind in _ROOTS:
             return kind
-    return next((value for key, value in _ROOT_ATTRIBUTES if attributes.get(key) == value), None)
+    return "og:url" if attributes.get("property") == "og:url" else None
 
 
 def _is_root(name: str, attributes: Mapping[str, Any]) -> bool:
@@ -137,10 +112,6 @@ def _fields(roots: dict[str, list[Tag]]) -> dict[str, Tag]:
             if len(cells) == 2:
                 fields.setdefault(caption_of(cells[0]), cells[1])
     return fields
-
-
-def _labels(fields: dict[str, Tag], name: str) -> list[tuple[int, str]]:
-    return genre_links(fields[name]) if name in fields else []
 
 
 def _child(tag: Tag, *classes: str) -> Tag | None:

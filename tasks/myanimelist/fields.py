@@ -1,4 +1,4 @@
-"""Reads values that both kinds of pages have: dates, numbers, genres, poster addresses. Detects pages cut short."""
+"""Reads values of pages: dates, numbers, genres, poster addresses. Detects pages cut short."""
 
 import re
 
@@ -144,13 +144,12 @@ def producer_names(tag: Tag) -> list[str]:
 def poster_address(tag: Tag | None, page_url: str = SITE_URL) -> str | None:
     """The address of a poster in full size; None for a placeholder (a question mark, the site's icon).
 
-    Lazily loaded images have their address in `data-src`, those for small screens in `content`. The address of a
-    thumbnail, `/r/167x242/images/anime/...jpg?s=...`, contains that of the original. Addresses may be relative to the
-    page's.
+    Lazily loaded images have their address in `data-src`. The address of a thumbnail,
+    `/r/167x242/images/anime/...jpg?s=...`, contains that of the original. Addresses may be relative to the page's.
     """
     if tag is None:
         return None
-    for name in ("data-src", "src", "data-srcset", "srcset", "data-image", "content"):
+    for name in ("data-src", "src", "data-srcset", "srcset"):
         address = attribute(tag, name).strip().split(" ")[0].rstrip(",")
         if poster := full_size(address, page_url):
             return poster

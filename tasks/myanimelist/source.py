@@ -7,7 +7,7 @@ import pandas as pd
 
 from tasks.catalogue.seasons import FIRST_YEAR, Season, parse_season, parse_seasons, quiet_days
 from tasks.catalogue.source import SourcePage
-from tasks.catalogue.titles import Title, UnreadCard
+from tasks.catalogue.titles import Details, Title, UnreadCard
 from tasks.errors import PageLayoutError
 from tasks.myanimelist.detail_pages import parse_detail_page
 from tasks.myanimelist.label_ids import DEMOGRAPHIC_IDS, THEME_IDS
@@ -60,8 +60,8 @@ class MyAnimeList:
         season = parse_season(title.season) if title.season else OLDEST_SEASON
         return SourcePage(f"{self.site_url}/anime/{title.id}", title.title, quiet_days(season, started))
 
-    def parse_details(self, body: bytes) -> Title:
-        """The title that its page describes."""
+    def parse_details(self, body: bytes) -> Details:
+        """What a title's page says."""
         return parse_detail_page(body)
 
     def normalise(self, body: bytes) -> bytes:

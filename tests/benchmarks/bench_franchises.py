@@ -46,16 +46,16 @@ def read_data(data: Path) -> tuple[dict[str, str], dict[str, set[Link]], dict[st
                     titles |= {entry.id: entry.title for entry in entries if isinstance(entry, Title)}
                 elif page.endswith(".html"):
                     try:
-                        title = parse_detail_page(archive.read(page))
+                        details = parse_detail_page(archive.read(page))
                     except PageError:
                         continue  # pages of another kind, to test the parser with
-                    titles.setdefault(title.id, title.title)
-                    related[title.id] = [other.id for other in title.related if other.relation != "Character"]
-                    for other in title.related:
+                    titles.setdefault(details.id, details.title)
+                    related[details.id] = [other.id for other in details.related if other.relation != "Character"]
+                    for other in details.related:
                         titles.setdefault(other.id, other.title)
                         if other.relation not in _WEAK:
                             kind = "sequels" if other.relation in _STRONG else "others"
-                            links[kind].add((min(title.id, other.id), max(title.id, other.id)))
+                            links[kind].add((min(details.id, other.id), max(details.id, other.id)))
     for name in ("anime", "anime-more"):
         with zipfile.ZipFile(data / "posters" / f"{name}.zip") as archive:
             text = archive.read(next(each for each in archive.namelist() if each.endswith(".csv"))).decode()

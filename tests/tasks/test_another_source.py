@@ -19,7 +19,7 @@ from tasks.catalogue.catalogue_table import read_catalogue
 from tasks.catalogue.collector import Collector
 from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.source import Source, SourcePage
-from tasks.catalogue.titles import Related, Title
+from tasks.catalogue.titles import Details, Related, Title
 from tasks.crawl.mirror import CrawlMirror
 from tasks.errors import PageCutError, SeasonError
 from tasks.posters import poster_set_json, read_poster_set
@@ -56,10 +56,10 @@ class Shelf:
     def detail_page(self, title: Title, started: float) -> SourcePage | None:
         return SourcePage(f"{self.site_url}/title/{quote(title.id, safe='')}", title.title, quiet_days=30)
 
-    def parse_details(self, body: bytes) -> Title:
+    def parse_details(self, body: bytes) -> Details:
         about = json.loads(body)
         related = [Related(relation, id) for relation, id in about["related"]]
-        return Title(about["id"], about["title"], rating=about["rating"], related=related)
+        return Details(about["id"], about["title"], rating=about["rating"], related=related)
 
     def normalise(self, body: bytes) -> bytes:
         return body.partition(b"# sent at")[0]

@@ -24,7 +24,7 @@ from tasks.catalogue.catalogue_table import read_catalogue, related_in
 from tasks.catalogue.collector import Collector
 from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.last_good import HISTORY
-from tasks.catalogue.titles import Title
+from tasks.catalogue.titles import Details
 from tasks.catalogue.unread_cards import KEPT
 from tasks.crawl.exclusive_lock import exclusive_lock
 from tasks.crawl.ledger import Crawl, PageVisit
@@ -279,7 +279,7 @@ def test_collector_rereads_kept_pages_without_a_request_and_parses_details_once_
 ) -> None:
     parsed: list[bytes] = []
 
-    def parse_details(source: MyAnimeList, body: bytes) -> Title:
+    def parse_details(source: MyAnimeList, body: bytes) -> Details:
         parsed.append(body)
         return parse_detail_page(body)
 

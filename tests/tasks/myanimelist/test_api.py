@@ -354,8 +354,9 @@ def test_types_sources_and_relations_are_spelled_as_on_the_pages(field: str, spe
     value = re.sub("[ -]", "_", spelling.lower())
     source = MyAnimeListApi("http://api.test/v2")
     node = {"id": 1, "title": "Bells", field: value, "related_anime": [{"node": {"id": 2}, field: value}]}
-    title = source.parse_details(json.dumps(node).encode())
-    assert spelling in (title.type, title.source, *(related.relation for related in title.related))
+    (title,) = titles_of(node)
+    details = source.parse_details(json.dumps(node).encode())
+    assert spelling in (title.type, title.source, *(related.relation for related in details.related))
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,6 @@ POSTER = "https://cdn.myanimelist.net/images/anime/4/19644.jpg"
         ('<img data-src="https://cdn.myanimelist.net/r/167x242/images/anime/4/19644.jpg?s=0c1f">', POSTER),
         (f'<img srcset="{POSTER} 1x, {POSTER} 2x">', POSTER),
         (f'<img data-srcset="{POSTER}, {POSTER} 2x">', POSTER),
-        (f'<div data-image="{POSTER}"></div>', POSTER),
         ('<img src="//cdn.myanimelist.net/images/anime/4/19644.jpg">', POSTER),
         ('<img src="./Cowboy Bebop_files/19644.jpg">', None),
         ('<img data-src="https://cdn.myanimelist.net/images/qm_50.gif">', None),
@@ -134,7 +133,7 @@ POSTER = "https://cdn.myanimelist.net/images/anime/4/19644.jpg"
     ],
 )  # fmt: skip
 def test_poster_address_is_that_of_the_full_size_and_none_for_placeholders(image: str, address: str | None) -> None:
-    assert poster_address(BeautifulSoup(image, "lxml").find(["img", "div"])) == address
+    assert poster_address(BeautifulSoup(image, "lxml").find("img")) == address
 
 
 def test_whole_page_ends_with_html() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tasks.catalogue.titles import Title
+from tasks.catalogue.titles import Details, Title
 from tasks.errors import PageLayoutError
 from tasks.myanimelist.detail_pages import parse_detail_page
 from tasks.myanimelist.season_pages import parse_season_page
@@ -100,9 +100,6 @@ def detail_by_expressions(html: str, title_id: str) -> dict[str, Any]:
     small = re.findall(r'<td class="list-title[^>]*>([^<]*)</td>\s*<td[^>]*>(.*?)</td>', html, re.DOTALL)
     fields |= dict(small)
     aired = (words(fields["Aired"]) or "?").split(" to ")
-    genres = links(r"/anime/genre/(\d+)/", fields.get("Genres") or fields.get("Genre"))
-    premiered = (words(fields.get("Premiered")) or "").split()
-    members = words(fields.get("Members"))
     related = []
     if '<div class="entry borderClass' in html:
         tile = (
@@ -125,26 +122,14 @@ def detail_by_expressions(html: str, title_id: str) -> dict[str, Any]:
     return {
         "id": title_id,
         "title": group(r'<h1 class="title-name[^>]*>(?:<strong>)?([^<]*)<', html),
-        "type": words(fields["Type"]),
-        "source": words(fields["Source"]),
         "start_date": iso(aired[0]),
         "aired_to": iso(aired[1]) if len(aired) == 2 else None,
-        "episodes": int(words(fields["Episodes"]) or 0) or None,
-        "score": float(group(r'itemprop="ratingValue"[^>]*>(?:\s*<span[^>]*>)?\s*([\d.]+)', html) or 0) or None,
-        "members": int(members.replace(",", "")) if members else None,
-        "genres": [name for _, name in genres],
-        "genre_ids": [int(number) for number, _ in genres],
-        "themes": names(r"/anime/genre/(\d+)/", fields.get("Themes") or fields.get("Theme")),
-        "demographics": names(r"/anime/genre/(\d+)/", fields.get("Demographics") or fields.get("Demographic")),
-        "studios": names(r"/anime/producer/(\d+)/", fields["Studios"]),
-        "poster_url": group(r'(?:<img class="[^"]*" data-src|data-image)="([^"]*/images/anime/[^"]*)"', html),
-        "season": f"{premiered[1]}-{premiered[0].lower()}" if premiered else None,
         "rating": words(fields["Rating"]),
         "related": related,
     }
 
 
-def differences(record: Title, expected: dict[str, Any]) -> dict[str, Any]:
+def differences(record: Title | Details, expected: dict[str, Any]) -> dict[str, Any]:
     read = vars(record) | {"related": [(r.relation, r.id, r.title) for r in record.related]}
     return {name: (read[name], value) for name, value in expected.items() if read[name] != value}
 
