@@ -101,7 +101,8 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
         model = register(dataset, training, evaluation)
         deployment: DeploymentRecord | Hold | Overtaken | None = None
         if evaluation.better:
-            deployment = redeploy(dataset, evaluation, model, upload(model), parameters.gate)
+            upload(model)
+            deployment = redeploy(dataset, evaluation, model, parameters.gate)
         elif evaluation.redeploy_champion:
             deployment = redeploy_champion(dataset, evaluation, parameters.gate)
         back_up(settings)

@@ -15,7 +15,7 @@ from infra.revisions import Image, Revision
 from infra.settings import Settings
 from infra.store import Store
 from serving.bundle.model import Model
-from tasks.bundles import upload_bundle
+from tasks.bundles import bundle_key, upload_bundle
 from tasks.champion import function_source, resources, settings_environment, source_key, version_name
 
 logger = logging.getLogger("tasks")
@@ -26,10 +26,11 @@ _TIMED_REQUESTS = 20
 
 def deploy_checked_candidate(
     settings: Settings,
-    environment: dict[str, str],
     bundle: Path,
     posters: Sequence[str],
     *,
+    version: str,
+    dataset_date: str,
     image: Image | None = None,
     reuse: bool = True,
     max_milliseconds: float | None = None,
@@ -41,9 +42,10 @@ def deploy_checked_candidate(
 
     Args:
         settings: the service, its resources and its other variables.
-        environment: the variables that describe the model.
         bundle: the folder of the model.
         posters: the objects in the bucket with which the predictions are checked.
+        version: the model's version in the registry, "" if unknown.
+        dataset_date: the day on which the model's catalogue was read, "" if unknown.
         image: by default that of the present source, built if necessary.
         reuse: whether a ready revision that is the same in everything is used again.
         max_milliseconds: the longest median time of a response to one poster, once the revision is warm; by default it
@@ -54,13 +56,21 @@ def deploy_checked_candidate(
         ServiceUnavailable: Cloud Run or the store is not reachable (retryable).
     """
     store, cloud_run, model = Store(settings), CloudRun(settings), Model.load(bundle)
-    name = version_name(environment.get("MODEL_VERSION", ""), model.sha256)
+    name = version_name(version, model.sha256)
+    described = {
+        "BUNDLE_URI": store.uri(bundle_key(model.sha256)),
+        "BUNDLE_SHA256": model.sha256,
+        "MODEL_VERSION": version,
+        "DATASET_DATE": dataset_date,
+        "COLLECTION": settings.collection,
+    }
+    environment = {key: value for key, value in described.items() if value} | settings_environment(settings)
 
     def deploy(image: Image, reuse: bool) -> Revision:
         candidate = cloud_run.deploy_candidate(
             settings.service,
             image,
-            {**environment, **settings_environment(settings)},
+            environment,
             resources(settings),
             store.uri(source_key(image.source_sha256)),
             reuse,

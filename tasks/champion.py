@@ -10,7 +10,7 @@ from infra.endpoint import request_prediction
 from infra.errors import ConfigurationError, DamagedBundleError, FunctionDown, InfraError, NotFound
 from infra.files import sha256_of
 from infra.registry import Registry
-from infra.revisions import MODEL_VARIABLES, RUNTIME_ENVIRONMENT, Resources, Revision
+from infra.revisions import RUNTIME_ENVIRONMENT, Resources, Revision
 from infra.settings import MAIN_COLLECTION, Settings
 from infra.source_zip import source_zip
 from infra.store import Store
@@ -143,11 +143,6 @@ def settings_environment(settings: Settings) -> dict[str, str]:
         "CORS_ORIGINS": settings.cors_origins,
         "GOOGLE_CLOUD_PROJECT": settings.google_project,  # used in the trace names of its log entries
     }
-
-
-def model_environment(revision: Revision) -> dict[str, str]:
-    """The environment variables of a revision that describe its model."""
-    return {name: revision.environment[name] for name in MODEL_VARIABLES if name in revision.environment}
 
 
 def resources(settings: Settings) -> Resources:

@@ -150,13 +150,6 @@ class ModelRecord(Record):
     collection: str = MAIN_COLLECTION
 
 
-class BundleRecord(Record):
-    """A bundle in the bucket: the objects below `bundles/{sha256}/`."""
-
-    uri: str
-    sha256: str
-
-
 class DeploymentRecord(Record):
     """The live revision."""
 

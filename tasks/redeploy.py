@@ -11,11 +11,11 @@ from infra.store import Store
 from ml.configuration import GateConfig
 from serving.bundle.model import Model
 from tasks.artifacts import show_link
-from tasks.bundles import bundle_key, fetch_bundle
+from tasks.bundles import fetch_bundle
 from tasks.candidate_revisions import deploy_checked_candidate
-from tasks.champion import has_other_decoder, live_champion, model_environment, version_name
+from tasks.champion import has_other_decoder, live_champion, version_name
 from tasks.deployments import write_deployment
-from tasks.records import BundleRecord, DatasetRecord, DeploymentRecord, EvaluationRecord, ModelRecord
+from tasks.records import DatasetRecord, DeploymentRecord, EvaluationRecord, ModelRecord
 from tasks.register import BETTER_THAN_CHAMPION
 from tasks.rollouts import Hold, Overtaken, Rollout, failure_recorded, lift_hold, move_traffic, name_of, read_hold
 from tasks.step import run_name, step
@@ -29,7 +29,6 @@ def redeploy(
     dataset: DatasetRecord,
     evaluation: EvaluationRecord,
     model: ModelRecord,
-    bundle: BundleRecord,
     gate: GateConfig = _DEFAULTS,
 ) -> DeploymentRecord | Hold | Overtaken:
     """Build if the source changed, deploy a candidate revision, check it, and move traffic and alias to it.
@@ -45,26 +44,26 @@ def redeploy(
     """
     settings = read_settings(dataset.collection)
     store, registry = Store(settings), Registry(settings)
-    environment = {
-        "BUNDLE_URI": bundle.uri,
-        "BUNDLE_SHA256": bundle.sha256,
-        "MODEL_VERSION": model.version,
-        "DATASET_DATE": dataset.snapshot_date,
-        "COLLECTION": dataset.collection,
-    }
     folder = fetch_bundle(store, registry, settings.folder, model.bundle_sha256, model.run_id)
     posters, limit = [each.name for each in evaluation.known_posters], gate.max_response_milliseconds
     what, by, name = "redeploy", f"run {run_name()}", version_name(model.version, model.bundle_sha256)
     with rollout_lease(store, settings.workspace):
         with failure_recorded(settings, what, by, name):
-            candidate = deploy_checked_candidate(settings, environment, folder, posters, max_milliseconds=limit)
+            candidate = deploy_checked_candidate(
+                settings,
+                folder,
+                posters,
+                version=model.version,
+                dataset_date=dataset.snapshot_date,
+                max_milliseconds=limit,
+            )
         hold = read_hold(store)
         if hold and hold.since != evaluation.overruled_hold:  # written since the comparison
             logger.warning("The new model does not go live. %s", hold.sentence)
             return hold
         live = CloudRun(settings).live(settings.service)
         # This run's own bundle is live if a try before this one moved the traffic.
-        if live and live.environment.get("BUNDLE_SHA256", "") not in (evaluation.compared_with, bundle.sha256):
+        if live and live.environment.get("BUNDLE_SHA256", "") not in (evaluation.compared_with, model.bundle_sha256):
             overtaken = Overtaken(version=model.version, live=name_of(live))
             logger.warning("The new model does not go live. %s", overtaken.sentence)
             return overtaken
@@ -91,20 +90,22 @@ def redeploy_champion(
             raise NotFound(f"The service {settings.service} has no live revision any more. Start the run again.")
         logger.info("The champion, %s, gets a new revision: %s.", champion.name, evaluation.redeploy_champion)
         folder = fetch_bundle(store, registry, settings.folder, champion.bundle_sha256)
-        model = Model.load(folder)
-        environment = {
-            **model_environment(champion.revision),
-            "BUNDLE_URI": store.uri(bundle_key(champion.bundle_sha256)),
-        }
         image = None
-        if has_other_decoder(model):  # today's source would give it other pixels
+        if has_other_decoder(Model.load(folder)):  # today's source would give it other pixels
             image = champion.revision.image
         # A running revision remembers that its bundle was damaged, so a ready one is not used again.
         posters, limit = [each.name for each in evaluation.known_posters], gate.max_response_milliseconds
         what, by = "redeploy champion", f"run {run_name()}"
         with failure_recorded(settings, what, by, champion.name):
             candidate = deploy_checked_candidate(
-                settings, environment, folder, posters, image=image, reuse=False, max_milliseconds=limit
+                settings,
+                folder,
+                posters,
+                version=champion.version,
+                dataset_date=champion.revision.environment.get("DATASET_DATE", ""),
+                image=image,
+                reuse=False,
+                max_milliseconds=limit,
             )
         rollout = move_traffic(settings, registry, candidate, what, by, str(evaluation.redeploy_champion))
     return _record(settings, rollout)

@@ -247,17 +247,11 @@ def _deploy(settings: Settings, store: Store, registry: Registry, registered: Mo
             f"{model.manifest.preprocessing.version}, and the function has {PREPROCESSING_VERSION}. Train another one."
         )
     upload_bundle(store, folder, sha256)
-    address = store.uri(bundle_key(sha256))
-    registry.tag_version(registered.version, {"bundle_uri": address})
-    environment = {
-        "BUNDLE_URI": address,
-        "BUNDLE_SHA256": sha256,
-        "MODEL_VERSION": registered.version,
-        "DATASET_DATE": registered.tags.get("dataset_date", ""),
-        "COLLECTION": settings.collection,
-    }
-    posters = _known_posters(store, model.manifest.dataset_key)
-    candidate = deploy_checked_candidate(settings, environment, folder, posters)
+    registry.tag_version(registered.version, {"bundle_uri": store.uri(bundle_key(sha256))})
+    posters, dataset_date = _known_posters(store, model.manifest.dataset_key), registered.tags.get("dataset_date", "")
+    candidate = deploy_checked_candidate(
+        settings, folder, posters, version=registered.version, dataset_date=dataset_date
+    )
     describe_version(store, registry, registered, CloudRun(settings).live(settings.service), settings.collection)
     return candidate
 

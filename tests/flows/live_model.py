@@ -8,7 +8,6 @@ from infra.endpoint import request_prediction
 from infra.files import sha256_of
 from infra.settings import read_settings
 from infra.store import Store
-from tasks.records import BundleRecord
 
 
 def is_answered_by(sha256: str, run: RunSummary) -> bool:
@@ -20,13 +19,13 @@ def is_answered_by(sha256: str, run: RunSummary) -> bool:
     return bool(response["model"]["sha256"] == sha256)
 
 
-def bundle_with_threshold(store: Store, sha256: str, threshold: float) -> BundleRecord:
-    """Write a bundle into the bucket that differs from another one in the threshold of its first genre."""
+def bundle_with_threshold(store: Store, sha256: str, threshold: float) -> str:
+    """Write a bundle into the bucket that differs from another one in the threshold of its first genre; its sha256."""
     manifest = json.loads(store.read(f"bundles/{sha256}/manifest.json"))
     manifest["genres"][0]["threshold"] = threshold
     changed = json.dumps(manifest).encode()
-    other = BundleRecord(uri=store.uri(f"bundles/{sha256_of(changed)}"), sha256=sha256_of(changed))
+    other = sha256_of(changed)
     for name in manifest["files"]:
-        store.write(f"bundles/{other.sha256}/{name}", store.read(f"bundles/{sha256}/{name}"))
-    store.write(f"bundles/{other.sha256}/manifest.json", changed)
+        store.write(f"bundles/{other}/{name}", store.read(f"bundles/{sha256}/{name}"))
+    store.write(f"bundles/{other}/manifest.json", changed)
     return other

@@ -39,7 +39,7 @@ from infra.settings import read_settings
 from infra.store import Store
 from ml.evaluation.gate import decide
 from serving.bundle.model import Model
-from tasks.champion import ChampionState, examine, live_champion, reason_to_redeploy
+from tasks.champion import ChampionState, examine, live_champion, reason_to_redeploy, settings_environment
 from tasks.deployments import write_deployment
 from tasks.errors import StalePosterError
 from tasks.evaluate import champion_decisions, verdict
@@ -304,13 +304,17 @@ def test_champion_whose_version_and_run_are_gone_is_registered_with_a_new_run(fi
     assert registry.champion().run_id == run_id
 
 
-def test_revision_with_other_predictions_than_its_bundle_does_not_go_live(first_run) -> None:
+def test_revision_with_other_predictions_than_its_bundle_does_not_go_live(
+    first_run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = read_settings()
     store, record = Store(settings), first_run[0].record
     sha256 = record.training.bundle_sha256
     other = bundle_with_threshold(store, sha256, 0.999)
+    variables = settings_environment(settings) | {"BUNDLE_URI": store.uri(f"bundles/{other}"), "BUNDLE_SHA256": other}
+    monkeypatch.setattr("tasks.candidate_revisions.settings_environment", lambda settings: variables)
     with pytest.raises(DeploymentError, match="so it does not go live") as raised:
-        redeploy.__wrapped__(record.dataset, record.evaluation, record.model, other)
+        redeploy.__wrapped__(record.dataset, record.evaluation, record.model)
     failed = read_rollouts(store)[-1]
     assert (failed.what, failed.after) == ("redeploy failed", failed.before)
     assert failed.reason == f"version {record.model.version} ({sha256[:8]}): {raised.value.message}"

@@ -36,7 +36,6 @@ from tasks.champion import live_champion
 from tasks.comparisons import Comparison
 from tasks.deployments import has_deployment
 from tasks.events import read_events
-from tasks.records import BundleRecord
 from tasks.redeploy import redeploy
 from tasks.rollouts import Hold, Overtaken, read_hold, read_rollouts
 from tests.faults import Fault, fault_proxy
@@ -77,8 +76,7 @@ def test_rollback_keeps_the_earlier_model_live_until_a_person_wants_another(
     run_rollback(collection, versions[second])
     assert is_live(second)
     record = first_run.record
-    bundle = BundleRecord(uri=store.uri(f"bundles/{first}"), sha256=first)
-    held = redeploy.__wrapped__(record.dataset, record.evaluation, record.model, bundle)
+    held = redeploy.__wrapped__(record.dataset, record.evaluation, record.model)
     assert isinstance(held, Hold) and is_live(second), "it was written after the comparison of a run"
     kept = run_retrain(parameters.model_copy(update={"gate": GateConfig(false_promotions=26)}))
     assert kept.record.evaluation.passed_gate and kept.record.deployment is None
@@ -94,8 +92,7 @@ def test_rollback_keeps_the_earlier_model_live_until_a_person_wants_another(
     run_promote(collection, versions[first])
     assert is_live(first) and read_hold(store) is None
     evaluation = later.evaluation.model_copy(update={"compared_with": None})
-    bundle = BundleRecord(uri=store.uri(f"bundles/{second}"), sha256=second)
-    overtaken = redeploy.__wrapped__(later.dataset, evaluation, later.model, bundle)
+    overtaken = redeploy.__wrapped__(later.dataset, evaluation, later.model)
     assert isinstance(overtaken, Overtaken) and is_live(first), "it was not live at the comparison"
     run_rollback(collection, versions[second])
     run_retrain(parameters.model_copy(update={"promote": "always"}))
@@ -118,8 +115,8 @@ def test_promoted_version_that_was_never_live_is_deployed_checked_and_undone_aft
     before, other = registry.champion(), bundle_with_threshold(store, sha256, 0.998)
     never = registry.register(
         record.training.run_id,
-        fetch_bundle(store, registry, settings.folder, other.sha256),
-        {"bundle_sha256": other.sha256, "dataset_date": record.dataset.snapshot_date},
+        fetch_bundle(store, registry, settings.folder, other),
+        {"bundle_sha256": other, "dataset_date": record.dataset.snapshot_date},
         "",
     )
     with (
@@ -133,11 +130,11 @@ def test_promoted_version_that_was_never_live_is_deployed_checked_and_undone_aft
     failed = read_rollouts(store)[-1]
     assert is_answered_by(before.bundle_sha256, first_run)
     assert failed.what == "promote failed" and failed.before == failed.after
-    assert not has_deployment(store, other.sha256)
-    assert failed.reason.startswith(f"version {never.version} ({other.sha256[:8]}): Setting the champion failed")
+    assert not has_deployment(store, other)
+    assert failed.reason.startswith(f"version {never.version} ({other[:8]}): Setting the champion failed")
 
     run_promote(settings.collection, never.version)
-    assert is_answered_by(other.sha256, first_run)
+    assert is_answered_by(other, first_run)
     assert (registry.champion().version, registry.previous().version) == (never.version, before.version)
     told = requests.get(f"{record.deployment.url}/model").json()["deployment"]
     assert (told["version"], told["previous_version"]) == (never.version, before.version)

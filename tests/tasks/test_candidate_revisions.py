@@ -10,6 +10,7 @@ import serving
 from flows.trial import _tiny_bundle
 from infra.cloud_run import CloudRun
 from infra.errors import DeploymentError
+from infra.revisions import MODEL_VARIABLES
 from infra.settings import Settings
 from infra.source_zip import source_zip
 from infra.store import Store
@@ -57,15 +58,22 @@ def test_revision_that_is_slower_than_its_limit_gets_no_traffic(
         sha256 = Model.load(bundle).sha256
         upload_bundle(store, bundle, sha256)
         store.write("poster.jpg", POSTER.read_bytes())
-        environment = {"BUNDLE_URI": store.uri(bundle_key(sha256)), "BUNDLE_SHA256": sha256, "MODEL_VERSION": "3"}
+        model = {"version": "3", "dataset_date": "2026-11-29"}
 
-        fast = deploy_checked_candidate(settings, environment, bundle, ["poster.jpg"], max_milliseconds=2000)
+        fast = deploy_checked_candidate(settings, bundle, ["poster.jpg"], **model, max_milliseconds=2000)
+        assert {name: fast.environment[name] for name in MODEL_VARIABLES} == {
+            "BUNDLE_URI": store.uri(bundle_key(sha256)),
+            "BUNDLE_SHA256": sha256,
+            "MODEL_VERSION": "3",
+            "DATASET_DATE": "2026-11-29",
+            "COLLECTION": settings.collection,
+        }
         cloud_run.send_traffic(settings.service, fast.name)
         assert " ms per poster (median of 20 requests, 95 % within " in caplog.text
         slow = slow_source(tmp_path / "slow", seconds=0.2)
         monkeypatch.setattr("tasks.candidate_revisions.function_source", lambda: slow)
         sentence = rf"version 3 \({sha256[:8]}\) takes [2-9]\d\d ms per poster .*, and 150 ms are allowed"
         with pytest.raises(DeploymentError, match=sentence):
-            deploy_checked_candidate(settings, environment, bundle, ["poster.jpg"], max_milliseconds=150)
+            deploy_checked_candidate(settings, bundle, ["poster.jpg"], **model, max_milliseconds=150)
         assert cloud_run.live(settings.service).name == fast.name
         assert "deployed" not in caplog.text, "another revision would be no faster"

@@ -15,7 +15,7 @@ from infra.revisions import Image, Revision
 from infra.settings import Settings
 from tasks import redeploy as redeploying
 from tasks import rollouts
-from tasks.records import BundleRecord, DatasetRecord, EvaluationRecord, ModelRecord
+from tasks.records import DatasetRecord, EvaluationRecord, ModelRecord
 from tasks.rollouts import (
     Hold,
     Overtaken,
@@ -299,7 +299,7 @@ def redeploy(**evaluation: Any) -> Any:
     known = EvaluationRecord.model_construct(known_posters=[], passed_gate=True, reason="", **evaluation)
     dataset = DatasetRecord.model_construct(collection="films", snapshot_date="2026-11-29")
     model = ModelRecord(version="2", run_id="1", bundle_sha256="b" * 64)
-    return redeploying.redeploy.__wrapped__(dataset, known, model, BundleRecord(uri="", sha256="b" * 64))
+    return redeploying.redeploy.__wrapped__(dataset, known, model)
 
 
 @pytest.mark.parametrize(
