@@ -121,7 +121,7 @@ def _model(settings: Settings) -> str:
     if live is None:
         return f"none of the collection {settings.collection} is live"
     store = Store(settings)
-    score = read_figures(store, live.environment["BUNDLE_SHA256"]).get("test/weighted_f1")
+    score = read_figures(store, live.bundle_sha256).get("test/weighted_f1")
     since = live_since(read_rollouts(store), live)
     return (
         f"{name_of(live)} of {settings.collection} is live "

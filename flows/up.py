@@ -33,7 +33,7 @@ from infra.local.processes import claim_port
 from infra.local.stack import Stack
 from infra.registry import Registry
 from infra.settings import Settings, environment_variable, read_settings
-from tasks.champion import version_name
+from tasks.rollouts import name_of
 
 _POLL_SECONDS = 1
 _SCHEDULING_SECONDS = 15  # Prefect plans the next runs some seconds after a deployment is written
@@ -131,8 +131,7 @@ def _live_model(collection: str) -> str:
     if live is None:
         return "Model: none is live yet. Start a run in Prefect to train the first one."
     since = f"{live.created.astimezone():%Y-%m-%d %H:%M}" if live.created else "an unknown time"
-    name = version_name(live.environment.get("MODEL_VERSION", "unknown"), live.environment.get("BUNDLE_SHA256", ""))
-    return f"Model: {name} is live, deployed {since}."
+    return f"Model: {name_of(live)} is live, deployed {since}."
 
 
 def _about_deployment(edits: Sequence[Edit]) -> list[str]:

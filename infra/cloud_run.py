@@ -183,7 +183,7 @@ class CloudRun:
         used |= {target.revision for target in found.traffic} | {status.revision for status in found.traffic_statuses}
         revisions = self.revisions(service)
         # Oldest first, so that the newest one of a model stays.
-        of_models = {each.environment.get("BUNDLE_SHA256"): each.name for each in reversed(revisions) if each.ready}
+        of_models = {each.bundle_sha256: each.name for each in reversed(revisions) if each.ready and each.bundle_sha256}
         last = [of_models[sha256] for sha256 in models if sha256 in of_models]
         used |= set(last[-KEPT_REVISIONS - 1 :])  # that of the live model is one more
         return [each for each in revisions if each.name not in used][KEPT_REVISIONS:]
@@ -221,7 +221,7 @@ class CloudRun:
             return None
         is_split = len({target.revision for target in serving_targets(found)}) > 1
         revision = self._get_revision(service, name, found.uri)
-        if not revision.environment.get("BUNDLE_SHA256"):
+        if not revision.bundle_sha256:
             return None
         return Traffic(revision, checked, moved=is_split or name != checked)
 

@@ -87,6 +87,16 @@ class Revision:
     resources: Resources = DEFAULT_RESOURCES
     created: datetime | None = None
 
+    @property
+    def bundle_sha256(self) -> str:
+        """The sha256 of the bundle that it serves, "" if it serves none."""
+        return self.environment.get("BUNDLE_SHA256", "")
+
+    @property
+    def version(self) -> str:
+        """The version of its model in the registry, "" if unknown."""
+        return self.environment.get("MODEL_VERSION", "")
+
 
 @dataclass(frozen=True)
 class Traffic:
@@ -133,9 +143,9 @@ def merged_template(
     container = function_container(template.containers)
     container.image = image.address
     container.base_image_uri = image.base_image_uri
-    own = {**RUNTIME_ENVIRONMENT, **environment}
-    others = [each for each in container.env if each.name not in own and each.name not in MODEL_VARIABLES]
-    container.env = [*others, *(run_v2.EnvVar(name=name, value=value) for name, value in sorted(own.items()))]
+    ours = {**RUNTIME_ENVIRONMENT, **environment}
+    others = [each for each in container.env if each.name not in ours and each.name not in MODEL_VARIABLES]
+    container.env = [*others, *(run_v2.EnvVar(name=name, value=value) for name, value in sorted(ours.items()))]
     # Without cpu_idle, the CPUs are paid for the whole life of an instance.
     container.resources = run_v2.ResourceRequirements(limits=asdict(resources), cpu_idle=True, startup_cpu_boost=True)
     container.startup_probe = _LOADED

@@ -119,7 +119,7 @@ def _live_bundle(collection: str) -> str:
     live = CloudRun(settings).live(settings.service)
     if live is None:
         raise NotFound(f"No model of {collection} is live. Name a bundle with --bundle, or train one.")
-    return live.environment["BUNDLE_SHA256"]
+    return live.bundle_sha256
 
 
 def _bundle(store: Store, start: str) -> str:

@@ -76,9 +76,8 @@ def live_champion(settings: Settings, registry: Registry) -> Champion | None:
     live, withdrawn = traffic.revision, None
     if traffic.moved and traffic.checked != live.name:
         checked = (each for each in cloud_run.revisions(settings.service) if each.name == traffic.checked)
-        withdrawn = next((each.environment.get("BUNDLE_SHA256") for each in checked), None)
-    version, sha256 = (live.environment.get(name, "") for name in ("MODEL_VERSION", "BUNDLE_SHA256"))
-    champion = Champion(version, sha256, live, traffic.moved, withdrawn)
+        withdrawn = next((each.bundle_sha256 or None for each in checked), None)
+    champion = Champion(live.version, live.bundle_sha256, live, traffic.moved, withdrawn)
     alias = registry.champion()
     registered = registry.version_of(champion.bundle_sha256)
     if registered is not None and (alias is None or alias.version != registered.version):

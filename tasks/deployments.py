@@ -1,4 +1,4 @@
-"""What the function tells about the deployment of its model at GET /model: `deployments/{bundle_sha256}.json`."""
+"""The deployment record that GET /model returns: `deployments/{bundle_sha256}.json`."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ def write_deployment(
     Args:
         live: the revision that has the traffic until now. If it has the same bundle, an intact record stays.
     """
-    same = live is not None and live.environment.get("BUNDLE_SHA256") == model.bundle_sha256
+    same = live is not None and live.bundle_sha256 == model.bundle_sha256
     if same and _is_intact(store, model.bundle_sha256):
         return
     chosen = evaluation.scores[0].model_dump()
@@ -79,17 +79,14 @@ def renew_deployment(store: Store, live: Revision | None, bundle_sha256: str) ->
 
     Raises OutdatedError if another process replaces the record meanwhile.
     """
-    record = store.read_parsed(_key(bundle_sha256), json.loads)
-    if isinstance(record, dict):
-        store.write(_key(bundle_sha256), json.dumps({**record, **_from_now(live)}, indent=2).encode())
+    _update(store, bundle_sha256, **_from_now(live))
 
 
 def _from_now(replaced: Revision | None) -> dict[str, str | None]:
-    environment = replaced.environment if replaced else {}
     return {
         "live_since": datetime.now(UTC).isoformat(timespec="seconds"),
-        "previous_version": environment.get("MODEL_VERSION"),
-        "previous_bundle_sha256": environment.get("BUNDLE_SHA256"),
+        "previous_version": (replaced.version or None) if replaced else None,
+        "previous_bundle_sha256": replaced.bundle_sha256 if replaced else None,
     }
 
 
@@ -102,7 +99,7 @@ def restore_deployment(settings: Settings, store: Store, registry: Registry, cha
     if record is None:
         return
     revisions = CloudRun(settings).revisions(settings.service)
-    created = [each.created for each in revisions if each.environment.get("BUNDLE_SHA256") == sha256 and each.created]
+    created = [each.created for each in revisions if each.bundle_sha256 == sha256 and each.created]
     _write(
         store,
         {
@@ -160,9 +157,7 @@ def write_later(store: Store, bundle_sha256: str, later: dict[str, Any]) -> None
 
     Raises OutdatedError if another process replaces the record meanwhile.
     """
-    record = store.read_parsed(_key(bundle_sha256), json.loads)
-    if isinstance(record, dict):
-        store.write(_key(bundle_sha256), json.dumps({**record, _LATER: later}, indent=2).encode())
+    _update(store, bundle_sha256, **{_LATER: later})
 
 
 def has_deployment(store: Store, bundle_sha256: str) -> bool:
@@ -181,6 +176,13 @@ def _is_intact(store: Store, sha256: str) -> bool:
     except (NotFound, ValueError):
         return False
     return isinstance(record, dict) and record.keys() >= _READ_BY_THE_PAGE and record["bundle_sha256"] == sha256
+
+
+def _update(store: Store, bundle_sha256: str, **values: Any) -> None:
+    """Replace these values in a bundle's record, if it has one that is intact."""
+    record = store.read_parsed(_key(bundle_sha256), json.loads)
+    if isinstance(record, dict):
+        store.write(_key(bundle_sha256), json.dumps({**record, **values}, indent=2).encode())
 
 
 def _write(store: Store, record: dict[str, Any]) -> None:

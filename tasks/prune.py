@@ -133,7 +133,7 @@ def _plan_revisions(settings: Settings, kept: _Kept) -> Iterator[Removal]:
             delete = partial(cloud_run.delete_revision, settings.service, revision.name)
             yield Removal("revisions of the function", revision.name, 0, delete)
         else:
-            kept.bundles.add(revision.environment.get("BUNDLE_SHA256", ""))
+            kept.bundles.add(revision.bundle_sha256)
             kept.files.add(revision.image.source_sha256)
 
 

@@ -63,7 +63,7 @@ def redeploy(
             return hold
         live = CloudRun(settings).live(settings.service)
         # This run's own bundle is live if a try before this one moved the traffic.
-        if live and live.environment.get("BUNDLE_SHA256", "") not in (evaluation.compared_with, model.bundle_sha256):
+        if live and live.bundle_sha256 not in (evaluation.compared_with, model.bundle_sha256):
             overtaken = Overtaken(version=model.version, live=name_of(live))
             logger.warning("The new model does not go live. %s", overtaken.sentence)
             return overtaken

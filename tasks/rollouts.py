@@ -157,7 +157,7 @@ def live_since(rollouts: Sequence[Rollout], live: Revision) -> datetime | None:
 
 def name_of(revision: Revision) -> str:
     """The version that a revision serves."""
-    return version_name(revision.environment.get("MODEL_VERSION", ""), revision.environment.get("BUNDLE_SHA256", ""))
+    return version_name(revision.version, revision.bundle_sha256)
 
 
 def _revision_named(settings: Settings, name: str | None) -> Revision | None:
@@ -292,7 +292,7 @@ def _revision(settings: Settings, version: str, registry: Registry, store: Store
 def _ready_revision(settings: Settings, sha256: str) -> Revision | None:
     """The newest ready revision of a bundle."""
     revisions = CloudRun(settings).revisions(settings.service)
-    return next((each for each in revisions if each.ready and each.environment.get("BUNDLE_SHA256") == sha256), None)
+    return next((each for each in revisions if each.ready and each.bundle_sha256 == sha256), None)
 
 
 def _earlier(settings: Settings, live: Champion, store: Store) -> Revision:
@@ -301,7 +301,7 @@ def _earlier(settings: Settings, live: Champion, store: Store) -> Revision:
     models = models_of(revisions, store)
     before = models[: models.index(live.bundle_sha256)] if live.bundle_sha256 in models else models
     for sha256 in reversed(before):
-        ready = [each for each in revisions if each.environment.get("BUNDLE_SHA256") == sha256 and each.ready]
+        ready = [each for each in revisions if each.bundle_sha256 == sha256 and each.ready]
         is_complete = sha256 and store.exists(f"{bundle_key(sha256)}/{MANIFEST}")
         if ready and is_complete and has_deployment(store, sha256):
             return ready[0]
@@ -310,7 +310,7 @@ def _earlier(settings: Settings, live: Champion, store: Store) -> Revision:
 
 def models_of(revisions: Sequence[Revision], store: Store) -> list[str]:
     """The bundles of revisions, given newest first, in the order in which they last went live."""
-    by_age = dict.fromkeys(each.environment.get("BUNDLE_SHA256", "") for each in reversed(revisions))
+    by_age = dict.fromkeys(each.bundle_sha256 for each in reversed(revisions))
     return went_live(read_rollouts(store), list(by_age))
 
 
@@ -348,12 +348,12 @@ def move_traffic(settings: Settings, registry: Registry, target: Revision, what:
         DeploymentError: the service does not serve the revision's bundle.
         ServiceUnavailable: Cloud Run, the store or MLflow is not reachable (retryable).
     """
-    store, cloud_run, sha256 = Store(settings), CloudRun(settings), target.environment["BUNDLE_SHA256"]
+    store, cloud_run, sha256 = Store(settings), CloudRun(settings), target.bundle_sha256
     traffic = cloud_run.traffic(settings.service)
     before = traffic.revision if traffic else None
     previous, rollouts = registry.previous(), read_rollouts(store)
     replaced, earlier = _replaced(settings, before, target, rollouts)
-    if before is None or before.environment.get("BUNDLE_SHA256") != sha256:
+    if before is None or before.bundle_sha256 != sha256:
         renew_deployment(store, before, sha256)  # it may have been live before
     try:
         moves = traffic is None or traffic.moved or traffic.revision.name != target.name
@@ -397,7 +397,7 @@ def _undo(
 ) -> None:
     """Set both aliases again, and forget the deployment of `target` if it was never live: no rollback may choose it."""
     if name_of(target) not in {each.after for each in read_rollouts(store)}:
-        forget_deployment(store, target.environment["BUNDLE_SHA256"])
+        forget_deployment(store, target.bundle_sha256)
     live_champion(settings, registry)  # sets the alias `champion`
     if previous:
         registry.set_previous(previous.version)
@@ -415,6 +415,6 @@ def _wait_until_served(url: str, sha256: str, caller: str | None) -> None:
 def _set_aliases(registry: Registry, before: Revision | None, sha256: str) -> None:
     if registered := registry.version_of(sha256):
         registry.set_champion(registered.version)
-    replaced = before.environment.get("BUNDLE_SHA256", "") if before else ""
+    replaced = before.bundle_sha256 if before else ""
     if replaced and replaced != sha256 and (registered := registry.version_of(replaced)):
         registry.set_previous(registered.version)

@@ -310,7 +310,7 @@ class World:
             yield f"the traffic is {traffic}, the champion is {champion}"
             return
         live = traffic.revision
-        sha256, alias = live.environment.get("BUNDLE_SHA256"), champion.tags.get("bundle_sha256")
+        sha256, alias = live.bundle_sha256, champion.tags.get("bundle_sha256")
         if alias != sha256:
             yield f"the traffic goes to bundle {sha256}, the alias to {alias}"
         rollouts = read_rollouts(self.store)
@@ -332,7 +332,7 @@ class World:
             yield f"the function does not answer: {error}"
             return
         # Another tool may have split the traffic.
-        others = [each.environment.get("BUNDLE_SHA256") for each in cloud_run.revisions(settings.service)]
+        others = [each.bundle_sha256 for each in cloud_run.revisions(settings.service)]
         if model["sha256"] not in (others if traffic.moved else [sha256]):
             yield f"the traffic goes to bundle {sha256}, the function answers with {model['sha256']}"
 

@@ -318,7 +318,7 @@ def test_revision_with_other_predictions_than_its_bundle_does_not_go_live(
     failed = read_rollouts(store)[-1]
     assert (failed.what, failed.after) == ("redeploy failed", failed.before)
     assert failed.reason == f"version {record.model.version} ({sha256[:8]}): {raised.value.message}"
-    assert CloudRun(settings).live(settings.service).environment["BUNDLE_SHA256"] == sha256
+    assert CloudRun(settings).live(settings.service).bundle_sha256 == sha256
     assert Registry(settings).champion().version == record.model.version
 
 
@@ -512,7 +512,7 @@ def test_traffic_moved_by_another_tool_stays_until_a_better_model_or_a_person_mo
 
     run_retrain(other.model_copy(update={"promote": "always"}))
     traffic = cloud_run.traffic(settings.service)
-    assert not traffic.moved and traffic.revision.environment["BUNDLE_SHA256"] == second.training.bundle_sha256
+    assert not traffic.moved and traffic.revision.bundle_sha256 == second.training.bundle_sha256
 
     # A champion without a copy of its bundle is replaced without a comparison with it.
     store = Store(settings)

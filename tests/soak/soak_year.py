@@ -187,7 +187,7 @@ class Year:
         """Roll back to a version, or promote it if the last revisions do not serve it, and ask the function."""
         settings = read_settings()
         cloud_run = CloudRun(settings)
-        served = [each.environment["BUNDLE_SHA256"] for each in cloud_run.revisions(settings.service)]
+        served = [each.bundle_sha256 for each in cloud_run.revisions(settings.service)]
         command = ["rollback", "--to"] if version.bundle_sha256 in served else ["promote"]
         code = self.world.runs.wait(self._start([*command, version.version]))
         poster = next(iter(self.world.store.keys("posters/")))
