@@ -6,7 +6,7 @@ the local one by key. The flow's own artifact, `summary`, has no number: Prefect
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -26,6 +26,11 @@ from serving.bundle.redaction import redacted
 logger = logging.getLogger("tasks")
 
 _STEPS = ("scrape", "download posters", "preprocess", "train", "evaluate", "register", "upload", "redeploy")
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, for `show_text`."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
 def show_text(key: str, text: str, description: str) -> None:

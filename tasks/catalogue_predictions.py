@@ -22,7 +22,7 @@ from ml.data.decoding import PREPROCESSING_VERSION
 from ml.reporting import Reporter
 from serving.bundle.model import MANIFEST, Manifest, Model
 from tasks.bundles import bundle_key
-from tasks.catalogue.catalogue_table import items, read_catalogue
+from tasks.catalogue.catalogue_table import fetch_catalogue, items
 from tasks.catalogue.poster_download import is_usable
 from tasks.poster_rows import RowsOf, complete_rows
 from tasks.posters import read_last_collected, read_poster_set
@@ -96,7 +96,7 @@ def predict_catalogue(collection: str, bundle: str | None, reporter: Reporter) -
             f"this program has {PREPROCESSING_VERSION}. Name another one with --bundle, or train one."
         )
     collected = read_last_collected(store)
-    titles = read_catalogue(store.fetch(collected.catalogue.key, folder / collected.catalogue.key))
+    titles = fetch_catalogue(store, folder, collected.catalogue.key)
     posters = read_poster_set(store, collected.posters.key)
     posters = posters.loc[is_usable(posters), ["id", "sha256"]]
     work = PredictionWork(sha256, len(manifest.genres), manifest.preprocessing.size)

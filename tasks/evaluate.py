@@ -2,13 +2,15 @@
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import partial
-from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from infra.disk import size_bytes
 from infra.endpoint import request_predictions
 from infra.registry import Registry
 from infra.settings import Settings, read_settings
@@ -25,9 +27,9 @@ from ml.scores.intervals import Interval
 from ml.scores.metrics import Decisions
 from serving.bundle.model import MANIFEST, Manifest, Model
 from serving.bundle.wording import counted
-from tasks.artifacts import show_text
+from tasks.artifacts import markdown_table, show_text
 from tasks.bundles import bundle_key, fetch_bundle, fetch_predictions
-from tasks.catalogue.catalogue_table import read_catalogue
+from tasks.catalogue.catalogue_table import fetch_catalogue
 from tasks.champion import Champion, ChampionState, examine, has_other_decoder, live_champion, reason_to_redeploy
 from tasks.comparisons import compare_once
 from tasks.crawl.mirror import poster_key
@@ -41,7 +43,7 @@ from tasks.records import (
     ScoreRecord,
     TrainingRecord,
 )
-from tasks.rollouts import lift_hold, read_hold
+from tasks.rollouts import Hold, lift_hold, read_hold
 from tasks.scoreboard import LiveScore, score_live_models, seen_titles
 from tasks.source_choice import source_for
 from tasks.step import is_scheduled, run_name, step
@@ -83,6 +85,8 @@ def evaluate(
     logger.info("Comparing the model with what is live.")
     champion = live_champion(settings, registry)
     state = examine(champion, known[0].name, store, registry, settings) if champion else None
+    titles = fetch_catalogue(store, workspace, catalogue.key)
+    related = strong_relations(titles, source_for(catalogue.site_url))
     decide_by_gate = partial(
         decide,
         dataset=data,
@@ -90,9 +94,9 @@ def evaluate(
         if champion
         else None,
         opponents=evaluation.opponents,
-        seen=_seen(champion, catalogue, data, store, settings) if champion else (),
+        seen=_seen(champion, data, titles, related, store) if champion else (),
         limits=limits,
-        bundle_rules=check_bundle(_size_bytes(bundle), evaluation.probability_difference, limits),
+        bundle_rules=check_bundle(size_bytes(bundle), evaluation.probability_difference, limits),
     )
 
     def compare(challenger: Model, champion: Model | None) -> Decision:
@@ -107,18 +111,15 @@ def evaluate(
         )
 
     gate = verdict(training.bundle_sha256, challenger, champion, state, compare)
-    promote, reason = gate.promote, gate.reason
     hold, overrules = read_hold(store), promotion == "always" and not is_scheduled()
     is_live = champion is not None and champion.bundle_sha256 == training.bundle_sha256
     if overrules and is_live:
         lift_hold(store, hold)
-    if hold and not overrules and promotion != "never":
-        promote, reason = False, f"{reason} {hold.sentence}" if promote else reason
-    elif promotion != "by_gate" and not is_live:
-        promote = promotion == "always"
-        reason = f"{reason} This run has the setting promote: {promotion}."
+    promote, reason = choice(gate, hold, promotion, overrules, is_live)
 
-    later = score_live_models(data, catalogue, champion, store, registry, settings)
+    today, later = date.fromisoformat(catalogue.snapshot_date), list[LiveScore]()
+    if champion:
+        later = score_live_models(champion, data, titles, related, today, store, registry, settings)
     logger.info("Writing the report of the model.")
     metrics = {**evaluation.metrics(), **_gate_metrics(gate.decision), **_later_metrics(later)}
     registry.log_metrics(training.run_id, metrics)
@@ -183,6 +184,20 @@ def verdict(
     return Verdict(decision.promote, f"{moved}{lost}{decision.sentence}", decision)
 
 
+def choice(gate: Verdict, hold: Hold | None, promotion: Promotion, overrules: bool, is_live: bool) -> tuple[bool, str]:
+    """Whether the challenger goes live, and why: the verdict, unless a person has decided it.
+
+    A person decides it by a hold, which keeps the live model, or by the run's setting `promote`. `overrules` says that
+    the setting is `always` in a run that a person started, so a hold does not count. With `never` the reason does not
+    name the hold. If the challenger `is_live`, the setting changes nothing.
+    """
+    if hold and not overrules and promotion != "never":
+        return False, f"{gate.reason} {hold.sentence}" if gate.promote else gate.reason
+    if promotion != "by_gate" and not is_live:
+        return promotion == "always", f"{gate.reason} This run has the setting promote: {promotion}."
+    return gate.promote, gate.reason
+
+
 def champion_decisions(
     champion: Champion, model: Model, dataset: Dataset, store: Store, settings: Settings
 ) -> Decisions:
@@ -216,7 +231,9 @@ def champion_decisions(
     return np.array([[genre.name in names for genre in model.manifest.genres] for names in predicted])
 
 
-def _seen(champion: Champion, catalogue: CatalogueRecord, data: Dataset, store: Store, settings: Settings) -> set[str]:
+def _seen(
+    champion: Champion, data: Dataset, titles: pd.DataFrame, related: Mapping[str, Sequence[str]], store: Store
+) -> set[str]:
     """The ids of the posters of franchises that the champion was trained on.
 
     Some are in the test part if the parts were drawn again since, or if a franchise's other titles are left out today.
@@ -227,9 +244,8 @@ def _seen(champion: Champion, catalogue: CatalogueRecord, data: Dataset, store: 
     if not parts:
         logger.warning("The dataset of the champion, %s, is unknown: it may have seen test posters.", champion.name)
         return set()
-    titles = read_catalogue(store.fetch(catalogue.key, settings.folder / catalogue.key))
     franchise_of = dict(zip(data.ids, data.franchises.tolist(), strict=True))
-    return seen_titles(franchise_of, titles, strong_relations(titles, source_for(catalogue.site_url)), parts)
+    return seen_titles(franchise_of, titles, related, parts)
 
 
 def _known_posters(data: Dataset, store: Store) -> list[KnownPoster]:
@@ -243,10 +259,6 @@ def _known_posters(data: Dataset, store: Store) -> list[KnownPoster]:
         )
         for row in random.Random(data.key).sample(test, min(_KNOWN_POSTERS, len(test)))
     ]
-
-
-def _size_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir())
 
 
 def _gate_metrics(decision: Decision | None) -> dict[str, float]:
@@ -273,7 +285,7 @@ def _later_metrics(scores: Sequence[LiveScore]) -> dict[str, float]:
 
 def _artifact(reason: str, decision: Decision | None, evaluation: Evaluation, later: Sequence[LiveScore]) -> str:
     chosen = evaluation.chosen
-    metrics = tuple(chosen.scores.scalars())
+    metrics = [f"{TEST}/{name}" for name in chosen.scores.scalars()]
     scores = [[name, *(f"{v:.3f}" for v in each.scalars().values())] for name, each in evaluation.scores.items()]
     gains = [
         [name, _gain(each.weighted_f1), _gain(each.mean_average_precision)]
@@ -288,20 +300,15 @@ def _artifact(reason: str, decision: Decision | None, evaluation: Evaluation, la
         else []
     )
     tables = (
-        *([_table(["rule", "", "figures"], rules)] if rules else []),
-        _table([counted(chosen.scores.posters, "test poster"), *(f"{TEST}/{name}" for name in metrics)], scores),
-        _table(
+        *([markdown_table(["rule", "", "figures"], rules)] if rules else []),
+        markdown_table([counted(chosen.scores.posters, "test poster"), *metrics], scores),
+        markdown_table(
             [f"{chosen.name} minus", f"{TEST}/weighted_f1 (95 % interval)", f"{TEST}/mean_average_precision"], gains
         ),
-        _table(["genre", *(f"{TEST}/{name}" for name in ("precision", "recall", "f1", "support"))], genres),
+        markdown_table(["genre", *(f"{TEST}/{name}" for name in ("precision", "recall", "f1", "support"))], genres),
     )
     live = "\n".join(f"- {score.sentence}" for score in later)
     return "\n\n".join([reason, *([live] if live else []), *tables])
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
 def _gain(difference: Interval) -> str:

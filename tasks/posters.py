@@ -11,7 +11,7 @@ from infra.settings import read_settings
 from infra.store import Store
 from serving.bundle.wording import counted
 from tasks.artifacts import show_table, show_text
-from tasks.catalogue.catalogue_table import CODE_NAMES, STORED_NAMES, read_catalogue
+from tasks.catalogue.catalogue_table import CODE_NAMES, STORED_NAMES, fetch_catalogue
 from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.dataset_report import dataset_report, dataset_summary
 from tasks.catalogue.poster_download import POSTER_COLUMNS, is_usable
@@ -38,7 +38,7 @@ def download_posters(catalogue: CatalogueRecord, config: CollectConfig) -> Poste
     """
     settings = read_settings(catalogue.collection)
     store, folder, source = Store(settings), settings.folder, source_for(catalogue.site_url)
-    titles = read_catalogue(store.fetch(catalogue.key, folder / catalogue.key))
+    titles = fetch_catalogue(store, folder, catalogue.key)
     with crawl(source, config, catalogue.collection) as (collector, mirror), mirror.posters():
         posters = asyncio.run(collector.download_posters(titles))
     logger.info("Writing the report of the dataset.")

@@ -40,8 +40,8 @@ from ml.data.splits import (
 )
 from ml.errors import DatasetError
 from serving.bundle.wording import counted
-from tasks.artifacts import show_text
-from tasks.catalogue.catalogue_table import items, read_catalogue, related_in
+from tasks.artifacts import markdown_table, show_text
+from tasks.catalogue.catalogue_table import fetch_catalogue, items, related_in
 from tasks.catalogue.configuration import GENRES, DatasetConfig
 from tasks.catalogue.labels import with_labels
 from tasks.catalogue.poster_download import is_usable
@@ -74,7 +74,7 @@ def preprocess(catalogue: CatalogueRecord, posters: PosterSetRecord, config: Dat
     settings = read_settings(catalogue.collection)
     store, workspace = Store(settings), settings.folder
     source = source_for(catalogue.site_url)
-    titles = read_catalogue(store.fetch(catalogue.key, workspace / catalogue.key))
+    titles = fetch_catalogue(store, workspace, catalogue.key)
     usable, left_out = usable_titles(titles, read_poster_set(store, posters.key), source, config.labels)
     # A title without a poster or labels may be what relates two others.
     dataset, is_new, notices = make_dataset(store, workspace, usable, strong_relations(titles, source), source, config)
@@ -265,7 +265,7 @@ def _redrawn_notice(old: PartTable, new: PartTable) -> str:
     moved = sum(old.rows[id][1] != new.rows[id][1] for id in both)
     return (
         f"The parts were drawn again, once, because franchises are found better now: {moved} of {len(both)} titles "
-        "moved to another part. All models are scored anew, the champion only on titles that it has not seen."
+        "moved to another part. All models are scored again, the champion only on titles that it has not seen."
     )
 
 
@@ -285,12 +285,10 @@ def _record(
 
 
 def _artifact(dataset: Dataset, record: DatasetRecord) -> str:
-    genres = "\n".join(
-        f"| {genre.name} | {int(count)} |" for genre, count in zip(dataset.genres, dataset.labels.sum(0), strict=True)
-    )
+    counts_of = zip(dataset.genres, dataset.labels.sum(0), strict=True)
+    table = markdown_table(["genre", "posters"], [[genre.name, str(int(count))] for genre, count in counts_of])
     left_out = "\n".join(f"- {genre.genre.name}: {genre.sentence}" for genre in dataset.left_out)
     parts = ", ".join(f"{count} {part}" for part, count in record.parts.items())
-    table = f"| genre | posters |\n| --- | --- |\n{genres}"
     alike = f"{counted(dataset.alike_posters, 'look-alike')} in {counted(dataset.alike_groups, 'group')}"
     counts = f"{counted(record.posters, 'poster')}: {parts}; {alike}"
     notices = "".join(f"{notice}\n\n" for notice in record.notices)

@@ -45,14 +45,11 @@ from serving.bundle.errors import BundleError
 from serving.bundle.model import MANIFEST, Manifest, Model
 from serving.bundle.wording import counted
 from tasks.bundles import bundle_key, fetch_bundle
-from tasks.catalogue.catalogue_table import read_catalogue
 from tasks.champion import Champion, has_other_decoder, version_name
 from tasks.crawl.mirror import poster_key
 from tasks.deployments import deployed_bundles, deployed_version, read_later, write_later
-from tasks.preprocess import read_dataset_parts, strong_relations
-from tasks.records import CatalogueRecord
+from tasks.preprocess import read_dataset_parts
 from tasks.rollouts import read_rollouts, went_live
-from tasks.source_choice import source_for
 
 _RULES = 1  # version of the rules and figures: those of another version are computed again
 _SETTLED = timedelta(weeks=8)
@@ -72,27 +69,26 @@ class LiveScore:
 
 
 def score_live_models(
+    champion: Champion,
     data: Dataset,
-    catalogue: CatalogueRecord,
-    champion: Champion | None,
+    titles: pd.DataFrame,
+    related: Mapping[str, Sequence[str]],
+    today: date,
     store: Store,
     registry: Registry,
     settings: Settings,
 ) -> list[LiveScore]:
     """Score the champion, and after it its last predecessors, on later titles; add the result to their records.
 
-    A model that cannot be scored has a sentence that says why. Raises OutdatedError (retryable) if another process
-    replaces a record meanwhile.
+    A model that cannot be scored has a sentence that says why. For `titles`, `related` and `today` see `later_titles`.
+
+    Raises:
+        OutdatedError: another process replaces a record meanwhile (retryable).
     """
-    if champion is None:
-        return []
     live = champion.bundle_sha256
     models = went_live(read_rollouts(store), sorted(deployed_bundles(store)))
     before = models[: models.index(live)] if live in models else models
-    titles = read_catalogue(store.fetch(catalogue.key, settings.folder / catalogue.key))
-    related = strong_relations(titles, source_for(catalogue.site_url))
     franchise_of = dict(zip(data.ids, data.franchises.tolist(), strict=True))
-    today = date.fromisoformat(catalogue.snapshot_date)
     scores = []
     for sha256 in (live, *reversed(before[-_PREDECESSORS:])):
         version = champion.version if sha256 == live else deployed_version(store, sha256)

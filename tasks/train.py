@@ -28,7 +28,7 @@ from ml.training.learning import TRAINING_VERSION, checkpoints_of, training_sett
 from ml.training.outcome import NetworkOutcome, weights_record
 from ml.training_run import TrainingRun, run_training
 from serving.bundle.wording import counted
-from tasks.artifacts import show_text
+from tasks.artifacts import markdown_table, show_text
 from tasks.bundles import bundle_key, fetch_bundle, fetch_predictions
 from tasks.checkpoint_copies import CheckpointCopies
 from tasks.features import StoredFeatures
@@ -251,15 +251,20 @@ def _network_record(network: NetworkOutcome) -> NetworkRecord:
 
 def show_networks(record: TrainingRecord) -> None:
     """The artifact with the networks, in every run, also where the training is reused."""
-    rows = "\n".join(
-        f"| {n.name}{' (chosen)' if n.name == record.chosen else ''} | {n.backbone or ''} | {n.trained} | "
-        f"{n.weighted_f1:.3f} | {n.mean_average_precision:.3f} | {n.seconds:.0f} |"
-        for n in record.networks
+    metrics = (f"{VALIDATION}/weighted_f1", f"{VALIDATION}/mean_average_precision")
+    table = markdown_table(
+        ["network", "backbone", "trained", *metrics, "seconds"],
+        [
+            [
+                f"{n.name} (chosen)" if n.name == record.chosen else n.name,
+                n.backbone or "",
+                str(n.trained),
+                f"{n.weighted_f1:.3f}",
+                f"{n.mean_average_precision:.3f}",
+                f"{n.seconds:.0f}",
+            ]
+            for n in record.networks
+        ],
     )
-    metrics = f"{VALIDATION}/weighted_f1 | {VALIDATION}/mean_average_precision"
-    text = (
-        f"Trained on {record.device} in {record.precision}. {record.reason}\n\n"
-        f"| network | backbone | trained | {metrics} | seconds |\n"
-        f"| --- | --- | --- | --- | --- | --- |\n{rows}"
-    )
+    text = f"Trained on {record.device} in {record.precision}. {record.reason}\n\n{table}"
     show_text("training", text, "The networks, with their figures on the validation part")

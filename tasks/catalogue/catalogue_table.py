@@ -27,6 +27,7 @@ from urllib.parse import quote, unquote
 import pandas as pd
 
 from infra.files import write_bytes
+from infra.store import Store
 from tasks.catalogue.titles import Related, Title, id_sort_key
 from tasks.errors import CatalogueError, excerpt
 
@@ -109,6 +110,16 @@ def read_catalogue(path: Path) -> pd.DataFrame:
         return parse_catalogue(path.read_bytes(), str(path))
     except OSError as error:
         raise CatalogueError(f"The catalogue {path} cannot be read. {_MEND}", str(error)) from error
+
+
+def fetch_catalogue(store: Store, folder: Path, key: str) -> pd.DataFrame:
+    """Read a catalogue of the bucket, by way of its copy in the workspace's `folder`.
+
+    Raises:
+        NotFound: neither the object nor its copy exists.
+        CatalogueError: as `read_catalogue`.
+    """
+    return read_catalogue(store.fetch(key, folder / key))
 
 
 def parse_catalogue(content: bytes, path: str) -> pd.DataFrame:

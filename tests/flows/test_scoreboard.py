@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from datetime import date
 
 import pytest
 
@@ -14,10 +15,12 @@ from infra.registry import Registry
 from infra.settings import read_settings
 from infra.store import Store
 from ml.evaluation.scoreboard import ENOUGH_TITLES
-from tasks.champion import live_champion
+from tasks.catalogue.catalogue_table import fetch_catalogue
+from tasks.champion import Champion, live_champion
 from tasks.deployments import write_deployment
-from tasks.preprocess import fetch_dataset
+from tasks.preprocess import fetch_dataset, strong_relations
 from tasks.scoreboard import score_live_models
+from tasks.source_choice import source_for
 
 pytestmark = pytest.mark.stack
 
@@ -45,8 +48,12 @@ def test_live_models_are_scored_on_titles_that_came_after_their_training(
         write_deployment(store, None, record.dataset, record.evaluation, model)
     champion = replace(live, version="7", bundle_sha256=sha256)
 
-    def scored() -> list:
-        return score_live_models(data, record.catalogue, champion, Store(settings), registry, settings)
+    titles = fetch_catalogue(store, settings.folder, record.catalogue.key)
+    related = strong_relations(titles, source_for(record.catalogue.site_url))
+    today = date.fromisoformat(record.catalogue.snapshot_date)
+
+    def scored(champion: Champion = champion) -> list:
+        return score_live_models(champion, data, titles, related, today, Store(settings), registry, settings)
 
     try:
         first, *predecessors = scored()
@@ -55,7 +62,7 @@ def test_live_models_are_scored_on_titles_that_came_after_their_training(
         assert f"version 7 ({sha256[:8]}): {first.scoreboard.titles} titles came after its training." in first.sentence
         sentences = {each.bundle_sha256: each.sentence for each in predecessors}
         assert "version 6 (00000000) cannot be scored on later titles" in sentences[lost]
-        (itself, *_) = score_live_models(data, record.catalogue, live, Store(settings), registry, settings)
+        (itself, *_) = scored(live)
         assert itself.sentence.endswith("0 titles came after its training. 30 are needed to score it.")
 
         deployment = json.loads(store.read(f"deployments/{sha256}.json"))
