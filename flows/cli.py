@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
@@ -490,9 +491,9 @@ def _predict_catalogue(args: argparse.Namespace) -> None:
 
 def _prune(args: argparse.Namespace) -> None:
     with connected(args.workspace, MAIN_COLLECTION):
-        from flows.prune import run_prune
+        from flows.prune import prune
 
-        run_prune(args.weeks, args.dry_run)
+        prune(datetime.now(UTC) - timedelta(weeks=args.weeks), args.dry_run)
 
 
 def _status(args: argparse.Namespace) -> None:

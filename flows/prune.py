@@ -2,7 +2,7 @@
 
 import logging
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 from infra.errors import OutdatedError
 from infra.files import exclusive_lock, remove_temporary_files
@@ -14,8 +14,8 @@ from tasks.prune import plan
 logger = logging.getLogger("flows")
 
 
-def run_prune(weeks: float, dry_run: bool) -> None:
-    """Print what nothing needs and is older than some weeks, one line per kind, and delete it.
+def prune(since: datetime, dry_run: bool = False) -> None:
+    """Print what nothing needs and is older than `since`, one line per kind, and delete it.
 
     With `dry_run`, nothing is deleted or written.
 
@@ -23,11 +23,6 @@ def run_prune(weeks: float, dry_run: bool) -> None:
         BusyError: a run is working in the workspace, or another pipeline or rollout holds the bucket.
         ServiceUnavailable: the bucket, MLflow or Cloud Run is not reachable.
     """
-    prune(datetime.now(UTC) - timedelta(weeks=weeks), dry_run)
-
-
-def prune(since: datetime, dry_run: bool = False) -> None:
-    """`run_prune` with the time after which everything is kept."""
     settings = read_settings()
     with ExitStack() as held:
         if not dry_run:

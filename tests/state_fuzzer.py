@@ -34,12 +34,12 @@ from infra.endpoint import request_prediction
 from infra.errors import BusyError
 from infra.files import exclusive_lock
 from infra.local.site.invented_titles import SEASONS
-from infra.local.site.server import small_site
 from infra.registry import Registry
 from infra.settings import read_settings
 from infra.store import Store
 from serving.bundle.errors import AnimeGenreError
 from tasks.rollouts import name_of, read_rollouts
+from tests.small_site import small_site
 from tests.state_runs import Conditions, Runs
 from tests.steady_client import SteadyClient
 

@@ -17,7 +17,7 @@ import zipfile
 from hashlib import sha256
 from pathlib import Path
 
-from infra.local.site.server import small_site
+from tests.small_site import small_site
 
 ARCHIVE = Path(__file__).parent / "flows" / "stored_formats.zip"
 SITE_PORT = 21764

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from infra.local.site.server import small_site
 from infra.local.stack import Stack, local_stack
 from tests.conftest import NewWorkspace
+from tests.small_site import small_site
 
 if TYPE_CHECKING:  # Prefect takes a second to import, and the fast tests do not need it
     from flows.parameters import RetrainParameters

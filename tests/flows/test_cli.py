@@ -17,9 +17,9 @@ from flows import cli, connection
 from flows.cli import main, parser
 from flows.prefect_access import api_url, is_server_reachable, separate_password
 from flows.table_upload import read_local_table
-from infra.local.site.server import small_site
 from ml.training.candidates import CANDIDATES
 from tasks.table.configuration import TableConfig
+from tests.small_site import small_site
 
 ROOT = Path(__file__).parents[2]
 

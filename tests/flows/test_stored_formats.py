@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.site.server import SmallSite, small_site
+from infra.local.site.server import SmallSite
 from tests import stored_formats
 from tests.conftest import NewWorkspace
+from tests.small_site import small_site
 
 pytestmark = pytest.mark.stack
 

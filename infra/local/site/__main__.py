@@ -1,4 +1,4 @@
-"""The command of the small site: `python -m infra.local.site --port 8764 --titles 600 --seed 0`."""
+"""The command of the small site: `python -m infra.local.site --port 8764`."""
 
 import argparse
 import signal
@@ -17,16 +17,14 @@ def main() -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--port", type=int, default=8764, help="port on 127.0.0.1; 0 chooses a free one")
-    parser.add_argument("--titles", type=int, default=600, help="number of titles, at least 20")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the titles and posters")
     arguments = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _exit)
     try:
-        with SmallSiteServer(arguments.titles, arguments.seed, arguments.port) as server:
+        with SmallSiteServer(port=arguments.port) as server:
             print(server.base_url, flush=True)
             server.serve_forever()
-    except (StackError, ValueError) as error:
+    except StackError as error:
         sys.exit(str(error))
 
 

@@ -1,16 +1,12 @@
 """The server of the small site: season pages, detail pages, posters and robots.txt on 127.0.0.1.
 
-`python -m infra.local.site` runs `SmallSiteServer` as a process. Only tests run it in a thread:
-
-    with small_site(titles=600, seed=0) as base_url: ...
+`python -m infra.local.site` runs `SmallSiteServer` as a process; tests run it in a thread (tests/small_site.py).
 """
 
 import hashlib
 import re
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from http import HTTPStatus
 from http.server import ThreadingHTTPServer
 from typing import Any
@@ -122,20 +118,3 @@ class _Handler(SameOriginHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Log nothing, because the demo prints its own progress."""
-
-
-@contextmanager
-def small_site(titles: int = 600, seed: int = 0, port: int = 0) -> Iterator[str]:
-    """Serve the small site during the block and yield its address, such as "http://127.0.0.1:40123".
-
-    Raises:
-        StackError: the port is taken or not allowed.
-    """
-    with SmallSiteServer(titles, seed, port) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="small-site", daemon=True)
-        thread.start()
-        try:
-            yield server.base_url
-        finally:
-            server.shutdown()
-            thread.join()

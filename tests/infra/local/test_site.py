@@ -22,11 +22,11 @@ from infra.errors import StackError
 from infra.local.site.drawing import poster_jpeg
 from infra.local.site.invented_titles import EXPLICIT_GENRE, SEASONS, InventedTitle, PosterState, invented_titles
 from infra.local.site.pages import detail_page, not_found_page, poster_path, season_page
-from infra.local.site.server import small_site
 from tasks.catalogue.titles import Related, Title
 from tasks.errors import PageLayoutError
 from tasks.myanimelist.detail_pages import parse_detail_page
 from tasks.myanimelist.season_pages import parse_season_page
+from tests.small_site import small_site
 
 BASE_URL = "http://127.0.0.1:8764"
 ROOT = Path(__file__).parents[3]
@@ -292,7 +292,7 @@ def test_taken_port_is_named() -> None:
 @pytest.mark.stack
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_command_prints_the_address_and_exits_silently(number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "infra.local.site", "--port", "0", "--titles", "20"]
+    command = [sys.executable, "-m", "infra.local.site", "--port", "0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         address = process.stdout.readline().strip()

@@ -10,13 +10,13 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from infra.local.site.invented_titles import invented_titles
-from infra.local.site.server import small_site
 from tasks.catalogue.collector import Collector
 from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.scraping import merge
 from tasks.catalogue.titles import Title
 from tasks.errors import EmptyCatalogueError, PageLayoutError, SeasonError
 from tasks.myanimelist.source import MyAnimeList
+from tests.small_site import small_site
 
 Scrape = Callable[[str, str], Awaitable[pd.DataFrame]]
 

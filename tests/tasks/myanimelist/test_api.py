@@ -13,7 +13,6 @@ from pydantic import SecretStr
 
 from infra.errors import ConfigurationError
 from infra.local.site.invented_titles import SEASONS, invented_titles
-from infra.local.site.server import small_site
 from tasks.catalogue.catalogue_table import catalogue_of, related_in
 from tasks.catalogue.collector import Collector
 from tasks.catalogue.configuration import CollectConfig
@@ -27,6 +26,7 @@ from tasks.myanimelist.api import MyAnimeListApi
 from tasks.myanimelist.page_addresses import api_url
 from tasks.myanimelist.source import MyAnimeList
 from tasks.source_choice import source_for
+from tests.small_site import small_site
 from tests.strict_api import CLIENT_ID, Answer, Node, StrictApi, nodes_of, strict_api
 
 pytestmark = pytest.mark.stack
