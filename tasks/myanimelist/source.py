@@ -11,7 +11,7 @@ from tasks.catalogue.titles import Details, Title, UnreadCard
 from tasks.errors import PageLayoutError
 from tasks.myanimelist.detail_pages import parse_detail_page
 from tasks.myanimelist.label_ids import DEMOGRAPHIC_IDS, THEME_IDS
-from tasks.myanimelist.page_addresses import REQUESTS_PER_SECOND, SITE_URL, season_path, without_csrf_token
+from tasks.myanimelist.page_addresses import SITE_URL, season_path
 from tasks.myanimelist.season_pages import parse_season_page
 
 # Hentai and Erotica.
@@ -20,6 +20,7 @@ EXPLICIT_GENRE_IDS = frozenset({12, 49})
 GENRE_IDS = EXPLICIT_GENRE_IDS | {1, 2, 4, 5, 7, 8, 9, 10, 14, 22, 24, 26, 28, 30, 36, 37, 41, 46, 47}
 # The site's question mark and its icon.
 _PLACEHOLDER_URL = re.compile(r"/(?:qm_\d+|questionmark_\d+|apple-touch-icon[^/]*|na|no_?image)\.\w+$")
+_CSRF_TOKEN = re.compile(rb"<meta name=['\"]csrf_token['\"][^>]*>")
 _EXPLICIT_GENRE = rf"(?:^|\|)(?:{'|'.join(map(str, sorted(EXPLICIT_GENRE_IDS)))})(?:\||$)"
 OLDEST_SEASON = Season(FIRST_YEAR, 0)
 
@@ -30,7 +31,7 @@ class MyAnimeList:
     A title's group is its season.
     """
 
-    requests_per_second = REQUESTS_PER_SECOND
+    requests_per_second = 1.0  # users who went faster were blocked for hours
     posters_per_second = 4.0  # from a host that only serves images
     genre_ids = GENRE_IDS
     label_ids = THEME_IDS | DEMOGRAPHIC_IDS
@@ -65,8 +66,8 @@ class MyAnimeList:
         return parse_detail_page(body)
 
     def normalise(self, body: bytes) -> bytes:
-        """The page without its CSRF token."""
-        return without_csrf_token(body)
+        """The page without its CSRF token, which differs in each response."""
+        return _CSRF_TOKEN.sub(b"", body)
 
     def group_of(self, catalogue: pd.DataFrame) -> "pd.Series[str]":
         """The season of each title."""
