@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from flows.connection import connected, new_stack, start_built_in_site
-from flows.prefect_access import api_url, is_server_reachable, separate_password
+from flows.prefect_access import api_url, check_server, separate_password
 from flows.schedule import WEEKLY, check_schedule, machine_timezone
 from infra.disk import disk_errors
 from infra.errors import ConfigurationError
@@ -454,8 +454,7 @@ def _train_worker(args: argparse.Namespace) -> None:
     separate_password()
     if not api_url():
         raise ConfigurationError("A worker needs the Prefect server of the runs. Set PREFECT_API_URL to its address.")
-    if not is_server_reachable():
-        raise ConfigurationError(f"No Prefect server is reachable at PREFECT_API_URL={api_url()}. Start it first.")
+    check_server()
     from flows.train_step import serve_trainings
 
     serve_trainings(args.pool, prepare_workspace(args.workspace))

@@ -5,7 +5,6 @@ bucket. So a machine at home can collect for runs on Google Cloud, which the sit
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.parameters import RetrainParameters
+from flows.terminal import log_to_terminal
 from infra.files import exclusive_lock, write_bytes
 from infra.lease import bucket_lease
 from infra.settings import read_settings
@@ -40,6 +40,7 @@ def run_collect(workspace: Path, parameters: RetrainParameters) -> None:
     Raises:
         AnimeGenreError: see the steps `scrape` and `download_posters`, which run the same code.
     """
+    log_to_terminal("tasks")
     console = _console()
     source, settings = source_for(parameters.source_url), read_settings()
     show, store = _show_progress(console), Store(settings) if settings.cloud == "google" else None
@@ -98,6 +99,7 @@ def show_estimate(workspace: Path, parameters: RetrainParameters) -> None:
         SeasonError: the seasons are invalid.
         LedgerError, CatalogueError: the workspace's files cannot be used.
     """
+    log_to_terminal("tasks")
     source, console = source_for(parameters.source_url), _console()
     with Collector(workspace, source, parameters.collect) as collector:
         parts = collector.estimate(parameters.selection)
@@ -122,6 +124,7 @@ def run_reparse(workspace: Path, limits: DriftLimits) -> None:
     about = about_last_good(workspace)
     if about is None:
         raise CatalogueError(f"There are no kept pages in {workspace}: run `collect` first.")
+    log_to_terminal("tasks")
     console = _console()
     source, config = source_for(about.site_url), CollectConfig(**asdict(limits))
     with exclusive_lock(workspace), Collector(workspace, source, config) as collector:
@@ -132,10 +135,7 @@ def run_reparse(workspace: Path, limits: DriftLimits) -> None:
 
 
 def _console() -> Console:
-    console = Console(soft_wrap=True, markup=False, emoji=False)  # titles and paths are printed as they are
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("tasks").setLevel(logging.INFO)
-    return console
+    return Console(soft_wrap=True, markup=False, emoji=False)  # titles and paths are printed as they are
 
 
 def _show_progress(console: Console) -> Callable[[Traffic], None]:

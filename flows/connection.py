@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from flows.prefect_access import api_url, is_server_reachable, separate_password
+from flows.prefect_access import api_url, check_server, separate_password
 from infra.errors import ConfigurationError, StackError
 from infra.files import write_bytes
 from infra.local.processes import Processes, claim_port, free_port
@@ -41,12 +41,9 @@ def connected(workspace: Path, collection: str, up_options: Sequence[str] | None
             yield
             return
     separate_password()
-    if address := api_url():
+    if api_url():
         os.environ["ANIME_GENRE_WORKSPACE"] = str(prepare_workspace(workspace))
-        if not is_server_reachable():
-            raise ConfigurationError(
-                f"No Prefect server is reachable at PREFECT_API_URL={address}. Start it, or unset this address."
-            )
+        check_server()
         settings = read_settings()
         if not (settings.storage_emulator_host and settings.cloud_run_endpoint):
             check_google(settings)

@@ -1,7 +1,6 @@
 """The command `predict-catalogue`: a table of a bundle's predictions for all titles of the catalogue."""
 
-import logging
-
+from flows.terminal import log_to_terminal
 from ml.progress import TerminalReporter
 from serving.bundle.wording import counted
 from tasks.catalogue_predictions import predict_catalogue
@@ -9,9 +8,7 @@ from tasks.catalogue_predictions import predict_catalogue
 
 def run_predict_catalogue(collection: str, bundle: str | None) -> None:
     """Predict all titles, store the table and print where it is. Raises as `predict_catalogue`."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    for name in ("tasks", "infra"):
-        logging.getLogger(name).setLevel(logging.INFO)
+    log_to_terminal("tasks", "infra")
     result = predict_catalogue(collection, bundle, TerminalReporter())
     table = result.table
     unknown = table[(table["genres"].map(len) == 0) & table["predicted"].notna()]

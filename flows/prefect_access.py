@@ -8,6 +8,7 @@ import os
 import tomllib
 from pathlib import Path
 
+from infra.errors import ConfigurationError
 from infra.local.processes import is_reachable
 from infra.settings import user_and_password, without_user
 
@@ -41,6 +42,18 @@ def is_server_reachable() -> bool:
     elif key := _setting(_KEY):
         headers["Authorization"] = f"Bearer {key}"
     return is_reachable(f"{api_url()}/health", headers)
+
+
+def check_server() -> None:
+    """Check that the server of `api_url` answers.
+
+    Raises:
+        ConfigurationError: it does not.
+    """
+    if not is_server_reachable():
+        raise ConfigurationError(
+            f"No Prefect server is reachable at PREFECT_API_URL={api_url()}. Start it, or change or unset this address."
+        )
 
 
 def _setting(name: str) -> str:
