@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
 from contextlib import contextmanager
-from ipaddress import ip_address
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from infra.errors import ConfigurationError, ServiceUnavailable, WorkerError, WorkerUnavailable, failure
+from infra.loopback import is_loopback
 from serving.bundle.errors import AnimeGenreError
 from serving.bundle.wording import counted
 
@@ -31,8 +31,7 @@ _CERTIFICATES = tuple(f"DASK_DISTRIBUTED__COMM__TLS__{name}" for name in ("CA_FI
 
 def check_scheduler(address: str) -> None:
     """Raise ConfigurationError if the address is neither on this machine nor encrypted, or if Dask is missing."""
-    parts = urlsplit(address)
-    if parts.scheme != "tls" and not _is_loopback(parts.hostname or ""):
+    if urlsplit(address).scheme != "tls" and not is_loopback(address):
         raise ConfigurationError(
             f"The Dask scheduler {address} is on another machine and not encrypted: whoever reaches it can run code "
             "there. Start it with TLS and set ANIME_GENRE_DASK to its tls:// address."
@@ -43,13 +42,6 @@ def check_scheduler(address: str) -> None:
         raise ConfigurationError(
             "ANIME_GENRE_DASK is set, but Dask is not installed. Run `pip install '.[dask]'`, or unset it."
         ) from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def run_on_cluster(address: str, work: Callable[[Job], None], jobs: Sequence[Job]) -> Iterator[Job]:

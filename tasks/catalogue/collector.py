@@ -22,6 +22,7 @@ from typing import Self
 import pandas as pd
 
 from infra.files import remove_temporary_files
+from infra.loopback import is_loopback
 from infra.settings import MAIN_COLLECTION
 from serving.bundle.wording import counted
 from tasks.catalogue import drift
@@ -37,7 +38,6 @@ from tasks.catalogue.scraping import read_titles
 from tasks.catalogue.source import ApiSource, DetailSource, Source, is_one_page
 from tasks.catalogue.titles import Title
 from tasks.catalogue.unread_cards import UnreadEntry, log_unread, with_last_records, write_unread
-from tasks.crawl.addresses import is_loopback
 from tasks.crawl.client import SiteClient
 from tasks.crawl.exclusive_lock import exclusive_lock
 from tasks.crawl.kept_pages import KeptPages

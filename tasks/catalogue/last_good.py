@@ -14,11 +14,12 @@ from pathlib import Path
 import pandas as pd
 
 from infra.files import sha256_of, write_bytes
+from infra.loopback import is_loopback
 from infra.settings import MAIN_COLLECTION
 from tasks.catalogue.catalogue_table import catalogue_of, read_catalogue, sorted_by_id, write_catalogue
 from tasks.catalogue.history import changes, extended, parse_history
 from tasks.catalogue.source import Source
-from tasks.crawl.addresses import host_of, is_file, is_loopback
+from tasks.crawl.addresses import host_of, is_file
 from tasks.errors import CatalogueError
 from tasks.records import CatalogueRecord
 

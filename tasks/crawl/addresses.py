@@ -1,11 +1,11 @@
 """Checks of URLs: which host they name, and whether it may be requested and can be reached."""
 
-import ipaddress
 import socket
 from pathlib import PurePosixPath
 from urllib.parse import quote, urljoin, urlsplit
 
 from infra.errors import ConfigurationError
+from infra.loopback import is_loopback
 from tasks.errors import SiteError, SiteUnavailable, excerpt, excerpt_of_url
 
 
@@ -40,15 +40,6 @@ def is_file(url: str) -> bool:
 def is_in_bucket(address: str) -> bool:
     """Whether an address is that of an object of a bucket."""
     return address.startswith("gs://")
-
-
-def is_loopback(url: str) -> bool:
-    """Whether a URL is on this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def check_contact(url: str, contact: str | None) -> None:

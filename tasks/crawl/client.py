@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from types import TracebackType
 from typing import Generic, NoReturn, Self, TypeVar
 from urllib.parse import urljoin
@@ -15,8 +15,9 @@ import tenacity
 from protego import Protego
 
 from infra.errors import NotFound
+from infra.loopback import is_loopback
 from serving.bundle.errors import AnimeGenreError
-from tasks.crawl.addresses import check_contact, host_of, is_in_bucket, is_loopback, joined
+from tasks.crawl.addresses import check_contact, host_of, is_in_bucket, joined
 from tasks.crawl.api_access import ApiAccess
 from tasks.crawl.content_encoding import ACCEPTED, decoded
 from tasks.crawl.hosts import LONGEST_WAIT_SECONDS, Host
@@ -379,12 +380,9 @@ class SiteClient:
         logger.debug("%s Retrying in %.1f s.", error, state.upcoming_sleep)
 
 
-def user_agent(contact: str | None = None) -> str:
+def user_agent(contact: str | None) -> str:
     """The User-Agent header: the project's name and version, and the contact."""
-    try:
-        name = f"{NAME}/{version(NAME)}"
-    except PackageNotFoundError:  # run from the source folder without being installed
-        name = NAME
+    name = f"{NAME}/{version(NAME)}"
     return f"{name} (+{contact})" if contact else name
 
 
