@@ -42,21 +42,21 @@ def settle_interrupted_runs() -> None:
     settings, elsewhere = read_settings(), _elsewhere()
     try:
         with exclusive_lock(settings.workspace):
-            _settle(_ACTIVE, is_left=lambda run: str(run.id) not in elsewhere)
+            _settle(_ACTIVE, lambda run: str(run.id) not in elsewhere)
             _settle_task_runs(elsewhere)
             Registry(settings).end_active_runs(lambda flow_run: flow_run not in elsewhere)
     except BusyError:
-        _settle([StateType.PENDING], is_left=lambda run: str(run.id) not in elsewhere)
+        _settle([StateType.PENDING], lambda run: str(run.id) not in elsewhere)
 
 
-def settle_earlier_runs(own: str | None, holder: str | None = None) -> None:
-    """End the runs that were killed while the workspace's stack went on, but not the run `own`.
+def settle_earlier_runs(run_id: str | None, holder: str | None = None) -> None:
+    """End the runs that were killed while the workspace's stack went on, but not the run `run_id`.
 
     If the services belong to no stack of the workspace, runs of other machines may be active. Prefect itself ends those
     that are silent then (see infra/README.md), and only MLflow runs of ended flow runs are ended here.
 
     Args:
-        own: the run that calls this. It holds the workspace's lock.
+        run_id: the run that calls this. It holds the workspace's lock.
         holder: the run that held the lock before, and did not release it. Other runs of deployments may be about to
             wait for the lock. Those without a deployment do not wait.
     """
@@ -69,8 +69,8 @@ def settle_earlier_runs(own: str | None, holder: str | None = None) -> None:
     # One that is pending may be about to begin.
     _settle(
         [StateType.RUNNING, StateType.CANCELLING],
+        lambda run: str(run.id) != run_id and (run.deployment_id is None or str(run.id) == holder),
         _PIPELINES,
-        lambda run: str(run.id) != own and (run.deployment_id is None or str(run.id) == holder),
     )
     elsewhere = _elsewhere()
     Registry(settings).end_active_runs(lambda flow_run: flow_run not in elsewhere)
@@ -91,9 +91,7 @@ def _has_ended(client: SyncPrefectClient, flow_run: str) -> bool:
     return state is not None and state.is_final()
 
 
-def _settle(
-    types: list[StateType], flows: list[str] | None = None, is_left: Callable[[FlowRun], bool] = lambda run: True
-) -> None:
+def _settle(types: list[StateType], is_left: Callable[[FlowRun], bool], flows: list[str] | None = None) -> None:
     with get_client(sync_client=True) as client:
         for run in filter(is_left, _runs(client, types, flows)):
             was_cancelled = run.state_type == StateType.CANCELLING

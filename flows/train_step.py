@@ -79,11 +79,11 @@ def _stopped_if_lost() -> Iterator[None]:
 
     The run that waits has then taken this machine for lost, because it did not reach Prefect for some minutes.
     """
-    own, ended = flow_run.id, threading.Event()
+    run_id, ended = flow_run.id, threading.Event()
 
     def is_lost() -> bool:
         with suppress(Exception), get_client(sync_client=True) as client:  # without Prefect, the training goes on
-            state = client.read_flow_run(UUID(own)).state
+            state = client.read_flow_run(UUID(run_id)).state
             return state is not None and state.is_crashed()
         return False
 

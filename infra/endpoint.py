@@ -63,7 +63,7 @@ def request_prediction(
     return _request(url, poster_name, _authorization(url, caller), startup_seconds)
 
 
-def served_bundle(url: str, caller: str | None = None) -> str:
+def served_bundle(url: str, caller: str | None) -> str:
     """The sha256 of the bundle that the function at `url` serves. Arguments and errors are those above."""
     headers = _authorization(url, caller)
     response = _response(
@@ -75,9 +75,7 @@ def served_bundle(url: str, caller: str | None = None) -> str:
         raise DeploymentError(f"The service at {url} does not say which model it serves. {_ADDRESS}") from error
 
 
-def request_predictions(
-    url: str, poster_names: Sequence[str], caller: str | None = None
-) -> list[dict[str, Any] | None]:
+def request_predictions(url: str, poster_names: Sequence[str], caller: str | None) -> list[dict[str, Any] | None]:
     """Request the predictions for several posters, some at once and with one ID token; None for refused posters.
 
     Arguments and errors are those of `request_prediction`, except for the DeploymentError of a refused poster.
@@ -94,7 +92,7 @@ def request_predictions(
         return list(pool.map(request, poster_names))
 
 
-def response_times(url: str, poster_names: Sequence[str], caller: str | None = None) -> list[float]:
+def response_times(url: str, poster_names: Sequence[str], caller: str | None) -> list[float]:
     """Request the predictions for several posters in turn over one connection; the milliseconds of each response.
 
     Arguments and errors are those of `request_prediction`.

@@ -205,12 +205,11 @@ class Registry:
         self,
         name: str,
         parameters: Mapping[str, object],
-        parent: str | None = None,
         description: str = "",
         flow_run: str | None = None,
     ) -> Iterator[str]:
         """Start a run (see `start_run`), yield its id, and end it after the block: FAILED if the block raises."""
-        run_id = self.start_run(name, parameters, parent, description, flow_run)
+        run_id = self.start_run(name, parameters, None, description, flow_run)
         try:
             yield run_id
         except BaseException:

@@ -65,13 +65,10 @@ class Ports:
 class Stack:
     """The addresses of a running stack, and the environment variables that its clients need.
 
-    With Google Cloud, the addresses of the stand-ins are empty; that of the function is empty if it does not exist yet.
+    That of the function is empty if it does not exist yet.
     """
 
     prefect_url: str
-    mlflow_url: str
-    storage_url: str
-    cloud_run_url: str
     function_url: str
     environment: Mapping[str, str]
     processes: Processes = field(repr=False)
@@ -172,16 +169,14 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
         "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "WARNING",
     }
     if settings.cloud == "google":
-        storage_url = cloud_run_url = ""
         function_url = CloudRun(settings).url(settings.service) or ""
     else:
         function_port = claim_port(ports.function, "the function", "--function-port")
-        storage_url, cloud_run_url = f"{_LOOPBACK}:{free_port()}", f"{_LOOPBACK}:{free_port()}"
         function_url = f"{_LOOPBACK}:{function_port}"
         environment |= {
-            "ANIME_GENRE_CLOUD_RUN_ENDPOINT": cloud_run_url,
+            "ANIME_GENRE_CLOUD_RUN_ENDPOINT": f"{_LOOPBACK}:{free_port()}",
             "ANIME_GENRE_CLOUD_RUN_TOKEN": secrets.token_urlsafe(32),
-            "STORAGE_EMULATOR_HOST": storage_url,
+            "STORAGE_EMULATOR_HOST": f"{_LOOPBACK}:{free_port()}",
         }
         _start_stand_ins(workspace, settings, environment, function_port, processes)
     # Not as an option, which other users see in the list of processes: it may have a password.
@@ -209,7 +204,7 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
         ready=f"{mlflow_url}/health",
         folder=workspace,  # MLflow creates files in its working folder
     )
-    return Stack(prefect_url, mlflow_url, storage_url, cloud_run_url, function_url, environment, processes)
+    return Stack(prefect_url, function_url, environment, processes)
 
 
 def _given_names() -> dict[str, str]:

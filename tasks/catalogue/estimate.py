@@ -36,7 +36,7 @@ def estimate(
     started: float,
     details: int,
     paces: tuple[float | None, float | None],
-    refresh: bool = False,
+    refresh: bool,
 ) -> list[Expected]:
     """The pages, titles' own pages and posters that a crawl of a selection would request.
 

@@ -145,7 +145,7 @@ def print_model(summary: RunSummary) -> None:
     folder = read_settings(record.dataset.collection).workspace / "bundles" / record.training.bundle_sha256
     megabytes = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
     posters = [record.evaluation.known_posters[0].name] * _REQUESTS
-    milliseconds = statistics.median(response_times(str(record.deployment.url), posters))
+    milliseconds = statistics.median(response_times(str(record.deployment.url), posters, None))
     print(f"served: {record.training.chosen}, bundle {megabytes:.1f} MB, median response {milliseconds:.0f} ms")
 
 

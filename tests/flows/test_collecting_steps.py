@@ -49,7 +49,9 @@ def site(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     """A new site, with an empty workspace and an empty bucket."""
     bucket = tmp_path.name.replace("_", "-")[:60].lower()
     client = storage.Client(
-        project="tests", credentials=AnonymousCredentials(), client_options={"api_endpoint": stack.storage_url}
+        project="tests",
+        credentials=AnonymousCredentials(),
+        client_options={"api_endpoint": stack.environment["STORAGE_EMULATOR_HOST"]},
     )
     client.create_bucket(bucket)
     monkeypatch.setenv("ANIME_GENRE_BUCKET", bucket)

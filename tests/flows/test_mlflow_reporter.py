@@ -24,7 +24,7 @@ pytestmark = pytest.mark.stack
 @pytest.fixture
 def mlflow_url(stack: Stack) -> Iterator[str]:
     """The address of MLflow. MLflow's own functions do not keep that of a proxy in front of it."""
-    yield stack.mlflow_url
+    yield stack.environment["MLFLOW_TRACKING_URI"]
     mlflow.set_tracking_uri(None)
 
 

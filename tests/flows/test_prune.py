@@ -96,8 +96,10 @@ def add_model(settings: Settings, model: str) -> str:
     store, registry, workspace = Store(settings), Registry(settings), settings.workspace
     client = MlflowClient(settings.tracking_uri)
     sha256, dataset, answers = named(model), named(f"dataset of {model}"), named(f"answers of {model}")
-    with registry.run(model, {DATASET_KEY: dataset}) as run_id, registry.run("network", {}, parent=run_id) as nested:
+    with registry.run(model, {DATASET_KEY: dataset}) as run_id:
+        nested = registry.start_run("network", {}, parent=run_id)
         registry.log_metrics(nested, {"loss": 1.0})
+        registry.end_run(nested, "FINISHED")
     (workspace / "note.txt").write_text(model)
     registry.log_file(run_id, workspace / "note.txt")
     logged = client.create_logged_model(registry.runs_url.split("/")[-2], name="model", source_run_id=run_id)

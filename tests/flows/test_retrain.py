@@ -83,9 +83,9 @@ def first_run(stack: Stack, parameters: RetrainParameters) -> tuple[RunSummary, 
         caller = pipeline()
         with (
             fault_proxy(parameters.site_url, *in_site) as site,
-            fault_proxy(stack.storage_url, *in_storage, caller=caller) as storage,
-            fault_proxy(stack.mlflow_url, *in_mlflow) as mlflow,
-            fault_proxy(stack.cloud_run_url, *in_cloud_run, caller=caller) as cloud_run,
+            fault_proxy(stack.environment["STORAGE_EMULATOR_HOST"], *in_storage, caller=caller) as storage,
+            fault_proxy(stack.environment["MLFLOW_TRACKING_URI"], *in_mlflow) as mlflow,
+            fault_proxy(stack.environment["ANIME_GENRE_CLOUD_RUN_ENDPOINT"], *in_cloud_run, caller=caller) as cloud_run,
         ):
             patch.setenv("STORAGE_EMULATOR_HOST", storage.url)
             patch.setenv("MLFLOW_TRACKING_URI", mlflow.url)
@@ -115,8 +115,8 @@ def test_run_whose_caller_lost_a_role_names_the_permission_and_is_not_retried(
     caller = pipeline()
     caller.roles = {(resource, role) for resource, role in caller.roles if role not in roles}
     with (
-        fault_proxy(stack.storage_url, caller=caller) as storage,
-        fault_proxy(stack.cloud_run_url, caller=caller) as cloud_run,
+        fault_proxy(stack.environment["STORAGE_EMULATOR_HOST"], caller=caller) as storage,
+        fault_proxy(stack.environment["ANIME_GENRE_CLOUD_RUN_ENDPOINT"], caller=caller) as cloud_run,
     ):
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", storage.url)
         monkeypatch.setenv("ANIME_GENRE_CLOUD_RUN_ENDPOINT", cloud_run.url)
@@ -131,7 +131,7 @@ def test_service_of_another_collection_is_refused_before_the_first_step(
     monkeypatch.setenv("ANIME_GENRE_SERVICE", read_settings().service)
     monkeypatch.setenv("ANIME_GENRE_SERVICE_TIMEOUT_SECONDS", "1")
     fault = Fault("GET /v2/", times=2, status=500)
-    with fault_proxy(stack.cloud_run_url, fault) as cloud_run:
+    with fault_proxy(stack.environment["ANIME_GENRE_CLOUD_RUN_ENDPOINT"], fault) as cloud_run:
         monkeypatch.setenv("ANIME_GENRE_CLOUD_RUN_ENDPOINT", cloud_run.url)
         state = retrain(parameters.model_copy(update={"collection": "films"}), return_state=True)
     assert fault.hits == 2, "the check is repeated after a temporary fault"
@@ -475,7 +475,7 @@ def send_traffic_by_hand(stack: Stack, revision: str) -> None:
     name = f"projects/{settings.google_project}/locations/{settings.google_region}/services/{settings.service}"
     target = {"type": "TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION", "revision": revision, "percent": 100}
     requests.patch(
-        f"{stack.cloud_run_url}/v2/{name}?updateMask=traffic",
+        f"{stack.environment['ANIME_GENRE_CLOUD_RUN_ENDPOINT']}/v2/{name}?updateMask=traffic",
         json={"traffic": [target]},
         headers={"Authorization": f"Bearer {stack.environment['ANIME_GENRE_CLOUD_RUN_TOKEN']}"},
         timeout=30,

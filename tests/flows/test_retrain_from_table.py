@@ -155,7 +155,7 @@ def test_table_of_films_becomes_an_answering_function_and_no_password_is_written
 def retrain_with_passwords(stack: Stack, options: list[str], folder: Path) -> str:
     """What the command prints with passwords in its services' addresses, after a check that none is written."""
     workspace, passwords = stack.environment["ANIME_GENRE_WORKSPACE"], ("in-mlflow-1x", "in-prefect-2x", "elsewhere-3x")
-    with fault_proxy(stack.mlflow_url, Fault("model-versions/create", 1.5)) as mlflow:
+    with fault_proxy(stack.environment["MLFLOW_TRACKING_URI"], Fault("model-versions/create", 1.5)) as mlflow:
         environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),

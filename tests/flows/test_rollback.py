@@ -120,7 +120,9 @@ def test_promoted_version_that_was_never_live_is_deployed_checked_and_undone_aft
         "",
     )
     with (
-        fault_proxy(stack.mlflow_url, Fault("POST /api/2.0/mlflow/registered-models/alias")) as mlflow,
+        fault_proxy(
+            stack.environment["MLFLOW_TRACKING_URI"], Fault("POST /api/2.0/mlflow/registered-models/alias")
+        ) as mlflow,
         monkeypatch.context() as patch,
     ):
         patch.setenv("MLFLOW_TRACKING_URI", mlflow.url)
@@ -152,7 +154,9 @@ def test_status_says_what_is_live_what_ran_and_how_old_the_data_is(
     assert main(["status", *at, "--collection", "myanimelist"]) == 0
     printed = capsys.readouterr().out
     live = live_champion(settings, Registry(settings))
-    assert printed.startswith(f"Stack:    running: Prefect {stack.prefect_url}, MLflow {stack.mlflow_url}\n")
+    assert printed.startswith(
+        f"Stack:    running: Prefect {stack.prefect_url}, MLflow {stack.environment['MLFLOW_TRACKING_URI']}\n"
+    )
     assert f"Model:    {live.name} of myanimelist is live since {date.today()}" in printed
     assert re.search(r"test/weighted_f1 0\.\d{3}\nHold:     none\nRun:      \w+ 20\S+ .*, \w+ 20", printed)
     assert f"Data:     myanimelist, {catalogue.titles} titles of {catalogue.snapshot_date}, " in printed
@@ -170,7 +174,11 @@ def test_status_says_what_is_live_what_ran_and_how_old_the_data_is(
     assert "Data:     nothing collected yet" in printed and "are known while the stack is running" in printed
     down = "http://127.0.0.1:9"
     for prefect, mlflow, services in (
-        (down, stack.mlflow_url, f"running: MLflow {stack.mlflow_url}; Prefect {down} does not answer"),
+        (
+            down,
+            stack.environment["MLFLOW_TRACKING_URI"],
+            f"running: MLflow {stack.environment['MLFLOW_TRACKING_URI']}; Prefect {down} does not answer",
+        ),
         (stack.prefect_url, down, f"running: Prefect {stack.prefect_url}; MLflow {down} does not answer"),
         (down, down, f"Prefect {down} does not answer; MLflow {down} does not answer"),
     ):

@@ -78,7 +78,7 @@ def test_predictions_of_several_posters_are_in_their_order_without_refused_ones(
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
-        answers = request_predictions(f"http://127.0.0.1:{server.server_port}", names)
+        answers = request_predictions(f"http://127.0.0.1:{server.server_port}", names, None)
         server.shutdown()
         thread.join()
     assert answers == [{"genres": [{"name": name}]} if name != "7" else None for name in names]

@@ -53,12 +53,11 @@ def poster(colour: str) -> bytes:
 
 
 def test_runs_are_nested_and_log_parameters_metrics_and_images(registry: Registry) -> None:
-    with (
-        registry.run("outer", {"epochs": 3}) as outer,
-        registry.run("inner", {"learning_rate": 0.1}, parent=outer) as inner,
-    ):
+    with registry.run("outer", {"epochs": 3}) as outer:
+        inner = registry.start_run("inner", {"learning_rate": 0.1}, parent=outer)
         registry.log_metrics(inner, {"f1/Sci-Fi": 0.5}, step=2)
         registry.log_image(inner, "posters", np.zeros((4, 4, 3), np.uint8))
+        registry.end_run(inner, "FINISHED")
     run = mlflow.get_run(inner)
     assert run.data.tags["mlflow.parentRunId"] == outer
     assert run.data.params == {"learning_rate": "0.1"}
