@@ -16,7 +16,7 @@ from rich.table import Table
 
 from flows.parameters import RetrainParameters
 from flows.terminal import log_to_terminal
-from infra.files import exclusive_lock, write_bytes
+from infra.files import workspace_lock, write_bytes
 from infra.lease import bucket_lease
 from infra.settings import read_settings
 from infra.store import Store
@@ -45,7 +45,7 @@ def run_collect(workspace: Path, parameters: RetrainParameters) -> None:
     source, settings = source_for(parameters.source_url), read_settings()
     show, store = _show_progress(console), Store(settings) if settings.cloud == "google" else None
     with (
-        exclusive_lock(workspace),
+        workspace_lock(workspace),
         bucket_lease(store, workspace) if store else nullcontext(),
         Collector(workspace, source, parameters.collect, settings.contact, show) as collector,
     ):
@@ -127,7 +127,7 @@ def run_reparse(workspace: Path, limits: DriftLimits) -> None:
     log_to_terminal("tasks")
     console = _console()
     source, config = source_for(about.site_url), CollectConfig(**asdict(limits))
-    with exclusive_lock(workspace), Collector(workspace, source, config) as collector:
+    with workspace_lock(workspace), Collector(workspace, source, config) as collector:
         catalogue = asyncio.run(collector.reread_catalogue(about.seasons))
         rebuilt = collector.replace_last_good(about.seasons, catalogue)
     titles, changes = counted(rebuilt.titles, "title"), counted(rebuilt.changes, "change")

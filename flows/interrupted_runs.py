@@ -21,7 +21,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 
 from infra.errors import BusyError
-from infra.files import exclusive_lock
+from infra.files import workspace_lock
 from infra.local.stack import running_stack_environment
 from infra.registry import Registry
 from infra.settings import read_settings
@@ -41,7 +41,7 @@ def settle_interrupted_runs() -> None:
     """
     settings, elsewhere = read_settings(), _elsewhere()
     try:
-        with exclusive_lock(settings.workspace):
+        with workspace_lock(settings.workspace):
             _settle(_ACTIVE, lambda run: str(run.id) not in elsewhere)
             _settle_task_runs(elsewhere)
             Registry(settings).end_active_runs(lambda flow_run: flow_run not in elsewhere)

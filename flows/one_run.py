@@ -10,7 +10,7 @@ from prefect.runtime import flow_run
 
 from flows.interrupted_runs import settle_earlier_runs
 from infra.errors import BusyError
-from infra.files import exclusive_lock, write_bytes
+from infra.files import workspace_lock, write_bytes
 from infra.lease import bucket_lease
 from infra.settings import Settings
 from infra.store import Store
@@ -64,7 +64,7 @@ def _wait(held: ExitStack, settings: Settings) -> None:
 
 def _hold(held: ExitStack, settings: Settings) -> None:
     with ExitStack() as entered:
-        entered.enter_context(exclusive_lock(settings.workspace))
+        entered.enter_context(workspace_lock(settings.workspace))
         retried(lambda: entered.enter_context(bucket_lease(Store(settings), settings.workspace)))
         held.push(entered.pop_all())
 

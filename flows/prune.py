@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from datetime import datetime
 
 from infra.errors import OutdatedError
-from infra.files import exclusive_lock, remove_temporary_files
+from infra.files import remove_temporary_files, workspace_lock
 from infra.lease import bucket_lease, rollout_lease
 from infra.settings import read_settings
 from infra.store import Store
@@ -27,7 +27,7 @@ def prune(since: datetime, dry_run: bool = False) -> None:
     with ExitStack() as held:
         if not dry_run:
             store, workspace = Store(settings), settings.workspace
-            held.enter_context(exclusive_lock(workspace))
+            held.enter_context(workspace_lock(workspace))
             held.enter_context(bucket_lease(store, workspace))
             # `rollback` and `promote` hold only this lease. They need revisions and bundles.
             held.enter_context(rollout_lease(store, workspace))

@@ -8,7 +8,7 @@ from filelock import FileLock, Timeout
 
 from infra.disk import size_bytes
 from infra.errors import BusyError, ConfigurationError
-from infra.files import exclusive_lock
+from infra.files import workspace_lock
 from infra.local.processes import Processes
 
 # Each workspace has one of these files, and no other folder does. Other folders are never deleted.
@@ -46,7 +46,7 @@ def reset_workspace(workspace: Path, confirmed: bool) -> None:
         stack = FileLock(workspace / "stack.lock", timeout=0).acquire()
     except Timeout:
         raise BusyError(f"A stack is running in {workspace}. Stop it with Ctrl-C first.") from None
-    with stack, exclusive_lock(workspace):
+    with stack, workspace_lock(workspace):
         print(f"This deletes {workspace} with all data:")
         for entry in entries:
             if entry.name not in _LOCKS:

@@ -106,16 +106,16 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Lock a folder against other processes during the block.
+def workspace_lock(workspace: Path) -> Iterator[None]:
+    """Lock a workspace against other processes during the block.
 
     Raises:
         BusyError: another process has locked it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    workspace.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(folder / "run.lock", timeout=0).acquire()
+        lock = FileLock(workspace / "run.lock", timeout=0).acquire()
     except Timeout:
-        raise BusyError(f"Another run is using {folder}. Wait until it ends, or use another workspace.") from None
+        raise BusyError(f"Another run is using {workspace}. Wait until it ends, or use another workspace.") from None
     with lock:
         yield

@@ -32,7 +32,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction
 from infra.errors import BusyError
-from infra.files import exclusive_lock
+from infra.files import workspace_lock
 from infra.local.site.invented_titles import SEASONS
 from infra.registry import Registry
 from infra.settings import read_settings
@@ -357,7 +357,7 @@ class World:
                 f"{limit.active_slots} slots of {limit.name} are taken" for limit in limits if limit.active_slots
             )
         try:
-            with exclusive_lock(self.workspace):
+            with workspace_lock(self.workspace):
                 pass
         except BusyError:
             yield "the workspace is locked"

@@ -39,9 +39,9 @@ from tasks.catalogue.source import ApiSource, DetailSource, Source, is_one_page
 from tasks.catalogue.titles import Title
 from tasks.catalogue.unread_cards import UnreadEntry, log_unread, with_last_records, write_unread
 from tasks.crawl.client import SiteClient
-from tasks.crawl.exclusive_lock import exclusive_lock
 from tasks.crawl.kept_pages import KeptPages
 from tasks.crawl.ledger import FILE, Crawl, Ledger
+from tasks.crawl.site_lock import site_lock
 from tasks.crawl.traffic import Traffic
 from tasks.errors import DriftError, EmptyCatalogueError, PageLayoutError
 from tasks.records import CatalogueRecord
@@ -105,7 +105,7 @@ class Collector:
         `parts` gives the part of known titles by id: titles' own pages are read in this order (see `add_details`).
         """
         source, config = self._source, self._config
-        with exclusive_lock(source.site_url):
+        with site_lock(source.site_url):
             started = self._begin(anew=is_one_page(source, selection))
             async with self._client(config.requests_per_second, source.requests_per_second, 1) as client:
                 async with self._part("Pages", client, started) as part:
@@ -159,7 +159,7 @@ class Collector:
         Returns a poster table, and raises as `poster_download.download_posters`.
         """
         source, pace = self._source, self._config.poster_requests_per_second
-        with exclusive_lock(source.site_url):
+        with site_lock(source.site_url):
             started = self._begin()
             async with (
                 self._client(pace, source.posters_per_second, _POSTER_CONNECTIONS) as client,

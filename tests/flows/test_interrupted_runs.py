@@ -26,7 +26,7 @@ from flows.summary import recorded_steps, run_retrain
 from flows.train_step import train_step
 from infra import lease
 from infra.errors import ServiceUnavailable
-from infra.files import exclusive_lock
+from infra.files import workspace_lock
 from infra.lease import LEASE, bucket_lease
 from infra.local.stack import Stack
 from infra.registry import Registry
@@ -49,7 +49,7 @@ def test_run_killed_while_the_stack_goes_on_ends_at_the_next_run(stack: Stack, p
         client.set_flow_run_state(deployed.id, Running(), force=True)
         for run, state in ((own, Running()), (killed, Running()), (pending, Pending()), (beside, Running())):
             client.set_flow_run_state(run.id, state, force=True)
-        with exclusive_lock(settings.workspace):
+        with workspace_lock(settings.workspace):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("PREFECT_API_URL", f"{os.environ['PREFECT_API_URL']}/")  # one that other machines share
                 settle_earlier_runs(str(own.id))
@@ -107,7 +107,7 @@ def test_interrupted_run_ends_at_the_next_start_and_frees_its_slot(
         waiting = client.create_flow_run_from_deployment(deployment_id)
         client.set_flow_run_state(waiting.id, Pending())
         assert client.read_flow_run(waiting.id).state.is_cancelled()  # the first run holds the only slot
-        with exclusive_lock(read_settings().workspace):  # a run of another process
+        with workspace_lock(read_settings().workspace):  # a run of another process
             settle_interrupted_runs()
         assert client.read_flow_run(run.id).state.is_final() == (state.type == StateType.PENDING)
         settle_interrupted_runs()
@@ -148,7 +148,7 @@ def test_collecting_gives_up_beside_a_run_and_a_run_that_waits_begins_after_it(
             return "begun"
 
     with get_client(sync_client=True) as client, ThreadPoolExecutor(1) as pool:
-        with exclusive_lock(settings.workspace):
+        with workspace_lock(settings.workspace):
             state = collect(parameters, return_state=True)
             assert state.is_cancelled() and f"Another run is using {settings.workspace}" in str(state.message)
             begun = pool.submit(copy_context().run, waits)

@@ -11,12 +11,12 @@ import pytest
 from infra.errors import BusyError
 from infra.files import (
     atomic_write,
-    exclusive_lock,
     move_folder,
     remove_temporary_files,
     sha256_of,
     sha256_of_file,
     temporary_path,
+    workspace_lock,
     write_bytes,
 )
 
@@ -84,8 +84,8 @@ def test_sha256_of_file_equals_sha256_of_its_bytes(tmp_path: Path) -> None:
     assert sha256_of_file(tmp_path / "file") == sha256_of(b"content")
 
 
-def test_exclusive_lock_has_one_holder_and_is_released(tmp_path: Path) -> None:
-    with exclusive_lock(tmp_path), pytest.raises(BusyError, match="Another run is using"), exclusive_lock(tmp_path):
+def test_workspace_lock_has_one_holder_and_is_released(tmp_path: Path) -> None:
+    with workspace_lock(tmp_path), pytest.raises(BusyError, match="Another run is using"), workspace_lock(tmp_path):
         pass
-    with exclusive_lock(tmp_path):
+    with workspace_lock(tmp_path):
         pass

@@ -26,8 +26,8 @@ from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.last_good import HISTORY
 from tasks.catalogue.titles import Details
 from tasks.catalogue.unread_cards import KEPT
-from tasks.crawl.exclusive_lock import exclusive_lock
 from tasks.crawl.ledger import Crawl, PageVisit
+from tasks.crawl.site_lock import site_lock
 from tasks.crawl.traffic import Traffic
 from tasks.errors import DriftError, EmptyCatalogueError, KeptPageError, PageLayoutError, SiteBlocked, SiteBusy
 from tasks.myanimelist.detail_pages import parse_detail_page
@@ -429,10 +429,10 @@ def test_collector_does_not_contact_a_site_that_blocked_the_last_run(site: Fault
 
 
 def test_collector_is_the_only_one_that_reads_a_site(site: FaultySite, tmp_path: Path) -> None:
-    with exclusive_lock(site.url), pytest.raises(SiteBusy) as caught:
+    with site_lock(site.url), pytest.raises(SiteBusy) as caught:
         collect(tmp_path, site.url)
     assert caught.value.retryable
-    with collector_of(tmp_path, site.url) as collector, exclusive_lock(site.url), pytest.raises(SiteBusy):
+    with collector_of(tmp_path, site.url) as collector, site_lock(site.url), pytest.raises(SiteBusy):
         asyncio.run(collector.download_posters(pd.DataFrame()))
     assert not site.requests
 

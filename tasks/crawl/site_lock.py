@@ -12,7 +12,7 @@ from tasks.errors import SiteBusy
 
 
 @contextmanager
-def exclusive_lock(site_url: str) -> Iterator[None]:
+def site_lock(site_url: str) -> Iterator[None]:
     """Be the only process on this machine that crawls a site, during the block.
 
     The lock is the name of a socket in Linux's abstract namespace: it leaves no file behind and ends with the process.
