@@ -228,7 +228,7 @@ def _draw_parts(
 
 
 def strong_relations(titles: pd.DataFrame, source: Source) -> dict[str, list[str]]:
-    """The ids of the titles of the same franchise by id, as the titles' pages name them."""
+    """The ids of the titles of the same franchise by id, as the detail pages name them."""
     return {
         title.id: [other.id for other in related_in(title.related) if other.relation not in source.weak_relations]
         for title in titles.itertuples()

@@ -73,7 +73,7 @@ def retrain(workspace: Path, site_url: str) -> str:
     command = [sys.executable, "-m", "flows.cli", "retrain", "--workspace", str(workspace), "--site-url", site_url]
     command += ["--seasons", SEASONS, "--image-size", "32", "--min-posters", "15", "--min-posters-per-part", "2"]
     command += ["--candidates", "scratch", "--trials", "1", "--epochs", "4", "--weights", "none"]
-    command += ["--details", "0"]  # the archive has no titles' own pages
+    command += ["--details", "0"]  # the archive has no detail pages
     return subprocess.run(command, cwd=Path(__file__).parents[1], check=True, stdout=subprocess.PIPE, text=True).stdout
 
 

@@ -14,7 +14,7 @@ All columns hold text (dtype str). Empty text means unknown. Lists are joined by
 | poster_url, rating | text |
 | season | such as 2010-fall |
 | related | a list of relation and percent-encoded id, such as "Sequel 5114" |
-| own_page | "yes" if the title's own page was read, so that all its relations are known |
+| own_page | "yes" if the title's detail page was read, so that all its relations are known |
 """
 
 import re
@@ -37,7 +37,7 @@ LIST_SEPARATOR = "|"
 STORED_NAMES = {"id": "mal_id"}
 CODE_NAMES = {stored: name for name, stored in STORED_NAMES.items()}
 _MEND = "Move it away and run again."
-# From titles' own pages, which not every run reads.
+# From detail pages, which not every run reads.
 _OPTIONAL = {"rating", "aired_to", "related", "own_page"}
 _PATTERNS = {
     "id": r".+",
@@ -92,7 +92,7 @@ def write_catalogue(catalogue: pd.DataFrame, path: Path) -> None:
 def catalogue_csv(catalogue: pd.DataFrame) -> str:
     """A catalogue as CSV.
 
-    Without titles' own pages it is the same as in earlier versions, which had no column for them.
+    Without detail pages it is the same as in earlier versions, which had no column for them.
     """
     if not (catalogue["own_page"] != "").any():
         catalogue = catalogue.drop(columns="own_page")

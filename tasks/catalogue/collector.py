@@ -102,11 +102,11 @@ class Collector:
     async def read_catalogue(self, selection: str, parts: Mapping[str, str] | None = None) -> pd.DataFrame:
         """The catalogue of a selection, such as a range of seasons; raises as `read_titles` and `add_details`.
 
-        `parts` gives the part of known titles by id: titles' own pages are read in this order (see `add_details`).
+        `parts` gives the part of known titles by id: detail pages are read in this order (see `add_details`).
         """
         source, config = self._source, self._config
         with site_lock(source.site_url):
-            started = self._begin(anew=is_one_page(source, selection))
+            started = self._begin(starts_over=is_one_page(source, selection))
             async with self._client(config.requests_per_second, source.requests_per_second, 1) as client:
                 async with self._part("Pages", client, started) as part:
                     try:
@@ -198,10 +198,10 @@ class Collector:
     def _crawl(self) -> Crawl:
         return self.ledger.crawls.get(self._source.site_url) or Crawl(self._source.site_url, 0, 0)
 
-    def _begin(self, anew: bool = False) -> float:
-        """The time at which the crawl began. An interrupted crawl is continued, unless it is to begin `anew`."""
+    def _begin(self, starts_over: bool = False) -> float:
+        """The time at which the crawl began. An interrupted crawl is continued, unless the new one `starts_over`."""
         crawl = self._crawl()
-        if anew or crawl.finished is not None or time.time() - crawl.started > _CRAWL_SECONDS:
+        if starts_over or crawl.finished is not None or time.time() - crawl.started > _CRAWL_SECONDS:
             crawl = replace(crawl, started=time.time(), finished=None)
             self.ledger.crawls.put(crawl)
         return crawl.started

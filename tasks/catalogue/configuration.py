@@ -76,7 +76,7 @@ class CollectConfig(DriftLimits):
     details: int = setting(
         300,
         "Detail pages",
-        "Largest number of titles' own pages to read in a run, those of test titles first, then validation, most "
+        "Largest number of detail pages to read in a run, those of test titles first, then validation, most "
         "popular titles first; they name franchises and ratings. Without a number: 1000.",
         ge=0,
         given=1000,

@@ -1,6 +1,6 @@
-"""Adds to titles what only their own pages give: rating, last day on air and related titles.
+"""Adds to titles what only their detail pages give: rating, last day on air and related titles.
 
-A relation stands on the pages of both titles. So the pages of the test part, a seventh of all, tell which test titles
+A relation stands on the detail pages of both titles. So those of the test part, a seventh of all, say which test titles
 have siblings in training, and they are read first.
 """
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 async def add_details(
     context: CrawlContext, titles: Sequence[Title], limit: int, parts: Mapping[str, str] | None = None
 ) -> list[Title]:
-    """The titles, with the details of all whose own page was read in this crawl or an earlier one.
+    """The titles, with the details of all whose detail page was read in this crawl or an earlier one.
 
     Fetches at most `limit` pages per crawl: first those never read, then those that are due again. Of each, the test
     part comes first, then validation, with the most popular titles first. `parts` gives the part of titles by id. The

@@ -38,7 +38,7 @@ def estimate(
     paces: tuple[float | None, float | None],
     refresh: bool,
 ) -> list[Expected]:
-    """The pages, titles' own pages and posters that a crawl of a selection would request.
+    """The pages, detail pages and posters that a crawl of a selection would request.
 
     Pages that are due are counted. So are the posters of known titles. The titles of pages that were never read are
     estimated: as many per page as MyAnimeList's seasons have.
@@ -49,7 +49,7 @@ def estimate(
         known: a catalogue of the known titles of the selection.
         ledger: what was requested before.
         started: when the crawl begins, in seconds since 1970.
-        details: the largest number of titles' own pages.
+        details: the largest number of detail pages.
         paces: pages and posters per second, None if not limited.
         refresh: pages are re-fetched also if they are not due.
 
@@ -62,14 +62,14 @@ def estimate(
     downloaded = {id: visit.url for id, visit in ledger.posters.all().items()}
     wanted = known[(known["poster_url"] != "") & ~source.is_explicit(known)]
     posters = int((wanted["id"].map(downloaded) != wanted["poster_url"]).sum()) + new_titles
-    own_pages = 0
+    detail_pages = 0
     if isinstance(source, DetailSource):
         titles = [Title(row.id, row.title, season=row.season or None) for row in known.itertuples()]
-        own = [page for title in titles if (page := source.detail_page(title, started))]
-        unread = sum(is_due(ledger.pages.get(page.url), page.quiet_days, started) for page in own)
-        own_pages = min(details, unread + new_titles)
+        found = [page for title in titles if (page := source.detail_page(title, started))]
+        unread = sum(is_due(ledger.pages.get(page.url), page.quiet_days, started) for page in found)
+        detail_pages = min(details, unread + new_titles)
     return [
         Expected("pages", due, due * _PAGE_BYTES, paces[0]),
-        Expected("titles' own pages", own_pages, own_pages * _DETAIL_BYTES, paces[0]),
+        Expected("detail pages", detail_pages, detail_pages * _DETAIL_BYTES, paces[0]),
         Expected("posters", posters, posters * _POSTER_BYTES, paces[1]),
     ]

@@ -25,7 +25,7 @@ def changes(before: pd.DataFrame, now: pd.DataFrame, selected: "pd.Series[bool]"
     for name in _TRACKED:
         old, new = joined[name], joined[f"{name}_now"]
         differs = ~is_gone & (old != new)
-        if name == "rating":  # known only after the title's own page was read
+        if name == "rating":  # known only after the title's detail page was read
             differs &= (old != "") & (new != "")
         row = {"id": joined["id"], "title": joined["title_now"], "field": name, "before": old, "after": new}
         found.append(pd.DataFrame(row)[differs])

@@ -112,7 +112,7 @@ def replace_last_good(
 
 
 def with_known_details(catalogue: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
-    """The catalogue, where titles whose own page was not read keep what earlier crawls read of it.
+    """The catalogue, where titles whose detail page was not read keep what earlier crawls read of it.
 
     The other source of a site may have read it, and its page is not kept for this one.
     """

@@ -60,7 +60,7 @@ class MyAnimeListApi(MyAnimeList):
     """MyAnimeList's API at `base_url`, such as https://api.myanimelist.net/v2.
 
     Ids, genres and posters are those of the pages, so both sources share one collection. A list of a season already
-    has the ratings; only relations need a title's own page. Without a client id only kept pages can be read.
+    has the ratings; only relations need a title's detail page. Without a client id only kept pages can be read.
     """
 
     def __init__(self, base_url: str, client_id: SecretStr | None = None) -> None:
@@ -112,13 +112,13 @@ class MyAnimeListApi(MyAnimeList):
         return [_title_or_unread(position, node, page.group) for position, node in enumerate(nodes, start=1)]
 
     def detail_page(self, title: Title, started: float) -> SourcePage:
-        """The API's page of a title, as old as the title's season."""
+        """The API's detail page of a title, as old as the title's season."""
         season = parse_season(title.season) if title.season else OLDEST_SEASON
         url = f"{self.site_url}/anime/{title.id}?fields={_FIELDS},related_anime"
         return SourcePage(url, title.title, quiet_days(season, started))
 
     def parse_details(self, body: bytes) -> Details:
-        """What a title's page says, with its relations to other anime."""
+        """What a detail page says, with its relations to other anime."""
         title = _title(_object(body))
         return Details(title.id, title.title, title.start_date, title.rating, title.aired_to, title.related)
 

@@ -1,4 +1,4 @@
-"""Parser of a title's page, `/anime/{id}/{name}`, in the layouts for large (2021, 2024) and small screens."""
+"""Parser of a detail page, `/anime/{id}/{name}`, in the layouts for large (2021, 2024) and small screens."""
 
 import re
 from collections import defaultdict
@@ -22,7 +22,7 @@ from tasks.myanimelist.fields import (
 )
 from tasks.myanimelist.page_elements import roots_of
 
-# Every title's page has these fields. Their value may be "Unknown".
+# Every detail page has these fields. Their value may be "Unknown".
 _REQUIRED = ("Type", "Episode", "Aired", "Source", "Rating")
 
 _ROOTS = {
@@ -44,17 +44,17 @@ _PARTS = {
 
 
 def parse_detail_page(html: str | bytes) -> Details:
-    """Read a title's page.
+    """Read a detail page.
 
     Raises:
-        PageLayoutError: the page is not a title's page in a known layout. The message says what is missing.
+        PageLayoutError: the page is not a detail page in a known layout. The message says what is missing.
         PageCutError: the page ends too early.
     """
     roots = _roots_by_kind(whole_page(html))
     tags = {kind: found[0] for kind, found in roots.items()}
     title = title_of(tags.get("title-name"))
     if title is None:
-        raise PageLayoutError("This is not a title's page: it has no heading with the title (h1.title-name).")
+        raise PageLayoutError("This is not a detail page: it has no heading with the title (h1.title-name).")
     title_id = anime_id(attribute(tags["og:url"], "content")) if "og:url" in tags else None
     if title_id is None:
         raise PageLayoutError(f"The page of {excerpt(title)!r} has no address with the title's id (meta og:url).")

@@ -113,7 +113,7 @@ def season_in(text: str | None) -> str | None:
 
 
 def anime_id(address: str) -> str | None:
-    """The id in the address of a title's page; None for other addresses."""
+    """The id in the address of a detail page; None for other addresses."""
     match = re.search(r"/anime/(\d{1,18})(?:/[^/]*)?$", address)
     return str(int(match[1])) if match else None
 

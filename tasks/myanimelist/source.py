@@ -57,12 +57,12 @@ class MyAnimeList:
         return entries
 
     def detail_page(self, title: Title, started: float) -> SourcePage:
-        """The page of a title, as old as the title's season."""
+        """The detail page of a title, as old as the title's season."""
         season = parse_season(title.season) if title.season else OLDEST_SEASON
         return SourcePage(f"{self.site_url}/anime/{title.id}", title.title, quiet_days(season, started))
 
     def parse_details(self, body: bytes) -> Details:
-        """What a title's page says."""
+        """What a detail page says."""
         return parse_detail_page(body)
 
     def normalise(self, body: bytes) -> bytes:

@@ -64,17 +64,17 @@ def test_dry_run_estimates_what_the_crawl_then_requests(
 ) -> None:
     def estimated() -> dict[str, int]:
         assert main(arguments(site, tmp_path, "--details", "5", "--dry-run")) == 0
-        rows = re.findall(r"│ (pages|titles' own pages|posters|all) +│ +([\d,]+) ", capsys.readouterr().out)
+        rows = re.findall(r"│ (pages|detail pages|posters|all) +│ +([\d,]+) ", capsys.readouterr().out)
         return {what: int(count.replace(",", "")) for what, count in rows}
 
     new = len(SEASONS) * 88  # as many titles per season as the real site has
-    assert estimated() == {"pages": len(SEASONS), "titles' own pages": 5, "posters": new, "all": new + 5 + len(SEASONS)}
+    assert estimated() == {"pages": len(SEASONS), "detail pages": 5, "posters": new, "all": new + 5 + len(SEASONS)}
     assert not site.requests
     assert main(arguments(site, tmp_path, "--details", "5")) == 0
     capsys.readouterr()
     (tmp_path / "ledger.sqlite").unlink()
     first, titles = estimated(), site.site.titles
-    assert first["titles' own pages"] == 5
+    assert first["detail pages"] == 5
     assert first["posters"] - new == pytest.approx(len(titles), abs=6)  # some have no poster
     assert main(arguments(site, tmp_path, "--details", "36")) == 0
     capsys.readouterr()

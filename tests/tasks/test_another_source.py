@@ -91,7 +91,7 @@ def jpeg(number: int) -> bytes:
 
 
 class Site:
-    """Serves the lists and the titles' pages, and posters from a second host."""
+    """Serves the lists and the detail pages, and posters from a second host."""
 
     def __init__(self) -> None:
         self.gone: set[int] = set()

@@ -45,7 +45,7 @@ def season_page(titles: Sequence[InventedTitle], season: str, base_url: str) -> 
 
 
 def detail_page(title: InventedTitle, base_url: str) -> str:
-    """Render the page of a title. Unlike season pages, it has the rating, the last date and the related titles."""
+    """Render a detail page. Unlike season pages, it has the rating, the last date and the related titles."""
     near = [relation for relation in title.related if relation.kind in ("Prequel", "Sequel")]
     far = [relation for relation in title.related if relation not in near]
     template = _templates().get_template("detail.html")

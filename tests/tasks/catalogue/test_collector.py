@@ -60,7 +60,7 @@ def collector_of(folder: Path, url: str, **settings: object) -> Collector:
 def collect(
     folder: Path, url: str, seasons: str = RANGE, parts: Mapping[str, str] | None = None, **settings: object
 ) -> Result:
-    """Run the collector once, by default without titles' own pages."""
+    """Run the collector once, by default without detail pages."""
     with collector_of(folder, url, **settings) as collector:
         catalogue = asyncio.run(collector.read_catalogue(seasons, parts))
         collector.replace_last_good(seasons, catalogue)

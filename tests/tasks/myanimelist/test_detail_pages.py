@@ -1,4 +1,4 @@
-"""The parser of titles' pages, on invented pages in the site's layouts."""
+"""The parser of detail pages, on invented pages in the site's layouts."""
 
 import pytest
 

@@ -93,7 +93,7 @@ def season_by_expressions(html: str, season: str) -> list[dict[str, Any]]:
 
 
 def detail_by_expressions(html: str, title_id: str) -> dict[str, Any]:
-    """A title's page read by its labels, for large screens and for small ones (`td.list-title`)."""
+    """A detail page read by its labels, for large screens and for small ones (`td.list-title`)."""
     fields: dict[str, str] = {}
     for label, value in re.findall(r'<span class="dark_text">([^<]*):</span>(.*?)</div>', html, re.DOTALL):
         fields.setdefault(label, value)
