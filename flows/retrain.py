@@ -85,7 +85,7 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
         retried(lambda: require_google_cloud(settings))
     retried(lambda: check_collection(settings))
     retried(lambda: check_cors(settings))
-    with one_run(settings, waits=bool(deployment_runtime.id)):  # a person at a terminal is told at once
+    with one_run(settings, waits=bool(deployment_runtime.id)):  # a person at a terminal gets the error at once
         retried(lambda: record_unknown_rollout(settings, f"run {run_name()}"))
         if parameters.crawl:
             catalogue, posters = _collect(parameters)

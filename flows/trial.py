@@ -145,13 +145,13 @@ class _Trial:
 
     def check_private(self) -> None:
         deadline = time.monotonic() + STARTUP_SECONDS
-        while (answer := self._answer_without_token()) not in ("401", "403"):
+        while (response := self._response_without_token()) not in ("401", "403"):
             # Google's front end knows a new address only after a while.
-            if (answer.isdecimal() and answer != "404") or time.monotonic() > deadline:
-                raise DeploymentError(f"A call without a token is not refused. The answer is {answer}.")
+            if (response.isdecimal() and response != "404") or time.monotonic() > deadline:
+                raise DeploymentError(f"A call without a token is not refused. The response is {response}.")
             time.sleep(_PAUSE_SECONDS)
 
-    def _answer_without_token(self) -> str:
+    def _response_without_token(self) -> str:
         """The status of the response, or the name of the error if there is none."""
         try:
             url, seconds = f"{self.first.url}/model", self.settings.service_timeout_seconds

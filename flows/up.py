@@ -150,7 +150,7 @@ def _about_deployment(edits: Sequence[Edit]) -> list[str]:
 
 
 def _about_notifications(settings: Settings, edited: Sequence[str]) -> list[str]:
-    """Lines about who is told of what, without the addresses."""
+    """Lines about which notifications are sent, without the addresses."""
     unset = {name: f"none, because {environment_variable(name)} is not set" for name in ("notify_url", "ping_url")}
     sent = "failed runs, promotions and rollbacks" if settings.notify_url else unset["notify_url"]
     lines = [

@@ -110,7 +110,7 @@ class CloudRun:
         numbers = [int(each.name.removeprefix(prefix)) for each in same]
         name = ready.name if ready else f"{prefix}{max(numbers, default=0) + 1}"
 
-        # Google tells only that the startup probe failed. The function's log has the reason.
+        # Google reports only that the startup probe failed. The function's log has the reason.
         hint = (
             "If its log says storage_forbidden: gcloud storage buckets add-iam-policy-binding "
             f"gs://{self._settings.bucket} --member=serviceAccount:{template.service_account or 'ACCOUNT'} "

@@ -353,7 +353,7 @@ def _check_service(cloud: GoogleCloud) -> Iterator[Check]:
 
 
 def _exists(cloud: GoogleCloud, api: str, path: str) -> bool:
-    """Whether a resource exists, as far as it can be told: one that may not be read does."""
+    """Whether a resource exists, as far as known: one that may not be read does."""
     try:
         cloud.get(api, path)
     except Refused as error:

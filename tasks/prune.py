@@ -192,7 +192,7 @@ def _last(listing: _Listing) -> str | None:
 
 
 def _plan_bucket(store: Store, lists: Mapping[str, _Listing], kept: _Kept, since: datetime) -> Iterator[Removal]:
-    """The objects to delete. A record that is missing or damaged does not tell what it named, so that stays."""
+    """The objects to delete. If a record is missing or damaged, what it named is unknown, and stays."""
     latest, collected = store.read_parsed(LATEST, CatalogueRecord.model_validate_json), read_collected(store)
     if latest and collected:
         kept.files |= {"latest", latest.sha256, collected.catalogue.sha256, collected.posters.sha256}

@@ -69,8 +69,8 @@ def compare(
 ) -> list[Measure]:
     """How the new catalogue `now` differs from the last good one. `unread` are the entries that could not be read.
 
-    A title is another one if it names another franchise. Many of them mean that the source has numbered its titles
-    anew. All would become one franchise, because the table of parts joins the old and the new franchise of an id.
+    A title is another one if it names another franchise. Many of them mean that the source has renumbered its
+    titles. All would become one franchise, because the table of parts joins the old and the new franchise of an id.
 
     Compares the titles that the new catalogue has to include. Groups, such as seasons, in which nothing changed do not
     count: their pages were probably not read again, and would hide what happened to the others.
@@ -146,7 +146,7 @@ def check(measures: Sequence[Measure]) -> None:
     details = "\n".join(map(_line, measures))
     if _OTHER_TITLE in drifted:
         raise DriftError(
-            "Many ids have another title than in the last good catalogue, as if they were numbered anew. Choose "
+            "Many ids have another title than in the last good catalogue, as if they were renumbered. Choose "
             "lasting ids (--columns id=NAME) and another --collection, or raise --max-lost-titles for one run if only "
             "names have changed.",
             details,

@@ -38,12 +38,12 @@ def with_labels(
         names: list[str] = []
         ids: list[str] = []
         for name in chosen:
-            own = items(getattr(title, name))
-            if not own:
+            names_here = items(getattr(title, name))
+            if not names_here:
                 return "", ""
-            names += own
-            own_ids = items(title.genre_ids) if name == GENRES else [str(id_of.get(each, "")) for each in own]
-            ids += own_ids or [""] * len(own)
+            names += names_here
+            ids_here = items(title.genre_ids) if name == GENRES else [str(id_of.get(each, "")) for each in names_here]
+            ids += ids_here or [""] * len(names_here)
         return LIST_SEPARATOR.join(names), LIST_SEPARATOR.join(ids)
 
     rows = [cells(title) for title in titles.itertuples()]

@@ -81,7 +81,7 @@ class PosterHosts:
             self._record(visit)
             self._skip(host, f"{host} refuses us", error)
             return visit
-        # A poster that failed in this way in an earlier run tells nothing new about the host.
+        # A poster that failed in this way in an earlier run is no news about the host.
         is_known = known is not None and (known.url, known.reason) == (visit.url, visit.reason)
         if is_known and not isinstance(error, SiteUnavailable):
             return visit

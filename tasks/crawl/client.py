@@ -313,12 +313,12 @@ class SiteClient:
             try:
                 async with (
                     asyncio.timeout(_TIMEOUTS_PER_RESPONSE * self._timeout_seconds) as limit,
-                    self._session.get(url, headers=headers, allow_redirects=False) as answer,
+                    self._session.get(url, headers=headers, allow_redirects=False) as raw_response,
                 ):
-                    raw, reason, is_conditional = await _body(answer, limit), str(answer.reason), bool(conditions)
-                encoding = answer.headers.get("Content-Encoding", "")
-                body = await asyncio.to_thread(decoded, raw, encoding, url, _LARGEST_BYTES)
-                response = Response(url, answer.status, reason, answer.headers, body, requested_at, is_conditional)
+                    raw, reason = await _body(raw_response, limit), str(raw_response.reason)
+                status, received = raw_response.status, raw_response.headers
+                body = await asyncio.to_thread(decoded, raw, received.get("Content-Encoding", ""), url, _LARGEST_BYTES)
+                response = Response(url, status, reason, received, body, requested_at, bool(conditions))
                 return access.hide_in(response) if access else response
             except (aiohttp.InvalidURL, UnicodeError) as error:
                 raise SiteError(f"{excerpt_of_url(url)} is not a valid URL.") from error

@@ -95,7 +95,7 @@ class CrawlMirror:
     ) -> Iterator[None]:
         """Mirror a table of visits as the object `name`, and their files in `folder`.
 
-        `path` is the local file of a visit, and `is_here` tells whether it is there with the visit's content.
+        `path` is the local file of a visit, and `is_here` says whether it is there with the visit's content.
         """
         known = _read(self._store, name, table)
         table.merge(known)

@@ -100,9 +100,9 @@ def test_trial_waits_until_a_new_address_is_known(monkeypatch: pytest.MonkeyPatc
     tried.check_private()
     assert answers == []
     answers.append(200)
-    with pytest.raises(DeploymentError, match="The answer is 200"):
+    with pytest.raises(DeploymentError, match="The response is 200"):
         tried.check_private()
     monkeypatch.setattr(trial, "STARTUP_SECONDS", -1)
     answers.append(requests.ConnectionError())
-    with pytest.raises(DeploymentError, match="The answer is ConnectionError"):
+    with pytest.raises(DeploymentError, match="The response is ConnectionError"):
         tried.check_private()
