@@ -22,6 +22,7 @@ from infra.cloud_run import CloudRun
 from infra.disk import check_space, disk_full
 from infra.errors import ConfigurationError, StackError
 from infra.files import write_bytes
+from infra.local.mlflow_schema import UPGRADE, upgrade_database
 from infra.local.processes import Processes, claim_port, free_port, is_reachable
 from infra.local.same_origin import origins
 from infra.settings import MAIN_COLLECTION, Settings, check_cloud, environment_variable, read_settings
@@ -101,7 +102,10 @@ def local_stack(workspace: Path, ports: Ports | None = None, collection: str = M
         check_cloud(settings)
         with Processes(workspace / "logs") as processes:
             stack = _start_services(workspace, ports, settings, processes)
-            processes.wait_ready()
+            try:
+                processes.wait_ready()
+            except StackError as error:
+                raise _outdated_database(error) or error from None
             write_bytes(workspace / _ENVIRONMENT_FILE, json.dumps(dict(stack.environment)).encode(), mode=0o600)
             yield stack
     finally:
@@ -183,6 +187,8 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
     database = ["--backend-store-uri", f"sqlite:///{workspace / 'mlflow.db'}"]
     if address := os.environ.get(MLFLOW_DATABASE):
         database, environment[MLFLOW_DATABASE] = [], address
+    else:
+        upgrade_database(workspace / "mlflow.db", environment)
     python = sys.executable
     processes.start(
         "Prefect",
@@ -205,6 +211,16 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
         folder=workspace,  # MLflow creates files in its working folder
     )
     return Stack(prefect_url, function_url, environment, processes)
+
+
+def _outdated_database(error: StackError) -> StackError | None:
+    """The error to show if MLflow refused the database of a person, who upgrades it themselves; else None."""
+    if UPGRADE not in error.details or MLFLOW_DATABASE not in os.environ:
+        return None
+    return StackError(
+        f'The database of MLflow has another schema. Back it up, then run `{UPGRADE} "${MLFLOW_DATABASE}"`.',
+        error.details,
+    )
 
 
 def _given_names() -> dict[str, str]:
