@@ -51,8 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(number, _terminate)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
-    for name in ("NO_PROXY", "no_proxy"):  # services on this machine are not behind a proxy
-        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
+    _use_no_proxy_on_this_machine()
     redact_logs()
     args = parser().parse_args(arguments)
     try:
@@ -78,6 +77,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         where = f" ({error.filename})" if error.filename else ""
         return _fail(f"Cannot write: {error.strerror}{where}.")
+
+
+def _use_no_proxy_on_this_machine() -> None:
+    """Add this machine to the hosts that are not behind a proxy.
+
+    Both spellings get the same list, because clients read the lower case first, and only that if it is set. A list of
+    `*` stays as it is: clients know it only alone.
+    """
+    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = given if given.strip() == "*" else ",".join(filter(None, [given, "127.0.0.1,localhost"]))
+    os.environ.update(no_proxy=hosts, NO_PROXY=hosts)
 
 
 def _fail(message: str, code: int = 1) -> int:

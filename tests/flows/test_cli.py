@@ -1,5 +1,6 @@
 """The command line: invalid input gives one sentence and a non-zero exit code before anything starts."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from requests.utils import should_bypass_proxies
 
 from flows import cli, connection
 from flows.cli import main, parser
@@ -104,6 +106,30 @@ def test_run_with_another_prefect_server_needs_a_bucket_and_a_function(
         monkeypatch.setenv("ANIME_GENRE_WORKSPACE", "")  # the command sets it
         arguments = ["retrain", "--workspace", str(tmp_path), "--site-url", site]
         assert "No bucket and no function are chosen. Set ANIME_GENRE_CLOUD=google" in error_of(arguments, capsys)
+
+
+@pytest.mark.parametrize(
+    ("given", "hosts"),
+    [
+        ({}, "127.0.0.1,localhost"),
+        ({"NO_PROXY": "intranet.example"}, "intranet.example,127.0.0.1,localhost"),
+        ({"no_proxy": "intranet.example", "NO_PROXY": "other.example"}, "intranet.example,127.0.0.1,localhost"),
+        ({"no_proxy": "", "NO_PROXY": "*"}, "*"),
+        ({"no_proxy": "*"}, "*"),
+    ],
+)
+def test_command_keeps_the_hosts_that_a_person_uses_without_a_proxy(
+    given: dict[str, str], hosts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, given.get(name, ""))
+        if name not in given:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    main(["reset", "--workspace", str(tmp_path)])
+    assert {os.environ["no_proxy"], os.environ["NO_PROXY"]} == {hosts}
+    for host in ["127.0.0.1", *(["intranet.example"] if given else [])]:
+        assert should_bypass_proxies(f"https://{host}/", None)
 
 
 def test_retrain_names_an_unknown_candidate_and_the_choices(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
