@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 from flows.connection import connected, new_stack, start_built_in_site
 from flows.prefect_access import api_url, check_server, separate_password
 from flows.schedule import WEEKLY, check_schedule, machine_timezone
+from infra.cloud_run import check_service_name
 from infra.disk import disk_errors
 from infra.errors import ConfigurationError
 from infra.local.stack import Ports, prepare_workspace, running_stack_environment
@@ -337,8 +338,10 @@ def _up(args: argparse.Namespace) -> None:
         site = {"site_url": args.site_url} if args.site_url else {}
         given = _parameters(table=_config(table), collection=args.collection, **site)
         check_site(given)
+    collection = given.collection_name if given else BUILT_IN_COLLECTION
+    check_service_name(read_settings(collection))
     ports = Ports(prefect=args.prefect_port, mlflow=args.mlflow_port, function=args.function_port)
-    with new_stack(args.workspace, ports, given.collection_name if given else BUILT_IN_COLLECTION) as stack:
+    with new_stack(args.workspace, ports, collection) as stack:
         from flows.demo import demo_parameters
         from flows.up import keep_up
 
@@ -371,6 +374,7 @@ def _retrain(args: argparse.Namespace) -> None:
         gate=read_options(args, GateConfig),
     )
     check_parameters(parameters)
+    check_service_name(read_settings(parameters.collection_name))
     if parameters.crawl and not parameters.source_url.startswith("gs://"):
         check_reachable(parameters.source_url)
     with connected(args.workspace, parameters.collection_name, _up_options(args)):

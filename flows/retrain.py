@@ -14,6 +14,7 @@ from prefect.states import Cancelled, Completed
 
 from flows.one_run import one_run
 from flows.parameters import RetrainParameters, check_parameters, check_site
+from infra.cloud_run import check_service_name
 from infra.cors import check_cors
 from infra.disk import check_space
 from infra.errors import BusyError
@@ -80,6 +81,7 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
     if elsewhere:
         retried(lambda: check_deployment(elsewhere))
     settings = read_settings(parameters.collection_name)
+    check_service_name(settings)
     check_space(settings.workspace, for_run=True)
     if settings.cloud == "google" and not settings.cloud_run_endpoint:
         retried(lambda: require_google_cloud(settings))

@@ -19,7 +19,7 @@ from google.cloud.run_v2.services.services.transports import ServicesRestTranspo
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from infra.cloud_build import build_account
-from infra.errors import DeploymentError, InfraError, NotFound, failure
+from infra.errors import ConfigurationError, DeploymentError, InfraError, NotFound, failure
 from infra.google import credentials, deployment_errors, google_errors, poll
 from infra.revisions import (
     CANDIDATE,
@@ -42,9 +42,26 @@ from infra.settings import Settings, check_google
 
 CHECKED_REVISION = "checked-revision"  # annotation of a service: the last revision that passed its check
 DEPLOY_TIMEOUT_SECONDS = 300.0
+_MAX_NAME_AND_TAG = 46  # characters of a service's name and a traffic tag together, which are in the tag's address
 KEPT_REVISIONS = 5  # without traffic, so that a rollback need not deploy
 
 logger = logging.getLogger("infra")
+
+
+def check_service_name(settings: Settings) -> None:
+    """Check that Cloud Run accepts the tag of a candidate revision beside the service's name.
+
+    The stand-in accepts longer names: collections that it already serves have them.
+
+    Raises:
+        ConfigurationError: Google Cloud is used, and the name is too long.
+    """
+    longest = _MAX_NAME_AND_TAG - len(CANDIDATE)
+    if settings.cloud == "google" and len(settings.service) > longest:
+        raise ConfigurationError(
+            f"The function's name {settings.service} has {len(settings.service)} characters, and Cloud Run allows "
+            f"{longest} here. Choose a shorter one with --collection or ANIME_GENRE_SERVICE."
+        )
 
 
 class CloudRun:

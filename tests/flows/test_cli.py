@@ -17,8 +17,11 @@ from requests.utils import should_bypass_proxies
 
 from flows import cli, connection
 from flows.cli import main, parser
+from flows.parameters import RetrainParameters
 from flows.prefect_access import api_url, is_server_reachable, separate_password
+from flows.retrain import retrain
 from flows.table_upload import read_local_table
+from infra.errors import ConfigurationError
 from ml.training.candidates import CANDIDATES
 from tasks.table.configuration import TableConfig
 from tests.small_site import small_site
@@ -94,6 +97,40 @@ def test_google_cloud_is_used_only_if_it_is_chosen_and_named(
     if command == "demo" and environment.get("CLOUD") == "google":
         sentence = "The demo runs on this machine only."
     assert sentence in error_of([command, "--workspace", str(tmp_path / "w")], capsys)
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "variables", "length"),
+    [
+        ("retrain", {}, 38),
+        ("up", {}, 38),
+        ("retrain", {"ANIME_GENRE_SERVICE": 40 * "s"}, 40),
+        ("retrain", {"ANIME_GENRE_SERVICE": 37 * "s"}, None),
+        ("retrain", {"ANIME_GENRE_CLOUD": "local"}, None),
+    ],
+)
+def test_collection_whose_revisions_get_no_tag_is_refused_before_anything_starts(
+    command: str,
+    variables: dict[str, str],
+    length: int | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    google = {"CLOUD": "google", "BUCKET": "mine", "GOOGLE_PROJECT": "my-project", "CLOUD_RUN_ENDPOINT": "http://h"}
+    for name, value in ({f"ANIME_GENRE_{name}": value for name, value in google.items()} | variables).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cli, "new_stack", None)
+    site = "http://127.0.0.1:9"
+    options = ["--workspace", str(tmp_path / "w"), "--site-url", site, "--collection", 26 * "c"]
+    error = error_of([command, *options], capsys)
+    if length:
+        assert f"has {length} characters, and Cloud Run allows 37 here. Choose a shorter one with --collection" in error
+        with pytest.raises(ConfigurationError, match="Cloud Run allows 37 here"):
+            retrain.fn(RetrainParameters(site_url=site, collection=26 * "c"))
+    else:
+        assert f"The site {site} cannot be reached" in error
     assert not (tmp_path / "w").exists()
 
 
