@@ -242,24 +242,45 @@ class Processes:
         return StackError(self._exit_message(child), last_line)
 
     def _write_pid_file(self) -> None:
-        created = {}
+        started = {}
         for child in self._children:
             with suppress(psutil.NoSuchProcess):
-                created[child.process.pid] = psutil.Process(child.process.pid).create_time()
-        write_bytes(self._pid_file, json.dumps(created).encode())
+                started[child.process.pid] = _start_of(child.process.pid)
+        write_bytes(self._pid_file, json.dumps(started).encode())
 
     def _terminate_leftovers(self) -> None:
         """Terminate the processes that a killed process left.
 
-        The creation time shows whether the system has given the process id to another program since.
+        The start of a process shows whether the system has given its id to another program since. Versions before
+        December 2026 wrote the seconds of its creation on Linux too.
         """
         with suppress(OSError, ValueError):
             leftovers = []
-            for pid, created in json.loads(self._pid_file.read_text()).items():
+            for pid, started in json.loads(self._pid_file.read_text()).items():
                 with suppress(psutil.NoSuchProcess):
-                    if abs(psutil.Process(int(pid)).create_time() - created) < 1:
+                    if isinstance(started, str):
+                        is_same = _start_of(int(pid)) == started
+                    else:
+                        is_same = abs(psutil.Process(int(pid)).create_time() - started) < 1
+                    if is_same:
                         leftovers.append(int(pid))
             terminate_trees(leftovers, self._shutdown_timeout_seconds)
+
+
+def _start_of(pid: int) -> str | float:
+    """When a process started. On Linux, these are the id of the system's start and clock ticks since then.
+
+    psutil gives seconds of the clock, and reckons them from the ticks: they change when the clock is set.
+
+    Raises:
+        psutil.NoSuchProcess: it has ended.
+    """
+    try:
+        # The name of the program is in parentheses, and may contain some. The ticks are the 22nd field, see proc(5).
+        ticks = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {ticks}"
+    except (OSError, IndexError):
+        return psutil.Process(pid).create_time()
 
 
 def is_reachable(url: str, headers: Mapping[str, str] | None = None) -> bool:

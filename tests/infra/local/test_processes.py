@@ -150,6 +150,25 @@ def test_leftovers_of_a_killed_program_are_terminated_and_nothing_else(tmp_path:
         other.wait()
 
 
+def test_leftovers_are_terminated_although_the_clock_was_set_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "a program) 1 2 (3"
+    program.symlink_to("/bin/sleep")
+    with Processes(tmp_path / "killed") as killed:
+        killed.start("Left", [str(program), "600"], {})
+        killed.start("Other", ["/bin/sleep", "600"], {})
+        (left, other), logs = (each.process for each in killed._children), tmp_path / "logs"
+        started = json.loads((tmp_path / "killed" / "running.json").read_text())
+        logs.mkdir()
+        (logs / "running.json").write_text(json.dumps(started | {str(other.pid): f"another-boot {10**9}"}))
+        real = psutil.Process.create_time
+        monkeypatch.setattr(psutil.Process, "create_time", lambda process: real(process) + 3600)
+        with Processes(logs):
+            left.wait(timeout=10)
+            assert other.poll() is None, "its id was another process's"
+
+
 def test_second_interrupt_leaves_no_process(tmp_path: Path) -> None:
     ignore = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     stubborn = f"{ignore}; print('up', flush=True); time.sleep(600)"
