@@ -9,11 +9,12 @@ from filelock import FileLock, Timeout
 from infra.disk import size_bytes
 from infra.errors import BusyError, ConfigurationError
 from infra.files import workspace_lock
+from infra.lease import WORKSPACE_ID
 from infra.local.processes import Processes
 
 # Each workspace has one of these files, and no other folder does. Other folders are never deleted.
 _MARKS = ("stack.lock", "run.lock", "ledger.sqlite")
-_LOCKS = {"stack.lock", "run.lock", "rollout.lock", "run.id"}
+_LOCKS = {"stack.lock", "run.lock", "rollout.lock", "run.id", WORKSPACE_ID}
 _WORDS = {
     "pages": "kept pages of sites",
     "posters": "posters",

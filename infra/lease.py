@@ -2,6 +2,10 @@
 
 Leases are the objects `lease.json` and `rollout.json`. Whoever holds one writes it again every 20 seconds. Clocks are
 not compared: if somebody who waits sees the same lease for a minute, its holder was killed, and it is taken over.
+
+A workspace recognises its own lease by the machine's name, its path and the random id in its file `workspace.id`, and
+takes that at once. So two containers with the same name and path have different ones. A machine that was cloned with
+its workspace, name and path is not told from the original.
 """
 
 import json
@@ -10,7 +14,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +31,7 @@ logger = logging.getLogger("infra")
 Holder = Literal["pipeline", "rollout"]
 
 LEASE = "lease.json"
+WORKSPACE_ID = "workspace.id"
 _KEYS: dict[Holder, str] = {"pipeline": LEASE, "rollout": "rollout.json"}
 RENEW_SECONDS, STALE_SECONDS = 20.0, 60.0
 ROLLOUT_WAIT_SECONDS = 600.0
@@ -49,11 +55,15 @@ def bucket_lease(
         BusyError: another one holds the lease; the message says which one, and since when.
     """
     store, key = store.whole_bucket(), _KEYS[holder]
-    place = f"{socket.gethostname()}:{workspace.resolve()}"
-    lease: dict[str, Any] = {"place": place, "since": datetime.now(UTC).isoformat(timespec="seconds"), "renewed": 0}
+    lease: dict[str, Any] = {
+        "place": f"{socket.gethostname()}:{workspace.resolve()}",
+        "workspace": _workspace_id(workspace),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        "renewed": 0,
+    }
     deadline = time.monotonic() + wait_seconds
     while True:
-        _wait_until_free(store, holder, place, deadline)
+        _wait_until_free(store, holder, lease, deadline)
         try:
             _write(store, key, lease)
             break
@@ -98,7 +108,35 @@ def rollout_lease(store: Store, workspace: Path) -> Iterator[None]:
         lock.release()
 
 
-def _wait_until_free(store: Store, holder: Holder, place: str, deadline: float) -> None:
+def _workspace_id(workspace: Path) -> str:
+    """The random id of a workspace. The first process writes it; others that start at the same time read that one."""
+    file = workspace / WORKSPACE_ID
+    if not file.exists():
+        workspace.mkdir(parents=True, exist_ok=True)
+        new = uuid.uuid4().hex
+        temporary = workspace / f".{new}.{os.getpid()}.part"
+        try:
+            with temporary.open("x") as stream:
+                stream.write(new)
+                stream.flush()
+                os.fsync(stream.fileno())
+            try:
+                os.link(temporary, file)  # unlike a move, it replaces nothing
+            except FileExistsError:
+                pass
+            except OSError:  # a file system without links
+                temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return file.read_text(errors="replace")
+
+
+def _is_own(found: Mapping[str, Any], lease: Mapping[str, Any]) -> bool:
+    """Whether a lease is this workspace's. Leases of versions before December 2026 have no id."""
+    return found.get("place") == lease["place"] and found.get("workspace", lease["workspace"]) == lease["workspace"]
+
+
+def _wait_until_free(store: Store, holder: Holder, lease: Mapping[str, Any], deadline: float) -> None:
     """Return if there is no lease, if it is this workspace's, or if nobody renews it.
 
     A process that held the lease for this workspace has ended, because the workspace is locked. BusyError is raised if
@@ -106,7 +144,7 @@ def _wait_until_free(store: Store, holder: Holder, place: str, deadline: float) 
     """
     key = _KEYS[holder]
     found = _read(store, key)
-    if found is None or found.get("place") == place:
+    if found is None or _is_own(found, lease):
         return
     if _waited_for.get(holder) != _who(found):  # a run that waits for hours tries again every few seconds
         _waited_for[holder] = _who(found)

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,6 +56,40 @@ def test_lease_of_the_same_workspace_is_taken_at_once(store: Store, tmp_path: Pa
     began = time.monotonic()
     with bucket_lease(store, tmp_path):
         assert time.monotonic() - began < 1, "nobody waits for a process that the workspace's lock excludes"
+
+
+def test_lease_of_another_workspace_with_the_same_name_and_path_is_another_ones(store: Store, tmp_path: Path) -> None:
+    """As in two containers that have the host's name and a volume each, at the same path."""
+    workspace = tmp_path / "workspace"
+    with bucket_lease(store, workspace):
+        workspace.rename(tmp_path / "first container")
+        with pytest.raises(BusyError, match=r"/workspace, since 20"), bucket_lease(another(store), workspace):
+            pass
+
+
+def test_lease_of_an_earlier_version_in_the_same_workspace_is_taken_at_once(store: Store, tmp_path: Path) -> None:
+    with bucket_lease(store, tmp_path):
+        killed = json.loads(store.read(LEASE))
+    store.write(LEASE, json.dumps({name: value for name, value in killed.items() if name != "workspace"}).encode())
+    began = time.monotonic()
+    with bucket_lease(store, tmp_path):
+        assert time.monotonic() - began < 1
+
+
+def test_workspace_has_one_id_although_two_processes_start_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, link = threading.Barrier(2), os.link
+
+    def link_together(source: Path, target: Path) -> None:
+        both.wait(10)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", link_together)
+    with ThreadPoolExecutor(2) as pool:
+        ids = set(pool.map(lease._workspace_id, [tmp_path, tmp_path]))
+    assert ids == {lease._workspace_id(tmp_path)} and len(ids.pop()) == 32
+    assert [file.name for file in tmp_path.iterdir()] == ["workspace.id"]
 
 
 def test_lease_that_is_not_renewed_is_taken_over(
