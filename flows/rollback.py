@@ -5,6 +5,7 @@ The flow `rollback` does in Prefect what the command does.
 
 import getpass
 import logging
+import os
 import socket
 import textwrap
 from datetime import date, datetime
@@ -79,7 +80,11 @@ def _sentence(rollout: Rollout) -> str:
 
 
 def _person() -> str:
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in a container: KeyError until Python 3.12
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 def _be_quiet_at_exit() -> None:

@@ -1,6 +1,7 @@
 """The command line: invalid input gives one sentence and a non-zero exit code before anything starts."""
 
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from filelock import FileLock
 from requests.utils import should_bypass_proxies
 
-from flows import cli, connection
+from flows import cli, connection, rollback
 from flows.cli import main, parser
 from flows.parameters import RetrainParameters
 from flows.prefect_access import api_url, is_server_reachable, separate_password
@@ -345,6 +346,15 @@ def test_prune_names_weeks_that_it_cannot_use_and_starts_nothing(
         parser().parse_args(["prune", "--weeks", weeks])
     sentence = f"argument --weeks: {weeks} is not a number that is greater than 0 and at most 5200"
     assert sentence in capsys.readouterr().err
+
+
+def test_person_without_a_name_is_named_by_number_in_the_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with `docker run --user 4711`: neither the environment nor the system's list of users has a name."""
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", lambda user: {}[user])
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    assert rollback._person() == f"4711@{socket.gethostname()}"
 
 
 def test_up_refuses_two_schedules(capsys: pytest.CaptureFixture[str]) -> None:
