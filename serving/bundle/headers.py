@@ -5,13 +5,15 @@ import struct
 from .errors import PosterError, PosterSizeError
 
 _MAX_SEGMENTS = 1000  # before the pixels; photographs have about twenty
+_MAX_APPLICATION_BYTES = 2 * 1024 * 1024  # of a GIF's application extensions, as of the texts of a PNG
+_APPLICATION = 0xFF
 
 
 def check_header(data: bytes, max_gif_pixels: int) -> None:
     """Check the header of a JPEG, PNG or GIF. Other data passes unchecked.
 
     Raises:
-        PosterError: the header has too many segments.
+        PosterError: the header has too many segments, or a GIF too many bytes for applications.
         PosterSizeError: a GIF declares more than `max_gif_pixels` pixels.
     """
     if data.startswith(b"\xff\xd8"):
@@ -50,17 +52,30 @@ def _count_png_chunks(data: bytes) -> int:
 def _count_gif_blocks(data: bytes, max_pixels: int) -> int:
     """Blocks before the first frame (https://www.w3.org/Graphics/GIF/spec-gif89a.txt).
 
-    The pixels that count are those of the screen and of the first frame, which may reach beyond it.
+    The pixels that count are those of the screen and of the first frame, which may reach beyond it. An application
+    extension is one block, and its bytes are limited: XMP is plain text in it, whose letters are read as the lengths of
+    thousands of blocks (XMP specification, part 3).
+
+    Raises:
+        PosterError: the application extensions have too many bytes.
+        PosterSizeError: see `check_header`.
     """
-    count, at = 0, 13
+    count, application_bytes, at = 0, 0, 13
     if len(data) < at:
         return count
     width, height = struct.unpack_from("<HH", data, 6)
     at += _colour_table_bytes(data[10])
     while count <= _MAX_SEGMENTS and at + 10 <= len(data) and data[at] == 0x21:  # an extension
+        is_application = data[at + 1] == _APPLICATION
+        count += is_application
         at += 2
         while count <= _MAX_SEGMENTS and at < len(data) and data[at]:  # its blocks; an empty one ends it
-            count += 1
+            if is_application:
+                application_bytes += max(10, 1 + data[at])  # a block takes time, however short it is
+                if application_bytes > _MAX_APPLICATION_BYTES:
+                    raise PosterError("The image's header is damaged: it has more than 2 MB for applications.")
+            else:
+                count += 1
             at += 1 + data[at]
         at += 1
     if at + 10 <= len(data) and data[at] == 0x2C:

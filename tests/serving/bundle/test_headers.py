@@ -52,6 +52,34 @@ def test_gif_size_includes_its_screen_and_its_first_frame() -> None:
         decode(gif((1, 1), (0, 0, 1, 1), b"!\xfe" + b"\x01a" * 2000 + b"\x00"), 64)
 
 
+def gif_with(extensions: bytes) -> bytes:
+    """A small GIF with additional extensions before its pixels."""
+    data = image_file("GIF")
+    at = 13 + 3 * 2 ** ((data[10] & 7) + 1)  # after the colour table
+    return data[:at] + extensions + data[at:]
+
+
+def xmp(text: bytes) -> bytes:
+    """An application extension with text as Photoshop writes it: as it is, and a trailer that ends it anywhere."""
+    return b"!\xff\x0bXMP DataXMP" + text + b"\x01" + bytes(range(255, -1, -1)) + b"\x00"
+
+
+def test_gif_with_the_metadata_of_photoshop_is_decoded() -> None:
+    line = b'  <rdf:li stEvt:action="saved" stEvt:when="2026-11-30T12:00:00Z"/>\n'
+    assert len(line) * 1400 > 90_000
+    assert decode(gif_with(xmp(line * 1400)), 64).tolist() == decode(image_file("GIF"), 64).tolist()
+
+
+def test_gif_with_too_much_for_applications_is_refused() -> None:
+    short = b"!\xff" + b"\x01a" * 210_000 + b"\x00"
+    for extensions in (xmp(b"x" * 2_200_000), xmp(b"x" * 600_000) * 4, short):
+        with pytest.raises(PosterError, match="damaged: it has more than 2 MB for applications"):
+            check_header(gif_with(extensions), GIF_PIXELS)
+    for extensions in (xmp(b"") * 1001, b"!\xfe" + b"\x01a" * 1001 + b"\x00", b"!\xf9\x04abcd\x00" * 1001):
+        with pytest.raises(PosterError, match="more than 1000 parts"):
+            check_header(gif_with(extensions), GIF_PIXELS)
+
+
 def test_too_many_segments_are_refused() -> None:
     jpeg = image_file("JPEG")
     with pytest.raises(PosterError, match="more than 1000 parts"):
