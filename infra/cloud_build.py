@@ -42,7 +42,8 @@ def build_image(settings: Settings, source_object: str, source_sha256: str) -> I
         ConfigurationError: credentials or a permission are missing.
     """
     parent = f"projects/{settings.google_project}/locations/{settings.google_region}"
-    repository = f"{settings.google_region}-docker.pkg.dev/{settings.google_project}/{REPOSITORY}/{settings.service}"
+    project = settings.google_project.replace(":", "/")  # example.com:my-project; a colon would begin an image's tag
+    repository = f"{settings.google_region}-docker.pkg.dev/{project}/{REPOSITORY}/{settings.service}"
     body: dict[str, Any] = {
         "storageSource": {"bucket": settings.bucket, "object": source_object},
         "imageUri": f"{repository}:{source_sha256[:16]}",

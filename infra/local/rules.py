@@ -117,7 +117,11 @@ BUILD_FIELDS: Mapping[str, Rule] = {
     "storageSource.bucket": Rule(_matches(r"[a-z0-9][-_.a-z0-9]{1,220}[a-z0-9]"), "a bucket", _BUILD),
     "storageSource.object": Rule(_matches(r".+\.(zip|tar\.gz)"), "a zip or tar.gz archive", _BUILD),
     "imageUri": Rule(
-        _matches(r"[a-z0-9-]+-docker\.pkg\.dev/[^/]+/[-a-z0-9]+/[-_.a-z0-9]+(:[-_.A-Za-z0-9]{1,128})?"),
+        # A project of an organisation, example.com:my-project, is example.com/my-project in an address.
+        _matches(
+            r"[a-z0-9-]+-docker\.pkg\.dev/([-a-z0-9]+(\.[-a-z0-9]+)+/)?[-a-z0-9]+/[-a-z0-9]+/[-_.a-z0-9]+"
+            r"(:[-_.A-Za-z0-9]{1,128})?"
+        ),
         "an address in Artifact Registry",
         _BUILD,
     ),

@@ -75,6 +75,16 @@ def image(run_settings: Settings) -> Image:
     return build_image(run_settings, "functions/source.zip", "5" * 64)
 
 
+def test_image_of_a_project_with_a_domain_has_a_slash_instead_of_the_colon(
+    run_settings: Settings, image: Image
+) -> None:
+    settings = run_settings.model_copy(update={"google_project": "example.com:my-project"})
+    built = build_image(settings, "functions/source.zip", "5" * 64)
+    repository = f"{settings.google_region}-docker.pkg.dev/example.com/my-project/cloud-run-source-deploy"
+    assert built.address.startswith(f"{repository}/{settings.service}@sha256:")
+    assert CloudRun(settings).deploy_candidate("of-a-domain", built, {"VERSION": "1"}).ready
+
+
 def test_traffic_moves_to_the_next_revision_and_back(client: CloudRun, image: Image) -> None:
     assert client.live("round-trip") is None
     assert client.revisions("round-trip") == []

@@ -244,6 +244,7 @@ def test_service_with_a_field_that_breaks_a_rule_is_refused(
     ("change", "message"),
     [
         ({"imageUri": "docker.io/library/image"}, "an address in Artifact Registry"),
+        ({"imageUri": "a-docker.pkg.dev/example.com:my-project/repository/image"}, "an address in Artifact Registry"),
         ({"workerPool": "pool"}, "Field 'workerPool' is not one"),
         ({"serviceAccount": "builder@my-project.iam.gserviceaccount.com"}, "service account's name"),
         ({"storageSource": {"bucket": "test-bucket", "object": "source.rar"}}, "a zip or tar.gz archive"),
