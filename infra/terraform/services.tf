@@ -20,23 +20,16 @@ resource "google_cloud_run_v2_service" "function" {
   }
 
   lifecycle {
-    # The flow owns these (infra/cloud_run.py). gcloud sets `client` and its version.
+    # The flow owns these (infra/cloud_run.py). gcloud sets `client` and its version. An apply that changed a part of the
+    # template would send it with the name of the revision that the flow made, and Google refuses that name for another
+    # content.
     ignore_changes = [
       annotations,
       build_config,
       client,
       client_version,
+      template,
       traffic,
-      template[0].annotations,
-      template[0].containers[0].base_image_uri,
-      template[0].containers[0].env,
-      template[0].containers[0].image,
-      template[0].containers[0].resources,
-      template[0].containers[0].startup_probe,
-      template[0].max_instance_request_concurrency,
-      template[0].revision,
-      template[0].service_account,
-      template[0].timeout,
     ]
   }
 
@@ -64,6 +57,7 @@ resource "google_cloud_run_v2_service" "page" {
   }
 
   lifecycle {
-    ignore_changes = [client, client_version, template[0].containers[0].image, template[0].revision]
+    # Not the revision's name: with a kept name, Google would refuse each change of the template.
+    ignore_changes = [client, client_version, template[0].containers[0].image]
   }
 }
