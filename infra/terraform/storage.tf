@@ -9,6 +9,11 @@ resource "google_storage_bucket" "data" {
     enabled = true
   }
 
+  # By default, Google keeps and bills deleted objects for seven more days. The versions are kept long enough.
+  soft_delete_policy {
+    retention_duration_seconds = 0
+  }
+
   # Tables such as parts-2.csv are replaced. Their earlier versions can be restored for a month.
   lifecycle_rule {
     action {

@@ -237,6 +237,11 @@ def test_bucket_keeps_earlier_versions_of_checkpoints_for_a_day_only():
     assert f'{{name}}{ending}"' in Path("ml/training/checkpoints.py").read_text()
 
 
+def test_bucket_bills_nothing_that_its_rules_have_deleted():
+    (bucket,) = (block.body for block in blocks_of(FILES["storage.tf"]) if block.labels[0] == "google_storage_bucket")
+    assert [policy["retention_duration_seconds"] for policy in bucket.get("soft_delete_policy", [])] == [0]
+
+
 def test_vm_starts_a_command_that_exists():
     script, unit = FILES["vm.sh"], FILES["anime-genre.service"]
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
