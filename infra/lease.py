@@ -133,7 +133,8 @@ def _workspace_id(workspace: Path) -> str:
 
 def _is_own(found: Mapping[str, Any], lease: Mapping[str, Any]) -> bool:
     """Whether a lease is this workspace's. Leases of versions before December 2026 have no id."""
-    return found.get("place") == lease["place"] and found.get("workspace", lease["workspace"]) == lease["workspace"]
+    place, workspace = lease["place"], lease["workspace"]
+    return (found.get("place"), found.get("workspace", workspace)) == (place, workspace)
 
 
 def _wait_until_free(store: Store, holder: Holder, lease: Mapping[str, Any], deadline: float) -> None:

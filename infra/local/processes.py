@@ -280,7 +280,7 @@ def _start_of(pid: int) -> str | float:
         ticks = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {ticks}"
     except (OSError, IndexError):
-        return psutil.Process(pid).create_time()
+        return float(psutil.Process(pid).create_time())
 
 
 def is_reachable(url: str, headers: Mapping[str, str] | None = None) -> bool:
