@@ -61,9 +61,9 @@ def read_local_table(table: Path, posters: Path | None, config: TableConfig) -> 
         raise DatasetError(f"The table {table} cannot be read: {error.strerror}.") from None
     read = read_rows(content, table.name, config.options)
     rows = read.rows[read.rows["explicit"] == ""]
-    paths = find_poster_files(rows, posters).paths if posters is not None else [None] * len(rows)
-    files = {path.relative_to(posters).as_posix(): path for path in paths if posters is not None and path is not None}
-    addresses = rows.loc[[path is None for path in paths], "poster_url"]
+    names = find_poster_files(rows, posters).names if posters is not None else [None] * len(rows)
+    files = {name: posters / name for name in names if posters is not None and name is not None}
+    addresses = rows.loc[[name is None for name in names], "poster_url"]
     addresses = addresses[addresses != ""]
     if not files and addresses.empty:
         complete, mend = "", "Give"

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
@@ -29,54 +29,39 @@ _COMPARED = 20_000  # names among which similar ones are searched
 
 
 @dataclass(frozen=True)
-class PosterFiles:
-    """The poster file of each row, parallel to the rows; None with a reason for those without. Files have no reason."""
-
-    paths: list[Path | None]
-    reasons: list[str]
-    notices: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class PosterNames:
-    """The name of each row's poster file, otherwise as `PosterFiles`."""
+    """The relative name of each row's poster file, parallel to the rows; None with a reason for rows without a file.
+
+    The reason of a row with a file is "".
+    """
 
     names: list[str | None]
     reasons: list[str]
-    notices: tuple[str, ...]
+    notices: tuple[str, ...] = ()
 
 
-def find_poster_files(rows: pd.DataFrame, folder: Path) -> PosterFiles:
+def find_poster_files(rows: pd.DataFrame, folder: Path) -> PosterNames:
     """Find the files of rows (see `ml.data.table_rows.TableRows`) in a folder and its subfolders.
 
     The names are those of the column `file`, else the ids, else the last parts of the addresses: the first of them
     that leads to files. Raises DatasetError if the folder cannot be read or no file is found.
     """
-    found = match_poster_names(rows, _files_in(folder), str(folder))
-    return PosterFiles([folder / name if name else None for name in found.names], found.reasons, found.notices)
+    return match_poster_names(rows, _files_in(folder), str(folder))
 
 
 def match_poster_names(rows: pd.DataFrame, names: Sequence[str], place: str) -> PosterNames:
     """The same for files that have these relative names in `place`, a folder or the address of one."""
     index = _Index(names)
     ways = (
-        ("the column of files", list(rows["file"])),
+        ("", list(rows["file"])),
         ("the ids", list(rows["id"])),
         ("the last parts of the addresses", list(rows["poster_url"])),
     )
-    best: PosterNames | None = None
     for label, cells in ways:
-        if any(cells):
-            found = _find_all(cells, index)
-            if any(found.names):
-                notices = list(found.notices)
-                if label != ways[0][0]:
-                    notices.insert(0, f"The poster files are found by {label}.")
-                best = PosterNames(found.names, found.reasons, tuple(notices))
-                break
-    if best is None:
-        raise _nothing_found(rows, index, place)
-    return best
+        found = _find_all(cells, index)
+        if any(found.names):
+            return replace(found, notices=(f"The poster files are found by {label}.",)) if label else found
+    raise _nothing_found(rows, index, place)
 
 
 def _find_all(cells: Sequence[str], index: "_Index") -> PosterNames:
@@ -94,7 +79,7 @@ def _find_all(cells: Sequence[str], index: "_Index") -> PosterNames:
             path, reason = "", AMBIGUOUS
         names.append(path or None)
         reasons.append("" if path else reason)
-    return PosterNames(names, reasons, ())
+    return PosterNames(names, reasons)
 
 
 class _Index:

@@ -62,7 +62,8 @@ def read_table(catalogue: Path, folder: Path, options: TableOptions | None = Non
     reasons = list(files.reasons)
     for place, (genres, explicit) in enumerate(zip(rows["genres"], rows["explicit"], strict=True)):
         reasons[place] = EXPLICIT if explicit else reasons[place] or ("" if genres else NO_GENRES)
-    usable = [None if reason else path for reason, path in zip(reasons, files.paths, strict=True)]
+    paths = [folder / name if name else None for name in files.names]
+    usable = [None if reason else path for reason, path in zip(reasons, paths, strict=True)]
     with ThreadPoolExecutor(available_cpus()) as pool:
         chunks = pool.map(_hash_files, [usable[start : start + _CHUNK] for start in range(0, len(usable), _CHUNK)])
         hashes = [each for chunk in chunks for each in chunk]
@@ -70,7 +71,7 @@ def read_table(catalogue: Path, folder: Path, options: TableOptions | None = Non
     posters = []
     cells = (rows[name].to_numpy(object) for name in ("id", "title", "genres", "genre_ids"))
     for place, (id, title, genres, genre_ids) in enumerate(zip(*cells, strict=True)):
-        path, (sha256, error) = files.paths[place], hashes[place]
+        path, (sha256, error) = paths[place], hashes[place]
         reasons[place] = reasons[place] or error
         if not reasons[place] and path is not None:
             posters.append(Poster(id, title, _genres(genres, genre_ids), franchise_of[id], "", path, sha256))

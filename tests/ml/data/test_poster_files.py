@@ -23,7 +23,7 @@ def rows_of(*files: str, ids: tuple[str, ...] = (), addresses: tuple[str, ...] =
 
 
 def found(rows: pd.DataFrame, folder: Path) -> list[str | None]:
-    return [path and path.relative_to(folder).as_posix() for path in find_poster_files(rows, folder).paths]
+    return find_poster_files(rows, folder).names
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_cell_never_leads_out_of_the_folder(tmp_path: Path) -> None:
     outside = folder_of(tmp_path, "secret.jpg", "posters2/secret.jpg")
     cells = ("inside.jpg", "../secret.jpg", str(outside / "secret.jpg"), "a/../../secret.jpg", "..%2Fsecret.jpg", "..")
     files = find_poster_files(rows_of(*cells), folder)
-    assert [path and path.name for path in files.paths] == ["inside.jpg", *[None] * 5]
+    assert files.names == ["inside.jpg", *[None] * 5]
     assert files.reasons == ["", *[NOT_FOUND] * 5]
 
 
