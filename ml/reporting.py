@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.errors import needs_package
 from ml.poster_sheet import poster_sheet
 
 if TYPE_CHECKING:  # scikit-learn takes a second to import
@@ -119,8 +118,7 @@ class TensorBoardReporter(NullReporter):
     """
 
     def __init__(self, folder: Path, outermost: bool = True) -> None:
-        with needs_package("TensorBoard's curves"):
-            from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard import SummaryWriter
 
         self._folder = folder
         self._writer = SummaryWriter(str(folder))

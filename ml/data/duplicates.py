@@ -12,8 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ml.errors import needs_package
-
 MAX_DISTANCE = 6
 """The largest number of differing bits of posters that look alike.
 
@@ -37,8 +35,8 @@ def thumbnail(pixels: NDArray[np.uint8]) -> Image.Image:
 
 def perceptual_hash(small: Image.Image) -> str:
     """The perceptual hash of a thumbnail as 16 hexadecimal digits, or "" for a picture with almost no contrast."""
-    with needs_package("Finding posters that look alike"):
-        import imagehash
+    import imagehash
+
     darkest, brightest = small.getextrema()
     if brightest - darkest < _MIN_CONTRAST:  # type: ignore[operator]  # a single band gives two numbers
         return ""

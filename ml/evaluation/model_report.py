@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from ml.data.dataset import Dataset
 from ml.data.splits import PARTS, TEST
-from ml.errors import needs_package
 from ml.evaluation.curves import poster_address, precision_recall_points, svg_path
 from ml.evaluation.judge import Evaluation, ModelFigures
 from ml.evaluation.predictions import ActivationExamples, PredictionSet
@@ -127,8 +126,6 @@ def model_report(
 
     `left_out` gives the number of titles that are not in the dataset, by reason. `notices` are sentences about the
     dataset's parts. `later` are the scoreboards of the live model and its predecessors, by name.
-
-    Raises MissingPackageError if jinja2 is not installed.
     """
     rows, chosen = dataset.rows(TEST), evaluation.chosen
     labels, served = dataset.labels[rows], chosen.predictions
@@ -276,8 +273,8 @@ def _activations(examples: ActivationExamples, dataset: Dataset) -> list[Activat
 
 @cache
 def _template() -> "Template":
-    with needs_package("The report on a model"):
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -41,13 +41,16 @@ TOLERANCE = 1e-4
 
 
 def check_packages() -> None:
-    """Check that the packages that training and exporting import only when they need them are installed.
+    """Check that the packages that training, exporting and reporting import only when they need them are installed.
 
     Raises:
         MissingPackageError: names the first package that is missing.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when ONNX Runtime is imported
-    for package in ("imagehash", "optuna", "onnx", "onnxscript", "onnxruntime.quantization", "safetensors"):
+    for package in (
+        *("imagehash", "optuna", "onnx", "onnxscript", "onnxruntime.quantization", "safetensors"),
+        *("jinja2", "tensorboard"),
+    ):
         with needs_package("Training a model"):
             importlib.import_module(package)
 
@@ -129,8 +132,8 @@ def _network_record(outcome: NetworkOutcome, config: TrainConfig) -> dict[str, o
 
 
 def _safetensors(network: GenreNetwork) -> bytes:
-    with needs_package("Writing weights"):
-        from safetensors.torch import save
+    from safetensors.torch import save
+
     return save({name: value.contiguous() for name, value in network.state_dict().items()})
 
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ml.data.dataset import Dataset
 from ml.data.decoding import file_sha256
-from ml.errors import needs_package
 from ml.networks.backbones import GenreNetwork
 from ml.networks.explanation import ExplainedNetwork, NotExplainable, explain
 from ml.training.outcome import Exported
@@ -55,8 +54,8 @@ def export_onnx(network: GenreNetwork | ExplainedNetwork, size: int) -> bytes:
 
     The class activation maps of an explained network are the graph's second output.
     """
-    with needs_package("Exporting a model"):
-        import onnx
+    import onnx
+
     # Two examples, because PyTorch's exporter takes a batch size of 1 for a constant.
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     explained = isinstance(network, ExplainedNetwork)

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from ml.data.dataset import Dataset
 from ml.data.splits import TRAIN, VALIDATION
-from ml.errors import MissingPackageError, needs_package
 from ml.export.graph import export, load_graph, strip
 from ml.reporting import Reporter
 from ml.scores.folds import stratified_folds
@@ -73,7 +72,7 @@ def _served(chosen: NetworkOutcome, bench: Bench, folder: Path, reporter: Report
     try:
         graph = quantise(fp32.graphs[MODEL], _calibration(dataset), folder)
         int8_model = load_graph(folder / "int8", graph, fp32.explains, dataset)
-    except MissingPackageError:
+    except ImportError:  # of a part of these tools: that is not the graph's fault
         raise
     except Exception as error:  # ONNX Runtime's tools raise exceptions of any type for graphs that they cannot handle
         logger.warning("THE NETWORK '%s' COULD NOT BE QUANTISED and is served in fp32: %s", chosen.name, error)
@@ -129,13 +128,12 @@ def quantise(graph: bytes, posters: Iterable[NDArray[np.uint8]], folder: Path) -
         folder: for temporary files, which are left there.
 
     Raises:
-        MissingPackageError: a part of ONNX Runtime's tools is missing.
+        ImportError: a part of ONNX Runtime's tools is missing.
         ValueError: the network has no convolutions.
         Exception: of any type, raised by those tools if they cannot quantise the graph.
     """
-    with needs_package("Quantising a model"):
-        import onnx
-        from onnxruntime.quantization import MinMaxCalibrater, QDQQuantizer, QuantType
+    import onnx
+    from onnxruntime.quantization import MinMaxCalibrater, QDQQuantizer, QuantType
 
     # The parts of `quantize_static`, which would write to the system's temporary folder and warn on the root logger.
     source = folder / "source.onnx"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ml.errors import TrainingError, needs_package
+from ml.errors import TrainingError
 from ml.reporting import Reporter
 from ml.training.bench import SELECTION
 from ml.training.candidates import Range, SearchSpace
@@ -104,8 +104,8 @@ def search(plan: SearchPlan, attempt: Attempt, reporter: Reporter) -> tuple[Tria
     The same seed and scores give the same hyperparameters. A killed search can therefore be repeated with trials that
     restore their results. Trials that diverge are skipped; if all diverge, the first TrainingError is raised.
     """
-    with needs_package("The search over hyperparameters"):
-        import optuna
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # this module logs what matters
     done: list[Trial] = []
     failures: list[TrainingError] = []
