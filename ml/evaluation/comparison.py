@@ -27,7 +27,7 @@ from ml.reporting import Reporter
 from ml.scores.folds import FOLDS, stratified_folds
 from ml.scores.intervals import Differences, Interval
 from ml.scores.metrics import Scores
-from ml.training.checkpoints import CHECKPOINTS, Checkpoints, NoCheckpoints
+from ml.training.checkpoints import CHECKPOINTS, Checkpoints
 from ml.training.learning import TRAINING_VERSION, choose_candidate, plan_trainings, training_settings
 from ml.training.outcome import NetworkOutcome
 from serving.bundle.wording import counted
@@ -94,7 +94,7 @@ def compare(
     config: TrainConfig,
     backbone: Backbone,
     reporter: Reporter,
-    checkpoints: Checkpoints | NoCheckpoints | None = None,
+    checkpoints: Checkpoints,
 ) -> Comparison:
     """Train without each of five folds in turn, with the next fold as the validation part, and pool the predictions.
 
@@ -116,7 +116,7 @@ def compare(
         rows, name = view.rows(TEST), f"fold-{fold + 1}"
         base_rates[rows] = view.labels[view.rows(TRAIN)].mean(0)
         with reporter.run(name, {"fold": fold + 1}) as fold_reporter:
-            results = _train_fold(name, view, config, backbone, fold_reporter, checkpoints or NoCheckpoints())
+            results = _train_fold(name, view, config, backbone, fold_reporter, checkpoints)
         for network, result in results.items():
             pooled.setdefault(network, _Pooled(dataset)).add(rows, result)
     rows = np.arange(len(dataset.ids))
@@ -178,7 +178,7 @@ def _train_fold(
     config: TrainConfig,
     backbone: Backbone,
     reporter: Reporter,
-    checkpoints: Checkpoints | NoCheckpoints,
+    checkpoints: Checkpoints,
 ) -> dict[str, _Result]:
     """The results of one fold by network, those of the chosen one first. Networks with a checkpoint are not trained."""
     trials = checkpoints.within(name)

@@ -20,7 +20,7 @@ from ml.networks.backbones import Backbone
 from ml.scores.folds import stratified_folds
 from ml.scores.metrics import Decisions, Labels, Probabilities, Scores, score
 from ml.scores.thresholds import common_threshold, cross_fitted_decisions, fit_thresholds
-from ml.training.checkpoints import Checkpoints, NoCheckpoints
+from ml.training.checkpoints import Checkpoints
 from ml.training.fit import Inputs, TrainingData
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Bench:
     config: TrainConfig
     backbone: Backbone
     compute: Compute
-    checkpoints: Checkpoints | NoCheckpoints
+    checkpoints: Checkpoints
 
     @cached_property
     def training(self) -> NDArray[np.int64]:

@@ -1,8 +1,8 @@
 """Checkpoints let a killed training resume: files of tensors and numbers, replaced atomically.
 
 A checkpoint belongs to one configuration and one dataset. Reading it runs no code from the file. The files are in the
-workspace and are removed after the training; those of a training that nobody resumed, after two weeks. Whoever keeps
-copies of them elsewhere is told of each file that is saved.
+workspace and are removed after the training; those of a training that nobody resumed, after two weeks. `saved` is
+called with each file that is saved.
 """
 
 import logging
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -42,41 +42,13 @@ _DAMAGED = (
 """What reading a file that holds no checkpoint may raise."""
 
 
-class Checkpoint(Protocol):
-    """A slot that holds the last saved state."""
-
-    def load(self) -> dict[str, Any] | None:
-        """The last saved state, or None if there is none."""
-        ...
-
-    def due(self) -> bool:
-        """Whether it is time to save again."""
-        ...
-
-    def save(self, content: Mapping[str, object]) -> None:
-        """Save tensors, numbers, strings, and lists and dicts of these."""
-        ...
-
-
-class NoCheckpoint:
-    """A slot that saves nothing."""
-
-    def load(self) -> None:
-        return None
-
-    def due(self) -> bool:
-        return False
-
-    def save(self, content: Mapping[str, object]) -> None: ...
-
-
-class FileCheckpoint:
-    """A slot in a file. `saved` is called with the file after each `save`."""
+class Checkpoint:
+    """A slot in a file that holds the last saved state. `saved` is called with the file after each `save`."""
 
     def __init__(
         self, file: Path, about: Mapping[str, object], every_seconds: float, saved: Callable[[Path], None]
     ) -> None:
-        self._file, self._about, self._every_seconds, self._tell_saved = file, dict(about), every_seconds, saved
+        self._file, self._about, self._every_seconds, self._on_saved = file, dict(about), every_seconds, saved
         self._saved = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
@@ -107,15 +79,17 @@ class FileCheckpoint:
         return content
 
     def due(self) -> bool:
+        """Whether it is time to save again."""
         return time.monotonic() - self._saved >= self._every_seconds
 
     def save(self, content: Mapping[str, object]) -> None:
+        """Save tensors, numbers, strings, and lists and dicts of these."""
         # torch.save hides the reason why a file cannot be written.
         saved = BytesIO()
         torch.save({**content, _ABOUT: self._about}, saved)
         with atomic_write(self._file) as temporary:
             temporary.write_bytes(saved.getvalue())
-        self._tell_saved(self._file)
+        self._on_saved(self._file)
         self._saved = time.monotonic()
 
 
@@ -139,7 +113,8 @@ class Checkpoints:
         return Checkpoints(self._folder / name, self._about, self._every_seconds, self._saved)
 
     def slot(self, name: str) -> Checkpoint:
-        return FileCheckpoint(self._folder / f"{name}.pt", self._about, self._every_seconds, self._saved)
+        """The slot with this name."""
+        return Checkpoint(self._folder / f"{name}.pt", self._about, self._every_seconds, self._saved)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -180,15 +155,3 @@ def remove_old_checkpoints(folder: Path) -> None:
             "Checkpoints of interrupted trainings that are older than %.0f days are removed: %d, %.0f MB.",
             *(KEPT_DAYS, removed, size_bytes / 1e6),
         )
-
-
-class NoCheckpoints:
-    """Slots that save nothing."""
-
-    def within(self, name: str) -> "NoCheckpoints":
-        return self
-
-    def slot(self, name: str) -> Checkpoint:
-        return NoCheckpoint()
-
-    def clear(self) -> None: ...

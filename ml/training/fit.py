@@ -21,7 +21,7 @@ from ml.errors import TrainingError
 from ml.reporting import Reporter
 from ml.scores.metrics import Probabilities, weighted_f1
 from ml.scores.thresholds import cross_fitted_decisions
-from ml.training.checkpoints import Checkpoint, NoCheckpoint
+from ml.training.checkpoints import Checkpoint
 
 EVALUATION_BATCH_SIZE = 128
 _REPORTED = {
@@ -144,7 +144,7 @@ def fit(
     hyperparameters: Hyperparameters,
     task: FitTask,
     reporter: Reporter,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: Checkpoint,
     on_epoch: Callable[[int, float], None] = lambda epoch, score: None,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> Fit:
@@ -159,7 +159,6 @@ def fit(
     Raises TrainingError if the loss or a weight is not finite. The last good checkpoint is kept.
     """
     data, schedule, compute = task.data, task.schedule, task.compute
-    checkpoint = checkpoint or NoCheckpoint()
     run = _Run(model, hyperparameters, task)
     validation_labels = data.labels[_rows(data.validation, data.labels)]
     truth = validation_labels.cpu().numpy().astype(np.uint8)

@@ -20,7 +20,7 @@ from ml.scores.choice import Choice, Contender, choose
 from ml.scores.metrics import Probabilities
 from ml.training.bench import Bench
 from ml.training.candidates import CANDIDATES, chosen_candidates
-from ml.training.checkpoints import CHECKPOINTS, Checkpoints, NoCheckpoints
+from ml.training.checkpoints import CHECKPOINTS, Checkpoints
 from ml.training.features import FeatureExchange, Pretrained
 from ml.training.outcome import NetworkOutcome, TrainingOutcome
 from ml.training.recipe import HALF_RECIPE, RECIPE, TUNED, train_half_recipe, train_recipe
@@ -51,7 +51,7 @@ def plan_trainings(
     config: TrainConfig,
     backbone: Backbone,
     reporter: Reporter,
-    checkpoints: Checkpoints | NoCheckpoints | None = None,
+    checkpoints: Checkpoints,
     *,
     half_recipe: bool = False,
     exchange: FeatureExchange | None = None,
@@ -72,7 +72,7 @@ def plan_trainings(
     """
     names = chosen_candidates(config, backbone.weights)
     check_parts(dataset, TRAIN, VALIDATION)
-    bench = Bench(dataset, config, backbone, choose_compute(config.device), checkpoints or NoCheckpoints())
+    bench = Bench(dataset, config, backbone, choose_compute(config.device), checkpoints)
     samples = bench.training[:_SAMPLES]
     reporter.images("posters", dataset.images[samples], [dataset.titles[row] for row in samples])
 
@@ -115,7 +115,7 @@ def train_networks(
     config: TrainConfig,
     backbone: Backbone,
     reporter: Reporter,
-    checkpoints: Checkpoints | NoCheckpoints | None = None,
+    checkpoints: Checkpoints,
     exchange: FeatureExchange | None = None,
 ) -> TrainingOutcome:
     """Train the candidates and the recipe (see `plan_trainings`), and choose a candidate on the validation part."""

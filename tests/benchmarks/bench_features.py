@@ -48,8 +48,8 @@ from ml.scores.intervals import Bootstrap, interval
 from ml.scores.metrics import Labels, score
 from ml.scores.thresholds import cross_fitted_decisions
 from ml.training.bench import Bench
-from ml.training.checkpoints import NoCheckpoints
 from ml.training.features import Pretrained
+from tests.no_checkpoints import NoCheckpoints
 
 BACKBONES = {
     "squeezenet1_1": "squeezenet1_1-imagenet-features.pth",

@@ -39,6 +39,7 @@ from ml.training.learning import plan_trainings
 from tasks.catalogue.catalogue_table import catalogue_of
 from tasks.catalogue.titles import Title
 from tasks.scoreboard import last_day, later_titles
+from tests.no_checkpoints import NoCheckpoints
 
 SIZE = 256
 TODAY = date(2026, 11, 30)
@@ -74,7 +75,9 @@ def scoreboard(
     is_validation = np.array([draw_part(franchise) == VALIDATION for franchise in dataset.franchises.tolist()])
     parts = np.where(is_old, np.where(is_validation, VALIDATION, TRAIN), TEST)
     backbone = read_backbone(BACKBONE, str(real.weights), folder)
-    plan = plan_trainings(replace(dataset, parts=parts), TrainConfig(candidates=(FROZEN,)), backbone, NullReporter())
+    plan = plan_trainings(
+        replace(dataset, parts=parts), TrainConfig(candidates=(FROZEN,)), backbone, NullReporter(), NoCheckpoints()
+    )
     network = plan.candidates[FROZEN]()
     franchise_of = dict(zip(dataset.ids, dataset.franchises.tolist(), strict=True))
     seen = {id: (franchise_of[id], part) for id, part in zip(dataset.ids, parts.tolist(), strict=True) if part != TEST}

@@ -27,7 +27,6 @@ from ml.export.bundle_writer import write_bundle
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
 from ml.training.candidates import CANDIDATES, FROZEN
-from ml.training.checkpoints import NoCheckpoints
 from ml.training.features import Pretrained
 from ml.training.frozen import train_frozen
 from tasks.catalogue.catalogue_table import catalogue_of
@@ -36,6 +35,7 @@ from tasks.catalogue.poster_download import POSTER_COLUMNS
 from tasks.catalogue.titles import Title
 from tasks.crawl.ledger import poster_name
 from tasks.myanimelist.source import MyAnimeList
+from tests.no_checkpoints import NoCheckpoints
 
 SIZE, BACKBONE = 64, "squeezenet1_1"
 WARM_POSTERS = 160

@@ -21,9 +21,9 @@ from ml.networks.backbones import HALF, Backbone, GenreNetwork, feature_count, h
 from ml.networks.weights import Weights, WeightsFile
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
-from ml.training.checkpoints import NoCheckpoints
 from ml.training.features import Pretrained
 from ml.training.fit import FitTask, Hyperparameters, Schedule, TrainingData, fit
+from tests.no_checkpoints import NoCheckpoint, NoCheckpoints
 
 SETTING = Hyperparameters(learning_rate=1e-3, weight_decay=0.05, dropout=0.2, hidden=0)
 FEATURES_BACKBONE = "squeezenet1_1"
@@ -132,7 +132,7 @@ def end_to_end_rate(network: GenreNetwork, bench: Bench, setting: RateSetting, c
     """
     data = TrainingData(bench.posters, bench.labels, bench.training, bench.validation, bench.folds)
     schedule = Schedule(setting.epochs, setting.batch_size, seed=0, flip=True)
-    return fit(network, SETTING, FitTask(data, schedule, compute), NullReporter()).images_per_second
+    return fit(network, SETTING, FitTask(data, schedule, compute), NullReporter(), NoCheckpoint()).images_per_second
 
 
 def random_tensor_rate(model: nn.Module, posters: int, genres: int, setting: RateSetting, compute: Compute) -> float:

@@ -25,9 +25,9 @@ from ml.scores.metrics import weighted_f1
 from ml.scores.thresholds import cross_fitted_decisions
 from ml.training.bench import SELECTION, Bench
 from ml.training.candidates import CANDIDATES, FINE_TUNED, FROZEN, WHOLE
-from ml.training.checkpoints import NoCheckpoints
 from ml.training.features import Pretrained
 from ml.training.frozen import KERNEL_FIRST, OutOfFoldHeads, fit_head, head_probabilities, train_frozen
+from tests.no_checkpoints import NoCheckpoints
 
 BACKBONE = "squeezenet1_1"
 FINE_TUNED_EPOCHS = 3

@@ -18,6 +18,7 @@ from ml.data.genres import Genre
 from ml.data.splits import draw_part
 from ml.reporting import NullReporter
 from serving.bundle.model import Model
+from tests.no_checkpoints import NoCheckpoints
 
 # torch takes seconds to import, so only the fixtures that need it import it.
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def outcome(dataset: Dataset, quick: TrainConfig, squeezenet: "Backbone") -> "Tr
     """The networks from scratch and with a frozen backbone. The first one counts as chosen, as its graph has maps."""
     from ml.training.learning import train_networks
 
-    trained = train_networks(dataset, quick, squeezenet, NullReporter())
+    trained = train_networks(dataset, quick, squeezenet, NullReporter(), NoCheckpoints())
     return replace(trained, chosen=trained.networks[0])
 
 
@@ -119,7 +120,7 @@ def fine_tuned(dataset: Dataset, quick: TrainConfig, squeezenet: "Backbone") -> 
     from ml.training.learning import train_networks
 
     config = replace(quick, candidates=("frozen", "lp-ft"))
-    return train_networks(dataset, config, squeezenet, NullReporter())
+    return train_networks(dataset, config, squeezenet, NullReporter(), NoCheckpoints())
 
 
 @pytest.fixture(scope="session")

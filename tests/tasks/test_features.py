@@ -15,13 +15,13 @@ from ml.data.dataset import Dataset, build_dataset
 from ml.networks.backbones import HALF, Backbone, read_backbone
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
-from ml.training.checkpoints import NoCheckpoints
 from ml.training.features import Pretrained
 from tasks.crawl.mirror import poster_key
 from tasks.features import StoredFeatures
 from tests.dask_cluster import dask_cluster
 from tests.ml.conftest import make_posters
 from tests.ml.networks.test_timm import RESNET, write_repository
+from tests.no_checkpoints import NoCheckpoints
 from tests.storage import bucket_of_the_settings
 
 pytestmark = [pytest.mark.stack, pytest.mark.train]

@@ -10,13 +10,15 @@ from ml.errors import DatasetError
 from ml.evaluation.comparison import CHOSEN, Comparison, compare
 from ml.networks.backbones import Backbone
 from ml.reporting import NullReporter
+from tests.no_checkpoints import NoCheckpoints
 
 pytestmark = pytest.mark.train
 
 
 @pytest.fixture(scope="module")
 def comparison(dataset: Dataset, quick: TrainConfig, squeezenet: Backbone) -> Comparison:
-    return compare(dataset, replace(quick, candidates=("frozen",), trials=1, epochs=1), squeezenet, NullReporter())
+    config = replace(quick, candidates=("frozen",), trials=1, epochs=1)
+    return compare(dataset, config, squeezenet, NullReporter(), NoCheckpoints())
 
 
 def test_comparison_predicts_every_poster_with_every_network(comparison: Comparison, dataset: Dataset) -> None:
@@ -34,7 +36,7 @@ def test_comparison_predicts_a_fold_without_its_labels(
     """If a poster's own label were used, random labels would be predicted correctly."""
     noise = np.random.default_rng(0).permutation(dataset.labels)
     config = replace(quick, candidates=("frozen",), trials=1, epochs=1)
-    shuffled = compare(replace(dataset, labels=noise), config, squeezenet, NullReporter())
+    shuffled = compare(replace(dataset, labels=noise), config, squeezenet, NullReporter(), NoCheckpoints())
     frequency = float(noise.mean(0).mean())
     assert shuffled.networks["frozen"].scores.mean_average_precision < frequency + 0.15
     assert comparison.networks["frozen"].scores.mean_average_precision > frequency + 0.15
@@ -52,4 +54,4 @@ def test_comparison_summary_and_json_have_paired_differences(comparison: Compari
 def test_comparison_needs_five_franchises(dataset: Dataset, quick: TrainConfig, squeezenet: Backbone) -> None:
     few = np.array([f"series {row % 4}" for row in range(len(dataset.ids))])
     with pytest.raises(DatasetError, match="posters of at least 5 franchises"):
-        compare(replace(dataset, franchises=few), quick, squeezenet, NullReporter())
+        compare(replace(dataset, franchises=few), quick, squeezenet, NullReporter(), NoCheckpoints())

@@ -9,7 +9,7 @@ from ml.data.dataset import Dataset
 from ml.evaluation.leaks import leak_gauge
 from ml.networks.backbones import Backbone
 from ml.training.bench import Bench
-from ml.training.checkpoints import NoCheckpoints
+from tests.no_checkpoints import NoCheckpoints
 
 pytestmark = pytest.mark.train
 

@@ -22,6 +22,7 @@ from ml.reporting import NullReporter
 from ml.training.learning import train_networks
 from ml.training.outcome import NetworkOutcome, TrainingOutcome
 from serving.bundle.model import Model
+from tests.no_checkpoints import NoCheckpoints
 
 pytestmark = pytest.mark.train
 
@@ -109,7 +110,7 @@ def test_bundle_is_reproducible_and_has_no_local_path(
     one, another = tmp_path / "one", tmp_path / "another"
     for folder in (one, another):
         dataset = build_dataset(posters, folder / "datasets", small, NullReporter())
-        trained = train_networks(dataset, quick, squeezenet, NullReporter())
+        trained = train_networks(dataset, quick, squeezenet, NullReporter(), NoCheckpoints())
         outcome = replace(trained, chosen=trained.networks[0])
         card = model_card(outcome, dataset, "2026-11-24")
         write_bundle(folder / "bundle", outcome.chosen, quick, dataset, card)

@@ -33,6 +33,7 @@ from ml.networks.pooling import PooledBody, join
 from ml.reporting import NullReporter
 from ml.training.learning import train_networks
 from tests.messages import faults_of_message
+from tests.no_checkpoints import NoCheckpoints
 
 pytestmark = pytest.mark.train
 
@@ -163,7 +164,7 @@ def test_backbone_in_a_published_format_is_trained_exported_and_explained_withou
     how = PreprocessConfig(image_size=size, min_posters=3, min_posters_per_part=1)
     dataset = build_dataset(make(tmp_path / "posters", 40), tmp_path, how, NullReporter())
     settings = TrainConfig(backbone=f"local-dir:{folder}", candidates=("frozen",), trials=1, epochs=1, device="cpu")
-    outcome = train_networks(dataset, settings, backbone, NullReporter())
+    outcome = train_networks(dataset, settings, backbone, NullReporter(), NoCheckpoints())
     model = write_bundle(tmp_path / "bundle", outcome.chosen, settings, dataset, model_card(outcome, dataset))
     images = torch.from_numpy(dataset.images[:4])
     probabilities, maps = model.explained(images.numpy())

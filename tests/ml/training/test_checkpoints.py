@@ -18,10 +18,11 @@ from ml.networks.backbones import HALF, Backbone
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
 from ml.training.candidates import CANDIDATES, SCRATCH
-from ml.training.checkpoints import Checkpoint, Checkpoints, NoCheckpoint, NoCheckpoints, remove_old_checkpoints
+from ml.training.checkpoints import Checkpoint, Checkpoints, remove_old_checkpoints
 from ml.training.fit import Fit, FitTask, Hyperparameters, Inputs, Schedule, TrainingData, fit
 from ml.training.gradient import Body, train_by_gradient
 from ml.training.outcome import Trial
+from tests.no_checkpoints import NoCheckpoint, NoCheckpoints
 
 pytestmark = pytest.mark.train
 
@@ -252,7 +253,7 @@ def test_search_that_is_killed_repeats_its_settings_and_prunings(
 ) -> None:
     config = replace(quick, trials=6, epochs=3)
 
-    def search(checkpoints: Checkpoints | NoCheckpoints, reporter: NullReporter) -> tuple[list[Trial], list[bytes]]:
+    def search(checkpoints: Checkpoints, reporter: NullReporter) -> tuple[list[Trial], list[bytes]]:
         with torch.random.fork_rng(devices=[]):
             bench = Bench(dataset, config, squeezenet, choose_compute("cpu"), checkpoints)
             outcome = train_by_gradient(CANDIDATES[SCRATCH], bench, Body(small_body, HALF), reporter)

@@ -13,8 +13,8 @@ from ml.networks.backbones import HALF, IMAGENET_NORMALISATION, Normalisation, r
 from ml.networks.weights import Weights, WeightsFile
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
-from ml.training.checkpoints import NoCheckpoints
 from ml.training.features import cached_features
+from tests.no_checkpoints import NoCheckpoints
 
 pytestmark = pytest.mark.train
 

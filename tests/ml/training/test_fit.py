@@ -13,6 +13,7 @@ from ml.reporting import NullReporter
 from ml.scores.metrics import weighted_f1
 from ml.scores.thresholds import cross_fitted_decisions
 from ml.training.fit import FitTask, Hyperparameters, Schedule, TrainingData, fit, predict_probabilities
+from tests.no_checkpoints import NoCheckpoint
 
 pytestmark = pytest.mark.train
 
@@ -51,7 +52,7 @@ def task_of(data: TrainingData, schedule: Schedule = SCHEDULE) -> FitTask:
 def test_fit_learns_and_reports_each_epoch(data: TrainingData) -> None:
     curves, model, task = Curves(), new_head(), task_of(data)
     epochs: list[tuple[int, float]] = []
-    result = fit(model, SETTING, task, curves, on_epoch=lambda *epoch: epochs.append(epoch))
+    result = fit(model, SETTING, task, curves, NoCheckpoint(), on_epoch=lambda *epoch: epochs.append(epoch))
     scores = [point["validation/weighted_f1"] for point in curves.points]
     assert epochs == list(enumerate(scores, 1))
     assert len(scores) == 6
@@ -64,14 +65,14 @@ def test_fit_learns_and_reports_each_epoch(data: TrainingData) -> None:
 
 def test_fit_with_a_constant_rate_keeps_it(data: TrainingData) -> None:
     curves = Curves()
-    fit(new_head(), SETTING, task_of(data, replace(SCHEDULE, rate="constant")), curves)
+    fit(new_head(), SETTING, task_of(data, replace(SCHEDULE, rate="constant")), curves, NoCheckpoint())
     assert {point["learning_rate"] for point in curves.points} == {SETTING.learning_rate}
 
 
 def test_fit_stops_after_an_epoch_of_the_same_schedule(data: TrainingData) -> None:
     whole, stopped, model = Curves(), Curves(), new_head()
-    fit(new_head(), SETTING, task_of(data), whole)
-    fit(model, SETTING, task_of(data, replace(SCHEDULE, stop=4)), stopped)
+    fit(new_head(), SETTING, task_of(data), whole, NoCheckpoint())
+    fit(model, SETTING, task_of(data, replace(SCHEDULE, stop=4)), stopped, NoCheckpoint())
     assert stopped.points == whole.points[:4]
     probabilities = predict_probabilities(model, data.inputs, data.validation, choose_compute("cpu"))
     truth = data.labels[150:].numpy().astype(np.uint8)
@@ -81,7 +82,7 @@ def test_fit_stops_after_an_epoch_of_the_same_schedule(data: TrainingData) -> No
 
 def test_fit_with_one_cycle_raises_and_lowers_the_rate(data: TrainingData) -> None:
     curves = Curves()
-    fit(new_head(), SETTING, task_of(data), curves)
+    fit(new_head(), SETTING, task_of(data), curves, NoCheckpoint())
     rates = [point["learning_rate"] for point in curves.points]
     peak = rates.index(max(rates))
     assert 0 < peak < 5
@@ -106,7 +107,7 @@ def test_fit_with_flip_mirrors_about_half_of_the_posters() -> None:
     images[..., 0] = 9
     rows = np.arange(256)
     data = TrainingData(images, torch.ones(256, 2), rows[:200], rows[200:], rows[200:] % 5)
-    fit(Recording(), SETTING, task_of(data, Schedule(1, 50, 0, flip=True)), NullReporter())
+    fit(Recording(), SETTING, task_of(data, Schedule(1, 50, 0, flip=True)), NullReporter(), NoCheckpoint())
     batch = torch.cat(seen)
     mirrored = batch[:, 0, 0, 3] == 9
     assert 0.35 < mirrored.float().mean().item() < 0.65

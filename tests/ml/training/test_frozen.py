@@ -16,10 +16,10 @@ from ml.reporting import NullReporter
 from ml.scores.thresholds import fit_thresholds
 from ml.training.bench import Bench
 from ml.training.candidates import CANDIDATES, FROZEN, Range
-from ml.training.checkpoints import NoCheckpoints
 from ml.training.features import Pretrained
 from ml.training.frozen import KERNEL_FIRST, OutOfFoldHeads, fit_head, train_frozen
 from ml.training.outcome import NetworkOutcome
+from tests.no_checkpoints import NoCheckpoints
 
 pytestmark = pytest.mark.train
 

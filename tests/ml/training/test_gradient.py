@@ -14,9 +14,9 @@ from ml.networks.backbones import HALF, Backbone
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
 from ml.training.candidates import CANDIDATES, SCRATCH
-from ml.training.checkpoints import NoCheckpoints
 from ml.training.gradient import Body, train_by_gradient
 from ml.training.outcome import NetworkOutcome
+from tests.no_checkpoints import NoCheckpoints
 
 pytestmark = pytest.mark.train
 

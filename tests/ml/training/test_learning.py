@@ -18,11 +18,11 @@ from ml.reporting import NullReporter, Reporter
 from ml.scores.choice import Contender, choose
 from ml.training.bench import Bench
 from ml.training.candidates import CANDIDATES, FINE_TUNED, FROZEN, SCRATCH
-from ml.training.checkpoints import NoCheckpoints
 from ml.training.features import Pretrained
 from ml.training.frozen import KERNEL_FIRST, fit_head, head_probabilities
 from ml.training.learning import checkpoints_of, train_networks
 from ml.training.outcome import TrainingOutcome
+from tests.no_checkpoints import NoCheckpoints
 
 pytestmark = pytest.mark.train
 
@@ -85,7 +85,7 @@ def test_frozen_backbone_keeps_its_batch_norm_statistics(dataset: Dataset, quick
         given = read_backbone("resnet18", "none", Path()).body().state_dict()
     config = replace(quick, backbone="resnet18", candidates=("frozen",), trials=1)
     resnet = replace(read_backbone("resnet18", "none", Path()), weights=Weights(given, WeightsFile("sha256")))
-    (network,) = train_networks(dataset, config, resnet, NullReporter()).networks
+    (network,) = train_networks(dataset, config, resnet, NullReporter(), NoCheckpoints()).networks
     trained = network.network.body.state_dict()
     assert sum("running_mean" in key for key in given) == 20
     assert all(trained[f"maps.extractor.{key}"].numpy().tobytes() == given[key].numpy().tobytes() for key in given)
@@ -118,7 +118,7 @@ def test_training_without_weights_trains_the_whole_backbone(
     dataset: Dataset, quick: TrainConfig, random_squeezenet: Backbone
 ) -> None:
     config = replace(quick, candidates=("frozen",), trials=1, epochs=1)
-    outcome = train_networks(dataset, config, random_squeezenet, NullReporter())
+    outcome = train_networks(dataset, config, random_squeezenet, NullReporter(), NoCheckpoints())
     (whole,) = outcome.networks
     assert (whole.name, whole.trained, whole.weights) == ("whole", "whole", None)
     with torch.random.fork_rng(devices=[]):
@@ -136,7 +136,7 @@ def test_training_uses_validation_labels_for_nothing_but_thresholds_the_choice_a
     labels, rows = dataset.labels.copy(), dataset.rows("validation")
     labels[rows] = 1 - labels[rows]
     config = replace(quick, candidates=("scratch", "frozen", "lp-ft"))
-    other = train_networks(replace(dataset, labels=labels), config, squeezenet, NullReporter())
+    other = train_networks(replace(dataset, labels=labels), config, squeezenet, NullReporter(), NoCheckpoints())
     before = (*outcome.networks, fine_tuned.networks[1], *outcome.recipes)
     for one, two in zip(before, (*other.networks, *other.recipes), strict=True):
         assert np.array_equal(one.validation_probabilities, two.validation_probabilities), one.name
@@ -154,7 +154,7 @@ def test_training_ignores_test_labels_and_restores_random_state_and_threads(
     labels[dataset.rows("test")] = 1 - labels[dataset.rows("test")]
     config = replace(quick, candidates=("scratch", "frozen", "lp-ft"))
     runs = Runs()
-    other = train_networks(replace(dataset, labels=labels), config, squeezenet, runs)
+    other = train_networks(replace(dataset, labels=labels), config, squeezenet, runs, NoCheckpoints())
     for one, two in zip(
         (*outcome.networks, fine_tuned.networks[1], *outcome.recipes), (*other.networks, *other.recipes), strict=True
     ):
@@ -184,7 +184,7 @@ def test_training_with_weights_that_are_not_finite_raises(
     state = {**squeezenet.weights.state, "features.0.bias": squeezenet.weights.state["features.0.bias"] * float("nan")}
     damaged = replace(squeezenet, weights=Weights(state, WeightsFile("damaged")))
     with pytest.raises(TrainingError, match="features are not finite"):
-        train_networks(dataset, replace(quick, candidates=("frozen",)), damaged, NullReporter())
+        train_networks(dataset, replace(quick, candidates=("frozen",)), damaged, NullReporter(), NoCheckpoints())
 
 
 def test_training_without_a_validation_part_raises(
@@ -192,7 +192,7 @@ def test_training_without_a_validation_part_raises(
 ) -> None:
     parts = np.where(dataset.parts == "validation", "train", dataset.parts)
     with pytest.raises(DatasetError, match="The validation part has no posters"):
-        train_networks(replace(dataset, parts=parts), quick, random_squeezenet, NullReporter())
+        train_networks(replace(dataset, parts=parts), quick, random_squeezenet, NullReporter(), NoCheckpoints())
 
 
 def test_checkpoints_belong_to_one_training_until_they_are_cleared(

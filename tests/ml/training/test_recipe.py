@@ -11,10 +11,10 @@ from ml.data.feature_table import FeatureTable
 from ml.networks.backbones import Backbone
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
-from ml.training.checkpoints import NoCheckpoints
 from ml.training.features import Pretrained
 from ml.training.outcome import TrainingOutcome
 from ml.training.recipe import EPOCHS, RECIPE, TUNED, train_recipe
+from tests.no_checkpoints import NoCheckpoints
 
 pytestmark = pytest.mark.train
 
