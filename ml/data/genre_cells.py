@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from ml.data.table_cells import parsed
+from ml.data.table_cells import parsed, shortened, shown
 from ml.errors import DatasetError
 
 BAR = "|"
@@ -81,7 +81,7 @@ _RECURRING_ROWS, _FEW = 3, 0.05
 _RARE = 0.01  # share of rows that may have another separator than all others
 _WORDS_TOGETHER = 5  # times that two words occur, always together, before they count as one name
 _READING = 3  # examples per reading in an error
-_SHOWN, _SHOWN_NAMES, _SHOWN_NAME = 60, 150, 20  # characters in a message
+_SHOWN_NAMES, _SHOWN_NAME = 150, 20  # characters in a message
 
 
 _Items = tuple[tuple[str, str], ...]
@@ -119,7 +119,7 @@ def read_genres(cells: Sequence[str], separator: str | None, name: str) -> Genre
     plain = {cell: count for cell, count in counts.items() if cell not in literals and cell not in read}
     notices: list[str] = []
     if sum(counts[cell] for cell in literals) > sum(plain.values()):
-        example = _shown(max(literals, key=lambda cell: counts[cell]))
+        example = shortened(max(literals, key=lambda cell: counts[cell]))
         notices.append(f"The genres are lists, such as {example}.")
         names = {text for items in literals.values() for _, text in items}
         for cell in plain:
@@ -154,9 +154,9 @@ def unify(rows: Sequence[_Items | None], places: Sequence[object], name: str) ->
             known, where = ids.setdefault(key, (id, place)) if id else ("", place)
             if known != id or (id and in_row.setdefault(id, (key, text))[0] != key):
                 other = (
-                    f"'{_shown(text)}' has the id {id} in row {place} and {known} in row {where}"
+                    f"{shown(text)} has the id {id} in row {place} and {known} in row {where}"
                     if known != id
-                    else f"'{_shown(in_row[id][1])}' and '{_shown(text)}' in row {place} have the id {id}"
+                    else f"{shown(in_row[id][1])} and {shown(text)} in row {place} have the id {id}"
                 )
                 raise DatasetError(
                     f"The genre ids of the table {name} do not fit its genres: {other}. --columns genre_ids= ignores "
@@ -167,7 +167,7 @@ def unify(rows: Sequence[_Items | None], places: Sequence[object], name: str) ->
         by_id[ids[key][0] if key in ids else key].update(names)
     best = {key: sorted(names, key=lambda text: (-names[text], text)) for key, names in by_id.items()}
     same = sorted(" = ".join(names) for names in best.values() if len(names) > 1)
-    notices = [f"Names of one genre: {_shown(', '.join(same), _SHOWN_NAMES)}."] if same else []
+    notices = [f"Names of one genre: {shortened(', '.join(same), _SHOWN_NAMES)}."] if same else []
 
     def unified(genres: _Items | None) -> _Items | None:
         found = {}
@@ -191,11 +191,6 @@ def _tidy(text: str) -> str:
 
 def _folded(text: str) -> str:
     return _tidy(text).casefold()
-
-
-def _shown(text: str, limit: int = _SHOWN) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= limit else f"{line[:limit]}..."
 
 
 def _literal(cell: str) -> _Items | None:
@@ -325,7 +320,7 @@ def _splitter(counts: Mapping[str, int], separator: str | None, name: str) -> tu
     )
     split = _split_between_names(counts, chosen)
     names = sorted({text for cell in counts for text in split(cell) if chosen in text})
-    together = f"; always together, so one name: {_shown(', '.join(names), _SHOWN_NAMES)}" if names else ""
+    together = f"; always together, so one name: {shortened(', '.join(names), _SHOWN_NAMES)}" if names else ""
     return split, f"The genres are separated by {_label(chosen)}{together}.", set()
 
 
@@ -414,12 +409,12 @@ def _two_readings(counts: Mapping[str, int], signs: Iterable[str], name: str) ->
         readings.append(f"both with --separator {_quoted(''.join(signs))}")
     return DatasetError(
         f"The genres of the table {name} can be read in two ways. Choose one with --separator.",
-        "\n".join([f"{_quoted(_shown(cell))} is", *readings]),
+        "\n".join([f"{_quoted(shortened(cell))} is", *readings]),
     )
 
 
 def _names(parts: Sequence[str]) -> str:
-    head = " and ".join(f"'{_shown(part, _SHOWN_NAME)}'" for part in parts[:_READING])
+    head = " and ".join(shown(part, _SHOWN_NAME) for part in parts[:_READING])
     return head + (" ..." if len(parts) > _READING else "")
 
 

@@ -22,8 +22,13 @@ class Cells:
 
 def shown(text: str, limit: int = _SHOWN) -> str:
     """A foreign text for a message: in quotes, on one line, and at most `limit` characters of it."""
+    return f"'{shortened(text, limit)}'"
+
+
+def shortened(text: str, limit: int = _SHOWN) -> str:
+    """The same without quotes."""
     line = " ".join(text.split())
-    return f"'{line}'" if len(line) <= limit else f"'{line[:limit]}...'"
+    return line if len(line) <= limit else f"{line[:limit]}..."
 
 
 def parsed(text: str, parse: Callable[[str], Any]) -> Any:

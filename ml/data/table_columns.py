@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ml.data.genre_cells import is_filler, literal_value
-from ml.data.table_cells import shown
+from ml.data.table_cells import shortened, shown
 from ml.errors import DatasetError
 
 ROLES = ("id", "title", "genres", "genre_ids", "franchise", "file", "poster_url", "rating", "explicit")
@@ -138,7 +138,7 @@ class Columns:
 
     def all_names(self) -> str:
         """The names of all columns, for a message."""
-        return shown(", ".join(map(str, self._table)), _SHOWN_NAMES)[1:-1]
+        return shortened(", ".join(map(str, self._table)), _SHOWN_NAMES)
 
     def binary_genre(self, column: str) -> str:
         """The genre of a column that holds 1 or 0 for each row; "" for a column that holds names."""

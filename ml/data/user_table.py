@@ -18,7 +18,7 @@ from ml.data.genres import Genre
 from ml.data.poster_files import find_poster_files
 from ml.data.shards import Shards
 from ml.data.splits import draw_part, join_franchises, without_suspects
-from ml.data.table_cells import shown
+from ml.data.table_cells import shortened
 from ml.data.table_rows import TableOptions, read_rows
 from ml.errors import DatasetError
 from ml.reporting import Reporter
@@ -145,6 +145,6 @@ def _left_out_notices(table: Table) -> list[str]:
         ids = table.left_out["id"][table.left_out["reason"] == reason].iloc[:_NAMED]
         more = ", ..." if count > _NAMED else ""
         notices.append(
-            f"Left out: {count} of {counted(table.rows, 'row')} ({reason}): {shown(', '.join(ids))[1:-1]}{more}."
+            f"Left out: {count} of {counted(table.rows, 'row')} ({reason}): {shortened(', '.join(ids))}{more}."
         )
     return notices
