@@ -16,6 +16,7 @@ from ml.configuration import PreprocessConfig, TrainConfig, stored_settings
 from ml.data.dataset import Dataset, build_dataset
 from ml.data.decoding import open_pixels
 from ml.data.splits import SUSPECT, TEST, VALIDATION
+from ml.data.table_cells import dropped_rows
 from ml.data.table_rows import TableOptions
 from ml.data.user_table import POSSIBLE_SIBLING, Table, draw_parts, read_table
 from ml.errors import DatasetError
@@ -239,7 +240,7 @@ def _prepared(
         if is_for_folds:
             rows = [replace(poster, part=TEST) if poster.part == SUSPECT else poster for poster in rows]
         elif suspects:
-            suspected = pd.DataFrame({"id": suspects, "reason": POSSIBLE_SIBLING}, dtype=str)
+            suspected = dropped_rows(suspects, [POSSIBLE_SIBLING] * len(suspects))
             table = replace(table, left_out=pd.concat([table.left_out, suspected], ignore_index=True))
         dataset = build_dataset(rows, job.workspace, preprocess, reporter, pixels)
         if dataset.suspects:
@@ -258,7 +259,7 @@ def _row_counts(table: Table, dataset: Dataset) -> dict[str, object]:
 
 def _left_out(table: Table, dataset: Dataset) -> pd.DataFrame:
     """All rows that are not in the dataset: columns id and reason."""
-    broken = pd.DataFrame({"id": list(dataset.broken), "reason": UNDECODABLE}, dtype=str)
+    broken = dropped_rows(list(dataset.broken), [UNDECODABLE] * len(dataset.broken))
     return pd.concat([table.left_out, broken], ignore_index=True)
 
 

@@ -110,12 +110,8 @@ def read_genres(cells: Sequence[str], separator: str | None, name: str) -> Genre
     separator = separator or None
     cells = [html.unescape(cell) if "&" in cell and ";" in cell else cell for cell in cells]
     counts = Counter(cell for cell in cells if not is_filler(cell))
-    read: dict[str, _Items | None] = {}
-    literals: dict[str, _Items] = {}
-    for cell in counts:
-        if (items := _literal(cell)) is not None:
-            literals[cell] = items
-    read.update({cell: None for cell in counts if cell not in literals and _CUT_LIST.search(cell)})
+    literals = {cell: items for cell in counts if (items := _literal(cell)) is not None}
+    read: dict[str, _Items | None] = {cell: None for cell in counts if cell not in literals and _CUT_LIST.search(cell)}
     plain = {cell: count for cell, count in counts.items() if cell not in literals and cell not in read}
     notices: list[str] = []
     if sum(counts[cell] for cell in literals) > sum(plain.values()):

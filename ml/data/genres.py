@@ -60,9 +60,7 @@ def choose_genres(genres: Sequence[Sequence[Genre]], parts: Sequence[str], confi
     in_part = Counter(
         (key, part) for of_poster, part in zip(genres, parts, strict=True) for key in {genre.key for genre in of_poster}
     )
-    totals: Counter[str] = Counter()
-    for (key, _), count in in_part.items():
-        totals[key] += count
+    totals = Counter(key for of_poster in genres for key in {genre.key for genre in of_poster})
     learned: list[Genre] = []
     left_out: list[LeftOutGenre] = []
     for key, genre in sorted(known.items(), key=lambda item: _order(item[1])):

@@ -163,9 +163,6 @@ class Shards:
             with locked(self.folder, "adds rows to"):  # another process may be replacing the damaged shards
                 self._open_new(delete_damaged=True)
 
-    def __contains__(self, sha256: object) -> bool:
-        return sha256 in self._place
-
     def missing(self, sha256: Iterable[str]) -> list[str]:
         """The hashes without a row: sorted, without duplicates."""
         return sorted({each for each in sha256 if each not in self._place})

@@ -8,6 +8,7 @@ import pandas as pd
 
 from ml.data.genre_cells import is_filler, literal_value
 from ml.data.table_cells import shortened, shown
+from ml.data.table_images import ENDINGS
 from ml.errors import DatasetError
 
 ROLES = ("id", "title", "genres", "genre_ids", "franchise", "file", "poster_url", "rating", "explicit")
@@ -18,8 +19,10 @@ _IDS = """id malid animeid mangaid movieid filmid tmdbid imdbid tconst uid showi
 _TITLES = """title name titel titre titulo movietitle animetitle booktitle gametitle filmtitle seriestitle primarytitle
     titles names displayname moviename animename gamename originaltitle titleenglish titleromaji englishtitle romaji
     movie film anime game book show album"""
-_GENRES = """genres genre genero listedin genrenames genrename genrelist genreslist animegenres moviegenres gamegenres
-    bookgenres genresall allgenres maingenres maingenre primarygenre categories category shelves subjects subject
+# Columns with these names are preferred to columns of 1 and 0; those with the other names of genres are not.
+_LISTS_OF_GENRES = """genres genre genero listedin genrenames genrename genrelist genreslist animegenres moviegenres
+    gamegenres bookgenres genresall allgenres maingenres"""
+_GENRES = f"""{_LISTS_OF_GENRES} maingenre primarygenre categories category shelves subjects subject
     tags tag themes labels label classes class"""
 _GENRE_IDS = "genreids genresids genreid genresid"
 _FRANCHISES = "franchise belongstocollection collection collectionname franchisename"
@@ -31,8 +34,8 @@ _ADDRESSES = """posterurl imageurl imgurl coverurl posterlink imagelink coverlin
     largeimageurl imageurllarge imageurll imageurlm images thumbnailurl thumbnail imageurlsmall imageurls posters covers
     imagepath imagesjpgimageurl filepath file photo artwork boxart boxarturl"""
 _RATINGS = "rating contentrating agerating ratingname certificate certification mpaa mpaarating rated"
-_EXPLICIT = """nsfw isnsfw isadult adult explicit isexplicit adultcontent isadultcontent is18 18 r18 hentai ishentai
-    erotica iserotica porn mature"""
+_NEVER_GENRES = "nsfw isnsfw isadult adult explicit isexplicit adultcontent isadultcontent"
+_EXPLICIT = f"{_NEVER_GENRES} is18 18 r18 hentai ishentai erotica iserotica porn mature"
 # Columns of 1 and 0 are genres if two of them have these names; other columns of 1 and 0 are flags.
 _KNOWN_GENRES = """action adventure animation biography comedy crime documentary drama ecchi family fantasy fiction
     horror humor indie mystery poetry puzzle racing romance rpg sci-fi shooter simulation sport sports strategy
@@ -45,7 +48,7 @@ _NAMED = 3  # columns in a message
 _SHOWN_NAMES, _SHOWN_NAME = 150, 40  # characters in a message
 _DISTINCT_IDS = 0.9  # share of rows
 _SAMPLE = 2000  # filled cells that decide what a column contains
-_IMAGE_PATH = re.compile(r"\.(?:jpe?g|jpe|jfif|png|webp|avif|gif|bmp|dib|tiff?)(?:[?#].*)?$", re.IGNORECASE)
+_IMAGE_PATH = re.compile(rf"(?:{'|'.join(map(re.escape, ENDINGS))})(?:[?#].*)?$", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?:https?:)?//[^/\s]", re.IGNORECASE)
 _SIZE = re.compile(r"extralarge|large|medium|small|thumbnail|thumb")  # in a column's name
 _SIZE_ORDER = ("thumb", "small", "medium", "", "large", "extralarge")
@@ -220,10 +223,10 @@ class Columns:
             if (values := {cell.casefold() for cell in self._sample(column)})
             and values <= _TRUE | _FALSE
             and not re.match(r"(?:is|has|was|not|unnamed)[_\s]", column, re.IGNORECASE)
-            and normalised(column) not in _EXPLICIT.split()[:8]
+            and normalised(column) not in _NEVER_GENRES.split()
             and column not in suggested
         ]
-        if named and normalised(named[0]) in _GENRES.split()[:15]:
+        if named and normalised(named[0]) in _LISTS_OF_GENRES.split():
             return named[:1]
         if len(numbered) > 1:
             return numbered

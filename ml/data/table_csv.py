@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 from ml.data.table_cells import TABLE_KINDS, Cells, dropped_rows, shown, unique_names
+from ml.data.table_images import ENDINGS
 from ml.errors import DatasetError
 from serving.bundle.wording import counted
 
@@ -53,21 +54,21 @@ def _best_reading(data: bytes, delimiter: str, skipped: int, name: str) -> Cells
     )
     if delimiter == "\t":
         other_ways.append((_Dialect(delimiter, quoting=csv.QUOTE_NONE), "Quotes are part of the cells."))
-    cells, reason = None, None
+    standard: Cells | DatasetError
     try:
-        cells = _parse(data, _Dialect(delimiter), skipped, name)
+        standard = _parse(data, _Dialect(delimiter), skipped, name)
     except DatasetError as error:
-        reason = error
-    if cells is not None and cells.dropped.empty:
-        return cells
+        standard = error
+    if isinstance(standard, Cells) and standard.dropped.empty:
+        return standard
     for dialect, notice in other_ways:
         with suppress(DatasetError):
             other = _parse(data, dialect, skipped, name)
             if other.dropped.empty:
                 return replace(other, notices=(notice, *other.notices))
-    if cells is None:
-        raise reason or DatasetError(f"The table {name} cannot be read.")
-    return cells
+    if isinstance(standard, DatasetError):
+        raise standard
+    return standard
 
 
 class _Dialect(NamedTuple):
@@ -118,21 +119,8 @@ def _parse(data: bytes, dialect: _Dialect, skipped: int, name: str) -> Cells:
         )
     table = table.fillna("")
     table.index = pd.Index(lines)
-    filled = [place for place, count in enumerate(counts) if count]
-    if not filled:
-        raise DatasetError(f"The table {name} is empty. {TABLE_KINDS}")
-    header, body = filled[0], filled[1:]
-    names = [cell.strip() for cell in table.iloc[header]][: counts[header]]
-    while names and not names[-1]:  # a delimiter at the end of the line
-        names.pop()
-    notices = []
+    names, body, notices = _header(table, counts, name)
     width = len(names)
-    if {counts[place] for place in body} == {width + 1} and _are_counted(table.iloc[body, 0]):
-        names, width = ["", *names], width + 1
-        notices.append("Each row has one cell more than the header: the first one is the row's number.")
-    elif _is_data(table.iloc[header], table.iloc[body]):
-        names, body = [str(number) for number in range(1, width + 1)], filled
-        notices.append(f"The table has no header: its columns are named 1 to {width}.")
     rows = table.iloc[body]
     widths = pd.Series([counts[place] for place in body], index=rows.index)
     ragged = (widths < width) | (rows.iloc[:, width:] != "").any(axis=1)
@@ -146,16 +134,48 @@ def _parse(data: bytes, dialect: _Dialect, skipped: int, name: str) -> Cells:
     reasons[torn_rows] = TORN
     reasons[ragged] = RAGGED
     left_out = reasons[reasons != ""]
-    for reason, count in Counter(left_out).items():
-        places = left_out.index[left_out == reason]
-        first = ", ".join(map(str, places[:_NAMED])) + (", ..." if count > _NAMED else "")
-        sentence = f"{count} of {len(rows)} rows have {reason}, in the lines {first}"
-        if count > max(_NAMED, _MOST_BROKEN * len(rows)):
-            raise DatasetError(f"The table {name} cannot be read: {sentence}. Correct these lines.")
-        notices.append(f"{sentence}.")
+    notices += _broken_rows(left_out, len(rows), name)
     table = rows[reasons == ""].iloc[:, :width]
     table.columns = pd.Index(unique_names(names))
     return Cells(table, dropped_rows([f"row {line}" for line in left_out.index], list(left_out)), tuple(notices))
+
+
+def _header(table: pd.DataFrame, counts: Sequence[int], name: str) -> tuple[list[str], list[int], list[str]]:
+    """The names of the columns, the places of the rows, and notices about both.
+
+    `counts` are the numbers of cells of all records. Raises DatasetError if all of them are blank.
+    """
+    filled = [place for place, count in enumerate(counts) if count]
+    if not filled:
+        raise DatasetError(f"The table {name} is empty. {TABLE_KINDS}")
+    header, body = filled[0], filled[1:]
+    names = [cell.strip() for cell in table.iloc[header]][: counts[header]]
+    while names and not names[-1]:  # a delimiter at the end of the line
+        names.pop()
+    width = len(names)
+    if {counts[place] for place in body} == {width + 1} and _are_counted(table.iloc[body, 0]):
+        notice = "Each row has one cell more than the header: the first one is the row's number."
+        return ["", *names], body, [notice]
+    if _is_data(table.iloc[header], table.iloc[body]):
+        notice = f"The table has no header: its columns are named 1 to {width}."
+        return [str(number) for number in range(1, width + 1)], filled, [notice]
+    return names, body, []
+
+
+def _broken_rows(reasons: "pd.Series[str]", rows: int, name: str) -> list[str]:
+    """One notice per reason why rows are left out; the index of `reasons` has their lines.
+
+    Raises DatasetError if that are so many of the table's `rows` that it is read wrongly.
+    """
+    notices = []
+    for reason, count in Counter(reasons).items():
+        lines = reasons.index[reasons == reason]
+        first = ", ".join(map(str, lines[:_NAMED])) + (", ..." if count > _NAMED else "")
+        sentence = f"{count} of {rows} rows have {reason}, in the lines {first}"
+        if count > max(_NAMED, _MOST_BROKEN * rows):
+            raise DatasetError(f"The table {name} cannot be read: {sentence}. Correct these lines.")
+        notices.append(f"{sentence}.")
+    return notices
 
 
 def _are_counted(cells: "pd.Series[str]") -> bool:
@@ -203,7 +223,7 @@ def _delimiter(text: str) -> str:
                 continue
             if not rows or len(rows[0]) < 2:
                 continue
-            alike = sum(abs(len(row) - len(rows[0])) == 0 for row in rows) / len(rows)
+            alike = sum(len(row) == len(rows[0]) for row in rows) / len(rows)
             if (score := (alike, len(rows[0]))) > best_score:
                 best, best_score = delimiter, score
     return best
@@ -325,4 +345,4 @@ def _shape(cell: str) -> str:
         return "number"
     if re.match(r"(?:https?:)?//", cell):
         return "address"
-    return "path" if re.search(r"\.(?:jpe?g|png|webp|gif|bmp|tiff?|avif)$", cell, re.IGNORECASE) else "text"
+    return "path" if cell.lower().endswith(ENDINGS) else "text"

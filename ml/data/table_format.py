@@ -57,7 +57,7 @@ def read_cells(data: bytes, name: str) -> Cells:
         except (OSError, EOFError, zlib.error) as error:
             raise DatasetError(f"The table {name} is damaged: gzip says {error}. Download it again.") from error
     if data.startswith(b"PAR1"):
-        return _cells_of(_parquet(data, name), name, ())
+        return _cells_of(_parquet(data, name), ())
     for start, what in _OTHER_FILES:
         if data.startswith(start):
             raise DatasetError(f"{name} is not a table, but {what}. {TABLE_KINDS}")
@@ -68,7 +68,7 @@ def read_cells(data: bytes, name: str) -> Cells:
     if re.match(r"<(?:!doctype|html|\?xml)", stripped, re.IGNORECASE):
         raise DatasetError(f"{name} is not a table, but a web page or XML; download the table itself.")
     if stripped[0] in "[{" and (rows := read_json_rows(stripped, name)) is not None:
-        return _cells_of(_frame(rows), name, notices)
+        return _cells_of(_frame(rows), notices)
     return read_csv(text, name, notices)
 
 
@@ -151,10 +151,8 @@ def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame({str(column): [row.get(column) for row in rows] for column in columns}, dtype=object)
 
 
-def _cells_of(table: pd.DataFrame, name: str, notices: Sequence[str]) -> Cells:
+def _cells_of(table: pd.DataFrame, notices: Sequence[str]) -> Cells:
     """The cells of a table of values as text. Lists and objects become JSON."""
-    if table.empty:
-        raise DatasetError(f"The table {name} has no rows. Give a table with one row per poster.")
     names = unique_names([str(column).strip() for column in table.columns])
     text = {
         name: [_as_text(value) for value in table.iloc[:, place].astype(object)] for place, name in enumerate(names)

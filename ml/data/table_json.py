@@ -55,7 +55,7 @@ def _records(document: Any) -> list[dict[str, Any]] | None:
             return None
         return [dict(zip(columns, row, strict=True)) for row in document["data"]]
     lists = [value for value in document.values() if isinstance(value, list)]
-    tables = [rows for rows in lists if rows and all(isinstance(row, dict) for row in rows) and len(document) > 0]
+    tables = [rows for rows in lists if rows and all(isinstance(row, dict) for row in rows)]
     if len(lists) == len(document) and len({len(values) for values in lists}) == 1 and len(lists) > 1:
         return [dict(zip(document, row, strict=True)) for row in zip(*lists, strict=True)]
     if all(isinstance(value, dict) for value in document.values()):

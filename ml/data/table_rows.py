@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from ml.data.genre_cells import BAR, is_filler, read_genres, unify
-from ml.data.table_cells import shown
+from ml.data.table_cells import dropped_rows, shown
 from ml.data.table_columns import ROLES, Columns, address_in, is_true, text_in
 from ml.data.table_format import read_cells
 from ml.errors import DatasetError
@@ -61,13 +61,12 @@ class TableRows:
     incomplete_addresses: int
 
 
-def read_rows(data: bytes, name: str, options: TableOptions | None = None) -> TableRows:
-    """Read a table of posters: CSV, JSON, JSON lines or Parquet, plain or compressed by gzip.
+def read_rows(data: bytes, name: str, options: TableOptions) -> TableRows:
+    """Read a table of posters: CSV, JSON, JSON lines or Parquet, plain, gzip or ZIP.
 
     `name` is the name of the file, for messages. Raises DatasetError if the bytes are not a table, if the columns or
     the genres can be read in two ways, if there is no column of genres or if different rows have one id.
     """
-    options = options or TableOptions()
     if unknown := [role for role in options.columns if role not in ROLES]:
         raise DatasetError(f"--columns does not know '{unknown[0]}': choose from {', '.join(ROLES)}.")
     cells = read_cells(data, name)
@@ -81,7 +80,7 @@ def read_rows(data: bytes, name: str, options: TableOptions | None = None) -> Ta
         )
     notices = [*cells.notices, columns.sentence()]
     rows = pd.DataFrame({role: columns.cells(role) for role in ROLES}, index=cells.table.index, dtype=str)
-    for column in columns.chosen["genres"][1:]:  # all of them tell rows apart
+    for column in columns.chosen["genres"][1:]:  # rows differ if any of these cells does
         rows["genres"] = [BAR.join(pair) for pair in zip(rows["genres"], columns.column(column), strict=True)]
     rows["title"] = [text_in(cell) for cell in rows["title"]]
     for role in ("id", "file", "poster_url", "rating", "franchise"):
@@ -100,8 +99,7 @@ def read_rows(data: bytes, name: str, options: TableOptions | None = None) -> Ta
     _check_ids(rows[reasons == ""], name)
     left_out = reasons[reasons != ""]
     ids = [rows["id"].loc[line] or f"row {line}" for line in left_out.index]
-    dropped = pd.DataFrame({"id": ids, "reason": list(left_out)}, dtype=str)
-    dropped = pd.concat([cells.dropped, dropped], ignore_index=True)
+    dropped = pd.concat([cells.dropped, dropped_rows(ids, list(left_out))], ignore_index=True)
     kept = rows[reasons == ""].reset_index(drop=True)
     if kept.empty:
         raise DatasetError(
@@ -178,8 +176,8 @@ def _ids_of_content(rows: pd.DataFrame) -> list[str]:
             ids.append(title)
             continue
         content = {role: cell for role, cell in cells.items() if cell}
-        told_by = [title, poster] if posters[title, poster] == 1 else content
-        sha256 = hashlib.sha256(json.dumps(told_by).encode()).hexdigest()
+        identity = [title, poster] if posters[title, poster] == 1 else content
+        sha256 = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
         ids.append(f"{title or 'row'}-{sha256[:_HASH]}")
     return ids
 
@@ -234,9 +232,9 @@ def _with_ids(genres: tuple[tuple[str, str], ...] | None, cell: str, where: str)
         return genres
     ids = [re.sub(r"\.0+$", "", id) for id in re.split(r"[\s|,;/]+", cell.strip(" []{}()\"'")) if id]
     if len(ids) != len(genres) or not all(id.isdecimal() for id in ids):
-        own = shown(BAR.join(text for _, text in genres))
+        names = shown(BAR.join(text for _, text in genres))
         raise DatasetError(
-            f"The genre ids {shown(cell)} in {where} do not fit its genres {own}: one whole number per genre is "
+            f"The genre ids {shown(cell)} in {where} do not fit its genres {names}: one whole number per genre is "
             "needed. --columns genre_ids= ignores the ids."
         )
     return tuple((str(int(id)), text) for id, (_, text) in zip(ids, genres, strict=True))
@@ -255,10 +253,10 @@ def _explicit(rows: pd.DataFrame, columns: Columns, notices: list[str]) -> list[
         for names, ids in zip(rows["genres"], rows["genre_ids"], strict=True)
     ]
     numbered = {(text.casefold(), id) for genres in pairs for text, id in genres if id}
-    own_numbers = all(_SITE_IDS.get(text, id) == id and int(id) <= _LARGEST_SITE_ID for text, id in numbered)
-    if not own_numbers and any(id in _EXPLICIT_IDS for _, id in numbered):
+    are_site_ids = all(_SITE_IDS.get(text, id) == id and int(id) <= _LARGEST_SITE_ID for text, id in numbered)
+    if not are_site_ids and any(id in _EXPLICIT_IDS for _, id in numbered):
         notices.append("The table's genre ids are not MyAnimeList's: 12 and 49 do not mean explicit titles.")
-    ids = _EXPLICIT_IDS if own_numbers else frozenset()
+    ids = _EXPLICIT_IDS if are_site_ids else frozenset()
     explicit_names = _EXPLICIT_NAMES if columns.chosen.get("explicit") != [] else frozenset()
     by_name = [next((text for text, _ in genres if text.casefold() in explicit_names), "") for genres in pairs]
     by_id = [any(id in ids for _, id in genres) for genres in pairs]

@@ -18,7 +18,7 @@ from ml.data.genres import Genre
 from ml.data.poster_files import find_poster_files
 from ml.data.shards import Shards
 from ml.data.splits import draw_part, join_franchises, without_suspects
-from ml.data.table_cells import shortened
+from ml.data.table_cells import dropped_rows, shortened
 from ml.data.table_rows import TableOptions, read_rows
 from ml.errors import DatasetError
 from ml.reporting import Reporter
@@ -28,6 +28,7 @@ from serving.bundle.wording import counted
 EXPLICIT, NO_GENRES, POSSIBLE_SIBLING = "explicit title", "unknown genres", "possible sibling of a training title"
 _NAMED = 3  # examples in a notice
 _CHUNK = 500  # files per task of a thread
+_DEFAULTS = TableOptions()
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Table:
         return dict(Counter(self.left_out["reason"]))
 
 
-def read_table(catalogue: Path, folder: Path, options: TableOptions | None = None) -> Table:
+def read_table(catalogue: Path, folder: Path, options: TableOptions = _DEFAULTS) -> Table:
     """Read a table of posters (see `ml.data.table_rows`) and find its files in a folder.
 
     Rows without genres, explicit titles and rows whose file is missing or cannot be read are left out. Raises
@@ -75,7 +76,7 @@ def read_table(catalogue: Path, folder: Path, options: TableOptions | None = Non
         reasons[place] = reasons[place] or error
         if not reasons[place] and path is not None:
             posters.append(Poster(id, title, _genres(genres, genre_ids), franchise_of[id], "", path, sha256))
-    left_out = pd.DataFrame({"id": list(rows["id"]), "reason": reasons}, dtype=str)
+    left_out = dropped_rows(list(rows["id"]), reasons)
     left_out = pd.concat([table.dropped, left_out[left_out["reason"] != ""]], ignore_index=True)
     notices = [*table.notices, *files.notices]
     if not (rows["title"] != "").any() and not (rows["franchise"] != "").any():

@@ -3,7 +3,6 @@
 A page's style sheet gives the curves their colours, in light and in dark mode.
 """
 
-import base64
 import io
 
 import numpy as np
@@ -12,6 +11,7 @@ from sklearn.metrics import precision_recall_curve
 
 from ml.poster_sheet import poster_picture
 from ml.scores.metrics import Labels
+from serving.bundle.heatmap import data_url
 
 _JPEG_QUALITY = 72
 _CURVE_POINTS = 100
@@ -44,4 +44,4 @@ def poster_address(image: NDArray[np.uint8]) -> str:
     """A poster, uint8 [3, S, S], as a data: address of a JPEG in a poster's shape."""
     stream = io.BytesIO()
     poster_picture(image).save(stream, "JPEG", quality=_JPEG_QUALITY, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return data_url(stream.getvalue(), "image/jpeg")

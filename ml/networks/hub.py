@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -72,16 +73,14 @@ def _license_of_card(card: Path) -> str | None:
 def download_repository(name: str, cache: Path) -> Path:
     """Download a repository's files and return their folder. `name` is OWNER/NAME, with @REVISION if wanted.
 
-    Files that are already in the folder `cache` are not downloaded again, and used if the hub does not answer. Raises
+    Files that are already in the folder `cache` are not downloaded again, and used if the hub does not respond. Raises
     as `download_file` does.
     """
     folder = download_file(name, CONFIG, cache).parent
     download_file(name, WEIGHTS, cache)
     if read_repository(folder).license is None:
-        try:
+        with suppress(WeightsError):  # without a card the licence is unknown
             download_file(name, CARD, cache)
-        except WeightsError:
-            return folder  # without a card: its licence is unknown
     return folder
 
 

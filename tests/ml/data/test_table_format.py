@@ -9,6 +9,7 @@ import pytest
 
 from ml.data.table_csv import RAGGED, TORN
 from ml.data.table_format import read_cells
+from ml.data.table_rows import TableOptions, read_rows
 from ml.errors import DatasetError
 
 ROWS = [["5", "Café Bebop, the film", "Action|Drama", "5.jpg"], ["6", 'The "Gun"', "Comedy", "6.jpg"]]
@@ -24,7 +25,7 @@ def read(data: bytes | str) -> list[list[str]]:
 
 def error_of(data: bytes | str) -> str:
     with pytest.raises(DatasetError) as raised:
-        read_cells(data.encode() if isinstance(data, str) else data, "table.csv")
+        read_rows(data.encode() if isinstance(data, str) else data, "table.csv", TableOptions())
     message = str(raised.value)
     assert "table.csv" in message
     return message
