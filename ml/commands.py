@@ -9,7 +9,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
@@ -205,11 +205,8 @@ def _reporting(workspace: Path, name: str) -> Iterator["Reporter"]:
     from ml.reporting import Reporters, TensorBoardReporter
 
     started = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    curves = TensorBoardReporter(workspace / "tensorboard" / f"{name}_{started}")
-    try:
+    with closing(TensorBoardReporter(workspace / "tensorboard" / f"{name}_{started}")) as curves:
         yield Reporters(TerminalReporter(), curves)
-    finally:
-        curves.close()
 
 
 def _predict(options: argparse.Namespace) -> int:

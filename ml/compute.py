@@ -23,13 +23,12 @@ class Compute:
 
     @property
     def precision(self) -> str:
+        """The precision of matrix products and convolutions: 'bf16' or 'fp32'."""
         return "bf16" if self.bf16 else "fp32"
 
-    @contextmanager
-    def autocast(self) -> Iterator[None]:
-        """Run matrix products and convolutions in this block in bfloat16 if `bf16` is true."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            yield
+    def autocast(self) -> torch.autocast:
+        """Run matrix products and convolutions in a block in bfloat16 if `bf16` is true."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
 
 @contextmanager
@@ -66,11 +65,9 @@ def choose_compute(device: str) -> Compute:
             )
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         name = torch.cuda.get_device_name(chosen)
-    elif chosen.type == "cpu":
+    else:
         bf16 = _cpu_has_bf16()
         name = f"CPU, {counted(torch.get_num_threads(), 'thread')}"
-    else:
-        raise SettingError(f"The device '{device}' is not supported: use auto, cpu or cuda.")
     has = "has bfloat16 arithmetic" if bf16 else "has no bfloat16 arithmetic"
     compute = Compute(chosen, bf16, f"{name}; it {has}")
     logger.info("Training on %s, so the precision is %s.", compute.reason, compute.precision)

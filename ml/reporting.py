@@ -4,7 +4,7 @@ Reporters for a tracker or an orchestrator are written above `ml/` and combined 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -128,14 +128,11 @@ class TensorBoardReporter(NullReporter):
 
     @contextmanager
     def run(self, name: str, parameters: Mapping[str, object]) -> Iterator[Reporter]:
-        nested = TensorBoardReporter(self._folder / name, outermost=False)
-        try:
+        with closing(TensorBoardReporter(self._folder / name, outermost=False)) as nested:
             if parameters:
                 table = "\n".join(f"| {key} | {value} |" for key, value in parameters.items())
                 nested._writer.add_text("parameters", f"| parameter | value |\n| --- | --- |\n{table}")
             yield nested
-        finally:
-            nested.close()
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():

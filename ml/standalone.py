@@ -121,7 +121,7 @@ def train_on_table(job: TableJob, output: Path, reporting: AbstractContextManage
     if output.is_file() or (output.is_dir() and _is_foreign(output)):
         raise DatasetError(f"{output} exists and is not a bundle. Give another folder, or empty this one.")
     start = time.perf_counter()
-    with _prepared(job, job.preprocess, reporting, output, False) as (table, dataset, backbone, reporter):
+    with _prepared(job, reporting, output) as (table, dataset, backbone, reporter):
         preprocessed = time.perf_counter()
         remove_old_checkpoints(job.workspace / CHECKPOINTS)
         checkpoints = checkpoints_of(job.workspace, checkpoint_name(output), dataset, job.train, backbone)
@@ -194,8 +194,8 @@ def compare_on_table(job: TableJob, output: Path | None, reporting: AbstractCont
     """
     if output is not None and output.is_dir():
         raise DatasetError(f"{output} is a folder. Give the name of a file for the figures.")
-    preprocess = replace(job.preprocess, min_posters_per_part=0)
-    with _prepared(job, preprocess, reporting, output.parent if output else None, True) as (
+    job = replace(job, preprocess=replace(job.preprocess, min_posters_per_part=0))
+    with _prepared(job, reporting, output.parent if output else None, for_folds=True) as (
         table,
         dataset,
         backbone,
@@ -214,17 +214,14 @@ def compare_on_table(job: TableJob, output: Path | None, reporting: AbstractCont
 
 @contextmanager
 def _prepared(
-    job: TableJob,
-    preprocess: PreprocessConfig,
-    reporting: AbstractContextManager[Reporter],
-    folder: Path | None,
-    is_for_folds: bool,
+    job: TableJob, reporting: AbstractContextManager[Reporter], folder: Path | None, *, for_folds: bool = False
 ) -> Iterator[tuple[Table, Dataset, Backbone, Reporter]]:
     """Check the input, create the output folder and build the dataset: table, dataset, backbone, entered reporter.
 
     Possible siblings of training titles are left out, except if folds take the place of the parts.
     """
     check_packages()
+    preprocess = job.preprocess
     check_settings(job.train, preprocess.image_size)
     table = read_table(job.catalogue, job.posters, job.options)
     for notice in table.notices:
@@ -237,7 +234,7 @@ def _prepared(
         pixels = open_pixels(job.workspace, preprocess.image_size)
         rows = draw_parts(table, pixels, reporter)
         suspects = [poster.id for poster in rows if poster.part == SUSPECT]
-        if is_for_folds:
+        if for_folds:
             rows = [replace(poster, part=TEST) if poster.part == SUSPECT else poster for poster in rows]
         elif suspects:
             suspected = dropped_rows(suspects, [POSSIBLE_SIBLING] * len(suspects))

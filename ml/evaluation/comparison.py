@@ -57,7 +57,7 @@ class Comparison:
             "posters": self.posters,
             "networks": {name: network.as_dict() for name, network in self.networks.items()},
             "differences": {name: asdict(each) for name, each in self.differences.items()},
-            "every_genre": self.every_genre.as_dict(),
+            "every_genre": asdict(self.every_genre),
             "below_every_genre": self.below_every_genre,
         }
 

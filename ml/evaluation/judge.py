@@ -46,7 +46,7 @@ class ModelFigures:
     def as_dict(self) -> dict[str, object]:
         """The figures as JSON values."""
         return {
-            **self.scores.as_dict(),
+            **asdict(self.scores),
             "by_threshold": asdict(self.by_threshold),
             "intervals": asdict(self.intervals),
             "calibration_error": self.calibration_error,
@@ -112,7 +112,7 @@ class Evaluation:
         """All figures as JSON values."""
         networks = {network.name: network.as_dict() for network in self.networks}
         return {
-            TEST: networks | {name: scores.as_dict() for name, scores in self.baselines.items()},
+            TEST: networks | {name: asdict(scores) for name, scores in self.baselines.items()},
             "differences": {name: asdict(each) for name, each in self.differences.items()},
         }
 

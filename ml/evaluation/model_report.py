@@ -224,7 +224,8 @@ def _later_titles(name: str, board: Scoreboard) -> LaterTitles:
 
 
 def _errors(genres: Sequence[str], predictions: Predictions, labels: Labels) -> list[ErrorRow]:
-    misses, shares = errors_together(predictions.decisions, labels)
+    misses, both = errors_together(predictions.decisions, labels)
+    shares = both / np.maximum(misses, 1)[:, None]
     rows: list[list[float | None]] = shares.tolist()
     for g, row in enumerate(rows):
         row[g] = None

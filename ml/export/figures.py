@@ -15,7 +15,7 @@ from ml.data.splits import PARTS, TRAIN, VALIDATION
 from ml.scores.calibration import brier_skill, calibrate_genres
 from ml.scores.folds import stratified_folds
 from ml.scores.intervals import Interval, Predictions, intervals
-from ml.scores.metrics import Decisions, Labels, Probabilities, score
+from ml.scores.metrics import Decisions, Labels, Probabilities, errors_together, score
 from ml.scores.thresholds import cross_fitted_decisions
 
 _CONFUSIONS = 12
@@ -70,9 +70,7 @@ def _confusions(decisions: Decisions, labels: Labels, genres: tuple[str, ...]) -
 
     At most `_CONFUSIONS` pairs are returned. Decisions and labels are [N, G].
     """
-    truth = labels == 1
-    missed, wrong = (truth & ~decisions).astype(np.int64), (decisions & ~truth).astype(np.int64)
-    both = missed.T @ wrong
+    _, both = errors_together(decisions, labels)
     order = np.argsort(-both, axis=None, kind="stable")[:_CONFUSIONS]
     pairs = zip(*np.unravel_index(order, both.shape), strict=True)
     return [

@@ -144,10 +144,10 @@ class Backbone:
         key: identifies the network in the keys of trainings, together with the hash of its weights.
         size: width and height in pixels of the images that it was pretrained with, None if unknown.
         normalisation: what its weights were trained with.
-        weights: its pretrained weights, None for random ones.
         make: returns the network with random weights.
         convert: brings weights of earlier formats into the network's own.
         classifiers: the names of its last layers, whose weights are not used.
+        weights: its pretrained weights, None for random ones.
         config_file: the file that describes a network of a hub repository, None for networks known by name.
     """
 
@@ -155,11 +155,16 @@ class Backbone:
     key: str
     size: int | None
     normalisation: Normalisation
-    weights: Weights | None
     make: Callable[[], nn.Module]
     convert: Callable[[Mapping[str, Tensor], nn.Module], Mapping[str, Tensor]]
     classifiers: tuple[str, ...]
+    weights: Weights | None = None
     config_file: Path | None = None
+
+    @property
+    def weights_file(self) -> WeightsFile | None:
+        """Where the weights come from, None for random ones."""
+        return self.weights.file if self.weights else None
 
     def body(self) -> nn.Module:
         """The network, with its pretrained weights if it has any. Each call makes another one.
@@ -221,9 +226,9 @@ def read_backbone(name: str, weights: str, cache: Path) -> Backbone:
     Raises SettingError for an unknown name or a backbone without pretrained weights, WeightsError for weights that are
     invalid or do not fit, WeightsUnavailable (retryable) for a download that fails, and MissingPackageError.
     """
-    backbone, own_weights = _found(name, cache)
+    backbone, pretrained_weights = _found(name, cache)
     if weights != NONE:
-        given = own_weights() if weights == IMAGENET else load_state(Path(weights))
+        given = pretrained_weights() if weights == IMAGENET else load_state(Path(weights))
         backbone = replace(backbone, weights=given)
         backbone.body()
         if condition := given.file.condition():
@@ -277,7 +282,6 @@ def _of_torchvision(name: str) -> Backbone:
         key=name,
         size=_torchvision_size(name),
         normalisation=_TORCHVISION.get(name, IMAGENET_NORMALISATION),
-        weights=None,
         make=make,
         convert=lambda state, body: state,
         classifiers=(classifier,),
@@ -318,18 +322,18 @@ def _of_timm(name: str, cache: Path) -> tuple[Backbone, Callable[[], Weights]]:
     config = asdict(pretrained)
     repository = config.get("hf_hub_id")
 
-    def own_weights() -> Weights:
+    def pretrained_weights() -> Weights:
         if not repository:
             raise SettingError(f"timm has no pretrained weights of '{name}'. Set weights to a file or to 'none'.")
         weights = load_state(download_file(repository, WEIGHTS, cache, instead=OTHER_WEIGHTS))
         stated = WeightsFile(weights.file.sha256, f"{_HUB}{repository}", config.get("license") or UNKNOWN)
         return replace(weights, file=stated)
 
-    return _timm_backbone(name, name, architecture, {}, config), own_weights
+    return _timm_backbone(name, name, architecture, {}, config), pretrained_weights
 
 
 def _of_repository(repository: Repository, name: str, source: str) -> tuple[Backbone, Callable[[], Weights]]:
-    def own_weights() -> Weights:
+    def pretrained_weights() -> Weights:
         weights = load_state(repository.weights)
         place = source if source != UNKNOWN else str(repository.config.get("origin_url") or UNKNOWN)
         stated = WeightsFile(weights.file.sha256, place, repository.license or UNKNOWN)
@@ -337,7 +341,7 @@ def _of_repository(repository: Repository, name: str, source: str) -> tuple[Back
 
     key = f"{name} {repository.sha256}"
     backbone = _timm_backbone(name, key, repository.architecture, repository.arguments, repository.config)
-    return replace(backbone, config_file=repository.weights.with_name(CONFIG)), own_weights
+    return replace(backbone, config_file=repository.weights.with_name(CONFIG)), pretrained_weights
 
 
 def _timm_backbone(
@@ -383,7 +387,6 @@ def _timm_backbone(
         key=key,
         size=size,
         normalisation=Normalisation(mean, std, _BGR.search(name) is not None or config.get("channel_order") == "bgr"),
-        weights=None,
         make=make,
         convert=convert,
         classifiers=(classifiers,) if isinstance(classifiers, str) else tuple(classifiers),

@@ -1,7 +1,7 @@
 """Scores of multi-label predictions by scikit-learn: F1 in three averages, mean average precision, scores per genre."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,10 +38,6 @@ class Scores:
     mean_average_precision: float
     posters: int
     genres: tuple[GenreScores, ...]
-
-    def as_dict(self) -> dict[str, object]:
-        """All scores, ready for JSON."""
-        return {**asdict(self), "genres": [asdict(genre) for genre in self.genres]}
 
     def scalars(self) -> dict[str, float]:
         """The scores of `SCALARS` by name."""
@@ -115,17 +111,16 @@ def poster_f1(decisions: Decisions, labels: Labels) -> NDArray[np.float64]:
     return each
 
 
-def errors_together(decisions: Decisions, labels: Labels) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def errors_together(decisions: Decisions, labels: Labels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Genres that are predicted wrongly while another genre is missed, from decisions and labels [N, G].
 
-    The first array, [G], counts the posters that miss each genre. The second, [G, G], is the share of these posters
-    that get the column's genre without having it; 0 if no poster misses the row's genre.
+    The first array, [G], counts the posters that miss each genre. The second, [G, G], counts those of them that get
+    the column's genre without having it.
     """
     truth = labels == 1
     missed, wrong = (truth & ~decisions), (decisions & ~truth)
-    misses = missed.sum(0)
     both = missed.T.astype(np.float64) @ wrong.astype(np.float64)  # whole numbers; float products are faster
-    return misses, both / np.maximum(misses, 1)[:, None]
+    return missed.sum(0), both.astype(np.int64)
 
 
 def _multilabel(decisions: Decisions, labels: Labels) -> dict[str, Any]:

@@ -67,10 +67,10 @@ class Candidate:
 def _train_scratch(
     candidate: Candidate, bench: "Bench", pretrained: "Pretrained | None", reporter: "Reporter"
 ) -> "NetworkOutcome":
-    from ml.networks.backbones import HALF, scratch_body
+    from ml.networks.backbones import scratch_body
     from ml.training.gradient import Body, train_by_gradient
 
-    body = Body(lambda: scratch_body(bench.dataset.preprocessing.size), HALF)
+    body = Body(lambda: scratch_body(bench.dataset.preprocessing.size))
     return train_by_gradient(candidate, bench, body, reporter)
 
 
@@ -91,7 +91,7 @@ def _train_fine_tuned(
 
     assert pretrained is not None
     features = pretrained.features
-    body = Body(lambda: copy.deepcopy(pretrained.body), bench.backbone.normalisation, bench.backbone)
+    body = Body(lambda: copy.deepcopy(pretrained.body), bench.backbone)
     return train_by_gradient(
         candidate, bench, body, reporter, lambda rows: fit_head(bench, features, rows, KERNEL_FIRST)
     )
@@ -103,7 +103,7 @@ def _train_whole(
     from ml.training.gradient import Body, train_by_gradient
 
     backbone = bench.backbone
-    return train_by_gradient(candidate, bench, Body(backbone.body, backbone.normalisation, backbone), reporter)
+    return train_by_gradient(candidate, bench, Body(backbone.body, backbone), reporter)
 
 
 SCRATCH, FROZEN, FINE_TUNED, WHOLE = "scratch", "frozen", "lp-ft", "whole"

@@ -138,7 +138,7 @@ def train_frozen(candidate: Candidate, bench: Bench, pretrained: Pretrained, rep
     return NetworkOutcome(
         name=candidate.name,
         backbone=bench.backbone.name,
-        weights=bench.backbone.weights.file if bench.backbone.weights else None,
+        weights=bench.backbone.weights_file,
         trained=candidate.trained,
         best=best,
         trials=trials,

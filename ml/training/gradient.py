@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ml.networks.backbones import Backbone, GenreNetwork, Normalisation, feature_count, head
+from ml.networks.backbones import HALF, Backbone, GenreNetwork, Normalisation, feature_count, head
 from ml.reporting import Reporter
 from ml.scores.metrics import Probabilities
 from ml.training.bench import Bench
@@ -33,8 +33,12 @@ class Body:
     """
 
     make: Callable[[], nn.Module]
-    normalisation: Normalisation
     backbone: Backbone | None = None
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """What the network's input is normalised with, as its backbone says."""
+        return self.backbone.normalisation if self.backbone else HALF
 
 
 def train_by_gradient(
@@ -121,7 +125,7 @@ def train_by_gradient(
     return NetworkOutcome(
         name=candidate.name,
         backbone=body.backbone.name if body.backbone else None,
-        weights=body.backbone.weights.file if body.backbone and body.backbone.weights else None,
+        weights=body.backbone.weights_file if body.backbone else None,
         trained=candidate.trained,
         best=replace(best, parameters={**best.parameters, "trained_epochs": epochs}),
         trials=trials,

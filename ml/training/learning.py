@@ -165,7 +165,7 @@ def checkpoints_of(
 
 def training_settings(config: TrainConfig, backbone: Backbone) -> dict[str, Any]:
     """The settings by which a training is known again. Backbone and weights are those by content, not by address."""
-    weights = backbone.weights.file.sha256 if backbone.weights else None
+    weights = backbone.weights_file.sha256 if backbone.weights_file else None
     return {**stored_settings(config), "backbone": backbone.key, "weights": weights}
 
 

@@ -100,7 +100,7 @@ class NetworkOutcome:
             "trained": self.trained,
             "best": asdict(self.best),
             "trials": [asdict(trial) for trial in self.trials],
-            "validation": self.validation.as_dict(),
+            "validation": asdict(self.validation),
             "device": self.device,
             "precision": self.precision,
             "seconds": self.seconds,

@@ -163,7 +163,7 @@ def _train(name: str, recipe: _Recipe, bench: Bench, reporter: Reporter) -> Netw
     return NetworkOutcome(
         name=name,
         backbone=recipe.backbone.name if recipe.backbone else None,
-        weights=recipe.backbone.weights.file if recipe.backbone and recipe.backbone.weights else None,
+        weights=recipe.backbone.weights_file if recipe.backbone else None,
         trained=recipe.trained,
         best=replace(best_of(trials), parameters={**parameters, "epochs": epochs}),
         trials=trials,

@@ -83,6 +83,6 @@ def test_poster_f1_averages_to_the_samples_f1_of_scikit_learn(predictions: tuple
 def test_errors_together_count_genres_predicted_instead_of_others() -> None:
     labels = np.array([[1, 0, 0], [1, 0, 1], [1, 0, 0], [0, 1, 0]], np.uint8)
     decisions = np.array([[0, 1, 0], [0, 1, 1], [1, 1, 0], [0, 1, 0]], bool)
-    misses, shares = errors_together(decisions, labels)
+    misses, both = errors_together(decisions, labels)
     assert misses.tolist() == [2, 0, 0]
-    assert shares.tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
+    assert both.tolist() == [[0, 2, 0], [0, 0, 0], [0, 0, 0]]

@@ -14,7 +14,7 @@ from ml.compute import choose_compute
 from ml.configuration import TrainConfig
 from ml.data.dataset import Dataset
 from ml.errors import SettingError, TrainingError
-from ml.networks.backbones import HALF, Backbone
+from ml.networks.backbones import Backbone
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
 from ml.training.candidates import CANDIDATES, SCRATCH
@@ -256,7 +256,7 @@ def test_search_that_is_killed_repeats_its_settings_and_prunings(
     def search(checkpoints: Checkpoints, reporter: NullReporter) -> tuple[list[Trial], list[bytes]]:
         with torch.random.fork_rng(devices=[]):
             bench = Bench(dataset, config, squeezenet, choose_compute("cpu"), checkpoints)
-            outcome = train_by_gradient(CANDIDATES[SCRATCH], bench, Body(small_body, HALF), reporter)
+            outcome = train_by_gradient(CANDIDATES[SCRATCH], bench, Body(small_body), reporter)
         weights = [value.numpy().tobytes() for value in outcome.network.state_dict().values()]
         return [replace(trial, seconds=0) for trial in (outcome.best, *outcome.trials)], weights
 

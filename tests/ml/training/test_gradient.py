@@ -10,7 +10,7 @@ from ml.compute import choose_compute
 from ml.configuration import TrainConfig
 from ml.data.dataset import Dataset
 from ml.errors import TrainingError
-from ml.networks.backbones import HALF, Backbone
+from ml.networks.backbones import Backbone
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
 from ml.training.candidates import CANDIDATES, SCRATCH
@@ -32,7 +32,7 @@ def bench(dataset: Dataset, quick: TrainConfig, squeezenet: Backbone) -> Bench:
 
 def train(bench: Bench, body: nn.Module | None = None) -> NetworkOutcome:
     with torch.random.fork_rng(devices=[]):
-        return train_by_gradient(CANDIDATES[SCRATCH], bench, Body(lambda: body or small_body(), HALF), NullReporter())
+        return train_by_gradient(CANDIDATES[SCRATCH], bench, Body(lambda: body or small_body()), NullReporter())
 
 
 def test_gradient_training_keeps_the_best_trial_and_predicts_what_was_scored(bench: Bench) -> None:
@@ -100,7 +100,7 @@ def test_gradient_training_fits_its_first_head_without_the_posters_that_choose(b
         return nn.Linear(32, 3)
 
     with torch.random.fork_rng(devices=[]):
-        body = Body(small_body, HALF)
+        body = Body(small_body)
         train_by_gradient(CANDIDATES[SCRATCH], bench, body, NullReporter(), fit_head)
     trials, refit = fitted_on
     assert np.array_equal(trials, bench.gradient_rows)
