@@ -19,6 +19,7 @@ from ml.training.frozen import KERNEL_FIRST, OutOfFoldHeads, head_probabilities
 
 EVERY_GENRE, COLOUR_HISTOGRAM = "every genre", "colour histogram"
 _DRAWS = 100
+_SEED = 0
 _LEVELS = 4
 _PIXEL_STEP = 4
 _PRIOR_SIBLINGS = 0.2
@@ -35,18 +36,18 @@ class Baselines:
     predictions: Mapping[str, Predictions]
 
 
-def baselines(dataset: Dataset, seed: int = 0) -> Baselines:
+def baselines(dataset: Dataset) -> Baselines:
     """All baselines, scored on the test part."""
     test, training = dataset.rows(TEST), dataset.labels[dataset.rows(TRAIN)]
     labels, genres = dataset.labels[test], dataset.genre_names
     predictions = {
         EVERY_GENRE: Predictions(np.ones(labels.shape, np.float32), np.ones(labels.shape, np.bool_)),
-        COLOUR_HISTOGRAM: colour_histogram(dataset, seed),
+        COLOUR_HISTOGRAM: colour_histogram(dataset),
     }
     histogram = predictions[COLOUR_HISTOGRAM]
     scores = {
         EVERY_GENRE: every_genre(labels, genres),
-        "genre frequencies": genre_frequencies(labels, training, genres, seed),
+        "genre frequencies": genre_frequencies(labels, training, genres, _SEED),
         COLOUR_HISTOGRAM: score(histogram.probabilities, histogram.decisions, labels, genres),
     }
     return Baselines(scores, predictions)
@@ -87,12 +88,12 @@ def genre_frequencies(labels: Labels, training: Labels, genres: tuple[str, ...],
     )
 
 
-def colour_histogram(dataset: Dataset, seed: int) -> Predictions:
+def colour_histogram(dataset: Dataset) -> Predictions:
     """Predictions of a kernel head on colour histograms, fitted on the training and validation parts."""
     known = np.sort(np.concatenate([dataset.rows(TRAIN), dataset.rows(VALIDATION)]))
     test, labels = dataset.rows(TEST), dataset.labels[known]
     histograms = FeatureTable(colour_histograms(dataset.images, known))
-    heads = OutOfFoldHeads(histograms, labels, dataset.franchises[known], seed)
+    heads = OutOfFoldHeads(histograms, labels, dataset.franchises[known], _SEED)
     estimates = heads.estimates(KERNEL_FIRST)
     curves = fit_curves(estimates, labels)
     thresholds = fit_thresholds(curves.probabilities(estimates), labels)

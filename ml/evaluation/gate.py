@@ -55,7 +55,6 @@ def decide(
     champion: Model | None,
     dataset: Dataset,
     predict_champion: Callable[[Model], Decisions] | None = None,
-    seed: int = 0,
     opponents: Mapping[str, Predictions] | None = None,
     seen: Collection[str] = (),
     limits: GateConfig = _DEFAULTS,
@@ -76,31 +75,31 @@ def decide(
 
     Without a champion the opponent is the baseline that predicts every genre, and any positive difference counts. A
     champion that shares no genre with the challenger, or that has seen all franchises, cannot be compared with it and
-    is not replaced. `predict_champion` returns the champion's decisions for the test part [T, G], in the order of its
-    genres; by default, those for the dataset's pixels. Raises DatasetError if these have another size than the
-    champion needs.
+    is not replaced. `predict_champion`, which a champion needs, returns its decisions for the test part [T, G], in the
+    order of its genres.
     """
     rows = dataset.rows(TEST)
     labels, franchises = dataset.labels[rows], dataset.franchises[rows]
     _, decisions = predict(challenger, dataset)
-    others = [*check_opponents(decisions, opponents or {}, labels, franchises, seed), *bundle_rules]
+    others = [*check_opponents(decisions, opponents or {}, labels, franchises), *bundle_rules]
     shared = shared_genres(genres_of(challenger), genres_of(champion)) if champion else []
     fair = ~np.isin(franchises, dataset.franchises[np.isin(dataset.ids, list(seen))])
     note = ""
     if champion is not None and shared and fair.any():
         level = next_level(limits.false_promotions, 0) if level is None else level
         kept, in_champion = map(list, zip(*shared, strict=True))
-        by_champion = predict_champion(champion) if predict_champion else predict(champion, dataset)[1]
+        assert predict_champion is not None
+        by_champion = predict_champion(champion)
         decisions, theirs = decisions[fair][:, kept], by_champion[fair][:, in_champion]
         labels, franchises, opponent = labels[fair][:, kept], franchises[fair], "the champion"
         names = [genres_of(challenger)[column].name for column in kept]
-        difference, rules = compare(decisions, theirs, labels, franchises, names, limits, level, seed)
+        difference, rules = compare(decisions, theirs, labels, franchises, names, limits, level)
         rules.append(_check_genres(genres_of(champion), in_champion))
         if not fair.all():
             note = f"The champion was trained on franchises of {np.sum(~fair)} test posters, which do not count here."
     else:
         level, opponent, theirs = 0.0, f"the baseline '{EVERY_GENRE}'", np.ones_like(decisions)
-        difference, _ = _weighted_f1_difference(decisions, theirs, labels, Bootstrap(labels, franchises, seed=seed))
+        difference, _ = _weighted_f1_difference(decisions, theirs, labels, Bootstrap(labels, franchises))
         if champion is None:
             rules = [Rule("difference", difference.value > 0, "Without a champion, any positive difference counts.")]
         else:

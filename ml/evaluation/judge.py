@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ml.data.dataset import Dataset
 from ml.data.genres import Genre
 from ml.data.splits import TEST, TRAIN
-from ml.errors import DatasetError
 from ml.evaluation.baselines import baselines
 from ml.evaluation.predictions import NetworkPredictions, PredictionSet
 from ml.scores.calibration import GenreCalibration, brier_skill, calibrate, calibrate_genres
@@ -171,19 +170,15 @@ def predict(
 ) -> tuple[Probabilities, Decisions]:
     """Probabilities and decisions [N, G] for rows [N], by default the test part, in the order of the model's genres.
 
-    A model with another image size than the dataset's needs `read_poster`. Raises DatasetError if it is missing.
+    A model with another image size than the dataset's needs `read_poster`.
     """
     rows = dataset.rows(TEST) if rows is None else rows
     size = model.manifest.preprocessing.size
     if size == dataset.preprocessing.size:
         blocks = [dataset.images[rows[start : start + _BLOCK]] for start in range(0, len(rows), _BLOCK)]
         probabilities = np.concatenate([model.probabilities(block) for block in blocks])
-    elif read_poster is None:
-        raise DatasetError(
-            f"The model needs posters of {size} x {size} pixels, but the dataset holds them in "
-            f"{dataset.preprocessing.size} x {dataset.preprocessing.size}. Give the poster files, too."
-        )
     else:
+        assert read_poster is not None
         each = [model.probabilities(decode(read_poster(dataset.ids[row]), size)[None]) for row in rows]
         probabilities = np.concatenate(each)
     return probabilities, probabilities >= thresholds(model)

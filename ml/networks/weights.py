@@ -66,11 +66,7 @@ def imagenet_weights(backbone: str, cache: Path) -> Weights:
     Raises as `download` does, and SettingError if torchvision has none.
     """
     url = imagenet_url(backbone)
-    try:
-        file = download(url, cache)
-    except WeightsError as error:
-        raise download_error(error.message, OTHER_WEIGHTS, error.retryable) from error
-    weights = load_state(file)
+    weights = load_state(download(url, cache))
     return replace(weights, file=replace(weights.file, source=url))
 
 
@@ -82,7 +78,7 @@ def download_error(what: str, instead: str, retryable: bool, details: str = "") 
 
 
 def is_refusal(status: int) -> bool:
-    """Whether a server that answers with this status will do so in a retry, too."""
+    """Whether a server that responds with this status will do so in a retry, too."""
     return 400 <= status < 500 and status not in (408, 429)
 
 
@@ -109,23 +105,23 @@ def is_downloaded(url: str, cache: Path) -> bool:
     return prefix is not None and file.exists() and file_sha256(file).startswith(prefix[1])
 
 
-def download(url: str, cache: Path, timeout_seconds: float = DOWNLOAD_TIMEOUT_SECONDS) -> Path:
+def download(url: str, cache: Path) -> Path:
     """Download a weights file into the folder `cache`, unless a valid copy is there.
 
     torchvision's file names end in the first digits of the file's sha256 ("resnet18-f37072fd.pth"). They are checked,
-    also for cached files. `timeout_seconds` limits each wait for the server, not the whole download. Raises
+    also for cached files. `DOWNLOAD_TIMEOUT_SECONDS` limits each wait for the server, not the whole download. Raises
     WeightsUnavailable (retryable) if the server is not reachable or sends another file, and WeightsError if it refuses
     the request, or the cache may not be written.
     """
     name = Path(urlparse(url).path).name
     prefix = _SHA256_PREFIX.search(name)
     if prefix is None:
-        raise WeightsError(f"The file name {name} has no sha256 to check the download.")
+        raise download_error(f"The file name {name} has no sha256 to check the download.", OTHER_WEIGHTS, False)
     with locked(cache, "downloads weights into"):
-        return _download(url, cache / name, prefix[1], timeout_seconds)
+        return _download(url, cache / name, prefix[1])
 
 
-def _download(url: str, file: Path, sha256_prefix: str, timeout_seconds: float) -> Path:
+def _download(url: str, file: Path, sha256_prefix: str) -> Path:
     if file.exists():
         if file_sha256(file).startswith(sha256_prefix):
             return file
@@ -134,7 +130,10 @@ def _download(url: str, file: Path, sha256_prefix: str, timeout_seconds: float) 
     digest = hashlib.sha256()
     with atomic_write(file) as temporary:
         try:
-            with urllib.request.urlopen(url, timeout=timeout_seconds) as response, temporary.open("wb") as stream:
+            with (
+                urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_SECONDS) as response,
+                temporary.open("wb") as stream,
+            ):
                 while chunk := response.read(_CHUNK_BYTES):
                     digest.update(chunk)
                     stream.write(chunk)
@@ -143,10 +142,11 @@ def _download(url: str, file: Path, sha256_prefix: str, timeout_seconds: float) 
             tunnel = _REFUSED_TUNNEL.search(str(reason))
             status = error.code if isinstance(error, HTTPError) else int(tunnel[1]) if tunnel else 0
             permanent = is_refusal(status) or isinstance(error, PermissionError)
-            kind = WeightsError if permanent else WeightsUnavailable
-            raise kind(f"{url} cannot be downloaded ({str(reason).rstrip('.')}).") from error
+            what = f"{url} cannot be downloaded ({str(reason).rstrip('.')})."
+            raise download_error(what, OTHER_WEIGHTS, not permanent) from error
         if not digest.hexdigest().startswith(sha256_prefix):
-            raise WeightsUnavailable(f"{url} sent a file whose sha256 does not start with {sha256_prefix}.")
+            what = f"{url} sent a file whose sha256 does not start with {sha256_prefix}."
+            raise download_error(what, OTHER_WEIGHTS, True)
     return file
 
 

@@ -32,14 +32,14 @@ class Choice:
     reason: str
 
 
-def choose(contenders: Sequence[Contender], labels: Labels, franchises: NDArray[np.str_], seed: int = 0) -> Choice:
+def choose(contenders: Sequence[Contender], labels: Labels, franchises: NDArray[np.str_]) -> Choice:
     """Choose among models by their decisions, from labels [N, G] and franchises [N] of validation posters.
 
     The choice is unbiased only if no model was trained or tuned on these posters.
     """
     score_of = {each.name: weighted_f1(each.decisions, labels) for each in contenders}
     best = max(contenders, key=lambda each: score_of[each.name])
-    bootstrap = Bootstrap(labels, franchises, seed=seed)
+    bootstrap = Bootstrap(labels, franchises)
     resampled = bootstrap.weighted_f1(best.decisions)
     for each in sorted(contenders, key=lambda each: (each.cost, -score_of[each.name])):
         error = float((resampled - bootstrap.weighted_f1(each.decisions)).std())

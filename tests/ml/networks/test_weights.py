@@ -108,12 +108,15 @@ def test_download_that_a_proxy_refuses_is_not_worth_a_retry(
     assert raised.value.retryable == retryable
 
 
-def test_download_times_out_if_the_server_does_not_respond(published: Path, tmp_path: Path) -> None:
+def test_download_times_out_if_the_server_does_not_respond(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ml.networks.weights.DOWNLOAD_TIMEOUT_SECONDS", 0.1)
     with (
         serving(published.parent, wait_seconds=0.5) as (address, _),
         pytest.raises(WeightsUnavailable, match="timed out"),
     ):
-        download(f"{address}/{published.name}", tmp_path / "cache", timeout_seconds=0.1)
+        download(f"{address}/{published.name}", tmp_path / "cache")
 
 
 def test_imagenet_weights_raise_a_retryable_error_that_names_the_setting_if_imagenet_weights_are_not_available(
