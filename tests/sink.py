@@ -22,7 +22,7 @@ class Received:
 
 @dataclass
 class Sink:
-    """A server on this machine. It answers /500 with this status, /silent after a second, and other paths with 200."""
+    """A server on this machine. It responds to /500 with this status, to /silent after a second, and else with 200."""
 
     url: str
     received: list[Received] = field(default_factory=list)

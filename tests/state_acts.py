@@ -211,7 +211,7 @@ def delete_mlflow_run(world: World, random: Random) -> Did | None:
 
 
 @act()
-def delete_mlflow_artifact(world: World, random: Random) -> Did | None:
+def cut_mlflow_artifact(world: World, random: Random) -> Did | None:
     """A file of an MLflow run is deleted or damaged."""
     files = [each for each in sorted((world.workspace / "mlflow-artifacts").rglob("*")) if each.is_file()]
     if not files:

@@ -329,12 +329,12 @@ class World:
         try:
             model = request_prediction(str(live.url), poster)["model"]
         except AnimeGenreError as error:
-            yield f"the function does not answer: {error}"
+            yield f"the function does not respond: {error}"
             return
         # Another tool may have split the traffic.
         others = [each.bundle_sha256 for each in cloud_run.revisions(settings.service)]
         if model["sha256"] not in (others if traffic.moved else [sha256]):
-            yield f"the traffic goes to bundle {sha256}, the function answers with {model['sha256']}"
+            yield f"the traffic goes to bundle {sha256}, the function responds with {model['sha256']}"
 
     def _registered_bundles(self) -> list[str]:
         """The beginning of the bundle's sha256 of each version that has one."""
@@ -401,7 +401,7 @@ def act_and_run(
     with world.client() if asks else nullcontext() as client:
         result = _act_and_run(world, acts, random, options, number, is_during)
     if client and client.failed:
-        asked = len(client.answers) + len(client.failed)
+        asked = len(client.responses) + len(client.failed)
         result.faults.append(f"{len(client.failed)} of {asked} requests of the client failed: {client.failed[:3]}")
     return result
 

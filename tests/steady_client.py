@@ -16,12 +16,12 @@ from tests.pictures import image_file
 class SteadyClient:
     """Sends a picture `rate` times per second, each time in a thread of its own.
 
-    `answers` has the time of each response and the sha256 of its bundle, `failed` what was no prediction.
+    `responses` has the time of each response and the sha256 of its bundle, `failed` what was no prediction.
     """
 
     url: str
     rate: float = 20.0
-    answers: list[tuple[float, str]] = field(default_factory=list)
+    responses: list[tuple[float, str]] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
     @contextmanager
@@ -48,6 +48,6 @@ class SteadyClient:
         try:
             response = requests.post(self.url, data=picture, headers={"Content-Type": "image/jpeg"}, timeout=30)
             response.raise_for_status()
-            self.answers.append((time.monotonic(), response.json()["model"]["sha256"]))
+            self.responses.append((time.monotonic(), response.json()["model"]["sha256"]))
         except (OSError, ValueError, KeyError) as error:
             self.failed.append(str(error))

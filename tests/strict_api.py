@@ -20,7 +20,7 @@ from infra.local.site.pages import poster_path
 
 CLIENT_ID = "6a1c0ffee5ec12e7deadbeef00c0ffee"
 Node = dict[str, Any]
-Answer = tuple[int, Any, dict[str, str]]  # status, JSON or bytes, headers
+Response = tuple[int, Any, dict[str, str]]  # status, JSON or bytes, headers
 
 _DEFAULT_FIELDS = {"id", "title", "main_picture"}
 _FIELDS = _DEFAULT_FIELDS | {
@@ -87,16 +87,16 @@ def _without_unknown(node: Node) -> Node:
 class StrictApi:
     """The API over `nodes`, and what was requested: paths with their queries, and headers.
 
-    `change` may replace each answer but that for robots.txt. It gets the path with its query, and the answer.
+    `change` may replace each response but that for robots.txt. It gets the path with its query, and the response.
     """
 
     nodes: list[Node]
     url: str = ""
-    change: Callable[[str, Answer], Answer] = lambda path, answer: answer
+    change: Callable[[str, Response], Response] = lambda path, response: response
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
 
-    def answer(self, target: str, headers: dict[str, str]) -> Answer:
-        """The answer to a request, as documented."""
+    def response_to(self, target: str, headers: dict[str, str]) -> Response:
+        """The response to a request, as documented."""
         path, query = urlsplit(target).path, parse_qs(urlsplit(target).query, keep_blank_values=True)
         if "X-MAL-CLIENT-ID" not in headers:
             return _error(403, "forbidden", "")
@@ -120,7 +120,7 @@ class StrictApi:
                 return 200, _only(node, fields), {}
         return _error(404, "not_found", "")
 
-    def _season(self, year: int, season: str, given: dict[str, str], fields: set[str]) -> Answer:
+    def _season(self, year: int, season: str, given: dict[str, str], fields: set[str]) -> Response:
         limit, offset = given.get("limit", "100"), given.get("offset", "0")
         if not limit.isdecimal() or not 1 <= int(limit) <= 500 or not offset.isdecimal():
             return _error(400, "bad_request", "Invalid limit or offset")
@@ -143,7 +143,7 @@ def _only(node: Node, fields: set[str]) -> Node:
     return {name: value for name, value in node.items() if name in fields}
 
 
-def _error(status: int, error: str, message: str) -> Answer:
+def _error(status: int, error: str, message: str) -> Response:
     return status, {"error": error, "message": message}, {}
 
 
@@ -158,8 +158,8 @@ def strict_api(nodes: list[Node]) -> Iterator[StrictApi]:
         def do_GET(self) -> None:
             headers = dict(self.headers.items())
             api.requests.append((self.path, headers))
-            answer = api.answer(self.path, headers)
-            status, content, more = api.change(self.path, answer) if self.path != "/robots.txt" else answer
+            response = api.response_to(self.path, headers)
+            status, content, more = api.change(self.path, response) if self.path != "/robots.txt" else response
             body = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json; charset=UTF-8")

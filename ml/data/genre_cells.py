@@ -283,16 +283,16 @@ def _splitter(counts: Mapping[str, int], separator: str | None, name: str) -> tu
         return _split_by(separator), f"The genres are separated by {_label(separator)}, as given.", set()
     strong, weak = _supports(counts, _SEPARATORS), _supports(counts, _PARTS_OF_NAMES)
     clear = [sign for sign, share in strong.items() if share >= _SUPPORTED]
-    doubtful = [sign for sign, share in strong.items() if 0 < share < _SUPPORTED]
+    partly_supported = [sign for sign, share in strong.items() if 0 < share < _SUPPORTED]
     unseen = [sign for sign, share in strong.items() if share == 0 and _may_be_list(counts, sign)]
     if not clear and BAR in unseen:
         clear = [BAR]  # too few rows to see a part twice; the product's own tables use it
     if clear and (rows := max(_rows_with(counts, sign) for sign in clear)) < _RARE * sum(counts.values()):
-        commoner = [sign for sign in (*doubtful, *unseen) if _rows_with(counts, sign) > rows]
+        commoner = [sign for sign in (*partly_supported, *unseen) if _rows_with(counts, sign) > rows]
         clear = [] if commoner else clear
-        doubtful = commoner or doubtful
-    if not clear and (doubtful or unseen):
-        raise _two_readings(counts, (doubtful or unseen)[:1], name)
+        partly_supported = commoner or partly_supported
+    if not clear and (partly_supported or unseen):
+        raise _two_readings(counts, (partly_supported or unseen)[:1], name)
     if clear:
         chosen = max(clear, key=lambda sign: _rows_with(counts, sign))
         split = _split_by(chosen)

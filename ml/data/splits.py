@@ -46,11 +46,9 @@ def franchises(
 ) -> dict[str, str]:
     """The franchise key of each title by id. Titles that are related or whose posters look alike share a key.
 
-    The titles' own keys are those of `ml.data.franchise_keys`.
-
-    `related` gives the related ids of each id. Ids that are not in `titles` still connect those that they name, and
-    those that name them.
-    `alike` are pairs of ids (see `ml.data.duplicates.look_alikes`).
+    Keys are made from the titles (`ml.data.franchise_keys`). `related` gives the related ids of each id; ids that are
+    not in `titles` still connect those that they name, and those that name them. `alike` are pairs of ids (see
+    `ml.data.duplicates.look_alikes`).
     """
     keys = title_franchises(titles)
     pairs = ((id, other) for id, others in (related or {}).items() for other in others)

@@ -100,6 +100,7 @@ class Evaluation:
 
     @property
     def chosen(self) -> ModelFigures:
+        """The figures of the served network."""
         return self.networks[0]
 
     @property

@@ -42,6 +42,7 @@ class NetworkPredictions:
 
     @property
     def decisions(self) -> Decisions:
+        """Which genres are predicted, bool [N, G]."""
         return self.probabilities >= self.thresholds
 
 

@@ -52,7 +52,9 @@ class _WithProbabilities(nn.Module):
 def export_onnx(network: GenreNetwork | ExplainedNetwork, size: int) -> bytes:
     """Export a network as an ONNX graph with a free batch size; the same weights give the same bytes.
 
-    The class activation maps of an explained network are the graph's second output.
+    The class activation maps of an explained network are the graph's second output. Raises
+    torch.onnx.OnnxExporterError if PyTorch cannot export the network, and onnx.checker.ValidationError if the graph is
+    invalid.
     """
     import onnx
 

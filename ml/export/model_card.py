@@ -65,7 +65,7 @@ def model_card(outcome: TrainingOutcome, dataset: Dataset, date: str | None = No
         "",
         "## Genres",
         "",
-        "The Brier skill tells how much better the probabilities are than always predicting the genre's share of the "
+        "The Brier skill is how much better the probabilities are than always predicting the genre's share of the "
         "training posters: 1 is perfect, 0 no better.",
         "",
         f"| genre | posters | threshold | {VALIDATION}/f1 | {VALIDATION}/brier_skill |",

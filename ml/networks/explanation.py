@@ -57,13 +57,13 @@ class ExplainedNetwork(nn.Module):
         self._tail, self._head = list(tail), list(head)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        own, maps = self.maps(self.network.normalised(images))
+        features, maps = self.maps(self.network.normalised(images))
         last = maps[-1].float()
         pooled = isinstance(self.network.body, PooledBody)
-        features = join(own, maps) if pooled else own
+        count = features.shape[1]
+        features = join(features, maps) if pooled else features
         logits = self.network.head(features)
         slopes = _slopes(self._head, features, torch.eye(logits.shape[1])[None])
-        count = own.shape[1]
         weights = _slopes(self._tail, last.mean((2, 3)), slopes[:, :, :count])
         if pooled:  # the map's means are features as well; the gradient of their deviations has a mean of 0
             channels = last.shape[1]
@@ -171,8 +171,8 @@ def _pulled_back(layer: nn.Module, values: Tensor, slopes: Tensor) -> Tensor:
         scale = torch.rsqrt(moved.square().mean(1, keepdim=True) + layer.eps)
         normal = (moved * scale)[:, None]
         weighted = slopes if layer.weight is None else slopes * layer.weight
-        own = weighted.mean(2, keepdim=True) + normal * (weighted * normal).mean(2, keepdim=True)
-        return (weighted - own) * scale[:, None]
+        removed = weighted.mean(2, keepdim=True) + normal * (weighted * normal).mean(2, keepdim=True)
+        return (weighted - removed) * scale[:, None]
     if isinstance(layer, nn.ReLU):
         return slopes * (values > 0)[:, None]
     if isinstance(layer, nn.Hardswish):

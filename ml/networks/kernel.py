@@ -83,6 +83,7 @@ class Space:
     points: Tensor
 
     def project(self, features: FeatureTable) -> Tensor:
+        """The points [N, P] of features [N, F]."""
         return torch.cat([(block - self.mean) @ self.projection for block in features.blocks()])
 
 
@@ -187,9 +188,11 @@ class LogisticCurves:
     offset: NDArray[np.float64]
 
     def logits(self, estimates: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Logits [N, G] of estimates [N, G]."""
         return estimates * self.slope + self.offset
 
     def probabilities(self, estimates: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Probabilities [N, G] of estimates [N, G]."""
         return (1 / (1 + np.exp(-self.logits(estimates)))).astype(np.float32)
 
 

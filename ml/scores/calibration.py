@@ -2,7 +2,7 @@
 
 If predictions are calibrated, three in ten of the posters with a probability of 0.3 have the genre (Guo et al. 2017,
 https://arxiv.org/abs/1706.04599). Always predicting a genre's share of the training posters is calibrated, too, and
-says nothing about a poster. The Brier skill score tells how much better than that the probabilities are.
+says nothing about a poster. The Brier skill score is how much better than that the probabilities are.
 """
 
 from collections.abc import Sequence

@@ -37,6 +37,9 @@ class Extractor:
     """A frozen body of a backbone, which turns posters into features.
 
     Attributes:
+        backbone: it has pretrained weights.
+        preprocessing: how posters become its input, but with the mean and deviation of the backbone.
+        compute: the device and precision.
         key: the folder of the features in a workspace: one per backbone, weights, preprocessing and precision.
         width: number of features, F.
         is_pooled: whether the body has pooled features of several stages.

@@ -34,8 +34,8 @@ class Trial:
 class Exported:
     """A network as ONNX graphs by file name in the bundle.
 
-    `explains` tells whether the graphs return class activation maps besides probabilities, `not_explained` why they do
-    not, and `served` which graph is served and why.
+    `explains` is whether the graphs return class activation maps besides probabilities, `not_explained` is why they do
+    not, and `served` is which graph is served and why.
     """
 
     graphs: Mapping[str, bytes]

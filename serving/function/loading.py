@@ -154,7 +154,7 @@ def _deployment(bucket: Bucket, folder: str) -> dict[str, Any] | None:
 
 
 def _storage_error(error: Exception, bucket: Bucket) -> RequestError:
-    """What the function says about an exception of the storage client. Without the right to read, a retry is vain."""
+    """The error for an exception of the storage client. Without the right to read, a retry does not help."""
     if isinstance(error, google_exceptions.Forbidden):
         role = "give it the role roles/storage.objectViewer"
         message = f"The function's service account may not read the bucket {bucket.name}; {role}."

@@ -51,8 +51,8 @@ def create_app(function_url: str | None = None) -> Flask:
 
     The page's words for what a poster shows and for what is predicted are those of the environment variables TITLE_NOUN
     and LABEL_NOUN, by default "anime" and "genre". TRUSTED_PROXIES is the number of proxies in front of the server,
-    which name the visitor's address in X-Forwarded-For; 0 by default. TRUSTED_HOSTS are the host names that the page
-    answers at, separated by commas; all by default.
+    which name the visitor's address in X-Forwarded-For; 0 by default. TRUSTED_HOSTS are the host names at which the
+    page is available, separated by commas; all by default.
 
     Raises:
         ValueError: the function's address is not an http or https address, or TRUSTED_PROXIES is not a number.

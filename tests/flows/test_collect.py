@@ -23,7 +23,7 @@ from flows.parameters import RetrainParameters
 from infra.local.site.invented_titles import SEASONS, invented_titles
 from tasks.crawl.traffic import Traffic
 from tests.faulty_site import FaultySite, faulty_site
-from tests.strict_api import CLIENT_ID, Answer, nodes_of, strict_api
+from tests.strict_api import CLIENT_ID, Response, nodes_of, strict_api
 
 pytestmark = pytest.mark.stack
 
@@ -157,7 +157,7 @@ def test_collect_by_api_shows_and_stores_the_client_id_nowhere(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def echo(path: str, answer: Answer) -> Answer:
+    def echo(path: str, answer: Response) -> Response:
         """Repeats the client id wherever a response can."""
         if fails and "summer" in path:
             return 400, {"error": "bad_request", "message": f"{CLIENT_ID} asks too much"}, {}

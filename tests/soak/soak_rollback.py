@@ -41,7 +41,7 @@ def main() -> int:
             for number in range(args.rollbacks):
                 failed += not _roll_back(world, client, str(2 - (number + 1) % 2))
     print(
-        f"{len(client.answers)} responses, {len(client.failed)} failed requests {client.failed[:3]}, "
+        f"{len(client.responses)} responses, {len(client.failed)} failed requests {client.failed[:3]}, "
         f"{failed} failed rollbacks"
     )
     return 1 if client.failed or failed else 0
@@ -49,7 +49,7 @@ def main() -> int:
 
 def _roll_back(world: World, client: SteadyClient, version: str) -> bool:
     """Run the command, and return whether it succeeded and another model answers."""
-    before, started = client.answers[-1][1], time.monotonic()
+    before, started = client.responses[-1][1], time.monotonic()
     output = world.output / "rollback.txt"
     output.write_text("")
     command = ["rollback", "--to", version, "--workspace", str(world.workspace)]
@@ -57,13 +57,13 @@ def _roll_back(world: World, client: SteadyClient, version: str) -> bool:
     code = world.runs.wait(process)
     seconds = time.monotonic() - started
     time.sleep(_SECONDS_BETWEEN)
-    last = max(when for when, sha256 in client.answers if sha256 == before) - started
+    last = max(when for when, sha256 in client.responses if sha256 == before) - started
     print(
         f"to version {version}: exit code {code}, {seconds:.1f} s for the command, the last response of the earlier "
         f"model after {last:.1f} s. {output.read_text().splitlines()[-1]}",
         flush=True,
     )
-    return code == 0 and client.answers[-1][1] != before
+    return code == 0 and client.responses[-1][1] != before
 
 
 if __name__ == "__main__":

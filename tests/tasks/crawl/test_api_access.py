@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from tasks.crawl.api_access import ApiAccess
 from tasks.crawl.client import SiteClient
 from tasks.errors import PageLayoutError, SiteError
-from tests.strict_api import CLIENT_ID, Answer, StrictApi, strict_api
+from tests.strict_api import CLIENT_ID, Response, StrictApi, strict_api
 
 
 def access_to(url: str, key: str = CLIENT_ID) -> ApiAccess:
@@ -28,7 +28,7 @@ def paths_with_key(api: StrictApi) -> list[str]:
 
 
 async def test_key_is_sent_below_the_address_of_the_api_alone() -> None:
-    def change(path: str, answer: Answer) -> Answer:
+    def change(path: str, answer: Response) -> Response:
         query = urlsplit(path).query
         return (302, b"", {"Location": query}) if query else (200, b"content", {})
 
@@ -43,7 +43,7 @@ async def test_key_is_sent_below_the_address_of_the_api_alone() -> None:
 
 @pytest.mark.parametrize("after_redirect", [False, True])
 async def test_key_in_a_response_is_hidden(after_redirect: bool) -> None:
-    def change(path: str, answer: Answer) -> Answer:
+    def change(path: str, answer: Response) -> Response:
         if after_redirect and "***" not in path:
             return 302, b"", {"Location": f"/v2/again?key={CLIENT_ID}"}
         return 200, f'{{"key": "{CLIENT_ID}", "other": "x{CLIENT_ID}"}}'.encode(), {"ETag": CLIENT_ID}

@@ -27,7 +27,7 @@ from tasks.myanimelist.page_addresses import api_url
 from tasks.myanimelist.source import MyAnimeList
 from tasks.source_choice import source_for
 from tests.small_site import small_site
-from tests.strict_api import CLIENT_ID, Answer, Node, StrictApi, nodes_of, strict_api
+from tests.strict_api import CLIENT_ID, Node, Response, StrictApi, nodes_of, strict_api
 
 pytestmark = pytest.mark.stack
 
@@ -98,11 +98,11 @@ def test_titles_that_only_the_pages_list_as_continuing_are_neither_lost_nor_gone
     assert [measure for measure in measures if measure.count] == []
 
 
-def answering(*answers: Answer, after: int = 0) -> Callable[[str, Answer], Answer]:
+def answering(*answers: Response, after: int = 0) -> Callable[[str, Response], Response]:
     """Replaces all answers of the API but the first `after` by these, in turn; the last one is repeated."""
     left, given = [*answers], iter(range(1_000_000))
 
-    def change(path: str, answer: Answer) -> Answer:
+    def change(path: str, answer: Response) -> Response:
         if next(given) < after:
             return answer
         return left.pop(0) if len(left) > 1 else left[0]
@@ -205,7 +205,7 @@ def test_paging_stops_at_an_address_that_is_not_the_next_page(address: object, r
 
 
 def test_paging_without_an_end_stops(tmp_path: Path) -> None:
-    def endless(path: str, answer: Answer) -> Answer:
+    def endless(path: str, answer: Response) -> Response:
         offset = int(parse_qs(urlsplit(path).query)["offset"][0])
         return 200, {"data": [], "paging": {"next": f"{api.url}{urlsplit(path).path}?offset={offset + 500}"}}, {}
 
@@ -242,7 +242,7 @@ FORBIDDEN = (403, {"error": "forbidden", "message": ""}, {})
     ],
 )
 def test_refusals_end_in_one_sentence_and_only_real_blocks_are_remembered(
-    answer: Answer, after: int, error: type[Exception], sentence: str, api: StrictApi, tmp_path: Path
+    answer: Response, after: int, error: type[Exception], sentence: str, api: StrictApi, tmp_path: Path
 ) -> None:
     api.change = answering(answer, after=after)
     with Collector(tmp_path, source_of(api), CollectConfig(details=0)) as collector:
@@ -264,7 +264,7 @@ def test_unknown_client_id_is_refused_by_the_strict_api(api: StrictApi, tmp_path
 
 def test_temporary_refusals_and_half_responses_are_retried(api: StrictApi, tmp_path: Path) -> None:
     expected = read(tmp_path / "before", source_of(api))
-    whole: list[Answer] = []
+    whole: list[Response] = []
     api.change = lambda path, answer: whole.append(answer) or answer  # type: ignore[func-returns-value]
     read(tmp_path / "again", source_of(api))
     half = json.dumps(whole[-1][1]).encode()[:-40]
