@@ -36,7 +36,6 @@ from ml.data.decoding import Poster
 from ml.networks.backbones import Backbone, read_backbone
 from ml.reporting import NullReporter
 from ml.training.bench import Bench
-from ml.training.checkpoints import NoCheckpoints
 from ml.training.features import Pretrained
 from serving.bundle.errors import AnimeGenreError
 from serving.bundle.model import Model
@@ -48,6 +47,7 @@ from tasks.poster_rows import complete_rows
 from tests.benchmarks.bench_preprocess import write_posters
 from tests.benchmarks.random_resnet18 import write_resnet18
 from tests.dask_cluster import Cluster, dask_cluster
+from tests.no_checkpoints import NoCheckpoints
 from tests.storage import new_bucket, storage_emulator
 
 
