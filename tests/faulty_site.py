@@ -35,7 +35,8 @@ class FaultySite:
 
     `rate` is that of a token bucket (requests per second). Only two may come at once, so that slow machines are
     refused some, too. For the share `faults` of all paths, the first two responses are faulty. `change` is applied to
-    each page.
+    each page. Paths in `redirects` redirect to another path: the real site redirects to the current season in place of
+    seasons that it lacks.
     """
 
     site: SmallSite
@@ -43,6 +44,7 @@ class FaultySite:
     faults: float = 0
     seed: int = 0
     change: Callable[[str], str] = str
+    redirects: dict[str, str] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     _tokens: float = 0
     _then: float = 0
@@ -107,6 +109,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         if not site.allows():
             return self._respond(429, b"Too Many Requests", **{"Retry-After": "1"})
+        if target := site.redirects.get(path):
+            return self._respond(303, b"", Location=f"{site.url}{target}")
         fault = site.fault(path) if site.count(path) < 2 else None
         status, content_type, body = site.site.response(path)
         if content_type.startswith("text/html"):

@@ -30,7 +30,7 @@ class SourcePage:
 
 class Source(Protocol):
     """A site or table of titles. Parsers raise PageLayoutError if a page is not as expected, PageCutError if it ends
-    too early."""
+    too early, NotOnSite if it is another page, which the site sends in place of one that it lacks."""
 
     @property
     def site_url(self) -> str:

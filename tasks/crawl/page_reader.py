@@ -10,13 +10,15 @@ from tasks.crawl.client import NO_VALIDATORS, SiteClient, Validators
 from tasks.crawl.kept_pages import KeptPages
 from tasks.crawl.ledger import Ledger, PageVisit
 from tasks.crawl.traffic import Traffic
-from tasks.errors import KeptPageError, NotOnSite, PageCutError, PageError
+from tasks.errors import KeptPageError, NotOnSite, PageCutError, PageError, PageLayoutError
 
 Content = TypeVar("Content")
 
 
 class PageReader:
     """Reads pages, keeps them, and records each visit in the ledger as soon as it is over.
+
+    A page is missing if the site answers so, or if `parse` raises NotOnSite.
 
     Without a client it sends no request and only reads kept pages. `normalise` removes from a page what differs in
     each response, so that an unchanged page has the same hash. `missing` says why requested pages are missing, by URL;
@@ -103,4 +105,7 @@ class PageReader:
         return self._kept.keep(body), content
 
     def _parse_kept(self, sha256: str, parse: Callable[[bytes], Content]) -> Content:
-        return parse(self._kept.read(sha256))
+        try:
+            return parse(self._kept.read(sha256))
+        except NotOnSite as error:  # an earlier version kept another page
+            raise PageLayoutError(error.message) from error

@@ -8,7 +8,7 @@ from bs4 import Tag
 from bs4.element import NavigableString
 
 from tasks.catalogue.titles import Title, UnreadCard
-from tasks.errors import PageLayoutError, excerpt
+from tasks.errors import NotOnSite, PageLayoutError, excerpt
 from tasks.myanimelist.fields import (
     anime_id,
     attribute,
@@ -48,13 +48,16 @@ _PARTS = frozenset(
 )
 
 
-def parse_season_page(html: str | bytes, page_url: str = SITE_URL) -> list[Title | UnreadCard]:
+def parse_season_page(
+    html: str | bytes, page_url: str = SITE_URL, expected: str | None = None
+) -> list[Title | UnreadCard]:
     """Read the titles of a season page, each once, in the order of the page. An UnreadCard stands for an odd one.
 
     `season` is the season of the page, also for titles that began earlier (these have `continuing`). The list is empty
     if no title began in the season: the site has such pages.
 
     Raises:
+        NotOnSite: the page is that of another season than the `expected` one.
         PageLayoutError: the page is not a season page in the known layout. The message says what is missing.
         PageCutError: the end of the page is missing.
     """
@@ -80,6 +83,8 @@ def parse_season_page(html: str | bytes, page_url: str = SITE_URL) -> list[Title
         raise PageLayoutError("This is not a season page: it has no list of titles (div.seasonal-anime-list).")
     if season is None:
         raise PageLayoutError('This is not a season page: its title names no season, such as "Fall 2010".')
+    if expected and season != expected:  # the site redirects to the current season in place of one that it lacks
+        raise NotOnSite(f"The page is that of another season, {season}.")
     return list(records.values())
 
 

@@ -8,7 +8,6 @@ import pandas as pd
 from tasks.catalogue.seasons import FIRST_YEAR, Season, parse_season, parse_seasons, quiet_days
 from tasks.catalogue.source import SourcePage
 from tasks.catalogue.titles import Details, Title, UnreadCard
-from tasks.errors import PageLayoutError
 from tasks.myanimelist.detail_pages import parse_detail_page
 from tasks.myanimelist.label_ids import DEMOGRAPHIC_IDS, THEME_IDS
 from tasks.myanimelist.page_addresses import SITE_URL, season_path
@@ -49,12 +48,8 @@ class MyAnimeList:
         ]
 
     def parse_page(self, page: SourcePage, body: bytes) -> Sequence[Title | UnreadCard]:
-        """The titles of a season's page; raises PageLayoutError if it is another season's."""
-        entries = parse_season_page(body, page.url)
-        season = next((entry.season for entry in entries if isinstance(entry, Title)), None)
-        if season and season != page.group:
-            raise PageLayoutError(f"This is the page of another season, {season}.")
-        return entries
+        """The titles of a season's page; raises NotOnSite if it is another season's."""
+        return parse_season_page(body, page.url, page.group)
 
     def detail_page(self, title: Title, started: float) -> SourcePage:
         """The detail page of a title, as old as the title's season."""

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 import pandas as pd
@@ -37,6 +38,7 @@ from tests.faulty_site import FaultySite, faulty_site
 pytestmark = pytest.mark.stack
 
 RANGE = f"{SEASONS[0]}..{SEASONS[-1]}"
+EMPTY = b'<html><title>Fall 2090 - Anime</title><div class="seasonal-anime-list"></div></html>'
 
 
 @dataclass
@@ -214,8 +216,32 @@ def test_collector_keeps_the_last_good_catalogue_if_the_site_changed(site: Fault
     other = sorted(site.site.seasons)[1]
     page = site.site.response(f"/anime/season/{other.replace('-', '/')}")[2].decode()
     site.change = lambda whole: page
-    with pytest.raises(PageLayoutError, match=f"another season, {other}"):
+    assert collect(tmp_path, site.url, refresh=True).content(site.url) == first.content(site.url)
+    with pytest.raises(DriftError, match="titles lost"):
         collect(tmp_path, site.url, refresh=True)
+    assert (tmp_path / "catalogue.csv").read_bytes() == before
+    site.change = str
+    assert collect(tmp_path, site.url).content(site.url) == first.content(site.url)
+
+
+@pytest.mark.parametrize("current_is_empty", [False, True])
+def test_collector_skips_seasons_that_the_site_redirects_to_the_current_one(
+    site: FaultySite, tmp_path: Path, clean, current_is_empty: bool
+) -> None:
+    lacked = [season for season in SEASONS if season not in site.site.seasons]
+    paths = {season: f"/anime/season/{season.replace('-', '/')}" for season in SEASONS}
+    current = "/anime/season/2090/fall" if current_is_empty else paths[max(site.site.seasons)]
+    response = site.site.response
+    site.redirects = {paths[season]: current for season in lacked}
+    site.site.response = lambda path: (  # type: ignore[method-assign]
+        (HTTPStatus.OK, "text/html", EMPTY) if path.endswith("/2090/fall") else response(path)
+    )
+    for refresh in (False, True):
+        result = collect(tmp_path, site.url, refresh=refresh)
+        assert result.content(site.url) == clean
+        assert result.traffics[0].outcomes["missing"] == len(lacked) > 0
+    with collector_of(tmp_path, site.url) as collector:
+        assert all(collector.ledger.pages.all()[f"{site.url}{paths[season]}"].sha256 is None for season in lacked)
 
 
 ODD = {
@@ -358,24 +384,28 @@ def test_collector_skips_detail_pages_that_fail_and_ends_only_if_many_others_fai
     assert list(reread(tmp_path, site.url)["rating"]) == ratings
 
 
-def make_unreadable(collector: Collector, visits: Iterable[PageVisit]) -> None:
+def make_unreadable(
+    collector: Collector, visits: Iterable[PageVisit], page: bytes = b"<html><title>Another layout</title></html>"
+) -> None:
     """Replace kept pages by one of an older layout."""
-    sha256 = collector.kept.keep(b"<html><title>Another layout</title></html>")
+    sha256 = collector.kept.keep(page)
     collector.ledger.pages.put(*(dataclasses.replace(visit, sha256=sha256) for visit in visits))
 
 
 def test_collector_fetches_damaged_missing_and_unreadable_kept_pages_again(site: FaultySite, tmp_path: Path) -> None:
     first = collect(tmp_path, site.url)
-    damaged, gone, unreadable = sorted((tmp_path / "pages").glob("*.gz"))[:3]
+    damaged, gone, unreadable, of_another_season = sorted((tmp_path / "pages").glob("*.gz"))[:4]
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:100])
     gone.unlink()
     with collector_of(tmp_path, site.url) as collector:
         visits = collector.ledger.pages.all().values()
-        make_unreadable(collector, [visit for visit in visits if f"{visit.sha256}.html.gz" == unreadable.name])
+        by_file = {f"{visit.sha256}.html.gz": visit for visit in visits}
+        make_unreadable(collector, [by_file[unreadable.name]])
+        make_unreadable(collector, [by_file[of_another_season.name]], EMPTY)
     requests = len(site.requests)
     assert collect(tmp_path, site.url).content(site.url) == first.content(site.url)
-    assert len(site.requests) - requests == 3 + 1  # and robots.txt
+    assert len(site.requests) - requests == 4 + 1  # and robots.txt
     assert damaged.read_bytes() == whole
 
 
