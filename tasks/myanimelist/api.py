@@ -161,8 +161,10 @@ def _object(body: bytes) -> dict[str, Any]:
 
     Raises:
         PageLayoutError: it is something else.
-        PageCutError: its end is missing.
+        PageCutError: its end is missing, or all of it.
     """
+    if not body.strip():
+        raise PageCutError("The response is empty.")
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):

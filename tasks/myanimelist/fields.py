@@ -5,7 +5,7 @@ import re
 from bs4 import Tag
 
 from tasks.crawl.addresses import joined
-from tasks.errors import PageCutError, PageLayoutError
+from tasks.errors import PageCutError
 from tasks.myanimelist.page_addresses import SITE_URL
 
 _UNITS = r"(?: (?:eps?|episodes?|members?|users?))?"
@@ -28,12 +28,11 @@ def whole_page(html: str | bytes) -> str:
     of the site, whatever its layout, ends with `</html>`.
 
     Raises:
-        PageLayoutError: the page is empty.
-        PageCutError: the end of the page is missing.
+        PageCutError: the end of the page is missing, or all of it.
     """
     page = html if isinstance(html, str) else html.decode("utf-8", errors="replace")
     if not page.strip():
-        raise PageLayoutError("The page is empty.")
+        raise PageCutError("The page is empty.")
     if "</html" not in page[-_END_LENGTH:].lower():
         raise PageCutError("The page was cut short: its end, </html>, is missing.")
     return page

@@ -216,6 +216,20 @@ def test_paging_without_an_end_stops(tmp_path: Path) -> None:
         assert len(offsets(api)) == 21
 
 
+@pytest.mark.parametrize("body", [b"", b" \r\n"])
+def test_blank_answer_is_requested_again(body: bytes, api: StrictApi, tmp_path: Path) -> None:
+    (season, *_) = (season for season in SEASONS if any(title.season == season for title in TITLES))
+    blank = [True, False]
+
+    def change(path: str, answer: Answer) -> Answer:
+        return (200, body, {}) if blank.pop(0) else answer
+
+    api.change = change
+    with Collector(tmp_path, source_of(api), CollectConfig(details=0)) as collector:
+        assert len(asyncio.run(collector.read_catalogue(season)))
+    assert blank == []
+
+
 FORBIDDEN = (403, {"error": "forbidden", "message": ""}, {})
 
 

@@ -3,7 +3,7 @@
 import pytest
 from bs4 import BeautifulSoup
 
-from tasks.errors import PageCutError, PageLayoutError
+from tasks.errors import PageCutError
 from tasks.myanimelist.fields import (
     anime_id,
     date_in,
@@ -140,5 +140,5 @@ def test_whole_page_ends_with_html() -> None:
     assert whole_page("<html>é</HTML >\n".encode()) == "<html>é</HTML >\n"
     with pytest.raises(PageCutError, match="</html>, is missing"):
         whole_page("<html><body><p>half of")
-    with pytest.raises(PageLayoutError, match="empty"):
+    with pytest.raises(PageCutError, match="empty"):
         whole_page(b" \n")
