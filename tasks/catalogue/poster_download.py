@@ -60,7 +60,7 @@ POSTER_COLUMNS = ["id", "status", "reason", "sha256", "url"]
 _CHECK_SIZE = 64  # pixels; any size decodes the whole file
 _SMALLEST_SIDE, _LONGEST_RATIO = 32, 5  # pixels, and long side by short side: no poster exceeds these
 # After how many days a poster that could not be downloaded is retried. One that "failed" is always due.
-_RETRY_DAYS = {"missing": 30.0, "placeholder": 30.0, "redirected": 30.0, "refused": 365.0, "broken": 7.0}
+_RETRY_DAYS = {"missing": 30.0, "placeholder": 30.0, "redirected": 30.0, "refused": 30.0, "broken": 7.0}
 # Two or three titles may share a poster. An image of so many is a placeholder.
 _PLACEHOLDER_TITLES = 5
 
@@ -76,7 +76,8 @@ async def download_posters(
     """Download the posters of a catalogue that are not in `folder` yet; returns a poster table in the same order.
 
     A poster that was downloaded from the same address is never fetched again. One that could not be downloaded is
-    retried when it is due. Each poster is in the ledger as soon as its file is in its place.
+    retried when it is due; until then the poster of an earlier address is used. Each poster is in the ledger as soon as
+    its file is in its place.
 
     A host that refuses us, or from which many posters in a row could not be downloaded, is skipped (`PosterHosts`).
 
@@ -102,11 +103,14 @@ async def download_posters(
 
     def record(visit: PosterVisit) -> None:
         path, known = folder / poster_name(visit.id), earlier.get(visit.id)
-        if visit.status == "failed" and known and _is_here(known, path):
-            visits[visit.id] = known  # until the new address is reachable, the poster of the old one is used
-            return
         if visit.status == "here":
             new.add(visit.id)
+        elif known and visit.status != "placeholder" and _is_here(known, path):
+            if visit.status == "failed":
+                visits[visit.id] = known
+                ledger.posters.put(known)  # the next run tries the new address again
+                return
+            visit = replace(visit, sha256=known.sha256)
         else:
             path.unlink(missing_ok=True)
         visits[visit.id] = visit
@@ -216,7 +220,9 @@ def _settled_visits(
 
 
 def _is_settled(visit: PosterVisit, path: Path, started: float) -> bool:
-    return _is_here(visit, path) if visit.status == "here" else not poster_is_due(visit, started)
+    if visit.sha256 and not _is_here(visit, path):
+        return False
+    return visit.status == "here" or not poster_is_due(visit, started)
 
 
 def poster_is_due(visit: PosterVisit, started: float) -> bool:
@@ -229,14 +235,17 @@ def poster_is_due(visit: PosterVisit, started: float) -> bool:
 
 
 def _is_here(visit: PosterVisit, path: Path) -> bool:
-    return visit.status == "here" and path.is_file() and sha256_of_file(path) == visit.sha256
+    """Whether there is the file of this or an earlier address."""
+    return visit.sha256 is not None and path.is_file() and sha256_of_file(path) == visit.sha256
 
 
 def _table(visits: Iterable[PosterVisit], new: set[str]) -> pd.DataFrame:
-    def status(visit: PosterVisit) -> str:
-        return visit.status if visit.status != "here" else "new" if visit.id in new else "present"
+    def row(visit: PosterVisit) -> tuple[str, ...]:
+        if visit.sha256:
+            return visit.id, "new" if visit.id in new else "present", "", visit.sha256, visit.url
+        return visit.id, visit.status, visit.reason or "", "", visit.url
 
-    rows = [(visit.id, status(visit), visit.why_no_file or "", visit.sha256 or "", visit.url) for visit in visits]
+    rows = [row(visit) for visit in visits]
     return pd.DataFrame(rows, columns=POSTER_COLUMNS, dtype=str)
 
 

@@ -79,8 +79,8 @@ class PosterVisit:
     """The last request for the poster of the title `id`.
 
     `status` is "here" (there is a file with that sha256), "missing", "placeholder", "redirected", "broken", "refused"
-    or "failed". `reason` says why there is no file. If there is one, `reason` is the URL that `url` redirects to, or
-    None.
+    or "failed". `reason` says why `url` has no poster. If it has one, `reason` is the URL that `url` redirects to, or
+    None. With another status than "here", `sha256` is that of the file of an earlier address, which is still used.
     """
 
     id: str
@@ -97,7 +97,7 @@ class PosterVisit:
 
     @property
     def why_no_file(self) -> str | None:
-        """Why there is no file, if there is none."""
+        """Why `url` has no poster, if it has none."""
         return self.reason if self.status != "here" else None
 
 
