@@ -19,13 +19,17 @@ from tasks.errors import (
     PageError,
     PageLayoutError,
     ResponseTooLarge,
+    RobotsUnavailable,
     SeasonError,
+    SiteUnavailable,
     excerpt,
     excerpt_of_url,
 )
 
 # A page without a title that can be read has another layout, unless it is as small as this.
 _SMALL_PAGE = 2
+# One or two pages that the site cannot send are read from their copies. So many in a row mean that it is down.
+_FAILURES_IN_A_ROW = 3
 logger = logging.getLogger(__name__)
 
 
@@ -36,8 +40,9 @@ async def read_titles(
 
     Fetches the pages that are due (with `refresh` all that this crawl has not fetched yet) and reads the others as they
     were kept. Pages that the site does not have, such as those of future seasons, are skipped with a warning. Of a page
-    that it had before, the kept copy is read the first time. Pages with entries that cannot be read are fetched again
-    in the next crawl.
+    that it had before, the kept copy is read the first time. So is the copy of a page that the site cannot send now,
+    unless the page lists a running season or many pages in a row fail. Pages with entries that cannot be read are
+    fetched again in the next crawl.
 
     Raises:
         SeasonError: the selection is invalid, or the site has none of its pages.
@@ -57,9 +62,20 @@ async def read_titles(
     unread: list[UnreadEntry] = []
     missing: list[str] = []
     kept: list[str] = []
+    failed: list[str] = []
+    failures_in_a_row = 0
     for page in pages:  # one after the other: a kill costs one page, and the site's pace allows no more
+        odd: list[UnreadEntry] = []
         try:
-            titles = await _read(context, page, page in due, unread)
+            titles = await _read(context, page, page in due, odd)
+        except SiteUnavailable as error:
+            failures_in_a_row += 1
+            if failures_in_a_row == _FAILURES_IN_A_ROW or not _may_use_copy(context, page, error):
+                raise
+            context.traffic.settle("failed", error.why)
+            failed.append(f"{page.name} ({error.why})")
+            odd.clear()
+            titles = await _read(context, page, False, odd)
         except PageError as error:
             raise type(error)(f"The page of {page.name}: {error.message}", error.details) from error
         except ResponseTooLarge as error:
@@ -68,6 +84,9 @@ async def read_titles(
             raise ResponseTooLarge(
                 f"{error.message} Download the table, and name the file with --catalogue."
             ) from error
+        else:
+            failures_in_a_row *= page not in due
+        unread += odd
         if titles is None:
             missing.append(page.name)
         else:
@@ -87,12 +106,24 @@ async def read_titles(
             "%s no longer has the page of %s. The kept copy is used, and discarded if the next run finds none either.",
             *(source.site_url, ", ".join(kept)),
         )
+    if failed:
+        logger.warning(
+            "%s cannot send the page of %s. The kept copy is used, and the next run requests the page again.",
+            *(source.site_url, ", ".join(failed)),
+        )
     records = merge(found)
     if not records and not unread:
         raise EmptyCatalogueError(
             f"The pages of {source.site_url} list no title ({counted(len(found), 'page')} read). Choose other seasons."
         )
     return records, unread
+
+
+def _may_use_copy(context: CrawlContext, page: SourcePage, error: SiteUnavailable) -> bool:
+    """Whether the copy of a page is read after this error."""
+    visit = context.ledger.pages.get(page.url)
+    is_old = visit is not None and visit.sha256 is not None and visit.checked < context.started
+    return is_old and page.quiet_days > 0 and not isinstance(error, RobotsUnavailable)
 
 
 async def _read(context: CrawlContext, page: SourcePage, due: bool, unread: list[UnreadEntry]) -> list[Title] | None:

@@ -18,6 +18,7 @@ import pytest
 
 import tasks.catalogue.collector
 import tasks.catalogue.parsed_details
+import tasks.myanimelist.source
 from infra.local.site.invented_titles import SEASONS
 from ml.data.franchise_keys import title_franchises
 from ml.data.splits import draw_part
@@ -27,10 +28,19 @@ from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.last_good import HISTORY
 from tasks.catalogue.titles import Details
 from tasks.catalogue.unread_cards import KEPT
+from tasks.crawl.client import SiteClient
 from tasks.crawl.ledger import Crawl, PageVisit
 from tasks.crawl.site_lock import site_lock
 from tasks.crawl.traffic import Traffic
-from tasks.errors import DriftError, EmptyCatalogueError, KeptPageError, PageLayoutError, SiteBlocked, SiteBusy
+from tasks.errors import (
+    DriftError,
+    EmptyCatalogueError,
+    KeptPageError,
+    PageLayoutError,
+    SiteBlocked,
+    SiteBusy,
+    SiteUnavailable,
+)
 from tasks.myanimelist.detail_pages import parse_detail_page
 from tasks.myanimelist.source import MyAnimeList
 from tests.faulty_site import FaultySite, faulty_site
@@ -382,6 +392,55 @@ def test_collector_skips_detail_pages_that_fail_and_ends_only_if_many_others_fai
     with pytest.raises(PageLayoutError, match="Has the site changed"):
         collect(tmp_path, site.url, details=40)
     assert list(reread(tmp_path, site.url)["rating"]) == ratings
+
+
+def age(folder: Path, url: str) -> None:
+    """Make all pages due."""
+    with collector_of(folder, url) as collector:
+        visits = collector.ledger.pages.all().values()
+        collector.ledger.pages.put(
+            *(dataclasses.replace(visit, checked=visit.checked - 800 * 86_400) for visit in visits)
+        )
+
+
+def test_collector_reads_the_copies_of_few_old_pages_that_the_site_cannot_send(
+    site: FaultySite, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SiteClient.__init__.__kwdefaults__, "first_wait_seconds", 0.001)
+    first = collect(tmp_path, site.url)
+    names = [season for season in SEASONS if season in site.site.seasons]
+    paths = [f"/anime/season/{name.replace('-', '/')}" for name in names]
+    broken: set[str] = set()
+    response = site.site.response
+    site.site.response = lambda path: (  # type: ignore[method-assign]
+        (HTTPStatus.INTERNAL_SERVER_ERROR, "text/html", b"") if path in broken else response(path)
+    )
+
+    age(tmp_path, site.url)
+    for places in ((0, 1, -1), (0, -1)):  # in the second run, only these are due
+        broken.clear()
+        broken |= {paths[place] for place in places}
+        caplog.clear()
+        requests = len(site.requests)
+        again = collect(tmp_path, site.url)
+        assert again.content(site.url) == first.content(site.url)
+        assert again.traffics[0].outcomes["failed"] == len(places)
+        failed = ", ".join(f"{names[place]} (500 Internal Server Error)" for place in places)
+        assert f"cannot send the page of {failed}. The kept copy is used" in caplog.text
+        assert sum(request.status == 500 for request in site.requests[requests:]) == 4 * len(places)
+    assert [request.path for request in site.requests[requests:] if request.status != 500] == ["/robots.txt", paths[1]]
+
+    age(tmp_path, site.url)
+    broken |= set(paths[:3])
+    with pytest.raises(SiteUnavailable, match="500"):
+        collect(tmp_path, site.url)
+    broken &= {paths[0]}
+    with monkeypatch.context() as patch:  # the page of a running season
+        patch.setattr(tasks.myanimelist.source, "quiet_days", lambda season, now: 0)
+        with pytest.raises(SiteUnavailable, match="500"):
+            collect(tmp_path, site.url)
+    with pytest.raises(SiteUnavailable, match="500"):  # no copy
+        collect(tmp_path / "empty", site.url)
 
 
 def make_unreadable(
