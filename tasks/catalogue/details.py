@@ -17,7 +17,7 @@ from tasks.catalogue.source import DetailSource, SourcePage
 from tasks.catalogue.titles import Details, Title
 from tasks.crawl.ledger import PageVisit
 from tasks.crawl.revisits import is_due
-from tasks.errors import SiteBlocked, SiteError, SiteUnavailable, excerpt
+from tasks.errors import PageError, SiteBlocked, SiteError, SiteUnavailable, excerpt
 
 # One or two pages in an unusual layout are skipped. So many in a row mean that the site has changed.
 _FAILURES_IN_A_ROW = 10
@@ -33,10 +33,11 @@ async def add_details(
     Fetches at most `limit` pages per crawl: first those never read, then those that are due again. Of each, the test
     part comes first, then validation, with the most popular titles first. `parts` gives the part of titles by id. The
     other titles have the part that their name draws. Kept pages that can no longer be read are due in the next crawl.
+    If many pages in a row have another layout, and had not in an earlier crawl, no more are fetched in this crawl.
 
     Raises:
         SiteBlocked: the site refuses us.
-        SiteError: many pages in a row could not be read, and not already in an earlier crawl.
+        SiteError: many pages in a row could not be fetched, or without a client, not be read.
         KeptPageError: as `PageReader.read`.
     """
     source = context.source
@@ -52,7 +53,7 @@ async def add_details(
 
     to_read = list(due.values())
     to_read += [title for title in titles if visits.get(title.id) and title.id not in due]
-    for title in to_read:
+    for place, title in enumerate(to_read, start=1):
         url = pages[title.id].url
         try:
             read = await context.reader.read(url, parsed.parse, title.id in due, replaces_unreadable=False)
@@ -65,7 +66,17 @@ async def add_details(
             is_new = is_requested and (is_unavailable or not visit.was_unreadable)
             failures_in_a_row += is_new or context.client is None
             if failures_in_a_row == _FAILURES_IN_A_ROW:
-                raise
+                if context.client is None or not isinstance(error, PageError):
+                    raise
+                logger.warning(
+                    "The pages of %d titles in a row cannot be read: none are fetched in the rest of this run, and "
+                    "what is known is used. Update this program, or do not ask for them (--details 0). The last "
+                    "error: %s",
+                    *(_FAILURES_IN_A_ROW, error),
+                )
+                skipped = [other.id for other in to_read[place:] if other.id in due]
+                context.traffic.total -= len(skipped)
+                due = {id: other for id, other in due.items() if id not in skipped}
             logger.info("The page of %s is skipped: %s", excerpt(title.title), error)
             if is_requested:  # not fetched again in this crawl; the kept page is used
                 now = time.time()

@@ -368,9 +368,10 @@ def test_collector_accepts_a_new_season_and_loses_no_title_unless_a_page_is_miss
     assert warning not in caplog.text and f" {gone}" in caplog.text
 
 
-def test_collector_skips_detail_pages_that_fail_and_ends_only_if_many_others_fail(
-    site: FaultySite, tmp_path: Path
+def test_collector_skips_detail_pages_that_fail_and_fetches_no_more_if_many_others_fail(
+    site: FaultySite, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(SiteClient.__init__.__kwdefaults__, "first_wait_seconds", 0.001)
     ratings = list(collect(tmp_path, site.url, details=40).catalogue["rating"])
     requested = [request.path for request in site.requests if re.fullmatch(r"/anime/\d+", request.path)]
 
@@ -388,10 +389,24 @@ def test_collector_skips_detail_pages_that_fail_and_ends_only_if_many_others_fai
         again = collect(tmp_path, site.url, details=40)
         assert again.traffics[1].outcomes["broken"] == len(odd)
         assert list(again.catalogue["rating"]) == ratings
+    assert "cannot be read: none are fetched" not in caplog.text
     fail(requested[:20])  # ten of them for the first time
-    with pytest.raises(PageLayoutError, match="Has the site changed"):
-        collect(tmp_path, site.url, details=40)
+    requests = len(site.requests)
+    again = collect(tmp_path, site.url, details=40)
+    assert list(again.catalogue["rating"]) == ratings
+    assert again.traffics[1].outcomes["broken"] == again.traffics[1].total == 20
+    assert caplog.text.count("The pages of 10 titles in a row cannot be read: none are fetched") == 1
+    details = [request.path for request in site.requests[requests:] if re.fullmatch(r"/anime/\d+", request.path)]
+    assert details == requested[:20], "the other four are due, too"
     assert list(reread(tmp_path, site.url)["rating"]) == ratings
+
+    response = site.site.response
+    site.site.response = lambda path: (  # type: ignore[method-assign]
+        (HTTPStatus.BAD_GATEWAY, "text/html", b"") if re.fullmatch(r"/anime/\d+", path) else response(path)
+    )
+    fail(())
+    with pytest.raises(SiteUnavailable, match="502"):
+        collect(tmp_path, site.url, details=40)
 
 
 def age(folder: Path, url: str) -> None:
