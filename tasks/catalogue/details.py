@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from ml.data.franchise_keys import title_franchises
 from ml.data.splits import TEST, TRAIN, VALIDATION, draw_part
@@ -17,7 +18,7 @@ from tasks.catalogue.source import DetailSource, SourcePage
 from tasks.catalogue.titles import Details, Title
 from tasks.crawl.ledger import PageVisit
 from tasks.crawl.revisits import is_due
-from tasks.errors import PageError, SiteBlocked, SiteError, SiteUnavailable, excerpt
+from tasks.errors import PageError, PageLayoutError, SiteBlocked, SiteError, SiteUnavailable, excerpt
 
 # One or two pages in an unusual layout are skipped. So many in a row mean that the site has changed.
 _FAILURES_IN_A_ROW = 10
@@ -51,12 +52,20 @@ async def add_details(
     details: dict[str, Details] = {}
     failures_in_a_row = 0
 
+    def parse(title: Title, body: bytes) -> Details:
+        details = parsed.parse(body)
+        if details.id != title.id:
+            raise PageLayoutError(
+                f"This is the page of another title, {excerpt(details.title)!r} ({excerpt(details.id)})."
+            )
+        return details
+
     to_read = list(due.values())
     to_read += [title for title in titles if visits.get(title.id) and title.id not in due]
     for place, title in enumerate(to_read, start=1):
         url = pages[title.id].url
         try:
-            read = await context.reader.read(url, parsed.parse, title.id in due, replaces_unreadable=False)
+            read = await context.reader.read(url, partial(parse, title), title.id in due, replaces_unreadable=False)
         except SiteBlocked:
             raise
         except SiteError as error:

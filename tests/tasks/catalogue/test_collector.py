@@ -458,6 +458,29 @@ def test_collector_reads_the_copies_of_few_old_pages_that_the_site_cannot_send(
         collect(tmp_path / "empty", site.url)
 
 
+def test_collector_does_not_use_the_page_of_another_title(site: FaultySite, tmp_path: Path) -> None:
+    title = next(title for title in site.site.titles if title.rating)
+    other = next(other for other in site.site.titles if other.rating != title.rating and other.related)
+    path = f"/anime/{title.mal_id}"
+    site.redirects = {path: f"/anime/{other.mal_id}"}
+    result = collect(tmp_path, site.url, details=40)
+    row = result.catalogue.set_index("id").loc[str(title.mal_id)]
+    assert row[["rating", "related", "own_page"]].tolist() == ["", "", ""]
+    assert result.traffics[1].outcomes["broken"] == 1
+    with collector_of(tmp_path, site.url) as collector:
+        visit = collector.ledger.pages.get(f"{site.url}{path}")
+        assert visit and visit.sha256 is None and visit.was_unreadable
+        # A page that an earlier version kept.
+        kept = collector.ledger.pages.get(f"{site.url}/anime/{other.mal_id}")
+        assert kept
+        collector.ledger.pages.put(dataclasses.replace(kept, url=visit.url))
+    assert reread(tmp_path, site.url).set_index("id")["own_page"][str(title.mal_id)] == ""
+    site.redirects = {}
+    for _ in range(2):  # the first of these runs only finds that the kept page is another title's
+        catalogue = collect(tmp_path, site.url, details=40).catalogue.set_index("id")
+    assert catalogue["rating"][str(title.mal_id)] == title.rating
+
+
 def make_unreadable(
     collector: Collector, visits: Iterable[PageVisit], page: bytes = b"<html><title>Another layout</title></html>"
 ) -> None:
