@@ -84,9 +84,13 @@ class PageReader:
             return await asyncio.to_thread(self._parse_kept, visit.sha256, parse) if visit.sha256 else None
         if fetched is None:
             assert visit is not None and before is not None  # otherwise there were no validators
+            try:
+                content = await asyncio.to_thread(self._parse_kept, before, parse)
+            except (KeptPageError, PageError):  # such as after an update of the parser
+                return await self._fetch(client, url, parse, replace(visit, etag=None, last_modified=None))
             self._ledger.pages.put(replace(visit, checked=time.time(), suspect=False))
             self._traffic.settle("unchanged")
-            return await asyncio.to_thread(self._parse_kept, before, parse)
+            return content
         sha256, content = fetched.content
         etag, last_modified = fetched.validators.etag, fetched.validators.last_modified
         self._ledger.pages.put(PageVisit(url, time.time(), sha256, etag, last_modified))

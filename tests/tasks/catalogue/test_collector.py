@@ -26,7 +26,8 @@ from tasks.catalogue.catalogue_table import read_catalogue, related_in
 from tasks.catalogue.collector import Collector
 from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.last_good import HISTORY
-from tasks.catalogue.titles import Details
+from tasks.catalogue.source import SourcePage
+from tasks.catalogue.titles import Details, Title, UnreadCard
 from tasks.catalogue.unread_cards import KEPT
 from tasks.crawl.client import SiteClient
 from tasks.crawl.ledger import Crawl, PageVisit
@@ -504,6 +505,28 @@ def test_collector_fetches_damaged_missing_and_unreadable_kept_pages_again(site:
     assert collect(tmp_path, site.url).content(site.url) == first.content(site.url)
     assert len(site.requests) - requests == 4 + 1  # and robots.txt
     assert damaged.read_bytes() == whole
+
+
+def test_collector_fetches_an_unreadable_kept_page_again_that_the_site_calls_unchanged(
+    site: FaultySite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = collect(tmp_path, site.url)
+    season = min(site.site.seasons)
+    path, parse, fails = f"/anime/season/{season.replace('-', '/')}", MyAnimeList.parse_page, [True, False]
+
+    def parse_page(source: MyAnimeList, page: SourcePage, body: bytes) -> Sequence[Title | UnreadCard]:
+        if page.name == season and fails.pop(0):
+            raise PageLayoutError("A newer version of the parser cannot read the page that an older one kept.")
+        return parse(source, page, body)
+
+    monkeypatch.setattr(MyAnimeList, "parse_page", parse_page)
+    requests = len(site.requests)
+    assert collect(tmp_path, site.url, refresh=True).content(site.url) == first.content(site.url)
+    assert [request.status for request in site.requests[requests:] if request.path == path] == [304, 200]
+    assert fails == []
+    fails += [True, True]  # the new page cannot be read either
+    with pytest.raises(PageLayoutError, match="Has the site changed"):
+        collect(tmp_path, site.url, refresh=True)
 
 
 def test_collector_fetches_unreadable_kept_detail_pages_in_the_next_crawls_within_the_limit(
