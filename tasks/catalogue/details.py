@@ -16,7 +16,7 @@ from tasks.catalogue.crawl_context import CrawlContext
 from tasks.catalogue.parsed_details import ParsedDetails
 from tasks.catalogue.source import DetailSource, SourcePage
 from tasks.catalogue.titles import Details, Title
-from tasks.crawl.ledger import PageVisit
+from tasks.crawl.ledger import PageVisit, believable
 from tasks.crawl.revisits import is_due
 from tasks.errors import PageError, PageLayoutError, SiteBlocked, SiteError, SiteUnavailable, excerpt
 
@@ -117,7 +117,7 @@ def _due(
     """The titles whose pages are fetched, in this order. Pages that this crawl fetched already count to the limit."""
     franchise_of = title_franchises({title.id: title.title for title in titles})
     part_of = {id: parts.get(id) or draw_part(franchise) for id, franchise in franchise_of.items()}
-    already = sum(visit is not None and visit.checked >= context.started for visit in visits.values())
+    already = sum(visit is not None and believable(visit.checked) >= context.started for visit in visits.values())
     due = [t for t in titles if t.id in pages and is_due(visits[t.id], pages[t.id].quiet_days, context.started)]
     due.sort(key=lambda title: (visits[title.id] is not None, _FIRST.index(part_of[title.id]), -(title.members or 0)))
     return {title.id: title for title in due[: max(0, limit - already)]}

@@ -12,6 +12,7 @@ from tasks.catalogue.seasons import parse_season, season_of_date
 from tasks.catalogue.source import PagedSource, SourcePage, is_one_page
 from tasks.catalogue.titles import Title, UnreadCard, id_sort_key
 from tasks.catalogue.unread_cards import UnreadEntry
+from tasks.crawl.ledger import believable
 from tasks.crawl.revisits import is_due
 from tasks.errors import (
     EmptyCatalogueError,
@@ -122,7 +123,7 @@ async def read_titles(
 def _may_use_copy(context: CrawlContext, page: SourcePage, error: SiteUnavailable) -> bool:
     """Whether the copy of a page is read after this error."""
     visit = context.ledger.pages.get(page.url)
-    is_old = visit is not None and visit.sha256 is not None and visit.checked < context.started
+    is_old = visit is not None and visit.sha256 is not None and believable(visit.checked) < context.started
     return is_old and page.quiet_days > 0 and not isinstance(error, RobotsUnavailable)
 
 

@@ -32,7 +32,10 @@ class Host:
         self.robots: Protego | None = None
         self.robots_lock = asyncio.Lock()
         self._ledger = ledger
-        self._memory = ledger.hosts.get(name) or HostMemory(name)
+        stored = ledger.hosts.get(name) or HostMemory(name)
+        self._memory = stored.believable()
+        if self._memory != stored:
+            ledger.hosts.put(self._memory)
         now = time.time()
         self.pace = Pace(requests_per_second, faded(self._memory.ceiling, now - self._memory.learned))
         self.pace.hold(min(self._memory.held_until - now, LONGEST_WAIT_SECONDS))

@@ -10,6 +10,7 @@ Each kind of entry has a table with one column per field. The first field is the
 import logging
 import math
 import sqlite3
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
@@ -28,6 +29,8 @@ FILE = "ledger.sqlite"
 _STORED_NAMES = {"id": "mal_id", "suspect": "doubtful", "learned": "learnt", "blocked_until": "not_before"}
 # File systems allow 255 bytes, of which the ending and the name of the temporary file need 18.
 _LONGEST_NAME, _KEPT_OF_NAME = 237, 100
+_CLOCK_SECONDS = 3600  # by how much the clocks of two machines may differ
+_LONGEST_BLOCK_SECONDS = 7 * 86_400.0  # of a Retry-After header
 _DIGITS = 18  # an integer with more digits may not fit into a column
 
 
@@ -123,6 +126,10 @@ class HostMemory:
         held_until = max(self.held_until, other.held_until)
         return replace(blocked, ceiling=learned.ceiling, learned=learned.learned, held_until=held_until)
 
+    def believable(self) -> "HostMemory":
+        """This memory, without a block that is longer than any: the clock was ahead when it began."""
+        return replace(self, blocked_until=min(self.blocked_until, time.time() + _LONGEST_BLOCK_SECONDS))
+
 
 @dataclass(frozen=True)
 class Crawl:
@@ -138,6 +145,11 @@ class Crawl:
 
 Entry = TypeVar("Entry", bound="PageVisit | PosterVisit | HostMemory | Crawl")
 Visit = TypeVar("Visit", bound="PageVisit | PosterVisit")
+
+
+def believable(checked: float) -> float:
+    """The time of a visit, or 0 if it is in the future: the clock was ahead then, and nobody knows the time."""
+    return checked if checked <= time.time() + _CLOCK_SECONDS else 0.0
 
 
 def to_stored(entry: PageVisit | PosterVisit | HostMemory | Crawl) -> dict[str, Any]:
@@ -230,8 +242,11 @@ class Visits(Table[Visit]):
 
         def is_better(visit: Visit) -> bool:
             here = known.get(self.key_of(visit))
-            if here is None or here.checked != visit.checked:
-                return here is None or here.checked < visit.checked
+            if here is None:
+                return True
+            checked_here, checked = believable(here.checked), believable(visit.checked)
+            if checked_here != checked:
+                return checked_here < checked
             return isinstance(visit, PageVisit) and visit.suspect
 
         self.put(*filter(is_better, others))

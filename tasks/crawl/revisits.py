@@ -2,7 +2,7 @@
 
 import hashlib
 
-from tasks.crawl.ledger import PageVisit
+from tasks.crawl.ledger import PageVisit, believable
 
 _DAY_SECONDS = 86_400
 _DAYS_WITHOUT_PAGE = 30.0  # as for a missing poster
@@ -17,7 +17,7 @@ def is_due(visit: PageVisit | None, quiet_days: float, started: float, refresh: 
     """
     if visit is None:
         return True
-    if visit.checked >= started:
+    if believable(visit.checked) >= started:
         return False
     if visit.sha256 is None:
         quiet_days = min(quiet_days, _DAYS_WITHOUT_PAGE)
@@ -28,7 +28,7 @@ def is_stale(url: str, checked: float, quiet_days: float, started: float) -> boo
     """Whether more than about `quiet_days` have passed between `checked` and `started`.
 
     The number of days is multiplied by a factor from 0.5 to 1.5 that depends only on the URL. URLs that were fetched
-    together are thus not due together.
+    together are thus not due together. A time in the future is that of a wrong clock, so nothing is known about it.
     """
     spread = 0.5 + int.from_bytes(hashlib.sha256(url.encode()).digest()[:4]) / 2**32
-    return started - checked >= quiet_days * _DAY_SECONDS * spread
+    return started - believable(checked) >= quiet_days * _DAY_SECONDS * spread

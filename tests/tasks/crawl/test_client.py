@@ -13,7 +13,8 @@ from aiohttp.test_utils import TestServer
 from infra.errors import ConfigurationError
 from tasks.crawl.addresses import check_contact, check_reachable
 from tasks.crawl.client import SiteClient, Validators, user_agent
-from tasks.crawl.ledger import Ledger
+from tasks.crawl.hosts import Host
+from tasks.crawl.ledger import HostMemory, Ledger
 from tasks.crawl.traffic import Traffic
 from tasks.errors import (
     DisallowedByRobots,
@@ -200,6 +201,22 @@ async def test_client_sends_nothing_to_a_host_that_refused_it_also_in_later_runs
                 with pytest.raises(SiteBlocked, match="answered 403 Forbidden"):
                     await site.text("/b", client)
     assert site.paths == ["/a"]
+
+
+async def test_client_sends_nothing_for_a_week_at_most_if_the_clock_was_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, now, week = Ledger(), time.time(), 7 * 86_400
+    ledger.hosts.put(HostMemory("a.test", blocked_until=now + 4000 * 86_400, reason="status 403"))
+    ledger.hosts.put(HostMemory("b.test", blocked_until=now + week - 60, reason="status 429"))
+    for name in ("a.test", "b.test"):
+        with pytest.raises(SiteBlocked):
+            Host(name, ledger, None, 1).check_blocked()
+    assert [memory.blocked_until - now for memory in ledger.hosts.all().values()] == [
+        pytest.approx(week, abs=30),
+        pytest.approx(week - 60, abs=1),
+    ]
+    monkeypatch.setattr(time, "time", lambda: now + week + 60)
+    Host("a.test", ledger, None, 1).check_blocked()  # the end of the block has not moved
+    ledger.close()
 
 
 async def test_client_drops_waiting_requests_when_the_host_refuses_it() -> None:

@@ -5,6 +5,7 @@ import math
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
@@ -126,6 +127,17 @@ def test_visits_merge_takes_newer_unknown_and_suspect_ones() -> None:
         "suspect": "there",
         "unknown": "there",
     }
+    ledger.close()
+
+
+@pytest.mark.parametrize("future_is_here", [True, False])
+def test_visits_merge_prefers_a_real_time_to_one_in_the_future(future_is_here: bool) -> None:
+    ledger, now = Ledger(), time.time()
+    future, real = PageVisit("url", now + 40 * 86_400, "future"), PageVisit("url", now, "real")
+    here, there = (future, real) if future_is_here else (real, future)
+    ledger.pages.put(here)
+    ledger.pages.merge([there])
+    assert ledger.pages.get("url") == real
     ledger.close()
 
 

@@ -1,14 +1,15 @@
 """When a page is due again, over years of crawls."""
 
 import itertools
+import time
 
 import pytest
 
 from tasks.crawl.ledger import PageVisit
-from tasks.crawl.revisits import is_due
+from tasks.crawl.revisits import is_due, is_stale
 
 DAY = 86_400.0
-NOW = 1_736_132_400.0  # 2025-01-06
+NOW = 1_515_394_800.0  # 2018-01-08, so that all crawls of these tests are in the past
 URLS = [f"https://example.org/{number}" for number in range(200)]
 
 
@@ -29,6 +30,16 @@ def test_is_due_in_every_crawl_without_quiet_days() -> None:
 def test_is_due_at_most_once_per_crawl(quiet_days: float, refresh: bool) -> None:
     for days in (0, 1):
         assert not is_due(visited(-days, suspect=True), quiet_days, NOW, refresh)
+
+
+@pytest.mark.parametrize("sha256", ["ab" * 32, None])
+def test_is_due_after_a_crawl_whose_clock_was_ahead(sha256: str | None) -> None:
+    now = time.time()
+    for ahead in (2 / 24, 40, 4000):
+        visit = PageVisit(URLS[0], now + ahead * DAY, sha256)
+        assert is_due(visit, 365, now) and is_due(visit, 0, now)
+        assert is_stale(visit.url, visit.checked, 30, now)
+    assert not is_due(PageVisit(URLS[0], now + 0.5 / 24 * DAY, sha256), 365, now), "clocks differ by minutes"
 
 
 def test_is_due_with_refresh_or_a_suspect_visit() -> None:
