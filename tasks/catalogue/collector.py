@@ -47,8 +47,8 @@ from tasks.errors import DriftError, EmptyCatalogueError, PageLayoutError
 from tasks.records import CatalogueRecord
 
 _POSTER_CONNECTIONS = 4
-# An interrupted crawl is continued for so long. Later a new one begins.
-_CRAWL_SECONDS = 86_400.0
+# An interrupted crawl is continued for so long. Later a new one begins, and so it does in each daily `collect`.
+_CRAWL_SECONDS = 12 * 3600.0
 _SHOW_SECONDS = 5.0
 
 
@@ -201,7 +201,8 @@ class Collector:
     def _begin(self, starts_over: bool = False) -> float:
         """The time at which the crawl began. An interrupted crawl is continued, unless the new one `starts_over`."""
         crawl = self._crawl()
-        if starts_over or crawl.finished is not None or time.time() - crawl.started > _CRAWL_SECONDS:
+        is_recent = 0 <= time.time() - crawl.started <= _CRAWL_SECONDS  # not in the future, as by a wrong clock
+        if starts_over or crawl.finished is not None or not is_recent:
             crawl = replace(crawl, started=time.time(), finished=None)
             self.ledger.crawls.put(crawl)
         return crawl.started

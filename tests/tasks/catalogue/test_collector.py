@@ -192,6 +192,19 @@ def test_collector_reads_no_page_twice_in_an_interrupted_crawl(site: FaultySite,
     assert any("/season/" in request.path for request in site.requests[requests:])
 
 
+@pytest.mark.parametrize(("hours_ago", "continues"), [(11, True), (13, False), (23.9, False), (-24 * 40, False)])
+def test_collector_begins_a_new_crawl_in_each_daily_run(
+    site: FaultySite, tmp_path: Path, hours_ago: float, continues: bool
+) -> None:
+    season, now = min(site.site.seasons), time.time()
+    with collector_of(tmp_path, site.url) as collector:
+        collector.ledger.crawls.put(Crawl(site.url, now - hours_ago * 3600))
+        asyncio.run(collector.read_catalogue(season))
+        crawl = collector.ledger.crawls.get(site.url)
+    assert crawl and crawl.finished is None
+    assert crawl.started == now - hours_ago * 3600 if continues else now <= crawl.started <= time.time()
+
+
 CHANGES: dict[str, tuple[Callable[[str], str], type[Exception]]] = {
     "class of cards": (lambda page: page.replace("seasonal-anime js-", "card js-"), EmptyCatalogueError),
     "class of genres": (lambda page: page.replace('class="genres', 'class="tags'), PageLayoutError),
