@@ -1,7 +1,7 @@
 """The history of a catalogue: `history.csv`, one row for each field of a title that changed.
 
 A history is a table of text with the columns date (ISO), id, title, field, before and after. If the field is `GONE`,
-the title itself is gone.
+the title itself is gone, or if `after` is `BACK`, it has returned.
 """
 
 from io import StringIO
@@ -14,6 +14,7 @@ from tasks.catalogue.catalogue_table import CODE_NAMES, STORED_NAMES
 _TRACKED = ("title", "type", "source", "genres", "themes", "demographics", "studios", "rating", "poster_url")
 _COLUMNS = ["date", "id", "title", "field", "before", "after"]
 GONE = "(gone)"
+BACK = "back"
 
 
 def changes(before: pd.DataFrame, now: pd.DataFrame, selected: "pd.Series[bool]", date: str) -> pd.DataFrame:
@@ -30,6 +31,14 @@ def changes(before: pd.DataFrame, now: pd.DataFrame, selected: "pd.Series[bool]"
         row = {"id": joined["id"], "title": joined["title_now"], "field": name, "before": old, "after": new}
         found.append(pd.DataFrame(row)[differs])
     return pd.concat(found).sort_index(kind="stable").assign(date=date)[_COLUMNS].reset_index(drop=True)
+
+
+def returns(history: str, now: pd.DataFrame, date: str) -> pd.DataFrame:
+    """The titles of a catalogue that were gone at last, according to the history."""
+    known = parse_history(history)
+    last = known[known["field"] == GONE].drop_duplicates("id", keep="last")
+    titles = now.loc[now["id"].isin(last.loc[last["after"] != BACK, "id"]), ["id", "title"]]
+    return titles.assign(date=date, field=GONE, before="", after=BACK)[_COLUMNS].reset_index(drop=True)
 
 
 def extended(history: str, found: pd.DataFrame) -> str:

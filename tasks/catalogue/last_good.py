@@ -17,7 +17,7 @@ from infra.files import sha256_of, write_bytes
 from infra.loopback import is_loopback
 from infra.settings import MAIN_COLLECTION
 from tasks.catalogue.catalogue_table import catalogue_of, read_catalogue, sorted_by_id, write_catalogue
-from tasks.catalogue.history import changes, extended, parse_history
+from tasks.catalogue.history import changes, extended, parse_history, returns
 from tasks.catalogue.source import Source
 from tasks.crawl.addresses import host_of, is_file
 from tasks.errors import CatalogueError
@@ -87,8 +87,9 @@ def replace_last_good(
 ) -> CatalogueRecord:
     """Add the changes since `last` to the history, and make `catalogue` the last good one."""
     now = datetime.now(UTC)
-    found = changes(last.titles, catalogue, last.selected, now.date().isoformat())
-    write_bytes(folder / HISTORY, extended(_intact_history(folder / HISTORY), found).encode())
+    history, date = _intact_history(folder / HISTORY), now.date().isoformat()
+    found = pd.concat([changes(last.titles, catalogue, last.selected, date), returns(history, catalogue, date)])
+    write_bytes(folder / HISTORY, extended(history, found).encode())
     write_catalogue(catalogue, folder / CATALOGUE)
     content = (folder / CATALOGUE).read_bytes()
     sha256 = sha256_of(content)
@@ -103,7 +104,7 @@ def replace_last_good(
         seasons=selection,
         titles=len(catalogue),
         changes=len(found),
-        snapshot_date=now.date().isoformat(),
+        snapshot_date=date,
         accepted=now.timestamp(),
         collection=collection,
     )

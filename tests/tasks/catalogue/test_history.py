@@ -3,13 +3,14 @@
 import csv
 from dataclasses import replace
 from io import StringIO
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from tasks.catalogue.catalogue_table import catalogue_of
-from tasks.catalogue.history import GONE, changes, extended, merged
+from tasks.catalogue.history import GONE, changes, extended, merged, returns
 from tasks.catalogue.titles import Related, Title
 
 DAY = "2026-07-25"
@@ -118,6 +119,22 @@ def test_history_keeps_a_field_that_changes_back_and_forth() -> None:
     again: Row = ("2026-08-08", "1", "A", "type", "TV", "OVA")
     history = extended(extended("", table(first, back)), table(again))
     assert history == HEADER + "".join(",".join(row) + "\n" for row in (first, back, again))
+
+
+def test_history_records_each_departure_and_each_return_of_a_title() -> None:
+    history, other = "", replace(LANTERNS, id="9000", title="Bells")
+    both, one = catalogue_of([LANTERNS, other]), catalogue_of([other])
+    days = [both, one, one, both, both, one, both]
+    for day, (before, now) in enumerate(pairwise(days), start=1):
+        date = f"2026-07-0{day}"
+        found = pd.concat([changes(before, now, before["season"] == "2010-fall", date), returns(history, now, date)])
+        history = extended(history, found)
+    assert history == HEADER + (
+        "2026-07-01,8769,Lanterns,(gone),,\n"
+        "2026-07-03,8769,Lanterns,(gone),,back\n"
+        "2026-07-05,8769,Lanterns,(gone),,\n"
+        "2026-07-06,8769,Lanterns,(gone),,back\n"
+    )
 
 
 @pytest.mark.parametrize("change", FOUND, ids=["quotes", "lines", "plain"])

@@ -89,6 +89,9 @@ def test_last_good_history_lists_what_changed(tmp_path: Path) -> None:
     ]
     replaced(tmp_path, [TITLES[0], TITLES[2]])
     assert [row["field"] for row in history(tmp_path)] == ["genres", "(gone)", "genres"]
+    assert replaced(tmp_path).changes == 1
+    assert replaced(tmp_path).changes == 0
+    assert [(row["mal_id"], row["field"], row["after"]) for row in history(tmp_path)][3:] == [("7", "(gone)", "back")]
 
 
 def test_last_good_is_empty_in_a_new_folder(tmp_path: Path) -> None:
