@@ -299,10 +299,7 @@ def _rating(node: dict[str, Any], genre_ids: set[int]) -> str | None:
 def _poster(value: object) -> str | None:
     """The address of a picture in the size and on the host of the pages."""
     sizes = value if isinstance(value, dict) else {}
-    address = full_size(_text(sizes.get("medium")) or _text(sizes.get("large")) or "")
-    # The API's host has the same pictures, and each as .jpg and as .webp.
-    match = re.fullmatch(r"https?://(?:api-)?cdn\.myanimelist\.net(/images/anime/.+)\.(?:jpg|webp)", address or "")
-    return f"https://cdn.myanimelist.net{match[1]}.jpg" if match else address
+    return full_size(_text(sizes.get("medium")) or _text(sizes.get("large")) or "")
 
 
 def _related(value: object) -> list[Related]:

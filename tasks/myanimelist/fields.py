@@ -8,6 +8,8 @@ from tasks.crawl.addresses import joined
 from tasks.errors import PageCutError
 from tasks.myanimelist.page_addresses import SITE_URL
 
+# The site's host of pictures has each as .jpg and as .webp, and so has the API's host.
+_PICTURE = re.compile(r"https?://(?:api-)?cdn\.myanimelist\.net(/images/anime/.+)\.(?:jpg|webp)")
 _UNITS = r"(?: (?:eps?|episodes?|members?|users?))?"
 # A point in "1.234" may be a thousands separator or a decimal point, and so may a comma in "1,234K".
 _NUMBER = re.compile(
@@ -156,11 +158,13 @@ def poster_address(tag: Tag | None, page_url: str = SITE_URL) -> str | None:
 
 
 def full_size(address: str, page_url: str = SITE_URL) -> str | None:
-    """The address of the original of a poster; None if the address is not that of a title's poster."""
+    """The address of the original of a poster as .jpg; None if the address is not that of a title's poster."""
     if not re.search(r"(?:^|/)images/anime/", address):  # all other addresses are placeholders
         return None
     address = re.sub(r"(^|/)r/\d+x\d+/", r"\1", address).partition("?")[0]
     try:
-        return joined(page_url, address)
+        address = joined(page_url, address)
     except ValueError:
         return address  # the download says that it is invalid
+    picture = _PICTURE.fullmatch(address)
+    return f"https://cdn.myanimelist.net{picture[1]}.jpg" if picture else address
