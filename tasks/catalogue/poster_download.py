@@ -89,6 +89,9 @@ async def download_posters(
     assert client is not None
     earlier = ledger.posters.all()
     visits = await asyncio.to_thread(_settled_visits, context, catalogue, folder, earlier)
+    explicit = [visit for id, visit in visits.items() if visit.status == "explicit" and id in earlier]
+    withdrawn = [visit for visit in explicit if earlier[visit.id].sha256]
+    ledger.posters.put(*(replace(visit, checked=time.time()) for visit in withdrawn))  # the mirror deletes their copies
     url_of = dict(zip(catalogue["id"], catalogue["poster_url"], strict=True))
     due = [id for id in url_of if id not in visits]
     # A poster that ended the last run comes last, so that it does not keep the others from this one.

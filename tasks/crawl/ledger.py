@@ -81,9 +81,10 @@ class PageVisit:
 class PosterVisit:
     """The last request for the poster of the title `id`.
 
-    `status` is "here" (there is a file with that sha256), "missing", "placeholder", "redirected", "broken", "refused"
-    or "failed". `reason` says why `url` has no poster. If it has one, `reason` is the URL that `url` redirects to, or
-    None. With another status than "here", `sha256` is that of the file of an earlier address, which is still used.
+    `status` is "here" (there is a file with that sha256), "missing", "placeholder", "redirected", "broken", "refused",
+    "failed", or "explicit" (the title became explicit, and its file is deleted). `reason` says why `url` has no poster.
+    If it has one, `reason` is the URL that `url` redirects to, or None. With another status than "here", `sha256` is
+    that of the file of an earlier address, which is still used.
     """
 
     id: str
@@ -102,6 +103,11 @@ class PosterVisit:
     def why_no_file(self) -> str | None:
         """Why `url` has no poster, if it has none."""
         return self.reason if self.status != "here" else None
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """Whether nobody may keep the file any longer."""
+        return self.status == "explicit"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class CrawlMirror:
     Each method is a context manager. Before the block it merges the bucket's state into the local one. After the
     block it writes the local state to the bucket, even if the block raises. Files are copied only if the other side
     lacks them, and the bucket lists only files that it has. Files that are missing or damaged in the bucket are
-    uploaded again, or re-fetched from the site.
+    uploaded again, or re-fetched from the site. Posters of titles that became explicit are deleted from the bucket.
     """
 
     def __init__(self, store: Store, ledger: Ledger, kept: KeptPages, posters: Path) -> None:
@@ -138,6 +138,9 @@ class CrawlMirror:
                 if visit.sha256 and not is_in_bucket(visit) and is_here(visit)
             }
             self._store.upload(files(new.values()))
+            withdrawn = (visit for visit in visits.values() if isinstance(visit, PosterVisit) and visit.is_withdrawn)
+            for object_key in files(withdrawn).keys() & stored.keys():
+                self._store.delete(object_key)
             # A visit whose file has gone since, such as a poster of an explicit title, is not listed.
             listed = [v for key, v in visits.items() if not v.sha256 or is_in_bucket(v) or key in new]
             nowhere = lost.keys() - {table.key_of(visit) for visit in listed}

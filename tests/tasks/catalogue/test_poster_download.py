@@ -161,6 +161,17 @@ async def test_poster_table_has_one_row_per_title_and_files_only_of_posters(host
     assert run.traffic.outcomes == dict.fromkeys(statuses, 1)
 
 
+async def test_poster_of_a_title_that_becomes_explicit_is_forgotten_until_it_is_not(host: PosterHost, run: Run) -> None:
+    title = host.title(1)
+    await run(title)
+    for _ in range(2):
+        assert await run.statuses(replace(title, genre_ids=[12], genres=["Hentai"])) == ["explicit"]
+        visit = run.ledger.posters.get("1")
+        assert visit and visit.is_withdrawn and visit.sha256 is None
+        assert not (run.folder / "1.jpg").exists()
+    assert await run.statuses(title) == ["new"]
+
+
 async def test_downloads_end_before_the_disk_is_full_and_keep_what_is_complete(
     host: PosterHost, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,23 @@ def test_mirror_lists_only_files_that_the_bucket_has(store: Store, tmp_path: Pat
     assert [entry["mal_id"] for entry in listed] == [9, 10, 11]
 
 
+def test_mirror_deletes_posters_of_titles_that_became_explicit_and_downloads_them_no_more(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = (Worker(store, tmp_path / name) for name in ("one", "other"))
+    with one.mirror.posters():
+        one.add_poster("20")
+        one.add_poster("21")
+    for worker in (one, other):
+        with worker.mirror.posters():
+            (worker.posters / "20.jpg").unlink(missing_ok=True)
+            worker.ledger.posters.put(PosterVisit("20", URL, 2, "explicit"))
+        assert not store.exists(poster_key("20")) and store.exists(poster_key("21"))
+    with other.mirror.posters():
+        assert [path.name for path in other.posters.iterdir()] == ["21.jpg"]
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("how", DAMAGES)
 def test_mirror_replaces_damaged_objects_by_intact_files(
     how: Callable[[Path], None], store: Store, tmp_path: Path
