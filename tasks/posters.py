@@ -16,6 +16,7 @@ from tasks.catalogue.configuration import CollectConfig
 from tasks.catalogue.dataset_report import dataset_report, dataset_summary
 from tasks.catalogue.poster_download import POSTER_COLUMNS, is_usable
 from tasks.catalogue.titles import is_number
+from tasks.crawl.mirror import stored_posters
 from tasks.crawling import crawl
 from tasks.errors import CatalogueError
 from tasks.records import CatalogueRecord, CollectedRecord, PosterSetRecord
@@ -79,11 +80,14 @@ def read_last_collected(store: Store) -> CollectedRecord:
 def collected_before(collection: str) -> CollectedRecord:
     """The catalogue and the posters that were collected last into the bucket. The site is not asked.
 
+    Posters that an interrupted crawl has replaced since are left out: those of the last complete one are gone.
+
     Raises:
         CatalogueError: nothing has been collected into this bucket.
         ServiceUnavailable: the bucket is not reachable (retryable).
     """
-    collected = read_last_collected(Store(read_settings(collection)))
+    store = Store(read_settings(collection))
+    collected = without_replaced(store, read_last_collected(store))
     logger.info(
         "Using the catalogue of %s: %s, %s.",
         collected.catalogue.snapshot_date,
@@ -93,20 +97,41 @@ def collected_before(collection: str) -> CollectedRecord:
     return collected
 
 
+def without_replaced(store: Store, collected: CollectedRecord) -> CollectedRecord:
+    """What was collected, without posters that a crawl has replaced or deleted since. Writes the set without them."""
+    posters, now = read_poster_set(store, collected.posters.key), stored_posters(store)
+    replaced = is_usable(posters) & posters["id"].isin(now) & (posters["id"].map(now) != posters["sha256"])
+    if not replaced.any():
+        return collected
+    logger.warning(
+        "Left out: %s, such as that of %s, because a crawl that was interrupted replaced them. Start a run with the "
+        "crawl to use the new ones.",
+        *(counted(int(replaced.sum()), "poster"), posters.loc[replaced, "id"].iloc[0]),
+    )
+    posters.loc[replaced, ["status", "reason", "sha256"]] = ["failed", "a crawl that was interrupted replaced it", ""]
+    record = _store_set(store, posters, collected.posters.report_key)
+    return collected.model_copy(update={"posters": record})
+
+
 def store_posters(store: Store, catalogue: CatalogueRecord, posters: pd.DataFrame, report: bytes) -> PosterSetRecord:
     """Write a catalogue's poster set and report, and then the record of what was collected last."""
-    content = poster_set_json(posters)
-    sha256 = sha256_of(content)
-    key, report_key = f"poster-sets/{sha256}.json", f"reports/{sha256_of(report)}/report.html"
-    store.write(key, content)
+    report_key = f"reports/{sha256_of(report)}/report.html"
     store.write(report_key, report)
-    counts = _counts(posters)
-    new, present = counts.pop("new", 0), counts.pop("present", 0)
-    record = PosterSetRecord(
-        key=key, sha256=sha256, posters=new + present, new=new, report_key=report_key, without=counts
-    )
+    record = _store_set(store, posters, report_key)
     store.write(_COLLECTED, CollectedRecord(catalogue=catalogue, posters=record).model_dump_json(indent=2).encode())
     return record
+
+
+def _store_set(store: Store, posters: pd.DataFrame, report_key: str) -> PosterSetRecord:
+    content = poster_set_json(posters)
+    sha256 = sha256_of(content)
+    key = f"poster-sets/{sha256}.json"
+    store.write(key, content)
+    counts = _counts(posters)
+    new, present = counts.pop("new", 0), counts.pop("present", 0)
+    return PosterSetRecord(
+        key=key, sha256=sha256, posters=new + present, new=new, report_key=report_key, without=counts
+    )
 
 
 def _counts(posters: pd.DataFrame) -> dict[str, int]:

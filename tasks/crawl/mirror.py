@@ -32,6 +32,16 @@ def poster_key(title_id: str) -> str:
     return f"posters/{poster_name(title_id)}"
 
 
+def stored_posters(store: Store) -> dict[str, str | None]:
+    """The sha256 of each poster that the bucket has now, by the title's id; None for titles without one."""
+
+    def parse(content: bytes) -> dict[str, str | None]:
+        visits = (from_stored(PosterVisit, stored) for stored in json.loads(content))
+        return {visit.id: visit.sha256 for visit in visits}
+
+    return store.read_parsed(_POSTER_VISITS, parse) or {}
+
+
 class CrawlMirror:
     """Mirrors a ledger with its kept pages and its folder of posters in the bucket.
 
