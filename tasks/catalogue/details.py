@@ -53,12 +53,10 @@ async def add_details(
     failures_in_a_row = 0
 
     def parse(title: Title, body: bytes) -> Details:
-        details = parsed.parse(body)
-        if details.id != title.id:
-            raise PageLayoutError(
-                f"This is the page of another title, {excerpt(details.title)!r} ({excerpt(details.id)})."
-            )
-        return details
+        read = parsed.parse(body)
+        if read.id != title.id:
+            raise PageLayoutError(f"This is the page of another title, {excerpt(read.title)!r} ({excerpt(read.id)}).")
+        return read
 
     to_read = list(due.values())
     to_read += [title for title in titles if visits.get(title.id) and title.id not in due]

@@ -221,8 +221,8 @@ def test_blank_answer_is_requested_again(body: bytes, api: StrictApi, tmp_path: 
     (season, *_) = (season for season in SEASONS if any(title.season == season for title in TITLES))
     blank = [True, False]
 
-    def change(path: str, answer: Answer) -> Answer:
-        return (200, body, {}) if blank.pop(0) else answer
+    def change(path: str, response: Response) -> Response:
+        return (200, body, {}) if blank.pop(0) else response
 
     api.change = change
     with Collector(tmp_path, source_of(api), CollectConfig(details=0)) as collector:
