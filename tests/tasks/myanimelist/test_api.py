@@ -217,7 +217,7 @@ def test_paging_without_an_end_stops(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b" \r\n"])
-def test_blank_answer_is_requested_again(body: bytes, api: StrictApi, tmp_path: Path) -> None:
+def test_blank_response_is_requested_again(body: bytes, api: StrictApi, tmp_path: Path) -> None:
     (season, *_) = (season for season in SEASONS if any(title.season == season for title in TITLES))
     blank = [True, False]
 
