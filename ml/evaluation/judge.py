@@ -176,7 +176,7 @@ def predict(
     rows = dataset.rows(TEST) if rows is None else rows
     size = model.manifest.preprocessing.size
     if size == dataset.preprocessing.size:
-        blocks = [dataset.images[rows[start : start + _BLOCK]] for start in range(0, len(rows), _BLOCK)]
+        blocks = (dataset.images[rows[start : start + _BLOCK]] for start in range(0, len(rows), _BLOCK))
         probabilities = np.concatenate([model.probabilities(block) for block in blocks])
     else:
         assert read_poster is not None

@@ -1,12 +1,15 @@
 import json
+import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ml.data.dataset import Dataset
 from ml.data.decoding import Poster
-from ml.evaluation.judge import Evaluation, judge
+from ml.evaluation.judge import Evaluation, judge, predict
 from ml.evaluation.predictions import collect_predictions
 from ml.scores.calibration import brier_skill
 from ml.scores.metrics import weighted_f1
@@ -88,3 +91,36 @@ def test_evaluation_as_dict_is_json(evaluation: Evaluation, outcome: TrainingOut
     assert document["test"][outcome.chosen.name]["genre_calibration"][1]["genre"] == genre["genre"]
     assert set(document["test"]) == set(evaluation.scores)
     assert set(document["differences"]) == set(evaluation.differences)
+
+
+def test_predict_keeps_few_posters_in_memory() -> None:
+    images = _CountedImages()
+    model = SimpleNamespace(
+        manifest=SimpleNamespace(preprocessing=SimpleNamespace(size=8), genres=[SimpleNamespace(threshold=0.5)]),
+        probabilities=lambda posters: np.full((len(posters), 1), 0.7),
+    )
+    dataset = SimpleNamespace(images=images, preprocessing=SimpleNamespace(size=8))
+    probabilities, decisions = predict(model, dataset, rows=np.arange(640))  # type: ignore[arg-type]
+    assert probabilities.shape == (640, 1)
+    assert decisions.all()
+    assert images.most <= 128
+
+
+class _Block(np.ndarray):  # type: ignore[type-arg]
+    """An array that can be in a set."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+class _CountedImages:
+    """Posters that count how many of them are in memory at the same time."""
+
+    def __init__(self) -> None:
+        self._in_memory: weakref.WeakSet[_Block] = weakref.WeakSet()
+        self.most = 0
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> _Block:
+        block = np.zeros((len(rows), 3, 8, 8), np.uint8).view(_Block)
+        self._in_memory.add(block)
+        self.most = max(self.most, sum(map(len, self._in_memory)))
+        return block
