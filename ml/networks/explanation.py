@@ -88,17 +88,18 @@ def explain(network: GenreNetwork, size: int) -> ExplainedNetwork:
     if head is None:
         raise NotExplainable("its head has a layer of another kind than these maps can follow")
     body = network.body
+    drawn = np.random.default_rng(0).integers(0, 256, (_PROBES, 3, size, size), np.uint8)
     try:
         maps = body.maps if isinstance(body, PooledBody) else with_maps(body, size, 1)
+        with torch.no_grad():
+            images = network.normalised(torch.from_numpy(drawn))
+            features, found = maps.eval()(images)
+            tail = [layer for layer in maps.after_last_map(images) if isinstance(layer, _LAYERS)]
+            is_explained = min(found[-1].shape[2:]) > 1 and _are_means(features, found[-1], tail)
     except Exception as error:  # finding maps runs the network's code, which may raise anything
         raise NotExplainable("its body has no feature maps") from error
-    drawn = np.random.default_rng(0).integers(0, 256, (_PROBES, 3, size, size), np.uint8)
-    with torch.no_grad():
-        images = network.normalised(torch.from_numpy(drawn))
-        features, found = maps.eval()(images)
-        tail = [layer for layer in maps.after_last_map(images) if isinstance(layer, _LAYERS)]
-        if min(found[-1].shape[2:]) < 2 or not _are_means(features, found[-1], tail):
-            raise NotExplainable("its features are not means over the places of a feature map")
+    if not is_explained:
+        raise NotExplainable("its features are not means over the places of a feature map")
     return ExplainedNetwork(network, maps, tail, head).eval()
 
 

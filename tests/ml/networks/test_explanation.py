@@ -147,6 +147,17 @@ class Branching(nn.Module):
         return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))
 
 
+class Listing(Highest):
+    """A network in timm's form that gives a list to its head, as CrossViT does."""
+
+    def forward_intermediates(self, images: torch.Tensor, *_: object, **__: object) -> tuple[list, list[torch.Tensor]]:
+        found = self.convolution(images)
+        return [found], [found]
+
+    def forward_head(self, final: torch.Tensor, pre_logits: bool) -> torch.Tensor:
+        return final.mean((2, 3))
+
+
 NOT_MEANS = "its features are not means over the places of a feature map"
 
 
@@ -159,8 +170,9 @@ NOT_MEANS = "its features are not means over the places of a feature map"
         (Dead, lambda: nn.Linear(8, GENRES), NOT_MEANS),
         (lambda: nn.Flatten(), lambda: nn.Linear(3 * 32 * 32, GENRES), NOT_MEANS),
         (Branching, lambda: nn.Linear(3, GENRES), "no feature maps"),
+        (Listing, lambda: nn.Linear(8, GENRES), "no feature maps"),
     ],
-    ids=["unknown head", "no pooling", "maximum", "dead", "pixels", "cannot be traced"],
+    ids=["unknown head", "no pooling", "maximum", "dead", "pixels", "cannot be traced", "list"],
 )
 def test_explain_says_why_another_network_has_no_maps(body, top, reason: str) -> None:
     with pytest.raises(NotExplainable, match=reason):
