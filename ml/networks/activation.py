@@ -17,19 +17,24 @@ from ml.errors import TrainingError
 
 
 def last_feature_map(network: nn.Module, images: Tensor) -> nn.Module | None:
-    """The last module of a network whose output is a feature map, [N, C, h, w] with h and w above 1.
+    """The last module of a network whose output is a feature map, [N, C, s, s] with s above 1.
 
-    None if there is no such module, or if attention follows it: attention mixes positions, so that a position of the
-    map no longer corresponds to one of the poster.
+    None if there is no such module, or if a later module attends to positions or returns them in another form, such as
+    a transformer's tokens [N, s * s, C] or [N, s, s, C]: then the map is not the one whose positions become the
+    features, or attention has mixed them.
 
     Args:
         network: in evaluation mode.
         images: at least one poster, uint8 [N, 3, S, S], on the network's device.
     """
-    called: list[tuple[nn.Module, bool]] = []
+    last: nn.Module | None = None
 
     def record(module: nn.Module, _: object, output: object) -> None:
-        called.append((module, isinstance(output, Tensor) and _is_map(output)))
+        nonlocal last
+        if isinstance(output, Tensor) and _is_map(output):
+            last = module
+        elif isinstance(module, nn.MultiheadAttention) or (isinstance(output, Tensor) and _has_positions(output)):
+            last = None
 
     hooks = [module.register_forward_hook(record) for module in network.modules()]
     try:
@@ -38,10 +43,7 @@ def last_feature_map(network: nn.Module, images: Tensor) -> nn.Module | None:
     finally:
         for hook in hooks:
             hook.remove()
-    positions = [position for position, (_, is_map) in enumerate(called) if is_map]
-    if not positions or any(isinstance(module, nn.MultiheadAttention) for module, _ in called[positions[-1] :]):
-        return None
-    return called[positions[-1]][0]
+    return last
 
 
 def activation_maps(
@@ -86,4 +88,9 @@ def activation_maps(
 
 
 def _is_map(output: Tensor) -> bool:
-    return output.dim() == 4 and min(output.shape[2:]) > 1
+    return output.dim() == 4 and output.shape[2] == output.shape[3] > 1  # posters are square
+
+
+def _has_positions(output: Tensor) -> bool:
+    """Whether an output is more than one value per poster and channel, [N, C] or [N, C, 1, 1]."""
+    return output.dim() > 2 and max(output.shape[2:]) > 1

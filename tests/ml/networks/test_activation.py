@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -116,6 +117,31 @@ def test_last_feature_map_is_none_after_attention_and_without_maps() -> None:
     flat = nn.Sequential(_Float(), nn.Flatten(), nn.Linear(12, 3))
     assert last_feature_map(flat, torch.zeros(1, 3, 2, 2, dtype=torch.uint8)) is not None
     assert last_feature_map(flat[1:], torch.zeros(1, 3, 2, 2)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("test_vit", {"img_size": 64}),
+        ("test_vit", {"img_size": 64, "qk_norm": True}),  # its queries are [N, heads, tokens, C]
+        ("cait_xxs24_224", {"img_size": 32, "depth": 1, "embed_dim": 16, "num_heads": 2}),
+        ("test_mambaout", {}),  # its maps are [N, h, w, C]
+    ],
+)
+def test_last_feature_map_of_timm_is_none_if_features_come_from_another_form(
+    name: str, arguments: dict[str, object]
+) -> None:
+    body = timm.create_model(name, num_classes=0, **arguments).eval()
+    size = 32 if name.startswith("cait") else 64
+    assert last_feature_map(body, torch.zeros(1, 3, size, size)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"), [("test_resnet", "layer4"), ("test_convnext", "norm_pre"), ("test_efficientnet", "bn2")]
+)
+def test_last_feature_map_of_a_convolutional_network_of_timm_is_what_it_pools(name: str, layer: str) -> None:
+    body = timm.create_model(name, num_classes=0).eval()
+    assert last_feature_map(body, torch.zeros(1, 3, 64, 64)) is body.get_submodule(layer)
 
 
 def test_activation_maps_refuse_a_layer_without_a_map_or_use(pooled: Pooled, images: Tensor) -> None:
