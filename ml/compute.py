@@ -63,7 +63,8 @@ def choose_compute(device: str) -> Compute:
             raise SettingError(
                 f"The device '{device}' is not available: this machine has no such GPU. Use auto or cpu."
             )
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(chosen):  # it asks the current device
+            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         name = torch.cuda.get_device_name(chosen)
     else:
         bf16 = _cpu_has_bf16()

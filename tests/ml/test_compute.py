@@ -27,6 +27,29 @@ def test_choose_compute_names_a_device_that_does_not_exist(device: str, sentence
         choose_compute(device)
 
 
+def test_choose_compute_asks_the_chosen_device_for_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = [0]
+
+    class Device:
+        def __init__(self, device: torch.device) -> None:
+            self._index = device.index
+
+        def __enter__(self) -> None:
+            current.append(self._index)
+
+        def __exit__(self, *_: object) -> None:
+            current.pop()
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device", Device)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: current[-1] == 1)
+    assert choose_compute("cuda:1").bf16
+    assert not choose_compute("cuda:0").bf16
+    assert current == [0]
+
+
 def test_one_thread_restores_the_number_of_threads() -> None:
     threads = torch.get_num_threads()
     with pytest.raises(RuntimeError), one_thread():
