@@ -167,6 +167,7 @@ def posters_for(device: torch.device, images: Rows) -> Inputs:
     if device.type != "cuda":
         return HostPosters(images, device)
     needed, (free, _) = int(np.prod(images.shape)), torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # what PyTorch keeps for reuse
     if needed > _MAX_GPU_MEMORY_SHARE * free:
         logger.warning(
             "THE POSTERS (%.1f GB) DO NOT FIT INTO GPU MEMORY (%.1f GB free). They are read from disk in each epoch, "
