@@ -1,5 +1,6 @@
 """Hyperparameter search with Optuna. Trials that fall behind are pruned."""
 
+import copy
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -129,8 +130,9 @@ def search(plan: SearchPlan, attempt: Attempt, reporter: Reporter) -> tuple[Tria
                 pruned, score = True, scores[-1]
                 logger.info("%s, trial %d: pruned at weighted F1 %.3f", plan.name, number, score)
             except TrainingError as error:
-                logger.warning("%s, trial %d: %s", plan.name, number, error)
-                failures.append(error)
+                # The traceback keeps the trial's network, so neither handlers of the log nor `failures` get it.
+                logger.warning("%s, trial %d: %s", plan.name, number, str(error))
+                failures.append(copy.copy(error))
                 raise
             done.append(Trial(number, parameters, score, time.perf_counter() - start, pruned))
             trial_reporter.hparams(parameters, {f"{SELECTION}/best_weighted_f1": score})
@@ -147,7 +149,8 @@ def search(plan: SearchPlan, attempt: Attempt, reporter: Reporter) -> tuple[Tria
         ),
     )
     study.enqueue_trial({name: plan.first[name] for name in plan.space})
-    study.optimize(objective, n_trials=plan.trials, catch=TrainingError)
+    # Traced networks have reference cycles, so their memory on a GPU is free only after a collection.
+    study.optimize(objective, n_trials=plan.trials, catch=TrainingError, gc_after_trial=True)
     if not any(not trial.pruned for trial in done):
         raise failures[0]
     return tuple(done)

@@ -1,3 +1,5 @@
+import gc
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -116,3 +118,27 @@ def test_search_does_not_catch_other_errors() -> None:
 
     with pytest.raises(MemoryError):
         trials(attempt)
+
+
+def test_search_releases_what_a_trial_leaves_behind() -> None:
+    class Network:
+        def __init__(self) -> None:
+            self.itself = self  # a reference cycle, as traced networks have
+
+    left: list[weakref.ref[Network]] = []
+
+    def attempt(number: int, parameters: dict[str, float], reporter: Reporter, step: Step) -> float:
+        assert not [each for each in left if each() is not None]
+        network = Network()
+        left.append(weakref.ref(network))
+        if number in (1, 3):
+            raise TrainingError("The loss is not finite.")
+        return 0.5
+
+    gc.disable()
+    try:
+        trials(attempt, 4)
+        assert not [each for each in left if each() is not None]
+    finally:
+        gc.enable()
+    assert len(left) == 4
