@@ -67,16 +67,28 @@ class Checkpoint:
         except _DAMAGED:
             logger.warning("The checkpoint %s is damaged and is ignored.", self._file)
             return None
+        self._compare(about)
+        logger.info("Resuming from the checkpoint '%s'.", self._file.stem)
+        return content
+
+    def check(self) -> None:
+        """Raise SettingError as `load` does, without reading the tensors."""
+        try:
+            about = torch.load(self._file, map_location="cpu", weights_only=True, mmap=True)[_ABOUT]
+        except _DAMAGED:
+            return  # which `load` logs
+        self._compare(about)
+
+    def _compare(self, about: Mapping[str, object]) -> None:
         if about != self._about:
             names = sorted(name for name in {*about, *self._about} if about.get(name) != self._about.get(name))
             raise SettingError(
-                f"The checkpoint {self._file} belongs to another configuration. Remove it, or use its configuration.",
+                f"The checkpoints in {self._file.parent} belong to another configuration. Remove this folder, or use "
+                "their configuration.",
                 "\n".join(
                     f"{name} is {about.get(name)} in the checkpoint and {self._about.get(name)} now" for name in names
                 ),
             )
-        logger.info("Resuming from the checkpoint '%s'.", self._file.stem)
-        return content
 
     def due(self) -> bool:
         """Whether it is time to save again."""
@@ -120,7 +132,7 @@ class Checkpoints:
     def held(self) -> Iterator[None]:
         """Keep other processes from using these checkpoints during the block.
 
-        Raises TrainingError if another process uses them.
+        Raises TrainingError if another process uses them, and SettingError if one belongs to another configuration.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -131,6 +143,8 @@ class Checkpoints:
                 "output folder or workspace."
             ) from None
         with lock:
+            for file in sorted(self._folder.glob("*.pt")):
+                self.slot(file.stem).check()
             yield
 
     def clear(self) -> None:

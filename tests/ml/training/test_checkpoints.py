@@ -196,6 +196,17 @@ def test_checkpoint_of_another_configuration_names_the_differences(tmp_path: Pat
     assert Checkpoints(tmp_path, ABOUT, 0).slot("trial").load() == {"epoch": 1}
 
 
+def test_checkpoints_of_another_configuration_are_refused_at_the_start(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, ABOUT, 0).slot("trial").save({"epoch": 1})
+    changed = Checkpoints(tmp_path, {**ABOUT, "epochs": 4}, 0)
+    with pytest.raises(SettingError, match=f"The checkpoints in {tmp_path} belong to"), changed.held():
+        pass
+    with Checkpoints(tmp_path, ABOUT, 0).held():
+        changed.clear()
+    with changed.held():
+        pass
+
+
 def test_checkpoint_that_is_damaged_is_logged_and_ignored(
     images: Tensor, undisturbed: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
