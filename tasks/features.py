@@ -4,8 +4,6 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from safetensors.torch import save
-
 from infra.errors import WorkerError
 from infra.settings import Settings
 from infra.store import Store
@@ -13,7 +11,7 @@ from ml.compute import choose_compute
 from ml.networks.backbones import Normalisation, read_backbone
 from ml.networks.hub import CONFIG, WEIGHTS
 from ml.networks.pooling import pooled
-from ml.networks.weights import WeightsFile
+from ml.networks.weights import WeightsFile, safetensors_of
 from ml.reporting import Reporter
 from ml.training.bench import Bench
 from ml.training.features import BATCH_SIZE, Extractor
@@ -110,7 +108,7 @@ class StoredFeatures:
         files = {CONFIG: backbone.config_file.read_bytes()} if backbone.config_file else {}
         present = self._store.keys(_weights_key(sha256, ""))
         if _weights_key(sha256, WEIGHTS) not in present:
-            files[WEIGHTS] = save({name: value.contiguous() for name, value in backbone.weights.state.items()})
+            files[WEIGHTS] = safetensors_of(backbone.weights.state)
         for name, content in files.items():
             self._store.write(_weights_key(sha256, name), content)
         return FeatureWork(

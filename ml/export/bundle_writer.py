@@ -26,6 +26,7 @@ from ml.export.figures import figures
 from ml.export.graph import export, load_graph
 from ml.files import sync
 from ml.networks.backbones import GenreNetwork
+from ml.networks.weights import safetensors_of
 from ml.training.outcome import NetworkOutcome, weights_record
 from serving.bundle.model import CARD, FIGURES, FORMAT, MANIFEST, MODEL, MODEL_INT8, Model
 
@@ -75,7 +76,7 @@ def write_bundle(folder: Path, outcome: NetworkOutcome, config: TrainConfig, dat
         _compare(fp32, network, dataset.images[dataset.rows(VALIDATION)[:_CHECKED_POSTERS]])
         for name, graph in exported.graphs.items():
             (new / name).write_bytes(graph)
-        (new / WEIGHTS).write_bytes(_safetensors(network))
+        (new / WEIGHTS).write_bytes(safetensors_of(network.state_dict()))
         _write_json(new / FIGURES, figures(outcome.validation_probabilities, outcome.thresholds, dataset))
         (new / CARD).write_text(card, encoding="utf-8")
         manifest = {
@@ -129,12 +130,6 @@ def _network_record(outcome: NetworkOutcome, config: TrainConfig) -> dict[str, o
             "seed": config.seed,
         },
     }
-
-
-def _safetensors(network: GenreNetwork) -> bytes:
-    from safetensors.torch import save
-
-    return save({name: value.contiguous() for name, value in network.state_dict().items()})
 
 
 def _compare(model: Model, network: GenreNetwork, posters: NDArray[np.uint8]) -> None:

@@ -165,6 +165,18 @@ def load_state(file: Path) -> Weights:
     return Weights(full, WeightsFile(sha256))
 
 
+def safetensors_of(state: Mapping[str, Tensor]) -> bytes:
+    """The content of a safetensors file of these tensors. Tied weights are stored under each of their names."""
+    from safetensors.torch import save
+
+    seen: set[int] = set()
+    tensors = {}
+    for name, value in state.items():
+        tensors[name] = value.clone() if value.data_ptr() in seen else value
+        seen.add(value.data_ptr())
+    return save({name: value.contiguous() for name, value in tensors.items()})
+
+
 def _safetensors(file: Path) -> Mapping[str, Tensor]:
     with needs_package("Reading a safetensors file"):
         from safetensors import SafetensorError

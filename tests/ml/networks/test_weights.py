@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 import torchvision
 from safetensors.torch import save_file
 
 from ml.errors import SettingError, WeightsError, WeightsUnavailable
-from ml.networks.weights import WeightsFile, download, imagenet_url, imagenet_weights, load_state
+from ml.networks.weights import WeightsFile, download, imagenet_url, imagenet_weights, load_state, safetensors_of
 
 pytestmark = pytest.mark.train
 
@@ -157,6 +158,17 @@ def test_load_state_returns_float32_for_files_of_mixed_precision(tmp_path: Path,
     }
     assert all(torch.equal(found.state[name], value.to(found.state[name].dtype)) for name, value in state.items())
     assert found.file.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_safetensors_hold_tied_weights_under_each_name() -> None:
+    layer = torch.nn.Linear(3, 4)
+    tied = torch.nn.ModuleDict({"one": layer, "two": layer, "three": torch.nn.Linear(2, 2)}).state_dict()
+    tied["transposed"] = torch.arange(6.0).view(2, 3).T
+    loaded = safetensors.torch.load(safetensors_of(tied))
+    assert loaded.keys() == tied.keys()
+    assert all(torch.equal(value, tied[name]) for name, value in loaded.items())
+    own = {name: value for name, value in tied.items() if not name.startswith("two.")}
+    assert safetensors_of(own) == safetensors.torch.save({name: value.contiguous() for name, value in own.items()})
 
 
 def test_load_state_names_a_safetensors_file_that_is_damaged(tmp_path: Path) -> None:
