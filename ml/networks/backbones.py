@@ -51,6 +51,10 @@ from ml.networks.weights import (
 
 logger = logging.getLogger(__name__)
 
+_AUXILIARY = ("aux1", "aux2", "AuxLogits")
+"""Heads of GoogLeNet and Inception that are used only while these are trained; Inception's needs large posters."""
+_MAX_BYTES = 1_900_000_000
+"""Of weights. An ONNX graph in one file has at most 2 GiB, the limit of protobuf."""
 _TIMM, _FOLDER, _HUB = "timm/", LOCAL_FOLDER, "hf-hub:"
 _BGR = re.compile(r"wd-[\w-]*tagger", re.IGNORECASE)
 """Names of repositories whose networks take blue first. Their config.json does not say so; others may, with the entry
@@ -68,7 +72,7 @@ class Normalisation:
 
 IMAGENET_NORMALISATION = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-_TORCHVISION = {"googlenet": HALF, "inception_v3": HALF}
+_TORCHVISION = {"googlenet": HALF, "inception_v3": HALF, "efficientnet_v2_l": HALF}
 """Torchvision's networks whose weights were trained with another normalisation than ImageNet's mean and deviation."""
 
 
@@ -110,9 +114,7 @@ class GenreNetwork(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """The body's features of posters, float [N, F]."""
-        features = self.body(self.normalised(images))
-        # Inception and GoogLeNet also return auxiliary logits while they are trained.
-        return cast(Tensor, features if isinstance(features, Tensor) else features[0])
+        return cast(Tensor, self.body(self.normalised(images)))
 
     def forward(self, images: Tensor) -> Tensor:
         return cast(Tensor, self.head(self.features(images)))
@@ -194,9 +196,20 @@ class Backbone:
         body.load_state_dict(given, strict=False)
 
     def check_size(self, size: int) -> None:
-        """Raise TrainingError, naming the setting, if the network does not accept posters of size x size pixels."""
+        """Check a backbone before its training.
+
+        Raises TrainingError, naming the setting, if the network does not accept posters of size x size pixels, or if it
+        is too large to be exported.
+        """
+        body = self.make()
+        size_bytes = 4 * sum(parameter.numel() for parameter in body.parameters())
+        if size_bytes > _MAX_BYTES:
+            raise TrainingError(
+                f"{self.name} has {size_bytes / 1e9:.1f} GB of weights, and a network may have {_MAX_BYTES / 1e9:.1f} "
+                "GB. Choose a smaller backbone."
+            )
         try:
-            feature_count(self.make(), size, self.name)
+            feature_count(body, size, self.name)
         except TrainingError as error:
             if self.size is None or self.size == size:
                 raise
@@ -275,6 +288,10 @@ def _of_torchvision(name: str) -> Backbone:
         body = _torchvision_network(name)
         parent, _, attribute = classifier.rpartition(".")
         setattr(body.get_submodule(parent), attribute, nn.Identity())
+        for auxiliary in _AUXILIARY:
+            if hasattr(body, auxiliary):
+                setattr(body, auxiliary, None)
+                body.aux_logits = False
         return body
 
     return Backbone(
@@ -284,7 +301,7 @@ def _of_torchvision(name: str) -> Backbone:
         normalisation=_TORCHVISION.get(name, IMAGENET_NORMALISATION),
         make=make,
         convert=lambda state, body: state,
-        classifiers=(classifier,),
+        classifiers=(classifier, *_AUXILIARY),
     )
 
 

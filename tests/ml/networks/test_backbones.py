@@ -8,11 +8,13 @@ import torchvision
 from torch import nn
 
 from ml.errors import SettingError, TrainingError, WeightsError
+from ml.networks import backbones
 from ml.networks.backbones import (
     HALF,
     IMAGENET_NORMALISATION,
     Backbone,
     GenreNetwork,
+    Normalisation,
     feature_count,
     head,
     read_backbone,
@@ -110,3 +112,35 @@ def test_genre_network_keeps_a_frozen_body_in_evaluation_mode() -> None:
     assert network.head.training
     assert not any(layer.training for layer in network.body.modules())
     assert not any(parameter.requires_grad for parameter in network.body.parameters())
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_backbone_has_no_auxiliary_heads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Random initial weights of these networks take seconds.
+    monkeypatch.setattr(
+        backbones, "_torchvision_network", lambda name: torchvision.models.get_model(name, init_weights=False)
+    )
+    state = torchvision.models.get_model(name, init_weights=False).state_dict()
+    body = with_weights(name, state).body()
+    loaded = body.state_dict()
+    assert not [key for key in loaded if key.startswith(("aux", "AuxLogits"))]
+    assert all(torch.equal(value, state[key]) for key, value in loaded.items())
+    # The auxiliary head of Inception does not accept smaller posters than its own.
+    features = GenreNetwork(body, nn.Identity(), HALF, frozen=False).train()(torch.zeros(2, 3, 96, 96))
+    assert features.shape[0] == 2
+
+
+def test_backbone_has_the_normalisation_of_its_weights() -> None:
+    for name in ("efficientnet_v2_s", "efficientnet_v2_l"):
+        how = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+        expected = Normalisation(tuple(how.mean), tuple(how.std))
+        assert backbones._TORCHVISION.get(name, IMAGENET_NORMALISATION) == expected
+
+
+def test_backbone_that_is_too_large_for_a_graph_is_refused_before_the_training() -> None:
+    def large() -> nn.Module:
+        return nn.Linear(500_000, 1_000, device="meta")
+
+    backbone = replace(read_backbone("squeezenet1_1", "none", Path()), make=large)
+    with pytest.raises(TrainingError, match=r"squeezenet1_1 has 2\.0 GB of weights"):
+        backbone.check_size(64)
