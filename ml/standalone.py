@@ -124,7 +124,8 @@ def train_on_table(job: TableJob, output: Path, reporting: AbstractContextManage
     with _prepared(job, reporting, output) as (table, dataset, backbone, reporter):
         preprocessed = time.perf_counter()
         remove_old_checkpoints(job.workspace / CHECKPOINTS)
-        checkpoints = checkpoints_of(job.workspace, checkpoint_name(output), dataset, job.train, backbone)
+        about = {"franchises": dataset.franchises_sha256}
+        checkpoints = checkpoints_of(job.workspace, checkpoint_name(output), dataset, job.train, backbone, about=about)
         with checkpoints.held():
             # Other temporary files than the unfinished bundle are not in `output`, where those of a killed run would
             # look like somebody's files.

@@ -154,6 +154,11 @@ class Dataset:
         return np.flatnonzero(self.parts == part)
 
     @property
+    def franchises_sha256(self) -> str:
+        """The hash of the franchises, which are not part of the key."""
+        return hashlib.sha256("\n".join(self.franchises.tolist()).encode()).hexdigest()
+
+    @property
     def genre_names(self) -> tuple[str, ...]:
         """The names of the genres, in the order of the labels' columns."""
         return tuple(genre.name for genre in self.genres)
@@ -262,7 +267,7 @@ def build_dataset(
     reporter: Reporter,
     pixels: Shards | None = None,
 ) -> Dataset:
-    """Build the dataset of these posters, or open it if the workspace has it.
+    """Build the dataset of these posters, or open it if the workspace has it with their franchises.
 
     `pixels` is the workspace's cache, opened here if it is not given. Posters that it lacks are decoded. Titles without
     genres are unknown, not negative, so they are left out, as are titles without a part. Posters that cannot be decoded
@@ -271,9 +276,10 @@ def build_dataset(
     key = dataset_key(posters, config)
     folder = dataset_folder(workspace, key)
     pixels = pixels or open_pixels(workspace, config.image_size)
+    franchise_of = {poster.id: poster.franchise for poster in posters}
     if (folder / MANIFEST).exists():
         with locked(folder.parent, "writes a dataset into"):
-            stored = _stored(folder, pixels)
+            stored = _stored(folder, pixels, franchise_of)
         # Broken posters without pixels are those whose format can be read only now.
         if stored is not None and not pixels.missing(each.sha256 for each in posters if each.id in stored.broken):
             _log_broken(stored.broken, len(posters))
@@ -307,7 +313,8 @@ def build_dataset(
     )
     part = temporary_path(folder)
     with locked(folder.parent, "writes a dataset into"):
-        if (stored := _stored(folder, pixels)) is not None and stored.broken == broken:  # another process was faster
+        stored = _stored(folder, pixels, franchise_of)
+        if stored is not None and stored.broken == broken:  # another process was faster
             return stored
         for leftover in (*folder.parent.glob("*.new"), *folder.parent.glob(".*.part")):  # of killed processes
             shutil.rmtree(leftover)
@@ -319,12 +326,17 @@ def build_dataset(
     return dataset
 
 
-def _stored(folder: Path, pixels: Shards) -> Dataset | None:
-    """The dataset in a folder, None if it is missing. A damaged one is deleted with a warning."""
+def _stored(folder: Path, pixels: Shards, franchise_of: Mapping[str, str]) -> Dataset | None:
+    """The dataset in a folder, None if it is missing or has other franchises than `franchise_of`, which is by id.
+
+    A damaged one is deleted with a warning.
+    """
     if not (folder / MANIFEST).exists():
         return None
     try:
-        return Dataset.load(folder, pixels)
+        stored = Dataset.load(folder, pixels)
+        is_current = stored.franchises.tolist() == [franchise_of.get(id) for id in stored.ids]
+        return stored if is_current else None
     except DatasetError as error:
         logger.warning("The dataset in %s is damaged and is rebuilt (%s).", folder, error.details)
         shutil.rmtree(folder)

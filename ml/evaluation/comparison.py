@@ -140,7 +140,7 @@ def comparison_checkpoints(workspace: Path, dataset: Dataset, config: TrainConfi
     content = {
         **training_settings(config, backbone),
         "dataset": dataset.key,
-        "franchises": hashlib.sha256("\n".join(dataset.franchises.tolist()).encode()).hexdigest(),
+        "franchises": dataset.franchises_sha256,
         "version": TRAINING_VERSION,
     }
     name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -153,10 +154,15 @@ def checkpoints_of(
     config: TrainConfig,
     backbone: Backbone,
     saved: Callable[[Path], None] = lambda file: None,
+    about: Mapping[str, object] = MappingProxyType({}),
 ) -> Checkpoints:
-    """The workspace's checkpoints of the training with this name. `saved` is called with each file that is written."""
+    """The workspace's checkpoints of the training with this name. `saved` is called with each file that is written.
+
+    `about` is what else has to be the same to resume the training.
+    """
     about = {
         **training_settings(config, backbone),
+        **about,
         "dataset": dataset.key,
         "version": TRAINING_VERSION,
     }

@@ -67,6 +67,23 @@ def test_dataset_that_exists_is_reused(posters: list[Poster], dataset: Dataset, 
     assert build_dataset(gone, dataset.folder.parents[1], small, NullReporter()).key == dataset.key
 
 
+def test_dataset_is_written_again_if_franchises_were_corrected(
+    tmp_path: Path, make: Make, small: PreprocessConfig
+) -> None:
+    posters = make(tmp_path / "posters", 60)
+    before = build_dataset(posters, tmp_path, small, NullReporter())
+    posters[7] = replace(posters[7], franchise=posters[8].franchise, title="Renamed")
+    after = build_dataset(posters, tmp_path, small, NullReporter())
+    assert after.key == before.key
+    for dataset in (after, Dataset.load(after.folder)):
+        assert dataset.franchises[dataset.ids.index("7")] == "series 8"
+    assert after.franchises_sha256 != before.franchises_sha256
+    written = (after.folder / "manifest.json").stat().st_ino
+    posters[7] = replace(posters[7], title="Renamed again")
+    assert build_dataset(posters, tmp_path, small, NullReporter()).franchises_sha256 == after.franchises_sha256
+    assert (after.folder / "manifest.json").stat().st_ino == written
+
+
 def test_dataset_records_broken_posters_and_omits_them(tmp_path: Path, make: Make, small: PreprocessConfig) -> None:
     posters = make(tmp_path / "posters", 60)
     cut, text = posters[3], posters[59]
