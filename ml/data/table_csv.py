@@ -153,7 +153,9 @@ def _header(table: pd.DataFrame, counts: Sequence[int], name: str) -> tuple[list
     while names and not names[-1]:  # a delimiter at the end of the line
         names.pop()
     width = len(names)
-    if {counts[place] for place in body} == {width + 1} and _are_counted(table.iloc[body, 0]):
+    last = table.iloc[body, width:]  # all empty if the rows end with a delimiter, and then their first cell is an id
+    one_more = counts[header] == width and {counts[place] for place in body} == {width + 1}
+    if one_more and (last != "").any(axis=None) and _are_counted(table.iloc[body, 0]):
         notice = "Each row has one cell more than the header: the first one is the row's number."
         return ["", *names], body, [notice]
     if _is_data(table.iloc[header], table.iloc[body]):

@@ -166,6 +166,15 @@ def test_numbers_before_the_rows_are_no_column_of_the_header() -> None:
     assert "50 of 50 rows have another number of cells" in error_of("\n".join([HEADER, *missing_comma]))
 
 
+@pytest.mark.parametrize(("header_end", "row_end"), [("", ","), (",", ","), (",", ",,"), (",", ",checked")])
+def test_cells_beyond_the_header_do_not_shift_ids_that_count_the_rows(header_end: str, row_end: str) -> None:
+    lines = [row + row_end.removesuffix("checked") for row in rows()]
+    lines[8] = rows()[8] + row_end
+    cells = read_cells("\n".join([HEADER + header_end, *lines]).encode(), "table.csv")
+    assert cells.table.iloc[7].tolist() == ["7", "Series 7", "Action|Drama", "7.jpg"]
+    assert cells.dropped.to_numpy().tolist() == ([["row 10", RAGGED]] if "checked" in row_end else [])
+
+
 def test_quotes_that_are_not_closed_are_part_of_the_cells_of_a_tab_separated_table() -> None:
     text = (
         HEADER.replace(",", "\t")
