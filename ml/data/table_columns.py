@@ -33,6 +33,7 @@ _ADDRESSES = """posterurl imageurl imgurl coverurl posterlink imagelink coverlin
     posterimage poster image img cover picture mainpicture coverimage coverimg posterpath headerimage headerurl
     largeimageurl imageurllarge imageurll imageurlm images thumbnailurl thumbnail imageurlsmall imageurls posters covers
     imagepath imagesjpgimageurl filepath file photo artwork boxart boxarturl"""
+_LAST_ADDRESSES = "backgroundimage"  # RAWG's only image of a game
 _RATINGS = "rating contentrating agerating ratingname certificate certification mpaa mpaarating rated"
 _NEVER_GENRES = "nsfw isnsfw isadult adult explicit isexplicit adultcontent isadultcontent"
 _EXPLICIT = f"{_NEVER_GENRES} is18 18 r18 hentai ishentai erotica iserotica porn mature"
@@ -248,18 +249,25 @@ class Columns:
         return self._only_one("file", lambda cell: is_image_path(cell) and not _ADDRESS.match(cell))
 
     def _poster_url(self) -> list[str]:
-        suggested = self._suggested(_ADDRESSES)
-        for column in suggested:
-            if _mostly(self._sample(column), self._is_address):
-                return [column]
-        return self._only_one("poster_url", lambda cell: self._is_address(cell) and is_image_path(address_in(cell)))
+        def addresses(cells: Sequence[str]) -> bool:
+            return _mostly(cells, self._is_address)
+
+        return (
+            self._first(_ADDRESSES, addresses)
+            or self._only_one("poster_url", lambda cell: self._is_address(cell) and is_image_path(cell))
+            or ([] if "file" in self.chosen else self._first(_LAST_ADDRESSES, addresses))
+        )
 
     def _only_one(self, role: str, fits: Callable[[str], bool]) -> list[str]:
-        """The one column, of any name, whose values fit. Raises DatasetError if there are several."""
+        """The one column, of any name, whose values fit. Raises DatasetError if there are several.
+
+        Objects and lists do not fit: their images are those of genres, collections or shops.
+        """
         columns = [
             column
             for column in self._table
-            if not _NOT_POSTERS.search(normalised(column)) and _mostly(self._sample(column), fits)
+            if not _NOT_POSTERS.search(normalised(column))
+            and _mostly(self._sample(column), lambda cell: cell[:1] not in ("{", "[") and fits(cell))
         ]
         if len({_SIZE.sub("", normalised(column)) for column in columns}) == 1:
             return [max(columns, key=_size)]

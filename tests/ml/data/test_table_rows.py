@@ -124,6 +124,22 @@ PUBLIC_TABLES = {
         ).encode(),
         {"id": "1", "title": "A1", "poster_url": ADDRESS.format("1l")},
     ),
+    "games with pictures of genres and shops": (
+        json.dumps(
+            [
+                {
+                    **{"id": n, "name": f"G{n}", "background_image": ADDRESS.format(n)},
+                    "genres": [
+                        {"id": 7 + GENRES.index(x), "name": x, "image_background": ADDRESS.format(x)} for x in g
+                    ],
+                    "stores": [{"store": {"name": "A", "image_background": ADDRESS.format("a")}}],
+                    "series": {"name": "S", "image_background": ADDRESS.format("s")},
+                }
+                for n, g in enumerate(LISTS)
+            ]
+        ).encode(),
+        {"id": "1", "title": "G1", "poster_url": ADDRESS.format(1)},
+    ),
     "columns of unknown names": (
         table("Nr ID,Titel,Genre,Bild", lambda n, g: [n, f"A{n}", "/".join(g), f"bilder/{n}.JPG"]),
         {"id": "1", "title": "A1", "file": "bilder/1.JPG"},
