@@ -84,6 +84,17 @@ def test_ids_lead_to_files_with_any_image_ending_if_there_is_no_column_of_files(
     assert found(downloaded, folder) == ["5.jpg", "8.gif"]
 
 
+def test_numbers_that_lead_to_files_by_chance_do_not_count_as_their_names(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "posters", *(f"{n}.jpg" for n in range(9)))
+    ids = tuple(str(n) for n in range(9))
+    covers = tuple(str(5 + 7 * n) for n in range(9))  # only 5 is also the name of a file
+    files = find_poster_files(rows_of(*covers, ids=ids), folder)
+    assert files.names == [f"{n}.jpg" for n in range(9)]
+    assert files.notices == ("The poster files are found by the ids.",)
+    few = tuple(str(8 - n) if n > 3 else "gone" for n in range(9))  # the table's own, of which some are missing
+    assert found(rows_of(*few, ids=ids), folder) == [*[None] * 4, "4.jpg", "3.jpg", "2.jpg", "1.jpg", "0.jpg"]
+
+
 def test_ambiguous_names_are_left_out(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "posters", "action/1.jpg", "drama/1.jpg", "2.jpg")
     assert found(rows_of("action/1.jpg", "drama/1.jpg"), folder) == ["action/1.jpg", "drama/1.jpg"]
