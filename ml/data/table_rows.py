@@ -3,10 +3,13 @@
 import hashlib
 import json
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import TypeVar
 
+import numpy as np
 import pandas as pd
 
 from ml.data.genre_cells import BAR, is_filler, read_genres, unify
@@ -17,6 +20,7 @@ from ml.errors import DatasetError
 from serving.bundle.wording import counted
 
 NO_ID, IDENTICAL, UNREADABLE_GENRES = "no id", "identical to an earlier row", "genres that cannot be read"
+JOINED = "joined with an earlier row that has another genre"
 _EXPLICIT_NAMES = frozenset({"hentai", "erotica", "adult"})
 _EXPLICIT_IDS = frozenset({"12", "49"})
 # Ids of MyAnimeList's genres. A table in which one of these names has another id counts its genres differently.
@@ -27,6 +31,8 @@ _SITE_IDS = {
     **{"ecchi": "9", "hentai": "12", "erotica": "49"},
 }
 _LARGEST_SITE_ID = 100
+_T = TypeVar("_T")
+_Items = tuple[tuple[str, str], ...]  # genres as (id or "", name)
 _HASH = 8  # hexadecimal digits in an id
 _NAMED_IDS, _NAMED, _SHOWN = 5, 2, 40  # ids, their columns, and characters of their cells, in a message
 
@@ -88,17 +94,26 @@ def read_rows(data: bytes, name: str, options: TableOptions) -> TableRows:
     rows["franchise"] = [text_in(cell) for cell in rows["franchise"]]
     rows["file"] = [address_in(cell) for cell in rows["file"]]
     rows["poster_url"], incomplete = _addresses(rows["poster_url"], options.image_base, notices)
+    genres, genre_notices = _read_names(columns, options, name)
+    groups = _rows_per_genre(rows, genres, columns, cells.table)
+    for role in ("genres", "genre_ids"):
+        rows[role] = _joined(list(rows[role]), groups, BAR.join)
     # Ids have one line each in the files that are made of the table.
     rows["id"] = [re.sub(r"\s*[\r\n]\s*", " ", id) for id in _ids(rows, columns, notices)]
-    unreadable = _put_genres(rows, columns, options, name, notices)
+    notices += genre_notices
+    unreadable = _put_genres(rows, genres, groups, columns, name, notices)
     rows["explicit"] = _explicit(rows, columns, notices)
     reasons = pd.Series("", index=rows.index, dtype=str)
     reasons[unreadable] = UNREADABLE_GENRES
     reasons[rows["id"] == ""] = NO_ID
     reasons[(reasons == "") & rows.duplicated()] = IDENTICAL
+    in_groups = rows.index.isin(rows.index[list(chain.from_iterable(groups))])
+    reasons[(reasons == IDENTICAL) & in_groups] = JOINED
+    if joined := int((reasons == JOINED).sum()):
+        notices.append(f"Rows that differ only in their genres are joined: {joined} of {counted(len(rows), 'row')}.")
     _check_ids(rows[reasons == ""], name)
     left_out = reasons[reasons != ""]
-    ids = [rows["id"].loc[line] or f"row {line}" for line in left_out.index]
+    ids = [id or f"row {line}" for line, id in rows["id"][reasons != ""].items()]
     dropped = pd.concat([cells.dropped, dropped_rows(ids, list(left_out))], ignore_index=True)
     kept = rows[reasons == ""].reset_index(drop=True)
     if kept.empty:
@@ -182,24 +197,78 @@ def _ids_of_content(rows: pd.DataFrame) -> list[str]:
     return ids
 
 
-def _put_genres(
-    rows: pd.DataFrame, columns: Columns, options: TableOptions, name: str, notices: list[str]
-) -> "pd.Series[bool]":
-    """Fill the columns genres and genre_ids. Returns whether the genres of each row cannot be read."""
-    read: list[tuple[tuple[str, str], ...] | None] = [()] * len(rows)
+def _read_names(columns: Columns, options: TableOptions, name: str) -> tuple[list[_Items | None], list[str]]:
+    """The genres of each row in the columns of genres, None for those that cannot be read; and the notices."""
+    read: list[_Items | None] = [()] * len(columns.cells("genres"))
+    notices: list[str] = []
     names: Sequence[str] = columns.chosen["genres"]
     binary = {column: columns.binary_genre(column) for column in names} if len(names) > 1 else {}
     for column in names:
         cells = columns.column(column)
         if genre := binary.get(column):
-            found: Sequence[tuple[tuple[str, str], ...] | None] = [
-                (("", genre),) if is_true(cell) else () for cell in cells
-            ]
+            found: Sequence[_Items | None] = [(("", genre),) if is_true(cell) else () for cell in cells]
         else:
             genres = read_genres(cells, options.separator, name)
             notices += genres.notices
             found = genres.of_rows
         read = [None if old is None or new is None else old + new for old, new in zip(read, found, strict=True)]
+    return read, notices
+
+
+def _rows_per_genre(
+    rows: pd.DataFrame, genres: Sequence[_Items | None], columns: Columns, table: pd.DataFrame
+) -> list[list[int]]:
+    """The places of the rows of each title in a table with one row per title and genre; none in other tables.
+
+    Rows with an id, a file or an address are of one title if all roles but the genres are equal. Otherwise two titles
+    may have the same name, so all other columns of the table must be equal too.
+    """
+    if len(columns.chosen["genres"]) > 1 or any(len(each or ()) > 1 for each in genres):
+        return []
+    of_genres = ["genres", "genre_ids"]
+    keys = rows.drop(columns=of_genres)
+    others = table.drop(columns=[column for role in of_genres for column in columns.chosen.get(role, [])])
+    named = (keys[["id", "file", "poster_url"]] != "").any(axis=1)
+    usable = named | (keys["title"] != "")
+    if columns.chosen.get("id"):
+        usable &= keys["id"] != ""
+    usable &= keys.duplicated(keep=False) & np.array([each is not None for each in genres], dtype=bool)
+    places = defaultdict[tuple[object, ...], list[int]](list)
+    for place, key, other, is_named in zip(
+        np.flatnonzero(usable).tolist(),
+        keys[usable].itertuples(index=False, name=None),
+        others[usable].itertuples(index=False, name=None),
+        named[usable],
+        strict=True,
+    ):
+        places[key, () if is_named else other].append(place)
+    raw = list(rows[of_genres].itertuples(index=False, name=None))
+    return [group for group in places.values() if len({raw[place] for place in group}) > 1]
+
+
+def _joined(values: Sequence[_T], groups: Sequence[Sequence[int]], join: Callable[[list[_T]], _T]) -> list[_T]:
+    """The values, in which all places of a group have what `join` makes of theirs."""
+    joined = list(values)
+    for group in groups:
+        value = join([values[place] for place in group])
+        for place in group:
+            joined[place] = value
+    return joined
+
+
+def _put_genres(
+    rows: pd.DataFrame,
+    read: list[_Items | None],
+    groups: Sequence[Sequence[int]],
+    columns: Columns,
+    name: str,
+    notices: list[str],
+) -> "pd.Series[bool]":
+    """Fill the columns genres and genre_ids. Returns whether the genres of each row cannot be read.
+
+    `read` are the genres of each row. All rows of one of the `groups` have the same, those of all of them.
+    """
+    names: Sequence[str] = columns.chosen["genres"]
     if columns.chosen.get("genre_ids") == []:
         read = [genres and tuple(("", text) for _, text in genres) for genres in read]
     elif columns.chosen.get("genre_ids", names) != names:
@@ -210,6 +279,7 @@ def _put_genres(
     elif columns.chosen.get("genre_ids") == names:
         read = [genres and tuple((text if text.isdecimal() else "", text) for _, text in genres) for genres in read]
     unified, spelling_notices = unify(read, rows.index, name)
+    unified = _joined(unified, groups, lambda each: tuple(dict.fromkeys(chain.from_iterable(filter(None, each)))))
     notices += spelling_notices
     if not any(id for genres in unified for id, _ in genres or ()):
         notices.append("The table has no genre ids: genres are identified by their names.")
@@ -226,7 +296,7 @@ def _put_genres(
     return unreadable
 
 
-def _with_ids(genres: tuple[tuple[str, str], ...] | None, cell: str, where: str) -> tuple[tuple[str, str], ...] | None:
+def _with_ids(genres: _Items | None, cell: str, where: str) -> _Items | None:
     """Genres with the ids of the cell of another column."""
     if genres is None or is_filler(cell):
         return genres

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml.data.table_rows import IDENTICAL, NO_ID, UNREADABLE_GENRES, TableOptions, TableRows, read_rows
+from ml.data.table_rows import IDENTICAL, JOINED, NO_ID, UNREADABLE_GENRES, TableOptions, TableRows, read_rows
 from ml.errors import DatasetError
 
 GENRES = ["Action", "Comedy", "Drama"]
@@ -213,9 +213,36 @@ def test_identical_rows_are_dropped_and_counted() -> None:
     assert result.dropped.to_numpy().tolist() == [["5", IDENTICAL], ["7", IDENTICAL]]
 
 
-def test_table_with_a_row_per_genre_stops_with_both_rows() -> None:
-    with pytest.raises(DatasetError, match="\nrow 2: id '9', genres 'Action'\nrow 3: id '9', genres 'Drama'"):
-        read(b"movie_id,genre\n9,Action\n9,Drama\n")
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("movie_id,genre\n9,Action\n9,Drama\n5,Drama\n", [["9", "Action|Drama"], ["5", "Drama"]]),
+        ("movie_id,n,genre\n9,1,Action\n5,2,Drama\n9,3,Drama\n", [["9", "Action|Drama"], ["5", "Drama"]]),
+        ("title,genre\nGun,Action\nGun,Drama\nBebop,Drama\n", [["Gun", "Action|Drama"], ["Bebop", "Drama"]]),
+        ("title,genre,path\nGun,Action,1.jpg\nGun,Drama,1.jpg\n", [["1", "Action|Drama"]]),
+        ("title,genre,path\nGun,Action,1.jpg\nGun,Drama,2.jpg\n", [["1", "Action"], ["2", "Drama"]]),
+    ],
+)
+def test_rows_that_differ_only_in_their_genres_are_joined(text: str, rows: list[list[str]]) -> None:
+    result = read(text.encode())
+    assert result.rows[["id", "genres"]].to_numpy().tolist() == rows
+    joined = text.count("\n") - 1 - len(rows)
+    assert list(result.dropped["reason"]) == [JOINED] * joined
+    said = f"Rows that differ only in their genres are joined: {joined} of {joined + len(rows)} rows."
+    assert (said in result.notices) == (joined > 0)
+
+
+def test_titles_of_one_name_are_not_joined_if_anything_else_differs() -> None:
+    result = read(b"title,genre,year\nKing Kong,Adventure,1933\nKing Kong,Drama,2005\n")
+    assert list(result.rows["genres"]) == ["Adventure", "Drama"] and result.rows["id"].is_unique
+    for row in ("9,Gun 2,Drama", "9,Gun,Drama|Action"):  # another title; another reading of one title
+        with pytest.raises(DatasetError, match=r"\nrow 2: id '9'.*\nrow 3: id '9'"):
+            read(f"movie_id,title,genre\n9,Gun,Action\n{row}\n5,Bebop,Drama\n".encode(), separator="|")
+
+
+def test_genre_ids_of_joined_rows_stay_with_their_genres() -> None:
+    row = read(b"movie_id,genre,genre_id\n9,Action,1\n9,Drama,8\n9,Action,1\n").rows.iloc[0]
+    assert (row["genres"], row["genre_ids"]) == ("Action|Drama", "1|8")
 
 
 @pytest.mark.parametrize("ids", ["1", "1|x", "[1, 24, 3]", "1.5|2"])
