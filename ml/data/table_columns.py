@@ -41,6 +41,7 @@ _EXPLICIT = f"{_NEVER_GENRES} is18 18 r18 hentai ishentai erotica iserotica porn
 _KNOWN_GENRES = """action adventure animation biography comedy crime documentary drama ecchi family fantasy fiction
     horror humor indie mystery poetry puzzle racing romance rpg sci-fi shooter simulation sport sports strategy
     supernatural thriller war western"""
+_SECOND_GENRES = re.compile(r"(?:side|other|second(?:ary)?|third|tertiary)genres?")  # beside a main or primary one
 _NOT_POSTERS = re.compile(r"backdrop|background|banner|logo|screenshot|trailer|avatar|icon|author|user|studio|video")
 
 _TRUE = frozenset({"1", "1.0", "true", "yes", "y", "t", "x", "black", "on"})
@@ -227,14 +228,17 @@ class Columns:
             and normalised(column) not in _NEVER_GENRES.split()
             and column not in suggested
         ]
-        if named and normalised(named[0]) in _LISTS_OF_GENRES.split():
-            return named[:1]
+        best = named[:1]
+        if best and re.match(r"main|primary", normalised(best[0])):
+            best += [column for column in named if _SECOND_GENRES.fullmatch(normalised(column))]
+        if best and normalised(best[0]) in _LISTS_OF_GENRES.split():
+            return best
         if len(numbered) > 1:
             return numbered
         known = sum(self.binary_genre(column).casefold() in _KNOWN_GENRES.split() for column in binary)
         if known > 1 or (binary and all(re.match(r"genres?[_\s.:-]", column, re.IGNORECASE) for column in binary)):
             return binary
-        return (named or suggested)[:1] or self._first(_GENRE_IDS, lambda cells: True)
+        return best or suggested[:1] or self._first(_GENRE_IDS, lambda cells: True)
 
     def _files(self) -> list[str]:
         for column in self._suggested(_FILES):

@@ -96,6 +96,10 @@ PUBLIC_TABLES = {
         table("animeID,genre_1,genre_2,img", lambda n, g: [n, *[*g, ""][:2], f"{n}.png"]),
         {"id": "1", "file": "1.png"},
     ),
+    "a main genre and others": (
+        table("id,name,main_genre,side_genre", lambda n, g: [n, f"F{n}", g[0], "".join(g[1:])]),
+        {"id": "1", "title": "F1"},
+    ),
     "books": (
         table("book_id,title,genres,image_url", lambda n, g: [n, f"B{n}", dict.fromkeys(g, 30), ADDRESS.format(n)]),
         {"id": "1", "title": "B1", "poster_url": ADDRESS.format(1)},
