@@ -35,7 +35,7 @@ _ADDRESSES = """posterurl imageurl imgurl coverurl posterlink imagelink coverlin
     imagepath imagesjpgimageurl filepath file photo artwork boxart boxarturl"""
 _LAST_ADDRESSES = "backgroundimage"  # RAWG's only image of a game
 _RATINGS = "rating contentrating agerating ratingname certificate certification mpaa mpaarating rated"
-_NEVER_GENRES = "nsfw isnsfw isadult adult explicit isexplicit adultcontent isadultcontent"
+_NEVER_GENRES = "nsfw isnsfw isadult adult explicit isexplicit adultcontent isadultcontent sfw issfw"
 _EXPLICIT = f"{_NEVER_GENRES} is18 18 r18 hentai ishentai erotica iserotica porn mature"
 # Columns of 1 and 0 are genres if two of them have these names; other columns of 1 and 0 are flags.
 _KNOWN_GENRES = """action adventure animation biography comedy crime documentary drama ecchi family fantasy fiction
@@ -46,6 +46,8 @@ _NOT_POSTERS = re.compile(r"backdrop|background|banner|logo|screenshot|trailer|a
 
 _TRUE = frozenset({"1", "1.0", "true", "yes", "y", "t", "x", "black", "on"})
 _FALSE = frozenset({"0", "0.0", "false", "no", "n", "f", "off"})
+_SAYS_EXPLICIT = frozenset({"nsfw", "adult", "explicit", "mature", "unsafe", "18+", "r18", "r-18"})
+_SAYS_HARMLESS = frozenset({"sfw", "safe", "clean", "white", "gray", "not explicit", "not adult", "general"})
 _NAMED = 3  # columns in a message
 _SHOWN_NAMES, _SHOWN_NAME = 150, 40  # characters in a message
 _DISTINCT_IDS = 0.9  # share of rows
@@ -63,6 +65,12 @@ _SIZES = (
 def is_true(cell: str) -> bool:
     """Whether a cell of a column such as `nsfw` says yes."""
     return cell.strip().casefold() in _TRUE
+
+
+def is_explicit(cell: str, column: str) -> bool:
+    """Whether a cell of a column such as `nsfw`, or `sfw`, says that a title is explicit."""
+    word = cell.strip().casefold()
+    return word in _SAYS_EXPLICIT or word in (_FALSE if normalised(column) in ("sfw", "issfw") else _TRUE)
 
 
 def is_image_path(cell: str) -> bool:
@@ -292,11 +300,17 @@ class Columns:
         )
 
     def _explicit(self) -> list[str]:
+        words = _TRUE | _FALSE | _SAYS_EXPLICIT | _SAYS_HARMLESS
         return [
             column
             for column in self._suggested(_EXPLICIT)
-            if _mostly(self._sample(column), lambda cell: cell.casefold() in _TRUE | _FALSE | {"white", "gray"})
+            if _mostly(self._sample(column), lambda cell: cell.casefold() in words)
         ]
+
+    def unclear_explicit(self) -> list[str]:
+        """Columns that may say which titles are explicit, but in other words."""
+        used = {column for columns in self.chosen.values() for column in columns}
+        return [column for column in self._suggested(_EXPLICIT) if column not in used and self._sample(column)]
 
 
 def _size(column: str) -> int:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ml.data.genre_cells import BAR, is_filler, read_genres, unify
 from ml.data.table_cells import dropped_rows, shown
-from ml.data.table_columns import ROLES, Columns, address_in, is_true, text_in
+from ml.data.table_columns import ROLES, Columns, address_in, is_explicit, is_true, text_in
 from ml.data.table_format import read_cells
 from ml.errors import DatasetError
 from serving.bundle.wording import counted
@@ -313,21 +313,31 @@ def _with_ids(genres: _Items | None, cell: str, where: str) -> _Items | None:
 def _explicit(rows: pd.DataFrame, columns: Columns, notices: list[str]) -> list[str]:
     """Whether each title is explicit ("yes" or ""): by a genre, a rating or a column such as `nsfw`.
 
-    If the option names no column for it, names of genres do not count either: "Adult" may mean books for adults.
+    If the option names no column for it, genres do not count either: "Adult" may mean books for adults. Ids of genres
+    count if some genre has the name and the id that MyAnimeList gives it: others number their genres from 1 on.
     """
     flagged = [False] * len(rows)
     for column in columns.chosen.get("explicit", []):
-        flagged = [old or is_true(cell) for old, cell in zip(flagged, columns.column(column), strict=True)]
+        flagged = [old or is_explicit(cell, column) for old, cell in zip(flagged, columns.column(column), strict=True)]
+    if "explicit" not in columns.chosen and (unclear := columns.unclear_explicit()):
+        notices.append(
+            f"The column {shown(unclear[0])} is not understood, so no title is explicit by it. Write yes or no in its "
+            "cells, or leave it out with --columns explicit=."
+        )
     pairs = [
         list(zip(names.split(BAR), ids.split(BAR), strict=True)) if ids else [(each, "") for each in names.split(BAR)]
         for names, ids in zip(rows["genres"], rows["genre_ids"], strict=True)
     ]
     numbered = {(text.casefold(), id) for genres in pairs for text, id in genres if id}
     are_site_ids = all(_SITE_IDS.get(text, id) == id and int(id) <= _LARGEST_SITE_ID for text, id in numbered)
+    are_site_ids &= any(_SITE_IDS.get(text) == id for text, id in numbered)
     if not are_site_ids and any(id in _EXPLICIT_IDS for _, id in numbered):
-        notices.append("The table's genre ids are not MyAnimeList's: 12 and 49 do not mean explicit titles.")
-    ids = _EXPLICIT_IDS if are_site_ids else frozenset()
-    explicit_names = _EXPLICIT_NAMES if columns.chosen.get("explicit") != [] else frozenset()
+        notices.append(
+            "The table's genre ids are not known to be MyAnimeList's: 12 and 49 do not mean explicit titles."
+        )
+    is_asked = columns.chosen.get("explicit") != []
+    ids = _EXPLICIT_IDS if are_site_ids and is_asked else frozenset()
+    explicit_names = _EXPLICIT_NAMES if is_asked else frozenset()
     by_name = [next((text for text, _ in genres if text.casefold() in explicit_names), "") for genres in pairs]
     by_id = [any(id in ids for _, id in genres) for genres in pairs]
     by_rating = [rating.casefold().startswith("rx") for rating in rows["rating"]]

@@ -285,11 +285,18 @@ def test_rare_row_with_another_separator_is_left_out_and_named_with_its_line() -
         ("id,genres,rating\n1,Action|Drama,Rx - Hentai\n2,Action,R+ - Mild Nudity\n3,Drama,rx\n", ["1", "3"]),
         ("id,genres,nsfw\n1,Action|Drama,black\n2,Action,white\n3,Drama,gray\n", ["1"]),
         ("id,genres,Is_Adult\n1,Action|Drama,True\n2,Action,False\n3,Drama,1\n", ["1", "3"]),
+        ("id,genres,nsfw\n1,Action|Drama,NSFW\n2,Action,SFW\n3,Drama,\n", ["1"]),
+        ("id,genres,adult\n1,Action|Drama,Adult\n2,Action,Safe\n3,Drama,False\n", ["1"]),
+        ("id,genres,sfw\n1,Action|Drama,False\n2,Action,True\n3,Drama,\n", ["1"]),
+        ("id,Action,Drama,sfw\n1,1,0,0\n2,1,1,1\n3,0,1,1\n", ["1"]),
+        ("id,genres,Is SFW\n1,Action|Drama,0\n2,Action,1\n3,Drama,nsfw\n", ["1", "3"]),
         ("id,Action,Drama,Hentai\n1,1,0,1\n2,1,1,0\n3,0,1,0\n", ["1"]),
         ('id,genres\n1,"[{""id"": 12, ""name"": ""H""}]"\n2,"[{""id"": 1, ""name"": ""Action""}]"\n', ["1"]),
         ('id,genres\n1,"[{""id"": 12, ""name"": ""Adventure""}]"\n2,"[{""id"": 28, ""name"": ""Action""}]"\n', []),
         ("id,genres,genre_ids\n1,Steamy|Drama,49|8\n2,Drama,8\n", ["1"]),
         ("id,genres,genre_ids\n1,Role-playing,12\n2,Shooter|Role-playing,5|12\n3,Pinball,131\n", []),
+        ("id,genre,genre_id\n1,Easy Listening,12\n2,Opera,49\n3,Rock,1\n", []),
+        ("id,genre_id\n1,12\n2,49\n3,1\n", []),
     ],
 )
 def test_explicit_titles_are_marked_by_name_id_rating_or_column(columns: str, explicit: list[str]) -> None:
@@ -306,6 +313,17 @@ def test_adult_books_are_kept_without_a_column_of_explicit_titles_and_the_notice
     result = read(text.encode(), columns={"explicit": ""})
     assert list(result.rows["id"][result.rows["explicit"] == "yes"]) == ["2"]
     assert not any("explicit=" in notice for notice in result.notices)
+    text = "id,genres,genre_ids\n1,Role-playing|Action,12|1\n2,Action,1\n"
+    for columns, kept in (({}, ["2"]), ({"explicit": ""}, ["1", "2"])):
+        rows = read(text.encode(), columns=columns).rows
+        assert list(rows["id"][rows["explicit"] == ""]) == kept
+
+
+def test_column_of_explicit_titles_that_is_not_understood_is_named() -> None:
+    text = b"id,genres,adult\n1,Action,Kinder\n2,Drama,Erwachsene\n"
+    said = "The column 'adult' is not understood, so no title is explicit by it."
+    assert any(notice.startswith(said) for notice in read(text).notices)
+    assert not any("not understood" in notice for notice in read(text, columns={"explicit": ""}).notices)
 
 
 def test_ids_are_taken_from_files_addresses_or_titles_without_a_column_of_ids() -> None:
