@@ -126,7 +126,7 @@ def _parse(data: bytes, dialect: _Dialect, skipped: int, name: str) -> Cells:
     ragged = (widths < width) | (rows.iloc[:, width:] != "").any(axis=1)
     whole = {place for place, is_ragged in zip(body, ragged, strict=True) if not is_ragged}
     several = {place: several_lines[place] for place in body if place in several_lines}
-    _check_quotes(table, several, whole, width, dialect, name)
+    _check_quotes(table, several, whole, torn, width, dialect, name)
     quoted = b'"' in data and dialect.quoting != csv.QUOTE_NONE
     torn_rows = _torn_quotes(rows.iloc[:, :width]) if quoted else ragged & False
     torn_rows |= pd.Series([place in torn for place in body], index=rows.index)
@@ -289,15 +289,17 @@ def _check_quotes(
     table: pd.DataFrame,
     several: Mapping[int, Sequence[tuple[int, str]]],
     whole: set[int],
+    torn: set[int],
     width: int,
     dialect: _Dialect,
     name: str,
 ) -> None:
     """Raise DatasetError if one of these records of several lines comes from a quote that was not closed.
 
-    Such a record has another number of cells than the header (it is not in `whole`), or lines that are rows. A line of
-    a description may have as many cells as a row by chance. So it must also have a number, a path or an address where
-    nine of ten rows have one, and no blanks before cells if rows have none.
+    Such a record has lines that are rows, or another number of cells than the header (it is not in `whole`) and text
+    beside a quoted cell (it is in `torn`). A line of a description may have as many cells as a row by chance. So it
+    must also have a number, a path or an address where nine of ten rows have one, and no blanks before cells if rows
+    have none.
     """
     if not several:
         return
@@ -317,7 +319,7 @@ def _check_quotes(
         )
         if swallowed:
             found.append(f"from line {table.index[place]} on ({counted(swallowed, 'row')})")
-        elif place not in whole:
+        elif place not in whole and place in torn:
             found.append(f"from line {table.index[place]} on")
     if found:
         raise DatasetError(

@@ -116,6 +116,14 @@ def test_description_of_several_lines_with_commas_is_no_unclosed_quote() -> None
     assert read_cells(text.encode(), "table.csv").table["story"].tolist() == [story] * 9
 
 
+@pytest.mark.parametrize("broken", ['20,Gun, part one,Action,"{}"', '20,Action,"{}"'])
+def test_row_with_another_number_of_cells_may_have_a_cell_of_several_lines(broken: str) -> None:
+    lines = [f'{n},Series {n},Action,"A list, of, four, things,\nand more"' for n in range(60)]
+    lines[20] = broken.format("A list, of, four, things,\nand more")
+    cells = read_cells("\n".join(["id,title,genres,story", *lines]).encode(), "table.csv")
+    assert cells.dropped.to_numpy().tolist() == [["row 42", RAGGED]] and len(cells.table) == 59
+
+
 def test_rows_with_another_number_of_cells_are_left_out_with_their_lines() -> None:
     damaged = rows()
     damaged[4] = "4,Series 4,Action"  # line 6
