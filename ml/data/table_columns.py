@@ -131,7 +131,7 @@ class Columns:
             "genres": self._genres,
             "genre_ids": lambda: self._first(_GENRE_IDS, lambda cells: True),
             "id": self._id,
-            "title": lambda: self._first(_TITLES, _has_words),
+            "title": self._title,
             "franchise": lambda: self._first(_FRANCHISES, _has_words),
             "file": self._files,
             "poster_url": self._poster_url,
@@ -211,6 +211,12 @@ class Columns:
             if self._table[column].nunique() >= _DISTINCT_IDS * len(self._table):
                 return [column]
         return candidates[:1]
+
+    def _title(self) -> list[str]:
+        """The first column of titles that is filled in more than half of the rows, else the first one."""
+        columns = [column for column in self._suggested(_TITLES) if _has_words(self._sample(column))]
+        filled = [column for column in columns if _mostly(self.column(column), lambda cell: bool(cell.strip()))]
+        return (filled or columns)[:1]
 
     def _genres(self) -> list[str]:
         numbered = [column for column in self._table if re.fullmatch(r"genres?\d+", normalised(column))]

@@ -100,6 +100,14 @@ PUBLIC_TABLES = {
         table("id,name,main_genre,side_genre", lambda n, g: [n, f"F{n}", g[0], "".join(g[1:])]),
         {"id": "1", "title": "F1"},
     ),
+    "translated titles of most": (
+        table("id,title_romaji,title_english,genres", lambda n, g: [n, f"A{n}", f"E{n}" if n % 3 else "", g]),
+        {"id": "1", "title": "E1"},
+    ),
+    "translated titles of few": (
+        table("id,title_romaji,title_english,genres", lambda n, g: [n, f"A{n}", "" if n % 3 else f"E{n}", g]),
+        {"id": "1", "title": "A1"},
+    ),
     "books": (
         table("book_id,title,genres,image_url", lambda n, g: [n, f"B{n}", dict.fromkeys(g, 30), ADDRESS.format(n)]),
         {"id": "1", "title": "B1", "poster_url": ADDRESS.format(1)},
