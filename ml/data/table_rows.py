@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, takewhile
 from typing import TypeVar
 
 import numpy as np
@@ -160,7 +160,7 @@ def _ids(rows: pd.DataFrame, columns: Columns, notices: list[str]) -> list[str]:
     if columns.chosen.get("id"):
         return [re.sub(r"^(\d+)\.0+$", r"\1", cell) for cell in rows["id"]]
     choices = (
-        ("file", "names of files without their endings", [_stem(cell) for cell in rows["file"]]),
+        ("file", *_ids_of_files(rows)),
         ("poster_url", "last parts of the posters' addresses", [_stem(cell) for cell in rows["poster_url"]]),
         ("title", "titles", [cell.strip() for cell in rows["title"]]),
     )
@@ -173,6 +173,23 @@ def _ids(rows: pd.DataFrame, columns: Columns, notices: list[str]) -> list[str]:
                 return ids
     notices.append("The table has no id column: titles are the ids, and hashes where several rows have one title.")
     return _ids_of_content(rows)
+
+
+def _ids_of_files(rows: pd.DataFrame) -> tuple[str, list[str]]:
+    """What the ids of files are, and the ids: their names or, if several folders have the same ones, their paths.
+
+    A path begins after the folders that all paths have in common, so that it is the same in another place.
+    """
+    stems = [_stem(cell) for cell in rows["file"]]
+    parts = [[part for part in re.split(r"[/\\]", cell) if part] for cell in rows["file"]]
+    folders = [each[:-1] for each in parts if each] or [[]]
+    ends = zip(min(folders), max(folders), strict=False)  # what these two have in common, all have
+    in_common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], ends))
+    paths = ["/".join([*each[in_common:-1], stem]) if stem else "" for each, stem in zip(parts, stems, strict=True)]
+    distinct = rows[[bool(stem) for stem in stems]].drop_duplicates()
+    if len({stem for stem in stems if stem}) < len({path for path in paths if path}) == len(distinct):
+        return "paths of files without their endings", paths
+    return "names of files without their endings", stems
 
 
 def _ids_of_content(rows: pd.DataFrame) -> list[str]:

@@ -340,6 +340,18 @@ def test_ids_are_taken_from_files_addresses_or_titles_without_a_column_of_ids() 
     assert list(read(b"genres,name\nA|B,Bebop\nB|A,Trigun\n").rows["id"]) == ["Bebop", "Trigun"]
 
 
+@pytest.mark.parametrize("start", ["", "posters/", "D:\\\\data\\\\posters\\\\", "/kaggle/input/posters/"])
+def test_ids_of_files_with_one_name_in_several_folders_are_their_paths(start: str) -> None:
+    def ids(*files: str) -> list[str]:
+        lines = [f"{('A|B', 'B|A', 'C|A')[n]},{start}{file}" for n, file in enumerate(files)]
+        return list(read("\n".join(["genres,path", *lines, lines[0]]).encode()).rows["id"])
+
+    assert ids("Action/1.jpg", "Comedy\\1.JPG", "2.jpg") == ["Action/1", "Comedy/1", "2"]
+    assert ids("Action/1.jpg", "Comedy/3.jpg", "2.jpg") == ["1", "3", "2"]
+    with pytest.raises(DatasetError, match="different rows with the same id, such as the id '1'"):
+        ids("Action/1.jpg", "Action/1.jpg", "Comedy/1.jpg")
+
+
 def test_ids_of_a_table_without_ids_stay_if_rows_are_added_or_moved() -> None:
     rows = ["A|B,Bebop,", "A|B,Bebop,", "A,Bebop,", "A|B,Gun,https://a/1/x.jpg", "A|B,Gun,https://a/2/x.jpg", "B,One,"]
     rows += ["A,,https://a/3/x.jpg", "B,,https://a/3/x.jpg", "B,Two,https://a/4/x.jpg"]
