@@ -33,6 +33,7 @@ _EXCEL = "an Excel workbook; export it as CSV"
 _ZIP, _GZIP = b"PK\x03\x04", b"\x1f\x8b"
 _TABLE_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".gz")
 _CONTROL_CHARACTERS = re.compile(r"[\0-\x08\x0e-\x1f\x7f-\x9f]")  # no text has them, and most other data do
+_MOST_ACCENTED = 1 / 3  # share of letters; texts of Western languages have fewer than a tenth
 _OTHER_FILES = (
     (b"%PDF", "a PDF document"),
     (b"SQLite format 3", "an SQLite database"),
@@ -131,6 +132,9 @@ def _decode(data: bytes, name: str) -> tuple[str, list[str]]:
         text, encoding = data.decode("cp1252"), "cp1252"
     except UnicodeDecodeError:
         text, encoding = data.decode("latin-1"), "latin-1"
+    letters = [character for character in text if character.isalpha() or character > "\x7f"]
+    if sum(character > "\x7f" for character in letters) > _MOST_ACCENTED * len(letters):  # Cyrillic, Chinese, Japanese
+        raise DatasetError(f"The table {name} is not UTF-8, and its encoding is not known. Save it as UTF-8.")
     return text, [f"The encoding is not UTF-8 (line {line}); {encoding} is assumed."]
 
 

@@ -88,6 +88,23 @@ def test_few_invalid_bytes_do_not_change_the_encoding() -> None:
     assert "with 1 invalid byte, the first in line 22" in cells.notices[0]
 
 
+@pytest.mark.parametrize(
+    ("encoding", "title"),
+    [
+        ("cp1251", "\u041c\u0430\u0441\u0442\u0435\u0440"),
+        ("gbk", "\u9738\u738b\u522b\u59ec"),
+        ("shift_jis", "\u5343\u3068\u5343\u5c0b"),
+    ],
+)
+def test_other_alphabets_are_not_read_as_western_text(encoding: str, title: str) -> None:
+    text = "id,title,genres\n" + "".join(f"{n},{title} {n},{title}\n" for n in range(30))
+    assert "its encoding is not known. Save it as UTF-8" in error_of(text.encode(encoding))
+    assert read_cells(text.encode(), "table.csv").table["title"].iloc[0] == f"{title} 0"
+    for western in ("cp1252", "latin-1"):
+        accented = text.replace(title, "Fa\xe7ade d'\xe9t\xe9 \xe0 la fen\xeatre")
+        assert read_cells(accented.encode(western), "table.csv").table["genres"].iloc[0].startswith("Fa\xe7ade")
+
+
 def rows(count: int = 300) -> list[str]:
     return [f"{n},Series {n},Action|Drama,{n}.jpg" for n in range(count)]
 
