@@ -331,7 +331,8 @@ def _explicit(rows: pd.DataFrame, columns: Columns, notices: list[str]) -> list[
     """Whether each title is explicit ("yes" or ""): by a genre, a rating or a column such as `nsfw`.
 
     If the option names no column for it, genres do not count either: "Adult" may mean books for adults. Ids of genres
-    count if some genre has the name and the id that MyAnimeList gives it: others number their genres from 1 on.
+    count if some genre has the name and the id that MyAnimeList gives it, because others number their genres too; and
+    if there are no names, because then nobody knows.
     """
     flagged = [False] * len(rows)
     for column in columns.chosen.get("explicit", []):
@@ -347,7 +348,7 @@ def _explicit(rows: pd.DataFrame, columns: Columns, notices: list[str]) -> list[
     ]
     numbered = {(text.casefold(), id) for genres in pairs for text, id in genres if id}
     are_site_ids = all(_SITE_IDS.get(text, id) == id and int(id) <= _LARGEST_SITE_ID for text, id in numbered)
-    are_site_ids &= any(_SITE_IDS.get(text) == id for text, id in numbered)
+    are_site_ids &= any(_SITE_IDS.get(text, text) == id for text, id in numbered)  # "12" is named by its id
     if not are_site_ids and any(id in _EXPLICIT_IDS for _, id in numbered):
         notices.append(
             "The table's genre ids are not known to be MyAnimeList's: 12 and 49 do not mean explicit titles."
@@ -356,13 +357,17 @@ def _explicit(rows: pd.DataFrame, columns: Columns, notices: list[str]) -> list[
     ids = _EXPLICIT_IDS if are_site_ids and is_asked else frozenset()
     explicit_names = _EXPLICIT_NAMES if is_asked else frozenset()
     by_name = [next((text for text, _ in genres if text.casefold() in explicit_names), "") for genres in pairs]
-    by_id = [any(id in ids for _, id in genres) for genres in pairs]
+    by_id = [next((text for text, id in genres if id in ids), "") for genres in pairs]
     by_rating = [rating.casefold().startswith("rx") for rating in rows["rating"]]
-    found = [name for name, *others in zip(by_name, by_id, by_rating, strict=True) if name and not any(others)]
+    found = [
+        name or id
+        for name, id, is_rated in zip(by_name, by_id, by_rating, strict=True)
+        if not is_rated and (id.isdecimal() if id else name)
+    ]
     if found:
         notices.append(
-            f"Explicit by the name of a genre, such as {shown(found[0])}: {counted(len(found), 'row')}; "
-            "--columns explicit= keeps them."
+            f"Explicit only by a genre, such as {shown(found[0])}: {counted(len(found), 'row')}; --columns explicit= "
+            "keeps them."
         )
     return ["yes" if any(each) else "" for each in zip(flagged, by_name, by_id, by_rating, strict=True)]
 

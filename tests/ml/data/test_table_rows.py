@@ -304,7 +304,7 @@ def test_rare_row_with_another_separator_is_left_out_and_named_with_its_line() -
         ("id,genres,genre_ids\n1,Steamy|Drama,49|8\n2,Drama,8\n", ["1"]),
         ("id,genres,genre_ids\n1,Role-playing,12\n2,Shooter|Role-playing,5|12\n3,Pinball,131\n", []),
         ("id,genre,genre_id\n1,Easy Listening,12\n2,Opera,49\n3,Rock,1\n", []),
-        ("id,genre_id\n1,12\n2,49\n3,1\n", []),
+        ("id,genre_id\n1,12\n2,49\n3,1\n", ["1", "2"]),
     ],
 )
 def test_explicit_titles_are_marked_by_name_id_rating_or_column(columns: str, explicit: list[str]) -> None:
@@ -312,11 +312,18 @@ def test_explicit_titles_are_marked_by_name_id_rating_or_column(columns: str, ex
     assert list(rows["id"][rows["explicit"] == "yes"]) == explicit
 
 
+def test_ids_of_genres_without_names_may_be_explicit_and_the_notice_says_how_to_keep_them() -> None:
+    text = b"id,genre_id\n1,12\n2,49\n3,1\n"
+    notice = "Explicit only by a genre, such as '12': 2 rows; --columns explicit= keeps them."
+    assert notice in read(text).notices
+    assert list(read(text, columns={"explicit": ""}).rows["explicit"]) == ["", "", ""]
+
+
 def test_adult_books_are_kept_without_a_column_of_explicit_titles_and_the_notice_says_how() -> None:
     text = "id,genres,rating,nsfw\n1,Adult|Drama,,0\n2,Erotica,Rx,0\n3,Drama,,1\n4,adult,,1\n5,Drama,,0\n"
     result = read(text.encode())
     assert list(result.rows["id"][result.rows["explicit"] == "yes"]) == ["1", "2", "3", "4"]
-    said = "Explicit by the name of a genre, such as 'Adult': 2 rows; --columns explicit= keeps them."
+    said = "Explicit only by a genre, such as 'Adult': 2 rows; --columns explicit= keeps them."
     assert [notice for notice in result.notices if "explicit=" in notice] == [said]
     result = read(text.encode(), columns={"explicit": ""})
     assert list(result.rows["id"][result.rows["explicit"] == "yes"]) == ["2"]
