@@ -288,10 +288,9 @@ def _of_torchvision(name: str) -> Backbone:
         body = _torchvision_network(name)
         parent, _, attribute = classifier.rpartition(".")
         setattr(body.get_submodule(parent), attribute, nn.Identity())
-        for auxiliary in _AUXILIARY:
-            if hasattr(body, auxiliary):
-                setattr(body, auxiliary, None)
-                body.aux_logits = False
+        for attribute, value in (*((name, None) for name in _AUXILIARY), ("aux_logits", False)):
+            if hasattr(body, attribute):
+                setattr(body, attribute, value)
         return body
 
     return Backbone(

@@ -109,7 +109,7 @@ def test_predict_keeps_few_posters_in_memory() -> None:
 class _Block(np.ndarray):  # type: ignore[type-arg]
     """An array that can be in a set."""
 
-    __hash__ = object.__hash__  # type: ignore[assignment]
+    __hash__ = object.__hash__
 
 
 class _CountedImages:
