@@ -3,9 +3,9 @@
 Leases are the objects `lease.json` and `rollout.json`. Whoever holds one writes it again every 20 seconds. Clocks are
 not compared: if somebody who waits sees the same lease for a minute, its holder was killed, and it is taken over.
 
-A workspace recognises its own lease by the machine's name, its path and the random id in its file `workspace.id`, and
-takes that at once. So two containers with the same name and path have different ones. A machine that was cloned with
-its workspace, name and path is not told from the original.
+A workspace takes over its own lease at once. It recognises it by the machine's name, its path and the random id in its
+file `workspace.id`. Two containers with the same name and path have different ids. A clone of a machine has the same id
+in its workspace, so it counts as the original.
 """
 
 import json

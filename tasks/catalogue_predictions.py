@@ -25,7 +25,7 @@ from tasks.bundles import bundle_key
 from tasks.catalogue.catalogue_table import fetch_catalogue, items
 from tasks.catalogue.poster_download import is_usable
 from tasks.poster_rows import RowsOf, complete_rows
-from tasks.posters import read_last_collected, read_poster_set
+from tasks.posters import read_last_collected, read_poster_set, without_replaced
 
 logger = logging.getLogger("tasks")
 
@@ -95,7 +95,7 @@ def predict_catalogue(collection: str, bundle: str | None, reporter: Reporter) -
             f"The bundle {sha256[:8]} was trained on posters of decoder version {manifest.preprocessing.version}, and "
             f"this program has {PREPROCESSING_VERSION}. Name another one with --bundle, or train one."
         )
-    collected = read_last_collected(store)
+    collected = without_replaced(store, read_last_collected(store))
     titles = fetch_catalogue(store, folder, collected.catalogue.key)
     posters = read_poster_set(store, collected.posters.key)
     posters = posters.loc[is_usable(posters), ["id", "sha256"]]

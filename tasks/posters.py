@@ -104,11 +104,12 @@ def without_replaced(store: Store, collected: CollectedRecord) -> CollectedRecor
     if not replaced.any():
         return collected
     logger.warning(
-        "Left out: %s, such as that of %s, because a crawl that was interrupted replaced them. Start a run with the "
-        "crawl to use the new ones.",
+        "Left out: %s, such as that of %s, because an interrupted crawl replaced or deleted them. Start a run with the "
+        "crawl to update the set.",
         *(counted(int(replaced.sum()), "poster"), posters.loc[replaced, "id"].iloc[0]),
     )
-    posters.loc[replaced, ["status", "reason", "sha256"]] = ["failed", "a crawl that was interrupted replaced it", ""]
+    reason = "an interrupted crawl replaced or deleted it"
+    posters.loc[replaced, ["status", "reason", "sha256"]] = ["failed", reason, ""]
     record = _store_set(store, posters, collected.posters.report_key)
     return collected.model_copy(update={"posters": record})
 

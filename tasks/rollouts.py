@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
 from infra.cloud_run import CloudRun
 from infra.endpoint import served_bundle
@@ -257,14 +258,15 @@ def _deploy(settings: Settings, store: Store, registry: Registry, registered: Mo
 
 
 def _known_posters(store: Store, dataset_key: str) -> list[str]:
-    """The objects of some test posters of a dataset, always the same."""
+    """The objects of some test posters of a dataset, the same as long as the bucket has them."""
     from tasks.preprocess import read_test_ids  # imports torch, which takes seconds
 
     ids = read_test_ids(store, dataset_key)
     if not ids:
         logger.warning("The dataset %s is missing, so no predictions are compared before the rollout.", dataset_key[:8])
-    chosen = random.Random(dataset_key).sample(ids, min(_KNOWN_POSTERS, len(ids)))
-    return [store.object_name(poster_key(id)) for id in chosen]
+    keys = (poster_key(id) for id in random.Random(dataset_key).sample(ids, len(ids)))
+    # Posters of titles that have become explicit since are deleted.
+    return [store.object_name(key) for key in islice(filter(store.exists, keys), _KNOWN_POSTERS)]
 
 
 def _live(settings: Settings) -> Champion:

@@ -41,5 +41,5 @@ def fetch_posters(store: Store, folder: Path, sha256_of_title: Mapping[str, str]
     if stale := [id for id in to_fetch if differs(id)]:
         raise StalePosterError(
             f"Another run replaced {counted(len(stale), 'poster')} in the bucket, such as {poster_key(stale[0])}. "
-            "Start the run again, with the crawl."
+            "Start a run with the crawl."
         )

@@ -218,7 +218,8 @@ def _outdated_database(error: StackError) -> StackError | None:
     if UPGRADE not in error.details or MLFLOW_DATABASE not in os.environ:
         return None
     return StackError(
-        f'The database of MLflow has another schema. Back it up, then run `{UPGRADE} "${MLFLOW_DATABASE}"`.',
+        f'The database of MLflow has another schema. Back it up, then run `{UPGRADE} "${MLFLOW_DATABASE}"`, or install '
+        "the newer MLflow that wrote it.",
         error.details,
     )
 

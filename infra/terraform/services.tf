@@ -20,9 +20,8 @@ resource "google_cloud_run_v2_service" "function" {
   }
 
   lifecycle {
-    # The flow owns these (infra/cloud_run.py). gcloud sets `client` and its version. An apply that changed a part of the
-    # template would send it with the name of the revision that the flow made, and Google refuses that name for another
-    # content.
+    # The flow owns these (infra/cloud_run.py). gcloud sets `client` and its version. An apply that changes the template
+    # would send the present revision's name with it, and Google refuses a second revision of that name.
     ignore_changes = [
       annotations,
       build_config,

@@ -267,7 +267,7 @@ def build_dataset(
     reporter: Reporter,
     pixels: Shards | None = None,
 ) -> Dataset:
-    """Build the dataset of these posters, or open it if the workspace has it with their franchises.
+    """Build the dataset of these posters, or open the stored one if its franchises are the same.
 
     `pixels` is the workspace's cache, opened here if it is not given. Posters that it lacks are decoded. Titles without
     genres are unknown, not negative, so they are left out, as are titles without a part. Posters that cannot be decoded

@@ -45,8 +45,10 @@ def find_poster_files(rows: pd.DataFrame, folder: Path) -> PosterNames:
     """Find the files of rows (see `ml.data.table_rows.TableRows`) in a folder and its subfolders.
 
     The names are those of the column `file`, else the ids, else the last parts of the addresses: the first of them
-    that leads to files. A later one that finds more than twice as many is taken instead: numbers also lead to files by
-    chance. Raises DatasetError if the folder cannot be read or no file is found.
+    that leads to files. A column of numbers may match a few files by chance. So if all names are numbers, a later way
+    that finds more than twice as many files is taken instead.
+
+    Raises DatasetError if the folder cannot be read or no file is found.
     """
     return match_poster_names(rows, _files_in(folder), str(folder))
 
@@ -66,6 +68,8 @@ def match_poster_names(rows: pd.DataFrame, names: Sequence[str], place: str) -> 
         found = _find_all(cells, index)
         if (count := sum(map(bool, found.names))) > _BY_CHANCE * most:
             best, most = replace(found, notices=(f"The poster files are found by {label}.",) if label else ()), count
+        if count and not all(cell.isdecimal() for cell in cells if cell):
+            break
     if best is None:
         raise _nothing_found(rows, index, place)
     return best

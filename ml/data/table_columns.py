@@ -31,7 +31,8 @@ _FILES = """file filename filepath path imagepath imagepaths imagefile imagefile
     image images img poster posters cover covers picture thumbnail posterpath mainpicture photo"""
 _ADDRESSES = """posterurl imageurl imgurl coverurl posterlink imagelink coverlink picurl pictureurl posterimageurl
     posterimage poster image img cover picture mainpicture coverimage coverimg posterpath headerimage headerurl
-    largeimageurl imageurllarge imageurll imageurlm images thumbnailurl thumbnail imageurlsmall imageurls posters covers
+    largeimageurl imageurllarge imageurll imageurlm images thumbnailurl thumbnail imageurlsmall imageurls posterurls
+    coverurls thumbnails posters covers photos
     imagepath imagesjpgimageurl filepath file photo artwork boxart boxarturl"""
 _LAST_ADDRESSES = "backgroundimage"  # RAWG's only image of a game
 _RATINGS = "rating contentrating agerating ratingname certificate certification mpaa mpaarating rated"
@@ -273,7 +274,7 @@ class Columns:
         return (
             self._first(_ADDRESSES, addresses)
             or self._only_one("poster_url", lambda cell: self._is_address(cell) and is_image_path(cell))
-            or ([] if "file" in self.chosen else self._first(_LAST_ADDRESSES, addresses))
+            or ([] if self.chosen.get("file") else self._first(_LAST_ADDRESSES, addresses))
         )
 
     def _only_one(self, role: str, fits: Callable[[str], bool]) -> list[str]:

@@ -167,7 +167,7 @@ def _header(table: pd.DataFrame, counts: Sequence[int], name: str) -> tuple[list
 def _broken_rows(reasons: "pd.Series[str]", rows: int, name: str) -> list[str]:
     """One notice per reason why rows are left out; the index of `reasons` has their lines.
 
-    Raises DatasetError if that are so many of the table's `rows` that it is read wrongly.
+    Raises DatasetError if these are more than a tenth of the table's `rows`: then the table is read wrongly.
     """
     notices = []
     for reason, count in Counter(reasons).items():

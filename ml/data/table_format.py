@@ -132,8 +132,9 @@ def _decode(data: bytes, name: str) -> tuple[str, list[str]]:
         text, encoding = data.decode("cp1252"), "cp1252"
     except UnicodeDecodeError:
         text, encoding = data.decode("latin-1"), "latin-1"
-    letters = [character for character in text if character.isalpha() or character > "\x7f"]
-    if sum(character > "\x7f" for character in letters) > _MOST_ACCENTED * len(letters):  # Cyrillic, Chinese, Japanese
+    accented = sum(character > "\x7f" for character in text)
+    plain = sum(character <= "\x7f" and character.isalpha() for character in text)
+    if accented > _MOST_ACCENTED * (accented + plain):  # Cyrillic, Chinese, Japanese
         raise DatasetError(f"The table {name} is not UTF-8, and its encoding is not known. Save it as UTF-8.")
     return text, [f"The encoding is not UTF-8 (line {line}); {encoding} is assumed."]
 

@@ -94,6 +94,7 @@ def read_rows(data: bytes, name: str, options: TableOptions) -> TableRows:
     rows["franchise"] = [text_in(cell) for cell in rows["franchise"]]
     rows["file"] = [address_in(cell) for cell in rows["file"]]
     rows["poster_url"], incomplete = _addresses(rows["poster_url"], options.image_base, notices)
+    is_repeated = rows.duplicated()
     genres, genre_notices = _read_names(columns, options, name)
     groups = _rows_per_genre(rows, genres, columns, cells.table)
     for role in ("genres", "genre_ids"):
@@ -108,7 +109,7 @@ def read_rows(data: bytes, name: str, options: TableOptions) -> TableRows:
     reasons[rows["id"] == ""] = NO_ID
     reasons[(reasons == "") & rows.duplicated()] = IDENTICAL
     in_groups = rows.index.isin(rows.index[list(chain.from_iterable(groups))])
-    reasons[(reasons == IDENTICAL) & in_groups] = JOINED
+    reasons[(reasons == IDENTICAL) & in_groups & ~is_repeated] = JOINED
     if joined := int((reasons == JOINED).sum()):
         notices.append(f"Rows that differ only in their genres are joined: {joined} of {counted(len(rows), 'row')}.")
     _check_ids(rows[reasons == ""], name)
@@ -330,9 +331,9 @@ def _with_ids(genres: _Items | None, cell: str, where: str) -> _Items | None:
 def _explicit(rows: pd.DataFrame, columns: Columns, notices: list[str]) -> list[str]:
     """Whether each title is explicit ("yes" or ""): by a genre, a rating or a column such as `nsfw`.
 
-    If the option names no column for it, genres do not count either: "Adult" may mean books for adults. Ids of genres
-    count if some genre has the name and the id that MyAnimeList gives it, because others number their genres too; and
-    if there are no names, because then nobody knows.
+    If the option names no column for it, genres do not count either: "Adult" may mean books for adults. Ids count only
+    if at least one genre has MyAnimeList's name and id, because other sites number genres too. They also count if no
+    name has a letter from A to Z: names in other alphabets, or none at all, do not show whose ids these are.
     """
     flagged = [False] * len(rows)
     for column in columns.chosen.get("explicit", []):
@@ -348,7 +349,8 @@ def _explicit(rows: pd.DataFrame, columns: Columns, notices: list[str]) -> list[
     ]
     numbered = {(text.casefold(), id) for genres in pairs for text, id in genres if id}
     are_site_ids = all(_SITE_IDS.get(text, id) == id and int(id) <= _LARGEST_SITE_ID for text, id in numbered)
-    are_site_ids &= any(_SITE_IDS.get(text, text) == id for text, id in numbered)  # "12" is named by its id
+    is_legible = any(re.search("[a-z]", text) for text, _ in numbered)
+    are_site_ids &= not is_legible or any(_SITE_IDS.get(text) == id for text, id in numbered)
     if not are_site_ids and any(id in _EXPLICIT_IDS for _, id in numbered):
         notices.append(
             "The table's genre ids are not known to be MyAnimeList's: 12 and 49 do not mean explicit titles."
@@ -362,7 +364,7 @@ def _explicit(rows: pd.DataFrame, columns: Columns, notices: list[str]) -> list[
     found = [
         name or id
         for name, id, is_rated in zip(by_name, by_id, by_rating, strict=True)
-        if not is_rated and (id.isdecimal() if id else name)
+        if not is_rated and (not is_legible if id else name)
     ]
     if found:
         notices.append(

@@ -7,7 +7,7 @@ AnimeGenreError
 from ..bundle.errors import AnimeGenreError, BundleError, PosterError, PosterFormatError, PosterSizeError
 
 LASTING_CODES = ("bundle_error", "storage_forbidden")
-"""The codes of errors that a retry does not help."""
+"""The codes of errors that a retry does not resolve."""
 _NAMED = 5
 _SHOWN = 100  # characters of a text from a request in a message
 

@@ -47,7 +47,7 @@ from tasks.errors import DriftError, EmptyCatalogueError, PageLayoutError
 from tasks.records import CatalogueRecord
 
 _POSTER_CONNECTIONS = 4
-# An interrupted crawl is continued for so long. Later a new one begins, and so it does in each daily `collect`.
+# An interrupted crawl is continued within this time. It is under a day, so each daily `collect` begins a new one.
 _CRAWL_SECONDS = 12 * 3600.0
 _SHOW_SECONDS = 5.0
 

@@ -72,8 +72,8 @@ async def add_details(
             # Neither a page that could not be read before nor a kept page says anything new about the site.
             is_new = is_requested and (is_unavailable or not visit.was_unreadable)
             failures_in_a_row += is_new or context.client is None
-            if failures_in_a_row == _FAILURES_IN_A_ROW:
-                if context.client is None or not isinstance(error, PageError):
+            if failures_in_a_row == _FAILURES_IN_A_ROW and (is_new or context.client is None):
+                if context.client is None or not isinstance(error, PageError) or error.retryable:
                     raise
                 logger.warning(
                     "The pages of %d titles in a row cannot be read: none are fetched in the rest of this run, and "

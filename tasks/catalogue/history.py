@@ -1,7 +1,7 @@
 """The history of a catalogue: `history.csv`, one row for each field of a title that changed.
 
-A history is a table of text with the columns date (ISO), id, title, field, before and after. If the field is `GONE`,
-the title itself is gone, or if `after` is `BACK`, it has returned.
+A history is a table of text with the columns date (ISO), id, title, field, before and after. A row with the field
+`GONE` says that the title is gone or, if `after` is `BACK`, that it has returned.
 """
 
 from io import StringIO
@@ -34,7 +34,7 @@ def changes(before: pd.DataFrame, now: pd.DataFrame, selected: "pd.Series[bool]"
 
 
 def returns(history: str, now: pd.DataFrame, date: str) -> pd.DataFrame:
-    """The titles of a catalogue that were gone at last, according to the history."""
+    """The titles of a catalogue whose last `GONE` row in the history is a departure."""
     known = parse_history(history)
     last = known[known["field"] == GONE].drop_duplicates("id", keep="last")
     titles = now.loc[now["id"].isin(last.loc[last["after"] != BACK, "id"]), ["id", "title"]]

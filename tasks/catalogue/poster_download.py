@@ -238,7 +238,7 @@ def poster_is_due(visit: PosterVisit, started: float) -> bool:
 
 
 def _is_here(visit: PosterVisit, path: Path) -> bool:
-    """Whether there is the file of this or an earlier address."""
+    """Whether the folder has the visit's file, of its present or an earlier address."""
     return visit.sha256 is not None and path.is_file() and sha256_of_file(path) == visit.sha256
 
 
@@ -282,7 +282,9 @@ def _without_shared_targets(posters: pd.DataFrame, visits: Iterable[PosterVisit]
             if visit.target:
                 urls[target].add(visit.url)
     shared = {id for target, redirecting in urls.items() if len(redirecting) > 1 for id in ids[target]}
-    changed = is_usable(posters) & posters["id"].isin(shared)
+    # A title whose address has changed since may still have the image.
+    images = posters["sha256"].isin(posters.loc[posters["id"].isin(shared) & is_usable(posters), "sha256"])
+    changed = is_usable(posters) & (posters["id"].isin(shared) | images)
     if not changed.any():
         return posters
     posters = posters.copy()

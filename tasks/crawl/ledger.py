@@ -133,7 +133,7 @@ class HostMemory:
         return replace(blocked, ceiling=learned.ceiling, learned=learned.learned, held_until=held_until)
 
     def believable(self) -> "HostMemory":
-        """This memory, without a block that is longer than any: the clock was ahead when it began."""
+        """This memory, with its block cut to the longest possible one: otherwise the clock was ahead."""
         return replace(self, blocked_until=min(self.blocked_until, time.time() + _LONGEST_BLOCK_SECONDS))
 
 

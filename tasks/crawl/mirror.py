@@ -61,8 +61,9 @@ class CrawlMirror:
     def hosts(self) -> Iterator[None]:
         """Mirror what is known about hosts: all workers and collections avoid a host that blocked one of them."""
         store, table = self._store.whole_bucket(), self._ledger.hosts
-        here = table.all()
-        table.put(*(memory.merged(here.get(memory.host, memory)) for memory in _read(store, _HOSTS, table)))
+        here = {host: memory.believable() for host, memory in table.all().items()}
+        stored = (memory.believable() for memory in _read(store, _HOSTS, table))
+        table.put(*(here | {memory.host: memory.merged(here.get(memory.host, memory)) for memory in stored}).values())
         try:
             yield
         finally:

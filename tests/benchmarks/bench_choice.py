@@ -1,6 +1,6 @@
 """Simulates the choice between two networks whose true weighted F1 is known, and counts how often the better one wins.
 
-    python tests/benchmarks/bench_choice.py [--draws 100]
+    PYTHONPATH=. python tests/benchmarks/bench_choice.py [--draws 100]
 
 "frozen" is one network. "scratch" is the best of several trials and epochs, which are equally good in truth: only
 chance decides between them. The present rule (`ml.scores.choice`) chooses trial and epoch on other posters than the

@@ -1,6 +1,7 @@
 """Predictions of many posters on this machine and on Dask workers, compared with decoding and the model alone.
 
-    python tests/benchmarks/bench_cluster.py [--posters 8192] [--runs 3] [--sides alone,here,one,single,two]
+    PYTHONPATH=. python tests/benchmarks/bench_cluster.py [--posters 8192] [--runs 3]
+        [--sides alone,here,one,single,two]
 
 alone     decodes the poster files with all CPUs, then predicts them; keeps nothing
 here      `complete_rows` without Dask: pixels, rows and their upload

@@ -1,7 +1,7 @@
 """Compares the collector's client with Scrapy: requests per second, peak memory and CPU time, with and without parsing.
 
     pip install scrapy
-    python tests/benchmarks/bench_collector.py [--data FOLDER] [--runs 5] [--concurrency 8]
+    PYTHONPATH=. python tests/benchmarks/bench_collector.py [--data FOLDER] [--runs 5] [--concurrency 8]
 
 Both request the same real URLs: the season pages that `replay/serve.py` in FOLDER replays (`../shared`, or
 ANIME_GENRE_REAL_DATA), then the posters on these pages, of which some are missing (404). There is no pace limit, both

@@ -1,6 +1,7 @@
 """Which features and heads gain on a frozen backbone, and what more posters gain.
 
-    python tests/benchmarks/bench_features.py [--backbones squeezenet1_1 resnet18] [--workspace FOLDER] [--final]
+    PYTHONPATH=. python tests/benchmarks/bench_features.py [--backbones squeezenet1_1 resnet18]
+        [--workspace FOLDER] [--final]
 
 Ideas are compared on those posters of `posters/anime-more.zip` whose franchises have no poster in `posters/anime.zip`:
 five franchise folds, means over three assignments of franchises to folds, differences to the head as `train` fits it,
@@ -12,8 +13,7 @@ fitted on parts of the training folds' franchises.
 archives. Read it once, after everything is chosen; all posters were partly used for the choice.
 
 Both archives and the weights are in the folder --data (`../shared`, or ANIME_GENRE_REAL_DATA). Features are kept in
---workspace, which may be that of a comparison of the same posters. If the project is not installed, set PYTHONPATH to
-its root.
+--workspace, which may be that of a comparison of the same posters.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Measures how well titles alone put related titles into one part, on relations of real pages.
 
-    python tests/benchmarks/bench_franchises.py [--data FOLDER] [--copies 5]
+    PYTHONPATH=. python tests/benchmarks/bench_franchises.py [--data FOLDER] [--copies 5]
 
 The titles are those of the season pages, detail pages and poster sets in FOLDER (`../shared`, or
 ANIME_GENRE_REAL_DATA), the relations those of its detail pages. They are divided at random into two halves: rules are

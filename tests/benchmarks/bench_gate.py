@@ -1,6 +1,6 @@
 """Simulates the gate over years: how often it promotes a challenger that is no better, and one that is.
 
-    python tests/benchmarks/bench_gate.py [--posters 300]
+    PYTHONPATH=. python tests/benchmarks/bench_gate.py [--posters 300]
 
 Posters, champion and challengers are those of bench_choice.py. Each week has a new challenger with errors of its own on
 the same test posters.

@@ -1,6 +1,6 @@
 """An ablation table: known ideas for small datasets, each added to the standard recipe, with intervals.
 
-    python tests/benchmarks/bench_ideas.py [--data FOLDER] [--movies] [--fine-tune] [--min-posters 30]
+    PYTHONPATH=. python tests/benchmarks/bench_ideas.py [--data FOLDER] [--movies] [--fine-tune] [--min-posters 30]
 
 The recipe: SqueezeNet 1.1 with ImageNet's weights, frozen; posters squashed to 256 x 256; its last features, averaged
 over positions; one linear layer, 12 epochs of Adam (1e-3, batches of 64) on MultiLabelSoftMarginLoss. Ideas use the

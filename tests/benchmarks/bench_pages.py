@@ -1,6 +1,6 @@
 """Compares the page parsers with BeautifulSoup's tree of the whole page and with lxml's parser alone.
 
-    python tests/benchmarks/bench_pages.py [--data FOLDER] [--runs 5]
+    PYTHONPATH=. python tests/benchmarks/bench_pages.py [--data FOLDER] [--runs 5]
 
 The pages are real ones: `myanimelist/pages.zip` and `myanimelist/replay.zip` in FOLDER (`../shared`, or
 ANIME_GENRE_REAL_DATA). The three take turns. Figures are medians of the runs.

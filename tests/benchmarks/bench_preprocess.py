@@ -1,6 +1,6 @@
 """Preprocessing: decoding of posters to shards, compared with a plain PIL loop; rebuilding a dataset; memory.
 
-    python tests/benchmarks/bench_preprocess.py [--posters 20000] [--size 256] [--runs 3] [--data FOLDER]
+    PYTHONPATH=. python tests/benchmarks/bench_preprocess.py [--posters 20000] [--size 256] [--runs 3] [--data FOLDER]
 
 The first posters are real ones (`posters/anime.zip` in FOLDER: `../shared`, or ANIME_GENRE_REAL_DATA). The others are
 these with rolled pixels, encoded again. Without real posters all are generated. Figures are medians of the runs. The

@@ -1,7 +1,7 @@
 """Whole runs of the flow on the replayed site: the first one, unchanged ones, and Prefect's share of their time.
 
-    python tests/benchmarks/bench_runs.py [--backbone resnet18 --weights FILE] [--candidates frozen,scratch]
-        [--seasons 2015-winter..2019-fall]
+    PYTHONPATH=. python tests/benchmarks/bench_runs.py [--backbone resnet18 --weights FILE]
+        [--candidates frozen,scratch] [--seasons 2015-winter..2019-fall]
 
 The site is `replay/serve.py` in FOLDER (`../shared`, or ANIME_GENRE_REAL_DATA), and the runs have a stack of their own
 in a new workspace. Printed are the seconds of each step in the first run and in the median one of the unchanged runs,

@@ -1,6 +1,6 @@
 """Does the scoreboard of live models hold on real years? Models of earlier titles are scored on those of later years.
 
-    python tests/benchmarks/bench_scoreboard.py [--data FOLDER] [--years 2014,...] [--any-year]
+    PYTHONPATH=. python tests/benchmarks/bench_scoreboard.py [--data FOLDER] [--years 2014,...] [--any-year]
 
 For each year, a frozen SqueezeNet with a kernel head is trained on the titles that first aired until its end. It is
 scored on the later ones as a run of the pipeline scores a live model: only titles of franchises that it has not seen
@@ -9,8 +9,7 @@ count (`tasks.scoreboard`), and its realised micro F1 is compared with the one t
 on all others. Such a model keeps its promise if it is only the years that make a difference.
 
 The posters are real ones (`posters/anime.zip` and `weights/squeezenet1_1-imagenet-features.pth` in FOLDER: `../shared`,
-or ANIME_GENRE_REAL_DATA). Their genres are those of one day, so labels that were edited over the years are not seen. If
-the project is not installed, set PYTHONPATH to its root.
+or ANIME_GENRE_REAL_DATA). Their genres are those of one day, so labels that were edited over the years are not seen.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Reading a table of 100,000 rows beside 100,000 small files, hashing included, in three forms.
 
-    python tests/benchmarks/bench_tables.py [--rows 100000]
+    PYTHONPATH=. python tests/benchmarks/bench_tables.py [--rows 100000]
 
 Each form is read in a process of its own: `plain` names its files as they are, `windows` names them by Windows paths
 with endings in upper case, `ids` has no column of files. The alternative reads the plain table with `csv` and hashes

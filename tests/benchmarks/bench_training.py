@@ -1,6 +1,6 @@
 """Training: time to an F1 compared with the standard recipe, images per second, cost and memory by dataset size.
 
-    python tests/benchmarks/bench_training.py [--parts PART,...] [--device auto] [--data FOLDER]
+    PYTHONPATH=. python tests/benchmarks/bench_training.py [--parts PART,...] [--device auto] [--data FOLDER]
 
 recipe  A frozen SqueezeNet with cached features and a kernel head, compared with the standard recipe
         (plain_recipe.py), which decodes the posters and runs the backbone in each epoch. The recipe stops when it
@@ -21,7 +21,7 @@ features  Images per second of the features of a frozen backbone, as a share of 
 
 The first three parts need `posters/anime.zip`, or `posters/movies.zip` for `sample`, and
 `weights/squeezenet1_1-imagenet-features.pth` in FOLDER (`../shared`, or ANIME_GENRE_REAL_DATA). Figures are medians
-(minimum to maximum) of the runs; the two sides take turns. If the project is not installed, set PYTHONPATH to its root.
+(minimum to maximum) of the runs; the two sides take turns.
 """
 
 import argparse

@@ -20,6 +20,7 @@ from flows.prune import prune
 from infra.cloud_run import CloudRun
 from infra.errors import OutdatedError
 from infra.files import sha256_of
+from infra.lease import bucket_lease
 from infra.registry import DATASET_KEY, Registry
 from infra.revisions import Image, Revision, latest_target
 from infra.settings import MAIN_COLLECTION, Settings, read_settings
@@ -212,6 +213,8 @@ def test_prune_deletes_what_nothing_needs_and_continues_wherever_it_was_killed(
     store.write(uploading, b"data")
     store.write(RESUMABLE, b"data")
 
+    with bucket_lease(store, workspace):
+        pass  # as every run does: the workspace has an id then
     before = state(settings)
     prune(since, dry_run=True)
     assert "Nothing was deleted." in capsys.readouterr().out

@@ -66,7 +66,7 @@ def test_run_without_the_crawl_leaves_out_posters_that_an_interrupted_crawl_repl
     with pytest.raises(StalePosterError, match="with the crawl"):
         fetch_posters(store, tmp_path / "another worker", {"1": rows[0][3]})
     left = without_replaced(store, collected)
-    assert "Left out: 2 posters, such as that of 1, because a crawl that was interrupted replaced them" in caplog.text
+    assert "Left out: 2 posters, such as that of 1, because an interrupted crawl" in caplog.text
     assert (left.posters.posters, left.posters.without) == (1, {"missing": 1, "failed": 2})
     assert read_collected(store) == collected, "the next complete crawl replaces it"
     found = read_poster_set(store, left.posters.key)

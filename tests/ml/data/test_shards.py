@@ -181,16 +181,20 @@ def test_shard_is_checked_although_its_size_and_time_did_not_change(array: Path,
 
 def test_shards_of_two_processes_do_the_work_once_and_are_right(tmp_path: Path) -> None:
     code = """if True:
-        import logging, sys, time
+        import logging, os, sys, time
         from pathlib import Path
         import numpy as np
         from ml.data.shards import Shards
 
         logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
         hashes = [f"{n:02}" for n in range(40)]
-        shards = Shards(Path(sys.argv[1]), (2, 3), np.float32)
+        folder = Path(sys.argv[1])
+        shards = Shards(folder, (2, 3), np.float32)
+        (folder.parent / f"{os.getpid()}.begins").touch()
         with shards.adding(hashes) as missing:
             if missing:
+                while len(list(folder.parent.glob("*.begins"))) < 2:  # so that the other one has to wait
+                    time.sleep(0.01)
                 with shards.write(missing) as shard:
                     for place, sha256 in enumerate(missing):
                         shard.put(place, np.full((1, 2, 3), int(sha256), np.float32))

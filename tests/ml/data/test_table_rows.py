@@ -244,6 +244,11 @@ def test_rows_that_differ_only_in_their_genres_are_joined(text: str, rows: list[
     assert (said in result.notices) == (joined > 0)
 
 
+def test_rows_that_are_repeated_in_a_table_with_a_row_per_genre_are_identical() -> None:
+    result = read(b"movie_id,genre\n9,Action\n9,Drama\n9,Action\n5,Drama\n")
+    assert list(result.dropped["reason"]) == [JOINED, IDENTICAL]
+
+
 def test_titles_of_one_name_are_not_joined_if_anything_else_differs() -> None:
     result = read(b"title,genre,year\nKing Kong,Adventure,1933\nKing Kong,Drama,2005\n")
     assert list(result.rows["genres"]) == ["Adventure", "Drama"] and result.rows["id"].is_unique
@@ -305,6 +310,7 @@ def test_rare_row_with_another_separator_is_left_out_and_named_with_its_line() -
         ("id,genres,genre_ids\n1,Role-playing,12\n2,Shooter|Role-playing,5|12\n3,Pinball,131\n", []),
         ("id,genre,genre_id\n1,Easy Listening,12\n2,Opera,49\n3,Rock,1\n", []),
         ("id,genre_id\n1,12\n2,49\n3,1\n", ["1", "2"]),
+        ("id,genres,genre_ids\n1,\u0425\u0435\u043d\u0442\u0430\u0439,12\n2,\u0414\u0440\u0430\u043c\u0430,8\n", ["1"]),
     ],
 )
 def test_explicit_titles_are_marked_by_name_id_rating_or_column(columns: str, explicit: list[str]) -> None:

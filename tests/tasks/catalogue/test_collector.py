@@ -37,6 +37,7 @@ from tasks.errors import (
     DriftError,
     EmptyCatalogueError,
     KeptPageError,
+    PageCutError,
     PageLayoutError,
     SiteBlocked,
     SiteBusy,
@@ -421,6 +422,12 @@ def test_collector_skips_detail_pages_that_fail_and_fetches_no_more_if_many_othe
     fail(())
     with pytest.raises(SiteUnavailable, match="502"):
         collect(tmp_path, site.url, details=40)
+    site.site.response = lambda path: (  # type: ignore[method-assign]
+        (HTTPStatus.OK, "text/html", b"") if re.fullmatch(r"/anime/\d+", path) else response(path)
+    )
+    with pytest.raises(PageCutError) as error:  # a retry may help
+        collect(tmp_path / "fresh", site.url, details=40)
+    assert error.value.retryable
 
 
 def age(folder: Path, url: str) -> None:

@@ -541,6 +541,9 @@ async def test_addresses_that_redirect_to_one_image_are_placeholders_from_the_se
     assert await run.statuses(*titles) == ["present", *expected]
     assert await run.statuses(host.title(101)) == ["placeholder"]
     assert len(host.requests) == requests
+    host.others["103"] = host.redirect("/images/anime/9.jpg")
+    for name in ("103", "404"):  # if the address changes, the image of the former one is still no poster
+        assert await run.statuses(*titles, host.title(103, name)) == ["present", *expected, "placeholder"]
 
 
 async def test_addresses_that_redirect_to_equal_images_elsewhere_share_their_poster(host: PosterHost, run: Run) -> None:

@@ -1,6 +1,7 @@
 """The bucket's copy of the crawl state, through the real client and a local emulator."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -153,3 +154,7 @@ def test_mirror_shares_what_is_known_about_hosts(store: Store, tmp_path: Path) -
     assert set(other.ledger.hosts.all()) == {"a.test", "b.test"}
     with one.mirror.hosts():
         assert one.ledger.hosts.all() == other.ledger.hosts.all()
+    other.ledger.hosts.put(HostMemory("a.test", 2, 10, blocked_until=time.time() + 400 * 86_400))
+    for worker in (other, one):  # neither keeps nor shares the block of a clock that was ahead
+        with worker.mirror.hosts():
+            assert worker.ledger.hosts.all()["a.test"].blocked_until < time.time() + 8 * 86_400
