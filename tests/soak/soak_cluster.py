@@ -1,6 +1,6 @@
 """Features and predictions of real posters on Dask workers: one is killed, then the scheduler is lost.
 
-    PYTHONPATH=. python tests/soak/soak_cluster.py [--data ../shared] [--posters 2568]
+    PYTHONPATH=. python tests/soak/soak_cluster.py [--data ../shared] [--posters 1100]
 
 The posters are those of `anime-more.zip`, and generated ones for the rest. Features are those of ResNet18 with the
 weights of the data's folder. Predictions are those of a ResNet18 with random weights. Workers have workspaces of their
@@ -54,7 +54,7 @@ from tests.storage import new_bucket, storage_emulator
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("ANIME_GENRE_REAL_DATA", "../shared"))
-    parser.add_argument("--posters", type=int, default=2568)
+    parser.add_argument("--posters", type=int, default=1100, help="default: %(default)s")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, storage_emulator(Path(name), "shared") as url:
         folder = Path(name)
