@@ -24,6 +24,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from infra.errors import BusyError, InfraError, OutdatedError
+from infra.files import temporary_path, write_bytes
 from infra.store import Store
 
 logger = logging.getLogger("infra")
@@ -112,26 +113,21 @@ def _workspace_id(workspace: Path) -> str:
     """The random id of a workspace. The first process writes it; others that start at the same time read that one."""
     file = workspace / WORKSPACE_ID
     if not file.exists():
-        workspace.mkdir(parents=True, exist_ok=True)
         new = uuid.uuid4().hex
-        temporary = workspace / f".{new}.{os.getpid()}.part"
+        temporary = temporary_path(workspace / new)
+        write_bytes(temporary, new.encode())
         try:
-            with temporary.open("x") as stream:
-                stream.write(new)
-                stream.flush()
-                os.fsync(stream.fileno())
-            try:
-                os.link(temporary, file)  # unlike a move, it replaces nothing
-            except FileExistsError:
-                pass
-            except OSError:  # a file system without links
-                temporary.replace(file)
+            os.link(temporary, file)  # unlike a move, it replaces nothing
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            temporary.replace(file)
         finally:
             temporary.unlink(missing_ok=True)
     return file.read_text(errors="replace")
 
 
-def _is_own(found: Mapping[str, Any], lease: Mapping[str, Any]) -> bool:
+def _is_ours(found: Mapping[str, Any], lease: Mapping[str, Any]) -> bool:
     """Whether a lease is this workspace's. Leases of versions before December 2026 have no id."""
     place, workspace = lease["place"], lease["workspace"]
     return (found.get("place"), found.get("workspace", workspace)) == (place, workspace)
@@ -145,7 +141,7 @@ def _wait_until_free(store: Store, holder: Holder, lease: Mapping[str, Any], dea
     """
     key = _KEYS[holder]
     found = _read(store, key)
-    if found is None or _is_own(found, lease):
+    if found is None or _is_ours(found, lease):
         return
     if _waited_for.get(holder) != _who(found):  # a run that waits for hours tries again every few seconds
         _waited_for[holder] = _who(found)
