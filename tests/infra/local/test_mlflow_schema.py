@@ -110,6 +110,6 @@ def test_stack_names_the_command_that_upgrades_the_database_of_a_person(
         processes.start("MLflow", [sys.executable, "-c", program], {}, "http://127.0.0.1:9/")
 
     monkeypatch.setattr(infra.local.stack, "_start_services", start)
-    remedy = r'^The database of MLflow .* Back it up, then run `mlflow db upgrade "\$MLFLOW_BACKEND_STORE_URI"`\.\n'
+    remedy = r'^The database of MLflow .* run `mlflow db upgrade "\$MLFLOW_BACKEND_STORE_URI"`, or install .*\.\n'
     with pytest.raises(StackError, match=remedy), local_stack(tmp_path / "workspace"):
         pass
