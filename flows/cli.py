@@ -133,7 +133,11 @@ def parser() -> argparse.ArgumentParser:
     schedule.add_argument(
         "--interval-seconds", type=_above_0(_MOST_SECONDS), help="seconds between runs, instead of --cron"
     )
-    up.add_argument("--timezone", default=machine_timezone(), help="time zone of --cron; default: %(default)s")
+    up.add_argument(
+        "--timezone",
+        default=machine_timezone(),
+        help="time zone of --cron and of the daily collect; default: %(default)s",
+    )
     up.set_defaults(run=_up)
 
     retrain = commands.add_parser("retrain", help="run the flow once, from the site's pages to the deployed function")

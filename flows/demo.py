@@ -11,6 +11,7 @@ from infra.local.site.invented_titles import SEASONS
 from infra.settings import BUILT_IN_COLLECTION
 from ml.configuration import TrainConfig
 from tasks.catalogue.configuration import DatasetConfig
+from tasks.rollouts import promote_command
 
 
 def demo_parameters(site_url: str) -> RetrainParameters:
@@ -39,8 +40,8 @@ def run_demo(workspace: Path, site_url: str) -> None:
     show(summary, console)
     predictions = show_predictions(summary, console)
     if not predictions:
-        command = f"anime-genre promote {summary.record.model.version} --collection {BUILT_IN_COLLECTION}"
-        raise NotFound(f"The model of the demo did not go live. `{command}` makes it live.", summary.message)
+        command = promote_command(BUILT_IN_COLLECTION, summary.record.model.version)
+        raise NotFound(f"The model of the demo did not go live. {command} makes it live.", summary.message)
     path = workspace / "summary.json"
     write_summary(summary, path, answers=predictions)
     console.print(f"The data is in {workspace}, and the figures are in {path}.")

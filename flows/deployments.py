@@ -36,6 +36,7 @@ from flows.schedule import DAILY, WEEKLY, check_schedule, machine_timezone
 from infra.files import write_bytes
 from infra.settings import read_settings
 from serving.bundle.redaction import redact_logs
+from tasks.rollouts import promote_command
 from tasks.table.configuration import TableConfig
 
 NAME = "retrain"
@@ -132,7 +133,7 @@ def rollback_deployment(collection: str) -> RunnerDeployment:
         parameters={"version": "", "collection": collection},
         tags=[collection],
         description="Serve an earlier model again, within seconds, and hold it: later runs replace nothing until "
-        "`anime-genre promote VERSION`, or a run that you start with promote: always.",
+        f"{promote_command(collection)}, or a run that you start with promote: always.",
     )
     assert isinstance(created, RunnerDeployment)
     return created
@@ -252,7 +253,11 @@ def main() -> None:
     parser.add_argument("--parameters", default="{}", help="default parameters of a run, as JSON")
     parser.add_argument("--cron", default=WEEKLY, help="schedule in cron's format (default: Mondays at 4)")
     parser.add_argument("--interval-seconds", type=float, help="seconds between scheduled runs, instead of --cron")
-    parser.add_argument("--timezone", default=machine_timezone(), help="time zone of --cron; default: %(default)s")
+    parser.add_argument(
+        "--timezone",
+        default=machine_timezone(),
+        help="time zone of --cron and of the daily collect; default: %(default)s",
+    )
     args = parser.parse_args()
     redact_logs()
     separate_password()

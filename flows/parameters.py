@@ -26,6 +26,7 @@ class _CandidateNames:
         schema = handler(core_schema)
         candidates = handler.resolve_ref_schema(schema)["properties"]["candidates"]
         candidates["items"]["enum"] = list(CANDIDATES)
+        candidates["description"] += "".join(f" {name}: {each.description}." for name, each in CANDIDATES.items())
         return schema
 
 

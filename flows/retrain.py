@@ -134,6 +134,8 @@ def collect(parameters: RetrainParameters) -> "State[CollectedRecord]":
     redact_logs()
     configure_logging()
     check_site(parameters)
+    if not parameters.crawl:
+        return Cancelled(message="Nothing is collected: the parameter crawl is off.")
     settings = read_settings(parameters.collection_name)
     check_space(settings.workspace, for_run=True)
     retried(lambda: check_collection(settings))

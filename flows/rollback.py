@@ -20,7 +20,7 @@ from infra.settings import MAIN_COLLECTION, read_settings
 from infra.store import Store
 from serving.bundle.redaction import redact_logs
 from tasks.artifacts import show_text
-from tasks.rollouts import Rollout, promote, read_hold, read_rollouts, roll_back
+from tasks.rollouts import Rollout, promote, promote_command, read_hold, read_rollouts, roll_back
 from tasks.step import run_name
 
 
@@ -41,14 +41,14 @@ def rollback(version: str = "", collection: str = MAIN_COLLECTION) -> State[Roll
     redact_logs()
     configure_logging()
     rollout = roll_back(read_settings(collection), version or None, f"run {run_name()}")
-    show_text("summary", _sentence(rollout), "What is live now, and what keeps it")
-    return Completed(message=_sentence(rollout), data=rollout)
+    show_text("summary", _sentence(rollout, collection), "What is live now, and what keeps it")
+    return Completed(message=_sentence(rollout, collection), data=rollout)
 
 
 def run_rollback(collection: str, version: str | None) -> None:
     """Serve an earlier version again and hold it. Raises as `tasks.rollouts.roll_back`."""
     _be_quiet_at_exit()
-    print(_sentence(roll_back(read_settings(collection), version, _person())))
+    print(_sentence(roll_back(read_settings(collection), version, _person()), collection))
 
 
 def run_promote(collection: str, version: str) -> None:
@@ -72,10 +72,10 @@ def show_history(collection: str) -> None:
         print(f"\n{hold.sentence}")
 
 
-def _sentence(rollout: Rollout) -> str:
+def _sentence(rollout: Rollout, collection: str) -> str:
     return (
         f"{rollout.after} is live again, instead of {rollout.before}. Runs go on training, but replace nothing until "
-        "anime-genre promote VERSION, or a run with promote: always."
+        f"{promote_command(collection)}, or a run with promote: always."
     )
 
 

@@ -128,13 +128,14 @@ def add_settings(parser: argparse.ArgumentParser, config: type[Checked]) -> None
         elif get_origin(kind) is tuple:
             options = {"type": _split_names, "metavar": "NAME,..."}
             default = ",".join(default)
-            names = get_args(get_args(kind)[0]) or CANDIDATES
+            names = get_args(get_args(kind)[0]) or [f"{name} ({each.description})" for name, each in CANDIDATES.items()]
             help_text += f" Names, separated by commas: {', '.join(names)}."
         else:
             number = next((each for each in get_args(kind) if each is not type(None)), kind)
             options = {"type": number, "metavar": "NAME" if number is str else "N"}
         if "given" in entry.metadata:
             options |= {"nargs": "?", "const": entry.metadata["given"]}
+            help_text += f" Without a number: {entry.metadata['given']}."
         if default is not None and default is not False:
             help_text += " Default: %(default)s."
         parser.add_argument(f"--{entry.name.replace('_', '-')}", default=default, help=help_text, **options)

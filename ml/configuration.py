@@ -111,7 +111,7 @@ class GateConfig(Checked):
         0.1,
         "False promotions",
         "Expected number per year of models that go live without being better than the champion: 0.1 is one in ten "
-        "years; with 26, any higher score counts.",
+        "years. With 26, any higher score passes in the first comparison of a year, and later ones need little more.",
         ge=0.001,
         le=26,
     )

@@ -64,7 +64,7 @@ def redeploy(
         live = CloudRun(settings).live(settings.service)
         # This run's own bundle is live if a try before this one moved the traffic.
         if live and live.bundle_sha256 not in (evaluation.compared_with, model.bundle_sha256):
-            overtaken = Overtaken(version=model.version, live=name_of(live))
+            overtaken = Overtaken(version=model.version, live=name_of(live), collection=settings.collection)
             logger.warning("The new model does not go live. %s", overtaken.sentence)
             return overtaken
         write_deployment(store, live, dataset, evaluation, model)

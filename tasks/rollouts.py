@@ -19,7 +19,7 @@ from infra.errors import DeploymentError, InfraError, NotFound, OutdatedError
 from infra.lease import rollout_lease
 from infra.registry import ModelVersion, Registry
 from infra.revisions import Revision
-from infra.settings import Settings
+from infra.settings import MAIN_COLLECTION, Settings
 from infra.store import Store
 from ml.data.decoding import PREPROCESSING_VERSION
 from serving.bundle.model import MANIFEST, Model
@@ -62,13 +62,14 @@ class Hold(Record):
 
     version: str
     since: str
+    collection: str = MAIN_COLLECTION  # earlier holds do not name it
 
     @property
     def sentence(self) -> str:
         """Why nothing is promoted, and what lifts the hold."""
         return (
-            f"A person chose {self.version} on {self.since[:10]}, so nothing replaces it until `anime-genre promote "
-            "VERSION`, or a run with promote: always."
+            f"A person chose {self.version} on {self.since[:10]}, so nothing replaces it until "
+            f"{promote_command(self.collection)}, or a run with promote: always."
         )
 
 
@@ -77,14 +78,21 @@ class Overtaken(Record):
 
     version: str
     live: str
+    collection: str = MAIN_COLLECTION
 
     @property
     def sentence(self) -> str:
         """Why the run's version does not replace the live one, and how it can."""
         return (
             f"Since the comparison, {self.live} has gone live, so nothing replaces it until the next run, or "
-            f"`anime-genre promote {self.version}`."
+            f"{promote_command(self.collection, self.version)}."
         )
+
+
+def promote_command(collection: str, version: str = "VERSION") -> str:
+    """The command with which a person makes a version live, in backquotes for a sentence."""
+    of_collection = "" if collection == MAIN_COLLECTION else f" --collection {collection}"
+    return f"`anime-genre promote {version}{of_collection}`"
 
 
 def record_rollout(settings: Settings, what: str, by: str, before: str | None, after: Revision, reason: str) -> Rollout:
@@ -194,7 +202,8 @@ def roll_back(settings: Settings, version: str | None, by: str) -> Rollout:
     """
     store, registry, live = Store(settings), Registry(settings), _live(settings)
     target = _revision(settings, version, registry, store) if version else _earlier(settings, live, store)
-    hold = Hold(version=name_of(target), since=datetime.now(UTC).isoformat(timespec="seconds"))
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    hold = Hold(version=name_of(target), since=since, collection=settings.collection)
     before = read_hold(store)
     try:
         store.write(_HOLD, hold.model_dump_json(indent=2).encode())
@@ -282,13 +291,13 @@ def _live(settings: Settings) -> Champion:
 def _revision(settings: Settings, version: str, registry: Registry, store: Store) -> Revision:
     """The newest ready revision that serves a version which was live, and so has passed its checks."""
     sha256 = registry.version(version).bundle_sha256
-    name = version_name(version, sha256)
+    name, command = version_name(version, sha256), promote_command(settings.collection, version)
     # A bundle without figures has no record of its deployment.
     if not has_deployment(store, sha256) and name not in {each.after for each in read_rollouts(store)}:
-        raise NotFound(f"No rollout has served {name}. `anime-genre promote {version}` checks and deploys it.")
+        raise NotFound(f"No rollout has served {name}. {command} checks and deploys it.")
     if revision := _ready_revision(settings, sha256):
         return revision
-    raise NotFound(f"No revision serves {name}. `anime-genre promote {version}` deploys it again.")
+    raise NotFound(f"No revision serves {name}. {command} deploys it again.")
 
 
 def _ready_revision(settings: Settings, sha256: str) -> Revision | None:

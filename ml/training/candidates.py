@@ -45,7 +45,7 @@ class Candidate:
 
     Attributes:
         name: its name in settings, reports and bundles.
-        description: one sentence for `--help` and forms.
+        description: what it is, for `--help` and the form.
         trained: which of its weights are trained.
         space: the search space of its hyperparameters.
         first: its complete hyperparameters in the first trial; later trials replace those in `space`.
@@ -113,7 +113,7 @@ CANDIDATES: Mapping[str, Candidate] = {
     for candidate in (
         Candidate(
             SCRATCH,
-            "A small convolutional network, trained from random weights.",
+            "a small convolutional network, trained from random weights",
             trained="whole",
             space={
                 "learning_rate": Range(1e-3, 2e-2),
@@ -126,7 +126,7 @@ CANDIDATES: Mapping[str, Candidate] = {
         ),
         Candidate(
             FROZEN,
-            "The pretrained backbone with unchanged weights and a new head.",
+            "the pretrained backbone with unchanged weights and a new head",
             trained="frozen",
             space={"ridge": Range(0.3, 30.0), "width": Range(0.1, 2.0)},
             first={"ridge": 3.0, "width": 0.5},
@@ -135,7 +135,7 @@ CANDIDATES: Mapping[str, Candidate] = {
         ),
         Candidate(
             FINE_TUNED,
-            "The pretrained backbone with a fitted head, then all weights fine-tuned.",
+            "the pretrained backbone with a fitted head, then all weights fine-tuned",
             trained="lp-ft",
             space={"learning_rate": Range(1e-5, 1e-3), "weight_decay": Range(1e-3, 0.3)},
             first={"learning_rate": 1e-4, "weight_decay": 0.05, "dropout": 0.0, "hidden": 0},
@@ -144,7 +144,7 @@ CANDIDATES: Mapping[str, Candidate] = {
         ),
         Candidate(
             WHOLE,
-            "The backbone with a new head, all weights trained together.",
+            "the backbone with a new head, all weights trained together",
             trained="whole",
             space={
                 "learning_rate": Range(3e-4, 1e-2),

@@ -1,6 +1,6 @@
 """The Flask app of the page `/anime`: it sends a poster to the function and shows the predicted genres.
 
-    FUNCTION_URL=http://127.0.0.1:8080 gunicorn 'serving.web.app:create_app()'
+    FUNCTION_URL=http://127.0.0.1:8080 gunicorn --threads 16 'serving.web.app:create_app()'
 
 The page works without JavaScript: the response to the form is the same page with the genres. Programs get JSON from
 the same address with `Accept: application/json`. `/anime/model` describes the model.

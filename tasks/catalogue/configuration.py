@@ -77,7 +77,7 @@ class CollectConfig(DriftLimits):
         300,
         "Detail pages",
         "Largest number of detail pages to read in a run, those of test titles first, then validation, most "
-        "popular titles first; they name franchises and ratings. Without a number: 1000.",
+        "popular titles first; they name franchises and ratings.",
         ge=0,
         given=1000,
     )

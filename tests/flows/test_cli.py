@@ -184,7 +184,8 @@ def test_retrain_help_lists_the_candidates_and_the_labels(
     with pytest.raises(SystemExit):
         main(["retrain", "--help"])
     printed = capsys.readouterr().out
-    assert f"separated by commas: {', '.join(CANDIDATES)}. Default: scratch,frozen." in printed
+    candidates = ", ".join(f"{name} ({each.description})" for name, each in CANDIDATES.items())
+    assert f"separated by commas: {candidates}. Default: scratch,frozen." in printed
     assert "separated by commas: genres, themes, demographics. Default: genres." in printed
 
 

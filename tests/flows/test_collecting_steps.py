@@ -14,6 +14,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import Artifact
 from prefect.concurrency.sync import concurrency
 
+import flows.retrain
 from flows.cli import main
 from flows.parameters import RetrainParameters
 from flows.retrain import configure_logging
@@ -91,6 +92,12 @@ def test_scrape_fails_the_flow_on_drift_with_a_table(site: FaultySite) -> None:
     assert store.read("catalogues/latest.json") == latest
     site.change = str
     assert collect(site.url) == first
+
+
+def test_collecting_without_a_crawl_is_cancelled_without_a_request(site: FaultySite) -> None:
+    state = flows.retrain.collect(RetrainParameters(site_url=site.url, crawl=False), return_state=True)
+    assert (state.name, state.message) == ("Cancelled", "Nothing is collected: the parameter crawl is off.")
+    assert site.requests == []
 
 
 def test_steps_by_api_use_the_collection_of_the_pages_and_store_the_client_id_nowhere(

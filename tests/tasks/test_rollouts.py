@@ -327,6 +327,13 @@ def test_redeploy_replaces_only_the_model_that_was_live_at_the_comparison(
         assert done.sentence.endswith("nothing replaces it until the next run, or `anime-genre promote 2`.")
 
 
+def test_sentence_of_a_hold_names_the_command_for_its_collection() -> None:
+    hold = Hold.model_validate({"version": "version 1 (aaaaaaaa)", "since": "2026-11-01"})
+    assert "until `anime-genre promote VERSION`, or" in hold.sentence, "earlier holds do not name their collection"
+    of_another = hold.model_copy(update={"collection": "built-in"})
+    assert "until `anime-genre promote VERSION --collection built-in`, or" in of_another.sentence
+
+
 def test_hold_that_a_run_overrules_is_lifted_only_when_the_new_model_is_live(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
