@@ -1,11 +1,12 @@
 """Predictions of many posters on this machine and on Dask workers, compared with decoding and the model alone.
 
     PYTHONPATH=. python tests/benchmarks/bench_cluster.py [--posters 8192] [--runs 3]
-        [--sides alone,here,one,single,two]
+        [--sides alone,here,fresh,one,single,two]
 
 alone     decodes the poster files with all CPUs, then predicts them; keeps nothing
 here      `complete_rows` without Dask: pixels, rows and their upload
-one       a Dask worker with all CPUs; it fetches the posters from the bucket
+fresh     the same in an empty workspace, which fetches the posters from the bucket
+one       a Dask worker with all CPUs; it fetches the posters too
 single    a Dask worker with one CPU
 two       two Dask workers with one CPU each
 
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("ANIME_GENRE_REAL_DATA", "../shared"))
     parser.add_argument("--posters", type=int, default=16 * FILLED_ROWS)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--sides", default="alone,here,one,single,two")
+    parser.add_argument("--sides", default="alone,here,fresh,one,single,two")
     arguments = parser.parse_args()
     with ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory()))
@@ -81,14 +82,14 @@ def main() -> None:
             clusters[name] = held.enter_context(dask_cluster(folder / name))
             for which in workers:
                 clusters[name].add_worker({"ANIME_GENRE_DASK": ""}, prefix=["taskset", "-c", which])
-        sides: dict[str, Callable[[], None]] = {"alone": bench.alone, "here": bench.here}
+        sides: dict[str, Callable[[], None]] = {"alone": bench.alone, "here": bench.here, "fresh": bench.here}
         sides |= {name: lambda cluster=cluster: bench.on(cluster) for name, cluster in clusters.items()}  # type: ignore[misc]
         seconds: dict[str, list[float]] = {name: [] for name in sides if name in chosen}
         for run in range(arguments.runs + 1):
             # The first run warms up with few posters: workers import their packages.
             bench.posters = posters if run else posters[:_BATCH]
             for name in seconds:
-                bench.forget()
+                bench.forget(keeps_posters=name != "fresh")
                 start = time.perf_counter()
                 sides[name]()
                 if run:
@@ -100,6 +101,7 @@ def main() -> None:
         for name, other, what in (
             ("alone", "here", "rate of here as a share of alone's"),
             ("one", "here", "time of one as a multiple of here's"),
+            ("one", "fresh", "time of one as a multiple of fresh's"),
             ("single", "two", "speed-up of two workers against one of the same size"),
         ):
             if not {name, other} <= set(chosen):
@@ -117,14 +119,14 @@ class Bench:
         self._folder, self._store, self._model, self._work = folder, store, model, work
         self.posters = posters
 
-    def forget(self) -> None:
-        """Delete all rows, and give the workspace the posters."""
+    def forget(self, keeps_posters: bool = True) -> None:
+        """Delete all rows and, unless it keeps them, the posters of the workspace."""
         for key in self._store.keys(f"{self._work.key}/"):
             self._store.delete(key)
         workspace = self._folder / "workspace"
         shutil.rmtree(workspace, ignore_errors=True)
         (workspace / "posters").mkdir(parents=True)
-        for poster in self.posters:
+        for poster in self.posters if keeps_posters else []:
             os.link(poster.file, workspace / "posters" / poster_name(poster.id))
         os.environ["ANIME_GENRE_DASK"] = ""
 
