@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from io import BytesIO, StringIO, TextIOWrapper
-from itertools import islice
+from itertools import islice, takewhile, zip_longest
 from typing import Any, Literal, NamedTuple
 
 import pandas as pd
@@ -25,6 +25,8 @@ _SAMPLE = 200  # records that decide the delimiter
 _SAMPLED_CHARACTERS = 2_000_000
 _NAMED = 3  # examples in a message
 _MOST_BROKEN = 0.1  # share of rows; more are a table that is read wrongly
+_HALF = 0.5  # of the records
+_MOST_ABOVE = 20  # records above the header
 
 
 def read_csv(text: str, name: str, notices: Sequence[str]) -> Cells:
@@ -38,6 +40,10 @@ def read_csv(text: str, name: str, notices: Sequence[str]) -> Cells:
         delimiter, skipped, text = declared[1], 1, text[declared.end() :]
     else:
         delimiter = _delimiter(text)
+    if above := _lines_above_header(text, delimiter):
+        text = text[sum(map(len, islice(StringIO(text[:_SAMPLED_CHARACTERS], newline=""), above))) :]
+        skipped += above
+        notices.append(f"Left out above the header: {counted(above, 'line')}.")
     if delimiter != ",":
         notices.append(f"The delimiter of the columns is {'a tab' if delimiter == chr(9) else repr(delimiter)}.")
     data = text.encode("utf-8", errors="surrogatepass")
@@ -216,19 +222,52 @@ def _any_cell_length() -> Iterator[None]:
 def _delimiter(text: str) -> str:
     """The delimiter that gives the header several cells and the first rows as many."""
     best, best_score = ",", (0.0, 0)
-    with _any_cell_length():
-        for delimiter in DELIMITERS:
-            reader = csv.reader(StringIO(text[:_SAMPLED_CHARACTERS], newline=""), delimiter=delimiter)
-            try:
-                rows = [row for row in islice(reader, _SAMPLE) if row]
-            except csv.Error:
-                continue
-            if not rows or len(rows[0]) < 2:
-                continue
-            alike = sum(len(row) == len(rows[0]) for row in rows) / len(rows)
-            if (score := (alike, len(rows[0]))) > best_score:
-                best, best_score = delimiter, score
-    return best
+    usual, usual_score = ",", (0.0, 0)
+    for delimiter in DELIMITERS:
+        rows = [row for _, row in _sampled(text, delimiter) if row]
+        if not rows:
+            continue
+        widths = Counter(map(len, rows))
+        if (score := (widths[len(rows[0])] / len(rows), len(rows[0]))) > best_score and len(rows[0]) > 1:
+            best, best_score = delimiter, score
+        count, width = max(((count, width) for width, count in widths.items() if width > 1), default=(0, 0))
+        if (score := (count / len(rows), width)) > usual_score:
+            usual, usual_score = delimiter, score
+    # A title above the header may have delimiters too.
+    return usual if best_score[0] < _HALF and _lines_above_header(text, usual) else best
+
+
+def _sampled(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
+    """The first records of a text, and in which line each of them ends; none if they cannot be read."""
+    reader = csv.reader(StringIO(text[:_SAMPLED_CHARACTERS], newline=""), delimiter=delimiter)
+    with _any_cell_length(), suppress(csv.Error):
+        return [(reader.line_num, row) for row in islice(reader, _SAMPLE)]
+    return []
+
+
+def _lines_above_header(text: str, delimiter: str) -> int:
+    """The number of lines with a title and the like above the header: they have fewer cells than most records.
+
+    So has a header that lacks names, and a row must not be taken for the header instead. A row is known by a number,
+    path or address: the header has none but, if a line above it has several cells, most rows have one in some column.
+    """
+    records = [(line, cells) for line, row in _sampled(text, delimiter) if (cells := _without_empty_end(row))]
+    counts = Counter(len(cells) for _, cells in records[1:])
+    usual = max(counts, key=lambda count: (counts[count], count), default=0)
+    above = list(takewhile(lambda record: len(record[1]) < usual, records))
+    rows = [cells for _, cells in records[len(above) + 1 :]]
+    if not 0 < len(above) <= _MOST_ABOVE or not rows or any(_shape(cell) != "text" for cell in records[len(above)][1]):
+        return 0
+    shapes = zip_longest(*([_shape(cell) != "text" for cell in cells] for cells in rows), fillvalue=False)
+    has_shapes = any(2 * sum(column) > len(rows) for column in shapes)
+    return above[-1][0] if has_shapes or all(sum(map(bool, cells)) == 1 for _, cells in above) else 0
+
+
+def _without_empty_end(row: Sequence[str]) -> list[str]:
+    cells = [cell.strip() for cell in row]
+    while cells and not cells[-1]:
+        cells.pop()
+    return cells
 
 
 class _Records(NamedTuple):

@@ -240,3 +240,39 @@ def test_cell_of_any_length_is_read() -> None:
 )
 def test_file_that_is_no_table_is_refused_with_a_sentence(data: bytes, said: str) -> None:
     assert said in error_of(data)
+
+
+TITLES = {
+    "a title": ["My anime list export 2024"],
+    "blank lines": ["", ""],
+    "a title of Excel, padded": ["My anime list,,,", ",,,"],
+    "a title, a date and a blank line": ["My anime list", "Exported: 2024-05-03", ""],
+    "a title with commas": ['"My list, of anime"', "Exported,3 May 2024,by me"],
+    "a title of several lines": ['"My list', 'of anime"', ""],
+    "a comment": ["# My list, 2024"],
+}
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("title", TITLES)
+def test_lines_above_the_header_are_left_out_with_a_notice(title: str, delimiter: str) -> None:
+    above = [line.replace(",,,", delimiter * 3) for line in TITLES[title]]
+    body = TABLE.replace({"Action|Drama": "Action, Drama"}).to_csv(index=False, sep=delimiter).splitlines()
+    cells = read_cells("\n".join([*above, *body, "7"]).encode(), "table.csv")
+    assert list(cells.table) == COLUMNS
+    assert cells.table.to_numpy().tolist() == [[*row[:2], row[2].replace("|", ", "), row[3]] for row in ROWS]
+    assert list(cells.dropped["id"]) == [f"row {len(above) + 4}"], "lines are those of the file"
+    said = [notice for notice in cells.notices if notice.startswith("Left out above the header: ")]
+    assert len(said) == ("My" in "".join(above))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "genre\n" + "1,A,Action\n2,B,Drama\n3,C,Comedy\n4,D,Action\n",
+        "title,genres\n" + "A,Action,Drama\nB,Drama,Comedy\nC,Drama,Action\nD,Comedy,Action\n",
+        "My list\n" + "1,A,Action\n2,B,Drama\n3,C,Comedy\n4,D,Action\n",
+    ],
+)
+def test_row_is_not_taken_for_the_header(text: str) -> None:
+    assert "rows have another number of cells than the header" in error_of(text)
