@@ -242,6 +242,10 @@ def _items(value: Any) -> _Items | None:
         if text is not None:
             id = next((str(value[key]) for key in _ID_KEYS if str(value.get(key, "")).isdecimal()), "")
             return ((id, text.strip()),) if text.strip() else ()
+        if any(isinstance(value.get(key), list) for key in _NAME_KEYS):  # {"name": ["Action", "Drama"], "id": [1, 8]}
+            if not all(isinstance(each, list) for each in value.values()):
+                return None
+            return _items([dict(zip(value, row, strict=False)) for row in zip(*value.values(), strict=False)])
         if all(isinstance(count, int | float) for count in value.values()):  # {"fantasy": 12, "fiction": 3}
             return tuple(("", str(key).strip()) for key, count in value.items() if count)
         values = list(value.values())  # {"0": {"id": 1, "name": "Action"}, ...}

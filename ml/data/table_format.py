@@ -9,11 +9,12 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ml.data.table_cells import TABLE_KINDS, Cells, dropped_rows, shown, unique_names
@@ -141,14 +142,50 @@ def _decode(data: bytes, name: str) -> tuple[str, list[str]]:
 
 def _parquet(data: bytes, name: str) -> pd.DataFrame:
     with needs_package("Reading a Parquet table"):
-        import pyarrow
+        import pyarrow.parquet
     try:
         table = pd.read_parquet(BytesIO(data))
+        features = _features(pyarrow.parquet.read_schema(BytesIO(data)).metadata)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise DatasetError(
             f"The table {name} is not a readable Parquet file: {shown(str(error))}. Download or write it again."
         ) from error
+    for column in features.keys() & set(table):
+        table[column] = pd.Series(
+            [_with_names(value, features[column]) for value in table[column]], table.index, object
+        )
     return table.reset_index([name for name in table.index.names if name is not None and name not in table])
+
+
+def _features(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
+    """The types of columns as Hugging Face's `datasets` stores them in Parquet's metadata; none in other files."""
+    try:
+        features = json.loads((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+    except (ValueError, TypeError, KeyError):
+        return {}
+    if not isinstance(features, dict):
+        return {}
+    return {name: each for name, each in features.items() if "ClassLabel" in json.dumps(each)}
+
+
+def _with_names(value: Any, feature: Any) -> Any:
+    """A value of a column with the names of its classes in place of their numbers; -1 is an unknown class."""
+    if isinstance(feature, list) and len(feature) == 1:
+        feature = {"feature": feature[0]}
+    if not isinstance(feature, dict):
+        return value
+    if feature.get("_type") == "ClassLabel" and isinstance(names := feature.get("names"), list):
+        if not isinstance(value, int | float | np.number):
+            return value
+        return names[int(value)] if 0 <= value < len(names) else None
+    inner = feature.get("feature")
+    if inner is not None and isinstance(value, list | tuple | np.ndarray):
+        return [_with_names(each, inner) for each in value]
+    if isinstance(value, dict):
+        if isinstance(inner, dict):  # a list of objects, stored as an object of lists
+            feature = {key: {"feature": each} for key, each in inner.items()}
+        return {key: _with_names(each, feature.get(key)) for key, each in value.items()}
+    return value
 
 
 def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

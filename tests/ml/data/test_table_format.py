@@ -3,8 +3,10 @@ import json
 import zipfile
 from collections.abc import Mapping
 from io import BytesIO
+from typing import Any
 
 import pandas as pd
+import pyarrow.parquet
 import pytest
 
 from ml.data.table_csv import RAGGED, TORN
@@ -276,3 +278,44 @@ def test_lines_above_the_header_are_left_out_with_a_notice(title: str, delimiter
 )
 def test_row_is_not_taken_for_the_header(text: str) -> None:
     assert "rows have another number of cells than the header" in error_of(text)
+
+
+def hugging_face(columns: Mapping[str, list[Any]], features: Mapping[str, Any]) -> bytes:
+    """A Parquet file as `datasets` writes it."""
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    stream = BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(dict(columns)).replace_schema_metadata(metadata), stream)
+    return stream.getvalue()
+
+
+CLASS = {"names": ["Action", "Drama", "Comedy"], "_type": "ClassLabel"}
+TEXT = {"dtype": "string", "_type": "Value"}
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "feature"),
+    [
+        ("label", [0, 2, -1], CLASS),
+        ("genres", [[0, 1], [2], []], {"feature": CLASS, "_type": "Sequence"}),
+        ("genres", [[0, 1], [2], None], {"feature": CLASS, "_type": "List"}),
+        ("genres", [[0, 1], [2], [-1]], [CLASS]),
+        (
+            "genres",
+            [[{"id": 1, "name": "Action"}, {"id": 8, "name": "Drama"}], [{"id": 4, "name": "Comedy"}], []],
+            None,
+        ),
+        ("genres", [{"name": ["Action", "Drama"], "id": [1, 8]}, {"name": ["Comedy"], "id": [4]}, None], None),
+        ("genres", [[{"name": 0}, {"name": 1}], [{"name": 2}], []], [{"name": CLASS}]),
+        ("genres", [{"name": [0, 1]}, {"name": [2]}, {"name": []}], {"feature": {"name": CLASS}, "_type": "Sequence"}),
+    ],
+)
+def test_classes_and_objects_of_a_parquet_file_are_read_by_their_names(
+    name: str, values: list[Any], feature: Any
+) -> None:
+    image = [{"bytes": b"\xff\xd8", "path": f"{n}.jpg"} for n in range(3)]
+    features = {name: feature or TEXT, "image": {"_type": "Image"}}
+    data = hugging_face({name: values, "image": image, "year": [1, 2, 3]}, features)
+    rows = read_rows(data, "table.csv", TableOptions()).rows
+    several = name == "genres"
+    assert rows["genres"].tolist() == ["Action|Drama" if several else "Action", "Comedy", ""]
+    assert rows["file"].tolist() == ["0.jpg", "1.jpg", "2.jpg"]
