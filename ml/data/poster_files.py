@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import takewhile
@@ -25,6 +25,7 @@ NO_FILE, NOT_FOUND = "no file named", "file not found"
 AMBIGUOUS = "several files or rows for one name"
 _SIMILAR = 3
 _BY_CHANCE = 2  # times as many files that another way must find
+_NUMBERED = re.compile(r"([^\d\s/\\.]*)([0-9]+)")  # tt0012345
 _Spell = Callable[[str], str]
 _COMPARED = 20_000  # names among which similar ones are searched
 
@@ -46,7 +47,8 @@ def find_poster_files(rows: pd.DataFrame, folder: Path) -> PosterNames:
 
     The names are those of the column `file`, else the ids, else the last parts of the addresses: the first of them
     that leads to files. A column of numbers may match a few files by chance. So if all names are numbers, a later way
-    that finds more than twice as many files is taken instead.
+    that finds more than twice as many files is taken instead. Rows that no name leads to a file may still have one
+    whose name has the same number (see `_by_number`).
 
     Raises DatasetError if the folder cannot be read or no file is found.
     """
@@ -61,15 +63,19 @@ def match_poster_names(rows: pd.DataFrame, names: Sequence[str], place: str) -> 
         ("the ids", list(rows["id"])),
         ("the last parts of the addresses", list(rows["poster_url"])),
     )
-    best, most = None, 0
+    best, most, tried = None, 0, [cells for _, cells in ways[:2]]
     for label, cells in ways:
         if _BY_CHANCE * most >= len(rows):  # no other way can be better
             break
         found = _find_all(cells, index)
         if (count := sum(map(bool, found.names))) > _BY_CHANCE * most:
-            best, most = replace(found, notices=(f"The poster files are found by {label}.",) if label else ()), count
+            notices = (f"The poster files are found by {label}.",) if label else ()
+            best, most, tried = replace(found, notices=notices), count, [cells]
         if count and not all(cell.isdecimal() for cell in cells if cell):
             break
+    for cells in tried:
+        if numbered := _by_number(cells, best, names):
+            return numbered
     if best is None:
         raise _nothing_found(rows, index, place)
     return best
@@ -91,6 +97,54 @@ def _find_all(cells: Sequence[str], index: "_Index") -> PosterNames:
         names.append(path or None)
         reasons.append("" if path else reason)
     return PosterNames(names, reasons)
+
+
+def _by_number(cells: Sequence[str], found: PosterNames | None, paths: Sequence[str]) -> PosterNames | None:
+    """What was found, and the files of other rows by the numbers in their names; None if these find no other file.
+
+    Programs that take ids for numbers remove their zeros and prefix: 12345 is tt0012345.jpg. A number may also mean
+    something else. So none counts if two files or two cells have the same one, if the cells or the files have it in
+    several forms, or if both have a prefix and these differ.
+    """
+    found = found or PosterNames([None] * len(cells), [NOT_FOUND if cell else NO_FILE for cell in cells])
+    asked = {cell.strip() for cell in cells if cell}
+    if None not in found.names or (prefix := _form(asked)) is None:
+        return None
+    numbered = defaultdict[str, list[str]](list)
+    for path in paths:
+        stem, ending = _split_ending(path.rpartition("/")[2])
+        if ending and (match := _NUMBERED.fullmatch(stem)):
+            numbered[_number(match)].append(path)
+    numbers = {cell: _number(match) for cell in asked if (match := _NUMBERED.fullmatch(cell))}
+    pairs = {cell: _preferred(numbered[number]) for cell, number in numbers.items() if number in numbered}
+    files = [path for alike in pairs.values() for path in alike]
+    of_files = _form([_split_ending(path.rpartition("/")[2])[0] for path in files])
+    if len(files) > len(pairs) or len(set(files)) < len(files) or of_files is None or len({prefix, of_files, ""}) > 2:
+        return None
+    file_of = dict(zip(pairs, files, strict=True))
+    names = [name or file_of.get(cell.strip()) for cell, name in zip(cells, found.names, strict=True)]
+    added = [place for place, name in enumerate(names) if name != found.names[place]]
+    if not added:
+        return None
+    reasons = ["" if name else reason for name, reason in zip(names, found.reasons, strict=True)]
+    example = f"such as {shown(names[added[0]] or '')} for {shown(cells[added[0]])}"
+    notice = f"{counted(len(added), 'poster file')} found by the number in the name, {example}."
+    return PosterNames(names, reasons, (*found.notices, notice))
+
+
+def _number(name: re.Match[str]) -> str:
+    return name[2].lstrip("0") or "0"
+
+
+def _form(names: Collection[str]) -> str | None:
+    """The prefix of names such as tt0012345; None if not all have it, and zeros up to the same number of digits."""
+    matches = [_NUMBERED.fullmatch(name) for name in names]
+    parts = {(match[1], len(match[2]), match[2][0] == "0") for match in matches if match}
+    prefixes = {prefix for prefix, _, _ in parts}
+    longest = max((length for _, length, has_zeros in parts if has_zeros), default=0)
+    if None in matches or len(prefixes) != 1 or any(length < longest for _, length, _ in parts):
+        return None
+    return prefixes.pop()
 
 
 class _Index:

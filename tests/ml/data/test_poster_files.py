@@ -124,3 +124,51 @@ def test_pipes_and_circular_links_in_the_folder_are_passed_over(tmp_path: Path) 
     start = time.monotonic()
     assert found(rows_of("5.jpg", "6.jpg", "7.jpg", "broken.jpg"), folder) == ["real/5.jpg", None, None, None]
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("ids", "names", "missing"),
+    [
+        (("123", "45", "1000000"), ("0000123.jpg", "0000045.png", "1000000.jpg"), "88"),
+        (("0000123", "0000045"), ("123.jpg", "45.jpg"), "0000088"),
+        (("12345", "7", "10000001"), ("tt0012345.jpg", "tt0000007.jpg", "tt10000001.jpg"), "88"),
+        (("tt12345", "tt7"), ("a/tt0012345.jpg", "b/tt0000007.jpg"), "tt88"),
+        (("tt0012345", "tt0000007"), ("12345.webp", "7.webp"), "tt0000088"),
+        (("0", "12"), ("anime-000.jpg", "anime-012.jpg"), "88"),
+    ],
+)
+def test_ids_without_their_zeros_or_prefix_lead_to_files_with_a_notice(
+    ids: tuple[str, ...], names: tuple[str, ...], missing: str, tmp_path: Path
+) -> None:
+    folder = folder_of(tmp_path / "posters", *names, "banner_99.jpg", "88.txt")
+    for rows in (rows_of(ids=(*ids, missing)), rows_of(*ids, missing)):
+        files = find_poster_files(rows, folder)
+        assert files.names == [*names, None]
+        assert files.reasons == [*[""] * len(ids), NOT_FOUND]
+        assert f"found by the number in the name, such as '{names[0]}' for '{ids[0]}'." in files.notices[-1]
+
+
+@pytest.mark.parametrize(
+    ("ids", "names"),
+    [
+        (("5", "6"), ("005.jpg", "0006.jpg")),  # zeros up to several lengths
+        (("5", "6"), ("5.jpg", "006.jpg")),
+        (("5", "6"), ("5.jpg", "banner_6.jpg")),
+        (("5", "6"), ("front_5.jpg", "back_6.jpg")),
+        (("5", "6"), ("5.jpg", "x006.jpg", "y006.jpg")),
+        (("5", "06", "6"), ("a5.jpg", "a6.jpg")),
+        (("5", "6"), ("a/005.jpg", "b/005.jpg")),
+        (("a5", "a6"), ("b5.jpg", "b6.jpg")),
+        (("5", "Apollo 13"), ("005.jpg", "0013.jpg")),
+        (("5.jpg", "6.jpg"), ("005.jpg", "006.jpg")),  # whole names are what they say
+    ],
+)
+def test_numbers_that_may_mean_other_files_lead_to_none(
+    ids: tuple[str, ...], names: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = folder_of(tmp_path / "posters", *names)
+    exact = [f"{id}.jpg" if f"{id}.jpg" in names else None for id in ids]
+    try:
+        assert find_poster_files(rows_of(ids=ids), folder).names == exact
+    except DatasetError:
+        assert not any(exact)
