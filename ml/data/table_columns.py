@@ -1,7 +1,8 @@
 """The meaning of a table's columns: names suggest, values decide."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,27 +14,34 @@ from ml.errors import DatasetError
 
 ROLES = ("id", "title", "genres", "genre_ids", "franchise", "file", "poster_url", "rating", "explicit")
 
-# Names of columns, the best first, without case, blanks and punctuation.
+# Names of columns, the best first, without case, accents, blanks and punctuation. Other languages than English stand
+# in lines of their own.
 _IDS = """id malid animeid mangaid movieid filmid tmdbid imdbid tconst uid showid bookid gameid appid itemid asin isbn13
     isbn"""
 _TITLES = """title name titel titre titulo movietitle animetitle booktitle gametitle filmtitle seriestitle primarytitle
-    titles names displayname moviename animename gamename originaltitle titleenglish titleromaji englishtitle romaji
-    movie film anime game book show album"""
+    canonicaltitle titles names displayname moviename animename gamename originaltitle titleenglish titleromaji
+    englishtitle romaji movie film anime game book show album
+    titulos titolo titoli tytuł название タイトル 作品名 标题 標題 제목"""
 # Columns with these names are preferred to columns of 1 and 0; those with the other names of genres are not.
 _LISTS_OF_GENRES = """genres genre genero listedin genrenames genrename genrelist genreslist animegenres moviegenres
-    gamegenres bookgenres genresall allgenres maingenres"""
+    gamegenres bookgenres genresall allgenres maingenres
+    generos genere generi gattung gattungen gatunek gatunki turler жанр жанры ジャンル 类型 類型 장르"""
 _GENRES = f"""{_LISTS_OF_GENRES} maingenre primarygenre categories category shelves subjects subject
     tags tag themes labels label classes class"""
 _GENRE_IDS = "genreids genresids genreid genresid"
-_FRANCHISES = "franchise belongstocollection collection collectionname franchisename"
-_FILES = """file filename filepath path imagepath imagepaths imagefile imagefilename imagename posterfile postername
+_FRANCHISES = """franchise belongstocollection collection collectionname franchisename
+    franquicia franquia франшиза シリーズ 系列"""
+_IMAGES = """imagen imagem immagine bild affiche cartel locandina plakat portada изображение постер афиша
+    画像 ポスター 图片 海报 포스터"""
+_FILES = f"""file filename filepath path imagepath imagepaths imagefile imagefilename imagename posterfile postername
     posterfilename localpath localposter imgpath imgfile imgname coverfile coverpath coverfilename files filenames paths
-    image images img poster posters cover covers picture thumbnail posterpath mainpicture photo"""
-_ADDRESSES = """posterurl imageurl imgurl coverurl posterlink imagelink coverlink picurl pictureurl posterimageurl
+    image images img poster posters cover covers picture thumbnail posterpath mainpicture photo
+    archivo fichero arquivo fichier datei файл ファイル 文件 파일 {_IMAGES}"""
+_ADDRESSES = f"""posterurl imageurl imgurl coverurl posterlink imagelink coverlink picurl pictureurl posterimageurl
     posterimage poster image img cover picture mainpicture coverimage coverimg posterpath headerimage headerurl
     largeimageurl imageurllarge imageurll imageurlm images thumbnailurl thumbnail imageurlsmall imageurls posterurls
     coverurls thumbnails posters covers photos
-    imagepath imagesjpgimageurl filepath file photo artwork boxart boxarturl"""
+    imagepath imagesjpgimageurl filepath file photo artwork boxart boxarturl {_IMAGES}"""
 _LAST_ADDRESSES = "backgroundimage"  # RAWG's only image of a game
 _RATINGS = "rating contentrating agerating ratingname certificate certification mpaa mpaarating rated"
 _NEVER_GENRES = "nsfw isnsfw isadult adult explicit isexplicit adultcontent isadultcontent sfw issfw"
@@ -52,11 +60,14 @@ _SAYS_HARMLESS = frozenset({"sfw", "safe", "clean", "white", "gray", "not explic
 _NAMED = 3  # columns in a message
 _SHOWN_NAMES, _SHOWN_NAME = 150, 40  # characters in a message
 _DISTINCT_IDS = 0.9  # share of rows
+_MOST_FILLED = 0.9  # as many cells as in a column of smaller pictures
 _SAMPLE = 2000  # filled cells that decide what a column contains
 _IMAGE_PATH = re.compile(rf"(?:{'|'.join(map(re.escape, ENDINGS))})(?:[?#].*)?$", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?:https?:)?//[^/\s]", re.IGNORECASE)
-_SIZE = re.compile(r"extralarge|large|medium|small|thumbnail|thumb")  # in a column's name
-_SIZE_ORDER = ("thumb", "small", "medium", "", "large", "extralarge")
+_SIZE = re.compile(  # in a column's name
+    r"extralarge|large|medium|small|tiny|thumbnail|thumb|original|w(\d{2,4})|(\d{2,4})(?:px|x\d{2,4})"
+)
+_SIZE_ORDER = ("tiny", "thumb", "small", "medium", "pixels", "", "large", "extralarge", "original")
 _SIZES = (
     *("extra_large", "extraLarge", "large", "large_image_url", "original"),
     *("jpg", "image_url", "medium", "url", "path"),
@@ -109,8 +120,19 @@ def _address_of(value: Any) -> str:
 
 
 def normalised(name: str) -> str:
-    """A column's name without case, blanks and punctuation."""
-    return re.sub(r"[\W_]+", "", name.casefold())
+    """A column's name without case, accents, blanks and punctuation."""
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKD", name).casefold())
+
+
+def _without_remark(column: str) -> str:
+    """The same without a remark in brackets, as in `Genres (by commas)`."""
+    return normalised(re.sub(r"\(.*?\)|\[.*?\]", "", column))
+
+
+def _without_number(column: str) -> str:
+    """The same of a column such as `genre_2`, without its number; "" for a column without one."""
+    name = normalised(column)
+    return name.rstrip("0123456789") if name[-1:].isdecimal() else ""
 
 
 class Columns:
@@ -121,6 +143,7 @@ class Columns:
         self._table, self._name = table, name
         self._image_base = image_base
         self.chosen: dict[str, list[str]] = {}
+        self.notices: list[str] = []
         for role, columns in given.items():
             self.chosen[role] = [self._given(role, each) for each in columns.split("|") if each.strip()]
         for role, choose in self._choosers().items():
@@ -186,10 +209,14 @@ class Columns:
         return [cell.strip() for cell in cells.unique()[:_SAMPLE].tolist() if not is_filler(cell)]
 
     def _suggested(self, names: str) -> list[str]:
-        """The columns with these names, in the order of the names."""
+        """The columns with these names, in the order of the names; last those with a remark in brackets."""
         order = {normalised(name): place for place, name in enumerate(names.split())}
         found = [column for column in self._table if normalised(column) in order]
-        return sorted(found, key=lambda column: order[normalised(column)])
+        remarked = [column for column in self._table if column not in found and _without_remark(column) in order]
+        return [
+            *sorted(found, key=lambda column: order[normalised(column)]),
+            *sorted(remarked, key=lambda column: order[_without_remark(column)]),
+        ]
 
     def _first(self, names: str, fits: Callable[[Sequence[str]], bool]) -> list[str]:
         """The first suggested column whose values fit."""
@@ -220,11 +247,13 @@ class Columns:
         return (filled or columns)[:1]
 
     def _genres(self) -> list[str]:
-        numbered = [column for column in self._table if re.fullmatch(r"genres?\d+", normalised(column))]
+        lists = [normalised(name) for name in _LISTS_OF_GENRES.split()]
+        numbered = [column for column in self._table if _without_number(column) in lists]
         others = [column for column in self._table if re.search(r"[_\s.-]genres?$", column, re.IGNORECASE)]
         suggested = [column for column in (*self._suggested(_GENRES), *others) if self._sample(column)]
         named = [column for column in suggested if not _mostly(self._sample(column), _is_number)]
         pair = [column for column in named if normalised(column) in ("genre", "genres")]
+        pair = pair or [column for column in named if _without_remark(column) in ("genre", "genres")]
         if len(pair) > 1 and any((self._table[pair[0]] != self._table[column]).any() for column in pair[1:]):
             row = next(n for n in range(len(self._table)) if len(set(self._table[pair].iloc[n])) > 1)
             raise DatasetError(
@@ -246,7 +275,7 @@ class Columns:
         best = named[:1]
         if best and re.match(r"main|primary", normalised(best[0])):
             best += [column for column in named if _SECOND_GENRES.fullmatch(normalised(column))]
-        if best and normalised(best[0]) in _LISTS_OF_GENRES.split():
+        if best and best[0] in self._suggested(_LISTS_OF_GENRES):
             return best
         if len(numbered) > 1:
             return numbered
@@ -264,17 +293,17 @@ class Columns:
                 continue
             fits = _is_name if re.search("file|path|name", normalised(column)) else _is_token
             if _mostly(cells, fits):
-                return [column]
+                return [self._largest(column, lambda cell: is_image_path(cell) and not _ADDRESS.match(cell))]
         return self._only_one("file", lambda cell: is_image_path(cell) and not _ADDRESS.match(cell))
 
     def _poster_url(self) -> list[str]:
         def addresses(cells: Sequence[str]) -> bool:
             return _mostly(cells, self._is_address)
 
-        return (
-            self._first(_ADDRESSES, addresses)
-            or self._only_one("poster_url", lambda cell: self._is_address(cell) and is_image_path(cell))
-            or ([] if self.chosen.get("file") else self._first(_LAST_ADDRESSES, addresses))
+        if found := self._first(_ADDRESSES, addresses):
+            return [self._largest(found[0], self._is_address)]
+        return self._only_one("poster_url", lambda cell: self._is_address(cell) and is_image_path(cell)) or (
+            [] if self.chosen.get("file") else self._first(_LAST_ADDRESSES, addresses)
         )
 
     def _only_one(self, role: str, fits: Callable[[str], bool]) -> list[str]:
@@ -288,8 +317,8 @@ class Columns:
             if not _NOT_POSTERS.search(normalised(column))
             and _mostly(self._sample(column), lambda cell: cell[:1] not in ("{", "[") and fits(cell))
         ]
-        if len({_SIZE.sub("", normalised(column)) for column in columns}) == 1:
-            return [max(columns, key=_size)]
+        if columns and len(self._sizes(columns[0], columns)) == len(columns):
+            return [self._largest(columns[0], fits)]
         if len(columns) > 1:
             raise DatasetError(
                 f"The table {self._name} has {len(columns)} columns for {role}. Choose one with --columns.",
@@ -299,6 +328,26 @@ class Columns:
                 ),
             )
         return columns
+
+    def _sizes(self, column: str, columns: Iterable[str]) -> list[str]:
+        """Those of the columns whose names differ from that of `column` at most in a size."""
+        plain = _SIZE.sub("", normalised(column))
+        return [each for each in columns if _SIZE.sub("", normalised(each)) == plain]
+
+    def _largest(self, column: str, fits: Callable[[str], bool]) -> str:
+        """Of the columns with the picture of `column` in several sizes, that of the largest in which few are missing.
+
+        A notice says which one it is.
+        """
+        sizes = [
+            each for each in self._sizes(column, self._table) if each == column or _mostly(self._sample(each), fits)
+        ]
+        if len(sizes) == 1:
+            return column
+        filled = {each: sum(not is_filler(cell) for cell in self.column(each)) for each in sizes}
+        largest = max((each for each in sizes if filled[each] >= _MOST_FILLED * filled[column]), key=_size)
+        self.notices.append(f"Of {len(sizes)} columns with one picture in several sizes, {shown(largest)} is read.")
+        return largest
 
     def _is_address(self, cell: str) -> bool:
         address = address_in(cell)
@@ -320,10 +369,14 @@ class Columns:
         return [column for column in self._suggested(_EXPLICIT) if column not in used and self._sample(column)]
 
 
-def _size(column: str) -> int:
-    """The place of a column such as `cover_large` among the sizes of one picture."""
+def _size(column: str) -> tuple[int, int]:
+    """The place of a column such as `cover_large` or `cover_w500` among the sizes of one picture."""
     found = _SIZE.search(normalised(column))
-    return _SIZE_ORDER.index(found[0].replace("thumbnail", "thumb") if found else "")
+    if found is None:
+        return _SIZE_ORDER.index(""), 0
+    if pixels := found[1] or found[2]:
+        return _SIZE_ORDER.index("pixels"), int(pixels)
+    return _SIZE_ORDER.index(found[0].replace("thumbnail", "thumb")), 0
 
 
 def _mostly(cells: Sequence[str], fits: Callable[[str], bool]) -> bool:

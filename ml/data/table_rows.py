@@ -84,7 +84,7 @@ def read_rows(data: bytes, name: str, options: TableOptions) -> TableRows:
             f"The table {name} has no column of genres. Choose one of its columns with --columns genres=NAME.",
             "\n".join([f"Columns: {columns.all_names()}", *cells.notices]),
         )
-    notices = [*cells.notices, columns.sentence()]
+    notices = [*cells.notices, columns.sentence(), *columns.notices]
     rows = pd.DataFrame({role: columns.cells(role) for role in ROLES}, index=cells.table.index, dtype=str)
     for column in columns.chosen["genres"][1:]:  # rows differ if any of these cells does
         rows["genres"] = [BAR.join(pair) for pair in zip(rows["genres"], columns.column(column), strict=True)]

@@ -469,3 +469,62 @@ def test_half_an_emoji_is_replaced(data: bytes) -> None:
 def test_emoji_of_two_escapes_stays_whole() -> None:
     data = table("id,title,genres", lambda n, g: [n, r"{'name': 'Bebop \ud83d\ude00'}", ", ".join(g)])
     assert read(data).rows["title"][0] == "Bebop \N{GRINNING FACE}"
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        *("ID,Título,Géneros,Imagen", "id,TÍTULO,Gênero,Imagem", "ID, Titolo ,Genere ,Locandina"),
+        *("id,titre(s),genre(s),affiche", "id,Titel,Gattung,Bild", "id,Titel,Genres (by comma),Poster [path]"),
+        *("ID,タイトル,ジャンル,画像", "ID,标题,类型,海报", "ID,제목,장르,포스터"),
+        *("id,Название,Жанр,постер", "id,title,жанры,файл"),
+        "\uff29\uff24,Ti\u0301tulo,Ge\u0301neros,file",
+    ],
+)
+@pytest.mark.parametrize("role", ["file", "poster_url"])
+def test_names_of_columns_may_be_in_other_languages_and_have_accents_or_remarks(columns: str, role: str) -> None:
+    poster = "{}.jpg" if role == "file" else ADDRESS
+    data = table(columns, lambda n, g: [n, f"A{n}", ", ".join(g), poster.format(n)])
+    assert roles(data) == {"id": "1", "title": "A1", role: poster.format(1)}
+
+
+def test_numbered_columns_of_genres_may_be_in_other_languages() -> None:
+    data = table("id,Género 1,Género 2", lambda n, g: [n, *[*g, ""][:2]])
+    assert roles(data) == {"id": "1"}
+
+
+def test_two_columns_of_genres_with_remarks_stop_with_both() -> None:
+    data = table("id,Genre (main),Genre (other)", lambda n, g: [n, g[0], g[-1]])
+    with pytest.raises(
+        DatasetError, match=r"(?s)two columns of genres.*genres=Genre \(main\)\n.*genres=Genre \(other\)"
+    ):
+        read(data)
+
+
+@pytest.mark.parametrize("value", ["{}.jpg", ADDRESS])
+@pytest.mark.parametrize(
+    ("columns", "largest"),
+    [
+        ("image_small,image_medium,image_large", 3),
+        ("image_large,image_medium,image_small", 1),
+        ("poster_url,poster_url_large,poster_url_small", 2),
+        ("cover_w92,cover_w500,cover_w185", 2),
+        ("cover,cover_thumb,cover_original", 3),
+        ("art 300x450,art 600x900,art 60x90", 2),
+        ("Poster (small),Poster (large),Poster (tiny)", 2),
+        ("images.jpg.image_url,images.jpg.small_image_url,images.jpg.large_image_url", 3),
+    ],
+)
+def test_largest_column_of_one_picture_in_several_sizes_is_read_and_named(
+    columns: str, largest: int, value: str
+) -> None:
+    data = table(f"id,genres,{columns}", lambda n, g: [n, g, *(value.format(f"{size}-{n}") for size in (1, 2, 3))])
+    role = "file" if value == "{}.jpg" else "poster_url"
+    assert roles(data) == {"id": "1", role: value.format(f"{largest}-1")}
+    name = columns.split(",")[largest - 1]
+    assert f"Of 3 columns with one picture in several sizes, '{name}' is read." in read(data).notices
+
+
+def test_column_of_larger_pictures_that_lacks_most_of_them_is_not_read() -> None:
+    data = table("id,genres,cover,cover_large", lambda n, g: [n, g, f"{n}.jpg", f"l{n}.jpg" if n < 9 else ""])
+    assert roles(data)["file"] == "1.jpg"
