@@ -471,6 +471,89 @@ def test_emoji_of_two_escapes_stays_whole() -> None:
     assert read(data).rows["title"][0] == "Bebop \N{GRINNING FACE}"
 
 
+def services(n: int, g: list[str]) -> dict[str, dict[str, Any]]:
+    """The record of a title in the answer of each service."""
+    pictures = {"medium": ADDRESS.format(n), "large": ADDRESS.format(f"{n}l")}
+    genres = [{"id": GENRES.index(each) + 7, "name": each} for each in g]
+    return {
+        "MyAnimeList": {
+            "node": {"id": n, "title": f"A{n}", "main_picture": pictures, "genres": genres},
+            "list_status": {"status": "completed", "score": 8},
+        },
+        "AniList": {"id": n, "title": {"romaji": f"A{n}", "english": f"E{n}"}, "genres": g, "coverImage": pictures},
+        "AniList's edges": {
+            "id": n + 900,
+            "node": {"id": n, "title": {"romaji": f"A{n}"}, "genres": g, "cover": pictures},
+        },
+        "Jikan": {
+            **{"mal_id": n, "title": f"A{n}", "genres": [{"mal_id": each["id"], **each} for each in genres]},
+            "images": {"jpg": {"image_url": ADDRESS.format(n), "large_image_url": ADDRESS.format(f"{n}l")}},
+        },
+        "RAWG": {"id": n, "name": f"A{n}", "genres": genres, "background_image": ADDRESS.format(f"{n}l")},
+        "Kitsu": {
+            **{"id": str(n), "type": "anime", "links": {"self": f"https://kitsu.example/anime/{n}"}},
+            "attributes": {
+                "canonicalTitle": f"A{n}",
+                "titles": {"en": f"E{n}"},
+                "posterImage": pictures,
+                "nsfw": False,
+            },
+            "relationships": {
+                "genres": {"data": [{"type": "genres", "id": str(each["id"])} for each in genres]},
+                "castings": {"links": {"related": "https://kitsu.example/castings"}},
+            },
+        },
+    }
+
+
+INCLUDED = [
+    *({"id": str(GENRES.index(each) + 7), "type": "genres", "attributes": {"name": each}} for each in GENRES),
+    *({"id": str(n), "type": "people", "attributes": {"name": "x"}} for n in range(99)),
+]
+PAGES: dict[str, Callable[[list[dict[str, Any]]], dict[str, Any]]] = {
+    "MyAnimeList": lambda rows: {"data": rows, "paging": {"next": "https://api.example/?offset=100"}},
+    "AniList": lambda rows: {"data": {"Page": {"pageInfo": {"total": 5000}, "media": rows}}},
+    "AniList's edges": lambda rows: {
+        "data": {"Media": {"recommendations": {"edges": rows}}},
+        "extensions": {"cost": 1},
+    },
+    "Jikan": lambda rows: {"pagination": {"has_next_page": True, "items": {"count": 25}}, "data": rows},
+    "RAWG": lambda rows: {"count": 27, "next": None, "results": rows},
+    "Kitsu": lambda rows: {"data": rows, "included": INCLUDED, "meta": {"count": 27}},
+}
+FORMS: dict[str, Callable[[list[Any], Callable[[list[Any]], Any]], Any]] = {
+    "one page": lambda rows, page: page(rows),
+    "a wrapped page": lambda rows, page: {"status": "ok", "response": page(rows)},
+    "a list of pages": lambda rows, page: [page(rows[:20]), page(rows[20:]), page([])],
+    "pages by their numbers": lambda rows, page: {"1": page(rows[:20]), "2": page(rows[20:])},
+    "lines of pages": lambda rows, page: "\n".join(json.dumps(page(part)) for part in (rows[:20], rows[20:])),
+    "lines of rows": lambda rows, page: "\n".join(
+        json.dumps({**page([]), "data": row} if "type" in row else row) for row in rows
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("service", PAGES)
+def test_answers_of_services_are_tables_in_any_number_of_pages(service: str, form: str) -> None:
+    rows = [services(n, g)[service] for n, g in enumerate(LISTS)]
+    data = FORMS[form](rows, PAGES[service])
+    data = data if isinstance(data, str) else json.dumps(data, indent=1)
+    assert roles(data.encode()) == {"id": "1", "title": "A1", "poster_url": ADDRESS.format("1l")}
+
+
+def test_lists_inside_of_rows_are_no_pages() -> None:
+    row = {"title": {"romaji": "A"}, "tags": [{"name": "Action"}, {"name": "Drama"}]}
+    films = [
+        {"id": n, "title": "F", "genres": ["Action", "Drama"], "data": {"tags": [{"name": "x"}], "n": n}}
+        for n in range(3)
+    ]
+    assert list(read(json.dumps([row, row]).encode()).rows["genres"]) == ["Action|Drama"]
+    assert list(read(json.dumps(films).encode()).rows["genres"]) == ["Action|Drama"] * 3
+    with pytest.raises(DatasetError, match="is not a table"):
+        read(json.dumps({"a": {"x": films}, "b": {"y": films}}).encode())
+
+
 @pytest.mark.parametrize(
     "columns",
     [
