@@ -34,7 +34,7 @@ _ERRORS = {
     "408": "The request did not arrive in time.",
     "413": "The request or the poster is too large.",
     "415": "The body is not an image in a supported format.",
-    "422": "The image is damaged or has too many pixels.",
+    "422": "The image is damaged, or has too many pixels or parts.",
     "500": "The function failed with an unexpected error.",
     "503": "The model, the bucket or the poster's host is unavailable.",
     "504": "The poster's host is too slow.",

@@ -15,6 +15,28 @@ def image_file(kind: str = "JPEG", size: tuple[int, int] = (60, 80), seed: int =
     return buffer.getvalue()
 
 
+def jpeg_with_scans(scans: int, size: tuple[int, int] = (60, 80)) -> bytes:
+    """A progressive JPEG with additional scans, which are empty."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, "red").save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    return data[:-2] + b"\xff\xda\x00\x08\x01\x01\x00\x00\x00\x00" * scans + data[-2:]
+
+
+def jpeg_of_three_scans(picture: Image.Image) -> bytes:
+    """A baseline JPEG whose colours are not interleaved: one scan for each of Y, Cb and Cr."""
+    scans, header = b"", b""
+    for number, channel in enumerate(picture.convert("YCbCr").split(), start=1):
+        buffer = io.BytesIO()
+        channel.save(buffer, "JPEG", quality=95)
+        header, _, scan = buffer.getvalue().partition(b"\xff\xda\x00\x08\x01\x01\x00")
+        scans += b"\xff\xda\x00\x08\x01%c\x00" % number + scan[:-2]
+    # The frame of a grey JPEG has one component: 1, sampled once in each direction, with the quantization table 0.
+    before, _, after = header.partition(b"\xff\xc0\x00\x0b")
+    frame = b"\xff\xc0\x00\x11" + after[:5] + b"\x03\x01\x11\x00\x02\x11\x00\x03\x11\x00"
+    return before + frame + after[9:] + scans + b"\xff\xd9"
+
+
 def pictures_of_all_kinds() -> Iterator[tuple[str, bytes]]:
     """Name and bytes of pictures of every kind that people send: formats, colour modes, orientations and sizes."""
     rng = np.random.default_rng(0)

@@ -16,12 +16,12 @@ from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from .budget import Budget
 from .errors import PosterError, PosterFormatError, PosterSizeError
-from .headers import check_header
+from .headers import check_header, has_partial_scans
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF")
 # Memory that decoding takes, measured with Pillow 13, with alpha or as CMYK if the format has it.
 _BYTES_PER_PIXEL = {"GIF": 12, "PNG": 12, "JPEG": 12, "AVIF": 16, "WEBP": 21}
-_PROGRESSIVE_BYTES = 8
+_COEFFICIENTS_BYTES = 8  # of a JPEG that is progressive or has a scan per colour
 # A JPEG that is scaled down during decoding takes almost no memory; this value limits the time.
 _SCALED_BYTES = 2
 _MAX_SIDE = 65_535  # the limit of JPEG and GIF; resizing also takes memory for each line and column
@@ -63,9 +63,12 @@ def decode(data: bytes, size: int, out: NDArray[np.uint8] | None = None) -> NDAr
 
 
 def decode_with_size(
-    data: bytes, size: int, out: NDArray[np.uint8] | None = None
+    data: bytes, size: int, out: NDArray[np.uint8] | None = None, wait_seconds: float | None = None
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """Like `decode`, and the width and height of the picture in the file, before it is turned."""
+    """Like `decode`, and the width and height of the picture in the file, before it is turned.
+
+    Raises TimeoutError if concurrent calls use the memory for longer than `wait_seconds`.
+    """
     file_size = (0, 0)
 
     def shape(width: int, height: int) -> tuple[int, int]:
@@ -73,34 +76,37 @@ def decode_with_size(
         file_size = width, height
         return size, size
 
-    square = _resized(data, shape)
+    square = _resized(data, shape, wait_seconds)
     pixels = np.empty((3, size, size), np.uint8) if out is None else out
     for channel, name in enumerate("RGB"):  # faster than a transpose in numpy
         pixels[channel] = np.frombuffer(square.tobytes("raw", name), np.uint8).reshape(size, size)
     return pixels, file_size
 
 
-def preview(data: bytes, side: int) -> bytes:
-    """A JPEG of an image file with at most `side` pixels per side, without metadata. Raises the errors of `decode`."""
+def preview(data: bytes, side: int, wait_seconds: float | None = None) -> bytes:
+    """A JPEG of an image file with at most `side` pixels per side, without metadata.
+
+    Raises the errors of `decode_with_size`.
+    """
 
     def shape(width: int, height: int) -> tuple[int, int]:
         scale = min(1.0, side / max(width, height))
         return max(1, round(scale * width)), max(1, round(scale * height))
 
-    picture = _resized(data, shape)
+    picture = _resized(data, shape, wait_seconds)
     picture.info.clear()  # a JPEG's comment, which Pillow would write again
     stream = BytesIO()
     picture.save(stream, "JPEG", quality=80)
     return stream.getvalue()
 
 
-def _resized(data: bytes, shape: Callable[[int, int], tuple[int, int]]) -> Image.Image:
+def _resized(data: bytes, shape: Callable[[int, int], tuple[int, int]], wait_seconds: float | None) -> Image.Image:
     """Decode an image file as RGB. `shape` maps the file's width and height to those of the picture before turning."""
     if not data:
         raise PosterError("The image is empty (0 bytes).")
     with _open(data) as image:
         target = shape(*image.size)
-        with _decoding.hold(_decoding_bytes(image, target)):
+        with _decoding.hold(_decoding_bytes(data, image, target), wait_seconds):
             try:
                 # A JPEG of at least twice the size is scaled down during decoding, which saves time and memory.
                 image.draft(None, target)
@@ -121,13 +127,14 @@ def image_size(data: bytes) -> tuple[int, int]:
         return image.size
 
 
-def _decoding_bytes(image: Image.Image, target: tuple[int, int]) -> int:
+def _decoding_bytes(data: bytes, image: Image.Image, target: tuple[int, int]) -> int:
     """Memory that decoding takes, estimated. Raises PosterSizeError if it is more than DECODING_BYTES."""
     width, height = image.size
     file_format = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG that holds several pictures
     bytes_per_pixel = _BYTES_PER_PIXEL[file_format]
     if file_format == "JPEG" and width >= 2 * target[0] and height >= 2 * target[1]:
-        bytes_per_pixel = _PROGRESSIVE_BYTES if "progressive" in image.info else _SCALED_BYTES
+        keeps_coefficients = "progressive" in image.info or has_partial_scans(data)
+        bytes_per_pixel = _COEFFICIENTS_BYTES if keeps_coefficients else _SCALED_BYTES
     if width * height * bytes_per_pixel > DECODING_BYTES or max(width, height) > _MAX_SIDE:
         raise PosterSizeError(
             f"The image is too large: it has {width} x {height} pixels. The limit for its format is "
@@ -137,7 +144,7 @@ def _decoding_bytes(image: Image.Image, target: tuple[int, int]) -> int:
 
 
 def _open(data: bytes) -> Image.Image:
-    """Read an image's header."""
+    """Check an image's parts and read its header."""
     check_header(data, DECODING_BYTES // _BYTES_PER_PIXEL["GIF"])
     try:
         with without_warnings():

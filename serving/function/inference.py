@@ -1,7 +1,9 @@
 """From a request's posters to predictions: fetch, decode, run the network."""
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +31,7 @@ from .response_types import (
 
 _FETCH_THREADS = 4  # posters of a batch that are fetched and decoded concurrently
 _PREVIEW_SIDE = 480  # pixels
+_DECODING_WAIT_SECONDS = 20.0  # for the memory; added to _BATCH_SECONDS, it is less than Cloud Run's 60
 _BATCH_SECONDS = 30.0  # the last poster of a batch must start by then; Cloud Run ends a request after 60
 
 
@@ -145,15 +148,24 @@ def _read_poster(instance: object, bundle: Bundle, model: Model, measured: Measu
         with measured.stage("fetch"):
             data = fetch_poster(poster.name, bundle.bucket())
         pixels, file_size = _decode(data, size, measured)
-        with measured.stage("decode"):
-            return _Poster(pixels, file_size, preview(data, _PREVIEW_SIDE) if explained else None)
+        with measured.stage("decode"), _busy_after_timeout():
+            small = preview(data, _PREVIEW_SIDE, _DECODING_WAIT_SECONDS) if explained else None
+        return _Poster(pixels, file_size, small)
 
 
 def _decode(poster: bytes, size: int, measured: Measurements) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     if len(poster) > MAX_BYTES:
         raise RequestError(413, "too_large", f"The poster is larger than {MAX_BYTES // 2**20} MiB.")
-    with measured.stage("decode"):
-        return decode_with_size(poster, size)
+    with measured.stage("decode"), _busy_after_timeout():
+        return decode_with_size(poster, size, wait_seconds=_DECODING_WAIT_SECONDS)
+
+
+@contextmanager
+def _busy_after_timeout() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise RequestError(503, "busy", "Too many large posters are being decoded; try again.") from error
 
 
 def _column(explain: str, model: Model) -> int:

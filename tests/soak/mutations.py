@@ -13,6 +13,7 @@ from io import BytesIO
 
 from PIL import Image
 
+from tests.pictures import jpeg_with_scans
 from tests.soak.function_requests import FORM, JSON, MEDIA_TYPES, Request, base64_of, encoded, form
 
 HUGE = 60_000  # pixels per side; no decoder should process such an image
@@ -313,6 +314,10 @@ def real_bombs() -> Iterator[tuple[str, bytes]]:
     yield "png with 60 MB of texts", png(64, 64, bits=8, colours=2, chunk=(b"iTXt", b"a\0\1\0\0\0" + emoji), times=60)
     small = encoded(Image.new("RGB", (64, 64), "red"), "jpg")
     yield "jpg of a million segments", small[:2] + b"\xff\xe1\x00\x02" * 10**6 + small[2:]
+    yield "progressive jpg of 22 Mpx in 10,000 scans", jpeg_with_scans(10_000, (4700, 4700))
+    private = struct.pack(">I", 0) + b"abCd" + struct.pack(">I", zlib.crc32(b"abCd"))
+    whole = png(64, 64, bits=8, colours=2)
+    yield "png of a million chunks after its pixels", whole[:-12] + private * 10**6 + whole[-12:]
     yield (
         "gif that declares a frame of 169 Mpx",
         (

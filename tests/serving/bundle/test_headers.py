@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from serving.bundle.errors import PosterError, PosterSizeError
 from serving.bundle.headers import check_header
 from serving.bundle.image import decode
-from tests.pictures import image_file, pictures_of_all_kinds
+from tests.pictures import image_file, jpeg_with_scans, pictures_of_all_kinds
 
 GIF_PIXELS = 15_000_000
 
@@ -86,6 +86,63 @@ def test_too_many_segments_are_refused() -> None:
         decode(jpeg[:2] + b"\xff\xe1\x00\x02" * 100_000 + jpeg[2:], 64)
     with pytest.raises(PosterError, match="more than 1000 parts"):
         decode(png_with(chunk(b"abCd", b"") * 2000), 64)
+
+
+SCAN = b"\xff\xda\x00\x08\x01\x01\x00\x00\x00\x00"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"",
+        b"junk",
+        b"\xff\xff",
+        b"\xff\x00",
+        b"\xff\xd0",
+        b"\xff\x02\xff\xff",
+        b"\xff\xd8\xff\xff",
+        b"\xff\xfe\x00\x00",
+    ],
+    ids=["nothing", "junk", "fill byte", "zero", "restart", "reserved", "start", "empty comment"],
+)
+def test_too_many_scans_are_refused_whatever_is_between_them(before: bytes) -> None:
+    with pytest.raises(PosterError, match="more than 100 scans; save it again as an ordinary JPEG"):
+        decode(jpeg_with_scans(3000).replace(SCAN, before + SCAN), 64)
+
+
+def test_progressive_jpeg_with_some_more_scans_is_decoded() -> None:
+    assert decode(jpeg_with_scans(80), 64)[0].min() > 200, "it is red"
+
+
+def test_scans_of_the_second_picture_of_a_jpeg_do_not_count() -> None:
+    data = image_file("JPEG")
+    assert decode(data + data[:2] + SCAN * 3000, 64).tolist() == decode(data, 64).tolist()
+
+
+def png_ending_with(extra: bytes) -> bytes:
+    """A small PNG with additional chunks between its pixels and its end."""
+    data = image_file("PNG")
+    return data[:-12] + extra + data[-12:]
+
+
+def test_chunks_after_the_pixels_of_a_png_count() -> None:
+    tracemalloc.start()
+    with pytest.raises(PosterError, match="more than 1000 parts besides its pixels"):
+        decode(png_ending_with(chunk(b"abCd", b"") * 100_000), 64)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5_000_000
+    with pytest.raises(PosterError, match="pixels are in more than 100,000 parts"):
+        decode(png_ending_with(chunk(b"IDAT", b"") * 100_001), 64)
+    assert decode(png_ending_with(chunk(b"abCd", b"") * 900), 64).tolist() == decode(image_file("PNG"), 64).tolist()
+
+
+def test_frames_of_an_animated_png_do_not_count() -> None:
+    frames = [Image.new("L", (4, 4), 255 - shade % 250) for shade in range(1200)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "PNG", save_all=True, append_images=frames[1:], duration=20)
+    assert buffer.getvalue().count(b"fcTL") == 1200
+    assert decode(buffer.getvalue(), 8).min() == 255
 
 
 def test_png_texts_take_little_memory() -> None:

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from serving.bundle.errors import PosterError, PosterFormatError, PosterSizeError
-from serving.bundle.image import decode, preview
+from serving.bundle.image import DECODING_BYTES, _decoding, decode, decode_with_size, preview
+from tests.pictures import jpeg_of_three_scans
 
 SIZE = 48
 
@@ -58,6 +59,7 @@ def sixteen_bits() -> Image.Image:
     [
         pytest.param(encoded(smooth_picture(), "JPEG", quality=95), id="jpeg"),
         pytest.param(encoded(smooth_picture().convert("L"), "JPEG"), id="grey jpeg"),
+        pytest.param(jpeg_of_three_scans(smooth_picture()), id="jpeg with a scan per colour"),
         pytest.param(encoded(smooth_picture().convert("CMYK"), "JPEG"), id="cmyk jpeg"),
         pytest.param(encoded(smooth_picture(), "PNG"), id="png"),
         pytest.param(encoded(with_alpha(), "PNG"), id="png with alpha"),
@@ -178,6 +180,22 @@ def test_pixel_limit_follows_from_the_formats_memory(
     decode(encoded(Image.new("L", fits), kind, **options), 256)
     with pytest.raises(PosterSizeError, match=f"it has {too_large[0]} x {too_large[1]} pixels"):
         decode(encoded(Image.new("L", too_large), kind, **options), 256)
+
+
+def test_pixel_limit_of_a_jpeg_with_a_scan_per_colour_is_that_of_a_progressive_one() -> None:
+    decode(jpeg_of_three_scans(Image.new("RGB", (4780, 4780))), 256)
+    with pytest.raises(PosterSizeError, match="The limit for its format is 23 million pixels"):
+        decode(jpeg_of_three_scans(Image.new("RGB", (4820, 4820))), 256)
+
+
+def test_decoding_waits_for_memory_no_longer_than_it_may() -> None:
+    data = encoded(smooth_picture(), "PNG")
+    with _decoding.hold(DECODING_BYTES):
+        with pytest.raises(TimeoutError):
+            decode_with_size(data, SIZE, wait_seconds=0.01)
+        with pytest.raises(TimeoutError):
+            preview(data, SIZE, wait_seconds=0.01)
+    assert np.array_equal(decode_with_size(data, SIZE, wait_seconds=0.01)[0], decode(data, SIZE))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "AVIF"])

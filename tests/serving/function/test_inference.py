@@ -5,6 +5,7 @@ import json
 from base64 import b64decode, b64encode
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,13 @@ import requests
 from google.cloud.storage import Bucket
 from PIL import Image
 
+from serving.bundle.image import DECODING_BYTES, _decoding
 from serving.bundle.model import Model
+from serving.function import inference
+from serving.function.errors import RequestError
+from serving.function.request_body import PosterRequest
+from serving.function.request_log import Measurements
+from serving.function.response_types import BatchResponse, InstanceError
 from tests.pictures import image_file
 from tests.serving.conftest import StartFunction, mean_colour_network, upload_bundle, write_int8_network
 
@@ -157,6 +164,22 @@ def test_int8_network_is_used_if_the_manifest_serves_it(
         assert client.get(f"{url}/health").json()["model"]["precision"] == body["model"]["precision"] == "int8"
     expected = {genre.name: genre.probability for genre in Model.load(bundle).predict([JPEG["data"]])[0]}
     assert {genre["name"]: genre["probability"] for genre in body["genres"]} == pytest.approx(expected, abs=1e-5)
+
+
+def test_poster_that_waits_too_long_for_memory_is_refused_as_busy(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "_DECODING_WAIT_SECONDS", 0.01)
+    model = Model.load(bundle)
+    loaded: Any = SimpleNamespace(model=lambda: model)
+    with _decoding.hold(DECODING_BYTES):
+        with pytest.raises(RequestError, match="Too many large posters are being decoded") as refused:
+            inference.predict_posters(PosterRequest([image_file()], False, None, None), loaded, Measurements())
+        assert (refused.value.status, refused.value.code) == (503, "busy")
+        batch = inference.predict_posters(PosterRequest([image_file()], True, None, None), loaded, Measurements())
+        assert isinstance(batch, BatchResponse) and isinstance(batch.predictions[0], InstanceError)
+        assert batch.predictions[0].error.code == "busy"
+    inference.predict_posters(PosterRequest([image_file()], False, None, None), loaded, Measurements())
 
 
 def test_concurrent_clients_get_their_own_predictions(url: str, bundle: Path) -> None:
