@@ -156,7 +156,7 @@ def _read_instances(request: flask.Request, limit: int) -> tuple[list[object], b
 def _read_image(request: flask.Request) -> bytes:
     kind = request.mimetype
     if kind == "multipart/form-data":
-        uploads = list(request.files.values())
+        uploads = [file for _, file in request.files.items(multi=True)]
         if len(uploads) != 1:
             raise RequestError(400, "bad_request", f"The form has {len(uploads)} files; send one poster.")
         data: bytes = uploads[0].read()

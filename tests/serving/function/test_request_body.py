@@ -7,7 +7,7 @@ from google.cloud.storage import Bucket
 from serving.function.named_posters import MAX_BYTES
 from serving.function.request_body import MAX_JSON_BYTES
 from tests.messages import faults_of_message
-from tests.pictures import image_file
+from tests.pictures import image_file, jpeg_with_scans
 
 pytestmark = pytest.mark.stack
 JSON = "application/json"
@@ -70,7 +70,9 @@ def error_code(response: requests.Response) -> str:
         ({"data": b"not an image", "headers": {"Content-Type": "image/png"}}, 415, "unsupported_format"),
         ({"data": image_file()[:-400], "headers": {"Content-Type": "image/jpeg"}}, 422, "unusable_image"),
         ({"data": b"", "headers": {"Content-Type": "image/jpeg"}}, 422, "unusable_image"),
+        ({"data": jpeg_with_scans(3000), "headers": {"Content-Type": "image/jpeg"}}, 422, "unusable_image"),
         ({"files": {"one": b"1", "two": b"2"}}, 400, "bad_request"),
+        ({"files": [("poster", image_file()), ("poster", image_file())]}, 400, "bad_request"),
         ({"data": b"junk", "headers": {"Content-Type": "multipart/form-data"}}, 400, "bad_request"),
         ({"data": bytes(MAX_BYTES + 1), "headers": {"Content-Type": "image/png"}}, 413, "too_large"),
         ({"files": {"poster": bytes(MAX_BYTES + 1)}}, 413, "too_large"),
