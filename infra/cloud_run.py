@@ -6,7 +6,7 @@ Google and for a local stand-in. Services are private: no caller is granted acce
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
@@ -183,15 +183,17 @@ class CloudRun:
                 return
             self._wait(operation)
 
-    def unused_revisions(self, service: str, models: Sequence[str]) -> list[Revision]:
+    def unused_revisions(self, service: str, models: Sequence[str], were_live: Collection[str]) -> list[Revision]:
         """The revisions that can be deleted, newest first; empty if there is no such service.
 
         These are revisions without traffic and tag, other than the latest one, the newest `KEPT_REVISIONS`, and the
-        newest ready one of each of the last models, so many besides the live one.
+        newest ready one of each of the last models, so many besides the live one. One that was live is kept rather than
+        a newer one, which may have failed its checks.
 
         Args:
             service: the service's name.
             models: the sha256 of bundles in the order in which they last went live.
+            were_live: the names of revisions.
         """
         found = self._find_service(service)
         if found is None:
@@ -199,8 +201,10 @@ class CloudRun:
         used = {name.rpartition("/")[2] for name in (found.latest_created_revision, found.latest_ready_revision)}
         used |= {target.revision for target in found.traffic} | {status.revision for status in found.traffic_statuses}
         revisions = self.revisions(service)
-        # Oldest first, so that the newest one of a model stays.
-        of_models = {each.bundle_sha256: each.name for each in reversed(revisions) if each.ready and each.bundle_sha256}
+        ready = [each for each in reversed(revisions) if each.ready and each.bundle_sha256]
+        # Those that were live last, and the newest of them at the end: the last one of a model stays.
+        ready.sort(key=lambda revision: revision.name in were_live)
+        of_models = {each.bundle_sha256: each.name for each in ready}
         last = [of_models[sha256] for sha256 in models if sha256 in of_models]
         used |= set(last[-KEPT_REVISIONS - 1 :])  # that of the live model is one more
         return [each for each in revisions if each.name not in used][KEPT_REVISIONS:]

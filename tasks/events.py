@@ -35,7 +35,7 @@ def read_events(store: Store, folder: str, kind: type[_Event], since: str = "", 
     """
     keys = (key for key in sorted(store.keys(f"{folder}/")) if key.endswith(f"{suffix}.json"))
     wanted = [key for key in keys if key >= f"{folder}/{since}"]
-    # A year has some sixty, and a rollback reads them three times: one by one, that takes longer than its rollout.
+    # A year has some sixty, and a rollback reads them several times: one by one, that takes longer than its rollout.
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         read = pool.map(lambda key: store.read_parsed(key, kind.model_validate_json), wanted)
         return [event for event in read if event]

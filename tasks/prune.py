@@ -35,7 +35,7 @@ from tasks.deployments import deployed_bundles
 from tasks.errors import CatalogueError
 from tasks.posters import read_collected
 from tasks.records import CatalogueRecord, TrainingRecord
-from tasks.rollouts import models_of, read_hold, read_rollouts
+from tasks.rollouts import live_revisions, models_of, read_hold, read_rollouts
 from tasks.scrape import LATEST
 
 _NEEDS_POINTERS = ("catalogues", "poster-sets", "reports")
@@ -126,8 +126,9 @@ def _plan_revisions(settings: Settings, kept: _Kept) -> Iterator[Removal]:
     """The revisions to delete. The bundles and sources of the others are kept."""
     cloud_run = CloudRun(settings)
     revisions = cloud_run.revisions(settings.service)
-    models = models_of(revisions, Store(settings))
-    unused = {each.name for each in cloud_run.unused_revisions(settings.service, models)}
+    store = Store(settings)
+    models, were_live = models_of(revisions, store), live_revisions(store)
+    unused = {each.name for each in cloud_run.unused_revisions(settings.service, models, were_live)}
     for revision in revisions:
         if revision.name in unused:
             delete = partial(cloud_run.delete_revision, settings.service, revision.name)

@@ -223,8 +223,8 @@ def roll_back(settings: Settings, version: str | None, by: str) -> Rollout:
 def promote(settings: Settings, version: str, by: str) -> Rollout:
     """Serve a version of the registered model, and lift the hold, except one that is written meanwhile.
 
-    If it was live before and its revision is still there, only the traffic moves. Otherwise its bundle is taken from
-    MLflow or the bucket, and deployed and checked as in a run.
+    If a revision with it was live before and is still there, only the traffic moves. Otherwise its bundle is taken
+    from MLflow or the bucket, and deployed and checked as in a run.
 
     Raises:
         NotFound: there is no such version, or its bundle has no intact copy.
@@ -237,7 +237,7 @@ def promote(settings: Settings, version: str, by: str) -> Rollout:
     with rollout_lease(store, settings.workspace):
         target = None
         if has_deployment(store, registered.bundle_sha256):
-            target = _ready_revision(settings, registered.bundle_sha256)
+            target = _ready_revision(settings, registered.bundle_sha256, store)
         if target is None:
             with failure_recorded(settings, "promote", by, version_name(version, registered.bundle_sha256)):
                 target = _deploy(settings, store, registry, registered)
@@ -289,33 +289,47 @@ def _live(settings: Settings) -> Champion:
 
 
 def _revision(settings: Settings, version: str, registry: Registry, store: Store) -> Revision:
-    """The newest ready revision that serves a version which was live, and so has passed its checks."""
+    """The newest ready revision of a version that was live, and so has passed its checks."""
     sha256 = registry.version(version).bundle_sha256
     name, command = version_name(version, sha256), promote_command(settings.collection, version)
     # A bundle without figures has no record of its deployment.
     if not has_deployment(store, sha256) and name not in {each.after for each in read_rollouts(store)}:
         raise NotFound(f"No rollout has served {name}. {command} checks and deploys it.")
-    if revision := _ready_revision(settings, sha256):
+    if revision := _ready_revision(settings, sha256, store):
         return revision
-    raise NotFound(f"No revision serves {name}. {command} deploys it again.")
+    raise NotFound(f"No revision that was live serves {name}. {command} deploys it again.")
 
 
-def _ready_revision(settings: Settings, sha256: str) -> Revision | None:
-    """The newest ready revision of a bundle."""
-    revisions = CloudRun(settings).revisions(settings.service)
-    return next((each for each in revisions if each.ready and each.bundle_sha256 == sha256), None)
+def _ready_revision(settings: Settings, sha256: str, store: Store) -> Revision | None:
+    """The newest ready revision of a bundle that was live."""
+    revisions = _were_live(CloudRun(settings).revisions(settings.service), store)
+    return next((each for each in revisions if each.bundle_sha256 == sha256), None)
+
+
+def _were_live(revisions: Sequence[Revision], store: Store) -> list[Revision]:
+    """The ready revisions that were live. The others may have failed their checks, or a run was killed before those.
+
+    In a bucket without rollouts, which began later or are lost, these are all ready ones.
+    """
+    names = live_revisions(store)
+    return [each for each in revisions if each.ready and (each.name in names or not names)]
+
+
+def live_revisions(store: Store) -> set[str]:
+    """The names of all revisions that are or were live. A rollout that failed names the one that stayed live."""
+    return {each.revision for each in read_rollouts(store)}
 
 
 def _earlier(settings: Settings, live: Champion, store: Store) -> Revision:
-    """The newest ready revision of the model that was live before the present one, and whose bundle is there."""
+    """The newest revision that was live of the model before the present one whose bundle and revision are there."""
     revisions = CloudRun(settings).revisions(settings.service)  # newest first
-    models = models_of(revisions, store)
+    models, were_live = models_of(revisions, store), _were_live(revisions, store)
     before = models[: models.index(live.bundle_sha256)] if live.bundle_sha256 in models else models
     for sha256 in reversed(before):
-        ready = [each for each in revisions if each.bundle_sha256 == sha256 and each.ready]
+        found = [each for each in were_live if each.bundle_sha256 == sha256]
         is_complete = sha256 and store.exists(f"{bundle_key(sha256)}/{MANIFEST}")
-        if ready and is_complete and has_deployment(store, sha256):
-            return ready[0]
+        if found and is_complete and has_deployment(store, sha256):
+            return found[0]
     raise NotFound(f"No earlier model than {live.name} can be served. Name a version with --to.")
 
 

@@ -299,8 +299,8 @@ def test_prune_judges_the_revisions_of_a_service_once_by_the_history_of_the_coll
         def revisions(self, service: str) -> list[Revision]:
             return []
 
-        def unused_revisions(self, service: str, models: list[str]) -> list[Revision]:
-            judged.append((service, *models))
+        def unused_revisions(self, service: str, models: list[str], were_live: set[str]) -> list[Revision]:
+            judged.append((service, *models, *were_live))
             return []
 
     judged: list[tuple[str, ...]] = []
@@ -310,10 +310,11 @@ def test_prune_judges_the_revisions_of_a_service_once_by_the_history_of_the_coll
     monkeypatch.setattr(tasks.prune, "CloudRun", Service)
     monkeypatch.setattr(tasks.prune, "Store", lambda settings: settings)
     monkeypatch.setattr(tasks.prune, "models_of", lambda revisions, store: [store.collection])
+    monkeypatch.setattr(tasks.prune, "live_revisions", lambda store: {store.collection})
     for each in tasks.prune._by_service(collections):
         list(tasks.prune._plan_revisions(each, tasks.prune._Kept()))
-    own = [(each.service, each.collection) for each in collections]
-    assert judged == ([("shared", "films")] if is_shared else own)
+    own = [(each.service, each.collection, each.collection) for each in collections]
+    assert judged == ([("shared", "films", "films")] if is_shared else own)
 
 
 def test_prune_counts_what_it_deleted_without_what_it_kept(

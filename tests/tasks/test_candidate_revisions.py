@@ -1,22 +1,26 @@
 """Checks of a revision before it gets traffic, on the stand-ins for storage and Cloud Run."""
 
+import json
 import shutil
 from pathlib import Path
 
+import mlflow
 import pytest
 from pydantic import SecretStr
 
 import serving
 from flows.trial import _tiny_bundle
 from infra.cloud_run import CloudRun
-from infra.errors import DeploymentError
+from infra.errors import DeploymentError, NotFound
+from infra.registry import Registry
 from infra.revisions import MODEL_VARIABLES
 from infra.settings import Settings
 from infra.source_zip import source_zip
 from infra.store import Store
-from serving.bundle.model import Model
+from serving.bundle.model import MANIFEST, Model
 from tasks.bundles import bundle_key, upload_bundle
 from tasks.candidate_revisions import deploy_checked_candidate
+from tasks.rollouts import promote, read_rollouts, roll_back
 from tests.infra.conftest import TOKEN, run_api
 from tests.storage import storage_emulator
 
@@ -24,6 +28,17 @@ pytestmark = pytest.mark.stack
 
 POSTER = Path(serving.__file__).parent / "web" / "static" / "samples" / "yuhi-tram.jpg"
 _PREDICT = "def predict_posters(request: PosterRequest, bundle: Bundle, measured: Measurements)"
+
+
+def write_bundle(folder: Path, threshold: float) -> str:
+    """A tiny bundle, different for each threshold. Returns its sha256."""
+    files = _tiny_bundle()
+    manifest = json.loads(files[MANIFEST])
+    manifest["genres"][0]["threshold"] = threshold
+    folder.mkdir()
+    for name, data in (files | {MANIFEST: json.dumps(manifest).encode()}).items():
+        (folder / name).write_bytes(data)
+    return Model.load(folder).sha256
 
 
 def slow_source(folder: Path, seconds: float) -> bytes:
@@ -52,10 +67,7 @@ def test_revision_that_is_slower_than_its_limit_gets_no_traffic(
             cloud_run_token=SecretStr(TOKEN),
         )
         store, cloud_run, bundle = Store(settings), CloudRun(settings), tmp_path / "bundle"
-        bundle.mkdir()
-        for name, data in _tiny_bundle().items():
-            (bundle / name).write_bytes(data)
-        sha256 = Model.load(bundle).sha256
+        sha256 = write_bundle(bundle, 0.5)
         upload_bundle(store, bundle, sha256)
         store.write("poster.jpg", POSTER.read_bytes())
         model = {"version": "3", "dataset_date": "2026-11-29"}
@@ -77,3 +89,49 @@ def test_revision_that_is_slower_than_its_limit_gets_no_traffic(
             deploy_checked_candidate(settings, bundle, ["poster.jpg"], **model, max_milliseconds=150)
         assert cloud_run.live(settings.service).name == fast.name
         assert "deployed" not in caplog.text, "another revision would be no faster"
+
+
+def test_revision_that_failed_its_check_is_neither_promoted_nor_served_by_a_rollback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with storage_emulator(tmp_path, "data") as storage_url, run_api(tmp_path / "run", storage_url) as (run_url, _):
+        settings = Settings(
+            workspace=tmp_path,
+            bucket="data",
+            storage_emulator_host=storage_url,
+            cloud_run_endpoint=run_url,
+            cloud_run_token=SecretStr(TOKEN),
+        )
+        store, registry, cloud_run = Store(settings), Registry(settings), CloudRun(settings)
+        store.write("poster.jpg", POSTER.read_bytes())
+        bundles = []
+        for version in ("1", "2"):
+            bundles.append(write_bundle(tmp_path / version, 0.1 * int(version)))
+            with registry.run(version, {}) as run_id:
+                registry.register(run_id, tmp_path / version, {"bundle_sha256": bundles[-1]}, "")
+        promote(settings, "1", "a person")
+        store.write(f"deployments/{bundles[0]}.json", b"{}")  # a bundle without figures gets none
+        good = cloud_run.live(settings.service)
+        assert good is not None and read_rollouts(store)[-1].revision == good.name
+        with monkeypatch.context() as patch:
+            slow = slow_source(tmp_path / "slow", seconds=0.2)
+            patch.setattr("tasks.candidate_revisions.function_source", lambda: slow)
+            with pytest.raises(DeploymentError, match="150 ms are allowed"):
+                deploy_checked_candidate(
+                    settings, tmp_path / "1", ["poster.jpg"], version="1", dataset_date="", max_milliseconds=150
+                )
+        refused = cloud_run.revisions(settings.service)[0]
+        assert refused.ready and refused.bundle_sha256 == bundles[0] and refused.name != good.name
+
+        promote(settings, "2", "a person")
+        assert roll_back(settings, None, "a person").revision == good.name
+        promote(settings, "2", "a person")
+        assert promote(settings, "1", "a person").revision == good.name
+        promote(settings, "2", "a person")
+        cloud_run.delete_revision(settings.service, good.name)
+        for version, sentence in ((None, "No earlier model"), ("1", "No revision that was live serves version 1")):
+            with pytest.raises(NotFound, match=sentence):
+                roll_back(settings, version, "a person")
+        again = promote(settings, "1", "a person").revision
+        assert again != refused.name, "it is deployed and checked"
+    mlflow.set_tracking_uri(None)

@@ -168,7 +168,7 @@ def test_rollback_serves_a_named_version_only_if_it_was_live(
     if record == "deployments":
         store[f"deployments/{'a' * 64}.json"] = b"{}"
     elif record == "rollouts":
-        store["rollouts/1.json"] = rollout("a").model_dump_json().encode()
+        store["rollouts/1.json"] = rollout("a").model_copy(update={"revision": "ready"}).model_dump_json().encode()
     ready = Revision("ready", Image("", ""), {"BUNDLE_SHA256": "a" * 64}, True, None)
     registry: Any = SimpleNamespace(version=lambda version: SimpleNamespace(bundle_sha256="a" * 64))
     monkeypatch.setattr(rollouts, "CloudRun", lambda settings: SimpleNamespace(revisions=lambda service: [ready]))

@@ -334,11 +334,15 @@ def test_revision_is_deleted_unless_it_can_receive_traffic_or_is_the_latest(star
         assert stand_in.request("DELETE", f"{address}/revisions/{names[3]}?validateOnly=true").status_code == 400
         assert stand_in.request("DELETE", f"{address}/revisions/kept-none").status_code == 404
         assert len(stand_in.client.revisions("kept")) == 9
-        (unused,) = stand_in.client.unused_revisions("kept", ["0"])  # of names[2:-1] and the first one, five are kept
+        (unused,) = stand_in.client.unused_revisions(
+            "kept", ["0"], ()
+        )  # of names[2:-1] and the first one, five are kept
         assert unused.name not in names
+        assert stand_in.client.unused_revisions("kept", ["0"], {unused.name}) == [], "only it is known to be good"
         for _ in range(2):
             stand_in.client.delete_revision("kept", unused.name)
-        assert stand_in.client.unused_revisions("kept", ["0"]) == stand_in.client.unused_revisions("none", []) == []
+        for service in ("kept", "none"):
+            assert stand_in.client.unused_revisions(service, ["0"], ()) == []
     with start(tmp_path / "state") as stand_in:
         assert {each.name for each in stand_in.client.revisions("kept")} == set(names)
 
