@@ -48,6 +48,13 @@ resource "google_cloud_run_v2_service" "page" {
     }
     containers {
       image = local.placeholder
+      resources {
+        limits = {
+          cpu    = "1"
+          memory = "1Gi" # uploads are in memory, each as a file and as bytes
+        }
+        cpu_idle = true # the default only without resources
+      }
       env {
         name  = "FUNCTION_URL"
         value = google_cloud_run_v2_service.function.uri

@@ -8,11 +8,13 @@ the same address with `Accept: application/json`. `/anime/model` describes the m
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import date
 from typing import Any
 from urllib.parse import urlsplit
 
-from flask import Flask, Response, current_app, jsonify, redirect, render_template, request, url_for
+from flask import Flask, Response, current_app, g, jsonify, redirect, render_template, request, url_for
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.sansio.utils import host_is_trusted
@@ -24,7 +26,7 @@ from .function_client import describe_model, predict
 from .live_model import LiveModel
 from .request_limits import RequestLimits
 from .responses import GenrePrediction, ModelIdentity, Prediction
-from .upload import MAX_POSTER_BYTES, SAMPLES, TOO_LARGE, read_poster
+from .upload import MAX_POSTER_BYTES, SAMPLES, TOO_LARGE, in_time, read_poster, stop_reading
 
 FORM_BYTES = 64 * 1024  # for everything in a form except its file
 MAX_DRAINED_BYTES = 200 * 1024 * 1024
@@ -187,7 +189,9 @@ def _predict() -> Response:
     # The Origin of this page's own form is "null", because it sends no referrer.
     if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
         raise PageError(403, "forbidden_origin", "This page takes no posters from pages of other sites.")
-    explain = request.form.get("explain")  # reads the whole upload, which may be slow and calls no function
+    with _receiving():
+        explain = request.form.get("explain")  # reads the whole upload, which may be slow and calls no function
+    g.typed_address = request.form.get("address", "")
     with _limits().admit(request.remote_addr or ""):
         poster = read_poster(request)
         prediction = predict(
@@ -218,6 +222,19 @@ def _checked(function_url: str | None) -> str:
 
 def _ask_for_model(function_url: str | None) -> ModelIdentity:
     return describe_model(_checked(function_url), MODEL_TIMEOUT_SECONDS).model
+
+
+@contextmanager
+def _receiving() -> Iterator[None]:
+    """Limit the number and the time of uploads, which must be read inside the block."""
+    with ExitStack() as limits:
+        try:
+            limits.enter_context(_limits().receive(request.remote_addr or ""))
+        except PageError:
+            stop_reading(request)  # gunicorn would wait five seconds for the rest
+            raise
+        limits.enter_context(in_time(request))
+        yield
 
 
 def _limits() -> RequestLimits:
@@ -273,7 +290,8 @@ def _http_error(error: HTTPException) -> Response:
     status = error.code or 500
     if isinstance(error, RequestEntityTooLarge):
         if (request.content_length or 0) > MAX_POSTER_BYTES + FORM_BYTES:  # refused before it was read
-            _drain()
+            with suppress(PageError), _receiving():
+                _drain()
         return _error_response(status, "too_large", TOO_LARGE)
     response = _error_response(status, "bad_request", f"{error.name}. Go back to the page and try again.")
     for name, value in error.get_headers():
