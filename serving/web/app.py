@@ -69,7 +69,7 @@ def create_app(function_url: str | None = None) -> Flask:
         FUNCTION_URL=function_url,
         MAX_CONTENT_LENGTH=MAX_POSTER_BYTES + FORM_BYTES,
         MAX_FORM_MEMORY_SIZE=FORM_BYTES,
-        HOSTS=[host for host in os.environ.get("TRUSTED_HOSTS", "").split(",") if host],
+        HOSTS=[host.strip() for host in os.environ.get("TRUSTED_HOSTS", "").split(",") if host.strip()],
     )
     label = os.environ.get("LABEL_NOUN") or "genre"
     app.jinja_env.globals.update(
@@ -256,7 +256,10 @@ def _trusted_proxies() -> int:
 
 def _wants_json() -> bool:
     accepted = request.accept_mimetypes
-    return accepted["application/json"] > accepted["text/html"]
+    as_json, as_html = accepted["application/json"], accepted["text/html"]
+    if as_json == as_html > 0:  # as with axios: application/json, text/plain, */*
+        return "application/json" in accepted.values() and "text/html" not in accepted.values()
+    return as_json > as_html
 
 
 def _as_json(prediction: Prediction) -> dict[str, Any]:
@@ -323,7 +326,8 @@ def _error_response(status: int, code: str, message: str) -> Response:
     elif request.endpoint == "_model":
         response = Response(render_template("model.html", error=message, code=code))
     else:
-        response = Response(_poster_page(error=message, code=code))
+        # Known only once the upload was read: an error before that must not read it.
+        response = Response(_poster_page(error=message, code=code, typed_address=g.get("typed_address")))
     response.status_code = status
     return response
 

@@ -98,8 +98,12 @@ function predictAddress(text) {
   sendPoster({ address: text, name: text, picture: null });
 }
 
+// The text may be a list of addresses with comments (text/uri-list, RFC 2483); its first address is used.
 function predictText(text) {
-  if (/^https:\/\/\S+$/.test(text.trim())) predictAddress(text.trim());
+  const lines = text.split("\n").map((line) => line.trim());
+  const first = lines.find((line) => line && !line.startsWith("#")) ?? "";
+  if (/^https?:\/\/\S+$/.test(first)) predictAddress(first);
+  else say("This is neither a picture nor an address that begins with https://.");
 }
 
 function isTextField(target) {

@@ -72,7 +72,7 @@ def test_posters_from_pages_of_other_sites_are_refused(client: FlaskClient, site
 
 
 def test_page_answers_at_trusted_hosts_only(function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRUSTED_HOSTS", "127.0.0.1,localhost")
+    monkeypatch.setenv("TRUSTED_HOSTS", "127.0.0.1, localhost,")
     client = create_app(function.url).test_client()
     hosts = ["localhost", "127.0.0.1:8000", "evil.example:8000"]
     assert [client.get("/anime", headers={"Host": host}).status_code for host in hosts] == [200, 200, 403]
@@ -194,6 +194,22 @@ def test_json_is_the_functions_response(client: FlaskClient, function: Any) -> N
     assert response.headers["Cache-Control"] == "no-store"
 
 
+@pytest.mark.parametrize(
+    ("accept", "is_json"),
+    [
+        ("application/json, text/plain, */*", True),  # axios
+        ("application/json", True),
+        ("*/*", False),
+        ("application/json, text/html", False),
+        ("application/json;q=0.5, */*", False),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", False),
+        ("image/png", False),
+    ],
+)
+def test_json_is_sent_to_who_names_it_and_not_html(accept: str, is_json: bool, client: FlaskClient) -> None:
+    assert upload(client, headers={"Accept": accept}).is_json == is_json
+
+
 def test_genres_are_sorted_by_probability(client: FlaskClient, function: Any) -> None:
     function.body = {**function.body, "genres": function.body["genres"][::-1]}
     names = [genre["name"] for genre in upload(client, headers=JSON).json["genres"]]
@@ -253,6 +269,27 @@ def test_requests_are_limited_per_address_and_in_all(function: Any, monkeypatch:
     monkeypatch.setenv("TRUSTED_PROXIES", "many")
     with pytest.raises(ValueError, match="TRUSTED_PROXIES must be a number such as 1, not 'many'"):
         create_app(function.url)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("fe80::1%eth0", "fe80::2", True),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("unknown", "hidden", False),
+    ],
+)
+def test_visitor_is_an_ipv4_address_or_an_ipv6_network(
+    one: str, other: str, is_same: bool, function: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.web.request_limits.PER_ADDRESS", Limit(in_progress=1, per_minute=1))
+    client = create_app(function.url).test_client()
+    statuses = [upload(client, environ_overrides={"REMOTE_ADDR": each}).status_code for each in (one, other)]
+    assert statuses == [200, 429 if is_same else 200]
 
 
 def test_slow_upload_is_not_counted_until_the_function_is_called(
@@ -464,6 +501,18 @@ def test_error_status_of_the_function_is_kept(
     assert response.status_code == status
     assert f'role="alert" data-code="{code}"' in response.text
     assert message in unescape(response.text)
+
+
+@pytest.mark.parametrize("status", [403, 404, 429, 503, 504])
+def test_typed_address_is_still_there_after_an_error(
+    status: int, client: FlaskClient, function: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function.status, function.body = status, {"error": {"code": "a_code", "message": "It is not there."}}
+    if status == 429:
+        monkeypatch.setattr("serving.web.request_limits.IN_ALL", Limit(in_progress=0, per_minute=600))
+    response = client.post("/anime", data={"address": 'https://example.org/"p".jpg'})
+    assert response.status_code == status and 'role="alert"' in response.text
+    assert 'value="https://example.org/&#34;p&#34;.jpg"' in response.text
 
 
 def test_page_without_a_function_explains_the_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The page in a real browser: ways to choose a poster, genres as bars, waits and failures."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,31 @@ def test_paste_of_an_address_is_used_but_other_text_is_not(page: Page, function:
     expect(page.get_by_text("Prediction for https://example.org/p.jpg")).to_be_visible()
     expect(page.locator("#address")).to_have_value("https://example.org/p.jpg")
     assert function.posters == [b'{"name": "https://example.org/p.jpg"}']
+
+
+def test_paste_of_other_text_says_what_is_wanted(page: Page, function: Any) -> None:
+    page.evaluate(PASTE, [None, "an anime about https://example.org"])
+    expect(page.get_by_role("status")).to_contain_text("neither a picture nor an address")
+    assert function.posters == []
+
+
+@pytest.mark.parametrize(
+    "text, address",
+    [
+        ("http://example.org/p.jpg", "http://example.org/p.jpg"),
+        ("# of a page\r\nhttps://example.org/p.jpg\r\nhttps://example.org/q.jpg\r\n", "https://example.org/p.jpg"),
+    ],
+    ids=["http", "list"],
+)
+def test_drop_of_addresses_uses_the_first(text: str, address: str, page: Page, function: Any) -> None:
+    drop = """text => {
+        const dataTransfer = new DataTransfer();
+        dataTransfer.setData("text/uri-list", text);
+        document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+    }"""
+    page.evaluate(drop, text)
+    expect(page.get_by_text(f"Prediction for {address}")).to_be_visible()
+    assert function.posters == [json.dumps({"name": address}).encode()]
 
 
 def test_address_shows_a_placeholder_for_its_poster(page: Page, function: Any) -> None:
@@ -190,7 +216,7 @@ def test_wait_for_a_starting_function_is_explained(page: Page, poster: Path, fun
     expect(page.get_by_role("button", name="Predict genres")).to_be_enabled()
 
 
-def test_forms_work_without_javascript(opened: Callable[..., Page], poster: Path) -> None:
+def test_forms_work_without_javascript(opened: Callable[..., Page], poster: Path, function: Any) -> None:
     page = opened(java_script_enabled=False, viewport={"width": 360, "height": 740})
     page.set_input_files("#poster", poster)
     page.get_by_role("button", name="Predict genres").click()
@@ -200,6 +226,13 @@ def test_forms_work_without_javascript(opened: Callable[..., Page], poster: Path
     page.get_by_label("or enter its address").fill("https://example.org/p.jpg")
     page.get_by_role("button", name="Predict genres").click()
     expect(page.get_by_text("Prediction for https://example.org/p.jpg")).to_be_visible()
+    good, function.status = function.body, 404
+    function.body = {"error": {"code": "no_such_poster", "message": "The poster's host has no such poster."}}
+    page.get_by_label("or enter its address").fill("https://example.org/wrong.jpg")
+    page.get_by_role("button", name="Predict genres").click()
+    expect(page.get_by_role("alert")).to_contain_text("no such poster")
+    expect(page.get_by_label("or enter its address")).to_have_value("https://example.org/wrong.jpg")
+    function.status, function.body = 200, good
     page.get_by_role("button", name="Nakusa").click()
     expect(page.get_by_text("Prediction for Nakusa")).to_be_visible()
     switch = page.get_by_role("button", name="Show where the model sees Sci-Fi")
