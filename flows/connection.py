@@ -20,8 +20,8 @@ from infra.settings import check_google, environment_variable, read_settings
 def connected(workspace: Path, collection: str, up_options: Sequence[str] | None = None) -> Iterator[None]:
     """Connect this process to services.
 
-    These are those of PREFECT_API_URL, else the workspace's running stack, else those of Prefect's active profile, else
-    a new stack. Enter this before importing Prefect, which reads its settings on import.
+    They are the first of: the server of PREFECT_API_URL, the workspace's running stack, the server of Prefect's active
+    profile, a new stack. Enter this before importing Prefect, which reads its settings on import.
 
     Args:
         workspace: the folder of all data.
@@ -31,7 +31,7 @@ def connected(workspace: Path, collection: str, up_options: Sequence[str] | None
     if not os.environ.get("PREFECT_API_URL"):
         os.environ.pop("PREFECT_API_URL", None)  # Prefect takes an empty address for one
         if environment := running_stack_environment(workspace):
-            if read_settings().cloud == "google" != environment.get(environment_variable("cloud")):
+            if read_settings().cloud == "google" and environment.get(environment_variable("cloud")) != "google":
                 raise ConfigurationError(
                     f"The stack that is running in {workspace} does not use Google Cloud. Stop it, or unset "
                     "ANIME_GENRE_CLOUD."

@@ -29,6 +29,7 @@ from serving.bundle.wording import counted
 from tasks.artifacts import show_text
 from tasks.champion import check_collection, version_name
 from tasks.posters import collected_before, download_posters
+from tasks.preprocess import preprocess
 from tasks.records import CatalogueRecord, CollectedRecord, DeploymentRecord, PosterSetRecord, RetrainRecord
 from tasks.redeploy import redeploy, redeploy_champion
 from tasks.register import register
@@ -70,7 +71,6 @@ def retrain(parameters: RetrainParameters) -> "State[RetrainRecord]":
     # They import torch and scikit-learn, which takes seconds. The process that serves the deployment does without.
     from flows.summary import show_summary
     from tasks.evaluate import evaluate
-    from tasks.preprocess import preprocess
     from tasks.train import train
     from tasks.train_elsewhere import check_deployment, train_elsewhere
 

@@ -78,7 +78,7 @@ def _tried(name: str, work: Callable[[], object], log: str) -> Check:
 
 
 class _Trial:
-    """The steps. Each raises an error of the project if what it checks is not so."""
+    """The steps. Each raises an error of the project if its check fails."""
 
     image: Image
     first: Revision

@@ -64,7 +64,7 @@ def request_prediction(
 
 
 def served_bundle(url: str, caller: str | None) -> str:
-    """The sha256 of the bundle that the function at `url` serves. Arguments and errors are those above."""
+    """The sha256 of the bundle that the function at `url` serves. Arguments and errors: see `request_prediction`."""
     headers = _authorization(url, caller)
     response = _response(
         url, lambda: requests.get(f"{url}/health", headers=headers, timeout=REQUEST_TIMEOUT_SECONDS), STARTUP_SECONDS

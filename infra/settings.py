@@ -220,15 +220,16 @@ def check_cloud(settings: Settings) -> None:
     Raises:
         ConfigurationError: the message names the variable to set.
     """
-    named = {field: field in settings.model_fields_set for field in ("google_project", "bucket")}
-    variables = {given: [environment_variable(field) for field in named if named[field] == given] for given in (1, 0)}
+    fields = ("google_project", "bucket")
+    given = [environment_variable(field) for field in fields if field in settings.model_fields_set]
+    missing = [environment_variable(field) for field in fields if field not in settings.model_fields_set]
     cloud = f"{environment_variable('cloud')}=google"
     if settings.cloud == "google":
-        if variables[0]:
-            raise ConfigurationError(f"Set {' and '.join(variables[0])}: with {cloud} they have no default.")
-    elif variables[1] and not (settings.cloud_run_endpoint or settings.storage_emulator_host):
+        if missing:
+            raise ConfigurationError(f"Set {' and '.join(missing)}: with {cloud} they have no default.")
+    elif given and not (settings.cloud_run_endpoint or settings.storage_emulator_host):
         raise ConfigurationError(
-            f"{variables[1][0]} is set, but {cloud} is not. Set this too to use Google Cloud, or unset the former."
+            f"{given[0]} is set, but {cloud} is not. Set this too to use Google Cloud, or unset the former."
         )
 
 

@@ -75,7 +75,9 @@ def _download_bundle(store: Store, sha256: str, folder: Path) -> Path:
 
 
 def fetch_predictions(store: Store, registry: Registry, workspace: Path, run_id: str, key: str) -> Path:
-    """The local file of a training's predictions: from the workspace, the bucket, or the run. The bucket has it then.
+    """The local file of a training's predictions: from the workspace, the bucket, or the run.
+
+    Afterwards the bucket has it.
 
     Raises:
         NotFound: none of them has it.

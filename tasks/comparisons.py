@@ -21,7 +21,7 @@ from tasks.records import Record
 _FOLDER = "comparisons"
 _YEAR = timedelta(days=365)
 
-_NOT_COMPARED = ("max_response_milliseconds",)  # the rollout checks it, so another limit is no second look
+_NOT_COMPARED = ("max_response_milliseconds",)  # the rollout checks it; another limit makes no new comparison
 
 
 class ComparisonRule(Record):

@@ -101,7 +101,7 @@ class StoredFeatures:
         publish_rows(self._store, self._settings.folder, extractor.key)
 
     def _work(self, extractor: Extractor) -> FeatureWork:
-        """The work of an extractor. The bucket has its files then."""
+        """The work of an extractor. Afterwards the bucket has its files."""
         backbone = extractor.backbone
         assert backbone.weights is not None
         sha256 = backbone.weights.file.sha256

@@ -153,7 +153,7 @@ def _add_rows(
 
 
 def compute_on_cluster(work: RowWork, collection: str, posters: Mapping[str, str], reporter: Reporter) -> None:
-    """Compute rows of posters, given by sha256 with a title's id, on the Dask cluster. They are in the bucket then.
+    """Compute rows of posters, given by sha256 with a title's id, on the Dask cluster, into the bucket.
 
     Shards that were completed before an error stay in the bucket.
 

@@ -41,7 +41,7 @@ from ml.data.splits import (
 from ml.errors import DatasetError
 from serving.bundle.wording import counted
 from tasks.artifacts import markdown_table, show_text
-from tasks.catalogue.catalogue_table import fetch_catalogue, items, related_in
+from tasks.catalogue.catalogue_table import fetch_catalogue, ids_with_relations, items, related_in
 from tasks.catalogue.configuration import GENRES, DatasetConfig
 from tasks.catalogue.labels import with_labels
 from tasks.catalogue.poster_download import is_usable
@@ -220,7 +220,7 @@ def _draw_parts(
     parts = table.assign(franchise_of)
     if table.rows != before:
         store.write(_PARTS_KEY, table.text().encode())
-    known = set(titles.loc[(titles["related"] != "") | (titles["own_page"] != ""), "id"])
+    known = ids_with_relations(titles)
     by_page, named = (set[str](), known) if isinstance(source, Table) else (known, set[str]())
     parts = without_suspects(parts, title_of, franchise_of, by_page, named)
     notices.append(relations_notice(title_of, related, parts, known))

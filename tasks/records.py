@@ -124,10 +124,10 @@ class KnownPoster(Record):
 class EvaluationRecord(Record):
     """Scores on the test part, the chosen network's first; whether it replaces the champion, and the reason.
 
-    `passed_gate` is whether it would, if no person had decided it. `redeploy_champion` says why a champion that stays
-    needs a new revision, None if it needs none. `later` says how the champion and its predecessors do on titles that
-    came after their training, one sentence each (`tasks.scoreboard`). `overruled_hold` is the time of a hold that ends
-    when the model goes live. `compared_with` is the bundle that was live at the comparison, None if none was.
+    `passed_gate` is the gate's own result, before a person's decision. `redeploy_champion` says why a champion that
+    stays needs a new revision, None if it needs none. `later` says how the champion and its predecessors do on titles
+    that came after their training, one sentence each (`tasks.scoreboard`). `overruled_hold` is the time of a hold that
+    ends when the model goes live. `compared_with` is the bundle that was live at the comparison, None if none was.
     """
 
     scores: list[ScoreRecord]

@@ -30,6 +30,7 @@ from tasks.champion import Champion, has_other_decoder, live_champion, version_n
 from tasks.crawl.mirror import poster_key
 from tasks.deployments import describe_version, forget_deployment, has_deployment, renew_deployment
 from tasks.events import Event, append_event, now, read_events
+from tasks.preprocess import read_test_ids
 from tasks.records import Record
 
 logger = logging.getLogger("tasks")
@@ -123,7 +124,7 @@ def time_of_next(rollouts: Sequence[Rollout]) -> str:
 
 @contextmanager
 def failure_recorded(settings: Settings, what: str, by: str, name: str) -> Iterator[None]:
-    """Add it to the history if a revision with the version `name` fails its checks in the block. The live one stays."""
+    """Record in the history if a revision with the version `name` fails its checks in the block. The live one stays."""
     try:
         yield
     except DeploymentError as error:
@@ -268,8 +269,6 @@ def _deploy(settings: Settings, store: Store, registry: Registry, registered: Mo
 
 def _known_posters(store: Store, dataset_key: str) -> list[str]:
     """The objects of some test posters of a dataset, the same as long as the bucket has them."""
-    from tasks.preprocess import read_test_ids  # imports torch, which takes seconds
-
     ids = read_test_ids(store, dataset_key)
     if not ids:
         logger.warning("The dataset %s is missing, so no predictions are compared before the rollout.", dataset_key[:8])

@@ -45,6 +45,7 @@ from serving.bundle.errors import BundleError
 from serving.bundle.model import MANIFEST, Manifest, Model
 from serving.bundle.wording import counted
 from tasks.bundles import bundle_key, fetch_bundle
+from tasks.catalogue.catalogue_table import ids_with_relations
 from tasks.champion import Champion, has_other_decoder, version_name
 from tasks.crawl.mirror import poster_key
 from tasks.deployments import deployed_bundles, deployed_version, read_later, write_later
@@ -135,7 +136,7 @@ def later_titles(
     trained = {id for id, (_, part) in parts.items() if part in (TRAIN, VALIDATION)}
     part_of = dict.fromkeys(trained & title_of.keys(), TRAIN)
     part_of |= {id: TEST for id in added if franchise_of[id] not in seen}
-    known = set(titles.loc[(titles["related"] != "") | (titles["own_page"] != ""), "id"])
+    known = ids_with_relations(titles)
     part_of = without_suspects(part_of, {id: title_of[id] for id in part_of}, franchise_of, known)
     return {id for id in added if part_of.get(id) == TEST}
 

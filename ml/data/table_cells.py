@@ -26,7 +26,7 @@ def shown(text: str, limit: int = _SHOWN) -> str:
 
 
 def shortened(text: str, limit: int = _SHOWN) -> str:
-    """The same without quotes."""
+    """A foreign text as `shown` gives it, without quotes."""
     line = " ".join(text.split())
     return line if len(line) <= limit else f"{line[:limit]}..."
 

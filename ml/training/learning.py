@@ -158,7 +158,7 @@ def checkpoints_of(
 ) -> Checkpoints:
     """The workspace's checkpoints of the training with this name. `saved` is called with each file that is written.
 
-    `about` is what else has to be the same to resume the training.
+    `about` are further values that must match before a training resumes.
     """
     about = {
         **training_settings(config, backbone),
@@ -170,7 +170,7 @@ def checkpoints_of(
 
 
 def training_settings(config: TrainConfig, backbone: Backbone) -> dict[str, Any]:
-    """The settings by which a training is known again. Backbone and weights are those by content, not by address."""
+    """The settings that identify a training. Backbone and weights are those by content, not by address."""
     weights = backbone.weights_file.sha256 if backbone.weights_file else None
     return {**stored_settings(config), "backbone": backbone.key, "weights": weights}
 

@@ -84,6 +84,11 @@ def related_in(cell: str) -> list[Related]:
     return [Related(relation, unquote(id)) for relation, _, id in pairs]
 
 
+def ids_with_relations(catalogue: pd.DataFrame) -> set[str]:
+    """The ids of titles whose relations are known: their own page or that of a related title was read."""
+    return set(catalogue.loc[(catalogue["related"] != "") | (catalogue["own_page"] != ""), "id"])
+
+
 def write_catalogue(catalogue: pd.DataFrame, path: Path) -> None:
     """Write a catalogue as CSV in UTF-8. A reader sees the whole file or none."""
     write_bytes(path, catalogue_csv(catalogue).encode())

@@ -103,7 +103,7 @@ function predictText(text) {
   const lines = text.split("\n").map((line) => line.trim());
   const first = lines.find((line) => line && !line.startsWith("#")) ?? "";
   if (/^https?:\/\/\S+$/.test(first)) predictAddress(first);
-  else say("This is neither a picture nor an address that begins with https://.");
+  else if (!pending) settle(null, errorBlock("This is neither a picture nor an address that begins with https://."));
 }
 
 function isTextField(target) {

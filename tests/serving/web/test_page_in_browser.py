@@ -93,7 +93,7 @@ def test_paste_of_an_address_is_used_but_other_text_is_not(page: Page, function:
 
 def test_paste_of_other_text_says_what_is_wanted(page: Page, function: Any) -> None:
     page.evaluate(PASTE, [None, "an anime about https://example.org"])
-    expect(page.get_by_role("status")).to_contain_text("neither a picture nor an address")
+    expect(page.get_by_role("alert")).to_contain_text("neither a picture nor an address")
     assert function.posters == []
 
 
