@@ -31,6 +31,19 @@ def test_store_reads_what_was_written(settings: Settings) -> None:
     assert store.uri("a/b.json") == "gs://test-bucket/a/b.json"
 
 
+def test_store_uses_the_proxy_of_the_environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.storage_emulator_host
+    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with fault_proxy(settings.storage_emulator_host, Fault("/o/nothing", status=403)) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        with pytest.raises(ConfigurationError):
+            Store(settings).exists("nothing")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        assert not Store(settings).exists("nothing")
+        assert proxy.faults[0].hits == 1
+
+
 def _read(store: Store, key: str) -> None:
     store.read_parsed(key, bytes.decode)
 
