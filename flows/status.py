@@ -117,7 +117,7 @@ def _deployed_collection() -> str:
 
 
 def _model(settings: Settings) -> str:
-    live = CloudRun(settings).live(settings.service)
+    live = CloudRun(settings).live()
     if live is None:
         return f"none of the collection {settings.collection} is live"
     store = Store(settings)

@@ -151,7 +151,7 @@ def show_summary(record: RetrainRecord, message: str) -> None:
     lines += [f"- Later titles: {sentence}" for sentence in record.evaluation.later]
     settings, links = read_settings(catalogue.collection), dict[str, str]()
     try:
-        if live := CloudRun(settings).live(settings.service):
+        if live := CloudRun(settings).live():
             lines.append(f"- Live: {name_of(live)}")
             links["function"] = str(live.url)
         if settings.tracking_uri.startswith("http"):
@@ -171,7 +171,7 @@ def show_predictions(summary: RunSummary, console: Console) -> list[dict[str, An
     If no function is live, there are none, and the output says so.
     """
     settings = read_settings(summary.record.catalogue.collection)
-    live = CloudRun(settings).live(settings.service)
+    live = CloudRun(settings).live()
     if live is None:
         console.print("No model is live. Run again with --promote always.")
         return []

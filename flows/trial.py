@@ -21,7 +21,7 @@ from infra.cloud_run import CloudRun
 from infra.endpoint import STARTUP_SECONDS, request_prediction
 from infra.errors import DeploymentError
 from infra.files import sha256_of
-from infra.revisions import Image, Revision
+from infra.revisions import Image, Revision, model_environment
 from infra.rights import Check
 from infra.settings import Settings
 from infra.store import Store
@@ -29,7 +29,7 @@ from serving.bundle.errors import AnimeGenreError
 from serving.bundle.model import FORMAT, INPUT, MANIFEST, MODEL, OUTPUT, RESIZE, Model
 from tasks.bundles import bundle_key
 from tasks.candidate_revisions import TOLERANCE
-from tasks.champion import function_source, resources, settings_environment, source_key
+from tasks.champion import function_source, settings_environment, source_key
 
 _POSTER = "trial/poster.png"
 _SIZE = 16
@@ -126,21 +126,19 @@ class _Trial:
         self.first = self._deploy("1", self._model.sha256)
 
     def _deploy(self, version: str, bundle_sha256: str) -> Revision:
-        environment = {
-            "BUNDLE_URI": self._store.uri(bundle_key(self._model.sha256)),
-            "BUNDLE_SHA256": bundle_sha256,
-            "MODEL_VERSION": version,
-            "DATASET_DATE": "2026-01-01",
-            "COLLECTION": "trial",
-            **settings_environment(self.settings),
-        }
-        source = self._store.uri(source_key(self.image.source_sha256))
-        return self._cloud_run.deploy_candidate(
-            self.settings.service, self.image, environment, resources(self.settings), source
+        described = model_environment(
+            uri=self._store.uri(bundle_key(self._model.sha256)),
+            sha256=bundle_sha256,
+            version=version,
+            dataset_date="2026-01-01",
+            collection="trial",
         )
+        environment = described | settings_environment(self.settings)
+        source = self._store.uri(source_key(self.image.source_sha256))
+        return self._cloud_run.deploy_candidate(self.image, environment, source)
 
     def check_not_live(self) -> None:
-        if self._cloud_run.live(self.settings.service):
+        if self._cloud_run.live():
             raise DeploymentError("A revision counts as live although it was not checked.")
 
     def check_private(self) -> None:
@@ -176,13 +174,13 @@ class _Trial:
         self._send(self.first, "1")
 
     def _send(self, revision: Revision, version: str) -> None:
-        live = self._cloud_run.send_traffic(self.settings.service, revision.name)
+        live = self._cloud_run.send_traffic(revision.name)
         self._check(str(live.url), version)
 
     def check_second(self) -> None:
         self.second = self._deploy("2", self._model.sha256)
         self._check(str(self.second.url), "2")
-        self._check(str(self._cloud_run.url(self.settings.service)), "1")
+        self._check(str(self._cloud_run.url()), "1")
 
     def check_rollback(self) -> None:
         self._send(self.second, "2")
@@ -192,13 +190,13 @@ class _Trial:
         try:
             self._deploy("3", "0" * 64)
         except DeploymentError:
-            self._check(str(self._cloud_run.url(self.settings.service)), "1")
+            self._check(str(self._cloud_run.url()), "1")
         else:
             raise DeploymentError("A revision became ready although its model cannot be loaded.")
 
     def delete_service(self) -> None:
-        self._cloud_run.delete(self.settings.service)
-        if self._cloud_run.url(self.settings.service):
+        self._cloud_run.delete()
+        if self._cloud_run.url():
             raise DeploymentError(f"The service {self.settings.service} still exists.")
 
     def delete_objects(self) -> None:

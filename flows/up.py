@@ -127,7 +127,7 @@ def keep_up(
 def _live_model(collection: str) -> str:
     """A sentence about the model that has the function's traffic."""
     settings = read_settings(collection)
-    live = CloudRun(settings).live(settings.service)
+    live = CloudRun(settings).live()
     if live is None:
         return "Model: none is live yet. Start a run in Prefect to train the first one."
     since = f"{live.created.astimezone():%Y-%m-%d %H:%M}" if live.created else "an unknown time"

@@ -15,7 +15,7 @@ def check_cors(settings: Settings) -> None:
     Raises: see `check_public`, and `CloudRun`.
     """
     if settings.cors_origins.strip() and not settings.cloud_run_endpoint:
-        check_public(CloudRun(settings).url(settings.service))
+        check_public(CloudRun(settings).url())
 
 
 def check_public(url: str | None) -> None:

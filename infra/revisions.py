@@ -8,6 +8,7 @@ from google.cloud import run_v2
 from google.protobuf.duration_pb2 import Duration
 
 from infra.google import STORAGE_ENVIRONMENT
+from infra.settings import Settings
 from infra.source_zip import BASE_IMAGE, FUNCTION_TARGET
 
 CANDIDATE = "candidate"
@@ -25,6 +26,21 @@ RUNTIME_ENVIRONMENT = {
 
 MODEL_VARIABLES = ("BUNDLE_URI", "BUNDLE_SHA256", "MODEL_VERSION", "DATASET_DATE", "COLLECTION")
 """The environment variables of a revision that describe its model (see serving/function/loading.py)."""
+
+
+def model_environment(*, uri: str, sha256: str, version: str, dataset_date: str, collection: str) -> dict[str, str]:
+    """The environment variables of a revision that describe its model, without those that are "".
+
+    Args:
+        uri: the address of the bundle.
+        sha256: the bundle's sha256.
+        version: the model's version in the registry.
+        dataset_date: the day on which the model's catalogue was read.
+        collection: the name of the collection that it was trained on.
+    """
+    values = (uri, sha256, version, dataset_date, collection)
+    return {name: value for name, value in zip(MODEL_VARIABLES, values, strict=True) if value}
+
 
 # /health answers 200 once the model is loaded. A revision with a broken bundle is not ready after this minute.
 _LOADED = run_v2.Probe(
@@ -59,7 +75,9 @@ class Resources:
         object.__setattr__(self, "memory", _whole(self.memory, 1024, "Mi", "Gi"))
 
 
-DEFAULT_RESOURCES = Resources("1", "1Gi")
+def resources(settings: Settings) -> Resources:
+    """CPUs and memory of the function."""
+    return Resources(settings.function_cpu, settings.function_memory)
 
 
 @dataclass(frozen=True)
@@ -84,7 +102,7 @@ class Revision:
     environment: Mapping[str, str]
     ready: bool
     url: str | None
-    resources: Resources = DEFAULT_RESOURCES
+    resources: Resources
     created: datetime | None = None
 
     @property

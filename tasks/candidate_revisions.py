@@ -11,12 +11,12 @@ from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction, response_times
 from infra.errors import DeploymentError, FunctionDown, NotFound
 from infra.files import sha256_of
-from infra.revisions import Image, Revision
+from infra.revisions import Image, Revision, model_environment
 from infra.settings import Settings
 from infra.store import Store
 from serving.bundle.model import Model
 from tasks.bundles import bundle_key, upload_bundle
-from tasks.champion import function_source, resources, settings_environment, source_key, version_name
+from tasks.champion import function_source, settings_environment, source_key, version_name
 
 logger = logging.getLogger("tasks")
 TOLERANCE = 1e-3
@@ -57,29 +57,22 @@ def deploy_checked_candidate(
     """
     store, cloud_run, model = Store(settings), CloudRun(settings), Model.load(bundle)
     name = version_name(version, model.sha256)
-    described = {
-        "BUNDLE_URI": store.uri(bundle_key(model.sha256)),
-        "BUNDLE_SHA256": model.sha256,
-        "MODEL_VERSION": version,
-        "DATASET_DATE": dataset_date,
-        "COLLECTION": settings.collection,
-    }
-    environment = {key: value for key, value in described.items() if value} | settings_environment(settings)
+    described = model_environment(
+        uri=store.uri(bundle_key(model.sha256)),
+        sha256=model.sha256,
+        version=version,
+        dataset_date=dataset_date,
+        collection=settings.collection,
+    )
+    environment = described | settings_environment(settings)
 
     def deploy(image: Image, reuse: bool) -> Revision:
-        candidate = cloud_run.deploy_candidate(
-            settings.service,
-            image,
-            environment,
-            resources(settings),
-            store.uri(source_key(image.source_sha256)),
-            reuse,
-        )
+        candidate = cloud_run.deploy_candidate(image, environment, store.uri(source_key(image.source_sha256)), reuse)
         logger.info("Checking the predictions of the new revision, %s.", candidate.name)
         _check(candidate, posters, store, model, name, settings.caller_service_account)
         return candidate
 
-    earlier = image or cloud_run.built_image(settings.service, sha256_of(function_source()))
+    earlier = image or cloud_run.built_image(sha256_of(function_source()))
     built = earlier or _build(settings, store)
     try:
         candidate = deploy(built, reuse)

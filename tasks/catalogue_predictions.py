@@ -116,7 +116,7 @@ def predict_catalogue(collection: str, bundle: str | None, reporter: Reporter) -
 
 def _live_bundle(collection: str) -> str:
     settings = read_settings(collection)
-    live = CloudRun(settings).live(settings.service)
+    live = CloudRun(settings).live()
     if live is None:
         raise NotFound(f"No model of {collection} is live. Name a bundle with --bundle, or train one.")
     return live.bundle_sha256

@@ -10,7 +10,7 @@ from infra.endpoint import request_prediction
 from infra.errors import ConfigurationError, DamagedBundleError, FunctionDown, InfraError, NotFound
 from infra.files import sha256_of
 from infra.registry import Registry
-from infra.revisions import RUNTIME_ENVIRONMENT, Resources, Revision
+from infra.revisions import RUNTIME_ENVIRONMENT, Revision, resources
 from infra.settings import MAIN_COLLECTION, Settings
 from infra.source_zip import source_zip
 from infra.store import Store
@@ -68,14 +68,14 @@ def live_champion(settings: Settings, registry: Registry) -> Champion | None:
     It is removed if nothing is live: somebody may have deleted the service.
     """
     cloud_run = CloudRun(settings)
-    traffic = cloud_run.traffic(settings.service)
+    traffic = cloud_run.traffic()
     if traffic is None:
         if registry.remove_champion():
             logger.warning("The alias champion is removed from %s, because no model is live.", settings.model_name)
         return None
     live, withdrawn = traffic.revision, None
     if traffic.moved and traffic.checked != live.name:
-        checked = (each for each in cloud_run.revisions(settings.service) if each.name == traffic.checked)
+        checked = (each for each in cloud_run.revisions() if each.name == traffic.checked)
         withdrawn = next((each.bundle_sha256 or None for each in checked), None)
     champion = Champion(live.version, live.bundle_sha256, live, traffic.moved, withdrawn)
     alias = registry.champion()
@@ -135,18 +135,13 @@ def source_key(sha256: str) -> str:
 
 
 def settings_environment(settings: Settings) -> dict[str, str]:
-    """The environment variables of a revision that come from the settings. The others describe its model."""
+    """The environment variables of a revision that come from the settings. For its model see `model_environment`."""
     return {
         "POSTER_HOSTS": settings.poster_hosts,
         "POSTER_BUCKETS": settings.poster_buckets,
         "CORS_ORIGINS": settings.cors_origins,
         "GOOGLE_CLOUD_PROJECT": settings.google_project,  # used in the trace names of its log entries
     }
-
-
-def resources(settings: Settings) -> Resources:
-    """CPUs and memory of the function."""
-    return Resources(settings.function_cpu, settings.function_memory)
 
 
 def reason_to_redeploy(champion: Champion, state: ChampionState, settings: Settings) -> str | None:
@@ -195,7 +190,7 @@ def check_collection(settings: Settings) -> None:
     Raises:
         ConfigurationError: they serve another collection. The message names the setting that separates them.
     """
-    live = CloudRun(settings).live(settings.service)
+    live = CloudRun(settings).live()
     champion = Registry(settings).champion()
     for variable, name, other in (
         ("ANIME_GENRE_SERVICE", settings.service, live.environment.get("COLLECTION", MAIN_COLLECTION) if live else ""),

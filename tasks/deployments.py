@@ -98,7 +98,7 @@ def restore_deployment(settings: Settings, store: Store, registry: Registry, cha
     record = _from_bundle(store, registry, sha256, registry.version_of(sha256))
     if record is None:
         return
-    revisions = CloudRun(settings).revisions(settings.service)
+    revisions = CloudRun(settings).revisions()
     created = [each.created for each in revisions if each.bundle_sha256 == sha256 and each.created]
     _write(
         store,

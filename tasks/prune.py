@@ -115,7 +115,7 @@ def _by_service(collections: list[Settings]) -> list[Settings]:
     """One collection for each service: the one that its live revision serves. A setting may give all the same one."""
     found: dict[str, Settings] = {}
     for each in collections:
-        live = CloudRun(each).live(each.service)
+        live = CloudRun(each).live()
         served = live.environment.get("COLLECTION", MAIN_COLLECTION) if live else None
         if each.service not in found or served == each.collection:
             found[each.service] = each
@@ -125,13 +125,13 @@ def _by_service(collections: list[Settings]) -> list[Settings]:
 def _plan_revisions(settings: Settings, kept: _Kept) -> Iterator[Removal]:
     """The revisions to delete. The bundles and sources of the others are kept."""
     cloud_run = CloudRun(settings)
-    revisions = cloud_run.revisions(settings.service)
+    revisions = cloud_run.revisions()
     store = Store(settings)
     models, were_live = models_of(revisions, store), live_revisions(store)
-    unused = {each.name for each in cloud_run.unused_revisions(settings.service, models, were_live)}
+    unused = {each.name for each in cloud_run.unused_revisions(models, were_live)}
     for revision in revisions:
         if revision.name in unused:
-            delete = partial(cloud_run.delete_revision, settings.service, revision.name)
+            delete = partial(cloud_run.delete_revision, revision.name)
             yield Removal("revisions of the function", revision.name, 0, delete)
         else:
             kept.bundles.add(revision.bundle_sha256)

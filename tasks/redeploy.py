@@ -61,7 +61,7 @@ def redeploy(
         if hold and hold.since != evaluation.overruled_hold:  # written since the comparison
             logger.warning("The new model does not go live. %s", hold.sentence)
             return hold
-        live = CloudRun(settings).live(settings.service)
+        live = CloudRun(settings).live()
         # This run's own bundle is live if a try before this one moved the traffic.
         if live and live.bundle_sha256 not in (evaluation.compared_with, model.bundle_sha256):
             overtaken = Overtaken(version=model.version, live=name_of(live), collection=settings.collection)
@@ -112,6 +112,6 @@ def redeploy_champion(
 
 
 def _record(settings: Settings, rollout: Rollout) -> DeploymentRecord:
-    url = str(CloudRun(settings).url(settings.service))
+    url = str(CloudRun(settings).url())
     show_link("function", url, f"The function with {rollout.after}")
     return DeploymentRecord(url=url, revision=rollout.revision)

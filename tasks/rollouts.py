@@ -129,7 +129,7 @@ def failure_recorded(settings: Settings, what: str, by: str, name: str) -> Itera
         yield
     except DeploymentError as error:
         with suppress(InfraError):  # the first error is the reason
-            if live := CloudRun(settings).live(settings.service):
+            if live := CloudRun(settings).live():
                 record_rollout(settings, f"{what} failed", by, name_of(live), live, f"{name}: {error.message}")
         raise
 
@@ -172,7 +172,7 @@ def name_of(revision: Revision) -> str:
 
 def _revision_named(settings: Settings, name: str | None) -> Revision | None:
     """The newest revision that serves a version."""
-    return next((each for each in CloudRun(settings).revisions(settings.service) if name_of(each) == name), None)
+    return next((each for each in CloudRun(settings).revisions() if name_of(each) == name), None)
 
 
 def read_hold(store: Store) -> Hold | None:
@@ -211,7 +211,7 @@ def roll_back(settings: Settings, version: str | None, by: str) -> Rollout:
         with rollout_lease(store, settings.workspace):
             return move_traffic(settings, registry, target, "rollback", by, _BY_A_PERSON)
     except BaseException as error:  # such as Ctrl-C, which may also come once the version is live
-        served = None if isinstance(error, InfraError) else CloudRun(settings).live(settings.service)
+        served = None if isinstance(error, InfraError) else CloudRun(settings).live()
         # The write itself may have failed, with or without the hold, or because another person has written one.
         if (served is None or served.name != target.name) and read_hold(store) == hold:
             if before is None:
@@ -263,7 +263,7 @@ def _deploy(settings: Settings, store: Store, registry: Registry, registered: Mo
     candidate = deploy_checked_candidate(
         settings, folder, posters, version=registered.version, dataset_date=dataset_date
     )
-    describe_version(store, registry, registered, CloudRun(settings).live(settings.service), settings.collection)
+    describe_version(store, registry, registered, CloudRun(settings).live(), settings.collection)
     return candidate
 
 
@@ -301,7 +301,7 @@ def _revision(settings: Settings, version: str, registry: Registry, store: Store
 
 def _ready_revision(settings: Settings, sha256: str, store: Store) -> Revision | None:
     """The newest ready revision of a bundle that was live."""
-    revisions = _were_live(CloudRun(settings).revisions(settings.service), store)
+    revisions = _were_live(CloudRun(settings).revisions(), store)
     return next((each for each in revisions if each.bundle_sha256 == sha256), None)
 
 
@@ -321,7 +321,7 @@ def live_revisions(store: Store) -> set[str]:
 
 def _earlier(settings: Settings, live: Champion, store: Store) -> Revision:
     """The newest revision that was live of the model before the present one whose bundle and revision are there."""
-    revisions = CloudRun(settings).revisions(settings.service)  # newest first
+    revisions = CloudRun(settings).revisions()  # newest first
     models, were_live = models_of(revisions, store), _were_live(revisions, store)
     before = models[: models.index(live.bundle_sha256)] if live.bundle_sha256 in models else models
     for sha256 in reversed(before):
@@ -373,7 +373,7 @@ def move_traffic(settings: Settings, registry: Registry, target: Revision, what:
         ServiceUnavailable: Cloud Run, the store or MLflow is not reachable (retryable).
     """
     store, cloud_run, sha256 = Store(settings), CloudRun(settings), target.bundle_sha256
-    traffic = cloud_run.traffic(settings.service)
+    traffic = cloud_run.traffic()
     before = traffic.revision if traffic else None
     previous, rollouts = registry.previous(), read_rollouts(store)
     replaced, earlier = _replaced(settings, before, target, rollouts)
@@ -382,7 +382,7 @@ def move_traffic(settings: Settings, registry: Registry, target: Revision, what:
     try:
         moves = traffic is None or traffic.moved or traffic.revision.name != target.name
         if moves:
-            sent = cloud_run.send_traffic(settings.service, target.name)
+            sent = cloud_run.send_traffic(target.name)
             _wait_until_served(str(sent.url), sha256, settings.caller_service_account)
         _set_aliases(registry, earlier, sha256)
         if not moves and replaced == name_of(target) and rollouts[-1].revision == target.name:
@@ -391,7 +391,7 @@ def move_traffic(settings: Settings, registry: Registry, target: Revision, what:
     except InfraError as error:
         if before is not None:
             logger.warning("The traffic goes back to %s: %s", name_of(before), error)
-            cloud_run.send_traffic(settings.service, before.name)
+            cloud_run.send_traffic(before.name)
             reason = f"{name_of(target)}: {error.message}"
             with suppress(InfraError):  # the first error is the reason; the next run mends the aliases
                 record_rollout(settings, f"{what} failed", by, name_of(before), before, reason)

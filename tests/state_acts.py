@@ -326,7 +326,7 @@ def move_traffic(world: World, random: Random) -> Did | None:
     """Another tool sends the traffic, or half of it, to another revision."""
     settings = read_settings()
     cloud_run = CloudRun(settings)
-    live, revisions = cloud_run.live(settings.service), cloud_run.revisions(settings.service)
+    live, revisions = cloud_run.live(), cloud_run.revisions()
     others = [each.name for each in revisions if each.ready and live and each.name != live.name]
     if live is None or not others:
         return None
@@ -457,7 +457,7 @@ def change_source(world: World, random: Random) -> Did:
 def disturb_service(world: World, random: Random) -> Did:
     """A service is unavailable for some requests of a rollout, or its responses are lost."""
     settings = read_settings()
-    live = CloudRun(settings).live(settings.service)
+    live = CloudRun(settings).live()
     addresses = {
         "storage": os.environ["STORAGE_EMULATOR_HOST"],
         "Cloud Run": settings.cloud_run_endpoint,

@@ -286,7 +286,7 @@ class World:
     def client(self) -> Iterator[SteadyClient | None]:
         """A client of the live function during the block; None if nothing is live."""
         settings = read_settings()
-        live = CloudRun(settings).live(settings.service)
+        live = CloudRun(settings).live()
         with SteadyClient(str(live.url)).asking() if live else nullcontext() as client:
             yield client
 
@@ -305,7 +305,7 @@ class World:
     def _live_model(self) -> Iterator[str]:
         settings = read_settings()
         cloud_run = CloudRun(settings)
-        traffic, champion = cloud_run.traffic(settings.service), Registry(settings).champion()
+        traffic, champion = cloud_run.traffic(), Registry(settings).champion()
         if traffic is None or champion is None:
             yield f"the traffic is {traffic}, the champion is {champion}"
             return
@@ -332,7 +332,7 @@ class World:
             yield f"the function does not respond: {error}"
             return
         # Another tool may have split the traffic.
-        others = [each.bundle_sha256 for each in cloud_run.revisions(settings.service)]
+        others = [each.bundle_sha256 for each in cloud_run.revisions()]
         if model["sha256"] not in (others if traffic.moved else [sha256]):
             yield f"the traffic goes to bundle {sha256}, the function responds with {model['sha256']}"
 

@@ -173,7 +173,7 @@ def _start_services(workspace: Path, ports: Ports, settings: Settings, processes
         "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "WARNING",
     }
     if settings.cloud == "google":
-        function_url = CloudRun(settings).url(settings.service) or ""
+        function_url = CloudRun(settings).url() or ""
     else:
         function_port = claim_port(ports.function, "the function", "--function-port")
         function_url = f"{_LOOPBACK}:{function_port}"

@@ -13,9 +13,7 @@ from infra.store import Store
 def is_answered_by(sha256: str, run: RunSummary) -> bool:
     """Whether the function answers with this bundle. It is asked about a poster of the run."""
     settings = read_settings()
-    response = request_prediction(
-        CloudRun(settings).live(settings.service).url, run.record.evaluation.known_posters[0].name
-    )
+    response = request_prediction(CloudRun(settings).live().url, run.record.evaluation.known_posters[0].name)
     return bool(response["model"]["sha256"] == sha256)
 
 

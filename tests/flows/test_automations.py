@@ -18,7 +18,7 @@ from flows.automations import FAILED_RUNS, LIVE_MODEL, edited_automations, write
 from flows.deployments import NAME, deployment
 from flows.parameters import RetrainParameters
 from infra.local.stack import Stack
-from infra.revisions import Image, Revision
+from infra.revisions import Image, Resources, Revision
 from infra.settings import read_settings
 from tasks.rollouts import record_rollout
 from tests.sink import Sink, running_sink
@@ -67,7 +67,9 @@ def test_failed_runs_and_rollouts_reach_the_webhook_until_it_is_unset(
 
     def roll_out(what: str, before: str, after: str) -> None:
         environment = {"MODEL_VERSION": after, "BUNDLE_SHA256": f"{after}abcdefgh"}
-        live = Revision("revision", Image("image", "0" * 64), environment, ready=True, url=None)
+        live = Revision(
+            "revision", Image("image", "0" * 64), environment, ready=True, url=None, resources=Resources("1", "1Gi")
+        )
         record_rollout(settings, what, "run A & B", before, live, "It is better.")
 
     with get_client(sync_client=True) as client:

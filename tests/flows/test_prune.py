@@ -22,7 +22,7 @@ from infra.errors import OutdatedError
 from infra.files import sha256_of
 from infra.lease import bucket_lease
 from infra.registry import DATASET_KEY, Registry
-from infra.revisions import Image, Revision, latest_target
+from infra.revisions import Image, Resources, Revision, latest_target
 from infra.settings import MAIN_COLLECTION, Settings, read_settings
 from infra.store import Store
 from ml.data.decoding import PREPROCESSING_VERSION
@@ -175,7 +175,7 @@ def state(settings: Settings) -> set[str]:
     found |= {f"artifact {path.parent}" for path in workspace.glob("mlflow-artifacts/**/note.txt")}
     found |= {f"version {each.version}" for each in registry.all_versions()}
     found |= {f"run {each.run_id}" for each in registry.runs()}
-    return found | {f"revision {each.name}" for each in CloudRun(settings).revisions(settings.service)}
+    return found | {f"revision {each.name}" for each in CloudRun(settings).revisions()}
 
 
 def test_prune_deletes_what_nothing_needs_and_continues_wherever_it_was_killed(
@@ -291,16 +291,16 @@ def test_prune_judges_the_revisions_of_a_service_once_by_the_history_of_the_coll
         """Its live revision serves films. It notes by whose history its revisions are judged."""
 
         def __init__(self, settings: Settings) -> None:
-            pass
+            self._service = settings.service
 
-        def live(self, service: str) -> Revision:
-            return Revision("revision", Image("", ""), {"COLLECTION": "films"}, True, None)
+        def live(self) -> Revision:
+            return Revision("revision", Image("", ""), {"COLLECTION": "films"}, True, None, Resources("1", "1Gi"))
 
-        def revisions(self, service: str) -> list[Revision]:
+        def revisions(self) -> list[Revision]:
             return []
 
-        def unused_revisions(self, service: str, models: list[str], were_live: set[str]) -> list[Revision]:
-            judged.append((service, *models, *were_live))
+        def unused_revisions(self, models: list[str], were_live: set[str]) -> list[Revision]:
+            judged.append((self._service, *models, *were_live))
             return []
 
     judged: list[tuple[str, ...]] = []

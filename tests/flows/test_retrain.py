@@ -194,7 +194,7 @@ def test_function_tells_since_when_its_model_is_live_and_how_it_did(first_run) -
     }
     key, arguments = f"deployments/{record.model.bundle_sha256}.json", (record.dataset, record.evaluation, record.model)
     written = store.read(key)
-    live = CloudRun(read_settings()).live(read_settings().service)
+    live = CloudRun(read_settings()).live()
     write_deployment(store, live, *arguments)
     assert store.read(key) == written, "the bundle is live already"
     other = replace(live, environment={"BUNDLE_SHA256": "0" * 64, "MODEL_VERSION": "7"})
@@ -318,7 +318,7 @@ def test_revision_with_other_predictions_than_its_bundle_does_not_go_live(
     failed = read_rollouts(store)[-1]
     assert (failed.what, failed.after) == ("redeploy failed", failed.before)
     assert failed.reason == f"version {record.model.version} ({sha256[:8]}): {raised.value.message}"
-    assert CloudRun(settings).live(settings.service).bundle_sha256 == sha256
+    assert CloudRun(settings).live().bundle_sha256 == sha256
     assert Registry(settings).champion().version == record.model.version
 
 
@@ -395,7 +395,7 @@ def test_champion_without_bundle_and_image_is_restored_in_a_new_revision_with_th
     first_run, parameters: RetrainParameters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, sha256 = read_settings(), first_run[0].record.training.bundle_sha256
-    store, before = Store(settings), CloudRun(settings).live(settings.service)
+    store, before = Store(settings), CloudRun(settings).live()
     for key in store.keys(f"bundles/{sha256}/"):
         delete(store, key)
     shutil.rmtree(settings.workspace / "bundles" / sha256)
@@ -411,7 +411,7 @@ def test_champion_without_bundle_and_image_is_restored_in_a_new_revision_with_th
     assert [(step.name, step.state) for step in summary.steps][-1] == ("redeploy champion", "Completed")
     assert summary.message.startswith("champion kept")
     assert summary.record.evaluation.redeploy_champion == "its revision does not run any more"
-    after = CloudRun(settings).live(settings.service)
+    after = CloudRun(settings).live()
     assert after.name != before.name and after.resources == Resources("1", "2Gi")
     assert after.environment == {**before.environment, "CORS_ORIGINS": "https://example.org"}
     response = requests.get(f"{after.url}/health", headers={"Origin": "https://example.org"}, timeout=30)
@@ -481,7 +481,7 @@ def send_traffic_by_hand(stack: Stack, revision: str) -> None:
         timeout=30,
     ).raise_for_status()
     deadline = time.monotonic() + 30
-    while cloud_run.live(settings.service).name != revision and time.monotonic() < deadline:
+    while cloud_run.live().name != revision and time.monotonic() < deadline:
         time.sleep(0.1)
 
 
@@ -491,10 +491,10 @@ def test_traffic_moved_by_another_tool_stays_until_a_better_model_or_a_person_mo
     change_settings(monkeypatch)  # to those of the live revision
     settings, first_sha256 = read_settings(), first_run[0].record.training.bundle_sha256
     cloud_run, client = CloudRun(settings), MlflowClient()
-    first = cloud_run.live(settings.service)
+    first = cloud_run.live()
     other = parameters.model_copy(update={"train": replace(parameters.train, epochs=1)})
     second = run_retrain(other.model_copy(update={"promote": "always"})).record
-    assert cloud_run.live(settings.service).name == second.deployment.revision != first.name
+    assert cloud_run.live().name == second.deployment.revision != first.name
     promoted = client.get_model_version(settings.model_name, second.model.version)
     assert promoted.tags["better_than_champion"] == str(second.evaluation.passed_gate).lower()
 
@@ -506,12 +506,12 @@ def test_traffic_moved_by_another_tool_stays_until_a_better_model_or_a_person_mo
     assert "Only a person moves it back" in kept.message and kept.record.deployment is None
     found = read_rollouts(Store(settings))[-1]
     assert (found.what, found.revision, found.after[-10:]) == ("found", first.name, f"({first_sha256[:8]})")
-    assert cloud_run.live(settings.service).name == first.name
+    assert cloud_run.live().name == first.name
     assert Registry(settings).champion().tags["bundle_sha256"] == first_sha256
     assert Registry(settings).previous().version == second.model.version
 
     run_retrain(other.model_copy(update={"promote": "always"}))
-    traffic = cloud_run.traffic(settings.service)
+    traffic = cloud_run.traffic()
     assert not traffic.moved and traffic.revision.bundle_sha256 == second.training.bundle_sha256
 
     # A champion without a copy of its bundle is replaced without a comparison with it.
@@ -544,7 +544,7 @@ def test_version_numbers_that_begin_again_are_told_apart_by_the_bundle(
     first = run_retrain(parameters.model_copy(update={"promote": "never"})).record.model
     assert first.version == live.version == "2"
     assert kept.record.model.version == Registry(settings).champion().version == "1"
-    answer = requests.get(f"{CloudRun(settings).live(settings.service).url}/model").json()
+    answer = requests.get(f"{CloudRun(settings).live().url}/model").json()
     assert answer["model"]["version"] == answer["deployment"]["version"] == first.version
     assert answer["model"]["sha256"] == answer["deployment"]["bundle_sha256"] == live.bundle_sha256
     assert answer["deployment"]["previous_bundle_sha256"] == first.bundle_sha256

@@ -35,7 +35,7 @@ def test_retrain_that_leaves_nothing_live_says_so_and_only_the_demo_fails(
 ) -> None:
     record = SimpleNamespace(catalogue=SimpleNamespace(collection="films"), model=SimpleNamespace(version="7"))
     ended: Any = SimpleNamespace(record=record, message="champion kept")
-    monkeypatch.setattr(summaries, "CloudRun", lambda settings: SimpleNamespace(live=lambda service: None))
+    monkeypatch.setattr(summaries, "CloudRun", lambda settings: SimpleNamespace(live=lambda: None))
     console = Console(file=StringIO(), width=200)
     assert show_predictions(ended, console) == []
     assert "No model is live. Run again with --promote always." in console.file.getvalue()

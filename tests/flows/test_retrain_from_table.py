@@ -104,7 +104,8 @@ def test_table_with_image_addresses_becomes_an_answering_function(
     assert explicit and record["posters"]["without"]["explicit"] == explicit
     assert f"{len(rows) - explicit} posters without a file will be downloaded" in capsys.readouterr().out
     assert "Hentai" not in record["dataset"]["genres"]
-    live = CloudRun(settings).live(f"anime-genre-{collection}")
+    live = CloudRun(settings).live()
+    assert settings.service == f"anime-genre-{collection}"
     assert live and live.environment["COLLECTION"] == collection and live.url == record["deployment"]["url"]
 
 
@@ -144,7 +145,7 @@ def test_table_of_films_becomes_an_answering_function_and_no_password_is_written
     check_rows(record, len(titles), {}, store)
     assert record["posters"]["without"] == {"no_address": 1, "broken": 1}
     assert store.read(f"posters/tt{titles[0].mal_id:07}.jpg").startswith(b"\x89PNG")
-    assert CloudRun(settings).live(settings.service)
+    assert CloudRun(settings).live()
 
     monkeypatch.setenv("ANIME_GENRE_SERVICE", settings.service)
     assert run_command(table, *options[2:], "--collection", "others") == 1

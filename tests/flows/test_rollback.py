@@ -68,7 +68,7 @@ def test_rollback_keeps_the_earlier_model_live_until_a_person_wants_another(
     assert is_live(second)
     run_rollback(collection, None)
     assert f"({first[:8]}) is live again, instead of version" in capsys.readouterr().out
-    assert is_live(first) and not CloudRun(settings).traffic(settings.service).moved
+    assert is_live(first) and not CloudRun(settings).traffic().moved
     with pytest.raises(NotFound, match="No earlier model than version"):
         run_rollback(collection, None)
     with pytest.raises(NotFound):

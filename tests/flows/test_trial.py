@@ -56,7 +56,7 @@ def test_trial_checks_each_step_and_leaves_nothing_behind(settings: Settings, mo
     assert [check.name for check in checks][-2:] == ["The service is deleted", "The objects are deleted"]
     assert len(checks) == 11
     assert Store(settings).keys("") == [source]
-    assert CloudRun(settings).url("anime-genre-trial") is None
+    assert CloudRun(settings.model_copy(update={"service": "anime-genre-trial"})).url() is None
 
 
 def test_failed_step_ends_the_trial_and_is_cleaned_up(settings: Settings) -> None:

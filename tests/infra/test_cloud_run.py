@@ -1,6 +1,7 @@
 """The Cloud Run client with the stand-in: builds, candidate revisions, traffic and errors."""
 
 import io
+import itertools
 import json
 import time
 import zipfile
@@ -24,6 +25,7 @@ from tests.infra.conftest import AUTHORIZATION, TOKEN, Serve, run_api
 pytestmark = pytest.mark.stack
 
 SERVING = Path(serving.__file__).parent
+NUMBERS = itertools.count(1)
 SOURCE = """
 import os
 if os.environ.get("MODEL_VERSION") == "broken":
@@ -57,8 +59,13 @@ def endpoint(storage_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture
 def run_settings(settings: Settings, endpoint: str) -> Settings:
-    """Settings for both stand-ins, with a timeout that is long enough for a deployment."""
-    changes = {"cloud_run_endpoint": endpoint, "cloud_run_token": SecretStr(TOKEN), "service_timeout_seconds": 20}
+    """Settings for both stand-ins, with a service of this test and a timeout that is long enough for a deployment."""
+    changes = {
+        "cloud_run_endpoint": endpoint,
+        "cloud_run_token": SecretStr(TOKEN),
+        "service": f"service-{next(NUMBERS)}",
+        "service_timeout_seconds": 20,
+    }
     return settings.model_copy(update=changes)
 
 
@@ -82,63 +89,65 @@ def test_image_of_a_project_with_a_domain_has_a_slash_instead_of_the_colon(
     built = build_image(settings, "functions/source.zip", "5" * 64)
     repository = f"{settings.google_region}-docker.pkg.dev/example.com/my-project/cloud-run-source-deploy"
     assert built.address.startswith(f"{repository}/{settings.service}@sha256:")
-    assert CloudRun(settings).deploy_candidate("of-a-domain", built, {"VERSION": "1"}).ready
+    assert CloudRun(settings).deploy_candidate(built, {"VERSION": "1"}).ready
 
 
 def test_traffic_moves_to_the_next_revision_and_back(client: CloudRun, image: Image) -> None:
-    assert client.live("round-trip") is None
-    assert client.revisions("round-trip") == []
-    assert client.built_image("round-trip", "5" * 64) is None
+    assert client.live() is None
+    assert client.revisions() == []
+    assert client.built_image("5" * 64) is None
 
-    first = client.deploy_candidate("round-trip", image, {"BUNDLE_SHA256": "one"})
+    first = client.deploy_candidate(image, {"BUNDLE_SHA256": "one"})
     assert bundle_at(first.url) == "one"
-    assert client.live("round-trip") is None, "it is not checked yet"
-    live = client.send_traffic("round-trip", first.name)
-    assert client.live("round-trip") == live
+    assert client.live() is None, "it is not checked yet"
+    live = client.send_traffic(first.name)
+    assert client.live() == live
     assert live.name == first.name
     assert bundle_at(live.url) == "one"
-    assert client.built_image("round-trip", "5" * 64) == image
+    assert client.built_image("5" * 64) == image
 
-    second = client.deploy_candidate("round-trip", image, {"BUNDLE_SHA256": "two"})
+    second = client.deploy_candidate(image, {"BUNDLE_SHA256": "two"})
     assert second.name != first.name
     assert second.ready
     assert bundle_at(second.url) == "two"
     assert bundle_at(live.url) == "one", "a candidate has no traffic"
-    assert client.live("round-trip") == live
+    assert client.live() == live
 
-    now_live = client.send_traffic("round-trip", second.name)
+    now_live = client.send_traffic(second.name)
     assert now_live.url == live.url, "the service's address is stable"
     assert bundle_at(live.url) == "two"
     assert now_live.environment == {**RUNTIME_ENVIRONMENT, "BUNDLE_SHA256": "two"}
     assert now_live.image == image
 
-    assert [revision.name for revision in client.revisions("round-trip")] == [second.name, first.name]
-    assert client.send_traffic("round-trip", first.name).name == first.name
+    assert [revision.name for revision in client.revisions()] == [second.name, first.name]
+    assert client.send_traffic(first.name).name == first.name
     assert bundle_at(live.url) == "one", "rollback is a traffic change"
-    assert client.live("round-trip") == client.send_traffic("round-trip", first.name)
+    assert client.live() == client.send_traffic(first.name)
 
 
 def test_first_revision_is_not_live_unless_it_was_checked(client: CloudRun, image: Image) -> None:
-    unchecked = client.deploy_candidate("unchecked", image, {"BUNDLE_SHA256": "one"})
-    second = client.deploy_candidate("unchecked", image, {"BUNDLE_SHA256": "two"})
-    assert client.live("unchecked") is None
-    live = client.send_traffic("unchecked", second.name)
-    assert (client.live("unchecked"), bundle_at(live.url)) == (live, "two")
-    assert client.deploy_candidate("unchecked", image, {"BUNDLE_SHA256": "one"}).name == unchecked.name
-    assert client.live("unchecked") == live
-    client.send_traffic("unchecked", client.deploy_candidate("unchecked", image, {}).name)
-    assert client.live("unchecked") is None, "a revision without a bundle is a placeholder"
+    unchecked = client.deploy_candidate(image, {"BUNDLE_SHA256": "one"})
+    second = client.deploy_candidate(image, {"BUNDLE_SHA256": "two"})
+    assert client.live() is None
+    live = client.send_traffic(second.name)
+    assert (client.live(), bundle_at(live.url)) == (live, "two")
+    assert client.deploy_candidate(image, {"BUNDLE_SHA256": "one"}).name == unchecked.name
+    assert client.live() == live
+    client.send_traffic(client.deploy_candidate(image, {}).name)
+    assert client.live() is None, "a revision without a bundle is a placeholder"
 
 
 def test_traffic_moved_by_another_tool_is_live_and_named_as_moved(
     client: CloudRun, image: Image, run_settings: Settings
 ) -> None:
-    first = client.deploy_candidate("moved", image, {"BUNDLE_SHA256": "one"})
-    client.send_traffic("moved", first.name)
-    second = client.deploy_candidate("moved", image, {"BUNDLE_SHA256": "two"})
-    traffic = client.traffic("moved")
+    first = client.deploy_candidate(image, {"BUNDLE_SHA256": "one"})
+    client.send_traffic(first.name)
+    second = client.deploy_candidate(image, {"BUNDLE_SHA256": "two"})
+    traffic = client.traffic()
     assert traffic and (traffic.revision.name, traffic.checked, traffic.moved) == (first.name, first.name, False)
-    name = f"projects/{run_settings.google_project}/locations/{run_settings.google_region}/services/moved"
+    name = (
+        f"projects/{run_settings.google_project}/locations/{run_settings.google_region}/services/{run_settings.service}"
+    )
     kind = "TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION"
     parts = [
         {"type": kind, "revision": second.name, "percent": 70},
@@ -153,33 +162,36 @@ def test_traffic_moved_by_another_tool_is_live_and_named_as_moved(
         )
         assert response.status_code == 200
         deadline = time.monotonic() + 30
-        while client.live("moved").name != second.name and time.monotonic() < deadline:
+        while client.live().name != second.name and time.monotonic() < deadline:
             time.sleep(0.05)
-        traffic = client.traffic("moved")
+        traffic = client.traffic()
         assert traffic and (traffic.revision.name, traffic.checked, traffic.moved) == (second.name, first.name, True)
-        third = client.deploy_candidate("moved", image, {"BUNDLE_SHA256": "three"})
+        third = client.deploy_candidate(image, {"BUNDLE_SHA256": "three"})
         assert bundle_at(third.url) == "three"
-        assert client.traffic("moved") == traffic, "a candidate does not move the traffic back"
-    sent = client.send_traffic("moved", third.name)
-    assert client.traffic("moved") == Traffic(sent, third.name, moved=False)
+        assert client.traffic() == traffic, "a candidate does not move the traffic back"
+    sent = client.send_traffic(third.name)
+    assert client.traffic() == Traffic(sent, third.name, moved=False)
 
 
-def test_candidate_is_reused_if_nothing_differs_and_reuse_is_allowed(client: CloudRun, image: Image) -> None:
+def test_candidate_is_reused_if_nothing_differs_and_reuse_is_allowed(
+    client: CloudRun, image: Image, run_settings: Settings
+) -> None:
     environment = {"BUNDLE_SHA256": "one", "MODEL_VERSION": "1"}
-    first = client.deploy_candidate("again", image, environment)
-    again = client.deploy_candidate("again", image, dict(reversed(environment.items())))
+    first = client.deploy_candidate(image, environment)
+    again = client.deploy_candidate(image, dict(reversed(environment.items())))
     assert again.name == first.name
     assert bundle_at(again.url) == "one"
-    assert len(client.revisions("again")) == 1
-    fresh = client.deploy_candidate("again", image, environment, reuse=False)
+    assert len(client.revisions()) == 1
+    fresh = client.deploy_candidate(image, environment, reuse=False)
     assert bundle_at(fresh.url) == "one"
     other = replace(image, source_sha256="6" * 64)
-    source = client.deploy_candidate("again", other, environment)
-    large = client.deploy_candidate("again", other, environment, Resources("2", "2Gi"))
+    source = client.deploy_candidate(other, environment)
+    larger = run_settings.model_copy(update={"function_cpu": "2", "function_memory": "2Gi"})
+    large = CloudRun(larger).deploy_candidate(other, environment)
     assert large.resources == Resources("2", "2Gi")
     assert len({first.name, fresh.name, source.name, large.name}) == 4
     with pytest.raises(DeploymentError, match="Revision 'unknown' of the traffic does not exist"):
-        client.send_traffic("again", "unknown")
+        client.send_traffic("unknown")
 
 
 def test_redeployment_keeps_what_others_have_set_in_the_service(
@@ -235,21 +247,21 @@ def test_redeployment_keeps_what_others_have_set_in_the_service(
     state.write_text(json.dumps({"service": service, "revisions": [revision], "ports": {}}))
     with run_api(tmp_path / "state", storage_url) as (address, _):
         builder = "builder@test-project.iam.gserviceaccount.com"
-        changes = {"cloud_run_endpoint": address, "build_service_account": builder}
+        changes = {"cloud_run_endpoint": address, "build_service_account": builder, "service": "theirs"}
         settings = run_settings.model_copy(update=changes)
         Store(settings).write("functions/theirs.zip", zip_of(SOURCE))
         image = build_image(settings, "functions/theirs.zip", "5" * 64)
         client = CloudRun(settings)
-        assert client.live("theirs") is None, "a placeholder is no model"
-        candidate = client.deploy_candidate("theirs", image, {"BUNDLE_SHA256": "one"}, source="gs://bucket/source.zip")
+        assert client.live() is None, "a placeholder is no model"
+        candidate = client.deploy_candidate(image, {"BUNDLE_SHA256": "one"}, source="gs://bucket/source.zip")
         assert (bundle_at(candidate.url), candidate.environment["THEIRS"]) == ("one", "yes")
         assert "DATASET_DATE" not in candidate.environment
-        client.send_traffic("theirs", candidate.name)
-        again = client.deploy_candidate("theirs", image, {"BUNDLE_SHA256": "one"}, source="gs://bucket/source.zip")
+        client.send_traffic(candidate.name)
+        again = client.deploy_candidate(image, {"BUNDLE_SHA256": "one"}, source="gs://bucket/source.zip")
         assert again.name == candidate.name
         account = {"function_service_account": "other@test-project.iam.gserviceaccount.com"}
         client = CloudRun(settings.model_copy(update=account))
-        moved = client.deploy_candidate("theirs", image, {"BUNDLE_SHA256": "one"}, source="gs://bucket/source.zip")
+        moved = client.deploy_candidate(image, {"BUNDLE_SHA256": "one"}, source="gs://bucket/source.zip")
         assert moved.name != candidate.name
         after = requests.get(f"{address}/v2/{name}", headers=AUTHORIZATION, timeout=30).json()
     runtime = f"{run_settings.google_region}-docker.pkg.dev/serverless-runtimes/google-22/runtimes/python313"
@@ -286,49 +298,49 @@ def test_traffic_that_moved_although_the_update_ended_in_an_error_is_reported_as
     client: CloudRun, image: Image
 ) -> None:
     """A service with a failed revision is not ready after an update of its traffic, but the traffic moves."""
-    first = client.deploy_candidate("uneven", image, {"BUNDLE_SHA256": "one"})
-    client.send_traffic("uneven", first.name)
-    second = client.deploy_candidate("uneven", image, {"BUNDLE_SHA256": "two"})
-    client.send_traffic("uneven", second.name)
+    first = client.deploy_candidate(image, {"BUNDLE_SHA256": "one"})
+    client.send_traffic(first.name)
+    second = client.deploy_candidate(image, {"BUNDLE_SHA256": "two"})
+    client.send_traffic(second.name)
     with pytest.raises(DeploymentError, match="this revision is broken"):
-        client.deploy_candidate("uneven", image, {"MODEL_VERSION": "broken"})
-    live = client.send_traffic("uneven", first.name)
-    assert (live.name, bundle_at(live.url), client.live("uneven")) == (first.name, "one", live)
+        client.deploy_candidate(image, {"MODEL_VERSION": "broken"})
+    live = client.send_traffic(first.name)
+    assert (live.name, bundle_at(live.url), client.live()) == (first.name, "one", live)
     with pytest.raises(DeploymentError, match="does not exist"):
-        client.send_traffic("uneven", "unknown")
+        client.send_traffic("unknown")
 
 
 def test_revision_that_does_not_start_is_named_and_traffic_stays(client: CloudRun, image: Image) -> None:
-    good = client.deploy_candidate("stays", image, {"BUNDLE_SHA256": "good"})
-    live = client.send_traffic("stays", good.name)
+    good = client.deploy_candidate(image, {"BUNDLE_SHA256": "good"})
+    live = client.send_traffic(good.name)
     broken = {"BUNDLE_SHA256": "bad", "MODEL_VERSION": "broken"}
     for attempt in (1, 2):
         with pytest.raises(DeploymentError, match=rf"-{attempt}' is not ready .* this revision is broken") as caught:
-            client.deploy_candidate("stays", image, broken)
+            client.deploy_candidate(image, broken)
         assert "add-iam-policy-binding gs://test-bucket" in caught.value.details
-    assert client.live("stays") == live
+    assert client.live() == live
     assert bundle_at(live.url) == "good"
-    assert [revision.ready for revision in client.revisions("stays")] == [False, False, True]
-    better = client.deploy_candidate("stays", image, {"BUNDLE_SHA256": "better"})
+    assert [revision.ready for revision in client.revisions()] == [False, False, True]
+    better = client.deploy_candidate(image, {"BUNDLE_SHA256": "better"})
     assert bundle_at(better.url) == "better"
 
 
 def test_first_revision_that_does_not_start_is_not_live(client: CloudRun, image: Image) -> None:
     with pytest.raises(DeploymentError, match="this revision is broken"):
-        client.deploy_candidate("stillborn", image, {"MODEL_VERSION": "broken"})
-    assert client.live("stillborn") is None
-    good = client.deploy_candidate("stillborn", image, {"BUNDLE_SHA256": "good"})
-    live = client.send_traffic("stillborn", good.name)
-    assert (client.live("stillborn"), bundle_at(live.url)) == (live, "good")
+        client.deploy_candidate(image, {"MODEL_VERSION": "broken"})
+    assert client.live() is None
+    good = client.deploy_candidate(image, {"BUNDLE_SHA256": "good"})
+    live = client.send_traffic(good.name)
+    assert (client.live(), bundle_at(live.url)) == (live, "good")
 
 
 def test_missing_service_source_or_image_is_named(client: CloudRun, run_settings: Settings) -> None:
-    with pytest.raises(NotFound, match="no service missing"):
-        client.send_traffic("missing", "missing-1")
+    with pytest.raises(NotFound, match=f"no service {run_settings.service}"):
+        client.send_traffic("missing")
     with pytest.raises(DeploymentError, match=r"gs://test-bucket/none\.zip does not exist"):
         build_image(run_settings, "none.zip", "7" * 64)
     with pytest.raises(NotFound, match="Image 'never-built' not found"):
-        client.deploy_candidate("missing-image", Image("never-built", "5" * 64), {})
+        client.deploy_candidate(Image("never-built", "5" * 64), {})
 
 
 @pytest.mark.parametrize(
@@ -385,7 +397,7 @@ def test_cloud_run_is_unavailable_if_it_is_unreachable(settings: Settings) -> No
     changes = {"cloud_run_endpoint": "http://127.0.0.1:1", "cloud_run_token": SecretStr(TOKEN)}
     client = CloudRun(settings.model_copy(update=changes))
     with pytest.raises(ServiceUnavailable) as caught:
-        client.live("any")
+        client.live()
     assert caught.value.retryable
 
 
@@ -407,7 +419,7 @@ def test_cloud_run_is_unavailable_if_no_token_can_be_had(
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
     changes = {"cloud": "google", "google_project": "test-project", "cloud_run_endpoint": None}
     with pytest.raises(ServiceUnavailable, match=r"failed temporarily: the server is not reachable\."):
-        CloudRun(settings.model_copy(update=changes)).live("any")
+        CloudRun(settings.model_copy(update=changes)).live()
 
 
 def test_google_is_never_reached_by_default(settings: Settings) -> None:

@@ -212,7 +212,7 @@ def test_response_that_is_cut_is_worth_a_retry(cut: str) -> None:
     with pytest.raises(ServiceUnavailable, match=reason):
         build_image(settings, "functions/1.zip", "1")
     with pytest.raises(ServiceUnavailable, match=reason):
-        CloudRun(settings).url("anime-genre")
+        CloudRun(settings).url()
 
 
 @pytest.mark.parametrize(

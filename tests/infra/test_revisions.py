@@ -3,9 +3,8 @@
 import pytest
 from google.cloud import run_v2
 
-from infra.revisions import Revision, read_revision
+from infra.revisions import Revision, read_revision, resources
 from infra.settings import Settings
-from tasks.champion import resources
 
 
 def read(cpu: str, memory: str) -> Revision:

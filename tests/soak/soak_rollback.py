@@ -33,7 +33,7 @@ def main() -> int:
         for options in (["--promote", "always"], ["--promote", "always", "--seed", "1"]):
             print(f"first runs: {world.run(options).line()}", flush=True)
         settings = read_settings()
-        live = CloudRun(settings).live(settings.service)
+        live = CloudRun(settings).live()
         assert live
         failed = 0
         with SteadyClient(str(live.url), args.rate).asking() as client:

@@ -187,11 +187,11 @@ class Year:
         """Roll back to a version, or promote it if the last revisions do not serve it, and ask the function."""
         settings = read_settings()
         cloud_run = CloudRun(settings)
-        served = [each.bundle_sha256 for each in cloud_run.revisions(settings.service)]
+        served = [each.bundle_sha256 for each in cloud_run.revisions()]
         command = ["rollback", "--to"] if version.bundle_sha256 in served else ["promote"]
         code = self.world.runs.wait(self._start([*command, version.version]))
         poster = next(iter(self.world.store.keys("posters/")))
-        answered = request_prediction(str(cloud_run.url(settings.service)), poster)["model"]["sha256"]
+        answered = request_prediction(str(cloud_run.url()), poster)["model"]["sha256"]
         print(f"{' '.join(command)} {version.version}: {self._printed().splitlines()[-1][:100]}", flush=True)
         if code or answered != version.bundle_sha256:
             self._fault(f"exit code {code}, the function answers with {answered}: {self._printed()[-500:]}")
@@ -214,7 +214,7 @@ class Year:
             found[f"bucket {_prefix(key)} objects"] += 1
         for (service, table), rows in database_rows(workspace).items():
             found[f"{service} {table} rows"] = rows
-        found["cloud-run revisions number"] = len(CloudRun(settings).revisions(settings.service))
+        found["cloud-run revisions number"] = len(CloudRun(settings).revisions())
         found["MLflow versions number"] = len(self.versions())
         return dict(found)
 

@@ -80,14 +80,14 @@ def test_revision_that_is_slower_than_its_limit_gets_no_traffic(
             "DATASET_DATE": "2026-11-29",
             "COLLECTION": settings.collection,
         }
-        cloud_run.send_traffic(settings.service, fast.name)
+        cloud_run.send_traffic(fast.name)
         assert " ms per poster (median of 20 requests, 95 % within " in caplog.text
         slow = slow_source(tmp_path / "slow", seconds=0.2)
         monkeypatch.setattr("tasks.candidate_revisions.function_source", lambda: slow)
         sentence = rf"version 3 \({sha256[:8]}\) takes [2-9]\d\d ms per poster .*, and 150 ms are allowed"
         with pytest.raises(DeploymentError, match=sentence):
             deploy_checked_candidate(settings, bundle, ["poster.jpg"], **model, max_milliseconds=150)
-        assert cloud_run.live(settings.service).name == fast.name
+        assert cloud_run.live().name == fast.name
         assert "deployed" not in caplog.text, "another revision would be no faster"
 
 
@@ -111,7 +111,7 @@ def test_revision_that_failed_its_check_is_neither_promoted_nor_served_by_a_roll
                 registry.register(run_id, tmp_path / version, {"bundle_sha256": bundles[-1]}, "")
         promote(settings, "1", "a person")
         store.write(f"deployments/{bundles[0]}.json", b"{}")  # a bundle without figures gets none
-        good = cloud_run.live(settings.service)
+        good = cloud_run.live()
         assert good is not None and read_rollouts(store)[-1].revision == good.name
         with monkeypatch.context() as patch:
             slow = slow_source(tmp_path / "slow", seconds=0.2)
@@ -120,7 +120,7 @@ def test_revision_that_failed_its_check_is_neither_promoted_nor_served_by_a_roll
                 deploy_checked_candidate(
                     settings, tmp_path / "1", ["poster.jpg"], version="1", dataset_date="", max_milliseconds=150
                 )
-        refused = cloud_run.revisions(settings.service)[0]
+        refused = cloud_run.revisions()[0]
         assert refused.ready and refused.bundle_sha256 == bundles[0] and refused.name != good.name
 
         promote(settings, "2", "a person")
@@ -128,7 +128,7 @@ def test_revision_that_failed_its_check_is_neither_promoted_nor_served_by_a_roll
         promote(settings, "2", "a person")
         assert promote(settings, "1", "a person").revision == good.name
         promote(settings, "2", "a person")
-        cloud_run.delete_revision(settings.service, good.name)
+        cloud_run.delete_revision(good.name)
         for version, sentence in ((None, "No earlier model"), ("1", "No revision that was live serves version 1")):
             with pytest.raises(NotFound, match=sentence):
                 roll_back(settings, version, "a person")

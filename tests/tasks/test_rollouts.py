@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from infra.errors import DeploymentError, NotFound, OutdatedError, ServiceUnavailable
-from infra.revisions import Image, Revision
+from infra.revisions import Image, Resources, Revision
 from infra.settings import Settings
 from tasks import redeploy as redeploying
 from tasks import rollouts
@@ -31,6 +31,7 @@ from tasks.rollouts import (
 
 pytestmark = pytest.mark.stack
 
+RESOURCES = Resources("1", "1Gi")
 MODELS = [letter * 64 for letter in "abcd"]
 
 
@@ -133,7 +134,9 @@ def test_rollback_undoes_its_hold_if_it_ends_before_the_version_is_live(
     is_late = isinstance(error, OutdatedError)
     theirs = Hold(version="version 4 (dddddddd)", since="2026-11-30")
     old, new = (
-        Revision(version, Image("", ""), {"MODEL_VERSION": version, "BUNDLE_SHA256": letter * 64}, True, None)
+        Revision(
+            version, Image("", ""), {"MODEL_VERSION": version, "BUNDLE_SHA256": letter * 64}, True, None, RESOURCES
+        )
         for version, letter in (("1", "a"), ("2", "b"))
     )
     store: Any = Objects()
@@ -142,7 +145,7 @@ def test_rollback_undoes_its_hold_if_it_ends_before_the_version_is_live(
     live = old if is_live else new
     monkeypatch.setattr(rollouts, "Store", lambda settings: store)
     monkeypatch.setattr(rollouts, "Registry", lambda settings: None)
-    monkeypatch.setattr(rollouts, "CloudRun", lambda settings: SimpleNamespace(live=lambda service: live))
+    monkeypatch.setattr(rollouts, "CloudRun", lambda settings: SimpleNamespace(live=lambda: live))
     monkeypatch.setattr(rollouts, "_live", lambda settings: None)
     monkeypatch.setattr(rollouts, "_revision", lambda *_: old)
     if during == "write":
@@ -169,9 +172,9 @@ def test_rollback_serves_a_named_version_only_if_it_was_live(
         store[f"deployments/{'a' * 64}.json"] = b"{}"
     elif record == "rollouts":
         store["rollouts/1.json"] = rollout("a").model_copy(update={"revision": "ready"}).model_dump_json().encode()
-    ready = Revision("ready", Image("", ""), {"BUNDLE_SHA256": "a" * 64}, True, None)
+    ready = Revision("ready", Image("", ""), {"BUNDLE_SHA256": "a" * 64}, True, None, RESOURCES)
     registry: Any = SimpleNamespace(version=lambda version: SimpleNamespace(bundle_sha256="a" * 64))
-    monkeypatch.setattr(rollouts, "CloudRun", lambda settings: SimpleNamespace(revisions=lambda service: [ready]))
+    monkeypatch.setattr(rollouts, "CloudRun", lambda settings: SimpleNamespace(revisions=lambda: [ready]))
     with nullcontext() if record else pytest.raises(NotFound, match="`anime-genre promote 1` checks and deploys it"):
         assert rollouts._revision(Settings(workspace=tmp_path), "1", registry, store) is ready
 
@@ -193,19 +196,26 @@ class World:
         patch.setattr(rollouts, "_wait_until_served", lambda *_: None)
         patch.setattr(rollouts, "send_event", lambda name, about, payload: self.sent.append(payload))
 
-    def traffic(self, service: str) -> Any:
+    def traffic(self) -> Any:
         return SimpleNamespace(revision=self.live, moved=False) if self.live else None
 
-    def revisions(self, service: str) -> list[Revision]:
+    def revisions(self) -> list[Revision]:
         return [SECOND, FIRST]
 
-    def send_traffic(self, service: str, name: str) -> Revision:
+    def send_traffic(self, name: str) -> Revision:
         self.live = FIRST if name == FIRST.name else SECOND
         return self.live
 
 
 FIRST, SECOND = (
-    Revision(f"revision-{version}", Image("", ""), {"MODEL_VERSION": version, "BUNDLE_SHA256": letter * 64}, True, None)
+    Revision(
+        f"revision-{version}",
+        Image("", ""),
+        {"MODEL_VERSION": version, "BUNDLE_SHA256": letter * 64},
+        True,
+        None,
+        RESOURCES,
+    )
     for version, letter in (("1", "a"), ("2", "b"))
 )
 
@@ -258,7 +268,7 @@ def test_promote_lifts_the_hold_except_one_that_is_written_while_it_works(
     def deploy(*_: object) -> Revision:
         if is_replaced:  # by the rollback of another process, which waits for the end
             store["hold.json"] = fresh.model_dump_json().encode()
-        return Revision("revision-5", Image("", ""), {}, True, None)
+        return Revision("revision-5", Image("", ""), {}, True, None, RESOURCES)
 
     store: Any = Objects()
     if earlier:
@@ -281,7 +291,7 @@ def prepare_redeploy(patch: pytest.MonkeyPatch, store: Any, live: Revision | Non
         "read_settings": lambda collection: Settings(workspace=workspace),
         "Store": lambda settings: store,
         "Registry": lambda settings: SimpleNamespace(tag_version=lambda *_: None),
-        "CloudRun": lambda settings: SimpleNamespace(live=lambda service: live, url=lambda service: "http://f"),
+        "CloudRun": lambda settings: SimpleNamespace(live=lambda: live, url=lambda: "http://f"),
         "fetch_bundle": lambda *_: workspace,
         "deploy_checked_candidate": lambda *_, **__: None,
         "rollout_lease": lambda *_: nullcontext(),
@@ -317,7 +327,7 @@ def test_redeploy_replaces_only_the_model_that_was_live_at_the_comparison(
     compared: str | None, live: str | None, moves: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = {"MODEL_VERSION": "1", "BUNDLE_SHA256": (live or "") * 64}
-    revision = Revision("revision-1", Image("", ""), environment, True, None) if live else None
+    revision = Revision("revision-1", Image("", ""), environment, True, None, RESOURCES) if live else None
     prepare_redeploy(monkeypatch, Objects(), revision, tmp_path)
     done = redeploy(compared_with=compared and compared * 64)
     if moves:

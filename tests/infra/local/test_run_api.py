@@ -54,11 +54,10 @@ def predict(request):
 
 @dataclass
 class StandIn:
-    """A running stand-in with its endpoint, its process, and a client."""
+    """A running stand-in with its endpoint, its process, and settings for it."""
 
     endpoint: str
     process: psutil.Process
-    client: CloudRun
     settings: Settings
     log: Path
 
@@ -66,10 +65,14 @@ class StandIn:
         """Send a request with the token of the stand-in."""
         return requests.request(method, self.endpoint + path, json=json, headers=AUTHORIZATION)
 
+    def client(self, service: str) -> CloudRun:
+        """A client for a service."""
+        return CloudRun(self.settings.model_copy(update={"service": service}))
+
     def deploy(self, service: str, **environment: str) -> Revision:
         """Build SOURCE and deploy it as the candidate."""
         image = build_image(self.settings, "functions/stand-in.zip", "5" * 64)
-        return self.client.deploy_candidate(service, image, environment)
+        return self.client(service).deploy_candidate(image, environment)
 
     def processes(self) -> list[psutil.Process]:
         """The stand-in's process and all its descendants."""
@@ -113,7 +116,7 @@ def start(source: str) -> Start:
                 google_project="test-project",
                 google_region="test-region1",
             )
-            yield StandIn(endpoint, psutil.Process(process.pid), CloudRun(settings), settings, folder / "stand-in.log")
+            yield StandIn(endpoint, psutil.Process(process.pid), settings, folder / "stand-in.log")
 
     return started
 
@@ -286,7 +289,7 @@ def test_client_without_the_token_is_told_which_setting_has_it(stand_in: StandIn
     for token in (None, "another"):
         client = CloudRun(Settings(cloud_run_endpoint=stand_in.endpoint, cloud_run_token=token))
         with pytest.raises(ConfigurationError, match="ANIME_GENRE_CLOUD_RUN_TOKEN is not the token"):
-            client.live("any")
+            client.live()
 
 
 @pytest.mark.usefixtures("deployed")
@@ -330,21 +333,20 @@ def test_revision_is_deleted_unless_it_can_receive_traffic_or_is_the_latest(star
             refused = stand_in.request("DELETE", f"{address}/revisions/{name}")
             assert (refused.status_code, refused.json()["error"]["status"]) == (400, "FAILED_PRECONDITION")
             with pytest.raises(DeploymentError, match=reason):
-                stand_in.client.delete_revision("kept", name)
+                stand_in.client("kept").delete_revision(name)
         assert stand_in.request("DELETE", f"{address}/revisions/{names[3]}?validateOnly=true").status_code == 400
         assert stand_in.request("DELETE", f"{address}/revisions/kept-none").status_code == 404
-        assert len(stand_in.client.revisions("kept")) == 9
-        (unused,) = stand_in.client.unused_revisions(
-            "kept", ["0"], ()
-        )  # of names[2:-1] and the first one, five are kept
+        assert len(stand_in.client("kept").revisions()) == 9
+        # Of names[2:-1] and the first one, five are kept.
+        (unused,) = stand_in.client("kept").unused_revisions(["0"], ())
         assert unused.name not in names
-        assert stand_in.client.unused_revisions("kept", ["0"], {unused.name}) == [], "only it is known to be good"
+        assert stand_in.client("kept").unused_revisions(["0"], {unused.name}) == [], "only it is known to be good"
         for _ in range(2):
-            stand_in.client.delete_revision("kept", unused.name)
+            stand_in.client("kept").delete_revision(unused.name)
         for service in ("kept", "none"):
-            assert stand_in.client.unused_revisions(service, ["0"], ()) == []
+            assert stand_in.client(service).unused_revisions(["0"], ()) == []
     with start(tmp_path / "state") as stand_in:
-        assert {each.name for each in stand_in.client.revisions("kept")} == set(names)
+        assert {each.name for each in stand_in.client("kept").revisions()} == set(names)
 
 
 @pytest.mark.usefixtures("deployed")
@@ -418,27 +420,27 @@ def test_revisions_without_traffic_or_tag_are_stopped_and_a_restart_restores_the
         second = stand_in.deploy("lasting", BUNDLE_SHA256="two")
         assert running() == {first.name, second.name}
         [old] = [item for item in stand_in.process.children() if item.environ()["K_REVISION"] == first.name]
-        stand_in.client.send_traffic("lasting", second.name)
+        stand_in.client("lasting").send_traffic(second.name)
         assert have_exited([old], timeout_seconds=15)
         assert running() == {second.name}
-        live = stand_in.client.send_traffic("lasting", first.name)
+        live = stand_in.client("lasting").send_traffic(first.name)
         assert first.name in running()
         candidate = stand_in.deploy("lasting", BUNDLE_SHA256="three")
-        revisions = stand_in.client.revisions("lasting")
+        revisions = stand_in.client("lasting").revisions()
     with pytest.raises(requests.ConnectionError):
         requests.get(str(live.url))
     with start(tmp_path / "state") as stand_in:
-        assert stand_in.client.live("lasting") == live
-        assert stand_in.client.revisions("lasting") == revisions
+        assert stand_in.client("lasting").live() == live
+        assert stand_in.client("lasting").revisions() == revisions
         assert requests.get(str(live.url), timeout=30).json()["bundle"] == "one"
         assert requests.get(str(candidate.url), timeout=30).json()["bundle"] == "three"
-        assert stand_in.client.send_traffic("lasting", candidate.name).url == live.url
+        assert stand_in.client("lasting").send_traffic(candidate.name).url == live.url
 
 
 def test_service_whose_file_is_damaged_is_gone_and_can_be_deployed_again(start: Start, tmp_path: Path) -> None:
     state = tmp_path / "state"
     with start(state) as stand_in:
-        stand_in.client.send_traffic("lasting", stand_in.deploy("lasting", BUNDLE_SHA256="one").name)
+        stand_in.client("lasting").send_traffic(stand_in.deploy("lasting", BUNDLE_SHA256="one").name)
     whole = shutil.copytree(state, tmp_path / "whole")
     for damage in DAMAGES:
         shutil.rmtree(state)
@@ -451,8 +453,8 @@ def test_service_whose_file_is_damaged_is_gone_and_can_be_deployed_again(start: 
             damage(state / "images.json")
         damage(main)
         with start(state) as stand_in:
-            assert stand_in.client.live("lasting") is None
-            live = stand_in.client.send_traffic("lasting", stand_in.deploy("lasting", BUNDLE_SHA256="two").name)
+            assert stand_in.client("lasting").live() is None
+            live = stand_in.client("lasting").send_traffic(stand_in.deploy("lasting", BUNDLE_SHA256="two").name)
             assert requests.get(str(live.url), timeout=30).json()["bundle"] == "two"
             log = stand_in.log.read_text()
             assert damage is flip_bit or f"{state / 'services' / 'lasting.json'} is damaged" in log
@@ -500,7 +502,7 @@ def test_service_whose_port_is_taken_is_refused(start: Start, tmp_path: Path, ta
     with start(tmp_path / "state", "--service-port", f"placed={taken_port}") as stand_in:
         with pytest.raises(DeploymentError, match=f"Port {taken_port} of the service placed is taken"):
             stand_in.deploy("placed", BUNDLE_SHA256="one")
-        assert stand_in.client.live("placed") is None
+        assert stand_in.client("placed").live() is None
 
 
 def test_shutdown_kills_a_hanging_revision_without_log_noise(start: Start, tmp_path: Path) -> None:
