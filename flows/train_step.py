@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
@@ -75,17 +75,22 @@ def train_step(
 
 @contextmanager
 def _stopped_if_lost() -> Iterator[None]:
-    """Stop this process in the block if its run has become Crashed, which frees its worker for another run.
+    """Stop this process in the block if its run has ended in Prefect, which frees its worker for another run.
 
-    The run that waits has then taken this machine for lost, because it did not reach Prefect for some minutes.
+    The run that waits has then taken this machine for lost, because it did not reach Prefect for some minutes. Or a
+    person has cancelled or deleted the run, and the worker did not hear of it.
     """
     run_id, ended = flow_run.id, threading.Event()
 
     def is_lost() -> bool:
-        with suppress(Exception), get_client(sync_client=True) as client:  # without Prefect, the training goes on
-            state = client.read_flow_run(UUID(run_id)).state
-            return state is not None and state.is_crashed()
-        return False
+        try:
+            with get_client(sync_client=True) as client:
+                state = client.read_flow_run(UUID(run_id)).state
+        except ObjectNotFound:
+            return True
+        except Exception:  # without Prefect, the training goes on
+            return False
+        return state is not None and state.is_final()
 
     def watch() -> None:
         while not ended.wait(_WATCH_SECONDS):

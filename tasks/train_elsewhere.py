@@ -91,7 +91,7 @@ def train_elsewhere(dataset: DatasetRecord, config: TrainConfig, deployment: str
         "versions": training_versions(),
     }
     with _prefect_errors():
-        run = _start(deployment, parameters, [dataset.collection, f"training {training.key[:12]}"])
+        run = _start(deployment, parameters, dataset.collection, f"training {training.key[:12]}")
         try:
             state = _Following(run, deployment).until_end()
             if state.type != StateType.COMPLETED:
@@ -139,22 +139,36 @@ def _upload(store: Store, folder: str, files: Mapping[str, Path]) -> str:
     return store.uri(folder)
 
 
-def _start(name: str, parameters: dict[str, object], tags: list[str]) -> FlowRun:
-    """Start a run of the deployment, or find the one that trains this already."""
+def _start(name: str, parameters: dict[str, object], collection: str, training: str) -> FlowRun:
+    """Start a run of the deployment, or find the one that trains this already.
+
+    Its other runs for the same bucket and collection are cancelled. Nobody waits for them, because this run has the
+    bucket's lease: they train for a run that was killed, or wait for a worker with the versions of an earlier one.
+    """
+    found = None
     with get_client(sync_client=True) as client:
         deployment = _find(client, name)
         active = client.read_flow_runs(
             flow_run_filter=FlowRunFilter(
-                tags=FlowRunFilterTags(all_=tags),
+                tags=FlowRunFilterTags(all_=[collection]),
                 state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_ACTIVE)),
             ),
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
         )
-    if active:
-        logger.info("%s trains this already, in its run '%s', which is followed.", name, active[0].name)
-        return active[0]
+        for each in active:
+            if each.parameters.get("bucket") != parameters["bucket"]:
+                continue
+            has_begun = each.state_type == StateType.RUNNING
+            if training in each.tags and (has_begun or each.parameters.get("versions") == parameters["versions"]):
+                found = each
+            else:
+                logger.info("%s has an earlier run, '%s', which is cancelled.", name, each.name)
+                _cancel(client, each.id)
+    if found:
+        logger.info("%s trains this already, in its run '%s', which is followed.", name, found.name)
+        return found
     try:
-        run_name = f"train for {flow_run.name}"
+        tags, run_name = [collection, training], f"train for {flow_run.name}"
         run = run_deployment(name, parameters=parameters, timeout=0, tags=tags, flow_run_name=run_name)
     except PrefectHTTPStatusError as error:
         if error.response.is_server_error:
@@ -186,7 +200,9 @@ class _Following:
         began = heard = time.monotonic()
         with get_client(sync_client=True) as client:
             while True:
+                asked = time.monotonic()
                 run = client.read_flow_run(self._run.id)
+                heard += time.monotonic() - asked  # while Prefect does not answer, nothing can be heard
                 state = run.state
                 assert state is not None
                 is_silent = time.monotonic() - heard > SILENT_SECONDS

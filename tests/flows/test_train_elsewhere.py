@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
+from uuid import UUID
 
 import httpx
 import psutil
@@ -19,10 +20,10 @@ import pytest
 import torch
 import torchvision
 from prefect import flow
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import LogCreate, WorkPoolCreate
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Running
 
@@ -147,6 +148,29 @@ def test_pool_without_workers_is_told_with_the_command_that_starts_one(
     assert run.parameters["versions"] == train_elsewhere.training_versions()
     assert run.state.is_cancelled(), "a worker that starts later trains for nobody"
 
+    # What runs that were killed left behind.
+    name, (collection, training) = f"train-step/{EMPTY_POOL}", run.tags
+    left = {
+        "other data": (run.parameters, "training of other data"),
+        "an earlier version": (run.parameters | {"versions": {}}, training),
+        "another bucket": (run.parameters | {"bucket": "another"}, training),
+    }
+    with get_client(sync_client=True) as client:
+        deployment_id = client.read_deployment_by_name(name).id
+        runs = {
+            what: client.create_flow_run_from_deployment(
+                deployment_id, parameters=parameters, tags=[collection, tag]
+            ).id
+            for what, (parameters, tag) in left.items()
+        }
+        started = train_elsewhere._start(name, run.parameters, collection, training)
+        assert started.id not in runs.values()
+        states = {what: client.read_flow_run(id).state for what, id in runs.items()}
+        assert [what for what, state in states.items() if state.is_cancelled()] == ["other data", "an earlier version"]
+        assert train_elsewhere._start(name, run.parameters, collection, training).id == started.id
+        for id in (started.id, runs["another bucket"]):
+            client.delete_flow_run(id)
+
 
 def test_training_that_ends_without_a_result_is_retried_only_if_its_worker_crashed() -> None:
     crashed = train_elsewhere._failed(Crashed(message="Process exited with status code -9."), "train-step/gpu")
@@ -167,10 +191,11 @@ def test_machine_with_other_versions_is_refused_by_their_names(stack: Stack) -> 
     )
 
 
-@pytest.mark.parametrize("ended", [True, False])
-def test_process_stops_once_its_run_has_been_taken_for_lost(
-    stack: Stack, ended: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("state", [Crashed(), Cancelled(), None, Running()], ids=["lost", "cancelled", "deleted", "-"])
+def test_process_stops_once_its_run_has_ended_in_prefect(
+    stack: Stack, state: State | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    ended = not (state and state.is_running())
     stopped = threading.Event()
     monkeypatch.setattr(train_steps, "_WATCH_SECONDS", 0.1)
     monkeypatch.setattr(train_steps.os, "kill", lambda process, signal: stopped.set())
@@ -181,9 +206,32 @@ def test_process_stops_once_its_run_has_been_taken_for_lost(
             away.setattr(train_steps, "get_client", lambda **_: 1 / 0)  # it does not reach Prefect
             assert not stopped.wait(0.5)
             away.undo()
-            client.set_flow_run_state(run.id, Crashed() if ended else Running(), force=True)
+            if state:
+                client.set_flow_run_state(run.id, state, force=True)
+            else:
+                client.delete_flow_run(run.id)
             assert stopped.wait(5 if ended else 0.5) == ended
-        client.set_flow_run_state(run.id, Crashed(), force=True)
+        if state:
+            client.set_flow_run_state(run.id, Crashed(), force=True)
+
+
+def test_time_in_which_prefect_does_not_answer_is_no_silence(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, read = [0.0], SyncPrefectClient.read_flow_run
+
+    def answer_late(client: SyncPrefectClient, run_id: UUID) -> FlowRun:
+        clock[0] += 300
+        return read(client, run_id)
+
+    def sleep(seconds: float) -> None:
+        clock[0] += 60
+        if clock[0] > 1000:
+            client.set_flow_run_state(run.id, Completed(), force=True)
+
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(train_step, state=Running())
+        monkeypatch.setattr(train_elsewhere, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+        monkeypatch.setattr(SyncPrefectClient, "read_flow_run", answer_late)
+        assert train_elsewhere._Following(run, "train-step/gpu").until_end().is_completed()
 
 
 def test_run_whose_clock_is_set_back_is_not_taken_for_lost(
