@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from infra.errors import ConfigurationError
-from infra.files import sha256_of
 from infra.settings import read_settings
 from infra.store import Store
 from ml.data.poster_files import find_poster_files
 from ml.data.table_rows import read_rows
 from ml.errors import DatasetError
+from serving.bundle.files import sha256_of
 from serving.bundle.wording import counted
 from tasks.crawl.addresses import check_contact
 from tasks.table.configuration import TableConfig

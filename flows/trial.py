@@ -20,12 +20,12 @@ from infra.cloud_build import build_image
 from infra.cloud_run import CloudRun
 from infra.endpoint import STARTUP_SECONDS, request_prediction
 from infra.errors import DeploymentError
-from infra.files import sha256_of
 from infra.revisions import Image, Revision, model_environment
 from infra.rights import Check
 from infra.settings import Settings
 from infra.store import Store
 from serving.bundle.errors import AnimeGenreError
+from serving.bundle.files import sha256_of
 from serving.bundle.model import FORMAT, INPUT, MANIFEST, MODEL, OUTPUT, RESIZE, Model
 from tasks.bundles import bundle_key
 from tasks.candidate_revisions import TOLERANCE

@@ -4,7 +4,6 @@ Cloud Functions (2nd gen) are Cloud Run services, so this module uses the Cloud 
 Google and for a local stand-in. Services are private: no caller is granted access here.
 """
 
-import hashlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -38,6 +37,7 @@ from infra.revisions import (
     traffic_target,
 )
 from infra.settings import Settings, check_google
+from serving.bundle.files import sha256_of
 
 CHECKED_REVISION = "checked-revision"  # annotation of a service: the last revision that passed its check
 DEPLOY_TIMEOUT_SECONDS = 300.0
@@ -120,7 +120,7 @@ class CloudRun:
         )
         # The name starts with a hash of the content. A number follows, because a failed revision keeps its name.
         content = run_v2.RevisionTemplate.pb(template).SerializeToString(deterministic=True)
-        prefix = f"{self._service}-{hashlib.sha256(content).hexdigest()[:10]}-"
+        prefix = f"{self._service}-{sha256_of(content)[:10]}-"
         same = [revision for revision in self.revisions() if revision.name.startswith(prefix)]
         ready = next((revision for revision in same if revision.ready and reuse), None)
         numbers = [int(each.name.removeprefix(prefix)) for each in same]

@@ -24,8 +24,9 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from infra.errors import BusyError, InfraError, OutdatedError
-from infra.files import temporary_path, write_bytes
+from infra.files import write_bytes
 from infra.store import Store
+from serving.bundle.files import temporary_path
 
 logger = logging.getLogger("infra")
 

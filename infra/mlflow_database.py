@@ -15,10 +15,11 @@ from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 
 from infra.errors import InfraError
-from infra.files import remove_temporary_files, temporary_path
+from infra.files import remove_temporary_files
 from infra.local.stack import MLFLOW_DATABASE, running_stack_environment
 from infra.settings import Settings
 from infra.store import Store
+from serving.bundle.files import temporary_path
 
 logger = logging.getLogger("infra")
 

@@ -31,8 +31,8 @@ from mlflow.tracking import MlflowClient
 import serving
 from infra.disk import is_full
 from infra.errors import ConfigurationError, InfraError, NotFound, ServiceUnavailable, failure
-from infra.files import temporary_path
 from infra.settings import Settings
+from serving.bundle.files import temporary_path
 from serving.bundle.redaction import redacted
 
 logger = logging.getLogger("infra")

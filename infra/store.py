@@ -26,10 +26,10 @@ from requests import Session
 
 from infra.disk import is_full
 from infra.errors import ConfigurationError, NotFound, OutdatedError, failure
-from infra.files import atomic_write
 from infra.google import STORAGE_ENVIRONMENT, google_errors, reason_of
 from infra.settings import MAIN_COLLECTION, Settings, check_google, read_settings
 from serving.bundle.errors import AnimeGenreError
+from serving.bundle.files import atomic_write
 
 logger = logging.getLogger("infra")
 Content = TypeVar("Content")

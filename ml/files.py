@@ -1,4 +1,4 @@
-"""Files of a workspace that several commands use at the same time."""
+"""The lock of a folder that several commands use at the same time."""
 
 import logging
 import os
@@ -9,37 +9,6 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 logger = logging.getLogger(__name__)
-
-
-def temporary_path(file: Path) -> Path:
-    """Where this process writes a file or folder before it is moved to `file`. Other processes use other names."""
-    return file.with_name(f".{file.name}.{os.getpid()}.part")
-
-
-@contextmanager
-def atomic_write(file: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder and move it to `file` after the block.
-
-    If the block raises, `file` stays as it was. A power cut leaves the old content or the new one.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(file)
-    try:
-        yield temporary
-        sync(temporary)
-        temporary.replace(file)
-        sync(file.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Wait until the file's content, or the folder's entries, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Training on a table of posters, and comparing networks on one, in one call and without an orchestrator."""
 
-import hashlib
 import json
 import logging
 import time
@@ -24,7 +23,6 @@ from ml.evaluation.comparison import Comparison, compare, comparison_checkpoints
 from ml.evaluation.judge import Evaluation, judge
 from ml.evaluation.model_report import model_report
 from ml.export.bundle_writer import NAMES, UNFINISHED, check_packages
-from ml.files import atomic_write
 from ml.networks.backbones import Backbone, read_backbone
 from ml.reporting import Reporter
 from ml.scores.metrics import SCALARS
@@ -32,6 +30,7 @@ from ml.training.candidates import check_settings
 from ml.training.checkpoints import CHECKPOINTS, remove_old_checkpoints
 from ml.training.learning import checkpoints_of
 from ml.training_run import TrainingRun, run_training
+from serving.bundle.files import atomic_write, sha256_of
 from serving.bundle.model import MANIFEST
 
 logger = logging.getLogger(__name__)
@@ -182,7 +181,7 @@ def _write_reports(result: TableRun, job: TableJob, backbone: Backbone) -> None:
 def checkpoint_name(output: Path) -> str:
     """A name for people that is different for each output folder."""
     place = output.resolve()
-    return f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
+    return f"{place.name}-{sha256_of(str(place).encode())[:8]}"
 
 
 def compare_on_table(job: TableJob, output: Path | None, reporting: AbstractContextManager[Reporter]) -> Comparison:

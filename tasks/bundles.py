@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from infra.errors import NotFound
-from infra.files import move_folder, sha256_of_file, temporary_path
+from infra.files import move_folder
 from infra.registry import Registry
 from infra.store import Store, crc32c_of_file
 from serving.bundle.errors import BundleError
+from serving.bundle.files import sha256_of_file, temporary_path
 from serving.bundle.model import CARD, MANIFEST, Manifest, check_sha256
 
 _EARLIER_ARTIFACTS = "bundle"  # of runs before December 2026, which logged no model with their bundle

@@ -10,10 +10,10 @@ from infra.cloud_build import build_image
 from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction, response_times
 from infra.errors import DeploymentError, FunctionDown, NotFound
-from infra.files import sha256_of
 from infra.revisions import Image, Revision, model_environment
 from infra.settings import Settings
 from infra.store import Store
+from serving.bundle.files import sha256_of
 from serving.bundle.model import Model
 from tasks.bundles import bundle_key, upload_bundle
 from tasks.champion import function_source, settings_environment, source_key, version_name

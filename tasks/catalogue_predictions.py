@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from infra.cloud_run import CloudRun
 from infra.errors import ConfigurationError, NotFound
-from infra.files import sha256_of, write_bytes
+from infra.files import write_bytes
 from infra.settings import read_settings
 from infra.store import Store
 from ml.data.decoding import PREPROCESSING_VERSION
 from ml.reporting import Reporter
+from serving.bundle.files import sha256_of
 from serving.bundle.model import MANIFEST, Manifest, Model
 from tasks.bundles import bundle_key
 from tasks.catalogue.catalogue_table import fetch_catalogue, items

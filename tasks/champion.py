@@ -8,13 +8,13 @@ import serving
 from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction
 from infra.errors import ConfigurationError, DamagedBundleError, FunctionDown, InfraError, NotFound
-from infra.files import sha256_of
 from infra.registry import Registry
 from infra.revisions import RUNTIME_ENVIRONMENT, Revision, resources
 from infra.settings import MAIN_COLLECTION, Settings
 from infra.source_zip import source_zip
 from infra.store import Store
 from ml.data.decoding import PREPROCESSING_VERSION
+from serving.bundle.files import sha256_of
 from serving.bundle.model import Model
 from tasks.bundles import fetch_bundle, upload_bundle
 from tasks.records import TrainingRecord

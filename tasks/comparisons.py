@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
-from infra.files import sha256_of
 from infra.store import Store
 from ml.configuration import GateConfig
 from ml.evaluation.gate import Decision
 from ml.scores.certainty import next_level
+from serving.bundle.files import sha256_of
 from tasks.events import Event, append_event, now, read_events
 from tasks.records import Record
 

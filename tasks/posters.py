@@ -6,9 +6,10 @@ import logging
 
 import pandas as pd
 
-from infra.files import sha256_of, write_bytes
+from infra.files import write_bytes
 from infra.settings import read_settings
 from infra.store import Store
+from serving.bundle.files import sha256_of
 from serving.bundle.wording import counted
 from tasks.artifacts import show_table, show_text
 from tasks.catalogue.catalogue_table import CODE_NAMES, STORED_NAMES, fetch_catalogue

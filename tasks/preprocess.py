@@ -104,14 +104,12 @@ def make_dataset(
     related ids by id, also of titles that are not usable (see `strong_relations`).
     Posters whose pixels are not in the workspace are fetched and decoded.
     """
-    folder = workspace / "posters"
     pixels = open_pixels(workspace, config.image_size)
     sha256_of = dict(zip(titles["id"], titles["sha256"], strict=True))
     decode_stored(store, workspace, sha256_of, pixels, ProgressLog(workspace))
-    posters = labelled_posters(titles, dict.fromkeys(titles["id"], ("", "")), folder)
-    alike = look_alikes(perceptual_hashes(posters, pixels))
+    alike = look_alikes(perceptual_hashes(sha256_of, pixels))
     parts, notices = _draw_parts(store, titles, related, source, alike)
-    posters = labelled_posters(titles, parts, folder)
+    posters = labelled_posters(titles, parts, workspace / "posters")
     key = dataset_key(posters, config)
     present = store.keys(f"{_folder(key)}/")
     if all(f"{_folder(key)}/{name}" in present for name in _FILES):

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from infra.cloud_run import CloudRun
 from infra.disk import size_bytes
-from infra.files import sha256_of, temporary_path
 from infra.mlflow_database import database_file, free_rows, free_run
 from infra.registry import DATASET_KEY, Registry, StoredVersion
 from infra.settings import MAIN_COLLECTION, Settings, read_settings
@@ -27,6 +26,7 @@ from infra.store import Listed, Store
 from ml.data.decoding import PREPROCESSING_VERSION
 from ml.training.checkpoints import CHECKPOINTS, KEPT_DAYS
 from ml.training.features import FEATURES
+from serving.bundle.files import sha256_of, temporary_path
 from serving.bundle.model import MANIFEST, Manifest
 from tasks.catalogue.last_good import about_last_good
 from tasks.catalogue_predictions import PREDICTIONS

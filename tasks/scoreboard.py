@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from infra.errors import NotFound
-from infra.files import sha256_of
 from infra.registry import Registry
 from infra.settings import Settings
 from infra.store import Store
@@ -42,6 +41,7 @@ from ml.evaluation.judge import genres_of, predict
 from ml.evaluation.scoreboard import ENOUGH_TITLES, Scoreboard, score_later_titles
 from ml.scores.intervals import Predictions
 from serving.bundle.errors import BundleError
+from serving.bundle.files import sha256_of
 from serving.bundle.model import MANIFEST, Manifest, Model
 from serving.bundle.wording import counted
 from tasks.bundles import bundle_key, fetch_bundle

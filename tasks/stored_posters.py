@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from infra.files import sha256_of_file
 from infra.store import Store
 from ml.data.decoding import decode_posters
 from ml.data.shards import Shards
 from ml.reporting import Reporter
+from serving.bundle.files import sha256_of_file
 from serving.bundle.wording import counted
 from tasks.crawl.ledger import poster_name
 from tasks.crawl.mirror import poster_key

@@ -15,7 +15,7 @@ from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 
 from infra.errors import NotFound
-from infra.files import move_folder, remove_temporary_files, sha256_of, temporary_path, write_bytes
+from infra.files import move_folder, remove_temporary_files, write_bytes
 from infra.registry import DATASET_KEY, Registry
 from infra.settings import Settings, read_settings
 from infra.store import Store
@@ -27,6 +27,7 @@ from ml.training.checkpoints import CHECKPOINTS, remove_old_checkpoints
 from ml.training.learning import TRAINING_VERSION, checkpoints_of, training_settings
 from ml.training.outcome import NetworkOutcome, weights_record
 from ml.training_run import TrainingRun, run_training
+from serving.bundle.files import sha256_of, temporary_path
 from serving.bundle.wording import counted
 from tasks.artifacts import markdown_table, show_text
 from tasks.bundles import bundle_key, fetch_bundle, fetch_predictions

@@ -35,11 +35,11 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelling, Crashed
 
 from infra.errors import ConfigurationError, RunFailed, ServiceUnavailable, WorkerLost, failure
-from infra.files import sha256_of, sha256_of_file
 from infra.store import Store
 from ml.configuration import LOCAL_FOLDER, TrainConfig
 from ml.networks.hub import CARD, CONFIG, WEIGHTS
 from ml.networks.weights import is_file
+from serving.bundle.files import sha256_of, sha256_of_file
 from tasks.crawl.traffic import duration
 from tasks.records import DatasetRecord, TrainingRecord
 from tasks.step import step

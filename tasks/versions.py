@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from infra.errors import ConfigurationError
-from infra.files import sha256_of
+from serving.bundle.files import sha256_of
 
 _CODE = "anime-genre"
 _FOLDERS = ("ml", "tasks", "infra", "serving/bundle")

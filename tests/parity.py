@@ -7,9 +7,9 @@ import numpy as np
 import requests
 import torch
 
-from ml.data.decoding import file_sha256
 from ml.export.graph import export_onnx
 from ml.networks.backbones import IMAGENET_NORMALISATION, GenreNetwork, head, read_backbone
+from serving.bundle.files import sha256_of_file
 from serving.bundle.image import decode
 from serving.bundle.model import Preprocessing
 from tests.pictures import pictures_of_all_kinds
@@ -39,7 +39,7 @@ def random_bundle(folder: Path) -> tuple[GenreNetwork, list[str]]:
         "preprocessing": vars(preprocessing),
         "network": {},
         "dataset_key": "none",
-        "files": {"model.onnx": file_sha256(folder / "model.onnx")},
+        "files": {"model.onnx": sha256_of_file(folder / "model.onnx")},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return network, names

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from infra.errors import StackError
-from infra.files import atomic_write
+from serving.bundle.files import atomic_write
 
 UPGRADE = "mlflow db upgrade"
 """The command that upgrades a database, which MLflow's error names too."""

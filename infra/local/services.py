@@ -22,9 +22,10 @@ from google.cloud import run_v2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from infra.errors import StackError
-from infra.files import sha256_of, write_bytes
+from infra.files import write_bytes
 from infra.local.revision_process import RevisionFailed, RevisionProcess, RevisionProxy
 from infra.revisions import function_container
+from serving.bundle.files import sha256_of
 
 _STATE = run_v2.Condition.State
 _LATEST = run_v2.TrafficTargetAllocationType.TRAFFIC_TARGET_ALLOCATION_TYPE_LATEST

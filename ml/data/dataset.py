@@ -8,7 +8,6 @@
 The dataset's key is a hash of its content.
 """
 
-import hashlib
 import json
 import logging
 import shutil
@@ -36,8 +35,9 @@ from ml.data.genres import Genre, GenreChoice, LeftOutGenre, choose_genres, mult
 from ml.data.shards import Rows, Shards
 from ml.data.splits import PARTS, PARTS_VERSION, SUSPECT, join_franchises
 from ml.errors import DatasetError
-from ml.files import locked, sync, temporary_path
+from ml.files import locked
 from ml.reporting import Reporter
+from serving.bundle.files import sha256_of, sync, temporary_path
 from serving.bundle.model import RESIZE, Preprocessing
 from serving.bundle.wording import counted
 
@@ -156,7 +156,7 @@ class Dataset:
     @property
     def franchises_sha256(self) -> str:
         """The hash of the franchises, which are not part of the key."""
-        return hashlib.sha256("\n".join(self.franchises.tolist()).encode()).hexdigest()
+        return sha256_of("\n".join(self.franchises.tolist()).encode())
 
     @property
     def genre_names(self) -> tuple[str, ...]:
@@ -233,8 +233,8 @@ def _parse_rows(content: bytes) -> pd.DataFrame:
 def _checksum(folder: Path, manifest: Mapping[str, Any]) -> str:
     """The hash of a dataset's files; of the manifest, all but this hash itself."""
     content = {name: value for name, value in manifest.items() if name != _CHECKSUM}
-    files = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (LABELS, ROWS)]
-    return hashlib.sha256(json.dumps([files, content], sort_keys=True).encode()).hexdigest()
+    files = [sha256_of((folder / name).read_bytes()) for name in (LABELS, ROWS)]
+    return sha256_of(json.dumps([files, content], sort_keys=True).encode())
 
 
 def dataset_key(posters: Sequence[Poster], config: PreprocessConfig) -> str:
@@ -252,7 +252,7 @@ def dataset_key(posters: Sequence[Poster], config: PreprocessConfig) -> str:
         "min_posters": [config.min_posters, config.min_posters_per_part],
         "layout": LAYOUT,
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return sha256_of(json.dumps(content, sort_keys=True).encode())
 
 
 def dataset_folder(workspace: Path, key: str) -> Path:
@@ -301,7 +301,7 @@ def build_dataset(
         genres=choice.learned,
         left_out=choice.left_out,
         broken=broken,
-        **_alike_counts(perceptual_hashes(usable, pixels)),
+        **_alike_counts(perceptual_hashes({poster.id: poster.sha256 for poster in usable}, pixels)),
         ids=tuple(poster.id for poster in usable),
         titles=tuple(poster.title for poster in usable),
         sha256=tuple(poster.sha256 for poster in usable),

@@ -1,6 +1,5 @@
 """Decodes poster files into pixels, in parallel; each poster is decoded once and cached in shards."""
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ml.data.table_images import READABLE_FORMATS, in_served_format
 from ml.errors import DatasetError
 from ml.reporting import Reporter
 from serving.bundle.errors import PosterError
+from serving.bundle.files import sha256_of
 from serving.bundle.image import decode
 from serving.bundle.model import available_cpus
 
@@ -42,12 +42,6 @@ class Poster:
     part: str
     file: Path
     sha256: str
-
-
-def file_sha256(file: Path) -> str:
-    """The sha256 of a file, as 64 hexadecimal digits."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def open_pixels(workspace: Path, size: int) -> Shards:
@@ -97,16 +91,20 @@ def is_decoded(note: Note) -> bool:
 
 def broken_posters(posters: Sequence[Poster], pixels: Shards) -> dict[str, str]:
     """The reason, by id, of each poster that could not be decoded."""
-    return {id: note[_BROKEN] for id, note in _notes(posters, pixels) if _BROKEN in note}
+    notes = _notes({poster.id: poster.sha256 for poster in posters}, pixels)
+    return {id: note[_BROKEN] for id, note in notes if _BROKEN in note}
 
 
-def perceptual_hashes(posters: Sequence[Poster], pixels: Shards) -> dict[str, str]:
-    """The perceptual hash of each poster by id, "" for flat and broken posters (see `ml.data.duplicates`)."""
-    return {id: note.get(_HASH, "") for id, note in _notes(posters, pixels)}
+def perceptual_hashes(sha256_of_title: Mapping[str, str], pixels: Shards) -> dict[str, str]:
+    """The perceptual hash of each poster by id, "" for flat and broken posters (see `ml.data.duplicates`).
+
+    `sha256_of_title` gives the sha256 of each poster's file by id.
+    """
+    return {id: note.get(_HASH, "") for id, note in _notes(sha256_of_title, pixels)}
 
 
-def _notes(posters: Sequence[Poster], pixels: Shards) -> Iterable[tuple[str, Note]]:
-    return zip([poster.id for poster in posters], pixels.notes(poster.sha256 for poster in posters), strict=True)
+def _notes(sha256_of_title: Mapping[str, str], pixels: Shards) -> Iterable[tuple[str, Note]]:
+    return zip(sha256_of_title, pixels.notes(sha256_of_title.values()), strict=True)
 
 
 def _decode_chunk(
@@ -141,6 +139,6 @@ def _read(file: Path, sha256: str) -> bytes:
         data = file.read_bytes()
     except OSError as error:
         raise DatasetError(f"{file} cannot be read ({error.strerror}): download it again.") from error
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if sha256_of(data) != sha256:
         raise DatasetError(f"{file} does not have the recorded sha256: download it again.")
     return data

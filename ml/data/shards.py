@@ -8,7 +8,6 @@ same way. If that way changes, use another folder. Every row is compared with it
 damage by a disk or by a power cut does not change a file's size and time.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -26,7 +25,8 @@ import numpy as np
 from numpy.lib.format import write_array_header_1_0
 from numpy.typing import DTypeLike, NDArray
 
-from ml.files import locked, temporary_path
+from ml.files import locked
+from serving.bundle.files import sha256_of, temporary_path
 
 logger = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ class Shards:
         """
         if not 0 < len(sha256) <= ROWS_PER_SHARD:
             raise ValueError(f"A shard has 1 to {ROWS_PER_SHARD} rows, not {len(sha256)}.")
-        name = hashlib.sha256("\n".join([self.folder.name, *sha256]).encode()).hexdigest()[:32]
+        name = sha256_of("\n".join([self.folder.name, *sha256]).encode())[:32]
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_stale_files()
         file = self.folder / f"{name}{_ARRAY}"

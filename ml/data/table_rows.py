@@ -1,6 +1,5 @@
 """The rows of anybody's table of posters: what each column means, and what each cell says."""
 
-import hashlib
 import json
 import re
 from collections import Counter, defaultdict
@@ -17,6 +16,7 @@ from ml.data.table_cells import dropped_rows, shown
 from ml.data.table_columns import ROLES, Columns, address_in, is_explicit, is_true, text_in
 from ml.data.table_format import read_cells
 from ml.errors import DatasetError
+from serving.bundle.files import sha256_of
 from serving.bundle.wording import counted
 
 NO_ID, IDENTICAL, UNREADABLE_GENRES = "no id", "identical to an earlier row", "genres that cannot be read"
@@ -210,7 +210,7 @@ def _ids_of_content(rows: pd.DataFrame) -> list[str]:
             continue
         content = {role: cell for role, cell in cells.items() if cell}
         identity = [title, poster] if posters[title, poster] == 1 else content
-        sha256 = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+        sha256 = sha256_of(json.dumps(identity).encode())
         ids.append(f"{title or 'row'}-{sha256[:_HASH]}")
     return ids
 

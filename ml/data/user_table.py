@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ml.data.decoding import Poster, decode_posters, file_sha256, perceptual_hashes
+from ml.data.decoding import Poster, decode_posters, perceptual_hashes
 from ml.data.duplicates import look_alikes
 from ml.data.franchise_keys import title_franchises
 from ml.data.genre_cells import BAR
@@ -22,6 +22,7 @@ from ml.data.table_cells import dropped_rows, shortened
 from ml.data.table_rows import TableOptions, read_rows
 from ml.errors import DatasetError
 from ml.reporting import Reporter
+from serving.bundle.files import sha256_of_file
 from serving.bundle.model import available_cpus
 from serving.bundle.wording import counted
 
@@ -103,7 +104,7 @@ def draw_parts(table: Table, pixels: Shards, reporter: Reporter) -> list[Poster]
     """
     labelled = [poster for poster in table.posters if poster.genres]
     decode_posters({poster.sha256: poster.file for poster in labelled}, pixels, reporter)
-    alike = look_alikes(perceptual_hashes(labelled, pixels))
+    alike = look_alikes(perceptual_hashes({poster.id: poster.sha256 for poster in labelled}, pixels))
     first: dict[str, str] = {}
     related = ((first.setdefault(franchise, id), id) for id, franchise in table.named.items())
     franchise_of = join_franchises({poster.id: poster.franchise for poster in table.posters}, chain(related, alike))
@@ -127,7 +128,7 @@ def _hash_files(paths: Sequence[Path | None]) -> list[tuple[str, str]]:
 
 def _hash_file(path: Path) -> tuple[str, str]:
     try:
-        return file_sha256(path), ""
+        return sha256_of_file(path), ""
     except OSError as error:
         return "", f"file cannot be read: {error.strerror}"
 

@@ -4,7 +4,6 @@ Each fold is predicted by networks that were trained without it, the way `train`
 show small gains that a single test part of a thousand posters cannot distinguish from chance.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -30,6 +29,7 @@ from ml.scores.metrics import Scores
 from ml.training.checkpoints import CHECKPOINTS, Checkpoints
 from ml.training.learning import TRAINING_VERSION, choose_candidate, plan_trainings, training_settings
 from ml.training.outcome import NetworkOutcome
+from serving.bundle.files import sha256_of
 from serving.bundle.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ def comparison_checkpoints(workspace: Path, dataset: Dataset, config: TrainConfi
         "franchises": dataset.franchises_sha256,
         "version": TRAINING_VERSION,
     }
-    name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    name = sha256_of(json.dumps(content, sort_keys=True).encode())[:16]
     return Checkpoints(workspace / CHECKPOINTS / f"compare-{name}", content)
 
 

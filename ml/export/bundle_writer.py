@@ -19,15 +19,14 @@ from numpy.typing import NDArray
 
 from ml.configuration import TrainConfig
 from ml.data.dataset import Dataset
-from ml.data.decoding import file_sha256
 from ml.data.splits import VALIDATION
 from ml.errors import TrainingError, needs_package
 from ml.export.figures import figures
 from ml.export.graph import export, load_graph
-from ml.files import sync
 from ml.networks.backbones import GenreNetwork
 from ml.networks.weights import safetensors_of
 from ml.training.outcome import NetworkOutcome, weights_record
+from serving.bundle.files import sha256_of_file, sync
 from serving.bundle.model import CARD, FIGURES, FORMAT, MANIFEST, MODEL, MODEL_INT8, Model
 
 WEIGHTS = "weights.safetensors"
@@ -96,7 +95,7 @@ def write_bundle(folder: Path, outcome: NetworkOutcome, config: TrainConfig, dat
             "served": asdict(exported.served),
             "explains": exported.explains,
             "not_explained": exported.not_explained,
-            "files": {name: file_sha256(new / name) for name in (*exported.graphs, WEIGHTS, FIGURES)},
+            "files": {name: sha256_of_file(new / name) for name in (*exported.graphs, WEIGHTS, FIGURES)},
         }
         _write_json(new / MANIFEST, manifest)
         names = (*exported.graphs, WEIGHTS, FIGURES, CARD, MANIFEST)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ml.data.dataset import Dataset
-from ml.data.decoding import file_sha256
 from ml.networks.backbones import GenreNetwork
 from ml.networks.explanation import ExplainedNetwork, NotExplainable, explain
 from ml.training.outcome import Exported
+from serving.bundle.files import sha256_of_file
 from serving.bundle.model import FORMAT, INPUT, MANIFEST, MAPS, MODEL, OUTPUT, Model, Served
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def load_graph(folder: Path, graph: bytes, explains: bool, dataset: Dataset) -> 
         "network": {},
         "dataset_key": dataset.key,
         "explains": explains,
-        "files": {MODEL: file_sha256(folder / MODEL)},
+        "files": {MODEL: sha256_of_file(folder / MODEL)},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     return Model.load(folder)

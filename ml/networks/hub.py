@@ -9,12 +9,12 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from ml.errors import WeightsError, needs_package
 from ml.networks.weights import download_error, is_refusal
+from serving.bundle.files import sha256_of
 
 _COPY = "give the folder of a copy: local-dir:DIR."
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -59,7 +59,7 @@ def read_repository(folder: Path) -> Repository:
         raise WeightsError(f"{file} cannot be read: {reason}. Give the folder of a network of timm.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{file} does not describe a network of timm. Give the folder of one.") from error
-    return Repository(architecture, arguments, config, stated, sha256(content).hexdigest(), folder / WEIGHTS)
+    return Repository(architecture, arguments, config, stated, sha256_of(content), folder / WEIGHTS)
 
 
 def _license_of_card(card: Path) -> str | None:

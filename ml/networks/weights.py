@@ -16,9 +16,9 @@ import torch
 import torchvision
 from torch import Tensor
 
-from ml.data.decoding import file_sha256
 from ml.errors import SettingError, WeightsError, WeightsUnavailable, needs_package
-from ml.files import atomic_write, locked
+from ml.files import locked
+from serving.bundle.files import atomic_write, sha256_of_file
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def is_downloaded(url: str, cache: Path) -> bool:
     """Whether the folder `cache` has a valid copy of the file at this address (see `download`)."""
     file = cache / Path(urlparse(url).path).name
     prefix = _SHA256_PREFIX.search(file.name)
-    return prefix is not None and file.exists() and file_sha256(file).startswith(prefix[1])
+    return prefix is not None and file.exists() and sha256_of_file(file).startswith(prefix[1])
 
 
 def download(url: str, cache: Path) -> Path:
@@ -123,7 +123,7 @@ def download(url: str, cache: Path) -> Path:
 
 def _download(url: str, file: Path, sha256_prefix: str) -> Path:
     if file.exists():
-        if file_sha256(file).startswith(sha256_prefix):
+        if sha256_of_file(file).startswith(sha256_prefix):
             return file
         logger.warning("The cached file %s is damaged and is downloaded again.", file)
     logger.info("Downloading %s", url)
@@ -157,7 +157,7 @@ def load_state(file: Path) -> Weights:
     another file.
     """
     try:
-        sha256 = file_sha256(file)
+        sha256 = sha256_of_file(file)
         state = _safetensors(file) if file.suffix == ".safetensors" else _state_dict(file)
     except OSError as error:
         raise WeightsError(f"The weights {file} cannot be read: {error.strerror or error}.") from error

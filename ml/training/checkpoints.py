@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from ml.errors import SettingError, TrainingError
-from ml.files import atomic_write
+from serving.bundle.files import atomic_write
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ Features are cached in shards by the poster's sha256. There is one folder per ba
 precision. A new poster costs one pass; training on known posters costs none.
 """
 
-import hashlib
 import json
 import re
 import time
@@ -25,6 +24,7 @@ from ml.networks.backbones import Backbone, GenreNetwork, feature_count
 from ml.networks.pooling import PooledBody, pooled
 from ml.reporting import Reporter
 from ml.training.bench import Bench
+from serving.bundle.files import sha256_of
 from serving.bundle.model import Preprocessing
 
 FEATURES_VERSION = 1
@@ -57,7 +57,7 @@ class Extractor:
         key = [FEATURES_VERSION, backbone.key, backbone.weights.file.sha256, how, self.width, compute.precision]
         if backbone.normalisation.bgr:
             key.append("bgr")
-        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+        digest = sha256_of(json.dumps(key).encode())[:16]
         self.key = f"{FEATURES}/{re.sub(r'[^A-Za-z0-9_.-]+', '-', backbone.name)}-{digest}"
         self.is_pooled = isinstance(body, PooledBody)
         self._body = body

@@ -1,4 +1,5 @@
-"""Image decoding, the model bundle and their errors: shared by training, scoring, the command line and the function.
+"""Image decoding, the model bundle, their errors, and file helpers.
 
-The package uses relative imports only, so that it works in the repository and in the deployed zip.
+They are shared by training, scoring, the command line and the function. The package uses relative imports only, so that
+it works in the repository and in the deployed zip.
 """

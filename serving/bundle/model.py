@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256 as hash_sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BundleError
+from .files import sha256_of
 from .image import decode
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ class Model:
 
 def check_sha256(name: str, data: bytes, expected: str | None) -> str:
     """The sha256 of a bundle's file. Raises BundleError if it is not the expected one."""
-    actual = hash_sha256(data).hexdigest()
+    actual = sha256_of(data)
     if expected is not None and actual != expected:
         raise BundleError(f"The bundle's {name} has sha256 {actual}, but {expected} was expected. {_MEND}")
     return actual

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from infra.files import sha256_of, write_bytes
+from infra.files import write_bytes
 from infra.loopback import is_loopback
 from infra.settings import MAIN_COLLECTION
+from serving.bundle.files import sha256_of
 from tasks.catalogue.catalogue_table import catalogue_of, read_catalogue, sorted_by_id, write_catalogue
 from tasks.catalogue.history import changes, extended, parse_history, returns
 from tasks.catalogue.source import Source

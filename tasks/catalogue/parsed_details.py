@@ -11,7 +11,8 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-from infra.files import sha256_of, write_bytes
+from infra.files import write_bytes
+from serving.bundle.files import sha256_of
 from tasks.catalogue.source import DetailSource
 from tasks.catalogue.titles import Details, Related
 from tasks.versions import code_version

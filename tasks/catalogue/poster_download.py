@@ -28,9 +28,10 @@ from typing import TypeVar
 import pandas as pd
 
 from infra.disk import check_space
-from infra.files import atomic_write, sha256_of, sha256_of_file, write_bytes
+from infra.files import write_bytes
 from ml.data.table_images import in_served_format
 from serving.bundle.errors import PosterError, PosterFormatError, PosterSizeError
+from serving.bundle.files import atomic_write, sha256_of, sha256_of_file
 from serving.bundle.image import decode, image_size
 from tasks.catalogue.catalogue_table import STORED_NAMES, sorted_by_id
 from tasks.catalogue.crawl_context import CrawlContext

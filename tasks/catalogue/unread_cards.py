@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from infra.files import atomic_write
+from serving.bundle.files import atomic_write
 from serving.bundle.wording import counted
 from tasks.catalogue.catalogue_table import STORED_NAMES, sorted_by_id
 from tasks.catalogue.source import Source

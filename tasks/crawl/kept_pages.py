@@ -8,7 +8,8 @@ import zlib
 from collections.abc import Collection
 from pathlib import Path
 
-from infra.files import sha256_of, write_bytes
+from infra.files import write_bytes
+from serving.bundle.files import sha256_of
 from tasks.errors import KeptPageError
 
 _MEND = "Run `collect` to fetch it again."

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-from infra.files import sha256_of
+from serving.bundle.files import sha256_of
 from tasks.errors import LedgerError, excerpt
 
 logger = logging.getLogger("tasks")

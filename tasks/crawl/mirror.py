@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from infra.files import sha256_of_file
 from infra.store import Store, crc32c_of_file
+from serving.bundle.files import sha256_of_file
 from serving.bundle.wording import counted
 from tasks.crawl.kept_pages import KeptPages
 from tasks.crawl.ledger import (

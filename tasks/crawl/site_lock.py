@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from infra.files import sha256_of
+from serving.bundle.files import sha256_of
 from tasks.crawl.addresses import host_of
 from tasks.errors import SiteBusy
 

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from infra.files import sha256_of, sha256_of_file
 from infra.store import Store
+from serving.bundle.files import sha256_of, sha256_of_file
 
 _LISTING = ".json"
 

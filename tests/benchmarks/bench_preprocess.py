@@ -28,11 +28,12 @@ from PIL import Image
 
 from ml.configuration import PreprocessConfig
 from ml.data.dataset import build_dataset
-from ml.data.decoding import Poster, decode_posters, file_sha256, open_pixels, perceptual_hashes
+from ml.data.decoding import Poster, decode_posters, open_pixels, perceptual_hashes
 from ml.data.duplicates import look_alikes
 from ml.data.genres import Genre
 from ml.data.splits import draw_part
 from ml.reporting import NullReporter
+from serving.bundle.files import sha256_of_file
 from serving.bundle.model import available_cpus
 
 GENRES = [Genre(number, f"Genre {number}") for number in range(14)]
@@ -82,7 +83,7 @@ def rebuilt(posters: list[Poster], folder: Path, size: int, runs: int) -> None:
         build_dataset(posters, workspace, config, NullReporter())
         first.append(built - start)
         again.append(time.perf_counter() - built)
-    hashes = perceptual_hashes(posters, open_pixels(workspace, size))
+    hashes = perceptual_hashes({poster.id: poster.sha256 for poster in posters}, open_pixels(workspace, size))
     start = time.perf_counter()
     pairs = look_alikes(hashes)
     searched = time.perf_counter() - start
@@ -176,7 +177,7 @@ def write_posters(folder: Path, archive: Path, count: int) -> list[Poster]:
         else:
             file.write_bytes(rolled(real[number % len(real)], number) if real else drawn(number))
         genres = (GENRES[number % len(GENRES)], GENRES[number // len(GENRES) % len(GENRES)])
-        return Poster(str(number), f"Title {number}", genres, "", draw_part(str(number)), file, file_sha256(file))
+        return Poster(str(number), f"Title {number}", genres, "", draw_part(str(number)), file, sha256_of_file(file))
 
     with ThreadPoolExecutor(available_cpus()) as pool:
         posters = list(pool.map(write, range(count)))

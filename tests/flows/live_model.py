@@ -5,9 +5,9 @@ import json
 from flows.summary import RunSummary
 from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction
-from infra.files import sha256_of
 from infra.settings import read_settings
 from infra.store import Store
+from serving.bundle.files import sha256_of
 
 
 def is_answered_by(sha256: str, run: RunSummary) -> bool:

@@ -19,13 +19,13 @@ import tasks.prune
 from flows.prune import prune
 from infra.cloud_run import CloudRun
 from infra.errors import OutdatedError
-from infra.files import sha256_of
 from infra.lease import bucket_lease
 from infra.registry import DATASET_KEY, Registry
 from infra.revisions import Image, Resources, Revision, latest_target
 from infra.settings import MAIN_COLLECTION, Settings, read_settings
 from infra.store import Store
 from ml.data.decoding import PREPROCESSING_VERSION
+from serving.bundle.files import sha256_of
 from tasks.prune import Removal, plan
 from tests.infra.conftest import TOKEN, run_api
 from tests.storage import new_bucket, storage_emulator

@@ -30,7 +30,6 @@ from flows.summary import RunSummary, recorded_steps, run_retrain, show_predicti
 from infra.cloud_run import CloudRun
 from infra.endpoint import request_prediction
 from infra.errors import DeploymentError
-from infra.files import sha256_of
 from infra.local.stack import Stack
 from infra.registry import Registry
 from infra.revisions import Resources
@@ -38,6 +37,7 @@ from infra.rights import BUCKET_RIGHTS, CREATE_SERVICE, PROJECT_RIGHTS, SERVICE_
 from infra.settings import read_settings
 from infra.store import Store
 from ml.evaluation.gate import decide
+from serving.bundle.files import sha256_of
 from serving.bundle.model import Model
 from tasks.champion import ChampionState, examine, live_champion, reason_to_redeploy, settings_environment
 from tasks.deployments import write_deployment

@@ -9,12 +9,12 @@ import pytest
 
 from flows.parameters import RetrainParameters
 from flows.summary import run_retrain
-from infra.files import sha256_of
 from infra.local.stack import Stack
 from infra.registry import Registry
 from infra.settings import read_settings
 from infra.store import Store
 from ml.evaluation.scoreboard import ENOUGH_TITLES
+from serving.bundle.files import sha256_of
 from tasks.catalogue.catalogue_table import fetch_catalogue
 from tasks.champion import Champion, live_champion
 from tasks.deployments import write_deployment

@@ -15,9 +15,9 @@ from flows.trial import run_trial
 from infra import revisions
 from infra.cloud_run import CloudRun
 from infra.errors import DeploymentError
-from infra.files import sha256_of
 from infra.settings import Settings
 from infra.store import Store
+from serving.bundle.files import sha256_of
 from tasks.champion import function_source
 from tests.infra.conftest import TOKEN, run_api
 from tests.storage import storage_emulator

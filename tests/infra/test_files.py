@@ -1,4 +1,4 @@
-"""Atomic writes, hashes and the lock of a folder."""
+"""Files and folders that are written at once, and the lock of a workspace."""
 
 import os
 import subprocess
@@ -9,31 +9,8 @@ from pathlib import Path
 import pytest
 
 from infra.errors import BusyError
-from infra.files import (
-    atomic_write,
-    move_folder,
-    remove_temporary_files,
-    sha256_of,
-    sha256_of_file,
-    temporary_path,
-    workspace_lock,
-    write_bytes,
-)
-
-
-def test_atomic_write_creates_the_file_after_the_block(tmp_path: Path) -> None:
-    with atomic_write(tmp_path / "folder" / "file") as temporary:
-        temporary.write_bytes(b"content")
-        assert not (tmp_path / "folder" / "file").exists()
-    assert (tmp_path / "folder" / "file").read_bytes() == b"content"
-
-
-def test_atomic_write_keeps_the_old_file_if_the_block_raises(tmp_path: Path) -> None:
-    write_bytes(tmp_path / "file", b"old")
-    with pytest.raises(OSError, match="full"), atomic_write(tmp_path / "file") as temporary:
-        temporary.write_bytes(b"new")
-        raise OSError("full")
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"old"}
+from infra.files import move_folder, remove_temporary_files, workspace_lock, write_bytes
+from serving.bundle.files import temporary_path
 
 
 def test_atomic_write_is_on_the_disk_before_it_is_moved_and_the_folder_after(
@@ -77,11 +54,6 @@ def test_temporary_files_are_removed_unless_their_process_is_running(tmp_path: P
         write_bytes(file, b"")
     remove_temporary_files(tmp_path)
     assert [file for file in (*old, *running) if file.exists()] == running
-
-
-def test_sha256_of_file_equals_sha256_of_its_bytes(tmp_path: Path) -> None:
-    write_bytes(tmp_path / "file", b"content")
-    assert sha256_of_file(tmp_path / "file") == sha256_of(b"content")
 
 
 def test_workspace_lock_has_one_holder_and_is_released(tmp_path: Path) -> None:

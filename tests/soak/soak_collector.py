@@ -25,12 +25,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from infra.files import sha256_of_file
 from infra.local.processes import free_port
 from ml.configuration import PreprocessConfig
 from ml.data.dataset import dataset_key
 from ml.data.splits import PartTable, franchises
 from serving.bundle.errors import AnimeGenreError
+from serving.bundle.files import sha256_of_file
 from tasks.catalogue.catalogue_table import read_catalogue
 from tasks.catalogue.collector import Collector
 from tasks.catalogue.configuration import CollectConfig

@@ -9,10 +9,10 @@ import mlflow
 import pytest
 
 from infra.errors import NotFound
-from infra.files import sha256_of
 from infra.registry import Registry
 from infra.settings import Settings
 from infra.store import Store
+from serving.bundle.files import sha256_of
 from tasks.bundles import (
     bundle_key,
     check_bundle,

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from infra.errors import ConfigurationError, NotFound
-from infra.files import sha256_of
 from infra.settings import MAIN_COLLECTION
 from infra.store import Store
 from ml.reporting import NullReporter
 from serving.bundle.errors import PosterError
+from serving.bundle.files import sha256_of
 from serving.bundle.model import Model
 from tasks.bundles import upload_bundle
 from tasks.catalogue.catalogue_table import catalogue_csv, catalogue_of

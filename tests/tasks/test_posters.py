@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from infra.files import sha256_of
 from infra.settings import Settings
 from infra.store import Store
+from serving.bundle.files import sha256_of
 from tasks.catalogue.poster_download import POSTER_COLUMNS
 from tasks.crawl.kept_pages import KeptPages
 from tasks.crawl.ledger import Ledger, PosterVisit

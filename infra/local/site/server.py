@@ -3,7 +3,6 @@
 `python -m infra.local.site` runs `SmallSiteServer` as a process; tests run it in a thread (tests/small_site.py).
 """
 
-import hashlib
 import re
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from infra.errors import StackError
 from infra.local.same_origin import SameOriginHandler
 from infra.local.site import drawing, pages
 from infra.local.site.invented_titles import InventedTitle, PosterState, invented_titles
+from serving.bundle.files import sha256_of
 
 ROBOTS = b"User-agent: *\nDisallow: /ownlist/\n"
 HTML, JPEG, GIF, TEXT = "text/html; charset=UTF-8", "image/jpeg", "image/gif", "text/plain; charset=UTF-8"
@@ -102,7 +102,7 @@ class _Handler(SameOriginHandler):
 
     def do_GET(self) -> None:
         status, content_type, body = self.server.site.response(urlsplit(self.path).path)
-        etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+        etag = f'"{sha256_of(body)[:16]}"'
         if status is HTTPStatus.OK and self.headers.get("If-None-Match") == etag:
             status, body = HTTPStatus.NOT_MODIFIED, b""
         self.send_response(status)

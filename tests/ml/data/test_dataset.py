@@ -11,9 +11,10 @@ from PIL import Image
 
 from ml.configuration import PreprocessConfig
 from ml.data.dataset import Dataset, build_dataset, dataset_key
-from ml.data.decoding import Poster, file_sha256
+from ml.data.decoding import Poster
 from ml.errors import DatasetError
 from ml.reporting import NullReporter
+from serving.bundle.files import sha256_of_file
 from serving.bundle.image import decode
 from tests.damage import DAMAGES
 from tests.messages import project_messages
@@ -256,4 +257,4 @@ def test_dataset_with_too_few_posters_is_refused_before_decoding(tmp_path: Path,
 
 
 def _with_new_sha256(poster: Poster) -> Poster:
-    return replace(poster, sha256=file_sha256(poster.file))
+    return replace(poster, sha256=sha256_of_file(poster.file))

@@ -8,19 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ml.data.decoding import (
-    Poster,
-    broken_posters,
-    decode_posters,
-    file_sha256,
-    open_pixels,
-    perceptual_hashes,
-)
+from ml.data.decoding import Poster, broken_posters, decode_posters, open_pixels, perceptual_hashes
 from ml.data.shards import Shards
 from ml.data.table_images import in_served_format
 from ml.errors import DatasetError
 from ml.reporting import NullReporter
 from serving.bundle.errors import PosterError, PosterFormatError, PosterSizeError
+from serving.bundle.files import sha256_of_file
 from serving.bundle.image import decode
 
 Make = Callable[[Path, int], list[Poster]]
@@ -104,7 +98,7 @@ def test_decoding_skips_known_posters(tmp_path: Path, make: Make) -> None:
     assert decoded(posters[:20], tmp_path) == 20
     assert decoded(posters[:20], tmp_path) == 0
     posters[3].file.write_bytes(posters[25].file.read_bytes() + b"\0")
-    posters[3] = replace(posters[3], sha256=file_sha256(posters[3].file))
+    posters[3] = replace(posters[3], sha256=sha256_of_file(posters[3].file))
     assert decoded(posters, tmp_path) == 11
     assert decoded(posters, tmp_path) == 0
 
@@ -112,11 +106,11 @@ def test_decoding_skips_known_posters(tmp_path: Path, make: Make) -> None:
 def test_decoding_records_a_broken_poster_and_does_not_repeat_it(tmp_path: Path, make: Make) -> None:
     posters = make(tmp_path / "posters", 5)
     posters[2].file.write_text("<html>")
-    posters[2] = replace(posters[2], sha256=file_sha256(posters[2].file))
+    posters[2] = replace(posters[2], sha256=sha256_of_file(posters[2].file))
     assert decoded(posters, tmp_path) == 5
     assert decoded(posters, tmp_path) == 0
     assert broken_posters(posters, opened(tmp_path)) == {"2": "This is not a JPEG, PNG, WebP, AVIF or GIF image."}
-    hashes = perceptual_hashes(posters, opened(tmp_path))
+    hashes = perceptual_hashes({poster.id: poster.sha256 for poster in posters}, opened(tmp_path))
     assert hashes.pop("2") == ""
     assert all(len(hash) == 16 for hash in hashes.values())
 
@@ -128,7 +122,7 @@ def test_decoding_tries_broken_posters_again_if_other_formats_are_read(
     Image.new("RGB", (40, 60), "red").save(posters[2].file, "BMP")
     posters[3].file.write_text("<html>")
     for place in (2, 3):
-        posters[place] = replace(posters[place], sha256=file_sha256(posters[place].file))
+        posters[place] = replace(posters[place], sha256=sha256_of_file(posters[place].file))
     with monkeypatch.context() as patch:  # as it was before BMP and TIFF were read
         patch.setattr("ml.data.decoding.in_served_format", lambda data: data)
         patch.setattr("ml.data.decoding.READABLE_FORMATS", "JPEG PNG")

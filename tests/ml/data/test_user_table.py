@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml.data.decoding import Poster, file_sha256, open_pixels
+from ml.data.decoding import Poster, open_pixels
 from ml.data.genres import Genre
 from ml.data.splits import draw_part
 from ml.data.user_table import Table, draw_parts, read_table
 from ml.errors import DatasetError
 from ml.reporting import NullReporter
+from serving.bundle.files import sha256_of_file
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_table_is_read_with_ids_titles_and_genre_ids(folder: Path) -> None:
     first, second = table.posters
     assert (first.id, first.title, first.genres) == ("0", "Bebop", (Genre(1, "Action"), Genre(24, "Sci-Fi")))
     assert first.franchise == second.franchise == "bebop"
-    assert first.sha256 == file_sha256(folder / "0.jpg")
+    assert first.sha256 == sha256_of_file(folder / "0.jpg")
 
 
 def test_genre_keeps_its_id_beside_a_genre_without_one(folder: Path) -> None:
@@ -236,7 +237,8 @@ def test_damaged_table_gives_true_posters_and_reasons_or_stops(
     text = end.join(lines) + end
     catalogue.write_bytes(text[: len(text) - cut if cut > 20 else None].encode(encoding))
     good = {
-        (row["id"], frozenset(row["genres"].split("|")), file_sha256(good_folder.parent / row["file"])) for row in GOOD
+        (row["id"], frozenset(row["genres"].split("|")), sha256_of_file(good_folder.parent / row["file"]))
+        for row in GOOD
     }
     try:
         table = read_table(catalogue, good_folder)

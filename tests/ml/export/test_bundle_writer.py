@@ -11,7 +11,7 @@ from torch import nn
 
 from ml.configuration import PreprocessConfig, TrainConfig
 from ml.data.dataset import Dataset, build_dataset
-from ml.data.decoding import Poster, file_sha256
+from ml.data.decoding import Poster
 from ml.errors import TrainingError
 from ml.export.bundle_writer import TOLERANCE, write_bundle
 from ml.export.figures import figures
@@ -21,6 +21,7 @@ from ml.networks.explanation import explain
 from ml.reporting import NullReporter
 from ml.training.learning import train_networks
 from ml.training.outcome import NetworkOutcome, TrainingOutcome
+from serving.bundle.files import sha256_of_file
 from serving.bundle.model import Model
 from tests.no_checkpoints import NoCheckpoints
 
@@ -85,8 +86,8 @@ def test_bundle_has_a_manifest_figures_weights_and_a_card(
     assert (manifest["preprocessing"]["mean"], manifest["preprocessing"]["std"]) == ([*how.mean], [*how.std])
     assert manifest["preprocessing"]["channels"] == "RGB"
     assert manifest["dataset_key"] == dataset.key
-    assert manifest["files"] == {name: file_sha256(bundle / name) for name in manifest["files"]}
-    assert model.sha256 == file_sha256(bundle / "manifest.json")
+    assert manifest["files"] == {name: sha256_of_file(bundle / name) for name in manifest["files"]}
+    assert model.sha256 == sha256_of_file(bundle / "manifest.json")
     state = load_file(bundle / "weights.safetensors")
     assert state.keys() == outcome.chosen.network.state_dict().keys()
     written, chosen = json.loads((bundle / "figures.json").read_bytes()), outcome.chosen

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from infra.files import sha256_of_file
+from serving.bundle.files import sha256_of_file
 from tasks.catalogue.catalogue_table import catalogue_of
 from tasks.catalogue.last_good import (
     ABOUT,

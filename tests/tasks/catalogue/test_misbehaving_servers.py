@@ -20,8 +20,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from infra.files import sha256_of
 from serving.bundle.errors import AnimeGenreError
+from serving.bundle.files import sha256_of
 from tasks.catalogue.collector import Collector
 from tasks.catalogue.configuration import CollectConfig
 from tasks.crawl.client import SiteClient

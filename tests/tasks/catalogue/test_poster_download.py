@@ -16,7 +16,7 @@ from PIL import Image
 
 from infra import disk
 from infra.errors import DiskFull, NotFound
-from infra.files import sha256_of
+from serving.bundle.files import sha256_of
 from tasks.catalogue.catalogue_table import catalogue_of
 from tasks.catalogue.crawl_context import CrawlContext
 from tasks.catalogue.poster_download import (

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.files import sha256_of
 from infra.settings import Settings
 from infra.store import Store
+from serving.bundle.files import sha256_of
 from tasks.crawl.kept_pages import KeptPages
 from tasks.crawl.ledger import HostMemory, Ledger, PageVisit, PosterVisit
 from tasks.crawl.mirror import CrawlMirror, poster_key
