@@ -1,11 +1,19 @@
-"""One run at a time: a run holds the workspace's lock and the bucket's lease."""
+"""One run at a time: a run holds the workspace's lock and the bucket's lease.
+
+Prefect's limit of a deployment only decides which runs begin. By itself Prefect would also end a run whose place it
+could not renew for five minutes, as after a laptop has slept or while the server was away. Here such a run goes on:
+lock and lease keep others out.
+"""
 
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from uuid import UUID
 
+import prefect.flow_engine
 from prefect.client.orchestration import get_client
+from prefect.concurrency._leases import maintain_concurrency_lease
 from prefect.runtime import flow_run
 
 from flows.interrupted_runs import settle_earlier_runs
@@ -21,6 +29,16 @@ WAITING = "waiting"
 """The tag of a run that waits for another one."""
 _POLL_SECONDS = 5.0
 _HOLDER = "run.id"  # the file in the workspace with the run that holds the lock
+
+
+@contextmanager
+def _without_ending_the_run(lease_id: UUID, lease_duration: float, **_: bool) -> Iterator[None]:
+    with maintain_concurrency_lease(lease_id, lease_duration, suppress_warnings=True):
+        yield
+
+
+# Prefect has no setting for it.
+prefect.flow_engine.maintain_concurrency_lease = _without_ending_the_run  # type: ignore[attr-defined, assignment]
 
 
 @contextmanager

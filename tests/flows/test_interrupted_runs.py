@@ -1,12 +1,14 @@
 """Runs that were killed or that meet another one: slots are freed, and one pipeline at a time uses a bucket."""
 
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
 from uuid import uuid4
 
+import prefect.flow_engine
 import pytest
 from mlflow.tracking import MlflowClient
 from prefect import flow, task
@@ -158,6 +160,15 @@ def test_collecting_gives_up_beside_a_run_and_a_run_that_waits_begins_after_it(
             assert not begun.done()
         assert begun.result(timeout=60) == "begun"
         assert client.read_flow_runs(flow_run_filter=waiting) == []
+
+
+def test_run_goes_on_when_prefect_has_given_its_place_to_others(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefect.concurrency._leases._RENEWAL_RETRY_BASE_DELAY", 0.01)
+    lost = uuid4()  # the server does not know it, as after a laptop has slept
+    with prefect.flow_engine.maintain_concurrency_lease(lost, 300, raise_on_lease_renewal_failure=True):
+        while any(each.name.endswith(str(lost)) for each in threading.enumerate()):  # it tries to renew the place
+            time.sleep(0.05)
+        time.sleep(0.5)  # Prefect would interrupt this
 
 
 def test_run_whose_prefect_server_has_stopped_ends_with_a_sentence(stack: Stack, parameters: RetrainParameters) -> None:
