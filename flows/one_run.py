@@ -22,7 +22,7 @@ from infra.files import workspace_lock, write_bytes
 from infra.lease import bucket_lease
 from infra.settings import Settings
 from infra.store import Store
-from tasks.step import retried
+from tasks.step import prefect_errors, retried
 
 logger = logging.getLogger("flows")
 WAITING = "waiting"
@@ -63,12 +63,17 @@ def one_run(settings: Settings, waits: bool) -> Iterator[None]:
                 _wait(held, settings)
         holder = settings.workspace / _HOLDER
         killed = holder.read_text(errors="replace") if holder.exists() else None
-        retried(lambda: settle_earlier_runs(flow_run.id, killed))
+        retried(lambda: _settle(killed))
         write_bytes(holder, str(flow_run.id).encode())
         try:
             yield
         finally:
             holder.unlink(missing_ok=True)
+
+
+def _settle(killed: str | None) -> None:
+    with prefect_errors():
+        settle_earlier_runs(flow_run.id, killed)
 
 
 def _wait(held: ExitStack, settings: Settings) -> None:
@@ -91,10 +96,13 @@ def _hold(held: ExitStack, settings: Settings) -> None:
 def _tagged() -> Iterator[None]:
     """Give the flow run the tag `waiting` in the block."""
     tags = set(flow_run.tags)
-    with get_client(sync_client=True) as client:
-        client.update_flow_run(flow_run.id, tags=sorted({*tags, WAITING}))
+    retried(lambda: _set_tags({*tags, WAITING}))
     try:
         yield
     finally:
-        with get_client(sync_client=True) as client:
-            client.update_flow_run(flow_run.id, tags=sorted(tags))
+        retried(lambda: _set_tags(tags))
+
+
+def _set_tags(tags: set[str]) -> None:
+    with prefect_errors(), get_client(sync_client=True) as client:
+        client.update_flow_run(flow_run.id, tags=sorted(tags))

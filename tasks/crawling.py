@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 
+from infra.errors import ServiceUnavailable
 from infra.settings import read_settings
 from infra.store import Store
 from tasks.artifacts import ProgressBars, show_table
@@ -17,6 +18,7 @@ from tasks.crawl.addresses import host_of
 from tasks.crawl.mirror import CrawlMirror
 from tasks.crawl.traffic import Traffic
 from tasks.errors import SiteBusy
+from tasks.step import prefect_errors
 
 # A killed run keeps its slot until its lease ends, so waiting much longer than a lease does not help.
 _LEASE_SECONDS, _WAIT_SECONDS = 60, 75
@@ -52,12 +54,17 @@ def crawl(source: Source, config: CollectConfig, collection: str) -> Iterator[tu
 
 @contextmanager
 def _only_run(site_url: str) -> Iterator[None]:
-    """Hold the only slot of a Prefect concurrency limit, which all machines with the same server share."""
-    host = host_of(site_url)
+    """Hold the only slot of a Prefect concurrency limit, which all machines with the same server share.
+
+    Raises:
+        SiteBusy: another run has it (retryable).
+        ServiceUnavailable: Prefect does not answer (retryable).
+    """
+    host, slot = host_of(site_url), ExitStack()
     name = f"crawl {host}"
-    with get_client(sync_client=True) as client:
-        client.upsert_global_concurrency_limit_by_name(name, 1)
-    with ExitStack() as slot:
+    with prefect_errors():
+        with get_client(sync_client=True) as client:
+            client.upsert_global_concurrency_limit_by_name(name, 1)
         try:
             slot.enter_context(
                 concurrency(
@@ -70,7 +77,14 @@ def _only_run(site_url: str) -> Iterator[None]:
             )
         except TimeoutError:
             raise SiteBusy(f"Another run is crawling {host}. Only one run at a time may do so.") from None
+    try:
         yield
+    finally:
+        try:
+            with prefect_errors():
+                slot.close()
+        except ServiceUnavailable as error:
+            logger.warning("%s The slot of the crawl is free in %d s.", error.message, _LEASE_SECONDS)
 
 
 class TrafficReport:

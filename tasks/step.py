@@ -9,14 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
+import httpx
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from infra.disk import disk_errors
+from infra.errors import ServiceUnavailable, failure
 from infra.settings import read_settings
 from serving.bundle.errors import AnimeGenreError
 
@@ -127,6 +130,17 @@ def retried(work: Callable[[], Record]) -> Record:
     return on_disk()
 
 
+@contextmanager
+def prefect_errors() -> Iterator[None]:
+    """Raise ServiceUnavailable, which is retryable, if Prefect does not answer in the block."""
+    try:
+        yield
+    except (httpx.TransportError, PrefectHTTPStatusError) as error:
+        if isinstance(error, PrefectHTTPStatusError) and not error.response.is_server_error:
+            raise
+        raise failure(ServiceUnavailable, "The Prefect server does not answer", error) from error
+
+
 def run_name() -> str:
     """The name of the flow run, with the beginning of its id: two runs of one day may have the same name."""
     return f"{flow_run.name} ({str(flow_run.id)[:8]})"
@@ -134,7 +148,7 @@ def run_name() -> str:
 
 def is_scheduled() -> bool:
     """Whether a schedule started the flow run, not a person."""
-    with get_client(sync_client=True) as client:
+    with prefect_errors(), get_client(sync_client=True) as client:
         return bool(client.read_flow_run(flow_run.id).auto_scheduled)
 
 

@@ -14,7 +14,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
-import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     DeploymentFilter,
@@ -34,7 +33,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.runtime import flow_run
 from prefect.states import Cancelling, Crashed
 
-from infra.errors import ConfigurationError, RunFailed, ServiceUnavailable, WorkerLost, failure
+from infra.errors import ConfigurationError, RunFailed, WorkerLost, failure
 from infra.store import Store
 from ml.configuration import LOCAL_FOLDER, TrainConfig
 from ml.networks.hub import CARD, CONFIG, WEIGHTS
@@ -42,7 +41,7 @@ from ml.networks.weights import is_file
 from serving.bundle.files import sha256_of, sha256_of_file
 from tasks.crawl.traffic import duration
 from tasks.records import DatasetRecord, TrainingRecord
-from tasks.step import step
+from tasks.step import prefect_errors, step
 from tasks.train import Training, reused_training, show_networks
 from tasks.versions import training_versions
 
@@ -316,10 +315,7 @@ def _failed(state: State[object], deployment: str) -> WorkerLost | RunFailed:
 def _prefect_errors() -> Iterator[None]:
     """Raise ServiceUnavailable if Prefect does not answer: a retry follows the same run."""
     try:
-        yield
+        with prefect_errors():
+            yield
     except ObjectNotFound as error:
         raise failure(RunFailed, "The training's run or deployment was deleted in Prefect", error) from error
-    except (httpx.TransportError, PrefectHTTPStatusError) as error:
-        if isinstance(error, PrefectHTTPStatusError) and not error.response.is_server_error:
-            raise
-        raise failure(ServiceUnavailable, "The Prefect server does not answer", error) from error

@@ -1,9 +1,11 @@
 """Runs that were killed or that meet another one: slots are freed, and one pipeline at a time uses a bucket."""
 
 import os
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from contextvars import copy_context
 from pathlib import Path
 from uuid import uuid4
@@ -34,6 +36,8 @@ from infra.local.stack import Stack
 from infra.registry import Registry
 from infra.settings import read_settings
 from infra.store import Store
+from tasks import crawling
+from tests.messages import project_messages
 
 pytestmark = pytest.mark.stack
 
@@ -169,6 +173,17 @@ def test_run_goes_on_when_prefect_has_given_its_place_to_others(stack: Stack, mo
         while any(each.name.endswith(str(lost)) for each in threading.enumerate()):  # it tries to renew the place
             time.sleep(0.05)
         time.sleep(0.5)  # Prefect would interrupt this
+
+
+def test_crawl_that_loses_prefect_keeps_what_it_has_read(stack: Stack, caplog: pytest.LogCaptureFixture) -> None:
+    url, away = "https://example.org", {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    with ExitStack() as lost:
+        with crawling._only_run(url):
+            lost.enter_context(temporary_settings(away))
+        said = "The Prefect server does not answer: .* The slot of the crawl is free in 60 s."
+        assert any(re.fullmatch(said, message) for message in project_messages(caplog))
+        with pytest.raises(ServiceUnavailable), crawling._only_run(url):
+            pass
 
 
 def test_run_whose_prefect_server_has_stopped_ends_with_a_sentence(stack: Stack, parameters: RetrainParameters) -> None:
