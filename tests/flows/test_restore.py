@@ -1,48 +1,22 @@
 """Everything is restored from the bucket alone, at another path."""
 
 import gzip
-import json
 import shutil
 from pathlib import Path
 
 import mlflow
 import pytest
-from pydantic import SecretStr
 
-from flows.trial import _tiny_bundle
 from infra.mlflow_database import BACKUP, back_up
 from infra.registry import Registry
-from infra.settings import Settings
 from infra.store import Store
-from serving.bundle.model import MANIFEST, Model
 from tasks.bundles import upload_bundle
 from tasks.rollouts import promote, roll_back
-from tests.infra.conftest import TOKEN, run_api
+from tests.infra.conftest import run_api
+from tests.stand_ins import stand_in_settings, write_bundle
 from tests.storage import storage_emulator
 
 pytestmark = pytest.mark.stack
-
-
-def settings_of(workspace: Path, storage_url: str, run_url: str | None = None) -> Settings:
-    workspace.mkdir()
-    return Settings(
-        workspace=workspace,
-        bucket="data",
-        storage_emulator_host=storage_url,
-        cloud_run_endpoint=run_url,
-        cloud_run_token=SecretStr(TOKEN),
-    )
-
-
-def write_bundle(folder: Path, threshold: float) -> str:
-    """A tiny bundle, different for each threshold. Returns its sha256."""
-    files = _tiny_bundle()
-    manifest = json.loads(files[MANIFEST])
-    manifest["genres"][0]["threshold"] = threshold
-    folder.mkdir()
-    for name, data in (files | {MANIFEST: json.dumps(manifest).encode()}).items():
-        (folder / name).write_bytes(data)
-    return Model.load(folder).sha256
 
 
 def test_bucket_alone_serves_each_version_and_rolls_back_at_another_path(tmp_path: Path) -> None:
@@ -50,7 +24,7 @@ def test_bucket_alone_serves_each_version_and_rolls_back_at_another_path(tmp_pat
     first.mkdir()
     bundles = []
     with storage_emulator(first, "data") as storage_url:
-        settings = settings_of(first / "workspace", storage_url)
+        settings = stand_in_settings(first / "workspace", storage_url)
         registry = Registry(settings)
         for version in ("1", "2"):
             folder = first / version
@@ -65,7 +39,7 @@ def test_bucket_alone_serves_each_version_and_rolls_back_at_another_path(tmp_pat
     shutil.rmtree(first)
 
     with storage_emulator(second, "data") as storage_url, run_api(second / "cloud-run", storage_url) as (run_url, _):
-        settings = settings_of(second / "workspace", storage_url, run_url)
+        settings = stand_in_settings(second / "workspace", storage_url, run_url)
         (settings.workspace / "mlflow.db").write_bytes(gzip.decompress(Store(settings).read(BACKUP)))
         promote(settings, "1", "a person")
         promote(settings, "2", "a person")

@@ -1,44 +1,29 @@
 """Checks of a revision before it gets traffic, on the stand-ins for storage and Cloud Run."""
 
-import json
 import shutil
 from pathlib import Path
 
 import mlflow
 import pytest
-from pydantic import SecretStr
 
 import serving
-from flows.trial import _tiny_bundle
 from infra.cloud_run import CloudRun
 from infra.errors import DeploymentError, NotFound
 from infra.registry import Registry
 from infra.revisions import MODEL_VARIABLES
-from infra.settings import Settings
 from infra.source_zip import source_zip
 from infra.store import Store
-from serving.bundle.model import MANIFEST, Model
 from tasks.bundles import bundle_key, upload_bundle
 from tasks.candidate_revisions import deploy_checked_candidate
 from tasks.rollouts import promote, read_rollouts, roll_back
-from tests.infra.conftest import TOKEN, run_api
+from tests.infra.conftest import run_api
+from tests.stand_ins import stand_in_settings, write_bundle
 from tests.storage import storage_emulator
 
 pytestmark = pytest.mark.stack
 
 POSTER = Path(serving.__file__).parent / "web" / "static" / "samples" / "yuhi-tram.jpg"
 _PREDICT = "def predict_posters(request: PosterRequest, bundle: Bundle, measured: Measurements)"
-
-
-def write_bundle(folder: Path, threshold: float) -> str:
-    """A tiny bundle, different for each threshold. Returns its sha256."""
-    files = _tiny_bundle()
-    manifest = json.loads(files[MANIFEST])
-    manifest["genres"][0]["threshold"] = threshold
-    folder.mkdir()
-    for name, data in (files | {MANIFEST: json.dumps(manifest).encode()}).items():
-        (folder / name).write_bytes(data)
-    return Model.load(folder).sha256
 
 
 def slow_source(folder: Path, seconds: float) -> bytes:
@@ -59,13 +44,7 @@ def test_revision_that_is_slower_than_its_limit_gets_no_traffic(
 ) -> None:
     caplog.set_level("INFO", "tasks")
     with storage_emulator(tmp_path, "data") as storage_url, run_api(tmp_path / "run", storage_url) as (run_url, _):
-        settings = Settings(
-            workspace=tmp_path,
-            bucket="data",
-            storage_emulator_host=storage_url,
-            cloud_run_endpoint=run_url,
-            cloud_run_token=SecretStr(TOKEN),
-        )
+        settings = stand_in_settings(tmp_path, storage_url, run_url)
         store, cloud_run, bundle = Store(settings), CloudRun(settings), tmp_path / "bundle"
         sha256 = write_bundle(bundle, 0.5)
         upload_bundle(store, bundle, sha256)
@@ -95,13 +74,7 @@ def test_revision_that_failed_its_check_is_neither_promoted_nor_served_by_a_roll
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with storage_emulator(tmp_path, "data") as storage_url, run_api(tmp_path / "run", storage_url) as (run_url, _):
-        settings = Settings(
-            workspace=tmp_path,
-            bucket="data",
-            storage_emulator_host=storage_url,
-            cloud_run_endpoint=run_url,
-            cloud_run_token=SecretStr(TOKEN),
-        )
+        settings = stand_in_settings(tmp_path, storage_url, run_url)
         store, registry, cloud_run = Store(settings), Registry(settings), CloudRun(settings)
         store.write("poster.jpg", POSTER.read_bytes())
         bundles = []
